@@ -1,0 +1,1 @@
+"""Online data mixing for language-model pretraining: Dynamic Gradient Alignment under ZeRO."""

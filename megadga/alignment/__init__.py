@@ -1,0 +1,1 @@
+"""What it means to measure alignments; knows gradients and collectives by protocol only."""

@@ -1,0 +1,1 @@
+"""Composition root: a configuration becomes objects here."""

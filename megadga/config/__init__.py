@@ -1,0 +1,1 @@
+"""Runs as YAML: frozen pydantic models, loading, overrides, errors with file and line."""

@@ -1,0 +1,1 @@
+"""Schedulers: pure numpy algorithms that move the domain weights."""

@@ -1,0 +1,1 @@
+"""From documents to shards: reading, tokenizing, shuffling, writing."""

@@ -1,0 +1,1 @@
+"""Plots of a finished or running run, from its metrics file."""

@@ -1,0 +1,1 @@
+"""Alignment probes under DeepSpeed ZeRO: the only package that knows its internals."""
