@@ -1,0 +1,105 @@
+"""The sections of a run apart from its mixture. Knows neither files nor torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from megadga.config.section import Count, Flag, Positive, Section
+
+PresetName = Literal["tiny", "125m", "350m", "750m", "1b", "7b"]
+Precision = Literal["fp32", "bf16"]
+
+
+class LlamaModel(Section):
+    """A Llama-shaped decoder, trained from its initialisation."""
+
+    type: Literal["llama"]
+    """Kind of model."""
+    preset: PresetName
+    """Named shape: layers, width, heads and MLP width."""
+    sequence_length: Count
+    """Tokens of a training sequence (S), at least 1."""
+    vocabulary_size: Count | None = None
+    """Rows of the embedding; null: the tokenizer's size. Larger pads, smaller is refused."""
+    activation_checkpointing: Flag = False
+    """Recompute each layer's activations in the backward pass: less memory, a third slower."""
+    tied_embeddings: Flag | None = None
+    """Share input and output embedding; null: as the preset has it."""
+
+
+class NamedFolder(Section):
+    """One training domain that is named here rather than after its folder."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """What metrics and weights call the domain; unique."""
+    path: Path
+    """The domain's folder of shards, relative to the working directory."""
+
+
+class SpecificSet(Section):
+    """The few examples of the target task."""
+
+    path: Path
+    """Folder of shards, as a domain's, relative to the working directory."""
+    packing: Literal["stream"] = "stream"
+    """How examples become sequences; stream: windows over the concatenated documents."""
+
+
+def _domains_form(value: object) -> str:
+    return "<list>" if isinstance(value, list | tuple) else "<folder>"
+
+
+class DataSection(Section):
+    """What the run reads."""
+
+    domains: Annotated[
+        Annotated[Path, Tag("<folder>")]
+        | Annotated[tuple[NamedFolder, ...], Field(min_length=1), Tag("<list>")],
+        Discriminator(_domains_form),
+    ]
+    """Training domains: a folder with one folder a domain, or a list of {name, path}."""
+    specific: dict[str, SpecificSet] = Field(default={})
+    """Target sets by name: {name: {path, packing}}. `dga` mixing needs exactly one."""
+
+
+class SamplingSection(Section):
+    """How batches are drawn from the weights, whatever sets the weights."""
+
+    method: Literal["systematic", "multinomial"] = "systematic"
+    """systematic: each domain gets its share of every batch within one sequence; multinomial:
+    independent draws, as in the paper."""
+    max_epochs: Positive | None = None
+    """Cap on how often a domain is repeated, in epochs above 0; weight beyond it goes to the
+    other domains. null: no cap."""
+
+
+class TrainingSection(Section):
+    """How long and in which batches the model trains."""
+
+    steps: Count
+    """Optimizer steps of the whole run, at least 1."""
+    global_batch_size: Count
+    """Sequences of one optimizer step over all ranks (B); a multiple of micro batch x ranks."""
+    micro_batch_size: Count
+    """Sequences of one forward and backward pass on one rank."""
+    precision: Precision = "fp32"
+    """Arithmetic of forward and backward passes; the optimizer's own copy is fp32 either way."""
+
+
+class EvaluationSection(Section):
+    """Losses on the held-out splits."""
+
+    interval: Count = 500
+    """Optimizer steps between evaluations, at least 1; the last step is always evaluated."""
+    sequences: Count = 64
+    """Sequences of each validation split that are evaluated, at most; always the same ones."""
+
+
+class CheckpointSection(Section):
+    """What is kept to resume from."""
+
+    interval: Count = 500
+    """Optimizer steps between checkpoints, at least 1; the last step is always kept."""
+    keep_last: Count | None = 2
+    """Checkpoints kept, the newest ones; null: all."""
