@@ -1,0 +1,51 @@
+# make demo, make test: either sets everything up by itself in .venv. `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# DeepSpeed compiles its shared-memory op once, here, instead of into a cache that environments share.
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench-sampler clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+setup: $(READY)  ## Create .venv with everything the demo and the tests need.
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) with $(PYTHON) (a few minutes, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "megadga needs Python 3.11 or newer, found " + sys.version)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "Compiling DeepSpeed's shared-memory op"
+	@$(BIN)/python -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' > $(VENV)/ops.log 2>&1 \
+		|| { cat $(VENV)/ops.log; exit 1; }
+	@touch $@
+
+demo: setup  ## Train on text found on this machine, with DGA and with uniform weights (5 minutes).
+	@$(BIN)/megadga demo
+
+test: setup  ## Run the tests (under 15 minutes on two cores).
+	@$(BIN)/python -m pytest
+
+lint: setup  ## Check format, style, types and layers.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+format: setup  ## Format the code and mend what can be mended automatically.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench-sampler: setup  ## Time batch plans for up to 262,144 domains; writes build/bench/sampler.json.
+	@$(BIN)/python tools/bench_sampler.py
+
+clean:  ## Remove what was set up and built; runs/ and shards/ stay.
+	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,53 @@
+"""Collectives over torch.distributed whose results are equal bits on every rank."""
+
+from typing import final
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megadga.arrays import FloatArray
+
+
+@final
+class ProcessGroupCollective:
+    """The ranks of one data-parallel process group.
+
+    Args:
+        group: A ``torch.distributed`` process group; None means all ranks.
+        device: Where its backend expects tensors.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, device: torch.device) -> None:
+        self._group = group
+        self._device = device
+        self.rank = dist.get_rank(group)
+        self.world_size = dist.get_world_size(group)
+
+    def agreed_sum(self, numbers: FloatArray) -> FloatArray:
+        """Sum over the ranks, then let the first rank's bits win. Collective.
+
+        An all-reduce alone may add in another order on each rank.
+        """
+        tensor = torch.from_numpy(np.array(numbers, dtype=np.float64)).to(self._device)
+        dist.all_reduce(tensor, group=self._group)
+        dist.broadcast(tensor, group_src=0, group=self._group)
+        return tensor.cpu().numpy()
+
+    def reduce_scatter(self, parts: Tensor) -> Tensor:
+        """Sum ``parts`` over the ranks and return this rank's row. Collective.
+
+        Args:
+            parts: One row for each rank, shape ``(world_size, elements)``, contiguous.
+        """
+        own = parts.new_empty(parts.shape[1])
+        dist.reduce_scatter_single(own, parts.flatten(), group=self._group)
+        return own
+
+    def gather(self, values: FloatArray) -> FloatArray:
+        """Return every rank's ``values``, shape ``(world_size, *values.shape)``. Collective."""
+        own = torch.from_numpy(np.array(values, dtype=np.float64)).to(self._device)
+        everyone = own.new_empty((self.world_size, *own.shape))
+        dist.all_gather_single(everyone, own, group=self._group)
+        return everyone.cpu().numpy()

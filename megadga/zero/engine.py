@@ -1,0 +1,169 @@
+"""What megadga needs of a DeepSpeed engine, and which engines it refuses. Knows no data.
+
+Alignments are exact only where gradients are what the theory says they are. So this is a list of
+what has been tested; every other setting is refused by name instead of being silently wrong.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from megadga.errors import UnsupportedEngineError
+
+
+class Engine(Protocol):
+    """The public face of ``deepspeed.DeepSpeedEngine`` that training and probes rely on."""
+
+    module: nn.Module
+    device: torch.device
+    data_parallel_group: dist.ProcessGroup
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Run the module's forward pass inside the engine's bookkeeping."""
+        ...
+
+    def backward(self, loss: Tensor) -> Any:
+        """Accumulate (and at the boundary reduce) gradients. Collective."""
+        ...
+
+    def step(self) -> None:
+        """Step the optimizer if an accumulation window ends here. Collective."""
+        ...
+
+    def train_batch_size(self) -> int:
+        """Return the sequences of one optimizer step, over all ranks."""
+        ...
+
+    def train_micro_batch_size_per_gpu(self) -> int:
+        """Return the sequences of one forward pass."""
+        ...
+
+    def gradient_accumulation_steps(self) -> int:
+        """Return the forward passes of one optimizer step."""
+        ...
+
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of each parameter group."""
+        ...
+
+    def get_global_grad_norm(self) -> float | None:
+        """Return the gradient's norm before clipping, if the last step computed one."""
+        ...
+
+    def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any]) -> bool:
+        """Write ``save_dir/tag``. Collective."""
+        ...
+
+    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, dict[str, Any]]:
+        """Load ``load_dir/tag``; return its path and client state. Collective."""
+        ...
+
+
+# Top-level settings under which probes were tested, or which do not touch gradients.
+_KNOWN = frozenset(
+    {
+        # what is trained, and how
+        "bf16",
+        "data_types",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "optimizer",
+        "scheduler",
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "zero_allow_untested_optimizer",
+        "zero_force_ds_cpu_optimizer",
+        "zero_optimization",
+        # how gradients travel; probes reduce theirs in float32 by themselves
+        "communication_data_type",
+        "disable_allgather",
+        "gradient_predivide_factor",
+        "prescale_gradients",
+        # what is written down
+        "checkpoint",
+        "comet",
+        "comms_logger",
+        "csv_monitor",
+        "dump_state",
+        "flops_profiler",
+        "log_level",
+        "memory_breakdown",
+        "steps_per_print",
+        "tensorboard",
+        "wall_clock_breakdown",
+        "wandb",
+    }
+)
+
+# Settings of the ZeRO block under which parameters or gradients are not what the probe reads,
+# with the values that switch them off.
+_ZERO_OFF: Mapping[str, tuple[Any, ...]] = {
+    "offload_param": (None, {"device": "none"}),
+    "cpu_offload_param": (None, False),
+    "zenflow": (None,),
+    "zero_hpz_partition_size": (1,),
+    "zero_quantized_weights": (False,),
+    "zero_quantized_nontrainable_weights": (False,),
+    "zero_quantized_gradients": (False,),
+    "mics_shard_size": (-1,),
+}
+
+
+def check_supported(engine: Any) -> None:
+    """Refuse an engine under which alignments are not known to be exact.
+
+    Args:
+        engine: A ``deepspeed.DeepSpeedEngine``.
+
+    Raises:
+        UnsupportedEngineError: Naming the first setting that is not supported, its value and what
+            is expected instead.
+    """
+    for problem in _problems(engine):
+        raise UnsupportedEngineError(problem)
+
+
+def _problems(engine: Any) -> Iterator[str]:
+    from deepspeed.runtime.pipe.engine import PipelineEngine  # noqa: PLC0415  (slow to import)
+
+    if isinstance(engine, PipelineEngine):
+        yield "pipeline modules: expected one forward and backward a rank, found a PipelineEngine"
+    if engine.has_moe_layers:
+        yield "MoE layers: expected every parameter on every rank, found expert parallelism"
+    if engine.mpu is not None:
+        yield "model parallelism: expected data parallelism alone, found an mpu"
+    if engine.is_compiled:
+        yield "engine.compile(): expected an eager module"
+    settings = engine._config._param_dict
+    yield from _unknown_settings(settings)
+    yield from _zero_settings(settings.get("zero_optimization", {}))
+
+
+def _unknown_settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in settings.items():
+        switched_off = value in (None, False) or (
+            isinstance(value, Mapping) and value.get("enabled") is False
+        )
+        if key not in _KNOWN and not switched_off:
+            yield (
+                f"DeepSpeed setting {key!r}: alignments have not been tested under it; "
+                f"expected it absent or switched off, found {value!r}"
+            )
+
+
+def _zero_settings(zero: Mapping[str, Any]) -> Iterator[str]:
+    for key, off in _ZERO_OFF.items():
+        if (value := zero.get(key, off[0])) not in off:
+            yield (
+                f"DeepSpeed setting 'zero_optimization.{key}': alignments have not been tested "
+                f"under it; expected {off[0]!r}, found {value!r}"
+            )
+    device = (zero.get("offload_optimizer") or {}).get("device", "none")
+    if device not in ("none", "cpu"):
+        yield (
+            "DeepSpeed setting 'zero_optimization.offload_optimizer.device': "
+            f"expected 'none' or 'cpu', found {device!r}"
+        )

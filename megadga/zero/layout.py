@@ -1,0 +1,98 @@
+"""How a gradient of the whole model is divided over ranks, equal for every ZeRO stage.
+
+Each parameter is flattened, padded to a multiple of the number of ranks and cut into equal parts;
+a rank's shard is the concatenation of its parts in the order of the parameters. ZeRO-3 divides its
+parameters the same way.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from deepspeed.runtime.zero.partition_parameters import is_zero_param
+from torch import Tensor, nn
+
+from megadga.alignment.gradient import GradientShard
+from megadga.zero.collective import ProcessGroupCollective
+
+
+def num_elements(parameter: nn.Parameter) -> int:
+    """Return the parameter's full size, also where ZeRO-3 keeps only a part of it here."""
+    if is_zero_param(parameter):
+        return int(parameter.ds_numel)  # pyright: ignore[reportAttributeAccessIssue]
+    return parameter.numel()
+
+
+@final
+class ShardLayout:
+    """Offsets of each parameter's part in a rank's shard.
+
+    Args:
+        parameters: The trainable parameters, in the same order on every rank.
+        world_size: Number of ranks the gradient is divided over.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], world_size: int) -> None:
+        self.world_size = world_size
+        self.part_sizes = [-(-num_elements(p) // world_size) for p in parameters]
+        self.offsets = [0]
+        for size in self.part_sizes:
+            self.offsets.append(self.offsets[-1] + size)
+
+    def parts(self, shard: Tensor) -> tuple[Tensor, ...]:
+        """Return views of a shard's values, one a parameter."""
+        return shard.split(self.part_sizes)
+
+
+@final
+class ShardedSum:
+    """Sums gradients over micro-batches and ranks, and keeps this rank's shard alone.
+
+    Gradients arrive one parameter at a time, in whatever order a backward pass makes them (the
+    same on every rank), wait in a bucket, and are reduce-scattered when it is full, so that a
+    full gradient is never held.
+
+    Args:
+        layout: How the gradient is divided.
+        collective: The ranks that hold the parts.
+        device: Where the shard lives.
+        bucket_elements: Elements of float32 that wait for one reduce-scatter.
+    """
+
+    def __init__(
+        self,
+        layout: ShardLayout,
+        collective: ProcessGroupCollective,
+        *,
+        device: torch.device,
+        bucket_elements: int = 1 << 24,
+    ) -> None:
+        self._layout = layout
+        self._collective = collective
+        self._bucket_elements = bucket_elements
+        self._bucket: list[tuple[int, Tensor]] = []
+        self._shard = torch.zeros(layout.offsets[-1], dtype=torch.float32, device=device)
+
+    def add(self, index: int, gradient: Tensor) -> None:
+        """Add one parameter's local gradient. Collective when the bucket is full."""
+        flat = gradient.detach().reshape(-1).float()
+        padding = self._layout.part_sizes[index] * self._layout.world_size - flat.numel()
+        rows = nn.functional.pad(flat, (0, padding)).view(self._layout.world_size, -1)
+        self._bucket.append((index, rows))
+        if sum(rows.numel() for _, rows in self._bucket) >= self._bucket_elements:
+            self._flush()
+
+    def finish(self) -> GradientShard:
+        """Return the sum of all that was added. Collective."""
+        self._flush()
+        return GradientShard(self._shard)
+
+    def _flush(self) -> None:
+        if not self._bucket:
+            return
+        indices, rows = zip(*self._bucket, strict=True)
+        self._bucket = []
+        own = self._collective.reduce_scatter(torch.cat(rows, dim=1))
+        parts = self._layout.parts(self._shard)
+        for index, part in zip(indices, own.split([r.shape[1] for r in rows]), strict=True):
+            parts[index].add_(part)

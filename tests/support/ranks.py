@@ -1,0 +1,91 @@
+"""Runs a worker module on several ranks, each a real process, and collects what rank 0 wrote."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rank_environment(**variables: str) -> dict[str, str]:
+    """The environment of a worker: one thread, no rank of this process's own, project's ops."""
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "PYTEST_"))
+    }
+    extensions = str(Path(sys.prefix) / "torch-extensions")
+    return {
+        **inherited,
+        "OMP_NUM_THREADS": "1",
+        "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", extensions),
+        "PYTHONPATH": str(REPOSITORY),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **variables,
+    }
+
+
+@contextmanager
+def own_session(command: list[str], **options: Any) -> Generator[subprocess.Popen[bytes]]:
+    """Start a command in a session of its own; whatever is left of it at the end is killed."""
+    process = subprocess.Popen(command, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+def run_ranks(
+    module: str, world_size: int, tmp_path: Path, *arguments: str, timeout_s: float = 300
+) -> Any:
+    """Run ``python -m module OUTPUT *arguments`` on each rank; return rank 0's JSON."""
+    port = free_port()
+    output = tmp_path / f"{module.rsplit('.', 1)[-1]}-{world_size}.json"
+    log = tmp_path / f"{output.stem}.log"
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={world_size}",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+        "-m",
+        module,
+        str(output),
+        *arguments,
+    ]
+    try:
+        with (
+            log.open("wb") as sink,
+            own_session(
+                launcher, cwd=REPOSITORY, env=rank_environment(), stdout=sink, stderr=sink
+            ) as process,
+        ):
+            code = process.wait(timeout=timeout_s)
+    finally:
+        remove_shared_buffers(port)
+    assert code == 0, f"{module} ended with {code}:\n{log.read_text()[-6000:]}"
+    return json.loads(output.read_text())
+
+
+def remove_shared_buffers(port: int) -> None:
+    """DeepSpeed leaves a 69 MB file of shared memory a rank; they carry the port's number."""
+    for buffer in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{port}*"):  # noqa: S108
+        buffer.unlink()
