@@ -1,0 +1,132 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from megadga.model.llama import Llama
+from megadga.model.presets import LlamaShape
+
+SHAPE = LlamaShape(
+    num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_width=48, tied_embeddings=True
+)
+VOCABULARY, LENGTH = 300, 16
+
+
+def build(shape: LlamaShape = SHAPE, *, seed: int = 5, checkpoint_activations: bool = False):
+    return Llama(
+        shape,
+        vocabulary_size=VOCABULARY,
+        sequence_length=LENGTH,
+        seed=seed,
+        checkpoint_activations=checkpoint_activations,
+    )
+
+
+def windows(count: int = 3):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(VOCABULARY, (count, LENGTH + 1), generator=generator)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_count_by_arithmetic_is_the_real_one(tied):
+    shape = replace(SHAPE, tied_embeddings=tied)
+
+    assert sum(p.numel() for p in build(shape).parameters()) == shape.num_parameters(VOCABULARY)
+
+
+def test_forward_is_the_cross_entropy_of_every_next_token():
+    model, tokens = build(), windows()
+
+    losses = model(tokens)
+
+    log_probabilities = model.logits(tokens[:, :-1]).log_softmax(-1)
+    expected = -log_probabilities.gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    assert losses.shape == (3, LENGTH)
+    torch.testing.assert_close(losses, expected)
+    # Fresh weights know nothing: nearly uniform predictions.
+    assert losses.mean().item() == pytest.approx(math.log(VOCABULARY), abs=0.5)
+
+
+def test_losses_are_float32_in_a_bfloat16_model():
+    model = build().to(torch.bfloat16)
+
+    losses = model(windows())
+
+    assert losses.dtype == torch.float32
+    assert model.rotary.cosines.dtype == torch.float32
+
+
+def test_a_position_never_sees_what_follows():
+    model, tokens = build(), windows(1)[:, :-1]
+    changed = tokens.clone()
+    changed[0, 9] = (tokens[0, 9] + 1) % VOCABULARY
+
+    difference = (model.logits(tokens) - model.logits(changed)).abs().amax(-1)[0]
+
+    assert difference[:9].max() == 0.0
+    assert difference[9:].min() > 0.0
+
+
+def test_grouped_queries_share_keys_and_values_in_order():
+    grouped = build()
+    full = build(replace(SHAPE, num_kv_heads=4))
+    state = grouped.state_dict()
+    for name in state:
+        if ".key." in name or ".value." in name:
+            heads = state[name].unflatten(0, (2, 8))
+            state[name] = heads.repeat_interleave(2, dim=0).flatten(0, 1)
+    full.load_state_dict(state)
+
+    torch.testing.assert_close(full(windows()), grouped(windows()))
+
+
+def test_activation_checkpointing_changes_no_bit():
+    plain, checkpointed = build(), build(checkpoint_activations=True)
+
+    for model in (plain, checkpointed):
+        model(windows()).mean().backward()
+
+    for kept, recomputed in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        assert kept.grad is not None
+        assert recomputed.grad is not None
+        assert torch.equal(kept.grad, recomputed.grad)
+
+
+def test_weights_are_a_function_of_the_seed():
+    first, again, other = build(seed=5), build(seed=5), build(seed=6)
+
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+    assert not torch.equal(first.embedding.weight, other.embedding.weight)
+
+
+def test_tied_embeddings_are_one_parameter():
+    tied, untied = build(), build(replace(SHAPE, tied_embeddings=False))
+
+    assert tied.head.weight is tied.embedding.weight
+    assert untied.head.weight is not untied.embedding.weight
+
+
+def test_a_few_steps_learn_a_repeated_window():
+    model, tokens = build(), windows(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(tokens).mean().backward()
+        optimizer.step()
+
+    assert model(tokens).mean().item() < 0.5
+
+
+def test_a_sequence_longer_than_the_model_is_refused():
+    with pytest.raises(ValueError, match="expected at most 16 positions, found 17"):
+        build().logits(torch.zeros(1, 17, dtype=torch.int64))
+
+
+def test_the_model_compiles_whole():
+    model, tokens = build(), windows()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+
+    torch.testing.assert_close(compiled(tokens), model(tokens))
