@@ -1,0 +1,49 @@
+"""Files that are either whole or absent. Knows nothing of what is in them."""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def written_whole(path: Path) -> Generator[BinaryIO]:
+    """Open a file for writing that appears under its name only when the block ends without error.
+
+    The bytes go to ``PATH.partial``, are flushed to the disk, and the file is renamed. After an
+    error nothing is left.
+
+    Args:
+        path: The final name; a file that has it already is replaced. Its folder must exist.
+
+    Yields:
+        The binary file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk: a rename is only durable once its folder is.
+
+    Raises:
+        OSError: If the folder cannot be opened or flushed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,206 @@
+r"""Megatron's indexed format: one ``.bin`` of tokens and one ``.idx``. Knows nothing of domains.
+
+``PREFIX.bin`` is the tokens of all documents, one after the other. ``PREFIX.idx`` is, all of it
+little-endian:
+
+    magic "MMIDIDX\0\0", version uint64 = 1, dtype code uint8, n uint64, d uint64   (34 bytes)
+    lengths    int32 (n,)   tokens of each sentence
+    pointers   int64 (n,)   byte offset of each sentence in the ``.bin``
+    bounds     int64 (d,)   first sentence of each document, and n at the end: d - 1 documents
+
+A document may hold several sentences; what megadga writes has one each. Source: Megatron-LM,
+``megatron/core/datasets/indexed_dataset.py``.
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megadga.arrays import IntArray, TokenArray
+from megadga.errors import ShardError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQQ")
+TokenType = np.dtype[np.integer[Any]]
+DTYPE_CODES: dict[int, TokenType] = {
+    1: np.dtype("u1"),
+    2: np.dtype("i1"),
+    3: np.dtype("<i2"),
+    4: np.dtype("<i4"),
+    5: np.dtype("<i8"),
+    8: np.dtype("<u2"),
+}
+
+
+def index_path(prefix: Path) -> Path:
+    """Return the path of a shard's index; a prefix may itself contain dots."""
+    return prefix.with_name(f"{prefix.name}.idx")
+
+
+def tokens_path(prefix: Path) -> Path:
+    """Return the path of a shard's tokens; a prefix may itself contain dots."""
+    return prefix.with_name(f"{prefix.name}.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedShard:
+    """One shard whose header has been checked; its arrays are read when asked for.
+
+    Attributes:
+        prefix: Path of both files without ``.bin`` and ``.idx``.
+        dtype: Type of the tokens on disk.
+        num_sentences: Entries of ``lengths``.
+        num_documents: Documents; equal to ``num_sentences`` in shards that megadga wrote.
+        num_tokens: Tokens of the ``.bin``.
+    """
+
+    prefix: Path
+    dtype: TokenType
+    num_sentences: int
+    num_documents: int
+    num_tokens: int
+
+    @classmethod
+    def open(cls, prefix: Path) -> "IndexedShard":
+        """Read and check a shard's header, in constant time however large the shard is.
+
+        The magic, version, dtype and both files' sizes are checked here; that the sentences
+        between the first and the last lie without gaps is checked when ``lengths`` is read.
+
+        Raises:
+            ShardError: If a file is missing, truncated, or not of this format.
+        """
+        path = index_path(prefix)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise ShardError(
+                f"{path}: expected a shard's index, found {error.strerror}"
+            ) from error
+        try:
+            size = os.fstat(descriptor).st_size
+            dtype, num_sentences, num_bounds = _check_header(
+                path, os.pread(descriptor, HEADER.size, 0), size
+            )
+            end = _last_byte(path, descriptor, dtype, num_sentences)
+        finally:
+            os.close(descriptor)
+        _check_size(tokens_path(prefix), end)
+        return cls(prefix, dtype, num_sentences, num_bounds - 1, end // dtype.itemsize)
+
+    @property
+    def tokens(self) -> TokenArray:
+        """All tokens in order, shape ``(num_tokens,)``: a read-only map, new at every access.
+
+        Raises:
+            ShardError: If the ``.bin`` is gone or has been cut since the shard was opened.
+        """
+        path = tokens_path(self.prefix)
+        if self.num_tokens == 0:  # an empty file cannot be mapped
+            return np.empty(0, dtype=self.dtype)
+        _check_size(path, self.num_tokens * self.dtype.itemsize)
+        return np.memmap(path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each sentence, shape ``(num_sentences,)``.
+
+        Raises:
+            ShardError: If the sentences do not follow one another without gaps.
+        """
+        lengths = self._read("<i4", self.num_sentences, HEADER.size)
+        pointers = self._read("<i8", self.num_sentences, HEADER.size + lengths.nbytes)
+        expected = np.cumsum(lengths, dtype=np.int64) - lengths
+        wrong = np.flatnonzero((pointers != expected * self.dtype.itemsize) | (lengths < 0))
+        if wrong.size:
+            first = int(wrong[0])
+            raise ShardError(
+                f"{index_path(self.prefix)}: sentence {first}: expected byte offset "
+                f"{expected[first] * self.dtype.itemsize}, found {pointers[first]} "
+                f"with length {lengths[first]}"
+            )
+        return lengths
+
+    @property
+    def document_bounds(self) -> IntArray:
+        """First sentence of each document, then ``num_sentences``; shape ``(num_documents + 1,)``.
+
+        Raises:
+            ShardError: If they do not rise from 0 to ``num_sentences``.
+        """
+        bounds = self._read("<i8", self.num_documents + 1, HEADER.size + 12 * self.num_sentences)
+        if bounds[0] != 0 or bounds[-1] != self.num_sentences or (np.diff(bounds) < 0).any():
+            raise ShardError(
+                f"{index_path(self.prefix)}: expected document bounds that rise from 0 to "
+                f"{self.num_sentences}, found {bounds[0]} to {bounds[-1]}"
+            )
+        return bounds
+
+    def document(self, index: int) -> TokenArray:
+        """Return one document's tokens. Reads the whole index: for inspection, not for training.
+
+        Raises:
+            IndexError: If ``index`` is not in ``[0, num_documents)``.
+            ShardError: If the index is damaged.
+        """
+        if not 0 <= index < self.num_documents:
+            raise IndexError(
+                f"document: expected 0 <= index < {self.num_documents}, found {index}"
+            )
+        ends = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+        first, last = ends[self.document_bounds[index : index + 2]]
+        return self.tokens[first:last]
+
+    def _read(self, dtype: str, count: int, offset: int) -> NDArray[Any]:
+        return np.fromfile(index_path(self.prefix), dtype=dtype, count=count, offset=offset)
+
+
+def _check_header(path: Path, header: bytes, size: int) -> tuple[TokenType, int, int]:
+    """Return dtype, number of sentences and number of document bounds."""
+    if len(header) < HEADER.size:
+        raise ShardError(f"{path}: expected a header of {HEADER.size} bytes, found {len(header)}")
+    magic, version, code, num_sentences, num_bounds = HEADER.unpack(header)
+    if magic != MAGIC:
+        raise ShardError(f"{path}: expected the magic {MAGIC!r}, found {magic!r}")
+    if version != VERSION:
+        raise ShardError(f"{path}: expected version {VERSION}, found {version}")
+    if code not in DTYPE_CODES:
+        known = ", ".join(f"{code} ({dtype.name})" for code, dtype in DTYPE_CODES.items())
+        raise ShardError(f"{path}: expected a dtype code among {known}, found {code}")
+    expected = HEADER.size + 12 * num_sentences + 8 * num_bounds
+    if num_bounds < 1 or size != expected:
+        raise ShardError(
+            f"{path}: expected {expected} bytes for {num_sentences} sentences and "
+            f"{num_bounds} document bounds (at least 1), found {size}"
+        )
+    return DTYPE_CODES[code], num_sentences, num_bounds
+
+
+def _last_byte(path: Path, descriptor: int, dtype: TokenType, num_sentences: int) -> int:
+    """Return where the last sentence ends in the ``.bin``, in bytes."""
+    if num_sentences == 0:
+        return 0
+    lengths_end = HEADER.size + 4 * num_sentences
+    (length,) = struct.unpack("<i", os.pread(descriptor, 4, lengths_end - 4))
+    (pointer,) = struct.unpack("<q", os.pread(descriptor, 8, lengths_end + 8 * num_sentences - 8))
+    if pointer < 0 or pointer % dtype.itemsize or length < 0:
+        raise ShardError(
+            f"{path}: last sentence: expected a byte offset >= 0 in steps of {dtype.itemsize} "
+            f"and a length >= 0, found {pointer} and {length}"
+        )
+    return pointer + length * dtype.itemsize
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ShardError(f"{path}: expected a shard's tokens, found {error.strerror}") from error
+    if size != expected:
+        raise ShardError(f"{path}: expected {expected} bytes by its index, found {size}")

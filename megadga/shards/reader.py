@@ -1,0 +1,130 @@
+"""Turns selections into tokens, ahead of their use. Knows neither samplers nor ranks."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from megadga.arrays import IntArray
+from megadga.shards.domain import Domain
+
+
+class Selected(Protocol):
+    """Windows of some domains, row by row."""
+
+    @property
+    def domains(self) -> IntArray:
+        """Which domain each row is from, shape ``(N,)``."""
+        ...
+
+    @property
+    def sequences(self) -> IntArray:
+        """Which window of that domain each row is, shape ``(N,)``."""
+        ...
+
+
+class Planned(Protocol):
+    """What a batch is to consist of."""
+
+    @property
+    def selection(self) -> Selected:
+        """The windows of the global batch."""
+        ...
+
+
+PlanT = TypeVar("PlanT", bound=Planned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    domains: IntArray
+    sequences: IntArray
+
+
+def read_windows(domains: Sequence[Domain], selection: Selected) -> IntArray:
+    """Return the tokens of a selection.
+
+    Args:
+        domains: All domains, of one sequence length S; at least one.
+        selection: N windows.
+
+    Returns:
+        Token ids, shape ``(N, S + 1)``.
+
+    Raises:
+        IndexError: If a domain or a window does not exist.
+        ShardError: If a shard has changed or holds an id outside the vocabulary.
+    """
+    chosen = np.unique(selection.domains)
+    if chosen.size and not 0 <= chosen[0] <= chosen[-1] < len(domains):
+        raise IndexError(
+            f"expected domains in [0, {len(domains)}), found {chosen[0]} to {chosen[-1]}"
+        )
+    width = domains[0].sequence_length + 1
+    tokens = np.empty((selection.domains.size, width), dtype=np.int64)
+    for index in chosen:
+        rows = np.flatnonzero(selection.domains == index)
+        tokens[rows] = domains[int(index)].windows(selection.sequences[rows])
+    return tokens
+
+
+class BatchReader:
+    """Reads one rank's rows of each global batch, a bounded number of batches ahead.
+
+    Args:
+        domains: All domains, of one sequence length S; at least one.
+        rows: This rank's rows of a global batch, any shape, for example
+            ``(accumulation, micro batch)``.
+        prefetch: Batches that may be read before they are asked for, at least 1.
+
+    Raises:
+        ValueError: If ``prefetch`` is below 1.
+    """
+
+    def __init__(self, domains: Sequence[Domain], *, rows: IntArray, prefetch: int = 2) -> None:
+        if prefetch < 1:
+            raise ValueError(f"prefetch: expected at least 1, found {prefetch}")
+        self._domains = tuple(domains)
+        self._rows = rows
+        self._prefetch = prefetch
+
+    def stream(self, plans: Iterable[PlanT]) -> Iterator[tuple[PlanT, IntArray]]:
+        """Yield each plan with its tokens, in order, while one background thread reads the next.
+
+        Plans are taken in the caller's thread, never more than ``prefetch`` ahead of the batch
+        that was last asked for, and never past the end of ``plans``: where the weights change
+        next, let the iterable end. When the iterator ends, fails or is closed, the thread has
+        ended too.
+
+        Args:
+            plans: Each with the windows of one global batch.
+
+        Yields:
+            The plan and this rank's token ids, shape ``rows.shape + (S + 1,)``.
+
+        Raises:
+            ShardError: If a shard has changed or holds an id outside the vocabulary.
+        """
+        pending: deque[tuple[PlanT, Future[IntArray]]] = deque()
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="megadga-reader")
+        try:
+            for plan in plans:
+                pending.append((plan, executor.submit(self._read, plan.selection)))
+                if len(pending) > self._prefetch:
+                    ready, tokens = pending.popleft()
+                    yield ready, tokens.result()
+            while pending:
+                ready, tokens = pending.popleft()
+                yield ready, tokens.result()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, selection: Selected) -> IntArray:
+        rows = self._rows.ravel()
+        tokens = read_windows(
+            self._domains, _Rows(selection.domains[rows], selection.sequences[rows])
+        )
+        return tokens.reshape(*self._rows.shape, -1)
