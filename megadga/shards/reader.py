@@ -1,7 +1,7 @@
 """Turns selections into tokens, ahead of their use. Knows neither samplers nor ranks."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -91,7 +91,7 @@ class BatchReader:
         self._rows = rows
         self._prefetch = prefetch
 
-    def stream(self, plans: Iterable[PlanT]) -> Iterator[tuple[PlanT, IntArray]]:
+    def stream(self, plans: Iterable[PlanT]) -> Generator[tuple[PlanT, IntArray]]:
         """Yield each plan with its tokens, in order, while one background thread reads the next.
 
         Plans are taken in the caller's thread, never more than ``prefetch`` ahead of the batch

@@ -1,0 +1,137 @@
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from megadga.arrays import IntArray
+from megadga.errors import ShardError
+from megadga.shards.folder import open_domains
+from megadga.shards.reader import BatchReader, read_windows
+from tests.support.streams import counting_domain
+
+S = 4
+
+
+@dataclass(frozen=True)
+class Rows:
+    domains: IntArray
+    sequences: IntArray
+
+
+@dataclass(frozen=True)
+class Plan:
+    step: int
+    selection: Rows
+
+
+@pytest.fixture
+def domains(tmp_path):
+    """Two domains of 50 windows each: window j starts with 4j and with 1000 + 4j."""
+    counting_domain(tmp_path / "a", [201], shard_tokens=50)
+    counting_domain(tmp_path / "b", [100, 101], start=1000, shard_tokens=50)
+    return open_domains(tmp_path, split="train", sequence_length=S)
+
+
+def make_plan(step: int) -> Plan:
+    return Plan(step, Rows(np.array([0, 1, 1, 0]), np.array([0, 1, 2, 3]) + step))
+
+
+def make_plans(count: int, taken: list[int]) -> Iterator[Plan]:
+    for step in range(count):
+        taken.append(step)
+        yield make_plan(step)
+
+
+def reading_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "megadga-reader" in thread.name]
+
+
+def test_rows_come_in_the_order_of_the_selection(domains):
+    tokens = read_windows(domains, Rows(np.array([1, 0, 1]), np.array([7, 3, 0])))
+    assert tokens[:, 0].tolist() == [1028, 12, 1000]
+    assert tokens[1].tolist() == [12, 13, 14, 15, 16]
+
+
+def test_an_empty_selection_gives_no_rows(domains):
+    none = np.empty(0, dtype=np.int64)
+    assert read_windows(domains, Rows(none, none)).shape == (0, S + 1)
+
+
+def test_a_domain_that_does_not_exist_is_refused(domains):
+    with pytest.raises(IndexError, match=r"expected domains in \[0, 2\), found -1 to 1"):
+        read_windows(domains, Rows(np.array([1, -1]), np.array([0, 0])))
+
+
+def test_a_rank_reads_its_rows_in_their_shape(domains):
+    reader = BatchReader(domains, rows=np.array([[3], [1]]))
+    ((plan, tokens),) = reader.stream([make_plan(5)])
+    assert plan.step == 5
+    assert tokens.shape == (2, 1, S + 1)
+    assert tokens[:, 0, 0].tolist() == [32, 1024]
+
+
+def test_batches_come_in_order_and_end_with_the_plans(domains):
+    reader = BatchReader(domains, rows=np.arange(4))
+    batches = list(reader.stream(make_plans(9, [])))
+    assert [plan.step for plan, _ in batches] == list(range(9))
+    for plan, tokens in batches:
+        assert (tokens == read_windows(domains, plan.selection)).all()
+    assert reading_threads() == []
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_never_more_than_prefetch_plans_are_taken_ahead(domains, prefetch):
+    taken: list[int] = []
+    reader = BatchReader(domains, rows=np.arange(4), prefetch=prefetch)
+    for count, _ in enumerate(reader.stream(make_plans(9, taken)), start=1):
+        assert len(taken) == min(count + prefetch, 9)
+
+
+def test_reading_happens_beside_the_consumer(domains):
+    reader = BatchReader(domains, rows=np.arange(4))
+    stream = reader.stream(make_plans(9, []))
+    next(stream)
+    assert len(reading_threads()) == 1
+    list(stream)
+
+
+def test_closing_early_leaves_no_thread(domains):
+    stream = BatchReader(domains, rows=np.arange(4)).stream(make_plans(1000, []))
+    next(stream)
+    stream.close()
+    assert reading_threads() == []
+
+
+def test_leaving_a_loop_early_leaves_no_thread(domains):
+    for _ in BatchReader(domains, rows=np.arange(4)).stream(make_plans(1000, [])):
+        break
+    assert reading_threads() == []
+
+
+def test_an_error_while_reading_surfaces_as_itself_at_its_own_batch(domains, tmp_path):
+    tokens = tmp_path / "a" / "train-00000.bin"
+    content = np.fromfile(tokens, dtype=np.uint16)
+    content[4 * 6 + 1] = 50_000  # in window 6 of domain a: plans 3 (row 3) and 6 (row 0)
+    tokens.write_bytes(content.tobytes())
+    stream = BatchReader(domains, rows=np.arange(4)).stream(make_plans(9, []))
+    assert [next(stream)[0].step for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ShardError, match=f"{tokens}: token 25: expected an id in .0, 50000"):
+        next(stream)
+    assert reading_threads() == []
+
+
+def test_an_error_of_the_plans_surfaces_as_itself(domains):
+    def exhausted():
+        yield make_plan(0)
+        raise LookupError("no plan left")
+
+    with pytest.raises(LookupError, match="no plan left"):
+        list(BatchReader(domains, rows=np.arange(4)).stream(exhausted()))
+    assert reading_threads() == []
+
+
+def test_prefetch_must_be_positive(domains):
+    with pytest.raises(ValueError, match="prefetch: expected at least 1, found 0"):
+        BatchReader(domains, rows=np.arange(4), prefetch=0)
