@@ -1,4 +1,4 @@
-"""The scheduler protocol: explicit state in, explicit state out. Knows no algorithm and no gradient."""
+"""The scheduler protocol: state in, state out. Knows no algorithm and no gradient."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,8 +1,7 @@
 """Deals the rows of a global batch to ranks and micro-batches. Knows no domain and no backend.
 
-Ranks are interleaved micro-batch by micro-batch, so that the first micro-batches of all ranks are
-the first rows of the batch: the rows of an accumulation step are the same set on any number of ranks
-with the same product of ranks and micro-batch size.
+Ranks take turns micro-batch by micro-batch, so that the rows of an accumulation step are the same
+set on any number of ranks, as long as ``world_size * micro_batch_size`` stays.
 """
 
 from dataclasses import dataclass

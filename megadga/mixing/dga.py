@@ -1,0 +1,106 @@
+"""Dynamic Gradient Alignment: mirror descent on the mixture. Knows gradients by their dots only."""
+
+from dataclasses import dataclass, replace
+from typing import final
+
+from megadga.arrays import FloatArray, check_simplex
+from megadga.mixing.scheduler import Alignments, MixtureState
+from megadga.mixing.scores import SCORES, ScoreName
+from megadga.mixing.simplex import exponentiated_step, geometric_mixture, project_to_floor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Dga:
+    """Algorithm 1 of Fan, Grangier, Ablin (arXiv 2410.02498), with two optional guards.
+
+    An update with scores ``s`` (the alignments ``a``, by default) is
+
+        alpha     <- alpha * exp(step_size * s) / sum
+        alpha_avg <- (1 - ema) * alpha_avg + ema * alpha
+
+    Against collapse onto one domain, ``prior_pull = rho`` starts from ``alpha^(1-rho) prior^rho``
+    instead of ``alpha`` (the step is then pulled towards the prior in KL), and ``floor`` projects
+    ``alpha`` onto the mixtures that give every domain at least that much. At 0, their defaults,
+    both do nothing, to the bit.
+
+    Attributes:
+        initial: The first mixture, shape ``(K,)``. Without a floor, zeros stay zero for good.
+        step_size: eta, at least 0, in units of one over the score's; 0 measures and never moves.
+        ema: beta, in ``(0, 1]``; 1 is no averaging.
+        score: What enters the exponent: ``raw``, ``cosine`` or ``clipped``.
+        floor: The least instantaneous (hence averaged) weight of a domain, in ``[0, 1/K]``.
+        prior: The mixture that is pulled to, shape ``(K,)``; None means ``initial``.
+        prior_pull: rho, in ``[0, 1]``, for each update.
+
+    Raises:
+        ValueError: If a value is out of range, or the prior is 0 where ``initial`` is not.
+    """
+
+    initial: FloatArray
+    step_size: float
+    ema: float = 1.0
+    score: ScoreName = "raw"
+    floor: float = 0.0
+    prior: FloatArray | None = None
+    prior_pull: float = 0.0
+
+    def __post_init__(self) -> None:
+        initial = check_simplex(self.initial, name="initial")
+        prior = check_simplex(self._prior, name="prior")
+        if prior.shape != initial.shape:
+            raise ValueError(f"prior: expected shape {initial.shape}, found {prior.shape}")
+        if ((prior == 0.0) & (initial > 0.0)).any():
+            raise ValueError("prior: expected > 0 wherever initial is, found 0")
+        if self.score not in SCORES:
+            raise ValueError(f"score: expected one of {', '.join(SCORES)}, found {self.score!r}")
+        _check_range("step_size", self.step_size, 0.0 <= self.step_size < float("inf"), ">= 0")
+        _check_range("ema", self.ema, 0.0 < self.ema <= 1.0, "in (0, 1]")
+        _check_range("prior_pull", self.prior_pull, 0.0 <= self.prior_pull <= 1.0, "in [0, 1]")
+        most = 1.0 / initial.size
+        _check_range("floor", self.floor, 0.0 <= self.floor <= most, f"in [0, 1/K = {most:g}]")
+
+    @property
+    def observes(self) -> type[Alignments]:
+        """Every update needs alignments."""
+        return Alignments
+
+    def init(self) -> MixtureState:
+        """Return the initial mixture, projected onto the floor."""
+        weights = project_to_floor(check_simplex(self.initial), self.floor)
+        return MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
+
+    def update(self, state: MixtureState, observed: Alignments) -> MixtureState:
+        """Return the state after one measurement; one that is not finite is counted and left out.
+
+        Raises:
+            ValueError: If ``observed`` has another number of domains than ``state``.
+        """
+        if observed.dots.shape != state.weights.shape:
+            raise ValueError(
+                f"alignments: expected shape {state.weights.shape}, found {observed.dots.shape}"
+            )
+        if not observed.is_finite():
+            return replace(state, num_skipped=state.num_skipped + 1)
+        start = state.weights
+        if self.prior_pull > 0.0:
+            start = geometric_mixture(start, self._prior, self.prior_pull)
+        stepped = exponentiated_step(start, SCORES[self.score](observed), self.step_size)
+        weights = project_to_floor(stepped, self.floor)
+        # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
+        averaged = weights + (1.0 - self.ema) * (state.averaged_weights - weights)
+        return replace(
+            state,
+            weights=weights,
+            averaged_weights=averaged,
+            num_updates=state.num_updates + 1,
+        )
+
+    @property
+    def _prior(self) -> FloatArray:
+        return self.initial if self.prior is None else self.prior
+
+
+def _check_range(name: str, value: float, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected a finite number {expected}, found {value}")
