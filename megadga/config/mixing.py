@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.config.section import (
+from megadga.config.base import (
     Count,
     NonNegative,
     Positive,
@@ -46,7 +46,8 @@ def _weights_form(value: object) -> str:
         return "<temperature>"
     if isinstance(value, Mapping):
         # A domain may be called "type"; its weight is a number, the rule's name is not.
-        return "<temperature>" if isinstance(value.get("type"), str) else "<explicit>"
+        rule = cast("Mapping[str, object]", value).get("type")
+        return "<temperature>" if isinstance(rule, str) else "<explicit>"
     return "<named>"
 
 
@@ -69,8 +70,6 @@ class ShardedProbe(Section):
     """Sequences drawn from each domain for one measurement (b), at least 1."""
     specific_sequences: Count = 32
     """Sequences drawn from the specific set for one measurement (b_spe), at least 1."""
-    micro_batch_size: Count | None = None
-    """Sequences of one pass on one rank; null: training.micro_batch_size."""
 
 
 class DgaMixing(Section):

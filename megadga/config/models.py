@@ -1,12 +1,17 @@
 """A run as one frozen value. Knows neither YAML nor torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
-from megadga.config.mixing import Mixing
-from megadga.config.section import Section
+from megadga.config.base import Section
+from megadga.config.contradictions import find_contradictions
+from megadga.config.identity import NOT_TRAINED, settings_identity
+from megadga.config.mistakes import as_error
+from megadga.config.mixing import DgaMixing, Mixing
+from megadga.config.places import Mistake, Places
 from megadga.config.sections import (
     CheckpointSection,
     DataSection,
@@ -15,10 +20,16 @@ from megadga.config.sections import (
     SamplingSection,
     TrainingSection,
 )
+from megadga.config.source import dump
+from megadga.errors import ConfigError
 
 
 class RunConfig(Section):
-    """One training run, whole."""
+    """One training run, whole.
+
+    Validated with a `Places` as context, it tells mistakes that show up later, when the shards or
+    the number of ranks are known, with the file and line of the key.
+    """
 
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
     """Seed of everything random: initialisation, batches, probes; in [0, 2^63)."""
@@ -41,3 +52,50 @@ class RunConfig(Section):
     """Losses on held-out splits; null: none."""
     checkpoint: CheckpointSection | None = CheckpointSection()
     """What is kept to resume from; null: nothing."""
+
+    _places: Places = PrivateAttr(default_factory=Places)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Keep the places that the values were validated with."""
+        if isinstance(context, Places):
+            self._places = context
+
+    def mistake(self, *path: str | int, expected: str, found: str) -> ConfigError:
+        """Return the error that says what is wrong at a key: one line with its place."""
+        return self.error([Mistake(path, expected, found)])
+
+    def error(self, mistakes: Sequence[Mistake]) -> ConfigError:
+        """Return the error that says what is wrong, with a line and its place for each mistake."""
+        return self._places.error(mistakes)
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything here that changes the bits of what is trained, JSON-shaped.
+
+        Where the data lies, where results go and how often they are looked at are left out; so is
+        the number of steps, unless the learning-rate schedule depends on it.
+        """
+        values = self.model_dump(mode="json", exclude=NOT_TRAINED)
+        return {**values, "deepspeed": settings_identity(self.deepspeed, self.training)}
+
+    def to_yaml(self) -> str:
+        """Return the run as text that `load_config` reads back, defaults spelt out."""
+        return dump(self.model_dump(mode="json"))
+
+    @field_validator("mixing")
+    @classmethod
+    def _has_specific_set(cls, mixing: Mixing, info: ValidationInfo) -> Mixing:
+        data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
+        if isinstance(mixing, DgaMixing) and data is not None and len(data.specific) != 1:
+            expected = "exactly one set, which mixing.type dga aligns to"
+            found = ", ".join(data.specific) or "none"
+            raise as_error([Mistake(("data", "specific"), expected, found)])
+        return mixing
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _agrees(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        training: TrainingSection | None = info.data.get("training")
+        mistakes = [] if training is None else list(find_contradictions(settings, training))
+        if mistakes:
+            raise as_error(mistakes)
+        return settings

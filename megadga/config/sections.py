@@ -1,11 +1,13 @@
 """The sections of a run apart from its mixture. Knows neither files nor torch."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
-from megadga.config.section import Count, Flag, Positive, Section
+from megadga.config.base import Count, Flag, Positive, Section
 
 PresetName = Literal["tiny", "125m", "350m", "750m", "1b", "7b"]
 Precision = Literal["fp32", "bf16"]
@@ -50,12 +52,23 @@ def _domains_form(value: object) -> str:
     return "<list>" if isinstance(value, list | tuple) else "<folder>"
 
 
+def _one_of_a_name(folders: tuple[NamedFolder, ...]) -> tuple[NamedFolder, ...]:
+    if not folders:
+        raise PydanticCustomError("too_short", "Input should be at least one {name, path}")
+    twice = [name for name, count in Counter(f.name for f in folders).items() if count > 1]
+    if twice:
+        raise PydanticCustomError(
+            "name_twice", "Input should be different names", {"found": f"{twice[0]!r} twice"}
+        )
+    return folders
+
+
 class DataSection(Section):
     """What the run reads."""
 
     domains: Annotated[
         Annotated[Path, Tag("<folder>")]
-        | Annotated[tuple[NamedFolder, ...], Field(min_length=1), Tag("<list>")],
+        | Annotated[tuple[NamedFolder, ...], AfterValidator(_one_of_a_name), Tag("<list>")],
         Discriminator(_domains_form),
     ]
     """Training domains: a folder with one folder a domain, or a list of {name, path}."""

@@ -1,0 +1,130 @@
+"""What DeepSpeed's settings must not say otherwise than the run. Knows neither files nor torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from megadga.config.mistakes import from_validation
+from megadga.config.places import KeyPath, Mistake, shown
+from megadga.config.schedule import STABLE_DECAY, StableDecaySection
+from megadga.config.sections import TrainingSection
+
+AUTO = "auto"
+"""What DeepSpeed's JSON may say where the run's configuration decides."""
+
+BATCH_SIZES = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+)
+BF16_BLOCKS = ("bf16", "bfloat16")
+PRECISION_BLOCKS = (*BF16_BLOCKS, "fp16", "torch_autocast")
+_NEED_TOTAL = ("WarmupDecayLR", "WarmupCosineLR", STABLE_DECAY)
+_BLOCKS = ("optimizer", "scheduler", "zero_optimization", *PRECISION_BLOCKS)
+
+
+def find_contradictions(
+    settings: Mapping[str, Any], training: TrainingSection
+) -> Iterator[Mistake]:
+    """Yield what DeepSpeed's settings lack, or say otherwise than the run does.
+
+    Args:
+        settings: DeepSpeed's, as its JSON has them.
+        training: Batch sizes, steps and precision of the run.
+    """
+    wrong = {name for name in _BLOCKS if not isinstance(settings.get(name, {}), dict)}
+    for name in sorted(wrong):
+        yield _mistake(name, expected="a mapping", found=settings[name])
+    sound = {name: value for name, value in settings.items() if name not in wrong}
+    yield from _batch_sizes(sound, training)
+    yield from _precision(sound, training)
+    yield from _schedule(sound.get("scheduler", {}), training)
+    yield from _unfilled(sound)
+    if "optimizer" not in settings:
+        yield _mistake("optimizer", expected="a mapping with type and params", found=None)
+    stage = sound.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        yield _mistake("zero_optimization", "stage", expected="0, 1, 2 or 3", found=stage)
+
+
+def stated(settings: Mapping[str, Any], key: str) -> bool:
+    """Return whether the settings say something of their own under a key."""
+    return settings.get(key, AUTO) != AUTO
+
+
+def _mistake(*path: str | int, expected: str, found: Any) -> Mistake:
+    return Mistake(("deepspeed", *path), expected, "nothing" if found is None else shown(found))
+
+
+def _batch_sizes(settings: Mapping[str, Any], training: TrainingSection) -> Iterator[Mistake]:
+    global_size, micro_size = training.global_batch_size, training.micro_batch_size
+    if global_size % micro_size:
+        expected = f"a multiple of training.micro_batch_size ({micro_size})"
+        yield Mistake(("training", "global_batch_size"), expected, str(global_size))
+    for key, name, size in (
+        ("train_batch_size", "global_batch_size", global_size),
+        ("train_micro_batch_size_per_gpu", "micro_batch_size", micro_size),
+    ):
+        if stated(settings, key) and settings[key] != size:
+            yield _mistake(key, expected=f"{size} (training.{name})", found=settings[key])
+    steps = settings.get("gradient_accumulation_steps", AUTO)
+    if steps != AUTO and (not _is_count(steps) or global_size % (micro_size * steps)):
+        expected = "a divisor of training.global_batch_size / training.micro_batch_size"
+        expected = f"{expected} ({global_size} / {micro_size})"
+        yield _mistake("gradient_accumulation_steps", expected=expected, found=steps)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _precision(settings: Mapping[str, Any], training: TrainingSection) -> Iterator[Mistake]:
+    for block in PRECISION_BLOCKS:
+        wanted = training.precision == "bf16" and block in BF16_BLOCKS
+        enabled = settings.get(block, {}).get("enabled", AUTO)
+        if enabled not in (AUTO, wanted):
+            expected = f"{shown(wanted)} (training.precision: {training.precision})"
+            yield _mistake(block, "enabled", expected=expected, found=enabled)
+
+
+def _schedule(scheduler: Mapping[str, Any], training: TrainingSection) -> Iterator[Mistake]:
+    params = scheduler.get("params", {})
+    if not isinstance(params, dict):
+        yield _mistake("scheduler", "params", expected="a mapping", found=params)
+    elif scheduler.get("type") in _NEED_TOTAL and "total_num_steps" not in params:
+        expected = f'a number of steps or "{AUTO}" (training.steps)'
+        yield _mistake("scheduler", "params", "total_num_steps", expected=expected, found=None)
+    elif scheduler.get("type") == STABLE_DECAY:
+        try:
+            StableDecaySection.model_validate(
+                with_total(cast("dict[str, Any]", params), training.steps)
+            )
+        except ValidationError as error:
+            for mistake in from_validation(error, StableDecaySection):
+                path: KeyPath = ("deepspeed", "scheduler", "params", *mistake.path)
+                yield replace(mistake, path=path)
+
+
+def with_total(params: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Return a schedule's parameters with "auto" steps replaced by the run's."""
+    auto = params.get("total_num_steps") == AUTO
+    return {**params, "total_num_steps": steps} if auto else dict(params)
+
+
+def _unfilled(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Find "auto" where other trainers fill something in and this one does not."""
+    filled = ("scheduler", "params", "total_num_steps")
+    for name in ("optimizer", "scheduler", "zero_optimization", "gradient_clipping"):
+        for path in _autos(settings.get(name), (name,)):
+            if path != filled:
+                yield _mistake(*path, expected="a value of its own", found=AUTO)
+
+
+def _autos(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    if value == AUTO:
+        yield path
+    elif isinstance(value, dict):
+        for key, inner in cast("dict[str, Any]", value).items():
+            yield from _autos(inner, (*path, key))

@@ -1,0 +1,83 @@
+"""DeepSpeed's settings for a run on a known number of ranks. Knows no DeepSpeed but its JSON."""
+
+import copy
+from typing import Any
+
+from megadga.config.contradictions import BF16_BLOCKS, PRECISION_BLOCKS, stated, with_total
+from megadga.config.models import RunConfig
+from megadga.config.schedule import STABLE_DECAY, StableDecaySection
+
+
+def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """Return what to give ``deepspeed.initialize``: the run's settings, untouched but completed.
+
+    Batch sizes and precision that they leave open come from ``training``, and "auto" as the
+    schedule's length becomes ``training.steps``. A schedule that DeepSpeed does not have is left
+    out: see `stable_decay`.
+
+    Args:
+        config: The run.
+        world_size: Ranks, at least 1.
+
+    Raises:
+        ConfigError: If the global batch does not divide among the ranks, or into as many
+            accumulation steps as the settings state.
+    """
+    training = config.training
+    settings = copy.deepcopy(config.deepspeed)
+    settings["train_batch_size"] = training.global_batch_size
+    settings["train_micro_batch_size_per_gpu"] = training.micro_batch_size
+    settings["gradient_accumulation_steps"] = accumulation_steps(config, world_size)
+    _fill_precision(settings, bf16=training.precision == "bf16")
+    scheduler = settings.get("scheduler", {})
+    if scheduler.get("type") == STABLE_DECAY:
+        del settings["scheduler"]
+    elif "params" in scheduler:
+        scheduler["params"] = with_total(scheduler["params"], training.steps)
+    return settings
+
+
+def accumulation_steps(config: RunConfig, world_size: int) -> int:
+    """Return the micro-batches that each rank sums up before an optimizer step.
+
+    Raises:
+        ConfigError: As `deepspeed_settings` does.
+    """
+    training = config.training
+    at_once = training.micro_batch_size * world_size
+    if training.global_batch_size % at_once:
+        raise config.mistake(
+            "training",
+            "global_batch_size",
+            expected=f"a multiple of training.micro_batch_size x ranks "
+            f"({training.micro_batch_size} x {world_size})",
+            found=str(training.global_batch_size),
+        )
+    steps = training.global_batch_size // at_once
+    key = "gradient_accumulation_steps"
+    if stated(config.deepspeed, key) and config.deepspeed[key] != steps:
+        raise config.mistake(
+            "deepspeed",
+            key,
+            expected=f"{steps} (training.global_batch_size / training.micro_batch_size / "
+            f"{world_size} ranks)",
+            found=str(config.deepspeed[key]),
+        )
+    return steps
+
+
+def stable_decay(config: RunConfig) -> StableDecaySection | None:
+    """Return the warm-up, stable, decay schedule if that is the one the run has."""
+    scheduler = config.deepspeed.get("scheduler", {})
+    if scheduler.get("type") != STABLE_DECAY:
+        return None
+    params = with_total(scheduler["params"], config.training.steps)
+    return StableDecaySection.model_validate(params)
+
+
+def _fill_precision(settings: dict[str, Any], *, bf16: bool) -> None:
+    if bf16 and "bfloat16" not in settings:  # the block's old name, which DeepSpeed still reads
+        settings.setdefault("bf16", {})
+    for block in PRECISION_BLOCKS:
+        if block in settings and not stated(settings[block], "enabled"):
+            settings[block]["enabled"] = bf16 and block in BF16_BLOCKS

@@ -1,0 +1,90 @@
+"""What makes two runs train to the same bits, as far as their configurations say.
+
+Knows no data: what the shards hold is added where they are opened.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from megadga.config.contradictions import BATCH_SIZES, PRECISION_BLOCKS, with_total
+from megadga.config.places import KeyPath, dotted, shown
+from megadga.config.sections import TrainingSection
+
+NOT_TRAINED: dict[str, Any] = {
+    "output": True,
+    "evaluation": True,
+    "checkpoint": True,
+    "data": {"domains": True, "specific": {"__all__": {"path"}}},  # the same data may move
+    "mixing": {"histogram"},
+    "training": {"steps"},  # training may go on for longer, unless the schedule depends on it
+    "deepspeed": True,  # compared as it is completed
+}
+"""Keys of a run that do not change what is trained, as pydantic's ``exclude``."""
+
+_REPORTING = frozenset(
+    {
+        "comet",
+        "comms_logger",
+        "csv_monitor",
+        "dump_state",
+        "flops_profiler",
+        "log_level",
+        "memory_breakdown",
+        "steps_per_print",
+        "tensorboard",
+        "wall_clock_breakdown",
+        "wandb",
+    }
+)
+
+
+def settings_identity(settings: Mapping[str, Any], training: TrainingSection) -> dict[str, Any]:
+    """Return DeepSpeed's settings as far as they change what is trained.
+
+    What repeats ``training`` is left out, and the schedule's length is the one it comes to.
+    """
+    kept = {
+        name: value
+        for name, value in settings.items()
+        if name not in _REPORTING and name not in BATCH_SIZES
+    }
+    for block in PRECISION_BLOCKS:
+        options = {key: value for key, value in kept.pop(block, {}).items() if key != "enabled"}
+        if options:
+            kept[block] = options
+    if "params" in kept.get("scheduler", {}):
+        params = with_total(kept["scheduler"]["params"], training.steps)
+        kept["scheduler"] = {**kept["scheduler"], "params": params}
+    return kept
+
+
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return one line for each key in which two identities differ.
+
+    Args:
+        expected: For instance a checkpoint's.
+        found: For instance this run's.
+
+    Returns:
+        Lines ``dotted.key: expected X, found Y``, in the order of ``expected``; a key that one of
+        them lacks has ``nothing`` there.
+    """
+    before, after = dict(_leaves(expected)), dict(_leaves(found))
+    return [
+        f"{dotted(path)}: expected {_told(before, path)}, found {_told(after, path)}"
+        for path in {**before, **after}
+        if path not in before or path not in after or before[path] != after[path]
+    ]
+
+
+def _told(leaves: Mapping[KeyPath, Any], path: KeyPath) -> str:
+    return shown(leaves[path]) if path in leaves else "nothing"
+
+
+def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the path and value of everything that is not a mapping with keys of its own."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in cast("Mapping[str, Any]", value).items():
+            yield from _leaves(inner, (*path, key))
+    else:
+        yield path, value

@@ -1,0 +1,64 @@
+"""Files and overrides become a run. Knows nothing of what the keys mean."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from megadga.config.mistakes import from_validation
+from megadga.config.models import RunConfig
+from megadga.config.places import Mistake, Places, shown
+from megadga.config.source import Document, parse, read_file
+from megadga.errors import ConfigError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read one run.
+
+    Args:
+        path: YAML file. What it says under ``deepspeed`` may be a path relative to its folder.
+        overrides: ``key=value`` each, applied in this order: a dotted key and its value as YAML.
+
+    Raises:
+        ConfigError: If anything is wrong, with a line for each mistake: file and line, key, what
+            was expected and what was found.
+    """
+    document = read_file(path)
+    if not isinstance(document.values, dict):
+        raise ConfigError(f"{path}:1: expected a mapping of keys, found {shown(document.values)}")
+    document = _with_deepspeed(document, path.parent)
+    for number, override in enumerate(overrides, start=1):
+        document = _with_override(document, override, f"override {number}")
+        document = _with_deepspeed(document, path.parent)
+    mistakes = list(document.mistakes)
+    places = Places(document.places)
+    try:
+        config = RunConfig.model_validate(document.values, context=places)
+    except ValidationError as error:
+        told = {mistake.path for mistake in mistakes}
+        found = from_validation(error, RunConfig)
+        raise places.error(mistakes + [m for m in found if m.path not in told]) from None
+    if mistakes:
+        raise places.error(mistakes)
+    return config
+
+
+def _with_override(document: Document, override: str, place: str) -> Document:
+    key, equals, value = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{place}: expected key=value, found {override!r}")
+    return document.with_part(document.find(key), parse(value, lambda _: place))
+
+
+def _with_deepspeed(document: Document, folder: Path) -> Document:
+    """Put the content of DeepSpeed's file in the place of its path."""
+    name = document.values.get("deepspeed")
+    if not isinstance(name, str):
+        return document
+    path = folder / name
+    if path.is_file():
+        return document.with_part(("deepspeed",), read_file(path))
+    mistake = Mistake(("deepspeed",), "a JSON file", f"none at {path}")
+    values = {key: value for key, value in document.values.items() if key != "deepspeed"}
+    return replace(document, values=values, mistakes=(*document.mistakes, mistake))

@@ -1,0 +1,54 @@
+"""The keys that sections have, found from their types. Knows no section in particular."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from megadga.config.base import Section
+from megadga.config.places import KeyPath
+
+
+def sections_in(annotation: Any) -> tuple[type[Section], ...]:
+    """Return the sections that a field's type allows, in the order of the type."""
+    if inspect.isclass(annotation) and issubclass(annotation, Section):
+        return (annotation,)
+    return tuple(section for part in get_args(annotation) for section in sections_in(part))
+
+
+def type_name(section: type[Section]) -> str:
+    """Return the value of ``type`` that selects a section among others."""
+    return str(get_args(section.model_fields["type"].annotation)[0])
+
+
+def follow(root: type[Section], location: KeyPath) -> tuple[KeyPath, tuple[type[Section], ...]]:
+    """Follow a location as pydantic gives it, with tags of unions between the keys.
+
+    Args:
+        root: The section that was validated.
+        location: From the root. A tag is a value of ``type``, or stands in angle brackets.
+
+    Returns:
+        The path as it is written, without tags, and the sections that may stand there.
+    """
+    path: list[str | int] = []
+    sections = (root,)
+    for part in location:
+        below = tuple(
+            inner
+            for section in sections
+            if part in section.model_fields
+            for inner in sections_in(section.model_fields[str(part)].annotation)
+        )
+        tagged = tuple(s for s in sections if len(sections) > 1 and type_name(s) == part)
+        if not tagged and not (isinstance(part, str) and part.startswith("<")):
+            path.append(part)
+        sections = tagged or below or sections
+    return tuple(path), sections
+
+
+def all_keys(section: type[Section], path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the path of every key that a section may have, whatever the types chosen in it."""
+    for name, field in section.model_fields.items():
+        yield (*path, name)
+        for inner in sections_in(field.annotation):
+            yield from all_keys(inner, (*path, name))

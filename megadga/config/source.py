@@ -1,0 +1,192 @@
+"""Reads YAML, and JSON as its subset, into plain values that remember where each was written.
+
+Scalars follow YAML 1.2's core schema: ``1e-4`` is a number and ``no`` is a string. Knows nothing
+of what the keys mean.
+"""
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from megadga.config.places import KeyPath, Mistake
+from megadga.errors import ConfigError
+
+_STRING_TAG = "tag:yaml.org,2002:str"
+_SCALARS: tuple[tuple[str, Callable[[str], Any]], ...] = (
+    (r"~|null|Null|NULL|", lambda _: None),
+    (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    (r"[-+]?[0-9]+(_[0-9]+)*", int),
+    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
+)
+
+
+def _plain(text: str) -> Any:
+    """Return what unquoted text means: null, a truth value, a number, or itself."""
+    for pattern, convert in _SCALARS:
+        if re.fullmatch(pattern, text):
+            return convert(text)
+    return text
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain values (dict, list, str, int, float, bool, None) and what is known of their writing.
+
+    Args:
+        values: What the text says.
+        places: Where it says so.
+        mistakes: What is wrong with the writing whatever the keys mean, such as a key given twice.
+    """
+
+    values: Any
+    places: dict[KeyPath, str]
+    mistakes: tuple[Mistake, ...] = ()
+
+    def with_part(self, path: KeyPath, part: "Document") -> "Document":
+        """Return this document with ``part`` in the place of whatever is at ``path``, if anything.
+
+        What lies on the way and is no section becomes one.
+        """
+        values = copy.deepcopy(self.values)
+        places = {key: place for key, place in self.places.items() if key[: len(path)] != path}
+        section = values
+        for depth, name in enumerate(path[:-1], start=1):
+            if not isinstance(_at(section, name), dict | list):
+                section[name] = {}
+                places[path[:depth]] = part.places[()]
+            section = section[name]
+        section[path[-1]] = part.values
+        places |= {path + key: place for key, place in part.places.items()}
+        mistakes = tuple(m for m in self.mistakes if m.path[: len(path)] != path)
+        moved = (replace(m, path=path + m.path) for m in part.mistakes)
+        return Document(values, places, (*mistakes, *moved))
+
+    def find(self, key: str) -> KeyPath:
+        """Return the path that ``a.b.0`` names here; a number is an index where a list is."""
+        path: list[str | int] = []
+        here = self.values
+        for name in key.split("."):
+            path.append(int(name) if isinstance(here, list) and name.isdecimal() else name)
+            here = _at(here, path[-1])
+        return tuple(path)
+
+
+def _at(section: Any, name: str | int) -> Any:
+    """Return what a section holds under a name, None if nothing or if it is no section."""
+    try:
+        return section[name]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def read_file(path: Path) -> Document:
+    """Read a YAML or JSON file.
+
+    Raises:
+        ConfigError: If there is no such file, or its text cannot be parsed; with file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a readable file, found {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text, found {error.reason}") from None
+    if path.suffix == ".json":
+        text = text.replace("\t", " ")  # JSON may indent with tabs, YAML may not
+    return parse(text, lambda line: f"{path}:{line}")
+
+
+def parse(text: str, place: Callable[[int], str]) -> Document:
+    """Parse YAML.
+
+    Args:
+        text: One document.
+        place: What to call a line, counted from 1.
+
+    Raises:
+        ConfigError: If it is not YAML, or uses aliases or tags of its own; one line.
+    """
+    reader = _Reader(place)
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        values = None if node is None else reader.read(node, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = place(mark.line + 1 if mark else 1)
+        raise ConfigError(
+            f"{where}: expected YAML, found a syntax error: {error.problem}"
+        ) from None
+    except yaml.reader.ReaderError as error:
+        where = place(text.count("\n", 0, error.position) + 1)
+        found = f"the character {chr(error.character)!r}"
+        raise ConfigError(f"{where}: expected YAML, found {found}") from None
+    return Document(values, {(): place(1)} | reader.places, tuple(reader.mistakes))
+
+
+class _Reader:
+    """Turns composed nodes into values, and notes the place of each key on the way."""
+
+    def __init__(self, place: Callable[[int], str]) -> None:
+        self.place = place
+        self.places: dict[KeyPath, str] = {}
+        self.mistakes: list[Mistake] = []
+        self.seen: set[int] = set()  # nodes by identity: an alias is a node seen before
+
+    def read(self, node: Node, path: KeyPath) -> Any:
+        if id(node) in self.seen:
+            raise _error(node, "an alias, which is not read here")
+        self.seen.add(id(node))
+        match node:
+            case MappingNode():
+                return self._read_mapping(node, path)
+            case SequenceNode():
+                return [self._read_at(item, item, (*path, i)) for i, item in enumerate(node.value)]
+            case ScalarNode(tag=tag) if tag == _STRING_TAG:
+                return node.value if node.style else _plain(node.value)
+            case _:
+                raise _error(node, f"the tag {node.tag}, which is not read here")
+
+    def _read_mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                raise _error(key, "a key that is not a word")
+            name = key.value
+            if name in values:
+                found = f"it in {self.places[(*path, name)]} as well"
+                self.mistakes.append(Mistake((*path, name), "each key once", found))
+            values[name] = self._read_at(key, value, (*path, name))
+        return values
+
+    def _read_at(self, start: Node, node: Node, path: KeyPath) -> Any:
+        self.places[path] = self._line(start)
+        return self.read(node, path)
+
+    def _line(self, node: Node) -> str:
+        return self.place(node.start_mark.line + 1)
+
+
+def _error(node: Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings that would not be read back as strings."""
+
+
+def _represent(_: _Dumper, text: str) -> ScalarNode:
+    return ScalarNode(_STRING_TAG, text, style=None if isinstance(_plain(text), str) else "'")
+
+
+_Dumper.add_representer(str, _represent)
+
+
+def dump(values: Any) -> str:
+    """Return YAML that `parse` reads back as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=99)
