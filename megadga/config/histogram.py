@@ -1,0 +1,43 @@
+"""Reads a histogram over domains from a JSON file. Knows no domain."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from megadga.config.places import shown
+from megadga.errors import ConfigError
+
+Mass = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
+_HISTOGRAM = TypeAdapter(dict[str, Mass])
+
+
+def read_histogram(path: Path) -> dict[str, float]:
+    """Return the mass of each name: counts or shares, as ``{"novels": 120, "recipes": 3}``.
+
+    Raises:
+        ConfigError: If there is no such file, or something else is in it; one line.
+    """
+    try:
+        return _HISTOGRAM.validate_python(
+            json.loads(path.read_bytes(), object_pairs_hook=_each_once)
+        )
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a histogram, found {error.strerror}") from None
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ": ".join(map(str, (path, *detail["loc"])))
+        found = shown(detail["input"])
+        raise ConfigError(f"{where}: expected a count or share, found {found}") from None
+    except ValueError as error:  # from JSON, or a name twice
+        raise ConfigError(f"{path}: expected JSON with each name once, found {error}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name!r} twice")
+    return values
