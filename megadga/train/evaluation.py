@@ -1,0 +1,152 @@
+"""Validation losses at intervals, without a trace in training. Knows a module and windows."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from megadga.alignment.protocols import Collective
+from megadga.arrays import FloatArray, IntArray
+from megadga.plugin import Metrics
+from megadga.sampling.rows import shared_rows
+from megadga.sampling.selection import Selection
+from megadga.shards.domain import Domain
+from megadga.shards.reader import read_windows
+from megadga.zero.engine import Engine
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """When and on how much the model is evaluated.
+
+    Attributes:
+        interval: Optimizer steps between evaluations, at least 1.
+        last_step: Evaluated in any case.
+        sequences: The first so many windows of each set (or all, if it has fewer), at least 1.
+    """
+
+    interval: int
+    last_step: int
+    sequences: int
+
+    def due(self, step: int) -> bool:
+        """Return whether step ``step`` (from 1) ends with an evaluation."""
+        return step % self.interval == 0 or step == self.last_step
+
+
+@final
+class Evaluation:
+    """Evaluates the same held-out windows of every set again and again; a ``Plugin``.
+
+    Windows of all sets share micro-batches, so that K small sets cost no more than their sum. The
+    module is called outside the engine, without gradients: counters, schedule and optimizer do not
+    see it.
+
+    Args:
+        engine: A DeepSpeed engine around a module that returns one loss a token.
+        domains: Held-out splits of training domains.
+        specific: Held-out splits of the sets that the model should become good at.
+        plan: When, and on how much.
+        collective: The data-parallel ranks.
+
+    Raises:
+        ValueError: If there is no set at all.
+    """
+
+    name = "evaluation"
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        domains: Sequence[Domain],
+        specific: Sequence[Domain],
+        plan: EvaluationPlan,
+        collective: Collective,
+    ) -> None:
+        if not domains and not specific:
+            raise ValueError("domains, specific: expected a set to evaluate, found none")
+        self._engine = engine
+        self._num_domains = len(domains)
+        self._sets = (*domains, *specific)
+        self._plan = plan
+        self._collective = collective
+        self._windows = _first_windows([s.num_sequences for s in self._sets], plan.sequences)
+
+    def after_step(self, step: int) -> Metrics:
+        """Evaluate if it is due. Collective: every rank calls it.
+
+        Returns:
+            An ``evaluation`` record with mean losses in nats a token: ``specific`` and ``domains``
+            by name, and ``general``, the mean over the domains (None without any).
+        """
+        if not self._plan.due(step):
+            return {}
+        losses = self._mean_losses().tolist()
+        named = list(zip((s.name for s in self._sets), losses, strict=True))
+        of_domains = losses[: self._num_domains]
+        general = sum(of_domains) / len(of_domains) if of_domains else None
+        return {
+            "evaluation": {
+                "specific": dict(named[self._num_domains :]),
+                "domains": dict(named[: self._num_domains]),
+                "general": general,
+            }
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: an evaluation depends on the model and the step alone."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue; there is nothing to load."""
+
+    def _mean_losses(self) -> FloatArray:
+        """Return the mean loss of every set, shape ``(number of sets,)``. Collective."""
+        owners = self._windows.domains
+        losses = np.zeros(owners.size)
+        chunks = shared_rows(
+            owners.size,
+            rank=self._collective.rank,
+            world_size=self._collective.world_size,
+            micro_batch_size=self._engine.train_micro_batch_size_per_gpu(),
+        )
+        with _without_training(self._engine.module):
+            for chunk in chunks:
+                found = self._sequence_losses(chunk.rows)
+                if chunk.share > 0.0:
+                    losses[chunk.rows] = found
+        everyone = self._collective.agreed_sum(losses)
+        return np.bincount(owners, weights=everyone) / np.bincount(owners)
+
+    def _sequence_losses(self, rows: IntArray) -> FloatArray:
+        """Return the mean loss of some of the windows, shape ``(len(rows),)``."""
+        windows = Selection(self._windows.domains[rows], self._windows.sequences[rows])
+        tokens = torch.as_tensor(read_windows(self._sets, windows), device=self._engine.device)
+        token_losses: Tensor = self._engine.module(tokens)
+        return token_losses.mean(dim=-1).double().cpu().numpy()
+
+
+def _first_windows(sizes: Sequence[int], most: int) -> Selection:
+    """Select the first ``most`` windows of each set, or all where there are fewer."""
+    counts = [min(size, most) for size in sizes]
+    return Selection(
+        domains=np.repeat(np.arange(len(counts)), counts),
+        sequences=np.concatenate([np.arange(count) for count in counts]),
+    )
+
+
+@contextmanager
+def _without_training(module: nn.Module) -> Generator[None]:
+    """Switch gradients and dropout off, and leave the module as it was found."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)

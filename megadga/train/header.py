@@ -1,0 +1,106 @@
+"""What a checkpoint says of itself before anything of it is loaded. Knows no engine.
+
+On disk ``FOLDER/latest`` names the newest whole checkpoint; ``FOLDER/step-00000500/megadga.json``
+is the header of one.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from megadga.errors import ResumeError
+
+_LATEST = "latest"
+_HEADER = "megadga.json"
+_NOTHING = object()
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What can be compared before a checkpoint is loaded.
+
+    Attributes:
+        step: Optimizer steps completed.
+        metrics_length: Bytes that the metrics file had.
+        identity: What the run is, as nested mappings of JSON values. A run may continue from the
+            checkpoint if its own identity is equal.
+    """
+
+    step: int
+    metrics_length: int
+    identity: Mapping[str, Any]
+
+
+def write_header(checkpoint: Path, header: CheckpointHeader) -> None:
+    """Write the header into a checkpoint's folder, whole or not at all."""
+    _write_whole(checkpoint / _HEADER, json.dumps(asdict(header), indent=2) + "\n")
+
+
+def read_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointHeader:
+    """Read the header of a checkpoint that this run is to continue from.
+
+    Args:
+        checkpoint: The folder of one checkpoint.
+        identity: What this run is.
+
+    Raises:
+        ResumeError: If there is no header, it is damaged, or it is of another run; the message
+            names the keys that differ.
+    """
+    path = checkpoint / _HEADER
+    try:
+        header = CheckpointHeader(**json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ResumeError(
+            f"{path}: expected a checkpoint's header, found {error.strerror}"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise ResumeError(f"{path}: expected a checkpoint's header, found {error}") from None
+    if differing := list(_differences(identity, header.identity)):
+        raise ResumeError(f"{path}: belongs to another run: {'; '.join(differing)}")
+    return header
+
+
+def mark_latest(checkpoint: Path) -> None:
+    """Make a checkpoint the one that is continued from."""
+    _write_whole(checkpoint.parent / _LATEST, checkpoint.name)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the folder of the newest whole checkpoint in ``folder``, None if there is none."""
+    latest = folder / _LATEST
+    return folder / latest.read_text(encoding="utf-8").strip() if latest.exists() else None
+
+
+def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a phrase for each dotted key whose values differ."""
+    ours = dict(_leaves(json.loads(json.dumps(expected))))  # as it would be read back
+    theirs = dict(_leaves(found))
+    for key in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(key, _NOTHING), theirs.get(key, _NOTHING)
+        if mine != other:
+            yield f"{key}: expected {_shown(mine)}, found {_shown(other)}"
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in cast("dict[str, Any]", value).items():
+            yield from _leaves(inner, f"{key}.{name}" if key else name)
+    else:
+        yield key, value
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is _NOTHING else json.dumps(value)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

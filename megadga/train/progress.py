@@ -1,0 +1,86 @@
+"""What a person sees while a run trains. Knows metrics by name, not where they come from."""
+
+from collections.abc import Mapping
+from typing import Any, TextIO, final
+
+from tqdm import tqdm
+
+from megadga.plugin import Metrics
+
+_SHOWN_WEIGHTS = 3
+
+
+@final
+class Progress:
+    """A bar on a terminal; elsewhere, for logs, a plain line now and then. A ``MetricSink``.
+
+    Args:
+        total_steps: Optimizer steps of the whole run.
+        first_step: Steps completed before this process started.
+        weights: Weight of each domain at the start; updates in the metrics replace them.
+        stream: Where to write, for example standard error.
+        line_interval: Steps between plain lines, at least 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        first_step: int,
+        weights: Mapping[str, float],
+        stream: TextIO,
+        line_interval: int,
+    ) -> None:
+        self._total_steps = total_steps
+        self._stream = stream
+        self._line_interval = line_interval
+        self._largest = _largest(weights)
+        self._bar = tqdm(
+            total=total_steps,
+            initial=first_step,
+            file=stream,
+            disable=not stream.isatty(),
+            unit="step",
+            dynamic_ncols=True,
+        )
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Show the records of optimizer step ``step``."""
+        if "update" in metrics:
+            self._largest = _largest(metrics["update"]["averaged_weights"])
+        if "train" in metrics:
+            self._show_step(step, metrics["train"])
+        if "evaluation" in metrics:
+            self._write(f"step {step}: validation {_losses(metrics['evaluation'])}")
+        if "event" in metrics:
+            self._write(f"step {step}: {_event(metrics['event'])}")
+        if step == self._total_steps:
+            self._bar.close()
+
+    def _show_step(self, step: int, train: Mapping[str, Any]) -> None:
+        told = f"loss {train['loss']:.3f}  {train['tokens_per_s']:,.0f} tokens/s  {self._largest}"
+        if not self._bar.disable:
+            self._bar.set_postfix_str(told, refresh=False)
+            self._bar.update()
+        elif step % self._line_interval == 0 or step == self._total_steps:
+            self._write(f"step {step}/{self._total_steps}  {told}")
+
+    def _write(self, line: str) -> None:
+        self._bar.write(line, file=self._stream)
+        self._stream.flush()
+
+
+def _largest(weights: Mapping[str, float]) -> str:
+    """Return the three largest weights in words: ``code 0.41, books 0.22, web 0.10``."""
+    heaviest = sorted(weights, key=lambda name: -weights[name])[:_SHOWN_WEIGHTS]
+    return ", ".join(f"{name} {weights[name]:.3f}" for name in heaviest)
+
+
+def _losses(evaluation: Mapping[str, Any]) -> str:
+    losses = {**evaluation["specific"], "general": evaluation["general"]}
+    return ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
+
+
+def _event(event: Mapping[str, Any]) -> str:
+    details = ", ".join(f"{key} {value}" for key, value in event.items() if key != "event")
+    return f"{event['event']} ({details})"

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+
+from megadga.errors import ResumeError
+from megadga.train.metrics import FanOut, MetricsFile
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_record_is_a_line_with_type_and_step(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+
+    metrics.log(7, {"train": {"loss": 0.1}, "update": {"weights": {"a": 0.25, "b": 0.75}}})
+
+    assert read(tmp_path / "metrics.jsonl") == [
+        {"type": "train", "step": 7, "loss": 0.1},
+        {"type": "update", "step": 7, "weights": {"a": 0.25, "b": 0.75}},
+    ]
+
+
+def test_numbers_come_back_with_their_bits(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    awkward = [0.1 + 0.2, 1e-300, 2.0**-1074, 1 / 3]
+
+    for number in awkward:
+        metrics.log(1, {"train": {"loss": number}})
+
+    assert [line["loss"] for line in read(tmp_path / "metrics.jsonl")] == awkward
+
+
+def test_what_json_cannot_write_is_null_and_named(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+
+    metrics.log(3, {"train": {"loss": float("nan"), "by": {"a": 1.0, "b": float("inf")}}})
+
+    assert read(tmp_path / "metrics.jsonl") == [
+        {"type": "train", "step": 3, "loss": None, "by": {"a": 1.0, "b": None}},
+        {
+            "type": "event",
+            "step": 3,
+            "event": "not_finite",
+            "record": "train",
+            "keys": ["loss", "by.b"],
+        },
+    ]
+
+
+def test_a_cut_moves_the_rest_aside_and_loses_nothing(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    metrics.log(1, {"train": {"loss": 1.0}})
+    length = metrics.sync()
+    metrics.log(2, {"train": {"loss": 2.0}})
+    with path.open("ab") as file:
+        file.write(b'{"type": "tr')  # killed while it wrote
+
+    resumed = MetricsFile(path)
+    resumed.cut(length)
+    resumed.log(2, {"train": {"loss": 3.0}})
+
+    abandoned = (tmp_path / "metrics.abandoned.jsonl").read_text()
+    assert [line["loss"] for line in read(path)] == [1.0, 3.0]
+    assert abandoned == '{"type": "train", "step": 2, "loss": 2.0}\n{"type": "tr\n'
+
+
+def test_a_second_cut_adds_to_what_was_abandoned(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for loss in (1.0, 2.0):
+        metrics.log(1, {"train": {"loss": loss}})
+        metrics.cut(0)
+
+    assert [line["loss"] for line in read(tmp_path / "metrics.abandoned.jsonl")] == [1.0, 2.0]
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_a_cut_that_removes_nothing_leaves_no_second_file(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.log(1, {"train": {"loss": 1.0}})
+
+    metrics.cut(metrics.sync())
+
+    assert not (tmp_path / "metrics.abandoned.jsonl").exists()
+
+
+def test_a_file_shorter_than_the_checkpoint_saw_is_refused(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+
+    with pytest.raises(
+        ResumeError, match=r"metrics\.jsonl: expected at least the 10 bytes .* found 0"
+    ):
+        metrics.cut(10)
+
+
+def test_a_fan_out_tells_everyone_in_order():
+    told = []
+
+    class Sink:
+        def __init__(self, name):
+            self.name = name
+
+        def log(self, step, metrics):
+            told.append((self.name, step, metrics))
+
+    FanOut([Sink("file"), Sink("bar")]).log(4, {"train": {}})
+
+    assert told == [("file", 4, {"train": {}}), ("bar", 4, {"train": {}})]

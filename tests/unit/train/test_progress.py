@@ -1,0 +1,70 @@
+import io
+
+from megadga.train.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def progress(stream, *, total_steps=4, first_step=0, line_interval=2):
+    return Progress(
+        total_steps=total_steps,
+        first_step=first_step,
+        weights={"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3},
+        stream=stream,
+        line_interval=line_interval,
+    )
+
+
+def train(loss):
+    return {"train": {"loss": loss, "tokens_per_s": 12345.6}}
+
+
+def test_a_log_gets_a_plain_line_now_and_then_and_at_the_end():
+    stream = io.StringIO()
+    shown = progress(stream, total_steps=5)
+
+    for step in range(1, 6):
+        shown.log(step, train(step / 10))
+
+    assert stream.getvalue().splitlines() == [
+        "step 2/5  loss 0.200  12,346 tokens/s  b 0.400, d 0.300, c 0.200",
+        "step 4/5  loss 0.400  12,346 tokens/s  b 0.400, d 0.300, c 0.200",
+        "step 5/5  loss 0.500  12,346 tokens/s  b 0.400, d 0.300, c 0.200",
+    ]
+
+
+def test_an_update_changes_the_weights_that_are_shown():
+    stream = io.StringIO()
+    update = {"averaged_weights": {"a": 0.7, "b": 0.1, "c": 0.1, "d": 0.1}}
+
+    progress(stream, line_interval=1).log(1, {**train(1.0), "update": update})
+
+    assert stream.getvalue().endswith("a 0.700, b 0.100, c 0.100\n")
+
+
+def test_evaluations_and_events_are_told_whatever_the_interval():
+    stream = io.StringIO()
+    evaluation = {"specific": {"qa": 2.5}, "domains": {"a": 3.0}, "general": 3.0}
+    event = {"event": "update_skipped", "reason": "alignments are not finite"}
+
+    progress(stream).log(1, {**train(1.0), "evaluation": evaluation, "event": event})
+
+    assert stream.getvalue().splitlines() == [
+        "step 1: validation qa 2.500, general 3.000",
+        "step 1: update_skipped (reason alignments are not finite)",
+    ]
+
+
+def test_a_terminal_gets_a_bar_that_starts_where_the_run_does():
+    stream = Terminal()
+    shown = progress(stream, total_steps=4, first_step=2)
+
+    shown.log(3, train(0.5))
+    shown.log(4, train(0.25))
+
+    last = stream.getvalue().rstrip().rsplit("\r", maxsplit=1)[-1]
+    assert "4/4" in last
+    assert "loss 0.250  12,346 tokens/s  b 0.400" in last
