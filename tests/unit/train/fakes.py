@@ -1,0 +1,111 @@
+"""Stand-ins for what training talks to: an engine on one process, ranks that are not there."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from megadga.arrays import FloatArray
+from megadga.plugin import Batch, BatchIndices
+
+VOCABULARY = 11
+
+
+class BigramModel(nn.Module):
+    """Predicts each token from the one before: one loss a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        scores = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(1))
+        self.scores = nn.Parameter(scores)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        losses = nn.functional.cross_entropy(
+            self.scores[tokens[:, :-1]].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+        )
+        return losses.view(tokens.shape[0], -1)
+
+
+@dataclass
+class FakeEngine:
+    """Accumulates like DeepSpeed: gradients of the mean, one SGD step a window.
+
+    Attributes:
+        accumulation: Micro-batches of an optimizer step.
+        rates: Learning rate of each optimizer step.
+        norm: What ``get_global_grad_norm`` returns.
+    """
+
+    accumulation: int = 1
+    micro_batch_size: int = 2
+    rates: tuple[float, ...] = (0.1, 0.2)
+    norm: float | None = None
+    module: nn.Module = field(default_factory=BigramModel)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    data_parallel_group: dist.ProcessGroup = field(init=False)  # there is none
+    micro_steps: int = 0
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self.module(tokens)
+
+    def backward(self, loss: Tensor) -> None:
+        (loss / self.accumulation).backward()
+
+    def step(self) -> None:
+        rate = self.get_lr()[0]
+        self.micro_steps += 1
+        if self.micro_steps % self.accumulation == 0:
+            with torch.no_grad():
+                for parameter in self.module.parameters():
+                    assert parameter.grad is not None
+                    parameter.sub_(rate * parameter.grad)
+                    parameter.grad = None
+
+    def train_batch_size(self) -> int:
+        return self.accumulation * self.micro_batch_size
+
+    def train_micro_batch_size_per_gpu(self) -> int:
+        return self.micro_batch_size
+
+    def gradient_accumulation_steps(self) -> int:
+        return self.accumulation
+
+    def get_lr(self) -> list[float]:
+        return [self.rates[self.micro_steps // self.accumulation]]
+
+    def get_global_grad_norm(self) -> float | None:
+        return self.norm
+
+    def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any]) -> bool:
+        raise NotImplementedError
+
+    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, dict[str, Any]]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LoneRank:
+    """One rank of a world whose other ranks contribute ``others`` to every sum."""
+
+    rank: int = 0
+    world_size: int = 1
+    others: float = 0.0
+
+    def agreed_sum(self, numbers: FloatArray) -> FloatArray:
+        return numbers + self.others
+
+
+def batch(tokens: Tensor, *, domains: list[int], rows: list[list[int]], step: int = 1) -> Batch:
+    """A batch of micro-batches ``(accumulation, micro, S + 1)`` in a global batch ``domains``."""
+    global_domains, row_array = np.array(domains), np.array(rows)
+    indices = BatchIndices(
+        step=step,
+        domains=global_domains[row_array],
+        sequences=np.zeros_like(row_array),
+        rows=row_array,
+        global_domains=global_domains,
+    )
+    return Batch(indices, tokens)
