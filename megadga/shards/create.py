@@ -7,7 +7,6 @@ from pathlib import Path
 
 from megadga.arrays import TokenArray
 from megadga.errors import ShardError
-from megadga.shards.files import sync_folder
 from megadga.shards.manifest import Manifest, ShardEntry, TokenizerIdentity, write_manifest
 from megadga.shards.writer import ShardWriter, best_dtype
 
@@ -54,7 +53,6 @@ def create_domain(
         manifest = Manifest(folder.name, tokenizer, entries)
         write_manifest(partial, manifest)
         partial.rename(folder)
-        sync_folder(folder.parent)
     except OSError as error:
         raise ShardError(f"{folder}: expected to write it, found {error}") from error
     finally:

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from megadga.arrays import IntArray
 from megadga.errors import ShardError
 from megadga.shards.indexed import IndexedShard, tokens_path
 from megadga.shards.manifest import TokenizerIdentity
-from megadga.shards.maps import TokenMaps
 
 
 class Domain:
@@ -25,7 +23,6 @@ class Domain:
         shards: In the order of the stream; they must hold at least ``S + 1`` tokens together.
         tokenizer: What wrote the tokens.
         sequence_length: S, at least 1.
-        maps: Open token arrays, shared with other domains.
 
     Raises:
         ValueError: If ``sequence_length`` is below 1 or not even one window fits.
@@ -39,14 +36,12 @@ class Domain:
         tokenizer: TokenizerIdentity,
         *,
         sequence_length: int,
-        maps: TokenMaps,
     ) -> None:
         self.name = name
         self.folder = folder
         self.tokenizer = tokenizer
         self.sequence_length = sequence_length
         self._shards = tuple(shards)
-        self._maps = maps
         # Stream position at which each shard starts, and the end: shape (number of shards + 1,).
         self._starts = np.cumsum([0, *(shard.num_tokens for shard in shards)], dtype=np.int64)
         if sequence_length < 1 or self.num_sequences < 1:
@@ -81,7 +76,7 @@ class Domain:
 
         Raises:
             IndexError: If an index is out of range.
-            ShardError: If an id is not in ``[0, vocab_size)``, or a file has changed its size.
+            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
         """
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_sequences:
             raise IndexError(
@@ -107,8 +102,8 @@ class Domain:
         whole = first == last
         for shard in np.unique(first[whole]):
             rows = np.flatnonzero(whole & (first == shard))
-            views = sliding_window_view(self._maps.tokens(self._shards[int(shard)]), width)
-            windows[rows] = views[starts[rows] - self._starts[shard]]
+            offsets = starts[rows] - self._starts[shard]
+            windows[rows] = self._shards[int(shard)].read(offsets, width)
         for row in np.flatnonzero(first != last):
             self._assemble(windows[row], int(starts[row]), first[row], last[row])
         return windows
@@ -119,8 +114,9 @@ class Domain:
         for shard in range(first, last + 1):
             begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
             low, high = max(start, begin), min(stop, end)
-            tokens = self._maps.tokens(self._shards[shard])
-            window[low - start : high - start] = tokens[low - begin : high - begin]
+            if low < high:  # an empty shard has no file to read from
+                tokens = self._shards[shard].read(np.array([low - begin]), high - low)
+                window[low - start : high - start] = tokens[0]
 
     def _shard_at(self, positions: IntArray) -> IntArray:
         """Return which shard holds each stream position; never an empty one."""

@@ -33,17 +33,3 @@ def written_whole(path: Path) -> Generator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk: a rename is only durable once its folder is.
-
-    Raises:
-        OSError: If the folder cannot be opened or flushed.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,6 @@ from megadga.errors import ShardError
 from megadga.shards.domain import Domain
 from megadga.shards.indexed import IndexedShard
 from megadga.shards.manifest import Manifest, ShardEntry, manifest_path, read_manifest
-from megadga.shards.maps import TokenMaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def find_domains(folder: Path) -> tuple[DomainSource, ...]:
 def open_domains(
     where: Path | Sequence[DomainSource], *, split: str, sequence_length: int
 ) -> tuple[Domain, ...]:
-    """Open one split of several domains, which then share a bounded number of open files.
+    """Open one split of several domains, all of one tokenizer.
 
     Args:
         where: A folder with one folder a domain, or the domains one by one, in the order wanted.
@@ -73,25 +72,20 @@ def open_domains(
                 f"{source.path}: expected domains with different names, "
                 f"found {counts[source.name]} called {source.name}"
             )
-    maps = TokenMaps()
     domains = tuple(
-        open_domain(source, split=split, sequence_length=sequence_length, maps=maps)
-        for source in sources
+        open_domain(source, split=split, sequence_length=sequence_length) for source in sources
     )
     check_same_tokenizer(domains)
     return domains
 
 
-def open_domain(
-    source: DomainSource, *, split: str, sequence_length: int, maps: TokenMaps | None = None
-) -> Domain:
+def open_domain(source: DomainSource, *, split: str, sequence_length: int) -> Domain:
     """Open one split of one domain. Reads the manifest and one header a shard.
 
     Args:
         source: The domain's name and folder.
         split: ``"train"`` or ``"valid"``.
         sequence_length: S, tokens of a sequence, at least 1.
-        maps: Open token arrays to share with other domains.
 
     Raises:
         ShardError: If a file is missing or damaged, the manifest contradicts a shard, an id is too
@@ -112,7 +106,6 @@ def open_domain(
         shards,
         manifest.tokenizer,
         sequence_length=sequence_length,
-        maps=TokenMaps() if maps is None else maps,
     )
 
 

@@ -40,12 +40,12 @@ DTYPE_CODES: dict[int, TokenType] = {
 
 def index_path(prefix: Path) -> Path:
     """Return the path of a shard's index; a prefix may itself contain dots."""
-    return prefix.with_name(f"{prefix.name}.idx")
+    return Path(f"{prefix}.idx")
 
 
 def tokens_path(prefix: Path) -> Path:
     """Return the path of a shard's tokens; a prefix may itself contain dots."""
-    return prefix.with_name(f"{prefix.name}.bin")
+    return Path(f"{prefix}.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,45 @@ class IndexedShard:
         _check_size(tokens_path(prefix), end)
         return cls(prefix, dtype, num_sentences, num_bounds - 1, end // dtype.itemsize)
 
+    def read(self, starts: IntArray, count: int) -> TokenArray:
+        """Return ``count`` tokens from each of some positions.
+
+        The file is opened for the call and read directly: a map is slow to make, holds a file
+        descriptor, and kills the process when the file shrinks under it.
+
+        Args:
+            starts: Positions in ``[0, num_tokens - count]``, shape ``(n,)``.
+            count: Tokens from each, at least 1.
+
+        Returns:
+            Token ids, shape ``(n, count)``.
+
+        Raises:
+            ShardError: If the ``.bin`` is gone or has been cut since the shard was opened.
+        """
+        path = tokens_path(self.prefix)
+        tokens = np.empty((starts.size, count), dtype=self.dtype)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise ShardError(f"{path}: expected tokens, found {error.strerror}") from error
+        try:
+            for start, row in zip(starts.tolist(), tokens, strict=True):
+                offset = start * self.dtype.itemsize
+                found = os.preadv(descriptor, [row.data], offset)
+                if found != row.nbytes:
+                    raise ShardError(
+                        f"{path}: expected {row.nbytes} bytes at {offset}, found {found}"
+                    )
+        finally:
+            os.close(descriptor)
+        return tokens
+
     @property
     def tokens(self) -> TokenArray:
         """All tokens in order, shape ``(num_tokens,)``: a read-only map, new at every access.
+
+        For inspection; training reads windows.
 
         Raises:
             ShardError: If the ``.bin`` is gone or has been cut since the shard was opened.

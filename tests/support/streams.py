@@ -28,8 +28,7 @@ def counting_domain(
     shard_tokens: int = 1 << 20,
     identity: TokenizerIdentity = IDENTITY,
 ) -> Path:
-    """Write a domain with a train and a valid split of the same counting documents."""
+    """Write a domain that has a train split only."""
     documents = counting_documents(lengths, start=start)
-    splits = {"train": documents, "valid": documents}
-    create_domain(folder, identity, splits, shard_tokens=shard_tokens)
+    create_domain(folder, identity, {"train": documents}, shard_tokens=shard_tokens)
     return folder

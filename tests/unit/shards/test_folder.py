@@ -35,7 +35,7 @@ def test_domains_are_the_folders_sorted_by_name(folder):
 
 def test_listed_domains_keep_their_order_and_names(folder):
     sources = (DomainSource("n", folder / "novels"), DomainSource("c", folder / "code"))
-    domains = open_domains(sources, split="valid", sequence_length=8)
+    domains = open_domains(sources, split="train", sequence_length=8)
     assert [domain.name for domain in domains] == ["n", "c"]
     assert [domain.folder.name for domain in domains] == ["novels", "code"]
 

@@ -22,9 +22,9 @@ def test_an_intact_domain_passes(folder):
 
 
 def test_one_changed_token_is_found(folder):
-    tokens = folder / "valid-00001.bin"
+    tokens = folder / "train-00001.bin"
     content = np.fromfile(tokens, dtype=np.uint16)
     content[0] ^= 1
     tokens.write_bytes(content.tobytes())
-    with pytest.raises(ShardError, match=r"valid-00001: bin_sha256: expected .* by valid of "):
+    with pytest.raises(ShardError, match=r"train-00001: bin_sha256: expected .* by train of "):
         verify_domain(folder)

@@ -1,0 +1,123 @@
+"""Our shards under Megatron's own reader, and its builder's under ours."""
+
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from megadga.errors import ShardError
+from megadga.shards.folder import DomainSource, open_domain
+from megadga.shards.indexed import DTYPE_CODES, IndexedShard
+from megadga.shards.manifest import Manifest, TokenizerIdentity, write_manifest
+from megadga.shards.verify import measure_shard
+from megadga.shards.writer import ShardWriter, best_dtype
+
+with warnings.catch_warnings(action="ignore"):  # importing it makes torch warn of its own code
+    from megatron.core.datasets.indexed_dataset import (
+        DType,
+        IndexedDataset,
+        IndexedDatasetBuilder,
+    )
+
+VOCAB_SIZES = (50_000, 200_000)
+
+
+def random_documents(vocab_size: int, *, count: int = 20) -> list[np.ndarray]:
+    rng = np.random.default_rng(vocab_size)
+    return [rng.integers(vocab_size, size=size) for size in rng.integers(1, 50, size=count)]
+
+
+def build_with_megatron(
+    prefix: Path, documents: Sequence[np.ndarray], dtype: type, *, sentences: int = 1
+) -> None:
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    for document in documents:
+        for sentence in np.array_split(document, sentences):
+            builder.add_item(torch.from_numpy(sentence))
+        builder.end_document()
+    builder.finalize(f"{prefix}.idx")
+
+
+def open_built(folder: Path, vocab_size: int, *, sequence_length: int):
+    """Open what ``build_with_megatron`` wrote as ``train-00000``, after writing its manifest."""
+    identity = TokenizerIdentity("sentencepiece", "0" * 64, vocab_size=vocab_size, eod=2)
+    entry = measure_shard(folder / "train-00000")
+    write_manifest(folder, Manifest("built", identity, {"train": (entry,)}))
+    source = DomainSource("built", folder)
+    return open_domain(source, split="train", sequence_length=sequence_length)
+
+
+@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
+def test_megatron_reads_our_shards(tmp_path, vocab_size):
+    documents = random_documents(vocab_size)
+    with ShardWriter(tmp_path / "train-00000", best_dtype(vocab_size)) as writer:
+        for document in documents:
+            writer.add_document(document)
+    dataset = IndexedDataset(str(tmp_path / "train-00000"))
+    assert len(dataset) == len(documents)
+    assert dataset.index.dtype == best_dtype(vocab_size)
+    assert dataset.document_indices.tolist() == list(range(len(documents) + 1))
+    for index, document in enumerate(documents):
+        assert dataset[index].tolist() == document.tolist()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
+def test_our_files_are_megatrons_byte_for_byte(tmp_path, vocab_size):
+    documents = random_documents(vocab_size)
+    build_with_megatron(tmp_path / "theirs", documents, DType.optimal_dtype(vocab_size))
+    with ShardWriter(tmp_path / "ours", best_dtype(vocab_size)) as writer:
+        for document in documents:
+            writer.add_document(document)
+    for suffix in (".bin", ".idx"):
+        ours, theirs = (tmp_path / f"{name}{suffix}" for name in ("ours", "theirs"))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("code", DTYPE_CODES)
+@pytest.mark.parametrize("sentences", [1, 3])
+def test_we_read_megatrons_shards(tmp_path, code, sentences):
+    documents = random_documents(100)
+    build_with_megatron(
+        tmp_path / "theirs.v1", documents, DType.dtype_from_code(code), sentences=sentences
+    )
+    shard = IndexedShard.open(tmp_path / "theirs.v1")
+    assert shard.num_documents == len(documents)
+    assert shard.num_sentences == len(documents) * sentences
+    for index, document in enumerate(documents):
+        assert shard.document(index).tolist() == document.tolist()
+
+
+def test_windows_over_megatrons_shards_are_slices_of_its_stream(tmp_path):
+    documents = random_documents(200_000)
+    build_with_megatron(tmp_path / "train-00000", documents, np.int32)
+    domain = open_built(tmp_path, 200_000, sequence_length=16)
+    stream = np.concatenate(documents)
+    windows = domain.windows(np.arange(domain.num_sequences))
+    assert domain.num_sequences == (stream.size - 1) // 16
+    for window, (start, stop) in zip(windows, pairwise(range(0, stream.size, 16)), strict=False):
+        assert window.tolist() == stream[start : stop + 1].tolist()
+
+
+def test_merged_megatron_shards_are_read_as_one(tmp_path):
+    documents = random_documents(100)
+    build_with_megatron(tmp_path / "a", documents[:5], np.uint16)
+    build_with_megatron(tmp_path / "b", documents[5:], np.uint16)
+    builder = IndexedDatasetBuilder(f"{tmp_path / 'merged'}.bin", dtype=np.uint16)
+    builder.add_index(str(tmp_path / "a"))
+    builder.add_index(str(tmp_path / "b"))
+    builder.finalize(f"{tmp_path / 'merged'}.idx")
+    shard = IndexedShard.open(tmp_path / "merged")
+    assert [shard.document(i).tolist() for i in range(20)] == [d.tolist() for d in documents]
+
+
+def test_a_multimodal_shard_is_refused_for_its_size(tmp_path):
+    builder = IndexedDatasetBuilder(f"{tmp_path / 'm'}.bin", dtype=np.int32, multimodal=True)
+    builder.add_item(torch.tensor([1, 2]), mode=0)
+    builder.end_document()
+    builder.finalize(f"{tmp_path / 'm'}.idx")
+    with pytest.raises(ShardError, match=r"expected 62 bytes for 1 sentences .*, found 63"):
+        IndexedShard.open(tmp_path / "m")
