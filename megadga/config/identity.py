@@ -3,11 +3,11 @@
 Knows no data: what the shards hold is added where they are opened.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from megadga.config.contradictions import BATCH_SIZES, PRECISION_BLOCKS, with_total
-from megadga.config.places import KeyPath, dotted, shown
+from megadga.config.places import KeyPath, dotted, leaves, shown
 from megadga.config.sections import TrainingSection
 
 NOT_TRAINED: dict[str, Any] = {
@@ -69,7 +69,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         Lines ``dotted.key: expected X, found Y``, in the order of ``expected``; a key that one of
         them lacks has ``nothing`` there.
     """
-    before, after = dict(_leaves(expected)), dict(_leaves(found))
+    before, after = dict(leaves(expected)), dict(leaves(found))
     return [
         f"{dotted(path)}: expected {_told(before, path)}, found {_told(after, path)}"
         for path in {**before, **after}
@@ -77,14 +77,5 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     ]
 
 
-def _told(leaves: Mapping[KeyPath, Any], path: KeyPath) -> str:
-    return shown(leaves[path]) if path in leaves else "nothing"
-
-
-def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Yield the path and value of everything that is not a mapping with keys of its own."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in cast("Mapping[str, Any]", value).items():
-            yield from _leaves(inner, (*path, key))
-    else:
-        yield path, value
+def _told(values: Mapping[KeyPath, Any], path: KeyPath) -> str:
+    return shown(values[path]) if path in values else "nothing"

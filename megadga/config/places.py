@@ -1,9 +1,9 @@
 """Where the values of a configuration were written, and how a mistake is told. Knows no key."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from megadga.errors import ConfigError
 
@@ -19,6 +19,15 @@ def shown(value: Any) -> str:
     """Return a value as a message shows it: as YAML would have it, cut where it gets long."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the path and value of everything that is not a mapping with keys of its own."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in cast("Mapping[str, Any]", value).items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
 
 
 @dataclass(frozen=True)

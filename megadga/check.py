@@ -1,0 +1,131 @@
+"""What a run would do, found out without starting it. Knows no torch and writes nothing."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from megadga.arrays import FloatArray
+from megadga.build.data import RunData, open_data
+from megadga.build.mixture import Mixture, make_mixture
+from megadga.build.shape import model_shape
+from megadga.config.deepspeed import accumulation_steps
+from megadga.config.models import RunConfig
+from megadga.sampling.caps import cap_weights
+
+MOST_ROWS = 40
+"""Domains that the table lists; where there are more, the ones with the most epochs."""
+
+
+def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
+    """Validate a run against its shards and yield what it comes to, line by line.
+
+    Everything is validated before the first line.
+
+    Args:
+        config: The run.
+        world_size: Ranks that it is meant for; None: not known yet.
+
+    Raises:
+        ConfigError: If the configuration contradicts the shards or the number of ranks.
+        ShardError: If a shard is missing, damaged, too short or by another tokenizer.
+    """
+    data = open_data(config)
+    mixture = make_mixture(config, data.domains)
+    entries = {
+        "model": _model(config, data),
+        "data": _data(data),
+        "training": _training(config),
+        "ranks": _ranks(config, world_size),
+        "probe": _probe(config, data, mixture),
+        "evaluation": _evaluation(config, data),
+    }
+    for label, text in entries.items():
+        yield f"{label:<12}{text}"
+    yield ""
+    yield from _table(config, data, mixture.scheduler.init().averaged_weights)
+
+
+def _model(config: RunConfig, data: RunData) -> str:
+    model = config.model
+    parameters = model_shape(model).num_parameters(data.vocabulary_size)
+    vocabulary = f"{data.vocabulary_size:,} tokens in the vocabulary"
+    return f"{model.type} {model.preset}, {parameters:,} parameters, {vocabulary}"
+
+
+def _data(data: RunData) -> str:
+    text = _count(len(data.domains), "domain")
+    if data.specific is not None:
+        sequences = _count(data.specific.num_sequences, "sequence")
+        text = f"{text} and the specific set {data.specific.name} ({sequences})"
+    tokenizer = data.tokenizer
+    return f"{text}, all by {tokenizer.kind} {tokenizer.fingerprint[:12]}"
+
+
+def _training(config: RunConfig) -> str:
+    steps, batch = config.training.steps, config.training.global_batch_size
+    length = config.model.sequence_length
+    total = f"{steps * batch * length:,} tokens"
+    return f"{steps:,} steps x {batch:,} sequences x {length:,} tokens = {total}"
+
+
+def _ranks(config: RunConfig, world_size: int | None) -> str:
+    micro = config.training.micro_batch_size
+    if world_size is None:
+        most = config.training.global_batch_size // micro
+        return f"any number that divides {most} (micro-batches of {_count(micro, 'sequence')})"
+    steps = accumulation_steps(config, world_size)
+    return f"{world_size} x {_count(micro, 'sequence')} x {_count(steps, 'accumulation step')}"
+
+
+def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
+    if mixture.probe is None or mixture.interval is None:
+        return "none: the weights stay as they are"
+    domains, each = len(data.domains), mixture.probe.sequences_per_domain
+    specific = mixture.probe.specific_sequences
+    interval, batch = mixture.interval, config.training.global_batch_size
+    overhead = (domains * each + specific) / (interval * batch)
+    quotient = f"({domains} x {each} + {specific}) / ({interval} x {batch})"
+    return f"every {interval} steps: {quotient} = {overhead:.1%} more sequences"
+
+
+def _evaluation(config: RunConfig, data: RunData) -> str:
+    if config.evaluation is None:
+        return "none"
+    domains = f"{len(data.held_out)} of {_count(len(data.domains), 'domain')}"
+    specific = ", ".join(held.name for held in data.held_out_specific) or "no specific set"
+    most = config.evaluation.sequences
+    interval = config.evaluation.interval
+    return f"every {interval} steps: {domains}, {specific}; up to {most} sequences each"
+
+
+def _table(config: RunConfig, data: RunData, weights: FloatArray) -> Iterator[str]:
+    """Yield what each domain holds, and how often it is repeated if the weights stay so."""
+    held_out = {domain.name: f"{domain.num_tokens:,}" for domain in data.held_out}
+    epochs = _epochs(config, data, weights)
+    listed = np.sort(np.argsort(-epochs, kind="stable")[:MOST_ROWS])
+    rows = [("domain", "tokens", "held out", "weight", "epochs")]
+    for index in map(int, listed):
+        domain = data.domains[index]
+        tokens, held = f"{domain.num_tokens:,}", held_out.get(domain.name, "none")
+        rows.append((domain.name, tokens, held, f"{weights[index]:.4f}", f"{epochs[index]:.3f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *numbers in rows:
+        right = (text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True))
+        yield "  ".join((name.ljust(widths[0]), *right))
+    if len(listed) < len(epochs):
+        left = np.delete(epochs, listed)
+        yield f"and {_count(left.size, 'domain')} more with at most {left.max():.3f} epochs"
+
+
+def _epochs(config: RunConfig, data: RunData, weights: FloatArray) -> FloatArray:
+    """Return how often the run goes through each domain at fixed weights, shape ``(K,)``."""
+    sizes = np.array([domain.num_sequences for domain in data.domains], dtype=np.int64)
+    drawn = config.training.steps * config.training.global_batch_size
+    if config.sampling.max_epochs is not None:
+        limits = np.floor(config.sampling.max_epochs * sizes).astype(np.int64)
+        weights = cap_weights(weights, limits, drawn)
+    return weights * drawn / sizes
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

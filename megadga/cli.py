@@ -1,0 +1,120 @@
+"""The command line: parses, calls, prints. Knows no more than what each subcommand is called with.
+
+Training imports torch and DeepSpeed, which takes seconds: the subcommands that train import it, and
+only after the configuration has turned out sound.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from megadga.build.shape import describe_size
+from megadga.check import check
+from megadga.config.describe import describe
+from megadga.config.loading import load_config
+from megadga.errors import MegadgaError
+
+USER_ERROR = 2
+"""Exit code for what the user can mend, as argparse has it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit code.
+
+    Args:
+        arguments: What follows the program's name; None: this process's own.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except MegadgaError as error:
+        _complain(str(error))
+        return USER_ERROR
+    return 0
+
+
+def _complain(message: str) -> None:
+    """Print a line for each mistake; under a launcher, ranks other than the first say who."""
+    rank = os.environ.get("RANK", "0")
+    prefix = "" if rank == "0" else f"[rank {rank}] "
+    for line in message.splitlines():
+        print(f"{prefix}{line}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="megadga",
+        description="Online data mixing for language-model pretraining.",
+        allow_abbrev=False,
+    )
+    # DeepSpeed's launcher puts it before everything else; LOCAL_RANK says the same.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands, "train", _train, "train a run, or continue it where it stopped")
+    checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
+    checking.add_argument("--world-size", type=_ranks, metavar="N", help="ranks it is meant for")
+    _add_run(commands, "describe", _describe, "explain a run key by key")
+    demo = commands.add_parser(
+        "demo", help="train on text found on this machine, with DGA and with uniform weights"
+    )
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="FOLDER")
+    demo.add_argument("--seed", type=int, default=0, metavar="N")
+    return parser
+
+
+def _add_run(
+    commands: Any, name: str, command: Callable[[argparse.Namespace], None], summary: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand that reads a run's configuration."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, allow_abbrev=False)
+    parser.set_defaults(command=command)
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="the run's YAML file")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a dotted key with a YAML value, as mixing.step_size=0.5; repeatable",
+    )
+    return parser
+
+
+def _ranks(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of ranks, found {text!r}")
+    return int(text)
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = load_config(options.config, options.overrides)
+    from megadga.build.run import open_run  # noqa: PLC0415
+    from megadga.train.loop import train  # noqa: PLC0415
+
+    with open_run(config) as run:
+        train(run)
+
+
+def _check(options: argparse.Namespace) -> None:
+    config = load_config(options.config, options.overrides)
+    print("\n".join(check(config, world_size=options.world_size)))
+
+
+def _describe(options: argparse.Namespace) -> None:
+    config = load_config(options.config, options.overrides)
+    print("\n".join(describe(config)))
+    print(f"\n{describe_size(config.model)}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from megadga.demo.run import run_demo  # noqa: PLC0415
+
+    run_demo(options.output, seed=options.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
