@@ -6,16 +6,18 @@ is the header of one.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from megadga.config.identity import differences
 from megadga.errors import ResumeError
 
 _LATEST = "latest"
 _HEADER = "megadga.json"
-_NOTHING = object()
+_NAMED = 8
+"""Differences that an error names: two runs over other domains differ in thousands."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def read_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointH
 
     Raises:
         ResumeError: If there is no header, it is damaged, or it is of another run; the message
-            names the keys that differ.
+            names the keys that differ, what the checkpoint has and what this run has.
     """
     path = checkpoint / _HEADER
     try:
@@ -59,8 +61,10 @@ def read_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointH
         ) from None
     except (ValueError, TypeError) as error:
         raise ResumeError(f"{path}: expected a checkpoint's header, found {error}") from None
-    if differing := list(_differences(identity, header.identity)):
-        raise ResumeError(f"{path}: belongs to another run: {'; '.join(differing)}")
+    if differing := differences(header.identity, identity):
+        named = "; ".join(differing[:_NAMED])
+        more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+        raise ResumeError(f"{path}: belongs to another run: {named}{more}")
     return header
 
 
@@ -73,28 +77,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """Return the folder of the newest whole checkpoint in ``folder``, None if there is none."""
     latest = folder / _LATEST
     return folder / latest.read_text(encoding="utf-8").strip() if latest.exists() else None
-
-
-def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a phrase for each dotted key whose values differ."""
-    ours = dict(_leaves(json.loads(json.dumps(expected))))  # as it would be read back
-    theirs = dict(_leaves(found))
-    for key in sorted(ours.keys() | theirs.keys()):
-        mine, other = ours.get(key, _NOTHING), theirs.get(key, _NOTHING)
-        if mine != other:
-            yield f"{key}: expected {_shown(mine)}, found {_shown(other)}"
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, inner in cast("dict[str, Any]", value).items():
-            yield from _leaves(inner, f"{key}.{name}" if key else name)
-    else:
-        yield key, value
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is _NOTHING else json.dumps(value)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ IDENTITY = {"seed": 7}
 class FolderEngine:
     """Saves its weight as a file.
 
-    ``dies_while_saving`` stops it half way; ``misses_files`` does what DeepSpeed does without them.
+    ``dies_while_saving`` stops it half way; ``misses_files`` finds nothing, as DeepSpeed would.
     """
 
     def __init__(self, weight=0):
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_anything_is_loaded(tmp_pa
     World(tmp_path).train([1, 2])
     other = World(tmp_path, identity={"seed": 8}, weight=42)
 
-    with pytest.raises(ResumeError, match="seed: expected 8, found 7"):
+    with pytest.raises(ResumeError, match="seed: expected 7, found 8"):
         other.checkpoints.resume()
 
     assert other.engine.weight == 42

@@ -9,7 +9,7 @@ from megadga.train.header import (
     write_header,
 )
 
-IDENTITY = {"seed": 7, "mixing": {"type": "dga", "step_size": 0.3}, "names": ("a", "b")}
+IDENTITY = {"seed": 7, "mixing": {"type": "dga", "step_size": 0.3}, "names": ["a", "b"]}
 
 
 def write(folder, identity=IDENTITY):
@@ -36,9 +36,16 @@ def test_a_checkpoint_of_another_run_names_every_key_that_differs(tmp_path):
 
     assert str(caught.value) == (
         f"{checkpoint / 'megadga.json'}: belongs to another run: "
-        "mixing.ema: expected 0.1, found nothing; mixing.step_size: expected 0.5, found 0.3; "
-        'names: expected ["a"], found ["a", "b"]'
+        "mixing.step_size: expected 0.3, found 0.5; "
+        'names: expected ["a", "b"], found ["a"]; mixing.ema: expected nothing, found 0.1'
     )
+
+
+def test_of_very_many_differences_some_are_named(tmp_path):
+    checkpoint = write(tmp_path / "step-00000005", {str(key): 0 for key in range(1000)})
+
+    with pytest.raises(ResumeError, match=r"; 7: expected 0, found 1; and 992 more$"):
+        read_header(checkpoint, identity={str(key): 1 for key in range(1000)})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 1}', '{"steps": 1}', "3"])
