@@ -1,0 +1,113 @@
+"""Trains a sentencepiece model on text. Knows neither domains nor shards."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from sentencepiece import SentencePieceTrainer
+
+from megadga.errors import ConfigError
+from megadga.prepare.documents import iterate_documents
+from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.shards.files import written_whole
+
+MAX_CHARACTERS = 100_000_000
+LINE_CHARACTERS = 1000  # sentencepiece drops lines of more than 4192 bytes; a character takes 4
+# Stored in the model, hence part of its fingerprint: never the number of this machine's cores.
+NUM_THREADS = 8
+
+
+def sample_texts(
+    paths: Sequence[Path], *, text_key: str = "text", max_characters: int = MAX_CHARACTERS
+) -> Iterator[str]:
+    """Yield text from the beginning of each input, as much of one as of any other.
+
+    Args:
+        paths: Files or folders of documents.
+        text_key: Where the objects of JSON lines have their text.
+        max_characters: Bound on the text of all inputs together: training holds it in memory.
+
+    Raises:
+        ConfigError: If an input cannot be read.
+    """
+    for path in paths:
+        remaining = max_characters // len(paths)
+        for document in iterate_documents(path, text_key=text_key):
+            yield document.text[:remaining]
+            remaining -= len(document.text)
+            if remaining <= 0:
+                break
+
+
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int, prefix: Path
+) -> SentencePieceTokenizer:
+    """Train a byte-pair model, write it to ``PREFIX.model`` and load it.
+
+    Text survives encoding and decoding unchanged, white space included, except that U+2581, which
+    sentencepiece uses for the space, becomes one: nothing is normalised, digits are single pieces,
+    and what is not in the vocabulary is spelt in bytes, so ``<unk>`` never occurs. Newlines are
+    byte pieces. The same texts in the same order give the same file.
+
+    Args:
+        texts: Held in memory while training.
+        vocab_size: Ids, the 256 bytes and 3 control pieces included.
+        prefix: Path of the model without ``.model``; the folder is made.
+
+    Raises:
+        ConfigError: If there is no text, or ``vocab_size`` is too large or too small for it.
+    """
+    # A list first: errors inside an iterator come out of the trainer as its own.
+    lines = [piece for text in texts for piece in _pieces(text)]
+    if not lines:
+        raise ConfigError("texts: expected some text to train a tokenizer on, found none")
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            num_threads=NUM_THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ConfigError(_explain(str(error), vocab_size)) from error
+    path = Path(f"{prefix}.model")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as file:
+            file.write(model.getvalue())
+    except OSError as error:
+        raise ConfigError(f"{path}: expected to write it, found {error}") from error
+    return SentencePieceTokenizer.load(path)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield the lines of a text, long ones in pieces, empty ones not."""
+    for line in text.split("\n"):
+        for start in range(0, len(line), LINE_CHARACTERS):
+            yield line[start : start + LINE_CHARACTERS]
+
+
+def _explain(message: str, vocab_size: int) -> str:
+    if most := re.search(r"Please set it to a value <= (\d+)", message):
+        return (
+            f"vocab_size: expected at most {most[1]}, which is all that this text has pieces for, "
+            f"found {vocab_size}: give more text or a smaller vocab_size"
+        )
+    if least := re.search(r"smaller than required_chars\. \S+ vs (\d+)", message):
+        return (
+            f"vocab_size: expected at least {least[1]}, for bytes, control pieces and the "
+            f"characters of this text, found {vocab_size}"
+        )
+    return (
+        f"vocab_size: expected a size that sentencepiece can train, found {vocab_size}: {message}"
+    )
