@@ -1,4 +1,4 @@
-"""Dynamic Gradient Alignment: mirror descent on the mixture. Knows gradients by their dots only."""
+"""Dynamic Gradient Alignment: mirror descent on the mixture. Knows of gradients only dots."""
 
 from dataclasses import dataclass, replace
 from typing import final
@@ -30,11 +30,13 @@ class Dga:
         ema: beta, in ``(0, 1]``; 1 is no averaging.
         score: What enters the exponent: ``raw``, ``cosine`` or ``clipped``.
         floor: The least instantaneous (hence averaged) weight of a domain, in ``[0, 1/K]``.
-        prior: The mixture that is pulled to, shape ``(K,)``; None means ``initial``.
+        prior: The mixture that is pulled to, shape ``(K,)``, projected onto the floor as
+            ``initial`` is; None means ``initial``.
         prior_pull: rho, in ``[0, 1]``, for each update.
 
     Raises:
-        ValueError: If a value is out of range, or the prior is 0 where ``initial`` is not.
+        ValueError: If a value is out of range, or the prior, without a floor, is 0 where
+            ``initial`` is not.
     """
 
     initial: FloatArray
@@ -47,18 +49,21 @@ class Dga:
 
     def __post_init__(self) -> None:
         initial = check_simplex(self.initial, name="initial")
-        prior = check_simplex(self._prior, name="prior")
+        prior = initial if self.prior is None else check_simplex(self.prior, name="prior")
         if prior.shape != initial.shape:
             raise ValueError(f"prior: expected shape {initial.shape}, found {prior.shape}")
-        if ((prior == 0.0) & (initial > 0.0)).any():
+        if self.floor == 0.0 and ((prior == 0.0) & (initial > 0.0)).any():
             raise ValueError("prior: expected > 0 wherever initial is, found 0")
         if self.score not in SCORES:
             raise ValueError(f"score: expected one of {', '.join(SCORES)}, found {self.score!r}")
-        _check_range("step_size", self.step_size, 0.0 <= self.step_size < float("inf"), ">= 0")
-        _check_range("ema", self.ema, 0.0 < self.ema <= 1.0, "in (0, 1]")
-        _check_range("prior_pull", self.prior_pull, 0.0 <= self.prior_pull <= 1.0, "in [0, 1]")
-        most = 1.0 / initial.size
-        _check_range("floor", self.floor, 0.0 <= self.floor <= most, f"in [0, 1/K = {most:g}]")
+        if not 0.0 <= self.step_size < float("inf"):
+            raise ValueError(f"step_size: expected a finite number >= 0, found {self.step_size}")
+        if not 0.0 < self.ema <= 1.0:
+            raise ValueError(f"ema: expected 0 < ema <= 1, found {self.ema}")
+        if not 0.0 <= self.prior_pull <= 1.0:
+            raise ValueError(f"prior_pull: expected 0 <= prior_pull <= 1, found {self.prior_pull}")
+        if not 0.0 <= self.floor <= 1.0 / initial.size:
+            raise ValueError(f"floor: expected 0 <= floor <= 1/{initial.size}, found {self.floor}")
 
     @property
     def observes(self) -> type[Alignments]:
@@ -84,7 +89,7 @@ class Dga:
             return replace(state, num_skipped=state.num_skipped + 1)
         start = state.weights
         if self.prior_pull > 0.0:
-            start = geometric_mixture(start, self._prior, self.prior_pull)
+            start = geometric_mixture(start, self._floored_prior(), self.prior_pull)
         stepped = exponentiated_step(start, SCORES[self.score](observed), self.step_size)
         weights = project_to_floor(stepped, self.floor)
         # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
@@ -96,11 +101,6 @@ class Dga:
             num_updates=state.num_updates + 1,
         )
 
-    @property
-    def _prior(self) -> FloatArray:
-        return self.initial if self.prior is None else self.prior
-
-
-def _check_range(name: str, value: float, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}: expected a finite number {expected}, found {value}")
+    def _floored_prior(self) -> FloatArray:
+        prior = self.initial if self.prior is None else self.prior
+        return project_to_floor(check_simplex(prior), self.floor)

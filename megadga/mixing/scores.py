@@ -1,7 +1,8 @@
 """The score of each domain that enters an update's exponent. Knows no mixture and no step size.
 
 The scale of the paper's raw alignments depends on the model and shrinks while it trains; the
-others bound it, at the price that a domain which the model has memorised keeps its score.
+others bound it. The price of the cosine: a domain that the model has memorised keeps its score,
+and scores do not shrink with the specific gradient: the mixture ends circling its best value.
 """
 
 from collections.abc import Callable, Mapping

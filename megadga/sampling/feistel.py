@@ -24,6 +24,7 @@ from megadga.arrays import IntArray
 from megadga.sampling.addresses import GOLDEN, KeyArray, mix
 
 NUM_ROUNDS = 12
+_ROUND_STEPS = np.arange(1, NUM_ROUNDS + 1, dtype=np.uint64) * np.uint64(GOLDEN)
 
 
 def permute(positions: IntArray, sizes: IntArray, keys: KeyArray) -> IntArray:
@@ -41,10 +42,11 @@ def permute(positions: IntArray, sizes: IntArray, keys: KeyArray) -> IntArray:
     """
     assert ((positions >= 0) & (positions < sizes)).all()
     half_bits, limits = _half_bits(sizes), sizes.astype(np.uint64)
+    round_keys = mix(keys + _ROUND_STEPS[:, None])
     images = positions.astype(np.uint64)
     outside = np.arange(images.size)
     while outside.size:
-        images[outside] = _network(images[outside], half_bits[outside], keys[outside])
+        images[outside] = _network(images[outside], half_bits[outside], round_keys[:, outside])
         outside = outside[images[outside] >= limits[outside]]
     return images.astype(np.int64)
 
@@ -59,11 +61,10 @@ def _half_bits(sizes: IntArray) -> KeyArray:
     return np.maximum((bits + 1) // 2, 1).astype(np.uint64)
 
 
-def _network(values: KeyArray, half_bits: KeyArray, keys: KeyArray) -> KeyArray:
-    """Apply the rounds: a bijection of ``[0, 4**half_bits)`` for each key."""
+def _network(values: KeyArray, half_bits: KeyArray, round_keys: KeyArray) -> KeyArray:
+    """Apply the rounds: a bijection of ``[0, 4**half_bits)`` for each column of keys."""
     mask = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = values >> half_bits, values & mask
-    for number in range(1, NUM_ROUNDS + 1):
-        round_keys = mix(keys + np.uint64(number * GOLDEN % 2**64))
-        left, right = right, left ^ (mix(right ^ round_keys) & mask)
+    for keys in round_keys:
+        left, right = right, left ^ (mix(right ^ keys) & mask)
     return (left << half_bits) | right

@@ -1,0 +1,103 @@
+import math
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megadga.sampling.rows import rank_rows, shared_rows
+
+layouts = {"world_size": st.integers(1, 9), "micro_batch_size": st.integers(1, 9)}
+
+
+def everyone(deal, num_rows, world_size, micro_batch_size):
+    layout = {"world_size": world_size, "micro_batch_size": micro_batch_size}
+    return [deal(num_rows, rank=rank, **layout) for rank in range(world_size)]
+
+
+@given(accumulation=st.integers(1, 9), **layouts)
+def test_the_ranks_partition_the_global_batch(accumulation, world_size, micro_batch_size):
+    num_rows = accumulation * world_size * micro_batch_size
+    parts = everyone(rank_rows, num_rows, world_size, micro_batch_size)
+    assert {part.shape for part in parts} == {(accumulation, micro_batch_size)}
+    dealt = np.concatenate([part.ravel() for part in parts])
+    np.testing.assert_array_equal(np.sort(dealt), np.arange(num_rows))
+
+
+def test_rows_are_dealt_micro_batch_by_micro_batch():
+    rows = rank_rows(12, rank=1, world_size=2, micro_batch_size=3)
+    np.testing.assert_array_equal(rows, [[3, 4, 5], [9, 10, 11]])
+
+
+def test_an_accumulation_step_is_the_same_set_on_more_ranks_with_smaller_micro_batches():
+    few = np.stack(everyone(rank_rows, 48, 2, 8))
+    many = np.stack(everyone(rank_rows, 48, 8, 2))
+    for step in range(3):
+        assert set(few[:, step].ravel()) == set(many[:, step].ravel())
+
+
+def test_rows_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"world_size \* micro_batch_size = 2 \* 4, found 12"):
+        rank_rows(12, rank=0, world_size=2, micro_batch_size=4)
+
+
+@pytest.mark.parametrize("deal", [rank_rows, shared_rows])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 2}, "rank: expected 0 <= rank < 2, found 2"),
+        ({"rank": -1}, "rank: expected"),
+        ({"num_rows": 0}, "num_rows: expected at least 1"),
+        ({"world_size": 0}, "world_size: expected at least 1"),
+        ({"micro_batch_size": 0}, "micro_batch_size: expected at least 1"),
+    ],
+)
+def test_an_argument_out_of_range_is_named(deal, change, message):
+    arguments = {"num_rows": 8, "rank": 0, "world_size": 2, "micro_batch_size": 2} | change
+    with pytest.raises(ValueError, match=message):
+        deal(arguments.pop("num_rows"), **arguments)
+
+
+@given(num_rows=st.integers(1, 200), **layouts)
+def test_shared_rows_keep_all_ranks_in_step(num_rows, world_size, micro_batch_size):
+    parts = everyone(shared_rows, num_rows, world_size, micro_batch_size)
+    assert {len(part) for part in parts} == {math.ceil(num_rows / (world_size * micro_batch_size))}
+    shares = list(chain.from_iterable(parts))
+    assert all(1 <= share.rows.size <= micro_batch_size for share in shares)
+    counted = np.concatenate([share.rows for share in shares if share.share > 0.0])
+    np.testing.assert_array_equal(np.sort(counted), np.arange(num_rows))
+    assert all(share.rows.size == 1 for share in shares if share.share == 0.0)
+    assert sum(share.share for share in shares) == pytest.approx(1.0, abs=1e-12)
+
+
+@given(num_rows=st.integers(1, 200), **layouts)
+def test_a_mean_over_shares_is_the_mean_over_rows(num_rows, world_size, micro_batch_size):
+    values = np.random.default_rng(0).normal(size=num_rows)
+    parts = everyone(shared_rows, num_rows, world_size, micro_batch_size)
+    found = sum(one.share * values[one.rows].mean() for part in parts for one in part)
+    assert found == pytest.approx(values.mean(), abs=1e-12)
+
+
+@given(accumulation=st.integers(1, 5), **layouts)
+def test_shared_rows_are_rank_rows_where_those_exist(accumulation, world_size, micro_batch_size):
+    num_rows = accumulation * world_size * micro_batch_size
+    shared = everyone(shared_rows, num_rows, world_size, micro_batch_size)
+    dealt = everyone(rank_rows, num_rows, world_size, micro_batch_size)
+    for shares, rows in zip(shared, dealt, strict=True):
+        np.testing.assert_array_equal([share.rows for share in shares], rows)
+
+
+def test_few_rows_are_spread_over_the_ranks():
+    parts = everyone(shared_rows, 8, 4, 8)
+    assert [part[0].rows.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_a_rank_without_rows_keeps_the_others_company():
+    parts = everyone(shared_rows, 3, 4, 1)
+    assert [(part[0].rows.tolist(), part[0].share) for part in parts] == [
+        ([0], 1 / 3),
+        ([1], 1 / 3),
+        ([2], 1 / 3),
+        ([0], 0.0),
+    ]
