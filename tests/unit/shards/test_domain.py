@@ -19,7 +19,7 @@ def open_counting(folder, lengths, *, sequence_length, shard_tokens=1 << 20) -> 
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=12),
     sequence_length=st.integers(1, 20),

@@ -30,7 +30,7 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
         file.write(content)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.lists(st.integers(0, 69_999), min_size=1, max_size=20), max_size=12),
     st.sampled_from([65_536, 70_000]),
