@@ -1,7 +1,7 @@
 """The command line: parses, calls, prints. Knows no more than what each subcommand is called with.
 
-Training imports torch and DeepSpeed, which takes seconds: the subcommands that train import it, and
-only after the configuration has turned out sound.
+Torch and DeepSpeed take seconds to import: only the subcommands that train do so, and only once
+the configuration has turned out sound.
 """
 
 import argparse

@@ -1,12 +1,14 @@
 """From a configuration to what the run reads. Knows no torch, so that a check starts at once."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megadga.config.mixing import DgaMixing
+from megadga.config.histogram import read_histogram
+from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
 from megadga.shards.domain import Domain
 from megadga.shards.folder import (
@@ -29,7 +31,8 @@ class RunData:
             without evaluation.
         held_out_specific: Validation splits of the specific sets that have one, in order.
         vocabulary_size: Rows of the model's embedding.
-        identity: What the training splits hold, JSON-shaped: equal for equal tokens.
+        identity: What the training splits and the histogram hold, JSON-shaped: equal for equal
+            content, wherever it lies.
     """
 
     domains: tuple[Domain, ...]
@@ -78,6 +81,7 @@ def open_data(config: RunConfig) -> RunData:
             "tokenizer": tokenizer.fingerprint,
             "domains": {source.name: _summary(manifests[source]) for source in sources},
             "specific": {target.name: _summary(manifests[target]) for target in aligned},
+            "histogram": _histogram_digest(config),
         },
     )
 
@@ -99,6 +103,13 @@ def _vocabulary_size(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
             found=str(size),
         )
     return tokenizer.vocab_size if size is None else size
+
+
+def _histogram_digest(config: RunConfig) -> str | None:
+    if not isinstance(config.mixing, ImportanceMixing):
+        return None
+    masses = read_histogram(config.mixing.histogram)
+    return hashlib.sha256(json.dumps(masses, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _summary(manifest: Manifest) -> str:

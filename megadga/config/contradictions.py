@@ -26,21 +26,22 @@ _BLOCKS = ("optimizer", "scheduler", "zero_optimization", *PRECISION_BLOCKS)
 
 
 def find_contradictions(
-    settings: Mapping[str, Any], training: TrainingSection
+    settings: Mapping[str, Any], training: TrainingSection | None
 ) -> Iterator[Mistake]:
     """Yield what DeepSpeed's settings lack, or say otherwise than the run does.
 
     Args:
         settings: DeepSpeed's, as its JSON has them.
-        training: Batch sizes, steps and precision of the run.
+        training: Batch sizes, steps and precision of the run; None: they have mistakes themselves.
     """
     wrong = {name for name in _BLOCKS if not isinstance(settings.get(name, {}), dict)}
     for name in sorted(wrong):
         yield _mistake(name, expected="a mapping", found=settings[name])
     sound = {name: value for name, value in settings.items() if name not in wrong}
-    yield from _batch_sizes(sound, training)
-    yield from _precision(sound, training)
-    yield from _schedule(sound.get("scheduler", {}), training)
+    if training is not None:
+        yield from _batch_sizes(sound, training)
+        yield from _precision(sound, training)
+        yield from _schedule(sound.get("scheduler", {}), training)
     yield from _unfilled(sound)
     if "optimizer" not in settings:
         yield _mistake("optimizer", expected="a mapping with type and params", found=None)
@@ -51,7 +52,7 @@ def find_contradictions(
 
 def stated(settings: Mapping[str, Any], key: str) -> bool:
     """Return whether the settings say something of their own under a key."""
-    return settings.get(key, AUTO) != AUTO
+    return settings.get(key) not in (None, AUTO)
 
 
 def _mistake(*path: str | int, expected: str, found: Any) -> Mistake:
@@ -69,22 +70,22 @@ def _batch_sizes(settings: Mapping[str, Any], training: TrainingSection) -> Iter
     ):
         if stated(settings, key) and settings[key] != size:
             yield _mistake(key, expected=f"{size} (training.{name})", found=settings[key])
-    steps = settings.get("gradient_accumulation_steps", AUTO)
-    if steps != AUTO and (not _is_count(steps) or global_size % (micro_size * steps)):
+    key = "gradient_accumulation_steps"
+    if stated(settings, key) and not _divides(settings[key], global_size, micro_size):
         expected = "a divisor of training.global_batch_size / training.micro_batch_size"
         expected = f"{expected} ({global_size} / {micro_size})"
-        yield _mistake("gradient_accumulation_steps", expected=expected, found=steps)
+        yield _mistake(key, expected=expected, found=settings[key])
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
+def _divides(steps: Any, global_size: int, micro_size: int) -> bool:
+    return isinstance(steps, int) and steps >= 1 and global_size % (micro_size * steps) == 0
 
 
 def _precision(settings: Mapping[str, Any], training: TrainingSection) -> Iterator[Mistake]:
     for block in PRECISION_BLOCKS:
         wanted = training.precision == "bf16" and block in BF16_BLOCKS
-        enabled = settings.get(block, {}).get("enabled", AUTO)
-        if enabled not in (AUTO, wanted):
+        enabled = settings.get(block, {}).get("enabled")
+        if enabled not in (None, AUTO, wanted):
             expected = f"{shown(wanted)} (training.precision: {training.precision})"
             yield _mistake(block, "enabled", expected=expected, found=enabled)
 

@@ -94,8 +94,7 @@ class RunConfig(Section):
     @field_validator("deepspeed")
     @classmethod
     def _agrees(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        training: TrainingSection | None = info.data.get("training")
-        mistakes = [] if training is None else list(find_contradictions(settings, training))
+        mistakes = list(find_contradictions(settings, info.data.get("training")))
         if mistakes:
             raise as_error(mistakes)
         return settings

@@ -140,7 +140,7 @@ class _Reader:
 
     def read(self, node: Node, path: KeyPath) -> Any:
         if id(node) in self.seen:
-            raise _error(node, "an alias, which is not read here")
+            raise _error(node, "a value with an alias, which is not read here")
         self.seen.add(id(node))
         match node:
             case MappingNode():

@@ -1,0 +1,177 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megadga.build.data import RunData, open_data
+from megadga.build.mixture import Mixture, make_mixture
+from megadga.config.loading import load_config
+from megadga.config.models import RunConfig
+from megadga.errors import ConfigError
+from megadga.mixing.dga import Dga
+from tests.support.runs import write_run
+from tests.support.shards import write_domain
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three domains of different sizes and a specific set, under the working directory."""
+    for index, name in enumerate(("code", "novels", "recipes")):
+        write_domain(tmp_path / "domains" / name, seed=index, num_documents=10 * (index + 1))
+    write_domain(tmp_path / "specific", seed=1)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(folder: Path, *overrides: str) -> tuple[RunConfig, RunData]:
+    config = load_config(write_run(folder), overrides)
+    return config, open_data(config)
+
+
+def mixture(folder: Path, *overrides: str) -> Mixture:
+    config, data = load(folder, *overrides)
+    return make_mixture(config, data.domains)
+
+
+def first_weights(folder: Path, *overrides: str) -> Any:
+    return mixture(folder, *overrides).scheduler.init().averaged_weights
+
+
+def static(weights: str) -> str:
+    return f"mixing={{type: static, weights: {weights}}}"
+
+
+def test_dga_comes_with_its_interval_and_probe(folder):
+    found = mixture(folder, "mixing.probe.sequences_per_domain=3")
+    assert found.scheduler.observes is not None
+    assert found.interval == 4
+    assert found.probe is not None
+    assert found.probe.sequences_per_domain == 3
+    np.testing.assert_array_equal(found.scheduler.init().averaged_weights, np.full(3, 1 / 3))
+
+
+def test_dga_takes_every_setting(folder):
+    found = mixture(
+        folder,
+        "mixing.ema=0.5",
+        "mixing.score=cosine",
+        "mixing.floor=0.1",
+        "mixing.initial={code: 0.25, novels: 0.25, recipes: 0.5}",
+        "mixing.prior=uniform",
+        "mixing.prior_pull=0.2",
+    )
+    scheduler = found.scheduler
+    assert isinstance(scheduler, Dga)
+    settings = (scheduler.step_size, scheduler.ema, scheduler.score)
+    assert settings == (0.5, 0.5, "cosine")
+    assert (scheduler.floor, scheduler.prior_pull) == (0.1, 0.2)
+    np.testing.assert_array_equal(scheduler.initial, [0.25, 0.25, 0.5])
+    np.testing.assert_array_equal(scheduler.prior, np.full(3, 1 / 3))
+
+
+def test_static_weights_follow_their_rule(folder):
+    _, data = load(folder)
+    tokens = np.array([domain.num_tokens for domain in data.domains])
+    np.testing.assert_allclose(first_weights(folder, static("uniform")), np.full(3, 1 / 3))
+    np.testing.assert_allclose(
+        first_weights(folder, static("proportional")), tokens / tokens.sum()
+    )
+    flat = np.sqrt(tokens)
+    rule = static("{type: temperature, temperature: 2}")
+    np.testing.assert_allclose(first_weights(folder, rule), flat / flat.sum())
+
+
+def test_explicit_weights_go_by_name_and_are_normalised(folder):
+    weights = first_weights(folder, static("{recipes: 0.333, code: 0.333, novels: 0.3335}"))
+    np.testing.assert_allclose(weights, np.array([0.333, 0.3335, 0.333]) / 0.9995, rtol=1e-15)
+    assert mixture(folder, static("uniform")).interval is None
+
+
+def test_importance_weights_come_from_the_histogram(folder):
+    Path("histogram.json").write_text(json.dumps({"novels": 3, "code": 1, "recipes": 0}))
+    weights = first_weights(folder, "mixing={type: importance, histogram: histogram.json}")
+    np.testing.assert_allclose(weights, [0.25, 0.75, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (
+            [static("{code: 0.5, novel: 0.5}")],
+            [
+                (
+                    "override 1: mixing.weights: expected a weight for each of the 3 domains, "
+                    "found none for 2 (novels, recipes)"
+                ),
+                (
+                    "override 1: mixing.weights.novel: expected the name of a domain, "
+                    "found 'novel'; did you mean 'novels'?"
+                ),
+            ],
+        ),
+        (
+            ["mixing.floor=0.4"],
+            ["override 1: mixing.floor: expected at most 1 / 3 domains, found 0.4"],
+        ),
+        (
+            ["mixing.prior={code: 1, novels: 0, recipes: 0}"],
+            [
+                (
+                    "override 1: mixing.prior: expected a weight above 0 wherever "
+                    "mixing.initial has one, found 0"
+                )
+            ],
+        ),
+        (
+            ["mixing={type: importance, histogram: nowhere.json}"],
+            ["nowhere.json: expected a histogram, found No such file or directory"],
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_the_domains_are_told_with_their_place(folder, overrides, lines):
+    with pytest.raises(ConfigError) as error:
+        mixture(folder, *overrides)
+    assert str(error.value).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "expected JSON with each name once, found Expecting property name"),
+        ('{"code": 1, "code": 2}', "expected JSON with each name once, found 'code' twice"),
+        ("[1]", "expected a count or share, found [1]"),
+        ('{"code": "1"}', "code: expected a count or share, found '1'"),
+        ('{"code": -1}', "code: expected a count or share, found -1"),
+        ('{"code": NaN}', "code: expected a count or share, found NaN"),
+        ('{"code": 1, "poems": 2}', "histogram: expected exactly the 3 domains, found poems"),
+        ('{"code": 0, "novels": 0, "recipes": 0}', "histogram: expected a mass > 0"),
+    ],
+)
+def test_a_file_that_is_no_histogram_is_refused(folder, text, complaint):
+    Path("h.json").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        mixture(folder, "mixing={type: importance, histogram: h.json}")
+    assert str(error.value).startswith(f"h.json: {complaint}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_cap_that_the_domains_cannot_supply_the_run_under_is_refused(folder):
+    _, data = load(folder)
+    held = sum(domain.num_sequences for domain in data.domains)
+    batch = ["training.global_batch_size=1", "training.micro_batch_size=1"]
+    enough = [*batch, f"training.steps={held}", "sampling.max_epochs=1.0"]
+    mixture(folder, *enough)
+    with pytest.raises(ConfigError, match=r"override 3: sampling.max_epochs: expected at least"):
+        mixture(folder, *batch, "sampling.max_epochs=1.0", f"training.steps={held + 1}")
+
+
+def test_domains_without_weight_do_not_count_as_supply(folder):
+    _, data = load(folder)
+    only = static("{code: 1, novels: 0, recipes: 0}")
+    held = data.domains[0].num_sequences
+    batch = ["training.global_batch_size=1", "training.micro_batch_size=1"]
+    mixture(folder, only, *batch, f"training.steps={held}", "sampling.max_epochs=1.0")
+    with pytest.raises(ConfigError, match=f"from domains that hold {held}"):
+        mixture(folder, only, *batch, f"training.steps={held + 1}", "sampling.max_epochs=1.0")

@@ -1,0 +1,35 @@
+"""Every run and every DeepSpeed file that is shipped can be loaded."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from megadga.config.contradictions import find_contradictions
+from megadga.config.deepspeed import deepspeed_settings
+from megadga.config.loading import load_config
+from megadga.config.sections import PresetName, TrainingSection
+from megadga.config.source import read_file
+from megadga.model.presets import PRESETS
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_a_shipped_run_loads_and_has_settings_for_one_rank(path):
+    assert deepspeed_settings(load_config(path), 1)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "deepspeed").glob("*.json")), ids=lambda path: path.name
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_shipped_deepspeed_file_fits_any_run(path, precision):
+    training = TrainingSection(
+        steps=10_000, global_batch_size=24, micro_batch_size=3, precision=precision
+    )
+    assert list(find_contradictions(read_file(path).values, training)) == []
+
+
+def test_the_model_presets_are_the_ones_that_exist():
+    assert set(get_args(PresetName)) == PRESETS.keys()

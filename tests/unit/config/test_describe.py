@@ -1,0 +1,32 @@
+from megadga.config.describe import describe
+from megadga.config.loading import load_config
+from megadga.config.models import RunConfig
+from megadga.config.places import dotted, leaves
+from megadga.config.schema import all_keys, follow
+from tests.support.runs import write_run
+
+
+def test_a_value_comes_with_its_meaning_and_default(tmp_path):
+    lines = list(describe(load_config(write_run(tmp_path))))
+    at = lines.index("mixing.floor = 0.0")
+    assert (
+        lines[at + 1]
+        == "    Least weight of a domain, in [0, 1 / domains]; 0: the paper. (default 0.0)"
+    )
+    at = lines.index("training.steps = 10")
+    assert lines[at + 1] == "    Optimizer steps of the whole run, at least 1. (required)"
+
+
+def test_every_value_is_described_under_its_dotted_key(tmp_path):
+    config = load_config(write_run(tmp_path), ["mixing.initial={a: 0.5, b: 0.5}"])
+    titles = {line.partition(" = ")[0] for line in describe(config) if not line.startswith(" ")}
+    written = {dotted(path) for path, _ in leaves(config.model_dump(mode="json"))}
+    assert written <= titles
+
+
+def test_every_key_of_every_type_has_a_meaning():
+    for path in all_keys(RunConfig):
+        _, sections = follow(RunConfig, path[:-1])
+        for section in sections:
+            field = section.model_fields.get(str(path[-1]))
+            assert field is None or field.description, dotted(path)

@@ -1,0 +1,86 @@
+import pytest
+
+from megadga.config.identity import differences
+from megadga.config.loading import load_config
+from tests.support.runs import RUN, write_run
+
+COSINE = {"type": "WarmupCosineLR", "params": {"total_num_steps": "auto", "warmup_num_steps": 2}}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "output=elsewhere",
+        "evaluation=null",
+        "evaluation.interval=3",
+        "checkpoint={interval: 1, keep_last: 9}",
+        "data.domains=moved",
+        "data.specific.target.path=moved",
+        "training.steps=20",
+        "deepspeed.train_batch_size=8",
+        "deepspeed.bf16={enabled: false}",
+        "deepspeed.steps_per_print=100",
+        "deepspeed.tensorboard={enabled: true}",
+    ],
+)
+def test_what_does_not_change_the_trained_bits_is_no_difference(tmp_path, override):
+    path = write_run(tmp_path)
+    before, after = load_config(path), load_config(path, [override])
+    assert differences(before.identity(), after.identity()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("seed=3", "seed: expected 17, found 3"),
+        ("model.sequence_length=16", "model.sequence_length: expected 8, found 16"),
+        ("mixing.ema=0.5", "mixing.ema: expected 1.0, found 0.5"),
+        (
+            "mixing.probe.specific_sequences=1",
+            "mixing.probe.specific_sequences: expected 32, found 1",
+        ),
+        (
+            "sampling.method=multinomial",
+            "sampling.method: expected 'systematic', found 'multinomial'",
+        ),
+        ("training.micro_batch_size=4", "training.micro_batch_size: expected 2, found 4"),
+        ("training.precision=bf16", "training.precision: expected 'fp32', found 'bf16'"),
+        (
+            "deepspeed.zero_optimization.stage=3",
+            "deepspeed.zero_optimization.stage: expected 1, found 3",
+        ),
+        (
+            "deepspeed.optimizer.params.lr=0.1",
+            "deepspeed.optimizer.params.lr: expected 0.001, found 0.1",
+        ),
+        (
+            "deepspeed.gradient_clipping=1.0",
+            "deepspeed.gradient_clipping: expected nothing, found 1.0",
+        ),
+    ],
+)
+def test_what_changes_the_trained_bits_is_told_by_key(tmp_path, override, difference):
+    path = write_run(tmp_path)
+    before, after = load_config(path), load_config(path, [override])
+    assert differences(before.identity(), after.identity()) == [difference]
+
+
+def test_a_longer_run_is_another_one_if_the_schedule_depends_on_it(tmp_path):
+    path = write_run(tmp_path, scheduler=COSINE)
+    before, after = load_config(path), load_config(path, ["training.steps=20"])
+    assert differences(before.identity(), after.identity()) == [
+        "deepspeed.scheduler.params.total_num_steps: expected 10, found 20"
+    ]
+
+
+def test_the_set_that_is_aligned_to_belongs_to_the_identity(tmp_path):
+    before = load_config(write_run(tmp_path))
+    after = load_config(write_run(tmp_path, RUN.replace("target:", "other:")))
+    assert differences(before.identity(), after.identity()) == [
+        "data.specific.target.packing: expected 'stream', found nothing",
+        "data.specific.other.packing: expected nothing, found 'stream'",
+    ]
+
+
+def test_null_and_nothing_are_different():
+    assert differences({"a": None, "b": {}}, {"b": {}}) == ["a: expected null, found nothing"]

@@ -1,0 +1,88 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from megadga.check import check
+from megadga.config.loading import load_config
+from megadga.errors import ConfigError
+from tests.support.runs import write_run
+from tests.support.shards import write_domain, write_sets
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return write_sets(tmp_path, num_domains=3)
+
+
+def report(folder: Path, *overrides: str, world_size: int | None = None) -> list[str]:
+    return list(check(load_config(write_run(folder), overrides), world_size=world_size))
+
+
+def entry(lines: list[str], label: str) -> str:
+    return next(line.removeprefix(label).strip() for line in lines if line.startswith(label))
+
+
+def test_it_counts_tokens_and_steps(folder):
+    assert entry(report(folder), "training") == "10 steps x 8 sequences x 8 tokens = 640 tokens"
+
+
+def test_it_counts_the_parameters(folder):
+    shown = entry(report(folder), "model")
+    assert shown == "llama tiny, 795,776 parameters, 64 tokens in the vocabulary"
+
+
+def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
+    assert entry(report(folder), "probe") == (
+        "every 4 steps: (3 x 8 + 32) / (4 x 8) = 175.0% more sequences"
+    )
+    static = report(folder, "mixing={type: static, weights: uniform}")
+    assert entry(static, "probe") == "none: the weights stay as they are"
+
+
+def test_ranks_are_validated_once_they_are_known(folder):
+    assert entry(report(folder), "ranks") == (
+        "any number that divides 4 (micro-batches of 2 sequences)"
+    )
+    assert entry(report(folder, world_size=2), "ranks") == "2 x 2 sequences x 2 accumulation steps"
+    with pytest.raises(ConfigError, match=r"training\.micro_batch_size x ranks \(2 x 3\)"):
+        report(folder, world_size=3)
+
+
+def test_evaluation_says_what_is_held_out(folder):
+    assert entry(report(folder), "evaluation") == (
+        "every 500 steps: 3 of 3 domains, target; up to 64 sequences each"
+    )
+    assert entry(report(folder, "evaluation=null"), "evaluation") == "none"
+
+
+def test_epochs_follow_from_the_initial_weights(folder):
+    weights = "{d0: 0.5, d1: 0.25, d2: 0.25}"
+    lines = report(folder, f"mixing={{type: static, weights: {weights}}}")
+    tokens, _, weight, epochs = entry(lines, "d0").split()
+    sequences = (int(tokens) - 1) // 8
+    assert weight == "0.5000"
+    assert epochs == f"{0.5 * 10 * 8 / sequences:.3f}"
+
+
+def test_a_cap_moves_epochs_to_the_other_domains(folder):
+    mixing = "mixing={type: static, weights: {d0: 0.9, d1: 0.05, d2: 0.05}}"
+    lines = report(folder, mixing, "sampling.max_epochs=0.5")
+    drawn = 0.0
+    for name in ("d0", "d1", "d2"):
+        tokens, _, _, epochs = entry(lines, name).split()
+        assert float(epochs) <= 0.5
+        drawn += float(epochs) * ((int(tokens) - 1) // 8)
+    assert drawn == pytest.approx(80, abs=0.2)  # epochs are shown with three digits
+
+
+def test_of_many_domains_the_most_repeated_are_listed(folder):
+    for index in range(3, 45):
+        write_domain(folder / "domains" / f"d{index}", seed=index, num_documents=index)
+    lines = report(folder)
+    table = lines[lines.index("") + 1 :]
+    assert len(table) == 1 + 40 + 1
+    assert re.fullmatch(r"and 5 domains more with at most \d\.\d+ epochs", table[-1])
+    left_out = float(table[-1].split()[-2])
+    assert left_out <= min(float(row.split()[-1]) for row in table[1:-1])

@@ -1,0 +1,122 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megadga.cli import main
+from tests.support.runs import RUN, write_run
+from tests.support.shards import write_sets
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    return write_sets(tmp_path, num_domains=2)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def test_check_prints_what_the_run_comes_to_and_writes_nothing(folder, capsys):
+    before = files_in(folder)
+    assert main(["check", "run.yaml", "--set", "training.steps=20", "--world-size", "2"]) == 0
+    assert "20 steps x 8 sequences x 8 tokens" in capsys.readouterr().out
+    assert files_in(folder) == before
+
+
+def test_describe_needs_no_shards(tmp_path, capsys):
+    path = write_run(tmp_path)
+    assert main(["describe", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "mixing.step_size = 0.5" in lines
+    assert lines[-1] == "787,584 parameters, and 128 for each token of the shards' vocabulary"
+    assert main(["describe", str(path), "--set", "model.vocabulary_size=64"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "795,776 parameters"
+
+
+@pytest.mark.parametrize("command", ["train", "check", "describe"])
+def test_mistakes_are_a_line_each_and_exit_code_2(folder, capsys, command):
+    (folder / "run.yaml").write_text(RUN.replace("seed", "sed").replace("steps: 10", "steps: x"))
+    before = files_in(folder)
+    assert main([command, "run.yaml"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "run.yaml:1: seed: expected a value, found nothing",
+        "run.yaml:1: sed: expected a known key, found 'sed'; did you mean 'seed'?",
+        "run.yaml:11: training.steps: expected a valid integer, found 'x'",
+    ]
+    assert files_in(folder) == before
+
+
+def test_ranks_other_than_the_first_say_who_complains(folder, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    assert main(["check", "nowhere.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("[rank 3] nowhere.yaml: expected a readable file")
+
+
+def test_a_damaged_shard_is_one_line(folder, capsys):
+    shard = folder / "domains" / "d0" / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    assert main(["check", "run.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "train-00000.bin" in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["chek"], ["check"], ["check", "run.yaml", "--world-size", "0"]]
+)
+def test_a_wrong_command_line_exits_with_2(folder, capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: megadga" in capsys.readouterr().err
+
+
+def test_the_launchers_local_rank_is_taken_before_the_command(folder, capsys):
+    assert main(["--local_rank=1", "check", "run.yaml"]) == 0
+    assert capsys.readouterr().out
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_check_starts_without_torch(folder):
+    done = run_python(
+        "-c",
+        "import sys, megadga.cli\n"
+        "code = megadga.cli.main(['check', 'run.yaml'])\n"
+        "heavy = {'torch', 'deepspeed', 'sentencepiece', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else code)\n",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_check_takes_less_than_two_seconds(folder):
+    before = os.times()
+    assert run_python("-m", "megadga.cli", "check", "run.yaml").returncode == 0
+    after = os.times()
+    # Of processor time: others may be busy on this machine.
+    spent = after.children_user + after.children_system
+    assert spent - before.children_user - before.children_system < 2.0
+
+
+def test_a_mistake_leaves_no_traceback_under_deepspeeds_launcher(folder):
+    command = ("-m", "megadga.cli", "--local_rank=0", "train", "run.yaml", "--set", "sed=1")
+    done = run_python(*command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "override 1: sed: expected a known key, found 'sed'; did you mean 'seed'?\n"
+    )
