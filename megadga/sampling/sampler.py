@@ -84,7 +84,7 @@ class MixtureSampler:
         self._num_rows = global_batch_size
         self._seed = check_seed(seed)
         self._method = method
-        self._max_epochs = max_epochs
+        self._most_draws = None if max_epochs is None else _most_draws(self._sizes, max_epochs)
 
     def init(self) -> SamplerState:
         """Return the state before the first batch."""
@@ -104,10 +104,10 @@ class MixtureSampler:
         self._check_shapes(state, weights)
         weights = check_simplex(weights)
         rng = np.random.default_rng((self._seed, Stream.ROWS, state.step))
-        if self._max_epochs is None:
+        if self._most_draws is None:
             domains = self._draw(weights * self._num_rows, state.step, rng)
         else:
-            limits = self._rows_left(state, self._max_epochs)
+            limits = np.clip(self._most_draws - state.cursors, 0, self._num_rows)
             self._check_supply(state, weights, limits)
             weights = cap_weights(weights, limits, self._num_rows)
             expected = np.minimum(weights * self._num_rows, limits)
@@ -132,16 +132,11 @@ class MixtureSampler:
             return multinomial(expected, self._num_rows, rng)
         return systematic(expected, self._num_rows, kronecker_offset(self._seed, step))
 
-    def _rows_left(self, state: SamplerState, max_epochs: float) -> IntArray:
-        """Return how many rows of this batch each domain may still fill, shape ``(K,)``."""
-        most = np.minimum(np.floor(max_epochs * self._sizes), MAX_SIZE).astype(np.int64)
-        return np.clip(most - state.cursors, 0, self._num_rows)
-
     def _check_supply(self, state: SamplerState, weights: FloatArray, limits: IntArray) -> None:
         if (supply := int(limits[weights > 0.0].sum())) < self._num_rows:
             raise ExhaustedError(
                 f"step {state.step + 1}: expected {self._num_rows} sequences for a batch, found "
-                f"{supply} left in the domains with a weight at max_epochs={self._max_epochs:g}"
+                f"{supply} left under max_epochs in the domains with a weight > 0"
             )
 
     def _check_shapes(self, state: SamplerState, weights: FloatArray) -> None:
@@ -150,6 +145,10 @@ class MixtureSampler:
                 raise ValueError(
                     f"{name}: expected shape {self._sizes.shape}, found {array.shape}"
                 )
+
+
+def _most_draws(sizes: IntArray, max_epochs: float) -> IntArray:
+    return np.minimum(np.floor(max_epochs * sizes), MAX_SIZE).astype(np.int64)
 
 
 def kronecker_offset(seed: int, step: int) -> float:

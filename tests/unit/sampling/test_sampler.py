@@ -179,8 +179,8 @@ def test_an_exhausted_sampler_says_what_is_missing():
     sampler = MixtureSampler(np.array([3, 9]), global_batch_size=2, seed=0, max_epochs=1.0)
     with pytest.raises(
         ExhaustedError,
-        match=r"step 2: expected 2 sequences for a batch, found 1 left in the domains with a "
-        r"weight at max_epochs=1",
+        match=r"step 2: expected 2 sequences for a batch, found 1 left under max_epochs in the "
+        r"domains with a weight > 0",
     ):
         plans(sampler, np.array([1.0, 0.0]), 2)
 
