@@ -1,0 +1,1 @@
+"""The embedded default: text found on this machine, prepared, trained on twice, compared."""

@@ -1,0 +1,248 @@
+"""Text of several kinds that lies wherever this package is installed. Knows no tokens, no shards.
+
+What is found depends on the machine's Python and its packages, but on nothing else: files come in
+an order that their names decide, and no clock, no seed and no network is asked.
+"""
+
+import inspect
+import re
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import Distribution, distributions
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+
+from megadga.demo.text import (
+    Sizes,
+    shuffled,
+    split_documents,
+    take_documents,
+    without_repetitions,
+    word_runs,
+)
+from megadga.errors import ConfigError
+
+VALID_CHARACTERS = 80_000
+"""Characters of the specific set, at least, that are held out of it."""
+MIN_DOMAINS = 6
+MIN_CHARACTERS = 200_000
+"""A domain with less is left out: it would be gone through many times."""
+
+_NOT_CODE = frozenset({"site-packages", "dist-packages", "ensurepip", "lib2to3", "encodings"})
+_TESTS = frozenset({"test", "tests", "idle_test"})
+# The language reference, which is the specific set, is stored as a module of the library.
+_REFERENCE = frozenset({"pydoc_data"})
+# Thousands of generated files that differ in one name, and another project's copy.
+_GENERATED = frozenset({"ops", "pybind11"})
+
+# A string in triple double quotes that opens a file or follows the colon of a def or class.
+_DOCSTRING = re.compile(
+    r'(?:\A(?:[ \t]*#[^\n]*\n|\s*\n)*|:[ \t]*(?:#[^\n]*)?\n\s*)[rRuU]?"""(.*?)"""', re.DOTALL
+)
+_MIN_DOCSTRING = 120  # one-line summaries say little
+_LICENCE = re.compile(r"licen[cs]e|copying|notice", re.IGNORECASE)
+_TEXT_SUFFIXES = frozenset({"", ".txt", ".md", ".rst"})
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents by domain, and the specific set.
+
+    Attributes:
+        domains: Documents of each training domain by name.
+        specific_train: Documents that gradients are aligned to.
+        specific_valid: Documents that nothing is trained on or aligned to.
+    """
+
+    domains: dict[str, list[str]]
+    specific_train: list[str]
+    specific_valid: list[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of text.
+
+    Attributes:
+        name: Of the domain.
+        files: Yields whole texts, always the same in the same order.
+        sizes: How much of it is taken.
+    """
+
+    name: str
+    files: Callable[[], Iterator[str]]
+    sizes: Sizes
+
+
+def python_code() -> Iterator[str]:
+    """Yield modules of the standard library with their docstrings emptied."""
+    for text in _files(_stdlib(), "*.py", skip=_NOT_CODE | _TESTS | _REFERENCE):
+        yield _DOCSTRING.sub(lambda found: found[0].replace(found[1], ""), text)
+
+
+def python_tests() -> Iterator[str]:
+    """Yield the test modules of the standard library."""
+    yield from _files(_stdlib() / "test", "*.py")
+
+
+def python_docstrings() -> Iterator[str]:
+    """Yield the docstrings of the standard library, those of a module together."""
+    yield from _docstrings(_stdlib())
+
+
+def array_docstrings() -> Iterator[str]:
+    """Yield the docstrings of numpy and of parts of torch, those of a module together."""
+    torch = _package("torch")
+    for folder in (_package("numpy"), torch / "nn", torch / "distributed", torch / "optim"):
+        yield from _docstrings(folder)
+
+
+def cpp_headers() -> Iterator[str]:
+    """Yield the C++ headers that ship with torch, the generated ones aside."""
+    yield from _files(_package("torch") / "include", "*.h", skip=_GENERATED)
+
+
+def type_stubs() -> Iterator[str]:
+    """Yield the type stubs of torch and numpy."""
+    yield from chain(_files(_package("torch"), "*.pyi"), _files(_package("numpy"), "*.pyi"))
+
+
+def operator_tables() -> Iterator[str]:
+    """Yield the YAML and JSON that torch keeps about its operators."""
+    torch = _package("torch")
+    yield from chain(
+        _files(_package("torchgen"), "*.yaml"), _files(torch, "*.yaml"), _files(torch, "*.json")
+    )
+
+
+def descriptions() -> Iterator[str]:
+    """Yield what the installed distributions say about themselves (the body of METADATA)."""
+    for distribution in _distributions():
+        _, _, body = (distribution.read_text("METADATA") or "").partition("\n\n")
+        yield body
+
+
+def licences() -> Iterator[str]:
+    """Yield the licence texts of the installed distributions, equal ones once."""
+    seen: set[tuple[str, ...]] = set()
+    for distribution in _distributions():
+        for file in sorted(distribution.files or [], key=str):
+            if _LICENCE.search(file.name) and file.suffix.lower() in _TEXT_SUFFIXES:
+                text = _read(Path(str(file.locate())))
+                content = tuple(text.split())
+                if content not in seen:
+                    seen.add(content)
+                    yield text
+
+
+_USUAL = Sizes()
+SOURCES = (
+    Source("array_docstrings", array_docstrings, _USUAL),
+    Source("cpp_headers", cpp_headers, _USUAL),
+    Source("descriptions", descriptions, _USUAL),
+    Source("licences", licences, _USUAL),
+    Source("operator_tables", operator_tables, Sizes(file=Sizes.domain)),  # few, large files
+    Source("python_code", python_code, _USUAL),
+    Source("python_docstrings", python_docstrings, _USUAL),
+    Source("python_tests", python_tests, _USUAL),
+    Source("type_stubs", type_stubs, _USUAL),
+)
+
+
+def harvest(report: Callable[[str], None]) -> Corpus:
+    """Collect the documents of every domain and of the specific set, the language reference.
+
+    No document of a domain shares a run of words with the language reference, and no document of
+    the specific set's held-out part does so with its other part.
+
+    Args:
+        report: Told about each domain in one line.
+
+    Raises:
+        ConfigError: If this machine has enough text for fewer than ``MIN_DOMAINS`` domains.
+    """
+    specific_train, specific_valid = language_reference()
+    avoid = frozenset(chain.from_iterable(map(word_runs, (*specific_train, *specific_valid))))
+    domains: dict[str, list[str]] = {}
+    for source in SOURCES:
+        documents = take_documents(source.files(), sizes=source.sizes, avoid=avoid)
+        characters = sum(map(len, documents))
+        told = f"{source.name}: {len(documents):,} documents, {characters / 1e6:.2f} MB"
+        if characters < MIN_CHARACTERS:
+            report(f"{told}; left out, {MIN_CHARACTERS / 1e6:.2f} MB are needed")
+        else:
+            report(told)
+            domains[source.name] = documents
+    if len(domains) < MIN_DOMAINS:
+        raise ConfigError(
+            f"{_stdlib()} and the installed packages: expected text for at least {MIN_DOMAINS} "
+            f"domains, found {len(domains)}: {', '.join(domains)}"
+        )
+    return Corpus(domains, specific_train, specific_valid)
+
+
+def language_reference() -> tuple[list[str], list[str]]:
+    """Return documents of the Python language reference, to align to and to hold out, by topic.
+
+    Topics include each other; what several have stays in the shortest.
+
+    Raises:
+        ConfigError: If this Python comes without it.
+    """
+    try:
+        from pydoc_data.topics import topics  # noqa: PLC0415 (some distributions leave it out)
+    except ImportError:
+        raise ConfigError(
+            f"{_stdlib()}: expected pydoc_data/topics.py, the text of help('topics'), found none"
+        ) from None
+    names = sorted(topics, key=lambda name: (len(topics[name]), name))
+    distinct = dict(zip(names, without_repetitions(topics[name] for name in names), strict=True))
+    train: list[str] = []
+    valid: list[str] = []
+    for name in shuffled(names):
+        held_out = sum(map(len, valid)) < VALID_CHARACTERS
+        part = valid if held_out else train
+        part.extend(split_documents(distinct[name], Sizes.document))
+    return train, valid
+
+
+def _stdlib() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def _package(name: str) -> Path:
+    """Return the folder of an installed package without importing it."""
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"package {name}: expected it to be installed, found none")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _distributions() -> Iterator[Distribution]:
+    """Yield the installed distributions other than this one."""
+    by_name = {found.metadata["Name"].lower(): found for found in distributions()}
+    by_name.pop("megadga", None)
+    yield from (by_name[name] for name in shuffled(by_name))
+
+
+def _files(folder: Path, pattern: str, *, skip: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield the texts of the files below a folder, none in a folder whose name is in ``skip``."""
+    found = (path.relative_to(folder) for path in folder.rglob(pattern))
+    for name in shuffled(path.as_posix() for path in found if skip.isdisjoint(path.parts)):
+        yield _read(folder / name)
+
+
+def _docstrings(folder: Path) -> Iterator[str]:
+    for text in _files(folder, "*.py", skip=_NOT_CODE | _TESTS | _REFERENCE):
+        cleaned = map(inspect.cleandoc, _DOCSTRING.findall(text))
+        yield "\n\n".join(docstring for docstring in cleaned if len(docstring) >= _MIN_DOCSTRING)
+
+
+def _read(path: Path) -> str:
+    """Return a text file's content, or ``""`` if it is no UTF-8 or is not there any more."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, FileNotFoundError):
+        return ""
