@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Self, TypeVar
 
-from megadga.errors import MegadgaError
+from megadga.errors import ConfigError, MegadgaError
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -24,12 +24,12 @@ class OrderedPool:
         workers: Processes, at least 1.
 
     Raises:
-        ValueError: If ``workers`` is below 1.
+        ConfigError: If ``workers`` is below 1.
     """
 
     def __init__(self, workers: int) -> None:
         if workers < 1:
-            raise ValueError(f"workers: expected at least 1, found {workers}")
+            raise ConfigError(f"workers: expected at least 1, found {workers}")
         self._workers = workers
         self._executor: ProcessPoolExecutor | None = None
 

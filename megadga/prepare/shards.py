@@ -85,9 +85,9 @@ def build_shards(
         progress: Called with the bytes of input that have been tokenized since the last call.
 
     Raises:
-        ConfigError: If an input cannot be read or holds no document to train on.
+        ConfigError: If an input cannot be read or holds no document to train on, or ``workers``
+            is below 1.
         ShardError: If a domain's folder exists already, or cannot be written.
-        ValueError: If ``workers`` is below 1.
     """
     for source in inputs:
         if (output / source.name).exists():

@@ -92,8 +92,7 @@ def open_domain(source: DomainSource, *, split: str, sequence_length: int) -> Do
             large for the vocabulary, or not even one window of ``S + 1`` tokens fits.
     """
     manifest = read_manifest(source.path)
-    entries = _entries(source, manifest, split)
-    shards = tuple(_open_shard(source, entry, manifest) for entry in entries)
+    shards = open_shards(source, manifest, split)
     num_tokens = manifest.num_tokens(split)
     if num_tokens < sequence_length + 1:
         raise ShardError(
@@ -124,13 +123,19 @@ def check_same_tokenizer(domains: Sequence[Domain]) -> None:
             )
 
 
-def _entries(source: DomainSource, manifest: Manifest, split: str) -> tuple[ShardEntry, ...]:
+def open_shards(source: DomainSource, manifest: Manifest, split: str) -> tuple[IndexedShard, ...]:
+    """Open the shards of one split and check them against their manifest.
+
+    Raises:
+        ShardError: If there is no such split, a file is missing or damaged, the manifest
+            contradicts a shard, or an id is too large for the vocabulary.
+    """
     if split not in manifest.splits:
         found = ", ".join(manifest.splits) or "none"
         raise ShardError(
             f"{manifest_path(source.path)}: splits: expected {split}, found only {found}"
         )
-    return manifest.splits[split]
+    return tuple(_open_shard(source, entry, manifest) for entry in manifest.splits[split])
 
 
 def _open_shard(source: DomainSource, entry: ShardEntry, manifest: Manifest) -> IndexedShard:

@@ -59,5 +59,5 @@ def test_a_killed_worker_is_said_to_have_died():
 
 
 def test_no_worker_is_refused():
-    with pytest.raises(ValueError, match="workers: expected at least 1, found 0"):
+    with pytest.raises(ConfigError, match="workers: expected at least 1, found 0"):
         OrderedPool(0)

@@ -1,0 +1,59 @@
+"""Show what is in a folder of domains, or in one domain's folder."""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from megadga.errors import MegadgaError
+from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.shards.inspection import (
+    find_sources,
+    inspect_domain,
+    read_document,
+    render_table,
+)
+
+EPILOG = """\
+examples:
+  python tools/inspect_shards.py shards --sequence-length 2048
+  python tools/inspect_shards.py shards/novels --decode 0 --tokenizer web.model
+
+Every shard's header is checked; --verify reads all of them and compares checksums.
+"""
+
+
+def main() -> None:
+    """Parse the command line and print what was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="a folder of domains, or one domain's folder")
+    add("--sequence-length", type=int, metavar="S", help="count windows of S + 1 tokens")
+    add("--verify", action="store_true", help="compare every byte with the manifest's checksums")
+    add("--decode", type=int, metavar="N", help="print training document N of each domain")
+    add("--tokenizer", type=Path, metavar="MODEL", help="what to decode with")
+    args = parser.parse_args()
+    if (args.decode is None) != (args.tokenizer is None):
+        parser.error("--decode and --tokenizer: expected both or neither, found one")
+    if args.sequence_length is not None and args.sequence_length < 1:
+        parser.error(f"--sequence-length: expected at least 1, found {args.sequence_length}")
+    try:
+        sources = find_sources(args.folder)
+        if args.decode is None:
+            bar = tqdm(sources, desc="inspecting", unit=" domains", disable=None)
+            found = [line for source in bar for line in inspect_domain(source, verify=args.verify)]
+            print(render_table(found, sequence_length=args.sequence_length))
+            return
+        tokenizer = SentencePieceTokenizer.load(args.tokenizer)
+        for source in sources:
+            tokens = read_document(source, tokenizer.identity, split="train", index=args.decode)
+            print(f"==> {source.name}: document {args.decode}, {tokens.size:,} tokens")
+            print(tokenizer.decode(tokens))
+    except MegadgaError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
