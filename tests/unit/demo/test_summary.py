@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+from megadga.demo.summary import DomainSize, RunSummary, comparison, summarise_run, table
+from megadga.errors import ConfigError
+
+
+def write(path, *records):
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return path
+
+
+def evaluation(step, loss):
+    return {
+        "type": "evaluation",
+        "step": step,
+        "specific": {"target": loss},
+        "domains": {"a": 3.0, "b": 5.0},
+        "general": 4.0,
+    }
+
+
+def test_a_table_has_names_to_the_left_and_numbers_to_the_right():
+    assert table([("name", "n"), ("a", "10"), ("long name", "1,000")]) == [
+        "name           n",
+        "----------------",
+        "a             10",
+        "long name  1,000",
+    ]
+
+
+def test_a_run_comes_to_its_last_evaluation_and_all_its_sequences(tmp_path):
+    metrics = write(
+        tmp_path / "m.jsonl",
+        {"type": "train", "step": 1, "sequences_by_domain": {"a": 3, "b": 1}},
+        evaluation(1, 9.0),
+        {"type": "train", "step": 2, "sequences_by_domain": {"a": 4}},
+        {"type": "update", "step": 2, "averaged_weights": {"a": 0.75, "b": 0.25}},
+        evaluation(2, 2.5),
+    )
+    assert summarise_run(metrics, "target") == RunSummary(
+        sequences={"a": 7, "b": 1},
+        specific_loss=2.5,
+        general_loss=4.0,
+        last_weights={"a": 0.75, "b": 0.25},
+    )
+
+
+def test_a_run_with_fixed_weights_has_no_last_ones(tmp_path):
+    metrics = write(tmp_path / "m.jsonl", evaluation(2, 2.5))
+    assert summarise_run(metrics, "target").last_weights is None
+
+
+def test_a_run_that_was_not_evaluated_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"m\.jsonl: expected an evaluation of target"):
+        summarise_run(write(tmp_path / "m.jsonl"), "target")
+    with pytest.raises(ConfigError, match=r"m\.jsonl: expected an evaluation of other"):
+        summarise_run(write(tmp_path / "m.jsonl", evaluation(2, 2.5)), "other")
+
+
+def test_the_comparison_has_a_row_each_domain_and_both_losses():
+    domains = {"a": DomainSize(1_281, 10), "b": DomainSize(12_801, 100)}
+    dga = RunSummary({"a": 5, "b": 150}, 2.0, 4.5, {"a": 0.1, "b": 0.9})
+    uniform = RunSummary({"a": 80, "b": 75}, 2.5, 4.0, None)
+    assert comparison(domains, dga, uniform) == [
+        "domain  tokens  first weight  last weight  epochs dga  epochs uniform",
+        "---------------------------------------------------------------------",
+        "b       12,801         0.500        0.900        1.50            0.75",
+        "a        1,281         0.500        0.100        0.50            8.00",
+        "",
+        "validation loss, nats a token     dga  uniform  difference",
+        "----------------------------------------------------------",
+        "specific set                   2.0000   2.5000     -0.5000",
+        "mean of the domains            4.5000   4.0000     +0.5000",
+        "",
+        "Perplexity of the specific set: 0.607 of uniform's.",
+    ]

@@ -1,0 +1,86 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megadga.demo.text import (
+    OVERLAP_WORDS,
+    Sizes,
+    shuffled,
+    split_documents,
+    take_documents,
+    without_repetitions,
+    word_runs,
+)
+
+
+def sentence(first, count):
+    return " ".join(f"word{number}" for number in range(first, first + count))
+
+
+@given(text=st.text(alphabet="ab \n", max_size=200), size=st.integers(2, 50))
+def test_documents_of_a_text_are_all_of_it_but_white_space(text, size):
+    documents = list(split_documents(text, size))
+    assert "".join("".join(documents).split()) == "".join(text.split())
+    assert all(0 < len(document) <= size for document in documents)
+
+
+def test_documents_end_with_a_line_where_one_ends_late_enough():
+    assert list(split_documents("aaaa\nbb\ncccc", 8)) == ["aaaa\nbb\n", "cccc"]
+    assert list(split_documents("a\nbbbbbbbbbb", 8)) == ["a\nbbbbbb", "bbbb"]
+
+
+def test_runs_of_words_ignore_case_and_punctuation():
+    text = sentence(0, OVERLAP_WORDS + 1)
+    assert list(word_runs(text.upper().replace(" ", ", "))) == list(word_runs(text))
+    assert len(list(word_runs(text))) == 2
+
+
+def test_documents_with_a_run_of_words_to_avoid_are_left_out():
+    avoid = frozenset(word_runs(sentence(0, 20)))
+    near, far = sentence(1, OVERLAP_WORDS - 1), sentence(100, 30)
+    found = take_documents(
+        [f"so {sentence(5, OVERLAP_WORDS)} goes", near, far], sizes=Sizes(), avoid=avoid
+    )
+    assert found == [near, far]
+
+
+def test_no_file_and_no_domain_is_larger_than_its_size():
+    sizes = Sizes(domain=100, file=50, document=25)
+    texts = ["a" * 80, "b" * 10, "c" * 80]
+    found = take_documents(texts, sizes=sizes, avoid=frozenset())
+    assert found == ["a" * 25, "a" * 25, "b" * 10, "c" * 25]
+
+
+def test_texts_are_read_no_further_than_needed():
+    def texts():
+        yield "a" * 10
+        yield "b" * 10
+        raise AssertionError("one text too many")
+
+    sizes = Sizes(domain=15, file=10, document=10)
+    assert take_documents(texts(), sizes=sizes, avoid=frozenset()) == ["a" * 10]
+
+
+@given(
+    texts=st.lists(
+        st.lists(st.integers(0, 30).map(lambda first: sentence(first, 7)), max_size=8).map(
+            "\n\n".join
+        ),
+        max_size=4,
+    )
+)
+def test_no_two_texts_share_a_run_of_words_in_the_end(texts):
+    distinct = without_repetitions(texts)
+    runs = [run for text in distinct for run in word_runs(text)]
+    assert len(distinct) == len(texts)
+    assert len(runs) == len(set(runs))
+
+
+def test_what_several_texts_have_stays_in_the_first():
+    own, common = sentence(100, 20), sentence(0, 20)
+    assert without_repetitions([common, f"{own}\n\n{common}"]) == [common, own]
+
+
+def test_the_order_of_names_does_not_depend_on_how_they_come():
+    names = [f"file{number}.py" for number in range(20)]
+    assert shuffled(names) == shuffled(reversed(names))
+    assert shuffled(names) != names
