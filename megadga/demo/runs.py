@@ -20,7 +20,9 @@ from megadga.report.records import read_records
 DGA = "dga"
 UNIFORM = "uniform"
 RUNS = (DGA, UNIFORM)
+STEPS = 800
 GLOBAL_BATCH_SIZE = 8
+SEQUENCE_LENGTH = 128
 UPDATES = 40
 """Updates of the weights in a run of any length."""
 
@@ -43,7 +45,7 @@ _RUN = """\
 # and what you like, and see what `megadga check` and `megadga describe` say about it.
 seed: {seed}
 output: {output}
-model: {{type: llama, preset: tiny, sequence_length: 128}}
+model: {{type: llama, preset: tiny, sequence_length: {length}}}
 data:
   domains: {domains}
   specific: {{{specific_name}: {{path: {specific}}}}}
@@ -151,6 +153,7 @@ def _config_text(folder: DemoFolder, run: str, size: RunSize) -> str:
         specific_name=SPECIFIC,
         specific=_quoted(folder.specific / SPECIFIC),
         mixing=_MIXING[run].format(interval=size.steps // UPDATES),
+        length=SEQUENCE_LENGTH,
         steps=size.steps,
         batch=GLOBAL_BATCH_SIZE,
         micro=GLOBAL_BATCH_SIZE // size.ranks,
