@@ -114,7 +114,7 @@ class Domain:
         for shard in range(first, last + 1):
             begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
             low, high = max(start, begin), min(stop, end)
-            if low < high:  # an empty shard has no file to read from
+            if low < high:  # not an empty shard
                 tokens = self._shards[shard].read(np.array([low - begin]), high - low)
                 window[low - start : high - start] = tokens[0]
 

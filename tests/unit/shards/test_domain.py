@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from megadga.errors import ShardError
 from megadga.shards.domain import Domain
 from megadga.shards.folder import DomainSource, open_domain
-from tests.support.streams import counting_domain
+from megadga.shards.indexed import IndexedShard
+from megadga.shards.writer import ShardWriter, best_dtype
+from tests.support.streams import IDENTITY, counting_domain
 
 
 def open_counting(folder, lengths, *, sequence_length, shard_tokens=1 << 20) -> Domain:
@@ -91,6 +93,17 @@ def test_a_bin_cut_or_removed_after_opening_is_refused(tmp_path):
     tokens.unlink()
     with pytest.raises(ShardError, match=f"{tokens}: expected tokens, found No such file"):
         domain.windows(np.array([0]))
+
+
+def test_shards_without_documents_are_passed_over(tmp_path):
+    prefixes = [tmp_path / name for name in "abcde"]
+    for prefix, tokens in zip(prefixes, ([], [0, 1, 2], [], [3, 4, 5, 6], []), strict=True):
+        with ShardWriter(prefix, best_dtype(100)) as writer:
+            for token in tokens:
+                writer.add_document(np.array([token]))
+    shards = [IndexedShard.open(prefix) for prefix in prefixes]
+    domain = Domain("gaps", tmp_path, shards, IDENTITY, sequence_length=2)
+    assert domain.windows(np.arange(3)).tolist() == [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
 
 
 def test_neighbouring_windows_share_one_token(tmp_path):
