@@ -175,6 +175,16 @@ def _free_port() -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Return this environment with this interpreter's programs first: compilers ask for ninja."""
+    """Return this environment with what lies beside this interpreter.
+
+    Its programs come first, as compilers ask for ninja; so do the operators that `make setup`
+    compiled, unless the variable says where others are.
+    """
     programs = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+    path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
+    compiled = Path(sys.prefix, "torch-extensions")
+    return {
+        **({"TORCH_EXTENSIONS_DIR": str(compiled)} if compiled.is_dir() else {}),
+        **os.environ,
+        "PATH": path,
+    }
