@@ -5,7 +5,7 @@ DeepSpeed is patched: the loop takes its batches here and calls ``after_step``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megadga.alignment.aligner import Aligner, ProbeBudget
 from megadga.arrays import FloatArray, IntArray
-from megadga.errors import ResumeError
+from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler
 from megadga.sampling.rows import rank_rows
 from megadga.sampling.sampler import BatchPlan, MixtureSampler, SamplerState
@@ -25,7 +25,7 @@ from megadga.zero.engine import Engine
 from megadga.zero.sharded import Loss, ShardedProbe, mean_loss
 
 Metrics = dict[str, dict[str, Any]]
-"""What a step is worth logging, by record type: ``train``, ``update``, ``evaluation``, ``event``."""
+"""What to log of a step, by record type: ``train``, ``update``, ``evaluation``, ``event``."""
 
 
 class Plugin(Protocol):
@@ -127,7 +127,7 @@ class DgaPlugin:
             module returns.
 
     Raises:
-        UnsupportedEngineError: If alignments are not known to be exact under the engine's settings.
+        UnsupportedEngineError: If alignments are not known to be exact on this engine.
         ValueError: If the arguments contradict each other.
     """
 
@@ -161,7 +161,7 @@ class DgaPlugin:
             max_epochs=sampling.max_epochs,
         )
         self._rows = _rank_rows(engine)
-        self._reader = BatchReader(domains, rows=self._rows.ravel(), prefetch=sampling.prefetch)
+        self._reader = BatchReader(domains, rows=self._rows, prefetch=sampling.prefetch)
         self._aligner = None
         if scheduler.observes is Alignments:
             if specific is None:
@@ -180,7 +180,7 @@ class DgaPlugin:
                 f"found shape {self._mixture.weights.shape}"
             )
         self._state = self._sampler.init()
-        self._stream: Iterator[tuple[BatchPlan, IntArray]] | None = None
+        self._stream: Iterator[tuple[BatchPlan, IntArray]] = iter(())
 
     @property
     def step(self) -> int:
@@ -199,18 +199,13 @@ class DgaPlugin:
 
     def next_batch(self) -> Batch:
         """Return this rank's tokens of the next optimizer step, and advance."""
-        if self._stream is None:
-            self._stream = self._reader.stream(self._plans_until_update())
-        plan, tokens = next(self._stream)
+        plan, tokens = self._next_read()
         self._state = plan.state_after
-        if self._update_is_due():
-            self._stream = None
-        shaped = torch.from_numpy(tokens).view(*self._rows.shape, -1)
-        return Batch(self._indices(plan), shaped.to(self._engine.device))
+        return Batch(self._indices(plan), torch.from_numpy(tokens).to(self._engine.device))
 
     def next_indices(self) -> BatchIndices:
         """Return which windows make up the next optimizer step, read nothing, and advance."""
-        self._stream = None
+        self.close()
         plan = self._sampler.plan(self._state, self.weights)
         self._state = plan.state_after
         return self._indices(plan)
@@ -232,7 +227,7 @@ class DgaPlugin:
             raise ValueError(
                 f"after_step: expected step {self.step}, the batches handed out, found {step}"
             )
-        if self._aligner is None or not self._update_is_due():
+        if self._aligner is None or not self._is_update(step):
             return {}
         before = self._mixture
         alignments = self._aligner.measure(before.num_updates + before.num_skipped)
@@ -242,8 +237,8 @@ class DgaPlugin:
         return {"update": self._updated(alignments)}
 
     def close(self) -> None:
-        """Stop reading ahead."""
-        self._stream = None
+        """Stop reading ahead; the next batch is planned anew."""
+        self._stream = iter(())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to continue; equal on every rank."""
@@ -269,7 +264,7 @@ class DgaPlugin:
                 raise ResumeError(
                     f"checkpoint: {key}: expected {expected!r} as in this run, found {found!r}"
                 )
-        self._stream = None
+        self.close()
         self._state = SamplerState(step=state["step"], cursors=state["cursors"].numpy())
         self._mixture = MixtureState(
             weights=state["weights"].numpy(),
@@ -287,18 +282,28 @@ class DgaPlugin:
             "seed": self._sampling.seed,
         }
 
-    def _update_is_due(self) -> bool:
-        return self._scheduler.observes is not None and self.step % self._interval == 0
+    def _is_update(self, step: int) -> bool:
+        return self._scheduler.observes is not None and step % self._interval == 0
+
+    def _next_read(self) -> tuple[BatchPlan, IntArray]:
+        planned = next(self._stream, None)
+        if planned is None:
+            self._stream = self._reader.stream(self._plans_until_update())
+            planned = next(self._stream)
+        return planned
 
     def _plans_until_update(self) -> Iterator[BatchPlan]:
         """Plan ahead while the weights are constant: never past the next update."""
         state, weights = self._state, self.weights
-        while True:
-            plan = self._sampler.plan(state, weights)
+        while state.step == self.step or not self._is_update(state.step):
+            try:
+                plan = self._sampler.plan(state, weights)
+            except ExhaustedError:
+                if state.step == self.step:
+                    raise
+                return  # only planned ahead: it is an error when that batch is asked for
             yield plan
             state = plan.state_after
-            if self._scheduler.observes is not None and state.step % self._interval == 0:
-                return
 
     def _indices(self, plan: BatchPlan) -> BatchIndices:
         return BatchIndices(

@@ -24,8 +24,7 @@ class GradientShard:
     def dot(self, other: "GradientShard") -> float:
         """Return this rank's summand of ``<self, other>``, accumulated in float64."""
         total = torch.zeros((), dtype=torch.float64, device=self.values.device)
-        mine: tuple[Tensor, ...] = self.values.split(_CHUNK)
-        theirs: tuple[Tensor, ...] = other.values.split(_CHUNK)
-        for a, b in zip(mine, theirs, strict=True):
-            total += torch.dot(a.double(), b.double())
+        for start in range(0, self.values.numel(), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            total += torch.dot(self.values[chunk].double(), other.values[chunk].double())
         return float(total)

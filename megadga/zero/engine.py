@@ -129,6 +129,7 @@ def check_supported(engine: Any) -> None:
 def _problems(engine: Any) -> Iterator[str]:
     from deepspeed.runtime.pipe.engine import PipelineEngine  # noqa: PLC0415  (slow to import)
 
+    settings: dict[str, Any] = engine._config._param_dict
     if isinstance(engine, PipelineEngine):
         yield "pipeline modules: expected one forward and backward a rank, found a PipelineEngine"
     if engine.has_moe_layers:
@@ -137,7 +138,6 @@ def _problems(engine: Any) -> Iterator[str]:
         yield "model parallelism: expected data parallelism alone, found an mpu"
     if engine.is_compiled:
         yield "engine.compile(): expected an eager module"
-    settings = engine._config._param_dict
     yield from _unknown_settings(settings)
     yield from _zero_settings(settings.get("zero_optimization", {}))
 

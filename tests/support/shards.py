@@ -1,13 +1,47 @@
 """Writes small folders of real shards with made-up tokens."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from megadga.shards.manifest import TokenizerIdentity
+from megadga.shards.domain import Domain
+from megadga.shards.folder import DomainSource, open_domain, open_domains
+from megadga.shards.manifest import Manifest, TokenizerIdentity, write_manifest
+from megadga.shards.writer import ShardWriter, best_dtype
 
 VOCABULARY = 64
+SEQUENCE_LENGTH = 8
 TOKENIZER = TokenizerIdentity(
     kind="sentencepiece", fingerprint="0" * 64, vocab_size=VOCABULARY, eod=2
 )
+
+
+def write_domain(folder: Path, *, seed: int, num_documents: int = 40) -> Path:
+    """Write a domain whose documents prefer a few token ids of their own."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    liking = rng.dirichlet(np.full(VOCABULARY, 0.05))
+    splits = {}
+    for split in ("train", "valid"):
+        with ShardWriter(folder / f"{split}-00000", best_dtype(VOCABULARY)) as writer:
+            for _ in range(num_documents):
+                tokens = rng.choice(VOCABULARY, size=rng.integers(5, 30), p=liking)
+                writer.add_document(np.append(tokens, TOKENIZER.eod))
+        splits[split] = (writer.entry,)
+    write_manifest(folder, Manifest(name=folder.name, tokenizer=TOKENIZER, splits=splits))
+    return folder
+
+
+def write_sets(root: Path, *, num_domains: int) -> Path:
+    """Write ``root/domains/d0, d1, ...`` and ``root/specific``, which resembles ``d1``."""
+    for index in range(num_domains):
+        write_domain(root / "domains" / f"d{index}", seed=index)
+    write_domain(root / "specific", seed=1)
+    return root
+
+
+def open_sets(root: Path, *, split: str = "train") -> tuple[list[Domain], Domain]:
+    """Open what ``write_sets`` wrote: the domains and the specific set."""
+    domains = open_domains(root / "domains", split=split, sequence_length=SEQUENCE_LENGTH)
+    source = DomainSource("specific", root / "specific")
+    return list(domains), open_domain(source, split=split, sequence_length=SEQUENCE_LENGTH)

@@ -1,0 +1,57 @@
+"""The sharded probe under real DeepSpeed: exact, equal on all ranks, and without a trace."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.ranks import run_ranks
+from tests.support.shards import write_sets
+
+# DeepSpeed patches F.linear for ZeRO-3 for the rest of the process, so stage 3 runs apart.
+STAGES = ["0,1,2", "3"]
+
+# Relative to |g_i||v|: float32's own error, and bfloat16's over a forward and backward pass.
+TOLERANCE = {"fp32": 1e-6, "bf16": 5e-2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sets(tmp_path_factory.mktemp("sets"), num_domains=3)
+
+
+@pytest.mark.parametrize("stages", STAGES)
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_alignments_equal_float64_gradients(
+    folder: Path, tmp_path: Path, world_size: int, stages: str
+) -> None:
+    report = run_ranks(
+        "tests.distributed.workers.exactness", world_size, tmp_path, str(folder), stages
+    )
+
+    assert len(report["results"]) == 2 * len(stages.split(","))
+    for result in report["results"]:
+        assert result["error"] < TOLERANCE[result["precision"]], result
+    assert all(of_rank == report["results"] for of_rank in report["by_rank"])
+
+
+@pytest.mark.parametrize("stages", STAGES)
+def test_probes_leave_no_trace(folder: Path, tmp_path: Path, stages: str) -> None:
+    results = run_ranks("tests.distributed.workers.no_trace", 2, tmp_path, str(folder), stages)
+
+    assert len(results) == 2 * len(stages.split(","))
+    for result in results:
+        assert result["with"]["updates"] == 6  # the probes did run
+        assert result["without"]["updates"] == 0
+        assert len(set(result["with"]["losses"])) > 20  # and training did move
+        assert result["with"]["losses"] == result["without"]["losses"]
+        assert result["with"]["parameters"] == result["without"]["parameters"]
+
+
+def test_untested_engine_settings_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    messages = run_ranks("tests.distributed.workers.refusals", 1, tmp_path, str(folder))
+
+    assert messages.pop("nothing") == ""
+    assert len(messages) == 5
+    for setting, message in messages.items():
+        assert setting in message
+        assert "expected" in message

@@ -1,0 +1,77 @@
+"""The plugin in a DeepSpeed loop of somebody else: batches, updates, state, complaints."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.ranks import run_ranks
+from tests.support.shards import write_sets
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """What the worker saw on 1, 2 and 4 ranks."""
+    root = tmp_path_factory.mktemp("plugin")
+    folder = write_sets(root / "sets", num_domains=3)
+    worker = "tests.distributed.workers.mixture"
+    return {n: run_ranks(worker, n, root, str(folder)) for n in (1, 2, 4)}
+
+
+@pytest.fixture(params=[1, 2, 4])
+def report(reports: dict[int, Any], request: pytest.FixtureRequest) -> Any:
+    return reports[request.param]
+
+
+def test_same_sequences_on_any_number_of_ranks_until_weights_differ_by_rounding(
+    reports: dict[int, Any],
+) -> None:
+    before_first_update = [reports[n]["run"]["sequences"][:4] for n in (1, 2, 4)]
+
+    assert before_first_update[0] == before_first_update[1] == before_first_update[2]
+    assert [row for row, _, _ in before_first_update[0][0]] == list(range(8))
+
+
+def test_updates_come_every_interval_and_agree_on_all_ranks(report: Any) -> None:
+    records = report["run"]["records"]
+
+    assert [list(record) for record in records] == [[], [], [], ["update"], [], []]
+    averaged = records[3]["update"]["averaged_weights"]
+    assert set(averaged) == {"d0", "d1", "d2"}
+    assert averaged["d1"] == max(averaged.values())  # the specific set resembles d1
+    assert all(w == list(averaged.values()) for w in report["run"]["weights_by_rank"])
+
+
+def test_a_reloaded_state_continues_with_the_same_sequences(report: Any) -> None:
+    run = report["run"]
+
+    assert run["resumed_weights"] == run["weights_by_rank"][0]
+    for uninterrupted, resumed in run["same_plans"]:
+        assert uninterrupted == resumed
+
+
+def test_batches_hold_the_windows_that_the_indices_name(report: Any) -> None:
+    assert report["tokens"] is True
+
+
+def test_alignments_that_are_not_finite_skip_the_update_and_say_so(report: Any) -> None:
+    event = report["poisoned"]["record"]["event"]
+
+    assert report["poisoned"]["moved"] is False
+    assert list(report["poisoned"]["record"]) == ["event"]
+    assert event["event"] == "update_skipped"
+    assert event["domains"] == ["d0", "d1", "d2"]
+    assert event["num_skipped"] == 1
+
+
+def test_complaints_name_expected_and_found(report: Any) -> None:
+    complaints = report["complaints"]
+
+    assert complaints["out of step"].startswith("ValueError: after_step: expected step 1")
+    assert complaints["other seed"].startswith("ResumeError: checkpoint: seed: expected 6")
+    assert complaints["other domains"].startswith("ResumeError: checkpoint: domains: expected")
+    assert "expected weights over 3 domains" in complaints["wrong number of weights"]
+    assert "interval: expected at least 1" in complaints["interval"]
+
+
+def test_a_cap_ends_training_only_when_the_data_are_used_up(report: Any) -> None:
+    assert report["exhausted"]["handed_out"] == report["exhausted"]["full_batches"]

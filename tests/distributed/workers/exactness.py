@@ -1,0 +1,111 @@
+"""Compares sharded alignments with float64 gradients of one process, on the ranks it runs on."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from megadga.alignment.aligner import ProbeBudget
+from megadga.alignment.protocols import DrawnSequences
+from megadga.arrays import IntArray
+from megadga.mixing.scheduler import Alignments
+from megadga.plugin import DgaPlugin, Sampling
+from megadga.sampling.probes import ProbeSampler
+from megadga.shards.domain import Domain
+from tests.support.engines import build_engine, full_parameters, settings
+from tests.support.models import SmallDecoder
+from tests.support.schedulers import FrozenProbing
+from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
+
+SEED = 5
+BUDGET = ProbeBudget(sequences_per_domain=5, specific_sequences=7)
+
+
+def build_module() -> nn.Module:
+    return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH)
+
+
+def reference_gradient(module: nn.Module, drawn: DrawnSequences) -> torch.Tensor:
+    tokens = torch.from_numpy(drawn.read(np.arange(len(drawn))))
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(
+        module(tokens).mean(), parameters, allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def largest_error(
+    found: Alignments, module: nn.Module, domains: list[Domain], specific: Domain, update: int
+) -> float:
+    """Largest deviation of a measured number from float64, relative to |g_i||v| (or |g_i|^2)."""
+    sets = [*domains, specific]
+    sampler = ProbeSampler(np.array([d.num_sequences for d in sets], dtype=np.int64), seed=SEED)
+
+    def draw(index: int, count: int) -> DrawnSequences:
+        return DrawnSequences(sets[index], sampler.draw(update, index, count).sequences)
+
+    v = reference_gradient(module, draw(len(domains), BUDGET.specific_sequences))
+    errors = [abs(found.specific_squared_norm / float(v @ v) - 1.0)]
+    for i in range(len(domains)):
+        g = reference_gradient(module, draw(i, BUDGET.sequences_per_domain))
+        errors.append(abs(found.dots[i] - float(g @ v)) / float(g.norm() * v.norm()))
+        errors.append(abs(found.squared_norms[i] / float(g @ g) - 1.0))
+    return max(errors)
+
+
+def train_and_measure(folder: Path, stage: int, precision: str) -> dict[str, Any]:
+    """Train two steps and a half, measure inside the open accumulation window, compare."""
+    domains, specific = open_sets(folder)
+    engine = build_engine(build_module, settings(stage, precision))
+    plugin = DgaPlugin(
+        engine,
+        domains,
+        specific,
+        FrozenProbing(len(domains)),
+        sampling=Sampling(seed=SEED),
+        interval=2,
+        budget=BUDGET,
+    )
+    drawn: list[IntArray] = []
+    for step in range(1, 3):
+        batch = plugin.next_batch()
+        drawn.append(np.stack([batch.indices.global_domains]))
+        for tokens in batch.tokens:
+            engine.backward(engine(tokens).mean())
+            engine.step()
+        plugin.after_step(step)
+    tokens = plugin.next_batch().tokens[0]
+    engine.backward(engine(tokens).mean())  # the window is open now
+    alignments = plugin._aligner.measure(3)  # pyright: ignore[reportOptionalMemberAccess]
+
+    module = build_module().double()
+    module.load_state_dict({k: t.double() for k, t in full_parameters(engine).items()})
+    error = largest_error(alignments, module, domains, specific, update=3)
+    engine.destroy()
+    return {
+        "stage": stage,
+        "precision": precision,
+        "error": error,
+        "dots": alignments.dots.tolist(),
+    }
+
+
+def main(output: str, folder: str, stages: str) -> None:
+    results = [
+        train_and_measure(Path(folder), int(stage), precision)
+        for stage in stages.split(",")
+        for precision in ("fp32", "bf16")
+    ]
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, results)
+    if torch.distributed.get_rank() == 0:
+        Path(output).write_text(json.dumps({"results": results, "by_rank": everyone}))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,77 @@
+"""Trains with and without probes under frozen weights; both must leave the same bits."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from megadga.alignment.aligner import ProbeBudget
+from megadga.mixing.static import Static, uniform_weights
+from megadga.plugin import DgaPlugin, Sampling
+from tests.support.engines import build_engine, fingerprint, full_parameters, settings
+from tests.support.models import SmallDecoder
+from tests.support.schedulers import FrozenProbing
+from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
+
+STEPS = 20
+
+
+def build_module() -> nn.Module:
+    return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH, scalar=True, dropout=0.1)
+
+
+def train(folder: Path, stage: int, precision: str, *, probing: bool) -> dict[str, Any]:
+    domains, specific = open_sets(folder)
+    engine = build_engine(build_module, settings(stage, precision))
+    torch.manual_seed(3)  # dropout masks
+    num_domains = len(domains)
+    plugin = DgaPlugin(
+        engine,
+        domains,
+        specific,
+        FrozenProbing(num_domains) if probing else Static(uniform_weights(num_domains)),
+        sampling=Sampling(seed=5),
+        interval=3,
+        budget=ProbeBudget(sequences_per_domain=2, specific_sequences=3),
+    )
+    losses: list[float] = []
+    num_updates = 0
+    for step in range(1, STEPS + 1):
+        for position, tokens in enumerate(plugin.next_batch().tokens):
+            loss = engine(tokens)
+            losses.append(float(loss))
+            engine.backward(loss)
+            if probing and position == 0 and step % 7 == 0:  # inside an accumulation window
+                plugin._aligner.measure(step)  # pyright: ignore[reportOptionalMemberAccess]
+            engine.step()
+        num_updates += "update" in plugin.after_step(step)
+    result = {
+        "losses": losses,
+        "parameters": fingerprint(full_parameters(engine)),
+        "updates": num_updates,
+    }
+    engine.destroy()
+    return result
+
+
+def main(output: str, folder: str, stages: str) -> None:
+    results = [
+        {
+            "stage": int(stage),
+            "precision": precision,
+            "with": train(Path(folder), int(stage), precision, probing=True),
+            "without": train(Path(folder), int(stage), precision, probing=False),
+        }
+        for stage in stages.split(",")
+        for precision in ("fp32", "bf16")
+    ]
+    if torch.distributed.get_rank() == 0:
+        Path(output).write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

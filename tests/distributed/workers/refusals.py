@@ -1,0 +1,64 @@
+"""Registers the plugin with engines whose settings were never tested; notes what it says."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from megadga.errors import UnsupportedEngineError
+from megadga.mixing.dga import Dga
+from megadga.mixing.static import uniform_weights
+from megadga.plugin import DgaPlugin, Sampling
+from tests.support.engines import build_engine, settings
+from tests.support.models import SmallDecoder
+from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
+
+UNTESTED: dict[str, dict[str, Any]] = {
+    "progressive_layer_drop": settings(
+        0, "fp32", progressive_layer_drop={"enabled": True, "theta": 0.5, "gamma": 0.001}
+    ),
+    "torch_autocast": settings(
+        1, "fp32", torch_autocast={"enabled": True, "dtype": "torch.bfloat16"}
+    ),
+    "zero_optimization.offload_param": settings(
+        3, "fp32", zero_optimization={"stage": 3, "offload_param": {"device": "cpu"}}
+    ),
+    "zero_optimization.zero_quantized_gradients": settings(
+        3, "fp32", zero_optimization={"stage": 3, "zero_quantized_gradients": True}
+    ),
+}
+
+
+def build_module() -> nn.Module:
+    return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH)
+
+
+def refusal(folder: Path, config: dict[str, Any], *, compiled: bool = False) -> str:
+    domains, specific = open_sets(folder)
+    engine = build_engine(build_module, config)
+    if compiled:
+        engine.compile()
+    scheduler = Dga(uniform_weights(len(domains)), step_size=1.0)
+    try:
+        DgaPlugin(engine, domains, specific, scheduler, sampling=Sampling(seed=5))
+    except UnsupportedEngineError as error:
+        return str(error)
+    finally:
+        engine.destroy()
+    return ""
+
+
+def main(output: str, folder: str) -> None:
+    messages = {name: refusal(Path(folder), config) for name, config in UNTESTED.items()}
+    messages["engine.compile()"] = refusal(Path(folder), settings(0, "fp32"), compiled=True)
+    switched_off = settings(0, "fp32", progressive_layer_drop={"enabled": False})
+    messages["nothing"] = refusal(Path(folder), switched_off)
+    Path(output).write_text(json.dumps(messages))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,45 @@
+"""Real DeepSpeed engines for workers, and what their parameters hold."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+
+def settings(stage: int, precision: str, **more: Any) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": 2,
+        "gradient_clipping": 0.1,
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}},
+        "zero_optimization": {"stage": stage},
+        "bf16": {"enabled": precision == "bf16"},
+        **more,
+    }
+
+
+def build_engine(build: Callable[[], nn.Module], config: dict[str, Any], *, seed: int = 0) -> Any:
+    """Initialise an engine around a model whose weights are equal on every rank."""
+    torch.manual_seed(seed)
+    module = build()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=parameters, config=config)
+    return engine
+
+
+def full_parameters(engine: Any) -> dict[str, Tensor]:
+    """Return every parameter, whole, on every rank. Collective under ZeRO-3."""
+    parameters = list(engine.module.parameters())
+    with deepspeed.zero.GatheredParameters(parameters):
+        return {name: p.detach().clone() for name, p in engine.module.named_parameters()}
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,22 @@
+"""Schedulers that only tests need."""
+
+import dataclasses
+
+from megadga.mixing.scheduler import Alignments, MixtureState
+from megadga.mixing.static import uniform_weights
+
+
+class FrozenProbing:
+    """Has everything measured and moves nothing: what probes leave behind is all that differs."""
+
+    observes = Alignments
+
+    def __init__(self, num_domains: int) -> None:
+        self._weights = uniform_weights(num_domains)
+
+    def init(self) -> MixtureState:
+        return MixtureState(self._weights, self._weights, num_updates=0, num_skipped=0)
+
+    def update(self, state: MixtureState, observed: Alignments) -> MixtureState:
+        assert observed.is_finite()
+        return dataclasses.replace(state, num_updates=state.num_updates + 1)
