@@ -105,7 +105,7 @@ class MixtureSampler:
         weights = check_simplex(weights)
         rng = np.random.default_rng((self._seed, Stream.ROWS, state.step))
         if self._most_draws is None:
-            domains = self._draw(weights * self._num_rows, state.step, rng)
+            domains = self._draw(weights, state.step, rng)
         else:
             limits = np.clip(self._most_draws - state.cursors, 0, self._num_rows)
             self._check_supply(state, weights, limits)
@@ -127,10 +127,10 @@ class MixtureSampler:
         """Return how often each domain has been gone through, shape ``(K,)``."""
         return state.cursors / self._sizes
 
-    def _draw(self, expected: FloatArray, step: int, rng: np.random.Generator) -> IntArray:
+    def _draw(self, weights: FloatArray, step: int, rng: np.random.Generator) -> IntArray:
         if self._method == "multinomial":
-            return multinomial(expected, self._num_rows, rng)
-        return systematic(expected, self._num_rows, kronecker_offset(self._seed, step))
+            return multinomial(weights, self._num_rows, rng)
+        return systematic(weights, self._num_rows, kronecker_offset(self._seed, step))
 
     def _check_supply(self, state: SamplerState, weights: FloatArray, limits: IntArray) -> None:
         if (supply := int(limits[weights > 0.0].sum())) < self._num_rows:

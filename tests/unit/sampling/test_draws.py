@@ -32,7 +32,7 @@ def counts(domains, num_domains):
 @example(weights=np.array([1.0]), num_rows=1, offset=almost_one)
 def test_systematic_counts_are_the_expectation_rounded_down_or_up(weights, num_rows, offset):
     expected = weights * num_rows
-    found = counts(systematic(expected, num_rows, offset), weights.size)
+    found = counts(systematic(weights, num_rows, offset), weights.size)
     assert found.sum() == num_rows
     assert (found >= np.floor(expected - 1e-9)).all()
     assert (found <= np.ceil(expected + 1e-9)).all()
@@ -44,18 +44,35 @@ def test_systematic_draws_are_unbiased_over_the_offset(weights, num_rows):
     # The points of n evenly spaced offsets are n times as dense a grid on the same line, so a
     # domain's total over them is n times its expectation, rounded down or up.
     num_offsets = 64
-    expected = weights * num_rows
     total = np.zeros(weights.size)
     for offset in np.arange(num_offsets) / num_offsets:
-        total += counts(systematic(expected, num_rows, float(offset)), weights.size)
-    assert (np.abs(total / num_offsets - expected) <= 1 / num_offsets + 1e-9).all()
+        total += counts(systematic(weights, num_rows, float(offset)), weights.size)
+    assert (np.abs(total / num_offsets - weights * num_rows) <= 1 / num_offsets + 1e-9).all()
+
+
+@given(weights=mixtures(), num_rows=batch_sizes, offset=offsets, exponent=st.integers(-900, 900))
+def test_the_unit_of_the_weights_does_not_matter(weights, num_rows, offset, exponent):
+    scaled = weights * 2.0**exponent
+    np.testing.assert_array_equal(
+        systematic(scaled, num_rows, offset), systematic(weights, num_rows, offset)
+    )
+
+
+def test_rounding_never_pushes_the_last_row_off_the_line():
+    # For one in twenty sums, scaling the last end to B leaves it one unit in the last place short,
+    # which is where the last point is.
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        num_rows = int(rng.integers(1, 2000))
+        weights = np.append(rng.uniform(0.5, 2.0, rng.integers(1, 30)), 0.0)
+        assert systematic(weights, num_rows, almost_one)[-1] < weights.size - 1
 
 
 @pytest.mark.parametrize("error", [-1e-9, 1e-9])
 @pytest.mark.parametrize("offset", [0.0, almost_one])
 def test_weights_that_sum_to_one_nearly_are_drawn_whole(error, offset):
     first, second, third = counts(
-        systematic(np.array([0.3, 0.7 + error, 0.0]) * 8, 8, offset), num_domains=3
+        systematic(np.array([0.3, 0.7 + error, 0.0]), 8, offset), num_domains=3
     )
     assert (first + second, third) == (8, 0)
     assert first in {2, 3}
@@ -70,7 +87,7 @@ def test_whole_expectations_are_met_exactly_at_any_offset():
 
 @given(weights=mixtures(), num_rows=batch_sizes, seed=st.integers(0, 2**32))
 def test_multinomial_draws_come_from_domains_with_a_weight(weights, num_rows, seed):
-    domains = multinomial(weights * num_rows, num_rows, np.random.default_rng(seed))
+    domains = multinomial(weights, num_rows, np.random.default_rng(seed))
     assert domains.shape == (num_rows,)
     assert (weights[domains] > 0.0).all()
 
@@ -79,9 +96,7 @@ def test_multinomial_draws_are_independent():
     # Sums of B independent draws have mean B w and variance B w (1 - w); systematic ones have
     # almost none. Five standard errors of the mean and of the variance over 2000 batches.
     weights, num_rows, rng = np.array([0.2, 0.5, 0.3]), 64, np.random.default_rng(3)
-    found = np.array(
-        [counts(multinomial(weights * num_rows, num_rows, rng), 3) for _ in range(2000)]
-    )
+    found = np.array([counts(multinomial(weights, num_rows, rng), 3) for _ in range(2000)])
     variance = num_rows * weights * (1 - weights)
     bound = 5 * np.sqrt(variance / 2000)
     assert (np.abs(found.mean(axis=0) - num_rows * weights) < bound).all()
