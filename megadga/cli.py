@@ -55,14 +55,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands, "train", _train, "train a run, or continue it where it stopped")
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
-    checking.add_argument("--world-size", type=_ranks, metavar="N", help="ranks it is meant for")
+    checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
     _add_run(commands, "describe", _describe, "explain a run key by key")
     demo = commands.add_parser(
         "demo", help="train on text found on this machine, with DGA and with uniform weights"
     )
     demo.set_defaults(command=_demo)
-    demo.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="FOLDER")
-    demo.add_argument("--seed", type=int, default=0, metavar="N")
+    demo.add_argument(
+        "--output", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="runs/demo"
+    )
+    demo.add_argument("--steps", type=_count, metavar="N", help="optimizer steps of each run")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of both runs")
+    demo.add_argument("--ranks", type=_count, default=2, metavar="N", help="processes")
+    demo.add_argument(
+        "--fresh", action="store_true", help="remove what an earlier demo made there"
+    )
     return parser
 
 
@@ -84,9 +91,9 @@ def _add_run(
     return parser
 
 
-def _ranks(text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of ranks, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
     return int(text)
 
 
@@ -112,8 +119,15 @@ def _describe(options: argparse.Namespace) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     from megadga.demo.run import run_demo  # noqa: PLC0415
+    from megadga.demo.runs import STEPS  # noqa: PLC0415
 
-    run_demo(options.output, seed=options.seed)
+    run_demo(
+        options.output,
+        steps=options.steps or STEPS,
+        seed=options.seed,
+        ranks=options.ranks,
+        fresh=options.fresh,
+    )
 
 
 if __name__ == "__main__":

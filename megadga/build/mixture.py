@@ -31,6 +31,9 @@ from megadga.mixing.static import (
 )
 from megadga.shards.domain import Domain
 
+MOST_NAMED = 5
+"""Domains that an error names: there may be thousands."""
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -111,14 +114,17 @@ def _misnamed(
     path: KeyPath, weights: Mapping[str, float], names: Sequence[str]
 ) -> Iterator[Mistake]:
     known = set(names)
-    for name in weights:
-        if name not in known:
-            close = get_close_matches(name, names, n=1)
-            hint = repr(close[0]) if close else ""
-            yield Mistake((*path, name), "the name of a domain", repr(name), hint)
+    unknown = [name for name in weights if name not in known]
+    for name in unknown[:MOST_NAMED]:
+        close = get_close_matches(name, names, n=1)
+        hint = repr(close[0]) if close else ""
+        yield Mistake((*path, name), "the name of a domain", repr(name), hint)
+    if len(unknown) > MOST_NAMED:
+        found = f"{len(unknown) - MOST_NAMED} more that are none"
+        yield Mistake(path, "names of domains", found)
     missing = [name for name in names if name not in weights]
     if missing:
-        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        named = ", ".join(missing[:MOST_NAMED]) + (", ..." if len(missing) > MOST_NAMED else "")
         found = f"none for {len(missing)} ({named})"
         yield Mistake(path, f"a weight for each of the {len(names)} domains", found)
 

@@ -136,6 +136,15 @@ def test_weights_that_do_not_fit_the_domains_are_told_with_their_place(folder, o
     assert str(error.value).splitlines() == lines
 
 
+def test_of_many_misnamed_domains_five_are_named(folder):
+    weights = ", ".join(f"x{index}: 0.125" for index in range(8))
+    with pytest.raises(ConfigError) as error:
+        mixture(folder, static(f"{{{weights}}}"))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 1 + 1 + 5
+    assert lines[0].endswith("expected names of domains, found 3 more that are none")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
