@@ -63,12 +63,15 @@ def test_two_updates_with_ema_equal_the_values_worked_out_by_hand():
 
 
 def test_a_pull_halfway_to_the_prior_starts_from_the_geometric_mean():
-    # alpha^(1/2) prior^(1/2) = (sqrt(1/10), sqrt(4/10)), in the ratio 1 : 2 -> (1/3, 2/3);
-    # exp(eta a) = (4, 1): (4/3, 2/3), sum 2 -> (2/3, 1/3).
     scheduler = Dga(
         np.array([1 / 5, 4 / 5]), step_size=2.0, prior=np.array([1 / 2, 1 / 2]), prior_pull=0.5
     )
-    state = after(scheduler, measured([LN2, 0]))
+    # alpha^(1/2) prior^(1/2) is (sqrt(1/10), sqrt(4/10)), as 1 to 2: (1/3, 2/3). Times
+    # exp(eta a) = (4, 1) it is (4/3, 2/3), of sum 2: alpha becomes (2/3, 1/3).
+    state = scheduler.update(scheduler.init(), measured([LN2, 0]))
+    np.testing.assert_allclose(state.weights, [2 / 3, 1 / 3], rtol=1e-14)
+    # Now it is (sqrt(2/6), sqrt(1/6)), as sqrt(2) to 1. Times exp(eta a) = (sqrt(2), 1), as 2 to 1.
+    state = scheduler.update(state, measured([LN2 / 4, 0]))
     np.testing.assert_allclose(state.weights, [2 / 3, 1 / 3], rtol=1e-14)
 
 
