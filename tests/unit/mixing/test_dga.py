@@ -70,7 +70,7 @@ def test_a_pull_halfway_to_the_prior_starts_from_the_geometric_mean():
     # exp(eta a) = (4, 1) it is (4/3, 2/3), of sum 2: alpha becomes (2/3, 1/3).
     state = scheduler.update(scheduler.init(), measured([LN2, 0]))
     np.testing.assert_allclose(state.weights, [2 / 3, 1 / 3], rtol=1e-14)
-    # Now it is (sqrt(2/6), sqrt(1/6)), as sqrt(2) to 1. Times exp(eta a) = (sqrt(2), 1), as 2 to 1.
+    # Now it is (sqrt(2/6), sqrt(1/6)), as sqrt(2) to 1; times exp(eta a) = (sqrt(2), 1): 2 to 1.
     state = scheduler.update(state, measured([LN2 / 4, 0]))
     np.testing.assert_allclose(state.weights, [2 / 3, 1 / 3], rtol=1e-14)
 
