@@ -14,7 +14,7 @@ The round function is SplitMix64's finaliser of the right half and a round key, 
 round keys are further terms of the SplitMix64 sequence that starts at the caller's key. Luby and
 Rackoff prove 4 rounds enough for halves of many bits. Domains of a few windows have halves of one
 to three, where a round does little: over 40,000 keys and sizes up to 64, the distance between the
-images of neighbours is far from evenly spread after 4 rounds, visibly after 8, and no longer after
+images of neighbours is far from evenly spread after 4 rounds, measurably after 8, no longer after
 12. They are cheap beside reading a window.
 """
 
