@@ -112,6 +112,17 @@ _ZERO_OFF: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+def release_gathered(engine: Any) -> None:
+    """Release what a backward pass outside the engine has left gathered, as the engine would.
+
+    ZeRO-3 releases a module's parameters when the gradient of its input is known. The input of an
+    embedding has none, so what its module holds stays gathered until the end of
+    ``engine.backward``, which calls the same function. Nothing to do on other stages.
+    """
+    if engine.zero_optimization_partition_weights():
+        engine.optimizer.parameter_offload.release_backward_leftovers()
+
+
 def check_supported(engine: Any) -> None:
     """Refuse an engine under which alignments are not known to be exact.
 

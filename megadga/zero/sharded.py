@@ -18,7 +18,7 @@ from megadga.alignment.protocols import DrawnSequences
 from megadga.mixing.scheduler import Alignments
 from megadga.sampling.rows import shared_rows
 from megadga.zero.collective import ProcessGroupCollective
-from megadga.zero.engine import Engine, check_supported
+from megadga.zero.engine import Engine, check_supported, release_gathered
 from megadga.zero.layout import ShardedSum, ShardLayout
 
 Loss = Callable[[nn.Module, Tensor], Tensor]
@@ -51,8 +51,7 @@ class ShardedProbe:
         self, engine: Engine, *, loss: Loss = mean_loss, micro_batch_size: int | None = None
     ) -> None:
         check_supported(engine)
-        self._module = engine.module
-        self._device = engine.device
+        self._engine = engine
         self._loss = loss
         self._micro_batch_size = micro_batch_size or engine.train_micro_batch_size_per_gpu()
         self._collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
@@ -63,7 +62,7 @@ class ShardedProbe:
         """Measure every domain; see ``GradientProbe``. Memory: two shards and one bucket."""
         num_domains = len(domains)
         numbers = np.empty(2 * num_domains + 1)
-        with _no_trace(self._device):
+        with _no_trace(self._engine.device):
             direction = self._gradient(specific)
             numbers[-1] = direction.dot(direction)
             for i, drawn in enumerate(domains):
@@ -79,7 +78,7 @@ class ShardedProbe:
 
     def _gradient(self, drawn: DrawnSequences) -> GradientShard:
         """Return this rank's shard of the gradient of the mean loss over ``drawn``."""
-        total = ShardedSum(self._layout, self._collective, device=self._device)
+        total = ShardedSum(self._layout, self._collective, device=self._engine.device)
         chunks = shared_rows(
             len(drawn),
             rank=self._collective.rank,
@@ -87,10 +86,11 @@ class ShardedProbe:
             micro_batch_size=self._micro_batch_size,
         )
         for chunk in chunks:
-            tokens = torch.from_numpy(drawn.read(chunk.rows)).to(self._device)
+            tokens = torch.from_numpy(drawn.read(chunk.rows)).to(self._engine.device)
             with _gradients_into(total, self._parameters):
-                loss = self._loss(self._module, tokens) * chunk.share
+                loss = self._loss(self._engine.module, tokens) * chunk.share
                 torch.autograd.grad(loss, self._parameters, allow_unused=True)
+            release_gathered(self._engine)
         return total.finish()
 
 

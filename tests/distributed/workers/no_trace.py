@@ -46,6 +46,7 @@ def train(folder: Path, stage: int, precision: str, *, probing: bool) -> dict[st
             engine.backward(loss)
             if probing and position == 0 and step % 7 == 0:  # inside an accumulation window
                 plugin._aligner.measure(step)  # pyright: ignore[reportOptionalMemberAccess]
+                full_parameters(engine)  # fails under ZeRO-3 where a probe left some gathered
             engine.step()
         num_updates += "update" in plugin.after_step(step)
     result = {
