@@ -108,7 +108,6 @@ _ZERO_OFF: Mapping[str, tuple[Any, ...]] = {
     "zero_quantized_weights": (False,),
     "zero_quantized_nontrainable_weights": (False,),
     "zero_quantized_gradients": (False,),
-    "mics_shard_size": (-1,),
 }
 
 
@@ -149,11 +148,15 @@ def _problems(engine: Any) -> Iterator[str]:
         yield "model parallelism: expected data parallelism alone, found an mpu"
     if engine.is_compiled:
         yield "engine.compile(): expected an eager module"
-    yield from _unknown_settings(settings)
-    yield from _zero_settings(settings.get("zero_optimization", {}))
+    yield from untested_settings(settings)
 
 
-def _unknown_settings(settings: Mapping[str, Any]) -> Iterator[str]:
+def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a complaint for each of DeepSpeed's settings under which probes were not tested.
+
+    Args:
+        settings: DeepSpeed's configuration, as in its JSON file.
+    """
     for key, value in settings.items():
         switched_off = value in (None, False) or (
             isinstance(value, Mapping) and value.get("enabled") is False
@@ -163,9 +166,10 @@ def _unknown_settings(settings: Mapping[str, Any]) -> Iterator[str]:
                 f"DeepSpeed setting {key!r}: alignments have not been tested under it; "
                 f"expected it absent or switched off, found {value!r}"
             )
+    yield from _untested_zero_settings(settings.get("zero_optimization", {}))
 
 
-def _zero_settings(zero: Mapping[str, Any]) -> Iterator[str]:
+def _untested_zero_settings(zero: Mapping[str, Any]) -> Iterator[str]:
     for key, off in _ZERO_OFF.items():
         if (value := zero.get(key, off[0])) not in off:
             yield (

@@ -9,13 +9,21 @@ import torch
 from torch import Tensor, nn
 
 
-def settings(stage: int, precision: str, **more: Any) -> dict[str, Any]:
+def zero_settings(kind: str) -> dict[str, Any]:
+    """ZeRO's block: a stage (``"2"``), with the optimizer kept on the CPU (``"2-offload"``)."""
+    stage, _, offload = kind.partition("-")
+    block: dict[str, Any] = {"stage": int(stage)}
+    return block | {"offload_optimizer": {"device": "cpu"}} if offload else block
+
+
+def settings(kind: str, precision: str, **more: Any) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 2,
         "gradient_accumulation_steps": 2,
         "gradient_clipping": 0.1,
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}},
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": zero_settings(kind),
+        "zero_force_ds_cpu_optimizer": False,  # it would be compiled for a minute
         "bf16": {"enabled": precision == "bf16"},
         **more,
     }

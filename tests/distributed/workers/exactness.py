@@ -57,10 +57,10 @@ def largest_error(
     return max(errors)
 
 
-def train_and_measure(folder: Path, stage: int, precision: str) -> dict[str, Any]:
+def train_and_measure(folder: Path, kind: str, precision: str) -> dict[str, Any]:
     """Train two steps and a half, measure inside the open accumulation window, compare."""
     domains, specific = open_sets(folder)
-    engine = build_engine(build_module, settings(stage, precision))
+    engine = build_engine(build_module, settings(kind, precision))
     plugin = DgaPlugin(
         engine,
         domains,
@@ -87,17 +87,17 @@ def train_and_measure(folder: Path, stage: int, precision: str) -> dict[str, Any
     error = largest_error(alignments, module, domains, specific, update=3)
     engine.destroy()
     return {
-        "stage": stage,
+        "kind": kind,
         "precision": precision,
         "error": error,
         "dots": alignments.dots.tolist(),
     }
 
 
-def main(output: str, folder: str, stages: str) -> None:
+def main(output: str, folder: str, kinds: str) -> None:
     results = [
-        train_and_measure(Path(folder), int(stage), precision)
-        for stage in stages.split(",")
+        train_and_measure(Path(folder), kind, precision)
+        for kind in kinds.split(",")
         for precision in ("fp32", "bf16")
     ]
     everyone: list[Any] = [None] * torch.distributed.get_world_size()

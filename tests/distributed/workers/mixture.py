@@ -29,7 +29,7 @@ def build_module() -> nn.Module:
 
 
 def new_engine() -> Any:
-    config = settings(2, "fp32", train_batch_size=GLOBAL_BATCH_SIZE)
+    config = settings("2", "fp32", train_batch_size=GLOBAL_BATCH_SIZE)
     config["train_micro_batch_size_per_gpu"] = 1
     del config["gradient_accumulation_steps"]  # follows from the other two on any world size
     return build_engine(build_module, config)

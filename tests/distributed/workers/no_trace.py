@@ -23,9 +23,9 @@ def build_module() -> nn.Module:
     return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH, scalar=True, dropout=0.1)
 
 
-def train(folder: Path, stage: int, precision: str, *, probing: bool) -> dict[str, Any]:
+def train(folder: Path, kind: str, precision: str, *, probing: bool) -> dict[str, Any]:
     domains, specific = open_sets(folder)
-    engine = build_engine(build_module, settings(stage, precision))
+    engine = build_engine(build_module, settings(kind, precision))
     torch.manual_seed(3)  # dropout masks
     num_domains = len(domains)
     plugin = DgaPlugin(
@@ -58,15 +58,15 @@ def train(folder: Path, stage: int, precision: str, *, probing: bool) -> dict[st
     return result
 
 
-def main(output: str, folder: str, stages: str) -> None:
+def main(output: str, folder: str, kinds: str) -> None:
     results = [
         {
-            "stage": int(stage),
+            "kind": kind,
             "precision": precision,
-            "with": train(Path(folder), int(stage), precision, probing=True),
-            "without": train(Path(folder), int(stage), precision, probing=False),
+            "with": train(Path(folder), kind, precision, probing=True),
+            "without": train(Path(folder), kind, precision, probing=False),
         }
-        for stage in stages.split(",")
+        for kind in kinds.split(",")
         for precision in ("fp32", "bf16")
     ]
     if torch.distributed.get_rank() == 0:

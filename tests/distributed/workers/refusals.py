@@ -17,17 +17,17 @@ from tests.support.models import SmallDecoder
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
 
 UNTESTED: dict[str, dict[str, Any]] = {
-    "progressive_layer_drop": settings(
-        0, "fp32", progressive_layer_drop={"enabled": True, "theta": 0.5, "gamma": 0.001}
+    "activation_checkpointing": settings(
+        "0", "fp32", activation_checkpointing={"cpu_checkpointing": True}
     ),
     "torch_autocast": settings(
-        1, "fp32", torch_autocast={"enabled": True, "dtype": "torch.bfloat16"}
+        "1", "fp32", torch_autocast={"enabled": True, "dtype": "torch.bfloat16"}
     ),
     "zero_optimization.offload_param": settings(
-        3, "fp32", zero_optimization={"stage": 3, "offload_param": {"device": "cpu"}}
+        "3", "fp32", zero_optimization={"stage": 3, "offload_param": {"device": "cpu"}}
     ),
     "zero_optimization.zero_quantized_gradients": settings(
-        3, "fp32", zero_optimization={"stage": 3, "zero_quantized_gradients": True}
+        "3", "fp32", zero_optimization={"stage": 3, "zero_quantized_gradients": True}
     ),
 }
 
@@ -53,8 +53,8 @@ def refusal(folder: Path, config: dict[str, Any], *, compiled: bool = False) -> 
 
 def main(output: str, folder: str) -> None:
     messages = {name: refusal(Path(folder), config) for name, config in UNTESTED.items()}
-    messages["engine.compile()"] = refusal(Path(folder), settings(0, "fp32"), compiled=True)
-    switched_off = settings(0, "fp32", progressive_layer_drop={"enabled": False})
+    messages["engine.compile()"] = refusal(Path(folder), settings("0", "fp32"), compiled=True)
+    switched_off = settings("0", "fp32", fp16={"enabled": False})
     messages["nothing"] = refusal(Path(folder), switched_off)
     Path(output).write_text(json.dumps(messages))
     torch.distributed.destroy_process_group()

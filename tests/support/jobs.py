@@ -1,0 +1,56 @@
+"""Starts training the way people do: by a launcher, or as one process."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.ranks import free_port, own_session, rank_environment
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What became of a job.
+
+    Attributes:
+        code: Its exit code.
+        text: Everything that it wrote to either stream.
+    """
+
+    code: int
+    text: str
+
+
+def alone(*arguments: str) -> list[str]:
+    """A module as one process, without a launcher."""
+    return [sys.executable, "-m", *arguments]
+
+
+def by_torchrun(*arguments: str, ranks: int = 2) -> list[str]:
+    """A module on several ranks, as ``torchrun`` starts them."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"),
+        *("--master-addr=127.0.0.1", f"--master-port={free_port()}", "-m", *arguments),
+    ]
+
+
+def by_deepspeed(*arguments: str, ranks: int = 2) -> list[str]:
+    """A module on several ranks, as ``deepspeed`` starts them."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    return [
+        *(str(launcher), "--num_accelerators", str(ranks), "--master_port", str(free_port())),
+        *("--module", *arguments),
+    ]
+
+
+def run_job(command: list[str], folder: Path, *, timeout_s: float = 300) -> Finished:
+    """Run a command in a folder to its end, in a session of its own."""
+    with own_session(
+        command,
+        cwd=folder,
+        env=rank_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        text, _ = process.communicate(timeout=timeout_s)
+    return Finished(process.returncode, text.decode())

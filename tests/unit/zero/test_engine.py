@@ -1,0 +1,49 @@
+"""Which of DeepSpeed's settings are refused. Engines that have them: tests/distributed."""
+
+from typing import Any
+
+import pytest
+
+from megadga.zero.engine import untested_settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bf16": {"enabled": True}, "gradient_clipping": 1.0, "zero_optimization": {"stage": 3}},
+        {"fp16": {"enabled": False}, "torch_autocast": None},
+        {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+        {"zero_optimization": {"stage": 3, "offload_param": {"device": "none"}}},
+    ],
+)
+def test_tested_settings_pass(settings: dict[str, Any]) -> None:
+    assert list(untested_settings(settings)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"fp16": {"enabled": True}}, "'fp16'"),
+        ({"fp16": {}}, "'fp16'"),
+        ({"compression_training": {"weight_quantization": {}}}, "'compression_training'"),
+        (
+            {"zero_optimization": {"offload_param": {"device": "nvme"}}},
+            "'zero_optimization.offload_param'",
+        ),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
+            "'zero_optimization.offload_optimizer.device'",
+        ),
+        (
+            {"zero_optimization": {"zero_hpz_partition_size": 8}},
+            "'zero_optimization.zero_hpz_partition_size'",
+        ),
+    ],
+)
+def test_untested_settings_are_named(settings: dict[str, Any], named: str) -> None:
+    (complaint,) = untested_settings(settings)
+
+    assert named in complaint
+    assert "expected" in complaint
+    assert "found" in complaint
