@@ -103,7 +103,7 @@ class Checkpoints:
             shutil.rmtree(checkpoint, ignore_errors=True)
             checkpoint.mkdir(parents=True)
             write_header(checkpoint, CheckpointHeader(step, self._metrics.sync(), self._identity))
-        states = {plugin.name: plugin.state_dict() for plugin in self._plugins}
+        states = {plugin.name: state for plugin in self._plugins if (state := plugin.state_dict())}
         # DeepSpeed would name the checkpoint in `latest` before the other ranks' files are whole.
         self._engine.save_checkpoint(
             str(self._folder), checkpoint.name, {"megadga": states}, save_latest=False
@@ -129,12 +129,22 @@ class Checkpoints:
         loaded, client_state = self._engine.load_checkpoint(str(self._folder), checkpoint.name)
         if loaded is None:
             raise ResumeError(f"{checkpoint}: expected DeepSpeed's files, found some missing")
-        for plugin in self._plugins:
-            plugin.load_state_dict(client_state["megadga"][plugin.name])
+        self._load_plugins(client_state["megadga"], checkpoint)
         if self._metrics is not None:
             self._metrics.cut(header.metrics_length)
             resumed = {"event": "resume", "checkpoint": checkpoint.name}
             self._metrics.log(header.step, {"event": resumed})
+
+    def _load_plugins(self, states: Mapping[str, Any], checkpoint: Path) -> None:
+        """Hand every plugin its state; those that have none may come and go in a run."""
+        for plugin in self._plugins:
+            if plugin.name in states:
+                plugin.load_state_dict(states[plugin.name])
+            elif plugin.state_dict():
+                raise ResumeError(
+                    f"{checkpoint}: expected a state of the plugin {plugin.name!r}, "
+                    f"found those of {sorted(states)}"
+                )
 
     def _prune(self) -> None:
         """Remove all but the newest checkpoints."""

@@ -38,11 +38,11 @@ class FolderEngine:
 
 
 class Counter:
-    """A plugin that counts."""
+    """A plugin that counts, and keeps its count in checkpoints or not."""
 
-    name = "counter"
-
-    def __init__(self):
+    def __init__(self, name="counter", *, keeps=True):
+        self.name = name
+        self.keeps = keeps
         self.count = 0
 
     def after_step(self, step):
@@ -50,7 +50,7 @@ class Counter:
         return {}
 
     def state_dict(self):
-        return {"count": self.count}
+        return {"count": self.count} if self.keeps else {}
 
     def load_state_dict(self, state):
         self.count = state["count"]
@@ -59,14 +59,16 @@ class Counter:
 class World:
     """One rank's engine, plugin, metrics and checkpoints over a run's folder."""
 
-    def __init__(self, folder, *, identity=IDENTITY, keep_last=None, writes=True, weight=0):
+    def __init__(
+        self, folder, *, identity=IDENTITY, keep_last=None, writes=True, weight=0, more_plugins=()
+    ):
         self.engine, self.plugin = FolderEngine(weight), Counter()
         self.metrics = MetricsFile(folder / "metrics.jsonl")
         self.checkpoints = Checkpoints(
             self.engine,
             folder / "checkpoints",
             plan=CheckpointPlan(interval=2, last_step=5, keep_last=keep_last),
-            plugins=[self.plugin],
+            plugins=[self.plugin, *more_plugins],
             identity=identity,
             metrics=self.metrics if writes else None,
         )
@@ -171,6 +173,17 @@ def test_a_checkpoint_of_another_run_is_refused_before_anything_is_loaded(tmp_pa
 
     assert other.engine.weight == 42
     assert len(records(tmp_path)) == 2
+
+
+def test_a_plugin_without_a_state_may_join_and_one_with_a_state_may_not(tmp_path):
+    World(tmp_path).train([1, 2])
+    joined = World(tmp_path, more_plugins=[Counter("stateless", keeps=False)])
+    joined.checkpoints.resume()
+    assert joined.plugin.count == 3
+
+    other = World(tmp_path, more_plugins=[Counter("other")])
+    with pytest.raises(ResumeError, match=r"the plugin 'other', found those of \['counter'\]"):
+        other.checkpoints.resume()
 
 
 def test_files_that_deepspeed_misses_are_reported(tmp_path):

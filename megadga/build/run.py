@@ -1,0 +1,162 @@
+"""From a configuration to a run that is ready to train: the only place that knows all parts."""
+
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+
+from megadga.alignment.aligner import ProbeBudget
+from megadga.build.data import RunData, open_data
+from megadga.build.engine import make_engine
+from megadga.build.mixture import Mixture, make_mixture
+from megadga.build.ranks import process_group
+from megadga.config.deepspeed import deepspeed_settings
+from megadga.config.models import RunConfig
+from megadga.plugin import DgaPlugin, Sampling
+from megadga.train.checkpoints import CheckpointPlan, Checkpoints
+from megadga.train.evaluation import Evaluation, EvaluationPlan
+from megadga.train.header import latest_checkpoint, read_header
+from megadga.train.loop import Run
+from megadga.train.metrics import FanOut, MetricsFile
+from megadga.train.progress import Progress
+from megadga.train.trainer import Trainer
+from megadga.zero.collective import ProcessGroupCollective
+from megadga.zero.engine import Engine
+
+
+@contextmanager
+def open_run(config: RunConfig) -> Generator[Run]:
+    """Yield the run that a configuration describes, at the step where it stopped. Collective.
+
+    Works under the launchers of DeepSpeed and torch, under MPI, and as a single process.
+    Everything is validated before anything is written.
+
+    Raises:
+        ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed.
+        ShardError: If a shard is missing, damaged, too short or by another tokenizer.
+        ResumeError: If the output folder holds a checkpoint of another run.
+        UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
+    """
+    data = open_data(config)
+    mixture = make_mixture(config, data.domains)
+    with process_group():
+        run = _assemble(config, data, mixture)
+        yield run
+        run.mixture.close()
+
+
+def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
+    """Build every part, then create the output folder, then continue from its checkpoint."""
+    settings = deepspeed_settings(config, dist.get_world_size())
+    identity = _identity(config, data)
+    folder = config.output / "checkpoints"
+    if (checkpoint := latest_checkpoint(folder)) is not None:
+        read_header(checkpoint, identity=identity)  # before minutes go into building a model
+    engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
+    dga = _mixture_plugin(config, data, mixture, engine)
+    collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
+    plugins = (dga, *_evaluation(config, data, engine, collective))
+    metrics = _open_output(config) if collective.rank == 0 else None
+    checkpoints = Checkpoints(
+        engine,
+        folder,
+        plan=_checkpoint_plan(config),
+        plugins=plugins,
+        identity=identity,
+        metrics=metrics,
+    )
+    checkpoints.resume()
+    sinks = () if metrics is None else (metrics, _progress(config, dga))
+    return Run(
+        mixture=dga,
+        trainer=Trainer(engine, dga.names, collective=collective, clock=time.perf_counter),
+        plugins=plugins,
+        metrics=FanOut(sinks),
+        checkpoints=checkpoints,
+        total_steps=config.training.steps,
+    )
+
+
+def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
+    """Return all that decides the bits of what is trained.
+
+    The number of ranks is part of it: DeepSpeed's optimizer states are cut into as many pieces.
+    """
+    return {**config.identity(), "shards": data.identity, "ranks": dist.get_world_size()}
+
+
+def _mixture_plugin(
+    config: RunConfig, data: RunData, mixture: Mixture, engine: Engine
+) -> DgaPlugin:
+    probe = mixture.probe
+    budget = ProbeBudget()
+    if probe is not None:
+        budget = ProbeBudget(probe.sequences_per_domain, probe.specific_sequences)
+    return DgaPlugin(
+        engine,
+        data.domains,
+        data.specific,
+        mixture.scheduler,
+        sampling=Sampling(
+            seed=config.seed,
+            method=config.sampling.method,
+            max_epochs=config.sampling.max_epochs,
+        ),
+        interval=mixture.interval or config.training.steps,  # fixed mixtures have none
+        budget=budget,
+    )
+
+
+def _evaluation(
+    config: RunConfig, data: RunData, engine: Engine, collective: ProcessGroupCollective
+) -> tuple[Evaluation, ...]:
+    """Return the evaluation of the held-out splits, if the run has any."""
+    section = config.evaluation
+    if section is None or not (data.held_out or data.held_out_specific):
+        return ()
+    plan = EvaluationPlan(
+        interval=section.interval, last_step=config.training.steps, sequences=section.sequences
+    )
+    return (
+        Evaluation(
+            engine,
+            domains=data.held_out,
+            specific=data.held_out_specific,
+            plan=plan,
+            collective=collective,
+        ),
+    )
+
+
+def _checkpoint_plan(config: RunConfig) -> CheckpointPlan:
+    section = config.checkpoint
+    return CheckpointPlan(
+        interval=None if section is None else section.interval,
+        last_step=config.training.steps,
+        keep_last=None if section is None else section.keep_last,
+    )
+
+
+def _open_output(config: RunConfig) -> MetricsFile:
+    """Create the run's folder and write down what the run is."""
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        (config.output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise config.mistake(
+            "output", expected="a folder that can be written", found=error.strerror or str(error)
+        ) from None
+    return MetricsFile(config.output / "metrics.jsonl")
+
+
+def _progress(config: RunConfig, mixture: DgaPlugin) -> Progress:
+    return Progress(
+        total_steps=config.training.steps,
+        first_step=mixture.step,
+        weights=dict(zip(mixture.names, mixture.weights.tolist(), strict=True)),
+        stream=sys.stderr,
+        line_interval=max(1, config.training.steps // 100),
+    )

@@ -1,0 +1,135 @@
+"""Whole runs as people start them: launchers, death by SIGKILL, resumption, refusals."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checkpoints import differing
+from tests.support.jobs import by_deepspeed, by_torchrun, run_job
+from tests.support.runs import write_run
+from tests.support.shards import write_sets
+
+RUN = """\
+seed: 17
+output: out
+model: {type: llama, preset: tiny, sequence_length: 8}
+data:
+  domains: shards/domains
+  specific: {target: {path: shards/specific}}
+mixing:
+  type: dga
+  interval: 2
+  step_size: 0.02
+  ema: 0.5
+  probe: {type: sharded, sequences_per_domain: 2, specific_sequences: 3}
+training: {steps: 6, global_batch_size: 8, micro_batch_size: 2}
+deepspeed: zero.json
+evaluation: {interval: 2, sequences: 3}
+checkpoint: {interval: 3, keep_last: 2}
+"""
+CLI = "megadga.cli"
+STABLE_DECAY = {
+    "type": "WarmupStableDecayLR",
+    "params": {
+        "total_num_steps": "auto",
+        "warmup_num_steps": 2,
+        "decay_num_steps": 3,
+        "warmup_min_ratio": 0.1,
+    },
+}
+COSINE = {
+    "type": "WarmupCosineLR",
+    "params": {"total_num_steps": "auto", "warmup_num_steps": 2, "warmup_min_ratio": 0.1},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train.
+
+    Attributes:
+        stage: ZeRO stage.
+        scheduler: DeepSpeed's block.
+        overrides: What the run says otherwise than ``RUN``.
+        before_death: What the part that is killed says otherwise than the whole.
+    """
+
+    stage: int
+    scheduler: dict[str, Any]
+    overrides: tuple[str, ...] = ()
+    before_death: tuple[str, ...] = ()
+
+
+CASES = {
+    "zero2-fp32-wsd": Case(2, STABLE_DECAY),
+    # Without evaluations before its death the run must not differ: they leave no trace.
+    "zero3-bf16-cosine": Case(
+        3,
+        COSINE,
+        ("training.precision=bf16", "model.activation_checkpointing=true"),
+        ("evaluation=null",),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_sets(tmp_path_factory.mktemp("data") / "shards", num_domains=3)
+
+
+def new_folder(folder: Path, shards: Path, case: Case) -> Path:
+    """A folder with a configuration and data, ready to train in."""
+    folder.mkdir()
+    (folder / "shards").symlink_to(shards)
+    write_run(
+        folder,
+        RUN,
+        zero_optimization={"stage": case.stage},
+        gradient_clipping=1.0,
+        scheduler=case.scheduler,
+    )
+    return folder
+
+
+def train_arguments(*overrides: str) -> list[str]:
+    return [CLI, "train", "run.yaml", *(f"--set={override}" for override in overrides)]
+
+
+def records(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """What was logged, but for the one number that two runs never share."""
+    lines = (folder / "out" / name).read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in lines]
+
+
+def shared_buffers() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("deepspeed_*")}  # noqa: S108
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_run_killed_after_a_checkpoint_ends_like_the_uninterrupted_one(tmp_path, shards, case):
+    whole, parts = (new_folder(tmp_path / name, shards, case) for name in ("whole", "parts"))
+    buffers = shared_buffers()
+    killed_run = ["tests.integration.workers.killed_run", "run.yaml", "5"]
+
+    uninterrupted = run_job(by_torchrun(*train_arguments(*case.overrides)), whole)
+    killed = run_job(by_torchrun(*killed_run, *case.overrides, *case.before_death), parts)
+    written_before = records(parts)
+    resumed = run_job(by_deepspeed(*train_arguments(*case.overrides)), parts)
+
+    assert uninterrupted.code == 0, uninterrupted.text
+    assert killed.code != 0
+    assert written_before[-1]["step"] == 4  # killed in step 5, the checkpoint is of step 3
+    assert resumed.code == 0, resumed.text
+    expected, found = records(whole), records(parts)
+    event = {"type": "event", "step": 3, "event": "resume", "checkpoint": "step-00000003"}
+    found.remove(event)
+    if "evaluation=null" in case.before_death:
+        expected = [r for r in expected if r["type"] != "evaluation" or r["step"] > 3]
+    assert found == expected
+    assert {r["step"] for r in records(parts, "metrics.abandoned.jsonl")} == {4}
+    last = "out/checkpoints/step-00000006"
+    assert differing(whole / last, parts / last) == []
+    assert shared_buffers() <= buffers
