@@ -1,7 +1,7 @@
 """Data mixing in a plain DeepSpeed loop; the three lines that megadga adds are marked (1) to (3).
 
     deepspeed docs/examples/plain_deepspeed.py --domains shards/generic \
-        --specific shards/specific/target --deepspeed-config configs/deepspeed/zero2.json
+        --specific shards/specific/target --deepspeed-config docs/examples/plain_deepspeed.json
 
 The model can be any ``torch.nn.Module`` that turns tokens ``(b, S + 1)`` into a loss.
 """
@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--domains", type=Path, required=True, help="a folder of domains")
     parser.add_argument("--specific", type=Path, required=True, help="the specific set's folder")
     parser.add_argument("--deepspeed-config", type=Path, required=True)
-    parser.add_argument("--micro-batch-size", type=int, default=4)
     parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs/plain"))
@@ -69,7 +68,6 @@ def main() -> None:
     domains = open_domains(args.domains, **reading)
     specific = open_domain(DomainSource("specific", args.specific), **reading)
     settings = json.loads(args.deepspeed_config.read_text())
-    settings["train_micro_batch_size_per_gpu"] = args.micro_batch_size
     model = BigramModel(domains[0].tokenizer.vocab_size)
 
     engine, mixture = train(model, settings, domains, specific, args.steps)

@@ -34,12 +34,12 @@ def by_torchrun(*arguments: str, ranks: int = 2) -> list[str]:
     ]
 
 
-def by_deepspeed(*arguments: str, ranks: int = 2) -> list[str]:
-    """A module on several ranks, as ``deepspeed`` starts them."""
+def by_deepspeed(*arguments: str, ranks: int = 2, module: bool = True) -> list[str]:
+    """A module, or else a script, on several ranks, as ``deepspeed`` starts them."""
     launcher = Path(sys.executable).with_name("deepspeed")
     return [
         *(str(launcher), "--num_accelerators", str(ranks), "--master_port", str(free_port())),
-        *("--module", *arguments),
+        *(("--module", *arguments) if module else arguments),
     ]
 
 
