@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
+from deepspeed.runtime.config import DeepSpeedConfigError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -65,7 +66,7 @@ def _refusals_told(config: RunConfig) -> Generator[None]:
     """Say where the settings are that DeepSpeed does not accept, such as an unknown optimizer."""
     try:
         yield
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (DeepSpeedConfigError, AssertionError, KeyError, TypeError, ValueError) as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         expected = "settings that DeepSpeed accepts"
         raise config.mistake("deepspeed", expected=expected, found=found) from error

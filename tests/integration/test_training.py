@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import differing
-from tests.support.jobs import by_deepspeed, by_torchrun, run_job
+from tests.support.jobs import alone, by_deepspeed, by_torchrun, run_job
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
 
@@ -133,3 +133,55 @@ def test_a_run_killed_after_a_checkpoint_ends_like_the_uninterrupted_one(tmp_pat
     last = "out/checkpoints/step-00000006"
     assert differing(whole / last, parts / last) == []
     assert shared_buffers() <= buffers
+
+
+def test_one_process_trains_and_refuses_what_it_must(tmp_path, shards):
+    folder = new_folder(tmp_path / "alone", shards, CASES["zero2-fp32-wsd"])
+    short = ["training.steps=2", "deepspeed.scheduler.params.total_num_steps=6"]
+
+    finished = run_job(alone(*train_arguments(*short)), folder)
+
+    assert finished.code == 0, finished.text
+    assert "step 2/2  loss" in finished.text
+    assert "step 2: validation target" in finished.text
+    train = [record for record in records(folder) if record["type"] == "train"]
+    assert [record["step"] for record in train] == [1, 2]
+    assert train[0]["sequences_by_domain"] == {"d0": 3, "d1": 3, "d2": 2}
+    assert "seed: 17" in (folder / "out/config.yaml").read_text()
+    _check_refusals(folder)
+
+
+def _check_refusals(folder: Path) -> None:
+    """Try what must be refused in one line, with exit code 2 and nothing written."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    elsewhere = "output=elsewhere"
+    cases = {
+        "other run": ["seed=18"],
+        "unknown": [elsewhere, "deepspeed.gradient_cliping=1.0"],
+        "misspelt": [elsewhere, "deepspeed.optimizer.params.lrr=1"],
+        "removed": [elsewhere, "deepspeed.sparse_gradients=true"],
+        "no folder": ["output=run.yaml"],
+    }
+
+    job = run_job(
+        alone(
+            "tests.integration.workers.refusals", "../found.json", "run.yaml", json.dumps(cases)
+        ),
+        folder,
+    )
+
+    assert job.code == 0, job.text
+    found = json.loads((folder / "../found.json").read_text())
+    assert {name: code for name, (code, _) in found.items()} == dict.fromkeys(cases, 2)
+    messages = {name: message.rstrip("\n") for name, (_, message) in found.items()}
+    assert all("\n" not in message for message in messages.values())
+    assert messages["other run"] == (
+        "out/checkpoints/step-00000002/megadga.json: belongs to another run: "
+        "seed: expected 17, found 18"
+    )
+    assert "'gradient_cliping'" in messages["unknown"]
+    for name, key in (("misspelt", "lrr"), ("removed", "sparse_gradients")):
+        assert "deepspeed: expected settings that DeepSpeed accepts, found" in messages[name]
+        assert key in messages[name]
+    assert "output: expected a folder that can be written, found" in messages["no folder"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
