@@ -1,7 +1,7 @@
 """Errors that a user's input, files or machine can cause. Knows nothing of who raises them.
 
-Each message is one line (``ConfigError`` may hold one line a mistake) and names the thing, what was
-expected and what was found. The command line prints it and exits with code 2.
+Each message is one line (``ConfigError`` may hold one line a mistake) and names the thing, what
+was expected and what was found. The command line prints it and exits with code 2.
 """
 
 

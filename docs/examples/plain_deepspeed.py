@@ -37,9 +37,8 @@ class BigramModel(nn.Module):
 def train(
     model: nn.Module, settings: dict[str, Any], domains: Any, specific: Any, steps: int
 ) -> tuple[Any, DgaPlugin]:
-    engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=model.parameters(), config=settings
-    )
+    initialize: Any = deepspeed.initialize
+    engine, *_ = initialize(model=model, model_parameters=model.parameters(), config=settings)
     scheduler = Dga(uniform_weights(len(domains)), step_size=1.0, ema=0.1)
     sampling = Sampling(seed=17)
     mixture = DgaPlugin(engine, domains, specific, scheduler, sampling=sampling, interval=5)  # (1)

@@ -34,7 +34,8 @@ def build_engine(build: Callable[[], nn.Module], config: dict[str, Any], *, seed
     torch.manual_seed(seed)
     module = build()
     parameters = [p for p in module.parameters() if p.requires_grad]
-    engine, *_ = deepspeed.initialize(model=module, model_parameters=parameters, config=config)
+    initialize: Any = deepspeed.initialize  # its annotations refuse what its docstring asks for
+    engine, *_ = initialize(model=module, model_parameters=parameters, config=config)
     return engine
 
 

@@ -39,9 +39,9 @@ def rank_environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def own_session(command: list[str], **options: Any) -> Generator[subprocess.Popen[bytes]]:
+def own_session(command: list[str], **options: Any) -> Generator[subprocess.Popen[Any]]:
     """Start a command in a session of its own; whatever is left of it at the end is killed."""
-    process = subprocess.Popen(command, start_new_session=True, **options)
+    process: subprocess.Popen[Any] = subprocess.Popen(command, start_new_session=True, **options)
     try:
         yield process
     finally:

@@ -16,6 +16,7 @@ from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixing.dga import Dga
 from megadga.mixing.static import Static, uniform_weights
 from megadga.plugin import Batch, DgaPlugin, Sampling
+from megadga.sampling.selection import Selection
 from megadga.shards.reader import read_windows
 from tests.support.engines import build_engine, settings
 from tests.support.models import SmallDecoder
@@ -37,7 +38,7 @@ def new_engine() -> Any:
 
 def new_plugin(engine: Any, folder: Path, **more: Any) -> DgaPlugin:
     domains, specific = open_sets(folder)
-    options = {"sampling": Sampling(seed=5), "interval": 4} | more
+    options: dict[str, Any] = {"sampling": Sampling(seed=5), "interval": 4} | more
     scheduler = options.pop("scheduler", Dga(uniform_weights(len(domains)), 0.5, ema=0.5))
     domains = options.pop("domains", domains)
     budget = ProbeBudget(sequences_per_domain=4, specific_sequences=4)
@@ -94,8 +95,7 @@ def tokens_are_those_of_the_indices(folder: Path) -> bool:
     domains, _ = open_sets(folder)
     with_tokens, without = new_plugin(engine, folder), new_plugin(engine, folder)
     batch, indices = with_tokens.next_batch(), without.next_indices()
-    flat = type("Flat", (), {})()
-    flat.domains, flat.sequences = indices.domains.ravel(), indices.sequences.ravel()
+    flat = Selection(indices.domains.ravel(), indices.sequences.ravel())
     expected = read_windows(domains, flat)
     return np.array_equal(batch.tokens.flatten(0, 1).numpy(), expected)
 

@@ -10,8 +10,8 @@ from megadga.errors import ConfigError
 TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126)) | st.sampled_from(
     ["1e-4", "no", "null", "~", "", "0", "-1_000", "true", "2024-01-01", "0x1F", "é"]
 )
-SCALARS = st.none() | st.booleans() | st.integers() | TEXTS
-SCALARS |= st.floats(allow_nan=False, allow_infinity=False)
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 VALUES = st.dictionaries(
     TEXTS, SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(TEXTS, SCALARS, max_size=3)
 )

@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,9 +132,10 @@ def test_both_mixtures_stay_on_the_simplex(problem, ema, step_size):
 def test_renaming_domains_renames_the_result(problem, data):
     initial, scores = problem
     order = np.array(data.draw(st.permutations(range(initial.size))))
-    settings = {"step_size": 0.3, "ema": 0.4, "floor": 0.2 / initial.size, "prior_pull": 0.1}
-    state = after(Dga(initial, **settings), *map(measured, scores))
-    renamed = after(Dga(initial[order], **settings), *(measured(row[order]) for row in scores))
+    scheduler = Dga(initial, step_size=0.3, ema=0.4, floor=0.2 / initial.size, prior_pull=0.1)
+    state = after(scheduler, *map(measured, scores))
+    of_renamed = replace(scheduler, initial=initial[order])
+    renamed = after(of_renamed, *(measured(row[order]) for row in scores))
     # Sums over the domains are rounded in another order, nothing else may differ.
     np.testing.assert_allclose(renamed.weights, state.weights[order], rtol=1e-9)
     np.testing.assert_allclose(renamed.averaged_weights, state.averaged_weights[order], rtol=1e-9)
@@ -179,7 +182,7 @@ def test_a_domain_at_zero_stays_there_even_if_it_scores_best():
 def test_a_measurement_that_is_not_finite_is_counted_and_left_out(where, value):
     scheduler = Dga(np.array([0.4, 0.6]), step_size=1.0, ema=0.5)
     before = after(scheduler, measured([0.2, 0.1]))
-    parts = {"dots": [1.0, 2.0], "squared_norms": [1.0, 1.0], "specific_squared_norm": 1.0}
+    parts: dict[str, Any] = {"dots": [1.0, 2.0], "squared_norms": [1.0, 1.0]}
     parts[where] = value if where == "specific_squared_norm" else [1.0, value]
     state = scheduler.update(before, measured(**parts))
     np.testing.assert_array_equal(state.weights, before.weights)
