@@ -1,0 +1,71 @@
+from types import SimpleNamespace
+from typing import Any
+
+from megadga.train.loop import Run, train
+
+
+class Log:
+    """A run whose parts only write down that they were asked, and for which step."""
+
+    def __init__(self, *, completed: int, total_steps: int) -> None:
+        self.told: list[str] = []
+        self.logged: dict[int, Any] = {}
+        self.mixture = SimpleNamespace(step=completed, next_batch=self._next_batch)
+        parts: dict[str, Any] = {
+            "mixture": self.mixture,
+            "trainer": SimpleNamespace(step=self._step),
+            "plugins": tuple(
+                SimpleNamespace(name=name, after_step=self._after_step(name)) for name in "ab"
+            ),
+            "metrics": SimpleNamespace(log=self.logged.__setitem__),
+            "checkpoints": SimpleNamespace(due=lambda step: step % 2 == 0, save=self._save),
+        }
+        self.run = Run(**parts, total_steps=total_steps)
+
+    def _next_batch(self) -> Any:
+        self.mixture.step += 1
+        self.told.append(f"batch {self.mixture.step}")
+        return SimpleNamespace(step=self.mixture.step)
+
+    def _step(self, batch: Any) -> dict[str, Any]:
+        self.told.append(f"train {batch.step}")
+        return {"train": {"loss": 1.0}}
+
+    def _after_step(self, name: str) -> Any:
+        def after_step(step: int) -> dict[str, Any]:
+            self.told.append(f"{name} {step}")
+            return {name: {"seen": step}}
+
+        return after_step
+
+    def _save(self, step: int) -> None:
+        assert step in self.logged  # a checkpoint covers what its step reported
+        self.told.append(f"save {step}")
+
+
+def test_a_step_is_batch_training_plugins_and_the_checkpoint_if_due():
+    log = Log(completed=0, total_steps=2)
+
+    train(log.run)
+
+    assert log.told == [
+        *("batch 1", "train 1", "a 1", "b 1"),
+        *("batch 2", "train 2", "a 2", "b 2", "save 2"),
+    ]
+    assert log.logged[2] == {"train": {"loss": 1.0}, "a": {"seen": 2}, "b": {"seen": 2}}
+
+
+def test_a_run_goes_on_after_the_steps_that_are_completed():
+    log = Log(completed=3, total_steps=4)
+
+    train(log.run)
+
+    assert list(log.logged) == [4]
+
+
+def test_a_completed_run_does_nothing():
+    log = Log(completed=4, total_steps=4)
+
+    train(log.run)
+
+    assert log.told == []
