@@ -20,10 +20,10 @@ from megadga.report.records import read_records
 DGA = "dga"
 UNIFORM = "uniform"
 RUNS = (DGA, UNIFORM)
-STEPS = 800
+STEPS = 600
 GLOBAL_BATCH_SIZE = 8
 SEQUENCE_LENGTH = 128
-UPDATES = 40
+UPDATES = 60
 """Updates of the weights in a run of any length."""
 
 _MIXING = {
@@ -31,11 +31,11 @@ _MIXING = {
 mixing:
   type: dga
   interval: {interval}  # optimizer steps between updates of the weights
-  step_size: 1.0
-  ema: 0.1
-  score: raw
+  step_size: 2.0
+  ema: 0.1  # batches follow an average over about 10 updates
+  score: cosine  # two sequences a domain are few: one with a huge gradient must not decide alone
   initial: uniform
-  probe: {{type: sharded, sequences_per_domain: 4, specific_sequences: 16}}""",
+  probe: {{type: sharded, sequences_per_domain: 2, specific_sequences: 16}}""",
     UNIFORM: "mixing: {{type: static, weights: uniform}}",
 }
 _RUN = """\
@@ -61,7 +61,7 @@ deepspeed:
   scheduler:
     type: WarmupCosineLR
     params: {{total_num_steps: auto, warmup_num_steps: {warmup}, cos_min_ratio: 0.1}}
-evaluation: {{interval: {half}, sequences: 128}}
+evaluation: {{interval: {half}, sequences: 256}}
 checkpoint: {{interval: {quarter}, keep_last: 1}}
 """
 
