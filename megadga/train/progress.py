@@ -43,6 +43,8 @@ class Progress:
             unit="step",
             dynamic_ncols=True,
         )
+        if first_step:
+            self._write(f"continues after step {first_step}")
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Show the records of optimizer step ``step``."""

@@ -123,6 +123,7 @@ def test_a_run_killed_after_a_checkpoint_ends_like_the_uninterrupted_one(tmp_pat
     assert killed.code != 0
     assert written_before[-1]["step"] == 4  # killed in step 5, the checkpoint is of step 3
     assert resumed.code == 0, resumed.text
+    assert "continues after step 3" in resumed.text
     expected, found = records(whole), records(parts)
     event = {"type": "event", "step": 3, "event": "resume", "checkpoint": "step-00000003"}
     found.remove(event)

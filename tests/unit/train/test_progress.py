@@ -68,3 +68,11 @@ def test_a_terminal_gets_a_bar_that_starts_where_the_run_does():
     last = stream.getvalue().rstrip().rsplit("\r", maxsplit=1)[-1]
     assert "4/4" in last
     assert "loss 0.250  12,346 tokens/s  b 0.400" in last
+
+
+def test_a_run_that_continues_says_where():
+    stream = io.StringIO()
+
+    progress(stream, first_step=2)
+
+    assert stream.getvalue() == "continues after step 2\n"
