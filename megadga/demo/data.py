@@ -71,7 +71,7 @@ def write_shards(
             desc=kind,
             unit="B",
             unit_scale=True,
-            disable=not missing,
+            disable=None if missing else True,  # None: where nobody watches
         ) as bar:
             build_shards(
                 missing,
