@@ -12,7 +12,9 @@ STEPS = 60
 
 
 def words(first):
-    return " ".join(f"w{first + number}" for number in range(200))
+    """Return 200 words of letters, those of one number and of the numbers after it."""
+    numbers = (str(1000 + first + number) for number in range(200))
+    return " ".join("".join(chr(ord("a") + int(digit)) for digit in each) for each in numbers)
 
 
 def write_lines(path, records):
@@ -30,7 +32,7 @@ def prepared(tmp_path):
     for split in ("train", "valid"):
         path = folder.documents / "specific" / f"{SPECIFIC}.{split}.jsonl"
         write_lines(path, [{"text": words(500)}])
-    train_tokenizer([words(0)], vocab_size=270, prefix=folder.tokenizer.with_suffix(""))
+    train_tokenizer([words(0)], vocab_size=300, prefix=folder.tokenizer.with_suffix(""))
     return folder
 
 
