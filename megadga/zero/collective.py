@@ -32,6 +32,11 @@ class ProcessGroupCollective:
         """
         tensor = torch.from_numpy(np.array(numbers, dtype=np.float64)).to(self._device)
         dist.all_reduce(tensor, group=self._group)
+        return self.of_first_rank(tensor.cpu().numpy())
+
+    def of_first_rank(self, numbers: FloatArray) -> FloatArray:
+        """Return the first rank's ``numbers``; the others' only say the shape. Collective."""
+        tensor = torch.from_numpy(np.array(numbers, dtype=np.float64)).to(self._device)
         dist.broadcast(tensor, group_src=0, group=self._group)
         return tensor.cpu().numpy()
 
@@ -44,10 +49,3 @@ class ProcessGroupCollective:
         own = parts.new_empty(parts.shape[1])
         dist.reduce_scatter_single(own, parts.flatten(), group=self._group)
         return own
-
-    def gather(self, values: FloatArray) -> FloatArray:
-        """Return every rank's ``values``, shape ``(world_size, *values.shape)``. Collective."""
-        own = torch.from_numpy(np.array(values, dtype=np.float64)).to(self._device)
-        everyone = own.new_empty((self.world_size, *own.shape))
-        dist.all_gather_single(everyone, own, group=self._group)
-        return everyone.cpu().numpy()

@@ -1,0 +1,171 @@
+"""Hands out this rank's part of each global batch. Knows weights as given, and no updates."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megadga.arrays import FloatArray, IntArray
+from megadga.errors import ExhaustedError
+from megadga.sampling.rows import rank_rows
+from megadga.sampling.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState
+from megadga.shards.domain import Domain
+from megadga.shards.reader import BatchReader
+from megadga.zero.collective import ProcessGroupCollective
+from megadga.zero.engine import Engine
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How training windows are drawn from the averaged weights.
+
+    Attributes:
+        seed: Addresses every random choice: window order, batch offsets, probe streams.
+        method: ``systematic`` (realised counts within one of ``B`` times the weight) or
+            ``multinomial`` (independent draws, the paper's letter).
+        max_epochs: No domain is repeated more often than this; None for no cap.
+        prefetch: Batches read ahead in the background, at least 1.
+    """
+
+    seed: int
+    method: DrawMethod = "systematic"
+    max_epochs: float | None = None
+    prefetch: int = 2
+
+
+@dataclass(frozen=True)
+class BatchIndices:
+    """Which windows this rank trains on in one optimizer step.
+
+    Attributes:
+        step: The optimizer step that the batch completes, from 1.
+        domains: Domain of each sequence, shape ``(accumulation, micro batch)``.
+        sequences: Window index inside its domain, same shape.
+        rows: Place of each sequence in the global batch, same shape.
+        global_domains: Domain of each sequence of the global batch, shape ``(B,)``.
+    """
+
+    step: int
+    domains: IntArray
+    sequences: IntArray
+    rows: IntArray
+    global_domains: IntArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One optimizer step's sequences for this rank.
+
+    Attributes:
+        indices: Where they come from.
+        tokens: Token ids on the engine's device, shape ``(accumulation, micro batch, S + 1)``;
+            iterate over it for the micro-batches.
+    """
+
+    indices: BatchIndices
+    tokens: Tensor
+
+    @property
+    def step(self) -> int:
+        """The optimizer step that the batch completes, from 1."""
+        return self.indices.step
+
+
+@final
+class BatchSource:
+    """Plans global batches, and reads this rank's rows of them ahead of their use.
+
+    Args:
+        engine: Says how large a global batch is and how it is divided.
+        domains: The training domains, ``K`` of them, of one sequence length.
+        sampling: How windows are drawn.
+        collective: The data-parallel ranks.
+
+    Attributes:
+        sizes: Windows of each domain, shape ``(K,)``.
+        state: How far the data has been consumed; what is only read ahead does not count.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        domains: Sequence[Domain],
+        sampling: Sampling,
+        *,
+        collective: ProcessGroupCollective,
+    ) -> None:
+        self.sizes = np.array([domain.num_sequences for domain in domains], dtype=np.int64)
+        self._device = engine.device
+        self._sampler = MixtureSampler(
+            self.sizes,
+            global_batch_size=engine.train_batch_size(),
+            seed=sampling.seed,
+            method=sampling.method,
+            max_epochs=sampling.max_epochs,
+        )
+        self._rows = rank_rows(
+            engine.train_batch_size(),
+            rank=collective.rank,
+            world_size=collective.world_size,
+            micro_batch_size=engine.train_micro_batch_size_per_gpu(),
+        )
+        self._reader = BatchReader(domains, rows=self._rows, prefetch=sampling.prefetch)
+        self._stream: Iterator[tuple[BatchPlan, IntArray]] = iter(())
+        self.state = self._sampler.init()
+
+    @property
+    def epochs(self) -> FloatArray:
+        """How often each domain has been gone through, shape ``(K,)``."""
+        return self._sampler.epochs(self.state)
+
+    def next_batch(self, weights: FloatArray, weights_end: Callable[[int], bool]) -> Batch:
+        """Return the next batch and advance.
+
+        Args:
+            weights: The mixture, shape ``(K,)``; the same until a step at which it ends.
+            weights_end: Whether the weights hold only up to and with a step: plans never go past.
+        """
+        read = next(self._stream, None)
+        if read is None:
+            self._stream = self._reader.stream(self._plans(weights, weights_end))
+            read = next(self._stream)
+        plan, tokens = read
+        self.state = plan.state_after
+        return Batch(self._indices(plan), torch.as_tensor(tokens, device=self._device))
+
+    def next_indices(self, weights: FloatArray) -> BatchIndices:
+        """Return which windows make up the next batch, read nothing, and advance."""
+        plan = self._sampler.plan(self.state, weights)
+        self.seek(plan.state_after)
+        return self._indices(plan)
+
+    def seek(self, state: SamplerState) -> None:
+        """Continue from ``state``; what was read ahead is dropped."""
+        self._stream = iter(())
+        self.state = state
+
+    def _plans(
+        self, weights: FloatArray, weights_end: Callable[[int], bool]
+    ) -> Iterator[BatchPlan]:
+        state = self.state
+        while state.step == self.state.step or not weights_end(state.step):
+            try:
+                plan = self._sampler.plan(state, weights)
+            except ExhaustedError:
+                if state.step == self.state.step:
+                    raise
+                return  # only planned ahead: it is an error when that batch is asked for
+            yield plan
+            state = plan.state_after
+
+    def _indices(self, plan: BatchPlan) -> BatchIndices:
+        return BatchIndices(
+            step=plan.state_after.step,
+            domains=plan.selection.domains[self._rows],
+            sequences=plan.selection.sequences[self._rows],
+            rows=self._rows,
+            global_domains=plan.selection.domains,
+        )
