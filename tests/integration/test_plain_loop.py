@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.jobs import by_deepspeed, run_job
-from tests.support.ranks import REPOSITORY, run_ranks
+from tests.support.ranks import REPOSITORY, free_port, remove_shared_buffers, run_ranks
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
 
@@ -60,6 +60,8 @@ def test_example_runs_under_the_deepspeed_launcher(
     settings["zero_optimization"]["stage"] = stage
     (tmp_path / "settings.json").write_text(json.dumps(settings))
 
+    port = free_port()
+
     job = run_job(
         by_deepspeed(
             str(EXAMPLE),
@@ -67,9 +69,11 @@ def test_example_runs_under_the_deepspeed_launcher(
             *("--deepspeed-config", "settings.json", "--sequence-length", "8", "--steps", "6"),
             *("--checkpoints", "checkpoints"),
             module=False,
+            port=port,
         ),
         tmp_path,
     )
+    remove_shared_buffers(port)
 
     assert job.code == 0, job.text
     for name in ("d0: 0.", "d1: 0.", "d2: 0."):

@@ -34,11 +34,19 @@ def by_torchrun(*arguments: str, ranks: int = 2) -> list[str]:
     ]
 
 
-def by_deepspeed(*arguments: str, ranks: int = 2, module: bool = True) -> list[str]:
+def by_deepspeed(
+    *arguments: str, ranks: int = 2, module: bool = True, port: int | None = None
+) -> list[str]:
     """A module, or else a script, on several ranks, as ``deepspeed`` starts them."""
     launcher = Path(sys.executable).with_name("deepspeed")
     return [
-        *(str(launcher), "--num_accelerators", str(ranks), "--master_port", str(free_port())),
+        *(
+            str(launcher),
+            "--num_accelerators",
+            str(ranks),
+            "--master_port",
+            str(port or free_port()),
+        ),
         *(("--module", *arguments) if module else arguments),
     ]
 
