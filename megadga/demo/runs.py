@@ -20,10 +20,10 @@ from megadga.report.records import read_records
 DGA = "dga"
 UNIFORM = "uniform"
 RUNS = (DGA, UNIFORM)
-STEPS = 600
+STEPS = 500
 GLOBAL_BATCH_SIZE = 8
 SEQUENCE_LENGTH = 128
-UPDATES = 60
+UPDATES = 50
 """Updates of the weights in a run of any length."""
 
 _MIXING = {
@@ -61,7 +61,7 @@ deepspeed:
   scheduler:
     type: WarmupCosineLR
     params: {{total_num_steps: auto, warmup_num_steps: {warmup}, cos_min_ratio: 0.1}}
-evaluation: {{interval: {half}, sequences: 256}}
+evaluation: {{interval: {half}, sequences: 128}}
 checkpoint: {{interval: {quarter}, keep_last: 1}}
 """
 

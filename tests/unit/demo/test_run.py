@@ -8,7 +8,7 @@ from megadga.demo.runs import RUNS
 from megadga.errors import ConfigError
 from megadga.prepare.training import train_tokenizer
 
-STEPS = 60
+STEPS = 50
 
 
 def words(first):
@@ -69,6 +69,6 @@ def test_shards_that_are_there_are_not_built_again(prepared):
 
 
 def test_options_are_checked_before_anything_is_made(tmp_path):
-    with pytest.raises(ConfigError, match="steps: expected at least 60, found 1"):
+    with pytest.raises(ConfigError, match="steps: expected at least 50, found 1"):
         run_demo(tmp_path / "demo", steps=1)
     assert not (tmp_path / "demo").exists()
