@@ -222,7 +222,8 @@ def _package(name: str) -> Path:
 
 def _distributions() -> Iterator[Distribution]:
     """Yield the installed distributions other than this one."""
-    by_name = {found.metadata["Name"].lower(): found for found in distributions()}
+    whole = (found for found in distributions() if "Name" in found.metadata)  # half-removed ones
+    by_name = {found.metadata["Name"].lower(): found for found in whole}
     by_name.pop("megadga", None)
     yield from (by_name[name] for name in shuffled(by_name))
 
