@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
 from megadga.report.labels import spread
 from megadga.report.records import read_records
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise ConfigError(
+        "matplotlib: expected it to be installed, found none: pip install 'megadga[report]'"
+    ) from error
 
 MAX_LINES = 12
 """Domains with a line of their own; the lighter ones are drawn as one."""

@@ -1,5 +1,7 @@
+import importlib
 import json
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -78,3 +80,10 @@ def test_the_picture_is_a_png_of_the_size_asked_for(tmp_path, num_domains, num_u
     assert png_size(tmp_path / "w.png") == tuple(
         round(side * DOTS_PER_INCH) for side in SIZE_INCHES
     )
+
+
+def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    monkeypatch.delitem(sys.modules, "megadga.report.weights")
+    with pytest.raises(ConfigError, match=r"pip install 'megadga\[report\]'"):
+        importlib.import_module("megadga.report.weights")
