@@ -36,6 +36,17 @@ def process_group() -> Generator[None]:
     _share_cores()
     _remove_shared_buffer()
     yield
+    leave()
+
+
+def leave() -> None:
+    """Leave the process group together with the other ranks. Collective.
+
+    A thread of gloo lets go of a collective's tensors some time after the collective is over, and
+    if the interpreter is being torn down by then, the process is aborted. A barrier has no
+    tensors, and by the time that it is over those before it are let go of.
+    """
+    dist.barrier()
     dist.destroy_process_group()
 
 

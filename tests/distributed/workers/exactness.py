@@ -12,6 +12,7 @@ from torch import nn
 from megadga.alignment.aligner import ProbeBudget
 from megadga.alignment.protocols import DrawnSequences
 from megadga.arrays import IntArray
+from megadga.build.ranks import leave
 from megadga.mixing.scheduler import Alignments
 from megadga.plugin import DgaPlugin, Sampling
 from megadga.sampling.probes import ProbeSampler
@@ -104,7 +105,7 @@ def main(output: str, folder: str, kinds: str) -> None:
     torch.distributed.all_gather_object(everyone, results)
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps({"results": results, "by_rank": everyone}))
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

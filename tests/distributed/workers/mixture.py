@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from megadga.alignment.aligner import ProbeBudget
+from megadga.build.ranks import leave
 from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixing.dga import Dga
 from megadga.mixing.static import Static, uniform_weights
@@ -173,7 +174,7 @@ def main(output: str, folder: str) -> None:
     }
     if dist.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from megadga.alignment.aligner import ProbeBudget
+from megadga.build.ranks import leave
 from megadga.mixing.static import Static, uniform_weights
 from megadga.plugin import DgaPlugin, Sampling
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
@@ -71,7 +72,7 @@ def main(output: str, folder: str, kinds: str) -> None:
     ]
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from megadga.build.ranks import leave
 from megadga.errors import UnsupportedEngineError
 from megadga.mixing.dga import Dga
 from megadga.mixing.static import uniform_weights
@@ -57,7 +57,7 @@ def main(output: str, folder: str) -> None:
     switched_off = settings("0", "fp32", fp16={"enabled": False})
     messages["nothing"] = refusal(Path(folder), switched_off)
     Path(output).write_text(json.dumps(messages))
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megadga.build.ranks import leave
 from megadga.model.initialization import NormalInitializer
 from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
@@ -116,7 +117,7 @@ def main() -> None:
     }
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
