@@ -20,7 +20,7 @@ from megadga.report.records import read_records
 DGA = "dga"
 UNIFORM = "uniform"
 RUNS = (DGA, UNIFORM)
-STEPS = 500
+STEPS = 400
 GLOBAL_BATCH_SIZE = 8
 SEQUENCE_LENGTH = 128
 UPDATES = 50
@@ -61,7 +61,7 @@ deepspeed:
   scheduler:
     type: WarmupCosineLR
     params: {{total_num_steps: auto, warmup_num_steps: {warmup}, cos_min_ratio: 0.1}}
-evaluation: {{interval: {half}, sequences: 128}}
+evaluation: {{interval: {steps}, sequences: 128}}
 checkpoint: {{interval: {quarter}, keep_last: 1}}
 """
 
@@ -158,7 +158,6 @@ def _config_text(folder: DemoFolder, run: str, size: RunSize) -> str:
         batch=GLOBAL_BATCH_SIZE,
         micro=GLOBAL_BATCH_SIZE // size.ranks,
         warmup=size.steps // 20,
-        half=-(-size.steps // 2),
         quarter=-(-size.steps // 4),
     )
 
