@@ -22,12 +22,13 @@ def raw(alignments: Alignments) -> FloatArray:
 
 
 def cosine(alignments: Alignments) -> FloatArray:
-    """Return ``<g_i, v> / (|g_i| |v|)``, in [-1, 1] up to rounding; 0 where a gradient is 0."""
+    """Return ``<g_i, v> / (|g_i| |v|)``, in [-1, 1]; 0 where a gradient is 0."""
     # Not the root of the product: squares of large norms would overflow.
     norms = np.sqrt(alignments.squared_norms) * np.sqrt(alignments.specific_squared_norm)
     scores = np.zeros_like(alignments.dots)
     np.divide(alignments.dots, norms, out=scores, where=norms > 0.0)
-    return scores
+    # Squares of norms below 1e-154 keep few digits, so rounding alone would not bound it.
+    return np.clip(scores, -1.0, 1.0)
 
 
 def clipped(alignments: Alignments) -> FloatArray:
