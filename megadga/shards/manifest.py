@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, cast
 
 from megadga.errors import ShardError
@@ -44,6 +45,8 @@ class ShardEntry:
         max_token: The largest id in it, -1 without tokens.
         bin_sha256: Checksum of the ``.bin``, hexadecimal.
         idx_sha256: Checksum of the ``.idx``, hexadecimal.
+        ids_sha256: Checksum of the ``.ids``, which has a JSON string a line, the id that each
+            document had where it came from; None: no ids were kept.
     """
 
     file: str
@@ -52,6 +55,22 @@ class ShardEntry:
     max_token: int
     bin_sha256: str
     idx_sha256: str
+    ids_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupingEntry:
+    """What a manifest says of the file that divides its shards into many domains.
+
+    Attributes:
+        file: Its name.
+        domains: Domains in it (``K``).
+        sha256: Its checksum, hexadecimal.
+    """
+
+    file: str
+    domains: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +81,13 @@ class Manifest:
         name: The domain's name when it was built; the folder's name is what counts.
         tokenizer: What turned its text into ids.
         splits: Shards in order, by split (``"train"``, ``"valid"``).
+        grouping: What divides the shards into many domains; None: they are one domain.
     """
 
     name: str
     tokenizer: TokenizerIdentity
     splits: Mapping[str, tuple[ShardEntry, ...]]
+    grouping: GroupingEntry | None = None
 
     def num_documents(self, split: str) -> int:
         """Return the documents of a split, 0 if there is no such split."""
@@ -112,16 +133,25 @@ def read_manifest(folder: Path) -> Manifest:
     return _parse(content, str(path))
 
 
-_TOP: dict[str, type] = {"version": int, "name": str, "tokenizer": dict, "splits": dict}
-_TOKENIZER: dict[str, type] = {"kind": str, "fingerprint": str, "vocab_size": int, "eod": int}
-_SHARD: dict[str, type] = {
-    "file": str,
-    "documents": int,
-    "tokens": int,
-    "max_token": int,
-    "bin_sha256": str,
-    "idx_sha256": str,
+_Types = Mapping[str, tuple[type, ...]]
+_TOP: _Types = {
+    "version": (int,),
+    "name": (str,),
+    "tokenizer": (dict,),
+    "splits": (dict,),
+    "grouping": (dict, NoneType),
 }
+_TOKENIZER: _Types = {"kind": (str,), "fingerprint": (str,), "vocab_size": (int,), "eod": (int,)}
+_SHARD: _Types = {
+    "file": (str,),
+    "documents": (int,),
+    "tokens": (int,),
+    "max_token": (int,),
+    "bin_sha256": (str,),
+    "idx_sha256": (str,),
+    "ids_sha256": (str, NoneType),
+}
+_GROUPING: _Types = {"file": (str,), "domains": (int,), "sha256": (str,)}
 
 
 def _parse(content: object, path: str) -> Manifest:
@@ -141,7 +171,8 @@ def _parse(content: object, path: str) -> Manifest:
         name: _shards(shards, place=f"{path}: splits.{name}")
         for name, shards in top["splits"].items()
     }
-    return Manifest(top["name"], tokenizer, splits)
+    grouping = _grouping(top["grouping"], place=f"{path}: grouping")
+    return Manifest(top["name"], tokenizer, splits, grouping)
 
 
 def _shards(value: object, *, place: str) -> tuple[ShardEntry, ...]:
@@ -152,14 +183,26 @@ def _shards(value: object, *, place: str) -> tuple[ShardEntry, ...]:
         for index, item in enumerate(cast("list[object]", value))
     )
     for index, entry in enumerate(entries):
-        if Path(entry.file).name != entry.file:
-            raise ShardError(
-                f"{place}[{index}].file: expected a name without folders, found {entry.file!r}"
-            )
+        _check_name(entry.file, place=f"{place}[{index}].file")
     return entries
 
 
-def _fields(value: object, types: Mapping[str, type], *, place: str) -> dict[str, Any]:
+def _grouping(value: object, *, place: str) -> GroupingEntry | None:
+    if value is None:
+        return None
+    entry = GroupingEntry(**_fields(value, _GROUPING, place=place))
+    _check_name(entry.file, place=f"{place}.file")
+    if entry.domains < 1:
+        raise ShardError(f"{place}.domains: expected at least 1, found {entry.domains}")
+    return entry
+
+
+def _check_name(file: str, *, place: str) -> None:
+    if Path(file).name != file:
+        raise ShardError(f"{place}: expected a name without folders, found {file!r}")
+
+
+def _fields(value: object, types: _Types, *, place: str) -> dict[str, Any]:
     """Return a JSON object after checking that it has exactly these keys, of these types."""
     fields = _object(value, place=place)
     if fields.keys() != types.keys():
@@ -169,11 +212,10 @@ def _fields(value: object, types: Mapping[str, type], *, place: str) -> dict[str
             f"{place}: expected the keys {', '.join(types)}, "
             f"found missing: {missing}, unknown: {unknown}"
         )
-    for key, kind in types.items():
-        if type(fields[key]) is not kind:  # a bool is no count
-            raise ShardError(
-                f"{place}: {key}: expected {kind.__name__}, found {_describe(fields[key])}"
-            )
+    for key, kinds in types.items():
+        if type(fields[key]) not in kinds:  # a bool is no count
+            names = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise ShardError(f"{place}: {key}: expected {names}, found {_describe(fields[key])}")
     return fields
 
 
