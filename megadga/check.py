@@ -30,7 +30,7 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
     """
     data = open_data(config)
-    mixture = make_mixture(config, data.domains)
+    mixture = make_mixture(config, data.domains, left_out=data.left_out.keys())
     entries = {
         "model": _model(config, data),
         "data": _data(data),
@@ -39,6 +39,8 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         "probe": _probe(config, data, mixture),
         "evaluation": _evaluation(config, data),
     }
+    if data.left_out:
+        entries["left out"] = _left_out(data, mixture)
     for label, text in entries.items():
         yield f"{label:<12}{text}"
     yield ""
@@ -59,6 +61,13 @@ def _data(data: RunData) -> str:
         text = f"{text} and the specific set {data.specific.name} ({sequences})"
     tokenizer = data.tokenizer
     return f"{text}, all by {tokenizer.kind} {tokenizer.fingerprint[:12]}"
+
+
+def _left_out(data: RunData, mixture: Mixture) -> str:
+    domains = _count(len(data.left_out), "domain")
+    tokens = _count(sum(data.left_out.values()), "token")
+    text = f"{domains} too short for a window, with {tokens} in all"
+    return f"{text} and {mixture.lost_mass:.2%} of the histogram" if mixture.lost_mass else text
 
 
 def _training(config: RunConfig) -> str:
@@ -95,19 +104,24 @@ def _evaluation(config: RunConfig, data: RunData) -> str:
     specific = ", ".join(held.name for held in data.held_out_specific) or "no specific set"
     most = config.evaluation.sequences
     interval = config.evaluation.interval
-    return f"every {interval} steps: {domains}, {specific}; up to {most} sequences each"
+    total = sum(
+        min(held.num_sequences, most) for held in (*data.held_out, *data.held_out_specific)
+    )
+    each = f"up to {most} sequences each, {total:,} in all"
+    return f"every {interval} steps: {domains}, {specific}; {each}"
 
 
 def _table(config: RunConfig, data: RunData, weights: FloatArray) -> Iterator[str]:
     """Yield what each domain holds, and how often it is repeated if the weights stay so."""
-    held_out = {domain.name: f"{domain.num_tokens:,}" for domain in data.held_out}
+    held_out = {domain.name: domain.num_tokens for domain in data.held_out}
     epochs = _epochs(config, data, weights)
     listed = np.sort(np.argsort(-epochs, kind="stable")[:MOST_ROWS])
     rows = [("domain", "tokens", "held out", "weight", "epochs")]
     for index in map(int, listed):
         domain = data.domains[index]
-        tokens, held = f"{domain.num_tokens:,}", held_out.get(domain.name, "none")
-        rows.append((domain.name, tokens, held, f"{weights[index]:.4f}", f"{epochs[index]:.3f}"))
+        held = f"{held_out[domain.name]:,}" if domain.name in held_out else "none"
+        shares = f"{weights[index]:.4f}", f"{epochs[index]:.3f}"
+        rows.append((domain.name, f"{domain.num_tokens:,}", held, *shares))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *numbers in rows:
         right = (text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True))

@@ -13,11 +13,15 @@ from megadga.config.models import RunConfig
 from megadga.shards.domain import Domain
 from megadga.shards.folder import (
     DomainSource,
+    OpenedSplit,
+    ShardFolder,
     check_same_tokenizer,
-    find_domains,
-    open_domains,
+    open_split,
+    open_whole,
+    read_folder,
+    read_folders,
 )
-from megadga.shards.manifest import Manifest, TokenizerIdentity, read_manifest
+from megadga.shards.manifest import Manifest, TokenizerIdentity
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class RunData:
 
     Attributes:
         domains: Training splits in the order of the weights, K of them.
+        left_out: Training tokens of each domain that is too short for a window, by name.
         specific: Training split of the set that the mixture aligns to; None where none does.
         held_out: Validation splits of the domains that have a whole window there, in order; none
             without evaluation.
@@ -36,6 +41,7 @@ class RunData:
     """
 
     domains: tuple[Domain, ...]
+    left_out: Mapping[str, int]
     specific: Domain | None
     held_out: tuple[Domain, ...]
     held_out_specific: tuple[Domain, ...]
@@ -49,48 +55,102 @@ class RunData:
 
 
 def open_data(config: RunConfig) -> RunData:
-    """Open the run's domains and specific sets: reads manifests and headers, no tokens.
+    """Open the run's domains and specific sets: reads manifests and headers once, no tokens.
 
     Raises:
         ShardError: If a set is missing or damaged, too short, or by another tokenizer.
-        ConfigError: If the model's vocabulary is smaller than the tokenizer's.
+        ConfigError: If the model's vocabulary is smaller than the tokenizer's, or domains are too
+            short and not left out.
     """
     length = config.model.sequence_length
-    sources = _domain_sources(config)
-    targets = tuple(DomainSource(name, s.path) for name, s in config.data.specific.items())
-    manifests = {source: read_manifest(source.path) for source in (*sources, *targets)}
+    folders = read_folders(_domain_sources(config))
+    targets = tuple(
+        read_folder(DomainSource(name, target.path))
+        for name, target in config.data.specific.items()
+    )
     aligned = targets if isinstance(config.mixing, DgaMixing) else ()
-    domains = open_domains(sources, split="train", sequence_length=length)
-    specific = open_domains(aligned, split="train", sequence_length=length)
-    held_out: tuple[Domain, ...] = ()
-    held_out_specific: tuple[Domain, ...] = ()
-    if config.evaluation is not None:
-        long_enough = [s for s in sources if manifests[s].num_tokens("valid") > length]
-        held_out = open_domains(long_enough, split="valid", sequence_length=length)
-        given = [target for target in targets if "valid" in manifests[target].splits]
-        held_out_specific = open_domains(given, split="valid", sequence_length=length)
-    check_same_tokenizer((*domains, *specific, *held_out_specific))
-    tokenizer = domains[0].tokenizer
+    check_same_tokenizer((*folders, *targets))
+    opened = open_split(folders, split="train", sequence_length=length)
+    _check_lengths(config, opened)
+    specific = open_whole(aligned, split="train", sequence_length=length)
+    held_out, held_out_specific = _held_out(config, folders, targets, opened)
+    tokenizer = folders[0].manifest.tokenizer
     return RunData(
-        domains,
+        opened.domains,
+        opened.too_short,
         specific[0] if specific else None,
         held_out,
         held_out_specific,
         vocabulary_size=_vocabulary_size(config, tokenizer),
         identity={
             "tokenizer": tokenizer.fingerprint,
-            "domains": {source.name: _summary(manifests[source]) for source in sources},
-            "specific": {target.name: _summary(manifests[target]) for target in aligned},
+            "domains": _identity(folders, opened),
+            "specific": {target.source.name: _summary(target.manifest) for target in aligned},
             "histogram": _histogram_digest(config),
         },
     )
 
 
-def _domain_sources(config: RunConfig) -> Sequence[DomainSource]:
+def _domain_sources(config: RunConfig) -> Path | Sequence[DomainSource]:
     where = config.data.domains
     if isinstance(where, Path):
-        return find_domains(where)
+        return where
     return tuple(DomainSource(folder.name, folder.path) for folder in where)
+
+
+def _check_lengths(config: RunConfig, opened: OpenedSplit) -> None:
+    """Check that there are domains, and no other ones unless they are to be left out."""
+    window = f"{config.model.sequence_length + 1} tokens (one window of model.sequence_length + 1)"
+    if opened.too_short and config.data.too_short == "refuse":
+        name, tokens = next(iter(opened.too_short.items()))
+        others = len(opened.too_short) - 1
+        raise config.mistake(
+            "data",
+            "too_short",
+            expected=f"at least {window} in every domain, or leave_out",
+            found=f"{tokens} in {name}" + (f" and too few in {others} more" if others else ""),
+        )
+    if not opened.domains:
+        raise config.mistake(
+            "data", "domains", expected=f"a domain of at least {window}", found="none"
+        )
+
+
+def _held_out(
+    config: RunConfig,
+    folders: Sequence[ShardFolder],
+    targets: Sequence[ShardFolder],
+    opened: OpenedSplit,
+) -> tuple[tuple[Domain, ...], tuple[Domain, ...]]:
+    """Return the validation splits of domains that are trained on, and of specific sets."""
+    if config.evaluation is None:
+        return (), ()
+    length = config.model.sequence_length
+    held_out = open_split(_with_valid(folders), split="valid", sequence_length=length).domains
+    if opened.too_short:
+        held_out = tuple(domain for domain in held_out if domain.name not in opened.too_short)
+    return held_out, open_whole(_with_valid(targets), split="valid", sequence_length=length)
+
+
+def _with_valid(folders: Sequence[ShardFolder]) -> Sequence[ShardFolder]:
+    return [folder for folder in folders if "valid" in folder.manifest.splits]
+
+
+def _identity(folders: Sequence[ShardFolder], opened: OpenedSplit) -> Mapping[str, str] | str:
+    """Return what the training splits hold: by domain, or in one line where they share shards."""
+    grouped = [folder for folder in folders if folder.manifest.grouping is not None]
+    if not grouped:
+        return {
+            folder.source.name: _summary(folder.manifest)
+            for folder in folders
+            if folder.source.name not in opened.too_short
+        }
+    (folder,) = grouped
+    bounds = folder.domains.bounds["train"].tokens
+    digest = hashlib.sha256("\n".join(folder.domains.names).encode())
+    digest.update(bounds.tobytes())
+    names = f"{len(folder.domains.names)} domains, {digest.hexdigest()[:16]}"
+    return f"{names}, {_summary(folder.manifest)}"
 
 
 def _vocabulary_size(config: RunConfig, tokenizer: TokenizerIdentity) -> int:

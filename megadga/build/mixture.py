@@ -1,6 +1,7 @@
 """From a configuration to the rule that sets the weights. Knows no torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -43,15 +44,26 @@ class Mixture:
         scheduler: The rule.
         interval: Optimizer steps between updates; None: there are none.
         probe: How alignments are measured for an update; None: there are none.
+        lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
     """
 
     scheduler: Scheduler
     interval: int | None = None
     probe: ShardedProbe | None = None
+    lost_mass: float = 0.0
 
 
-def make_mixture(config: RunConfig, domains: Sequence[Domain]) -> Mixture:
+def make_mixture(
+    config: RunConfig, domains: Sequence[Domain], *, left_out: AbstractSet[str] = frozenset()
+) -> Mixture:
     """Return the run's mixture over its domains.
+
+    Args:
+        config: The run.
+        domains: Its training domains.
+        left_out: Names of those that are too short for a window. What a histogram has there goes
+            to the others, in proportion; a weight that is written in the configuration must not
+            name them.
 
     Raises:
         ConfigError: If weights or a histogram do not name exactly the domains, a setting is out of
@@ -59,25 +71,28 @@ def make_mixture(config: RunConfig, domains: Sequence[Domain]) -> Mixture:
     """
     match config.mixing:
         case DgaMixing() as mixing:
-            mixture = Mixture(_dga(config, mixing, domains), mixing.interval, mixing.probe)
+            mixture = Mixture(
+                _dga(config, mixing, domains, left_out), mixing.interval, mixing.probe
+            )
         case StaticMixing() as mixing:
-            weights = _weights(config, "weights", mixing.weights, domains)
+            weights = _weights(config, "weights", mixing.weights, domains, left_out)
             mixture = Mixture(Static(weights))
         case ImportanceMixing() as mixing:
-            names = [domain.name for domain in domains]
-            mixture = Mixture(Static(_histogram_weights(mixing.histogram, names)))
+            mixture = _importance(mixing.histogram, domains, left_out)
     _check_supply(config, domains, mixture.scheduler.init().averaged_weights)
     return mixture
 
 
-def _dga(config: RunConfig, mixing: DgaMixing, domains: Sequence[Domain]) -> Dga:
+def _dga(
+    config: RunConfig, mixing: DgaMixing, domains: Sequence[Domain], left_out: AbstractSet[str]
+) -> Dga:
     if mixing.floor * len(domains) > 1.0:
         expected = f"at most 1 / {len(domains)} domains"
         raise config.mistake("mixing", "floor", expected=expected, found=str(mixing.floor))
-    initial = _weights(config, "initial", mixing.initial, domains)
+    initial = _weights(config, "initial", mixing.initial, domains, left_out)
     prior = None
     if mixing.prior is not None:
-        prior = _weights(config, "prior", mixing.prior, domains)
+        prior = _weights(config, "prior", mixing.prior, domains, left_out)
         if ((prior == 0.0) & (initial > 0.0)).any():
             expected = "a weight above 0 wherever mixing.initial has one"
             raise config.mistake("mixing", "prior", expected=expected, found="0")
@@ -92,7 +107,13 @@ def _dga(config: RunConfig, mixing: DgaMixing, domains: Sequence[Domain]) -> Dga
     )
 
 
-def _weights(config: RunConfig, key: str, rule: Weights, domains: Sequence[Domain]) -> FloatArray:
+def _weights(
+    config: RunConfig,
+    key: str,
+    rule: Weights,
+    domains: Sequence[Domain],
+    left_out: AbstractSet[str],
+) -> FloatArray:
     """Return the weights that a rule under ``mixing.<key>`` gives, shape ``(K,)``."""
     tokens = np.array([domain.num_tokens for domain in domains], dtype=np.int64)
     match rule:
@@ -103,7 +124,8 @@ def _weights(config: RunConfig, key: str, rule: Weights, domains: Sequence[Domai
         case TemperatureWeights():
             return temperature_weights(tokens, rule.temperature)
         case _:
-            mistakes = list(_misnamed(("mixing", key), rule, [domain.name for domain in domains]))
+            names = [domain.name for domain in domains]
+            mistakes = list(_misnamed(("mixing", key), rule, names, left_out))
             if mistakes:
                 raise config.error(mistakes)
             weights = np.array([rule[domain.name] for domain in domains], dtype=np.float64)
@@ -111,11 +133,15 @@ def _weights(config: RunConfig, key: str, rule: Weights, domains: Sequence[Domai
 
 
 def _misnamed(
-    path: KeyPath, weights: Mapping[str, float], names: Sequence[str]
+    path: KeyPath, weights: Mapping[str, float], names: Sequence[str], left_out: AbstractSet[str]
 ) -> Iterator[Mistake]:
     known = set(names)
     unknown = [name for name in weights if name not in known]
     for name in unknown[:MOST_NAMED]:
+        if name in left_out:
+            expected = "the name of a domain that is not left out (data.too_short)"
+            yield Mistake((*path, name), expected, f"{weights[name]} in {name!r}")
+            continue
         close = get_close_matches(name, names, n=1)
         hint = repr(close[0]) if close else ""
         yield Mistake((*path, name), "the name of a domain", repr(name), hint)
@@ -129,12 +155,16 @@ def _misnamed(
         yield Mistake(path, f"a weight for each of the {len(names)} domains", found)
 
 
-def _histogram_weights(path: Path, names: Sequence[str]) -> FloatArray:
-    """Return each domain's share of the histogram in a file, shape ``(K,)``."""
+def _importance(path: Path, domains: Sequence[Domain], left_out: AbstractSet[str]) -> Mixture:
+    """Return the mixture that gives each domain its share of the histogram in a file."""
+    histogram = read_histogram(path)
+    kept = {name: mass for name, mass in histogram.items() if name not in left_out}
     try:
-        return importance_weights(read_histogram(path), names)
+        weights = importance_weights(kept, [domain.name for domain in domains])
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+    lost = sum(histogram[name] for name in histogram.keys() & left_out)
+    return Mixture(Static(weights), lost_mass=lost / (lost + sum(kept.values())))
 
 
 def _check_supply(config: RunConfig, domains: Sequence[Domain], weights: FloatArray) -> None:

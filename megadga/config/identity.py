@@ -14,7 +14,8 @@ NOT_TRAINED: dict[str, Any] = {
     "output": True,
     "evaluation": True,
     "checkpoint": True,
-    "data": {"domains": True, "specific": {"__all__": {"path"}}},  # the same data may move
+    # The same data may move; which domains are left out is seen in the domains that are not.
+    "data": {"domains": True, "too_short": True, "specific": {"__all__": {"path"}}},
     "mixing": {"histogram"},
     "training": {"steps"},  # training may go on for longer, unless the schedule depends on it
     "deepspeed": True,  # compared as it is completed

@@ -71,7 +71,11 @@ class DataSection(Section):
         | Annotated[tuple[NamedFolder, ...], AfterValidator(_one_of_a_name), Tag("<list>")],
         Discriminator(_domains_form),
     ]
-    """Training domains: a folder with one folder a domain, or a list of {name, path}."""
+    """Training domains: a folder with one folder a domain, a folder of many domains in shared
+    shards, or a list of {name, path}."""
+    too_short: Literal["refuse", "leave_out"] = "refuse"
+    """What becomes of domains without a single window of sequence_length + 1 tokens; refuse: the
+    run does not start; leave_out: they are no part of the mixture, and `check` says how many."""
     specific: dict[str, SpecificSet] = Field(default={})
     """Target sets by name: {name: {path, packing}}. `dga` mixing needs exactly one."""
 

@@ -14,6 +14,8 @@ A document may hold several sentences; what megadga writes has one each. Source:
 
 import os
 import struct
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from megadga.errors import ShardError
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
+LAST_SENTENCE = struct.Struct("<iq")
 TokenType = np.dtype[np.integer[Any]]
 DTYPE_CODES: dict[int, TokenType] = {
     1: np.dtype("u1"),
@@ -77,20 +80,11 @@ class IndexedShard:
             ShardError: If a file is missing, truncated, or not of this format.
         """
         path = index_path(prefix)
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ShardError(
-                f"{path}: expected a shard's index, found {error.strerror}"
-            ) from error
-        try:
+        with _opened(path, "a shard's index") as descriptor:
             size = os.fstat(descriptor).st_size
-            dtype, num_sentences, num_bounds = _check_header(
-                path, os.pread(descriptor, HEADER.size, 0), size
-            )
+            header = os.pread(descriptor, HEADER.size, 0)
+            dtype, num_sentences, num_bounds = _check_header(path, header, size)
             end = _last_byte(path, descriptor, dtype, num_sentences)
-        finally:
-            os.close(descriptor)
         _check_size(tokens_path(prefix), end)
         return cls(prefix, dtype, num_sentences, num_bounds - 1, end // dtype.itemsize)
 
@@ -105,28 +99,24 @@ class IndexedShard:
             count: Tokens from each, at least 1.
 
         Returns:
-            Token ids, shape ``(n, count)``.
+            Token ids, read-only, shape ``(n, count)``.
 
         Raises:
             ShardError: If the ``.bin`` is gone or has been cut since the shard was opened.
         """
-        path = tokens_path(self.prefix)
-        tokens = np.empty((starts.size, count), dtype=self.dtype)
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ShardError(f"{path}: expected tokens, found {error.strerror}") from error
-        try:
-            for start, row in zip(starts.tolist(), tokens, strict=True):
-                offset = start * self.dtype.itemsize
-                found = os.preadv(descriptor, [row.data], offset)
-                if found != row.nbytes:
-                    raise ShardError(
-                        f"{path}: expected {row.nbytes} bytes at {offset}, found {found}"
-                    )
-        finally:
-            os.close(descriptor)
-        return tokens
+        size = count * self.dtype.itemsize
+        offsets = (starts * self.dtype.itemsize).tolist()
+        with _opened(tokens_path(self.prefix), "a shard's tokens") as descriptor:
+            rows = [os.pread(descriptor, size, offset) for offset in offsets]
+        content = b"".join(rows)
+        if len(content) != size * len(rows):
+            offset, row = next(
+                (offset, row) for offset, row in zip(offsets, rows, strict=True) if len(row) < size
+            )
+            raise ShardError(
+                f"{tokens_path(self.prefix)}: expected {size} bytes at {offset}, found {len(row)}"
+            )
+        return np.frombuffer(content, dtype=self.dtype).reshape(starts.size, count)
 
     @property
     def tokens(self) -> TokenArray:
@@ -141,7 +131,12 @@ class IndexedShard:
         if self.num_tokens == 0:  # an empty file cannot be mapped
             return np.empty(0, dtype=self.dtype)
         _check_size(path, self.num_tokens * self.dtype.itemsize)
-        return np.memmap(path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
+        try:
+            return np.memmap(path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
+        except OSError as error:
+            raise ShardError(
+                f"{path}: expected a shard's tokens, found {error.strerror}"
+            ) from error
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -194,7 +189,29 @@ class IndexedShard:
         return self.tokens[first:last]
 
     def _read(self, dtype: str, count: int, offset: int) -> NDArray[Any]:
-        return np.fromfile(index_path(self.prefix), dtype=dtype, count=count, offset=offset)
+        path = index_path(self.prefix)
+        try:
+            array = np.fromfile(path, dtype=dtype, count=count, offset=offset)
+        except OSError as error:
+            raise ShardError(
+                f"{path}: expected a shard's index, found {error.strerror}"
+            ) from error
+        if array.size != count:
+            raise ShardError(f"{path}: expected {count} numbers at {offset}, found {array.size}")
+        return array
+
+
+@contextmanager
+def _opened(path: Path, content: str) -> Generator[int]:
+    """Open a file for reading; what the system refuses of it is a ``ShardError``."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ShardError(f"{path}: expected {content}, found {error.strerror}") from error
 
 
 def _check_header(path: Path, header: bytes, size: int) -> tuple[TokenType, int, int]:
@@ -223,8 +240,11 @@ def _last_byte(path: Path, descriptor: int, dtype: TokenType, num_sentences: int
     if num_sentences == 0:
         return 0
     lengths_end = HEADER.size + 4 * num_sentences
-    (length,) = struct.unpack("<i", os.pread(descriptor, 4, lengths_end - 4))
-    (pointer,) = struct.unpack("<q", os.pread(descriptor, 8, lengths_end + 8 * num_sentences - 8))
+    last = os.pread(descriptor, 4, lengths_end - 4)
+    last += os.pread(descriptor, 8, lengths_end + 8 * num_sentences - 8)
+    if len(last) != LAST_SENTENCE.size:
+        raise ShardError(f"{path}: expected {LAST_SENTENCE.size} more bytes, found {len(last)}")
+    length, pointer = LAST_SENTENCE.unpack(last)
     if pointer < 0 or pointer % dtype.itemsize or length < 0:
         raise ShardError(
             f"{path}: last sentence: expected a byte offset >= 0 in steps of {dtype.itemsize} "

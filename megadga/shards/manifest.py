@@ -4,6 +4,7 @@ Knows the manifest's file alone: whether the shards are there and agree is seen 
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from megadga.shards.files import written_whole
 
 FILE_NAME = "manifest.json"
 VERSION = 1
+MOST_IDS = 1 << 31
+"""What int32, the widest type of tokens that is written, can tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +126,22 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = manifest_path(folder)
     try:
-        content: object = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return _parse(json.loads(text, object_pairs_hook=_each_once), str(path))
     except OSError as error:
         raise ShardError(
             f"{path}: expected a domain's manifest, found {error.strerror}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: expected JSON, found {error}") from error
-    return _parse(content, str(path))
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name!r} twice in one object")
+    return values
 
 
 _Types = Mapping[str, tuple[type, ...]]
@@ -162,13 +173,18 @@ def _parse(content: object, path: str) -> Manifest:
     tokenizer = TokenizerIdentity(
         **_fields(top["tokenizer"], _TOKENIZER, place=f"{path}: tokenizer")
     )
+    if tokenizer.vocab_size > MOST_IDS:
+        raise ShardError(
+            f"{path}: tokenizer.vocab_size: expected at most {MOST_IDS}, "
+            f"found {tokenizer.vocab_size}"
+        )
     if not 0 <= tokenizer.eod < tokenizer.vocab_size:
         raise ShardError(
             f"{path}: tokenizer.eod: expected an id below vocab_size = {tokenizer.vocab_size}, "
             f"found {tokenizer.eod}"
         )
     splits = {
-        name: _shards(shards, place=f"{path}: splits.{name}")
+        name: _shards(shards, place=f"{path}: splits.{_shown(name)}")
         for name, shards in top["splits"].items()
     }
     grouping = _grouping(top["grouping"], place=f"{path}: grouping")
@@ -184,6 +200,11 @@ def _shards(value: object, *, place: str) -> tuple[ShardEntry, ...]:
     )
     for index, entry in enumerate(entries):
         _check_name(entry.file, place=f"{place}[{index}].file")
+        for key, least in (("documents", 0), ("tokens", 0), ("max_token", -1)):
+            if (count := getattr(entry, key)) < least:
+                raise ShardError(
+                    f"{place}[{index}].{key}: expected at least {least}, found {count}"
+                )
     return entries
 
 
@@ -198,7 +219,8 @@ def _grouping(value: object, *, place: str) -> GroupingEntry | None:
 
 
 def _check_name(file: str, *, place: str) -> None:
-    if Path(file).name != file:
+    # What cannot be printed is no name to the system (NUL, half a surrogate pair) or breaks lines.
+    if Path(file).name != file or not file or not file.isprintable():
         raise ShardError(f"{place}: expected a name without folders, found {file!r}")
 
 
@@ -207,7 +229,7 @@ def _fields(value: object, types: _Types, *, place: str) -> dict[str, Any]:
     fields = _object(value, place=place)
     if fields.keys() != types.keys():
         missing = ", ".join(sorted(types.keys() - fields.keys())) or "none missing"
-        unknown = ", ".join(sorted(fields.keys() - types.keys())) or "none unknown"
+        unknown = ", ".join(map(_shown, sorted(fields.keys() - types.keys()))) or "none unknown"
         raise ShardError(
             f"{place}: expected the keys {', '.join(types)}, "
             f"found missing: {missing}, unknown: {unknown}"
@@ -223,6 +245,10 @@ def _object(value: object, *, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ShardError(f"{place}: expected an object, found {_describe(value)}")
     return cast("dict[str, Any]", value)
+
+
+def _shown(key: str) -> str:
+    return key if key.isidentifier() else repr(key)
 
 
 def _describe(value: object) -> str:

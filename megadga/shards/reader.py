@@ -1,6 +1,6 @@
 """Turns selections into tokens, ahead of their use. Knows neither samplers nor ranks."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ import numpy as np
 
 from megadga.arrays import IntArray
 from megadga.shards.domain import Domain
+from megadga.shards.sequences import SequenceSet
+from megadga.shards.stream import TokenStream, rows_by_owner
 
 
 class Selected(Protocol):
@@ -44,8 +46,10 @@ class _Rows:
     sequences: IntArray
 
 
-def read_windows(domains: Sequence[Domain], selection: Selected) -> IntArray:
+def read_windows(domains: Sequence[SequenceSet], selection: Selected) -> IntArray:
     """Return the tokens of a selection.
+
+    Domains that lie in one stream are read together, so that no file is opened once a domain.
 
     Args:
         domains: All domains, of one sequence length S; at least one.
@@ -58,16 +62,22 @@ def read_windows(domains: Sequence[Domain], selection: Selected) -> IntArray:
         IndexError: If a domain or a window does not exist.
         ShardError: If a shard has changed or holds an id outside the vocabulary.
     """
-    chosen = np.unique(selection.domains)
-    if chosen.size and not 0 <= chosen[0] <= chosen[-1] < len(domains):
+    owners, width = selection.domains, domains[0].sequence_length + 1
+    if owners.size and not 0 <= owners.min() <= owners.max() < len(domains):
         raise IndexError(
-            f"expected domains in [0, {len(domains)}), found {chosen[0]} to {chosen[-1]}"
+            f"expected domains in [0, {len(domains)}), found {owners.min()} to {owners.max()}"
         )
-    width = domains[0].sequence_length + 1
-    tokens = np.empty((selection.domains.size, width), dtype=np.int64)
-    for index in chosen:
-        rows = np.flatnonzero(selection.domains == index)
-        tokens[rows] = domains[int(index)].windows(selection.sequences[rows])
+    tokens = np.empty((owners.size, width), dtype=np.int64)
+    streams: defaultdict[TokenStream, list[tuple[IntArray, IntArray]]] = defaultdict(list)
+    for index, rows in rows_by_owner(owners):
+        domain, indices = domains[index], selection.sequences[rows]
+        if isinstance(domain, Domain):
+            streams[domain.stream].append((rows, domain.positions(indices)))
+        else:
+            tokens[rows] = domain.windows(indices)
+    for stream, parts in streams.items():
+        rows = np.concatenate([rows for rows, _ in parts])
+        tokens[rows] = stream.gather(np.concatenate([starts for _, starts in parts]), width)
     return tokens
 
 
@@ -84,7 +94,9 @@ class BatchReader:
         ValueError: If ``prefetch`` is below 1.
     """
 
-    def __init__(self, domains: Sequence[Domain], *, rows: IntArray, prefetch: int = 2) -> None:
+    def __init__(
+        self, domains: Sequence[SequenceSet], *, rows: IntArray, prefetch: int = 2
+    ) -> None:
         if prefetch < 1:
             raise ValueError(f"prefetch: expected at least 1, found {prefetch}")
         self._domains = tuple(domains)

@@ -52,7 +52,7 @@ def test_ranks_are_validated_once_they_are_known(folder):
 
 def test_evaluation_says_what_is_held_out(folder):
     assert entry(report(folder), "evaluation") == (
-        "every 500 steps: 3 of 3 domains, target; up to 64 sequences each"
+        "every 500 steps: 3 of 3 domains, target; up to 64 sequences each, 256 in all"
     )
     assert entry(report(folder, "evaluation=null"), "evaluation") == "none"
 

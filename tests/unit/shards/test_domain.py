@@ -10,6 +10,7 @@ from megadga.errors import ShardError
 from megadga.shards.domain import Domain
 from megadga.shards.folder import DomainSource, open_domain
 from megadga.shards.indexed import IndexedShard
+from megadga.shards.stream import TokenStream
 from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.streams import IDENTITY, counting_domain
 
@@ -19,6 +20,10 @@ def open_counting(folder, lengths, *, sequence_length, shard_tokens=1 << 20) -> 
     return open_domain(
         DomainSource("counting", folder), split="train", sequence_length=sequence_length
     )
+
+
+def whole(stream: TokenStream, *, sequence_length) -> Domain:
+    return Domain("whole", stream, 0, stream.num_tokens, stream.num_documents, sequence_length)
 
 
 @settings(max_examples=50)
@@ -91,7 +96,9 @@ def test_a_bin_cut_or_removed_after_opening_is_refused(tmp_path):
     with pytest.raises(ShardError, match=f"{tokens}: expected 10 bytes at 16, found 4"):
         domain.windows(np.array([0, 2]))
     tokens.unlink()
-    with pytest.raises(ShardError, match=f"{tokens}: expected tokens, found No such file"):
+    with pytest.raises(
+        ShardError, match=f"{tokens}: expected a shard's tokens, found No such file"
+    ):
         domain.windows(np.array([0]))
 
 
@@ -102,7 +109,7 @@ def test_shards_without_documents_are_passed_over(tmp_path):
             for token in tokens:
                 writer.add_document(np.array([token]))
     shards = [IndexedShard.open(prefix) for prefix in prefixes]
-    domain = Domain("gaps", tmp_path, shards, IDENTITY, sequence_length=2)
+    domain = whole(TokenStream(tmp_path, shards, IDENTITY), sequence_length=2)
     assert domain.windows(np.arange(3)).tolist() == [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
 
 
@@ -113,6 +120,5 @@ def test_neighbouring_windows_share_one_token(tmp_path):
 
 
 def test_a_domain_without_a_window_is_refused(tmp_path):
-    domain = open_counting(tmp_path / "d", [30], sequence_length=7)
-    with pytest.raises(ValueError, match="counting: expected at least 8 >= 2 tokens, found 0"):
-        Domain("counting", tmp_path, (), domain.tokenizer, sequence_length=7)
+    with pytest.raises(ValueError, match="whole: expected at least 8 >= 2 tokens, found 0"):
+        whole(TokenStream(tmp_path, (), IDENTITY), sequence_length=7)

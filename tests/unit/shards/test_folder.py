@@ -84,13 +84,15 @@ def test_a_set_shorter_than_one_window_is_refused(folder):
         open_domain(source, split="train", sequence_length=50)
     assert str(caught.value) == (
         f"{folder / 'code'}: split train: expected at least 51 tokens "
-        "(one window of sequence_length + 1), found 50"
+        "(one window of sequence_length + 1), found 50 in code"
     )
 
 
 def test_an_empty_domain_is_refused(tmp_path):
     create_domain(tmp_path / "d", IDENTITY, {"train": []})
-    with pytest.raises(ShardError, match=r"split train: expected at least 9 tokens .*, found 0"):
+    with pytest.raises(
+        ShardError, match=r"split train: expected at least 9 tokens .*, found 0 in d"
+    ):
         open_domain(DomainSource("d", tmp_path / "d"), split="train", sequence_length=8)
 
 
