@@ -11,7 +11,7 @@ from megadga.errors import MegadgaError
 from megadga.prepare.documents import count_input_bytes
 from megadga.prepare.inputs import expand_inputs, plan_domains
 from megadga.prepare.shards import Recipe, build_shards
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.inspection import render_table, summarize
 
 EPILOG = """\
@@ -20,8 +20,7 @@ example:
 
 Inputs are files (.jsonl, .jsonl.gz, .txt) and folders of files; text/novels.jsonl.gz becomes
 shards/novels/. A pair qa.train.jsonl, qa.valid.jsonl becomes the two splits of shards/qa/; of any
-other input a fraction of the documents, chosen by their text, is held out for validation.
-The result is the same for any number of workers.
+other a fraction of the documents, chosen by their text, is held out. Workers change no byte.
 """
 
 
@@ -32,7 +31,8 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders of documents")
-    add("--tokenizer", type=Path, required=True, metavar="MODEL", help="a sentencepiece .model")
+    add("--tokenizer", type=Path, required=True, metavar="FILE", help="a .model or tokenizer.json")
+    add("--eod", metavar="TOKEN", help="what ends documents (the tokenizer's own, if it has one)")
     add("--output", type=Path, required=True, metavar="FOLDER", help="gets one folder a domain")
     add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
     add("--valid-fraction", type=float, default=0.05, metavar="F", help="in [0, 1) (%(default)s)")
@@ -40,9 +40,9 @@ def main() -> None:
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
     args = parser.parse_args()
     try:
-        inputs = plan_domains(expand_inputs(args.input))
-        tokenizer = SentencePieceTokenizer.load(args.tokenizer)
         recipe = Recipe(args.text_key, args.valid_fraction, args.seed)
+        inputs = plan_domains(expand_inputs(args.input))
+        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod)
         paths = [path for source in inputs for path in (source.train, source.valid) if path]
         total = sum(map(count_input_bytes, paths))
         with tqdm(total=total, unit="B", unit_scale=True, desc="tokenizing", disable=None) as bar:

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.errors import MegadgaError
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.inspection import (
     find_sources,
     inspect_domain,
@@ -33,7 +33,8 @@ def main() -> None:
     add("--sequence-length", type=int, metavar="S", help="count windows of S + 1 tokens")
     add("--verify", action="store_true", help="compare every byte with the manifest's checksums")
     add("--decode", type=int, metavar="N", help="print training document N of each domain")
-    add("--tokenizer", type=Path, metavar="MODEL", help="what to decode with")
+    add("--tokenizer", type=Path, metavar="FILE", help="what to decode with")
+    add("--eod", metavar="TOKEN", help="what ends documents (the tokenizer's own, if it has one)")
     args = parser.parse_args()
     if (args.decode is None) != (args.tokenizer is None):
         parser.error("--decode and --tokenizer: expected both or neither, found one")
@@ -46,7 +47,7 @@ def main() -> None:
             found = [line for source in bar for line in inspect_domain(source, verify=args.verify)]
             print(render_table(found, sequence_length=args.sequence_length))
             return
-        tokenizer = SentencePieceTokenizer.load(args.tokenizer)
+        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod)
         for source in sources:
             tokens = read_document(source, tokenizer.identity, split="train", index=args.decode)
             print(f"==> {source.name}: document {args.decode}, {tokens.size:,} tokens")

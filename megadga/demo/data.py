@@ -14,7 +14,7 @@ from megadga.demo.folder import SPECIFIC, DemoFolder
 from megadga.demo.harvest import harvest
 from megadga.prepare.inputs import expand_inputs, plan_domains
 from megadga.prepare.shards import Recipe, build_shards
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
 from megadga.shards.manifest import manifest_path
 
@@ -43,11 +43,11 @@ def collect_documents(folder: DemoFolder, report: Callable[[str], None]) -> None
     partial.rename(folder.documents)
 
 
-def learn_tokenizer(folder: DemoFolder, report: Callable[[str], None]) -> SentencePieceTokenizer:
+def learn_tokenizer(folder: DemoFolder, report: Callable[[str], None]) -> Tokenizer:
     """Train a tokenizer on the training domains alone, and load it."""
     if folder.tokenizer.exists():
         report(f"{folder.tokenizer}: already there")
-        return SentencePieceTokenizer.load(folder.tokenizer)
+        return load_tokenizer(folder.tokenizer)
     inputs = expand_inputs([str(folder.documents / "domains" / "*.jsonl")])
     tokenizer = train_tokenizer(
         sample_texts(inputs, max_characters=TOKENIZER_CHARACTERS),
@@ -58,9 +58,7 @@ def learn_tokenizer(folder: DemoFolder, report: Callable[[str], None]) -> Senten
     return tokenizer
 
 
-def write_shards(
-    folder: DemoFolder, tokenizer: SentencePieceTokenizer, report: Callable[[str], None]
-) -> None:
+def write_shards(folder: DemoFolder, tokenizer: Tokenizer, report: Callable[[str], None]) -> None:
     """Write the shards of every domain and of the specific set."""
     for kind, output in (("domains", folder.domains), ("specific", folder.specific)):
         inputs = plan_domains(expand_inputs([str(folder.documents / kind / "*.jsonl")]))

@@ -1,28 +1,22 @@
-"""Text to token ids and back: sentencepiece behind a protocol. Knows no documents, no shards.
+"""What preparation needs of a tokenizer, and how one is loaded. Knows no documents, no shards."""
 
-End of document (EOD) is the model's ``</s>``. It is a control piece: no text, not even one that
-spells ``</s>``, is ever encoded to it.
-"""
-
-import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from sentencepiece import SentencePieceProcessor
+from typing import Protocol
 
 from megadga.arrays import TokenArray
 from megadga.errors import ConfigError
+from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
 from megadga.shards.manifest import TokenizerIdentity
-from megadga.shards.writer import best_dtype
 
-NUM_BYTES = 256
+HUGGINGFACE_FILE = "tokenizer.json"
 
 
 class Tokenizer(Protocol):
-    """What preparation needs of a tokenizer; it must also be picklable, for worker processes."""
+    """Text to token ids and back; it must also be picklable, for worker processes.
+
+    No text, not even one that spells a control token, is ever encoded to one, and none is lost.
+    """
 
     @property
     def identity(self) -> TokenizerIdentity:
@@ -30,80 +24,41 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, texts: Sequence[str]) -> list[TokenArray]:
-        """Return the ids of each text, without EOD, each of shape ``(n,)``."""
-        ...
+        """Return the ids of each text, without EOD, in the smallest type that holds them all.
 
-    def decode(self, tokens: TokenArray) -> str:
-        """Return the text of some ids; EOD and other control pieces have none."""
-        ...
-
-
-class SentencePieceTokenizer:
-    """A sentencepiece model in memory. Made by ``load``."""
-
-    def __init__(self, path: Path, processor: SentencePieceProcessor, fingerprint: str) -> None:
-        self.path = path
-        self._processor = processor
-        self._identity = TokenizerIdentity(
-            kind="sentencepiece",
-            fingerprint=fingerprint,
-            vocab_size=processor.vocab_size(),
-            eod=processor.eos_id(),
-        )
-
-    @classmethod
-    def load(cls, path: Path) -> "SentencePieceTokenizer":
-        """Read a ``.model`` file.
-
-        Raises:
-            ConfigError: If it is missing or no sentencepiece model, if it has no ``</s>``, or if
-                some text would become ``<unk>`` for want of byte pieces.
+        Each is of shape ``(n,)``.
         """
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{path}: expected a tokenizer, found {error.strerror}") from error
-        processor = SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(content)
-        except RuntimeError as error:
-            raise ConfigError(f"{path}: expected a sentencepiece model, found {error}") from error
-        if processor.eos_id() < 0:
-            raise ConfigError(f"{path}: expected a piece </s> to end documents, found none")
-        num_bytes = sum(processor.is_byte(list(range(processor.vocab_size()))))
-        if num_bytes != NUM_BYTES:
-            raise ConfigError(
-                f"{path}: expected {NUM_BYTES} byte pieces (byte_fallback), found {num_bytes}: "
-                "unknown characters would become <unk>"
-            )
-        return cls(path, processor, hashlib.sha256(content).hexdigest())
-
-    @property
-    def identity(self) -> TokenizerIdentity:
-        """What the manifest says of it: fingerprint, vocabulary size and EOD."""
-        return self._identity
-
-    def encode(self, texts: Sequence[str]) -> list[TokenArray]:
-        """Return the ids of each text, without EOD, in the smallest type that holds them all."""
-        dtype = best_dtype(self._identity.vocab_size)
-        encoded = self._processor.encode(list(texts), out_type=int, num_threads=1)
-        return [np.array(ids, dtype=dtype) for ids in encoded]
+        ...
 
     def decode(self, tokens: TokenArray) -> str:
-        """Return the text of some ids; EOD and other control pieces have none."""
-        return self._processor.decode(tokens.tolist())
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Worker processes get the path and read the model once, not with every piece of work.
-        return _load_once, (self.path.resolve(), self._identity.fingerprint)
+        """Return the text of some ids; EOD and other control tokens have none."""
+        ...
 
 
-@functools.cache
-def _load_once(path: Path, fingerprint: str) -> SentencePieceTokenizer:
-    tokenizer = SentencePieceTokenizer.load(path)
-    if tokenizer.identity.fingerprint != fingerprint:
-        raise ConfigError(
-            f"{path}: expected the fingerprint {fingerprint}, found "
-            f"{tokenizer.identity.fingerprint}: the file has changed"
-        )
-    return tokenizer
+def load_tokenizer(path: Path, *, eod: str | None = None) -> Tokenizer:
+    """Read a tokenizer of whatever kind.
+
+    Args:
+        path: A sentencepiece ``.model``, a Hugging Face ``.json``, or a folder that holds
+            ``tokenizer.json``.
+        eod: Name of the control token that ends documents; None: ``</s>`` of sentencepiece, the
+            only well-known one that a Hugging Face tokenizer has.
+
+    Raises:
+        ConfigError: If it is missing or not what its name says, if ``eod`` is missing, ambiguous
+            or no control token, or if some text would be lost or encoded to control tokens.
+    """
+    file = path / HUGGINGFACE_FILE if path.is_dir() else path
+    match file.suffix:
+        case ".model":
+            return SentencePieceTokenizer.load(file, eod=eod)
+        case ".json":
+            # Where its library is missing, everything else still works.
+            from megadga.prepare.huggingface_tokenizer import HuggingFaceTokenizer  # noqa: PLC0415
+
+            return HuggingFaceTokenizer.load(file, eod=eod)
+        case suffix:
+            raise ConfigError(
+                f"{path}: expected a sentencepiece .model, a Hugging Face .json or a folder with "
+                f"{HUGGINGFACE_FILE}, found {suffix or 'a name without a suffix'}"
+            )

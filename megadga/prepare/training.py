@@ -9,7 +9,7 @@ from sentencepiece import SentencePieceTrainer
 
 from megadga.errors import ConfigError
 from megadga.prepare.documents import iterate_documents
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
 from megadga.shards.files import written_whole
 
 MAX_CHARACTERS = 100_000_000

@@ -1,0 +1,105 @@
+"""The tokenizers that sentencepiece trains. Knows no documents, no shards."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+from sentencepiece import SentencePieceProcessor
+
+from megadga.arrays import TokenArray
+from megadga.errors import ConfigError
+from megadga.prepare.tokenizer_file import read_tokenizer_file
+from megadga.shards.manifest import TokenizerIdentity
+from megadga.shards.writer import best_dtype
+
+NUM_BYTES = 256
+
+
+@final
+class SentencePieceTokenizer:
+    """A sentencepiece model in memory. Made by ``load``.
+
+    EOD is a control piece: no text, not even one that spells its name, is ever encoded to it.
+    """
+
+    def __init__(
+        self, path: Path, processor: SentencePieceProcessor, *, fingerprint: str, eod: int
+    ) -> None:
+        self.path = path
+        self._processor = processor
+        self._identity = TokenizerIdentity(
+            kind="sentencepiece",
+            fingerprint=fingerprint,
+            vocab_size=processor.vocab_size(),
+            eod=eod,
+        )
+
+    @classmethod
+    def load(
+        cls, path: Path, *, eod: str | None = None, fingerprint: str | None = None
+    ) -> "SentencePieceTokenizer":
+        """Read a ``.model`` file.
+
+        Args:
+            path: The file.
+            eod: Name of the control piece that ends documents; None: the model's own, ``</s>``.
+            fingerprint: What the file's SHA-256 must be; None: anything.
+
+        Raises:
+            ConfigError: If it is missing, no sentencepiece model or another one, if it has no
+                such control piece, or if some text would become ``<unk>`` for want of byte pieces.
+        """
+        content, fingerprint = read_tokenizer_file(path, fingerprint=fingerprint)
+        processor = SentencePieceProcessor()
+        try:
+            processor.LoadFromSerializedProto(content)
+        except RuntimeError as error:
+            raise ConfigError(f"{path}: expected a sentencepiece model, found {error}") from error
+        num_bytes = sum(processor.is_byte(list(range(processor.vocab_size()))))
+        if num_bytes != NUM_BYTES:
+            raise ConfigError(
+                f"{path}: expected {NUM_BYTES} byte pieces (byte_fallback), found {num_bytes}: "
+                "unknown characters would become <unk>"
+            )
+        return cls(path, processor, fingerprint=fingerprint, eod=_find_eod(path, processor, eod))
+
+    @property
+    def identity(self) -> TokenizerIdentity:
+        """What the manifest says of it: fingerprint, vocabulary size and EOD."""
+        return self._identity
+
+    def encode(self, texts: Sequence[str]) -> list[TokenArray]:
+        """Return the ids of each text, without EOD, in the smallest type that holds them all."""
+        dtype = best_dtype(self._identity.vocab_size)
+        encoded = self._processor.encode(list(texts), return_type="numpy", num_threads=1)
+        return [ids.astype(dtype) for ids in encoded]
+
+    def decode(self, tokens: TokenArray) -> str:
+        """Return the text of some ids; EOD and other control pieces have none."""
+        return self._processor.decode(tokens.tolist())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes get the path and read the model once, not with every piece of work.
+        eod = self._processor.id_to_piece(self._identity.eod)
+        return _load_once, (self.path.resolve(), eod, self._identity.fingerprint)
+
+
+@functools.cache
+def _load_once(path: Path, eod: str, fingerprint: str) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.load(path, eod=eod, fingerprint=fingerprint)
+
+
+def _find_eod(path: Path, processor: SentencePieceProcessor, name: str | None) -> int:
+    if name is None:
+        if processor.eos_id() < 0:
+            raise ConfigError(f"{path}: expected a piece </s> to end documents, found none")
+        return processor.eos_id()
+    piece = processor.piece_to_id(name)  # <unk> if there is no such piece
+    if not processor.is_control(piece):
+        found = "an ordinary piece" if processor.id_to_piece(piece) == name else "no such piece"
+        raise ConfigError(
+            f"{path}: eod: expected the name of a control piece to end documents, "
+            f"found {name!r}, {found}"
+        )
+    return piece
