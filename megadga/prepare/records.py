@@ -1,0 +1,269 @@
+"""What a record holds, and what makes one bad. Knows neither files nor their formats."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeGuard, TypeVar
+
+SourceT = TypeVar("SourceT")
+
+MAX_DOMAIN_BYTES = 200  # a file system takes 255; some are left for what is written beside it
+
+_KINDS: Mapping[type, str] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where a record has what is read of it.
+
+    A key with dots goes into nested objects, ``meta.source``; a field that is called so, dots
+    included, comes first.
+
+    Attributes:
+        text: Of the text, a string.
+        id: Of the id, a string or an integer; None: ids are not read.
+        domain: Of the domain's name, a string; None: the domain follows from the file.
+    """
+
+    text: str = "text"
+    id: str | None = None
+    domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One good record.
+
+    Attributes:
+        text: Not only white space, unless where it comes from says otherwise.
+        position: Where the record is in its file, however that is cut: the offset of its line in
+            bytes, decompressed; the number of its row, from 0; 0 if it is the whole file.
+        line: The number of its line, from 1 where its span begins; of its row, from 1 where its
+            file begins; 1 if it is the whole file.
+        id: None if ids are not read; an integer in decimal.
+        domain: None if domains are not read; fit to name a folder.
+        input_bytes: How far reading it has moved on in its file, in bytes on the disk.
+    """
+
+    text: str
+    position: int
+    line: int
+    id: str | None
+    domain: str | None
+    input_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One bad record.
+
+    Attributes:
+        position: As a document's.
+        line: As a document's.
+        reason: What was expected and what was found, one line.
+        empty: Whether all that is wrong is a text of nothing or of white space.
+        input_bytes: As a document's.
+    """
+
+    position: int
+    line: int
+    reason: str
+    empty: bool
+    input_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEnd:
+    """What remains to be said after the last record of a span.
+
+    Attributes:
+        num_lines: Lines of the span, blank ones too; its rows; 1 if it is one document.
+        input_bytes: Bytes on the disk after the last record.
+    """
+
+    num_lines: int
+    input_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was read of a record, all of it checked; attributes as a document's."""
+
+    text: str
+    id: str | None
+    domain: str | None
+
+
+class RecordError(Exception):
+    """A record is bad. Never leaves this package: it becomes a ``Reject``.
+
+    Args:
+        reason: What was expected and what was found, one line.
+        empty: Whether all that is wrong is a text of nothing or of white space.
+    """
+
+    def __init__(self, reason: str, *, empty: bool = False) -> None:
+        super().__init__(reason)
+        self.empty = empty
+
+
+def make_record(
+    parse: Callable[[SourceT, Keys], Content],
+    source: SourceT,
+    keys: Keys,
+    *,
+    position: int,
+    line: int,
+    input_bytes: int,
+) -> Document | Reject:
+    """Return what ``parse`` makes of ``source``: a document, or a reject if it raises."""
+    try:
+        content = parse(source, keys)
+    except RecordError as error:
+        return Reject(position, line, str(error), error.empty, input_bytes)
+    return Document(content.text, position, line, content.id, content.domain, input_bytes)
+
+
+def parse_file(content: bytes, keys: Keys) -> Content:
+    """Return a whole file's content as one document.
+
+    Raises:
+        RecordError: If it is not UTF-8 or has no text, or an id or a domain is to be read.
+    """
+    for key in (keys.id, keys.domain):
+        if key is not None:
+            raise RecordError(f"{key}: expected a record with fields, found a file of mere text")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise RecordError(f"expected UTF-8 text, found {error}") from error
+    return Content(_check_not_blank(text, "expected text"), None, None)
+
+
+def parse_line(line: bytes, keys: Keys) -> Content:
+    """Return what a line of JSON holds.
+
+    Raises:
+        RecordError: If the line is not one JSON object in UTF-8, or as ``check_content``.
+    """
+    try:
+        # RecursionError: deep nesting. ValueError: UnicodeDecodeError is one, too.
+        content: object = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"expected one JSON object, found {error}") from error
+    if not _is_object(content):
+        raise RecordError(f"expected a JSON object, found {_kind(content)}")
+    return check_content(
+        _find(content, keys.text, "a string"),
+        None if keys.id is None else _find(content, keys.id, "a string or an integer"),
+        None if keys.domain is None else _find(content, keys.domain, "a string"),
+        keys,
+    )
+
+
+def check_content(text: object, id_: object, domain: object, keys: Keys) -> Content:
+    """Return what was found under the keys as a record's content.
+
+    Args:
+        text: Anything.
+        id_: Anything; not looked at if ``keys.id`` is None.
+        domain: Anything; not looked at if ``keys.domain`` is None.
+        keys: Where the values were found, for the reasons.
+
+    Raises:
+        RecordError: If one of them has the wrong type or is not Unicode, the domain cannot name a
+            folder, or the text is empty or white space.
+    """
+    checked_id = None if keys.id is None else _check_id(id_, keys.id)
+    checked_domain = None if keys.domain is None else _check_domain(domain, keys.domain)
+    checked_text = _check_string(text, keys.text)
+    # The last check: then nothing else is wrong.
+    _check_not_blank(checked_text, f"{keys.text}: expected text")
+    return Content(checked_text, checked_id, checked_domain)
+
+
+def show_names(names: Iterable[str]) -> str:
+    """Return names in one line, a few of them, long and unprintable ones cut and escaped."""
+    shown = [_show(name) for name in names]
+    return ", ".join(shown[:8]) + (", ..." if shown[8:] else "") or "none"
+
+
+def _find(fields: Mapping[str, object], key: str, expected: str) -> object:
+    if key in fields:
+        return fields[key]
+    value: object = fields
+    above: list[str] = []
+    for part in key.split("."):
+        if not _is_object(value):
+            raise RecordError(
+                f"{key}: expected an object at {'.'.join(above)}, found {_kind(value)}"
+            )
+        if part not in value:
+            place = f" in {'.'.join(above)}" if above else ""
+            raise RecordError(f"{key}: expected {expected}, found only {show_names(value)}{place}")
+        value = value[part]
+        above.append(part)
+    return value
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(value, dict)
+
+
+def _check_string(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        raise RecordError(f"{key}: expected a string, found {_kind(value)}")
+    if not value.isascii():  # known already, whereas encoding takes time
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
+            raise RecordError(f"{key}: expected Unicode text, found {error}") from error
+    return value
+
+
+def _check_not_blank(text: str, expected: str) -> str:
+    if not text or text.isspace():
+        found = "white space alone" if text else "none"
+        raise RecordError(f"{expected}, found {found}", empty=True)
+    return text
+
+
+def _check_id(value: object, key: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # as many digits as JSON was read with, so never too many
+    if not isinstance(value, str):
+        raise RecordError(f"{key}: expected a string or an integer, found {_kind(value)}")
+    return _check_string(value, key)
+
+
+def _check_domain(value: object, key: str) -> str:
+    name = _check_string(value, key)
+    if (
+        not name
+        or name.startswith(".")
+        or "/" in name
+        or "\0" in name
+        or len(name.encode()) > MAX_DOMAIN_BYTES
+    ):
+        raise RecordError(
+            f'{key}: expected a name for a folder, without "/" or NUL, no "." at its beginning, '
+            f"of 1 to {MAX_DOMAIN_BYTES} bytes, found {_show(name) or 'none'}"
+        )
+    return name
+
+
+def _kind(value: object) -> str:
+    return _KINDS[type(value)]
+
+
+def _show(name: str) -> str:
+    cut = name if len(name) <= 40 else f"{name[:40]}..."
+    return cut if cut.isprintable() else ascii(cut)
