@@ -1,13 +1,15 @@
 """Which inputs become which domains. Knows paths only, and opens no file."""
 
 import glob
-from collections.abc import Iterable, Sequence
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from megadga.errors import ConfigError
 
-FILE_TYPES = (".jsonl.gz", ".jsonl", ".txt")
+FILE_TYPES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 EXPECTED_TYPES = f"a folder or a file that ends in {', '.join(FILE_TYPES)}"
 
 
@@ -60,8 +62,8 @@ def plan_domains(paths: Sequence[Path]) -> tuple[DomainInput, ...]:
         names[name] = path
     domains: list[DomainInput] = []
     for name, path in names.items():
-        stem, _, split = name.rpartition(".")
-        if split not in ("train", "valid") or not stem:
+        stem, split = _split(name)
+        if not split:
             domains.append(DomainInput(name, path, None))
             continue
         other = f"{stem}.{'valid' if split == 'train' else 'train'}"
@@ -76,6 +78,46 @@ def plan_domains(paths: Sequence[Path]) -> tuple[DomainInput, ...]:
     return tuple(domains)
 
 
+def plan_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return all files of all inputs, sorted, each once: for domains that records decide on.
+
+    Such files are one heap of records, of which some are held out by their text. So a name that
+    says ``NAME.train.EXT`` or ``NAME.valid.EXT`` is refused, not passed over: what it keeps apart
+    would be mixed.
+
+    Raises:
+        ConfigError: If an input does not exist or is of an unknown type, or a name says a split.
+    """
+    for path in paths:
+        _name(path)
+    files = sorted({file for path in paths for file in list_files(path)})
+    for path in (*paths, *files):
+        if split := _split(_stem(path.name))[1]:
+            raise ConfigError(
+                f"{path}: expected no split in the name, for the records decide on domains and "
+                f"splits, found {split}"
+            )
+    return tuple(files)
+
+
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Return a file itself, or the files of a folder and its folders, sorted by path.
+
+    What is hidden in the folder is left aside, as are links to other folders.
+
+    Raises:
+        ConfigError: If the path or something in the folder cannot be read or does not exist.
+    """
+    try:
+        if path.is_file():
+            return (path,)
+        if not path.is_dir():
+            raise ConfigError(f"{path}: expected a file or folder, found none")
+        return tuple(sorted(_walk(path)))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a file or folder, found {error}") from error
+
+
 def _matches(pattern: str) -> list[Path]:
     if Path(pattern).exists():  # meant as it stands, even with brackets in it
         return [Path(pattern)]
@@ -85,10 +127,35 @@ def _matches(pattern: str) -> list[Path]:
     return [Path(name) for name in found]
 
 
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(parent, name)
+            if not name.startswith(".") and stat.S_ISREG(file.stat().st_mode):
+                yield file
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # os.walk passes over folders that it cannot read unless told otherwise
+
+
 def _name(path: Path) -> str:
-    suffixes = ("",) if path.is_dir() else FILE_TYPES
-    for suffix in suffixes:
-        name = path.name.removesuffix(suffix)
-        if path.name.endswith(suffix) and name and not name.startswith("."):
-            return name
-    raise ConfigError(f"{path}: expected {EXPECTED_TYPES}, found another name")
+    name = path.name if path.is_dir() else _stem(path.name)
+    if (name == path.name and not path.is_dir()) or not name or name.startswith("."):
+        raise ConfigError(f"{path}: expected {EXPECTED_TYPES}, found another name")
+    return name
+
+
+def _stem(name: str) -> str:
+    """Return the name of a file without its type, all of it if that is none that is known."""
+    for suffix in FILE_TYPES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return what a name says of domain and split; the split is empty if it says none."""
+    domain, _, split = name.rpartition(".")
+    return (domain, split) if domain and split in ("train", "valid") else (name, "")

@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import zstandard
+
 
 def made_up_texts(count: int, *, seed: int = 0) -> list[str]:
     """Texts of a few lines each over an invented vocabulary of 300 words."""
@@ -19,7 +21,15 @@ def made_up_texts(count: int, *, seed: int = 0) -> list[str]:
 
 
 def write_lines(path: Path, texts: Sequence[str], *, key: str = "text") -> Path:
-    """Write JSON lines, compressed if the name ends in ``.gz``."""
-    content = "".join(json.dumps({key: text}) + "\n" for text in texts).encode()
-    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    """Write JSON lines, compressed if the name ends in ``.gz`` or ``.zst``."""
+    return write_packed(path, "".join(json.dumps({key: text}) + "\n" for text in texts).encode())
+
+
+def write_packed(path: Path, content: bytes) -> Path:
+    """Write bytes, compressed if the name ends in ``.gz`` or ``.zst``."""
+    if path.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
+    if path.suffix == ".zst":
+        content = zstandard.compress(content)
+    path.write_bytes(content)
     return path
