@@ -51,6 +51,11 @@ def tokens_path(prefix: Path) -> Path:
     return Path(f"{prefix}.bin")
 
 
+def ids_path(prefix: Path) -> Path:
+    """Return the path of the ids of a shard's documents, a JSON string a line."""
+    return Path(f"{prefix}.ids")
+
+
 @dataclass(frozen=True, slots=True)
 class IndexedShard:
     """One shard whose header has been checked; its arrays are read when asked for.

@@ -1,7 +1,9 @@
 """Writes one shard, whole or not at all. Knows neither text nor domains."""
 
 import hashlib
+import json
 from array import array
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +11,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from megadga.arrays import TokenArray
+from megadga.arrays import IntArray, TokenArray
 from megadga.shards.files import written_whole
 from megadga.shards.indexed import (
     DTYPE_CODES,
@@ -17,6 +19,7 @@ from megadga.shards.indexed import (
     MAGIC,
     VERSION,
     TokenType,
+    ids_path,
     index_path,
     tokens_path,
 )
@@ -39,24 +42,30 @@ class ShardWriter:
     Args:
         prefix: Path of both files without ``.bin`` and ``.idx``; the folder must exist.
         dtype: Type of the tokens on disk, one of ``DTYPE_CODES``.
+        ids: Whether every document comes with an id, which is kept in a third file.
     """
 
-    def __init__(self, prefix: Path, dtype: TokenType) -> None:
+    def __init__(self, prefix: Path, dtype: TokenType, *, ids: bool = False) -> None:
         self._prefix = prefix
         self._dtype = dtype
         self._code = {known: code for code, known in DTYPE_CODES.items()}[dtype]
         self._files = ExitStack()
+        self._ids_path = ids_path(prefix) if ids else None
         self._checksum = hashlib.sha256()
+        self._ids_checksum = hashlib.sha256()
         self._lengths = array("i")
         self._max_token = -1
         self._entry: ShardEntry | None = None
         self._idx: BinaryIO
         self._bin: BinaryIO
+        self._ids: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        # Last in, first renamed: an index never stands without its tokens.
+        # Last in, first renamed: an index never stands without what belongs to it.
         self._idx = self._files.enter_context(written_whole(index_path(self._prefix)))
         self._bin = self._files.enter_context(written_whole(tokens_path(self._prefix)))
+        if self._ids_path is not None:
+            self._ids = self._files.enter_context(written_whole(self._ids_path))
         return self
 
     def __exit__(
@@ -77,28 +86,53 @@ class ShardWriter:
         assert self._entry is not None, "the shard is still being written"
         return self._entry
 
-    def add_document(self, tokens: TokenArray) -> None:
-        """Append one document.
-
-        Args:
-            tokens: Its ids, EOD at the end included, shape ``(n,)``, ``n >= 1``.
-
-        Raises:
-            ValueError: If it is empty or an id does not fit the dtype.
-            OSError: If the disk is full.
-        """
+    def add_document(self, tokens: TokenArray, document_id: str | None = None) -> None:
+        """Append one document; see ``add_documents``."""
         if tokens.ndim != 1 or tokens.size == 0:
             raise ValueError(f"tokens: expected shape (n,) with n >= 1, found {tokens.shape}")
+        ids = () if document_id is None else (document_id,)
+        self.add_documents(tokens, np.array([tokens.size], dtype=np.int64), ids)
+
+    def add_documents(
+        self, tokens: TokenArray, lengths: IntArray, ids: Sequence[str] = ()
+    ) -> None:
+        """Append documents.
+
+        Args:
+            tokens: Ids of all of them, one document after the other, EOD at the end of each
+                included, shape ``(lengths.sum(),)``.
+            lengths: Tokens of each document, at least 1, shape ``(n,)``, ``n >= 1``.
+            ids: Where each came from; none where the shard keeps none.
+
+        Raises:
+            ValueError: If the lengths are not those of the tokens, a token does not fit the dtype,
+                or there are ids where none are kept, or none where they are.
+            OSError: If the disk is full.
+        """
+        if lengths.size == 0 or int(lengths.min()) < 1 or int(lengths.sum()) != tokens.size:
+            raise ValueError(
+                f"lengths: expected at least one, all >= 1, with a sum of {tokens.size}, "
+                f"found {lengths}"
+            )
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high > np.iinfo(self._dtype).max:
             raise ValueError(
                 f"tokens: expected ids in [0, {np.iinfo(self._dtype).max}], found {low} to {high}"
             )
+        self._add_ids(ids, expected=0 if self._ids is None else lengths.size)
         content = np.ascontiguousarray(tokens, dtype=self._dtype).data
         self._bin.write(content)
         self._checksum.update(content)
-        self._lengths.append(tokens.size)
+        self._lengths.extend(lengths.tolist())
         self._max_token = max(self._max_token, high)
+
+    def _add_ids(self, ids: Sequence[str], *, expected: int) -> None:
+        if len(ids) != expected:
+            raise ValueError(f"ids: expected {expected}, found {len(ids)}")
+        if self._ids is not None:
+            content = b"".join(json.dumps(one).encode() + b"\n" for one in ids)
+            self._ids.write(content)
+            self._ids_checksum.update(content)
 
     def _finish(self) -> ShardEntry:
         lengths = np.array(self._lengths, dtype="<i4")
@@ -121,4 +155,5 @@ class ShardWriter:
             max_token=self._max_token,
             bin_sha256=self._checksum.hexdigest(),
             idx_sha256=hashlib.sha256(index).hexdigest(),
+            ids_sha256=None if self._ids is None else self._ids_checksum.hexdigest(),
         )
