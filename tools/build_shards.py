@@ -1,26 +1,27 @@
-"""Turn text into shards, one domain an input."""
+"""Turn text into shards of domains, on one machine or, under mpirun, on many."""
 
 import argparse
-import os
-from itertools import chain
-from pathlib import Path
-
-from tqdm import tqdm
 
 from megadga.errors import MegadgaError
-from megadga.prepare.documents import count_input_bytes
-from megadga.prepare.inputs import expand_inputs, plan_domains
-from megadga.prepare.shards import Recipe, build_shards
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.pipeline.bars import Bars
+from megadga.prepare.pipeline.build import build_shards
+from megadga.prepare.pipeline.command import add_options, read_build, read_execution
+from megadga.prepare.pipeline.workers import open_workers
 from megadga.shards.inspection import render_table, summarize
 
 EPILOG = """\
-example:
+examples:
   python tools/build_shards.py --input 'text/*.jsonl.gz' --tokenizer web.model --output shards
+  mpirun -n 65 python tools/build_shards.py --input 'crawl/**/*.parquet' \\
+      --domain-key meta.source --tokenizer web.model --output shards
 
-Inputs are files (.jsonl, .jsonl.gz, .txt) and folders of files; text/novels.jsonl.gz becomes
-shards/novels/. A pair qa.train.jsonl, qa.valid.jsonl becomes the two splits of shards/qa/; of any
-other a fraction of the documents, chosen by their text, is held out. Workers change no byte.
+Inputs are files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt) and folders of files. Each is a
+domain, text/novels.jsonl.gz becomes shards/novels/, unless a key of the records
+says. A pair qa.train.jsonl, qa.valid.jsonl becomes the two splits of shards/qa/; of any other
+input a fraction of the documents, chosen by their text, is held out for validation.
+
+Killed, it goes on where it was when the same command is run again. The bytes that come out are the
+same for any number of workers, ranks and interruptions. Under mpirun one rank hands out the work.
 """
 
 
@@ -29,31 +30,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders of documents")
-    add("--tokenizer", type=Path, required=True, metavar="FILE", help="a .model or tokenizer.json")
-    add("--eod", metavar="TOKEN", help="what ends documents (the tokenizer's own, if it has one)")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="gets one folder a domain")
-    add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
-    add("--valid-fraction", type=float, default=0.05, metavar="F", help="in [0, 1) (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the shuffle (%(default)s)")
-    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
+    add_options(parser)
     args = parser.parse_args()
     try:
-        recipe = Recipe(args.text_key, args.valid_fraction, args.seed)
-        inputs = plan_domains(expand_inputs(args.input))
-        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod)
-        paths = [path for source in inputs for path in (source.train, source.valid) if path]
-        total = sum(map(count_input_bytes, paths))
-        with tqdm(total=total, unit="B", unit_scale=True, desc="tokenizing", disable=None) as bar:
-            built = build_shards(
-                inputs, tokenizer, args.output, recipe, workers=args.workers, progress=bar.update
-            )
+        with open_workers(args.workers) as workers:
+            if workers is None:
+                return  # a rank that has worked for the first one
+            with Bars() as bars:
+                execution = read_execution(args, workers, progress=bars)
+                built = build_shards(read_build(args), execution)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    print(render_table(list(chain.from_iterable(summarize(b.manifest) for b in built))))
-    if num_empty := sum(domain.num_empty for domain in built):
-        print(f"left out {num_empty:,} documents without text")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; the same command goes on from here\n")
+    print(render_table([line for one in built.manifests for line in summarize(one)]))
+    if built.rejects is not None:
+        bad = f"{built.num_bad:,} of {built.num_records:,} records"
+        print(f"left out {bad}: {built.rejects} lists them")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from megadga.demo.folder import SPECIFIC, DemoFolder
 from megadga.demo.harvest import harvest
 from megadga.prepare.inputs import expand_inputs, plan_domains
-from megadga.prepare.shards import Recipe, build_shards
+from megadga.prepare.pipeline.bars import Bars
+from megadga.prepare.pipeline.build import Build, build_shards
+from megadga.prepare.pipeline.corpus import corpus_by_input
+from megadga.prepare.pipeline.outputs import Output
+from megadga.prepare.pipeline.recipe import Recipe
+from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
-from megadga.shards.manifest import manifest_path
 
 VOCABULARY_SIZE = 4096
 TOKENIZER_CHARACTERS = 6_000_000
@@ -60,23 +62,13 @@ def learn_tokenizer(folder: DemoFolder, report: Callable[[str], None]) -> Tokeni
 
 def write_shards(folder: DemoFolder, tokenizer: Tokenizer, report: Callable[[str], None]) -> None:
     """Write the shards of every domain and of the specific set."""
+    recipe = Recipe(valid_fraction=VALID_FRACTION)
     for kind, output in (("domains", folder.domains), ("specific", folder.specific)):
         inputs = plan_domains(expand_inputs([str(folder.documents / kind / "*.jsonl")]))
-        missing = [one for one in inputs if not manifest_path(output / one.name).exists()]
-        paths = [path for one in missing for path in (one.train, one.valid) if path is not None]
-        with tqdm(
-            total=sum(path.stat().st_size for path in paths),
-            desc=kind,
-            unit="B",
-            unit_scale=True,
-            disable=None if missing else True,  # None: where nobody watches
-        ) as bar:
+        corpus = corpus_by_input(inputs, valid_fraction=recipe.valid_fraction)
+        with Bars() as bars:
             build_shards(
-                missing,
-                tokenizer,
-                output,
-                Recipe(valid_fraction=VALID_FRACTION),
-                progress=bar.update,
+                Build(corpus, tokenizer, Output(output), recipe), Execution(progress=bars)
             )
         report(f"{output}: {', '.join(one.name for one in inputs)}")
 

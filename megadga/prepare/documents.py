@@ -76,7 +76,7 @@ def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
 def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Document]:
     """Yield the documents of a file, or of all files of a folder, in order.
 
-    A record without text is a document without: its ``text`` is empty.
+    Records without text are skipped.
 
     Args:
         path: The file or folder.
@@ -92,23 +92,10 @@ def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Documen
             match record:
                 case Document():
                     yield record
-                case Reject(empty=True):
-                    yield Document(
-                        "", record.position, record.line, None, None, record.input_bytes
-                    )
-                case Reject():
+                case Reject(empty=False):
                     raise ConfigError(f"{file}:{record.line}: {record.reason}")
-                case SpanEnd():
+                case Reject() | SpanEnd():
                     pass
-
-
-def count_input_bytes(path: Path) -> int:
-    """Return the bytes on the disk of a file, or of all files of a folder.
-
-    Raises:
-        ConfigError: If the path does not exist, or a file cannot be read.
-    """
-    return sum(map(_file_bytes, list_files(path)))
 
 
 def _iterate_whole(file: Path, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     PROBE_ORDER = 2
     OFFSETS = 3
     ROWS = 4
+    DOCUMENT_ORDER = 5
 
 
 def check_seed(seed: int) -> int:

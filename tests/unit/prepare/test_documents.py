@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
 from megadga.prepare.documents import (
-    count_input_bytes,
     iterate_documents,
     iterate_records,
     split_file,
@@ -16,7 +15,7 @@ from megadga.prepare.documents import (
 from megadga.prepare.records import Document, Keys, Reject, SpanEnd
 from tests.support.texts import write_lines, write_packed
 
-TEXTS = ["first", "with\nnewline and \u2028 separator", "", "é🎉\x00"]
+TEXTS = ["first", "with\nnewline and \u2028 separator", "é🎉\x00"]
 PARTS = [b'{"text": "', b'", "id": ', b"7}", b"\n", b"\r", b"\0", b"\xff", b"[", b"NaN"]
 
 
@@ -26,7 +25,7 @@ def read_texts(path, **options):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_json_lines_give_a_document_each(tmp_path, name):
-    assert read_texts(write_lines(tmp_path / name, TEXTS)) == TEXTS
+    assert read_texts(write_lines(tmp_path / name, [*TEXTS, ""])) == TEXTS
 
 
 def test_the_text_may_have_another_key(tmp_path):
@@ -61,11 +60,10 @@ def test_the_bytes_read_add_up_to_the_input(tmp_path, name):
     path = write_lines(tmp_path / name, ["some text"] * 5000)
     documents = list(iterate_documents(tmp_path))
     assert sum(document.input_bytes for document in documents) == path.stat().st_size
-    assert count_input_bytes(tmp_path) == path.stat().st_size
 
 
 def test_a_text_of_white_space_is_no_text(tmp_path):
-    assert read_texts(write_lines(tmp_path / "a.jsonl", ["a", " \n", "b"])) == ["a", "", "b"]
+    assert read_texts(write_lines(tmp_path / "a.jsonl", ["a", " \n", "", "b"])) == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])

@@ -39,7 +39,7 @@ def work(tmp_path_factory) -> Path:
     assert trained.stdout == f"{model}.model: 400 ids\n"
     built = run_tool(
         "build_shards", "--input", glob, "--tokenizer", f"{model}.model", "--output",
-        work / "shards", "--valid-fraction", 0.2, "--seed", 3, "--workers", 2,
+        work / "shards", "--valid-fraction", 0.2, "--seed", 3, "--workers", 2, "--max-bad", 1,
     )  # fmt: skip
     assert (built.returncode, built.stderr) == (0, "")
     (work / "built.txt").write_text(built.stdout)
@@ -55,7 +55,8 @@ def test_build_prints_a_table_of_every_split(work):
         ["qa", "train"],
         ["qa", "valid"],
     ]
-    assert last == "left out 1 documents without text"
+    (rejects,) = work.glob("shards.rejects-*.jsonl")
+    assert last == f"left out 1 of 83 records: {rejects} lists them"
 
 
 def test_inspect_prints_the_same_table_with_windows(work):

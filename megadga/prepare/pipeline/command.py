@@ -1,0 +1,111 @@
+"""The options of a build. Knows the command line; builds nothing."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from megadga.prepare.inputs import expand_inputs, plan_domains, plan_files
+from megadga.prepare.pipeline.build import Build
+from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
+from megadga.prepare.pipeline.outputs import Output
+from megadga.prepare.pipeline.progress import Progress
+from megadga.prepare.pipeline.recipe import SHARD_TOKENS, Recipe
+from megadga.prepare.pipeline.rejects import MaxBad
+from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
+from megadga.prepare.pipeline.workers import Workers
+from megadga.prepare.records import Keys
+from megadga.prepare.tokenizer import load_tokenizer
+
+MEGABYTE = 1 << 20
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all options of a build to a parser."""
+    add = parser.add_argument_group("what is built").add_argument
+    add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders of documents")
+    add(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a sentencepiece .model or a Hugging Face tokenizer.json",
+    )
+    add("--eod", metavar="TOKEN", help="what ends documents, if the tokenizer leaves a choice")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="gets one folder a domain; --grouped: is the folder that all of them share",
+    )
+    add(
+        "--text-key",
+        default="text",
+        metavar="KEY",
+        help="of the text in records; dots go into objects (%(default)s)",
+    )
+    add("--id-key", metavar="KEY", help="of an id that is kept beside each document")
+    add("--domain-key", metavar="KEY", help="of the domain's name, as meta.source")
+    add("--grouped", action="store_true", help="one folder of shards for all domains")
+    add("--piece-tokens", type=int, metavar="N", help="cut documents into pieces of N tokens")
+    add("--valid-fraction", type=float, default=0.05, metavar="F", help="in [0, 1) (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the shuffle (%(default)s)")
+    add(
+        "--shard-tokens",
+        type=int,
+        default=SHARD_TOKENS,
+        metavar="N",
+        help="tokens of a shard, about (%(default)s)",
+    )
+    add = parser.add_argument_group("how").add_argument
+    add(
+        "--max-bad",
+        default="0",
+        metavar="N",
+        help="bad records to leave out, or N%%; they are "
+        "listed beside the output with file, line and reason (%(default)s)",
+    )
+    add(
+        "--memory",
+        type=int,
+        default=MEMORY_BYTES // MEGABYTE,
+        metavar="MB",
+        help="tokens that a worker holds; at terabytes, take what there is (%(default)s)",
+    )
+    add("--workers", type=int, metavar="N", help="processes (a core each); not under mpirun")
+
+
+def read_build(args: argparse.Namespace) -> Build:
+    """Return what the options ask to build.
+
+    Raises:
+        ConfigError: If they contradict each other, or name something that is not there.
+    """
+    return Build(
+        corpus=_read_corpus(args),
+        tokenizer=load_tokenizer(args.tokenizer, eod=args.eod),
+        output=Output(args.output, grouped=args.grouped),
+        recipe=Recipe(
+            Keys(args.text_key, args.id_key, args.domain_key),
+            valid_fraction=args.valid_fraction,
+            seed=args.seed,
+            piece_tokens=args.piece_tokens,
+            shard_tokens=args.shard_tokens,
+        ),
+    )
+
+
+def read_execution(args: argparse.Namespace, workers: Workers, *, progress: Progress) -> Execution:
+    """Return how the options ask to carry it out.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+    return Execution(workers, args.memory * MEGABYTE, MaxBad.parse(args.max_bad), progress)
+
+
+def _read_corpus(args: argparse.Namespace) -> Corpus:
+    paths: Sequence[Path] = expand_inputs(args.input)
+    if args.domain_key is None:
+        return corpus_by_input(plan_domains(paths), valid_fraction=args.valid_fraction)
+    return corpus_of_files(plan_files(paths), valid_fraction=args.valid_fraction)

@@ -1,0 +1,147 @@
+"""What a build reads, and how that is divided into tasks. Knows files and spans, no records."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megadga.prepare.documents import list_files, split_file
+from megadga.prepare.inputs import DomainInput
+from megadga.prepare.spans import Span
+
+LEAST_TASK_BYTES = 1 << 18
+MOST_TASK_BYTES = 1 << 26
+TASKS_WANTED = 64
+"""A corpus is cut into about this many tasks, or more if they would be too large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file of the corpus.
+
+    Attributes:
+        path: The file.
+        ordinal: Its place among the files of its input, from 0; addresses its documents' order.
+        domain: The domain of all its documents; None: each is sorted by itself.
+        valid_fraction: Documents held out for validation, in [0, 1], on average.
+    """
+
+    path: Path
+    ordinal: int
+    domain: int | None
+    valid_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """All that a build reads.
+
+    Attributes:
+        sources: Every file, in order.
+        names: The domains' names if they are known before anything is read; None: records or a
+            classifier say.
+    """
+
+    sources: tuple[Source, ...]
+    names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some neighbouring records of one file.
+
+    Attributes:
+        source: The file.
+        span: Where in the file.
+    """
+
+    source: Source
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one worker tokenizes at a time.
+
+    Attributes:
+        number: Its place among the tasks, from 0.
+        parts: In the order of the corpus, at least one.
+    """
+
+    number: int
+    parts: tuple[Part, ...]
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes on the disk that it reads."""
+        return sum(part.span.input_bytes for part in self.parts)
+
+
+def corpus_by_input(inputs: Sequence[DomainInput], *, valid_fraction: float) -> Corpus:
+    """Return a corpus in which every input is a domain.
+
+    Args:
+        inputs: What each domain is built from.
+        valid_fraction: Documents held out where an input has no validation files of its own.
+
+    Raises:
+        ConfigError: If an input does not exist.
+    """
+    return Corpus(
+        tuple(
+            source
+            for domain, one in enumerate(inputs)
+            for source in _input_sources(one, domain, valid_fraction)
+        ),
+        tuple(one.name for one in inputs),
+    )
+
+
+def corpus_of_files(files: Sequence[Path], *, valid_fraction: float) -> Corpus:
+    """Return a corpus whose documents are sorted into domains one by one.
+
+    Args:
+        files: Every file, in order.
+        valid_fraction: Documents held out for validation, in [0, 1), on average.
+    """
+    return Corpus(
+        tuple(Source(path, number, None, valid_fraction) for number, path in enumerate(files)),
+        None,
+    )
+
+
+def plan_tasks(corpus: Corpus) -> tuple[Task, ...]:
+    """Divide a corpus into tasks of similar size: large files are cut, small ones put together.
+
+    Depends on the files alone, never on who is there to work.
+
+    Raises:
+        ConfigError: If a file cannot be read.
+    """
+    total = sum(source.path.stat().st_size for source in corpus.sources)
+    task_bytes = min(max(total // TASKS_WANTED, LEAST_TASK_BYTES), MOST_TASK_BYTES)
+    return tuple(
+        Task(number, parts) for number, parts in enumerate(_packed(corpus.sources, task_bytes))
+    )
+
+
+def _input_sources(one: DomainInput, domain: int, valid_fraction: float) -> Iterator[Source]:
+    paths = [(one.train, valid_fraction)]
+    if one.valid is not None:
+        paths = [(one.train, 0.0), (one.valid, 1.0)]
+    files = [(file, fraction) for path, fraction in paths for file in list_files(path)]
+    for ordinal, (file, fraction) in enumerate(files):
+        yield Source(file, ordinal, domain, fraction)
+
+
+def _packed(sources: Sequence[Source], task_bytes: int) -> Iterator[tuple[Part, ...]]:
+    parts: list[Part] = []
+    held = 0
+    for source in sources:
+        for span in split_file(source.path, span_bytes=task_bytes):
+            if parts and held + span.input_bytes > task_bytes:
+                yield tuple(parts)
+                parts, held = [], 0
+            parts.append(Part(source, span))
+            held += span.input_bytes
+    if parts:
+        yield tuple(parts)

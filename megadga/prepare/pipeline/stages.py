@@ -1,0 +1,125 @@
+"""The two halves of a build over all workers: who has done what, and how far all of it is.
+
+Knows tasks, shards and their records; not how one of them is done.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megadga.errors import ConfigError
+from megadga.prepare.pipeline.corpus import Task
+from megadga.prepare.pipeline.merging import Merging, ShardTask
+from megadga.prepare.pipeline.progress import Progress, no_progress, read_progress
+from megadga.prepare.pipeline.rejects import MaxBad, find_rejects, write_rejects
+from megadga.prepare.pipeline.tokenizing import Tokenizing
+from megadga.prepare.pipeline.workers import Workers
+from megadga.prepare.pipeline.workplace import TaskRecord
+
+MEMORY_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a build is carried out; makes no difference to what is built.
+
+    Attributes:
+        workers: Who does the work.
+        memory_bytes: Tokens that each of them holds at a time, in bytes, at least 1.
+        max_bad: Bad records that are left out before the build fails.
+        progress: Where it says how far it is.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    workers: Workers = Workers()
+    memory_bytes: int = MEMORY_BYTES
+    max_bad: MaxBad = MaxBad()
+    progress: Progress = no_progress
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < 1:
+            raise ConfigError(f"memory: expected at least 1 byte, found {self.memory_bytes}")
+
+
+def tokenize_all(
+    job: Tokenizing, tasks: Sequence[Task], execution: Execution, *, rejects_path: Path
+) -> list[TaskRecord]:
+    """Do the tasks that are not done yet and return the records of all, in order.
+
+    Args:
+        job: What is done with each.
+        tasks: All of them.
+        execution: Who does it, and how many bad records are too many.
+        rejects_path: Where bad records are listed, if there are any, when there are too many or
+            all are known.
+
+    Raises:
+        ConfigError: If a file is damaged or too many records are bad; what is done is kept.
+    """
+    found = {task.number: job.workplace.task_record(task.number) for task in tasks}
+    records = {number: record for number, record in found.items() if record is not None}
+    total = sum(task.input_bytes for task in tasks)
+    finished = sum(task.input_bytes for task in tasks if task.number in records)
+
+    def tell() -> None:
+        at_work = sum(read_progress(path) for path in job.workplace.progress_paths())
+        execution.progress("tokenizing", min(finished + at_work, total), total)
+
+    tell()
+    missing = [task for task in tasks if task.number not in records]
+    for task, record in execution.workers.map(job, missing, waiting=tell):
+        records[task.number] = record
+        finished += task.input_bytes
+        if _too_many(records, execution.max_bad, complete=False):
+            raise _list_bad(job, tasks, records, execution.max_bad, rejects_path)
+    tell()
+    if _too_many(records, execution.max_bad, complete=True):
+        raise _list_bad(job, tasks, records, execution.max_bad, rejects_path)
+    if any(record.num_bad for record in records.values()):
+        write_rejects(rejects_path, find_rejects(tasks, records, job.workplace))
+    return [records[task.number] for task in tasks]
+
+
+def write_all(job: Merging, shards: Sequence[ShardTask], execution: Execution) -> None:
+    """Write the shards that are not there yet.
+
+    Args:
+        job: What is done for each.
+        shards: All of them.
+        execution: Who does it.
+    """
+    total = sum(shard.num_tokens for shard in shards)
+    missing = [
+        shard for shard in shards if job.workplace.shard_entry(shard.folder, shard.name) is None
+    ]
+    done = total - sum(shard.num_tokens for shard in missing)
+    execution.progress("writing", done, total)
+    for shard, _ in execution.workers.map(job, missing):
+        done += shard.num_tokens
+        execution.progress("writing", done, total)
+
+
+def _too_many(records: Mapping[int, TaskRecord], max_bad: MaxBad, *, complete: bool) -> bool:
+    num_bad = sum(record.num_bad for record in records.values())
+    num_records = sum(record.num_records for record in records.values())
+    return max_bad.exceeded(num_bad, num_records, complete=complete)
+
+
+def _list_bad(
+    job: Tokenizing,
+    tasks: Sequence[Task],
+    records: Mapping[int, TaskRecord],
+    max_bad: MaxBad,
+    path: Path,
+) -> ConfigError:
+    """List the bad records so far, and return the error that says where."""
+    write_rejects(path, find_rejects(tasks, records, job.workplace))
+    first = next(find_rejects(tasks, records, job.workplace))
+    num_bad = sum(record.num_bad for record in records.values())
+    num_records = sum(record.num_records for record in records.values())
+    return ConfigError(
+        f"{first}; found {num_bad:,} bad records among {num_records:,}, expected at most "
+        f"max_bad = {max_bad}: {path} lists them; the others are kept for another try"
+    )

@@ -1,0 +1,153 @@
+"""Who does the work: this process, processes of this machine, or MPI ranks. Knows no work."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, TypeVar, final
+
+from megadga.errors import ConfigError, MegadgaError
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+POLL_S = 0.5
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
+"""Where mpirun's of different makes say how many ranks there are."""
+
+
+@final
+class Workers:
+    """Runs a function on many items, wherever that is done.
+
+    Args:
+        executor: What runs it; None: this process, one item after the other.
+        count: Items that are worked on at the same time, at least 1.
+    """
+
+    def __init__(self, executor: Executor | None = None, *, count: int = 1) -> None:
+        self._executor = executor
+        self._count = count
+
+    def map(
+        self,
+        function: Callable[[ItemT], ResultT],
+        items: Sequence[ItemT],
+        *,
+        waiting: Callable[[], object] = lambda: None,
+    ) -> Iterator[tuple[ItemT, ResultT]]:
+        """Yield each item with its result as soon as there is one, in any order.
+
+        Args:
+            function: Picklable, as are items and results.
+            items: Whoever is free takes the next.
+            waiting: Called every now and then until all is done.
+
+        Raises:
+            MegadgaError: If a worker died. What ``function`` raises surfaces as it is.
+        """
+        if self._executor is None:
+            for item in items:
+                yield item, function(item)
+                waiting()
+            return
+        remaining = iter(items)
+        pending: dict[Future[ResultT], ItemT] = {}
+        try:
+            while True:
+                # A few ahead, so that nobody waits; no more, so that an error stops the rest.
+                while (
+                    len(pending) < 2 * self._count and (item := next(remaining, None)) is not None
+                ):
+                    pending[self._executor.submit(function, item)] = item
+                if not pending:
+                    return
+                done, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                waiting()
+                for future in done:
+                    yield pending.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise MegadgaError(
+                f"workers: expected {self._count} to live, found one dead, most often for want "
+                "of memory: use fewer; what was finished is kept"
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+@contextmanager
+def open_workers(count: int | None) -> Generator[Workers | None]:
+    """Open the workers that this program was started with.
+
+    Under ``mpirun`` with several ranks, the first hands out work and the others do it: there the
+    block gets None, after all is done, and should end. Otherwise processes of this machine work,
+    spawned, so that the program's main module must be importable without effect. They end with the
+    block, and when this process is killed.
+
+    Args:
+        count: Processes, at least 1; 1: this one. None: one a core. Under MPI it must be None.
+
+    Raises:
+        ConfigError: If ``count`` is out of range, or MPI's ranks cannot see each other.
+    """
+    if count is not None and count < 1:
+        raise ConfigError(f"workers: expected at least 1, found {count}")
+    ranks = started_ranks(os.environ)
+    if ranks > 1:
+        if count is not None:
+            raise ConfigError(
+                f"workers: expected none under mpirun, whose ranks work, found {count}"
+            )
+        with _ranks(ranks) as workers:
+            yield workers
+    elif (processes := count or os.cpu_count() or 1) == 1:
+        yield Workers()
+    else:
+        with ProcessPoolExecutor(
+            processes, mp_context=get_context("spawn"), initializer=_follow_parent
+        ) as executor:
+            yield Workers(executor, count=processes)
+
+
+def started_ranks(environment: Mapping[str, str]) -> int:
+    """Return how many ranks ``mpirun`` has started, 1 if this is none of its."""
+    return next((int(environment[name]) for name in _SIZES if name in environment), 1)
+
+
+@contextmanager
+def _ranks(expected: int) -> Generator[Workers | None]:
+    try:
+        from mpi4py import MPI  # noqa: PLC0415  (starts MPI)
+        from mpi4py.futures import MPICommExecutor  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"mpirun: expected mpi4py to be installed (megadga[mpi]), found {error}"
+        ) from error
+    world: Any = MPI.COMM_WORLD
+    if (found := world.Get_size()) != expected:
+        raise ConfigError(
+            f"mpirun: expected {expected} ranks, found {found}: mpi4py was built for another MPI "
+            "than this mpirun is of"
+        )
+    # The stub says that it yields itself; it yields an executor on the first rank, else None.
+    opened: Any = MPICommExecutor(world, root=0)
+    with opened as executor:
+        yield None if executor is None else Workers(executor, count=expected - 1)
+
+
+def _follow_parent() -> None:
+    """End this worker at once when its parent ends, however that happens, or on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = parent_process()
+    assert parent is not None, "a worker has a parent"
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,212 @@
+"""What a build has finished, on the disk, so that it goes on where it was killed.
+
+Knows what is there by name; not how any of it is made. Every file is whole or absent.
+
+    plan.json            what is built: the build that goes on must be the same
+    lock                 held by the build that is at work
+    runs/                sorted runs of tokenized documents
+    tasks/               a record for each task whose runs are there, and its rejected records
+    progress/            how far each task is that somebody is at
+    merged/FOLDER/       shards under their final names, a folder for each that will be
+    entries/FOLDER/      what the manifest will say of each shard that is there
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from megadga.errors import ConfigError
+from megadga.shards.files import written_whole
+from megadga.shards.manifest import ShardEntry
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One sorted run.
+
+    Attributes:
+        name: Its files' name without their suffixes.
+        domains: The names of its domains where records say them, sorted; else none.
+    """
+
+    name: str
+    domains: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """What came of one task.
+
+    Attributes:
+        runs: In the order of the records.
+        num_records: Records that it read, the bad ones too.
+        num_bad: Those that were rejected.
+        lines: Lines of each of its parts.
+    """
+
+    runs: Sequence[RunRecord]
+    num_records: int
+    num_bad: int
+    lines: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that was left out.
+
+    Attributes:
+        part: Which part of its task it is in, from 0.
+        line: Its line in that part, from 1.
+        reason: What was expected and what was found.
+    """
+
+    part: int
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """The hidden folder that a build works in; picklable, for workers.
+
+    Attributes:
+        folder: Where it is, or will be.
+    """
+
+    folder: Path
+
+    @contextmanager
+    def claimed(self, plan: Mapping[str, Any]) -> Generator[None]:
+        """Make the folder, or go on in it, alone.
+
+        Args:
+            plan: All that decides what is built, JSON-shaped.
+
+        Raises:
+            ConfigError: If another build is at work here, or the one that stopped here was of
+                something else; names what differs.
+        """
+        for name in ("runs", "tasks", "progress", "merged", "entries"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{self.folder}: expected nobody at work here, found another build"
+                ) from None
+            self._check_plan(plan)
+            for left in self.progress_paths():
+                left.unlink()
+            yield
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        shutil.rmtree(self.folder)
+
+    def run_prefix(self, name: str) -> Path:
+        """Return the path of a run's files without their suffixes."""
+        return self.folder / "runs" / name
+
+    def progress_path(self, task: int) -> Path:
+        """Return where a task says how far it is."""
+        return self.folder / "progress" / f"{task:06d}"
+
+    def progress_paths(self) -> list[Path]:
+        """Return where the tasks that somebody is at say how far they are."""
+        return list((self.folder / "progress").iterdir())
+
+    def shard_prefix(self, folder: str, name: str) -> Path:
+        """Return the path of a shard's files without their suffixes."""
+        return self.merged_folder(folder) / name
+
+    def merged_folder(self, folder: str) -> Path:
+        """Return the folder that becomes the final one when all its shards are there."""
+        return self.folder / "merged" / folder
+
+    def task_record(self, task: int) -> TaskRecord | None:
+        """Return the record of a task; None: it is not finished."""
+        content = _read_json(self._task_path(task))
+        if content is None:
+            return None
+        runs = [RunRecord(**run) for run in content.pop("runs")]
+        return TaskRecord(runs=runs, **content)
+
+    def keep_task(self, task: int, record: TaskRecord, rejected: Iterable[Rejected]) -> None:
+        """Record that a task is finished, with what it rejected."""
+        if record.num_bad:
+            with written_whole(self._rejects_path(task)) as file:
+                file.writelines(json.dumps(asdict(one)).encode() + b"\n" for one in rejected)
+        _write_json(self._task_path(task), asdict(record))
+
+    def rejected(self, task: int) -> Iterator[Rejected]:
+        """Yield what a finished task rejected, in order."""
+        with suppress(FileNotFoundError), self._rejects_path(task).open("rb") as file:
+            for line in file:
+                yield Rejected(**json.loads(line))
+
+    def shard_entry(self, folder: str, name: str) -> ShardEntry | None:
+        """Return what the manifest will say of a shard; None: it is not finished."""
+        content = _read_json(self._entry_path(folder, name))
+        return None if content is None else ShardEntry(**content)
+
+    def keep_shard(self, folder: str, entry: ShardEntry) -> None:
+        """Record that a shard is finished."""
+        path = self._entry_path(folder, entry.file)
+        path.parent.mkdir(exist_ok=True)
+        _write_json(path, asdict(entry))
+
+    def _check_plan(self, plan: Mapping[str, Any]) -> None:
+        path = self.folder / "plan.json"
+        before = _read_json(path)
+        if before is None or not any((self.folder / "runs").iterdir()):  # nothing to go on with
+            for record in (self.folder / "tasks").iterdir():
+                record.unlink()
+            _write_json(path, plan)
+            return
+        expected, found = dict(_leaves(before, "")), dict(_leaves(plan, ""))
+        for key in {**expected, **found}:
+            one, other = expected.get(key), found.get(key)
+            if one != other:
+                raise ConfigError(
+                    f"{path}: {key}: expected {one}, found {other}: a build of something else "
+                    f"stopped here; finish that one, or remove {self.folder}"
+                )
+
+    def _task_path(self, task: int) -> Path:
+        return self.folder / "tasks" / f"{task:06d}.json"
+
+    def _rejects_path(self, task: int) -> Path:
+        return self.folder / "tasks" / f"{task:06d}.rejects"
+
+    def _entry_path(self, folder: str, name: str) -> Path:
+        return self.folder / "entries" / folder / f"{name}.json"
+
+
+def _leaves(value: object, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the path of everything that holds nothing else, and how JSON writes it."""
+    if isinstance(value, Mapping):
+        for key, inner in cast("Mapping[str, object]", value).items():
+            yield from _leaves(inner, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(cast("Sequence[object]", value)):
+            yield from _leaves(inner, f"{path}[{index}]")
+    else:
+        yield path, json.dumps(value)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with written_whole(path) as file:
+        file.write(json.dumps(content).encode())

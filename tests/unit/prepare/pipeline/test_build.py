@@ -1,0 +1,388 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megadga.errors import ConfigError, ShardError
+from megadga.prepare.inputs import DomainInput, plan_domains
+from megadga.prepare.pipeline.build import Build, Built, build_shards
+from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
+from megadga.prepare.pipeline.outputs import Output
+from megadga.prepare.pipeline.recipe import Recipe
+from megadga.prepare.pipeline.rejects import MaxBad
+from megadga.prepare.pipeline.stages import Execution
+from megadga.prepare.pipeline.workers import open_workers
+from megadga.prepare.records import Keys
+from megadga.shards.folder import open_domains
+from megadga.shards.grouping import read_grouping
+from megadga.shards.indexed import IndexedShard
+from megadga.shards.manifest import read_manifest
+from tests.support.texts import made_up_texts, write_lines
+
+
+@pytest.fixture
+def source(tmp_path) -> DomainInput:
+    return DomainInput("web", write_lines(tmp_path / "web.jsonl", made_up_texts(300)), None)
+
+
+def build(
+    inputs: list[DomainInput] | Corpus,
+    tokenizer,
+    output: Path | Output,
+    recipe: Recipe = Recipe(),
+    *,
+    workers: int = 1,
+    classifier=None,
+    **execution,
+) -> Built:
+    corpus = (
+        inputs
+        if isinstance(inputs, Corpus)
+        else corpus_by_input(inputs, valid_fraction=recipe.valid_fraction)
+    )
+    where = output if isinstance(output, Output) else Output(output)
+    with open_workers(workers) as them:
+        assert them is not None
+        return build_shards(
+            Build(corpus, tokenizer, where, recipe, classifier), Execution(them, **execution)
+        )
+
+
+def read_split(folder: Path, split: str, tokenizer) -> list[str]:
+    """Every document's text, in the order of the shards, after checking how it ends."""
+    texts = []
+    for entry in read_manifest(folder).splits[split]:
+        shard = IndexedShard.open(folder / entry.file)
+        for index in range(shard.num_documents):
+            tokens = shard.document(index)
+            assert tokens.tolist().index(tokenizer.identity.eod) == tokens.size - 1
+            texts.append(tokenizer.decode(tokens))
+    return texts
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_document_lands_in_one_split_shuffled_and_ended_by_eod(source, tokenizer, tmp_path):
+    built = build([source], tokenizer, tmp_path / "out", Recipe(valid_fraction=0.2))
+    train, valid = (read_split(tmp_path / "out/web", s, tokenizer) for s in ("train", "valid"))
+    texts = made_up_texts(300)
+    assert Counter(train + valid) == Counter(texts)
+    assert 30 <= len(valid) <= 90
+    assert train != [text for text in texts if text in set(train)]
+    assert built == Built((read_manifest(tmp_path / "out/web"),), num_records=300)
+    assert built.manifests[0].tokenizer == tokenizer.identity
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "web.jsonl"]
+
+
+def test_the_order_is_as_random_as_a_shuffle(source, tokenizer, tmp_path):
+    build([source], tokenizer, tmp_path / "out", Recipe(valid_fraction=0.0))
+    places = {text: place for place, text in enumerate(made_up_texts(300))}
+    order = np.array([places[t] for t in read_split(tmp_path / "out/web", "train", tokenizer)])
+    # Of a random order the correlation with the places is normal with deviation 1 / sqrt(n).
+    assert abs(np.corrcoef(order, np.arange(order.size))[0, 1]) < 4 / np.sqrt(order.size)
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 4 / np.sqrt(order.size)
+
+
+@pytest.mark.parametrize(
+    "differently",
+    [
+        pytest.param({"workers": 2}, id="two workers"),
+        pytest.param({"memory_bytes": 3000}, id="runs and ranges of few documents"),
+        pytest.param({"workers": 2, "memory_bytes": 3000}, id="both"),
+    ],
+)
+def test_the_bytes_do_not_depend_on_how_it_is_carried_out(
+    source, tokenizer, tmp_path, monkeypatch, differently
+):
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", 4000)  # some 20 tasks
+    recipe = Recipe(shard_tokens=5000)
+    one = build([source], tokenizer, tmp_path / "one", recipe)
+    other = build([source], tokenizer, tmp_path / "other", recipe, **differently)
+    assert len(one.manifests[0].splits["train"]) > 3
+    assert one == other
+    assert read_files(tmp_path / "one/web") == read_files(tmp_path / "other/web")
+
+
+def test_the_bytes_do_not_depend_on_how_files_are_cut(source, tokenizer, tmp_path, monkeypatch):
+    built = []
+    for least in (1000, 7000, 1 << 20):
+        monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", least)
+        built.append(build([source], tokenizer, tmp_path / f"{least}"))
+    assert built[0] == built[1] == built[2]
+
+
+def test_shards_have_about_the_size_that_is_asked_for(source, tokenizer, tmp_path):
+    built = build([source], tokenizer, tmp_path / "out", Recipe(shard_tokens=4000))
+    entries = built.manifests[0].splits["train"]
+    shards = [IndexedShard.open(tmp_path / "out/web" / entry.file) for entry in entries]
+    lengths = np.concatenate([shard.lengths for shard in shards]).astype(float)
+    assert len(shards) == -(-int(lengths.sum()) // 4000)
+    # Each document falls into any shard with the same chance: a sum of independent lengths.
+    share = 1 / len(shards)
+    deviation = np.sqrt((lengths**2).sum() * share * (1 - share))
+    sizes = np.array([shard.num_tokens for shard in shards])
+    assert (abs(sizes - lengths.sum() * share) < 4 * deviation).all()
+
+
+def test_the_seed_changes_the_order_but_not_what_is_held_out(source, tokenizer, tmp_path):
+    for seed in (1, 2):
+        build([source], tokenizer, tmp_path / f"{seed}", Recipe(seed=seed))
+    for split in ("train", "valid"):
+        one, two = (read_split(tmp_path / f"{seed}/web", split, tokenizer) for seed in (1, 2))
+        assert sorted(one) == sorted(two)
+        assert one != two
+
+
+def test_a_domain_does_not_depend_on_the_others(source, tokenizer, tmp_path):
+    other = DomainInput("other", source.train, None)
+    alone = build([source], tokenizer, tmp_path / "alone")
+    both = build([other, source], tokenizer, tmp_path / "both")
+    assert both.manifests[1] == alone.manifests[0]
+
+
+def test_copies_of_a_document_are_held_out_together(tokenizer, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", made_up_texts(100) * 2)
+    build(list(plan_domains([path])), tokenizer, tmp_path / "out", Recipe(valid_fraction=0.5))
+    train, valid = (read_split(tmp_path / "out/a", s, tokenizer) for s in ("train", "valid"))
+    assert not set(train) & set(valid)
+
+
+def test_a_pair_is_split_as_it_came(tokenizer, tmp_path):
+    texts = made_up_texts(40)
+    paths = [
+        write_lines(tmp_path / "qa.train.jsonl", texts[:30]),
+        write_lines(tmp_path / "qa.valid.jsonl.gz", texts[30:]),
+    ]
+    build(list(plan_domains(paths)), tokenizer, tmp_path / "out", Recipe(valid_fraction=0.5))
+    assert sorted(read_split(tmp_path / "out/qa", "train", tokenizer)) == sorted(texts[:30])
+    assert sorted(read_split(tmp_path / "out/qa", "valid", tokenizer)) == sorted(texts[30:])
+
+
+def test_nothing_is_held_out_of_a_fraction_of_zero(source, tokenizer, tmp_path):
+    built = build([source], tokenizer, tmp_path / "out", Recipe(valid_fraction=0.0))
+    assert built.manifests[0].num_documents("train") == 300
+    assert built.manifests[0].num_documents("valid") == 0
+
+
+def test_what_is_built_can_be_opened(source, tokenizer, tmp_path):
+    build([source], tokenizer, tmp_path / "out")
+    (domain,) = open_domains(tmp_path / "out", split="train", sequence_length=32)
+    assert domain.tokenizer == tokenizer.identity
+    assert domain.num_sequences > 100
+
+
+def test_documents_are_cut_into_pieces_that_stay_on_their_side(source, tokenizer, tmp_path):
+    recipe = Recipe(valid_fraction=0.3, piece_tokens=16)
+    build([source], tokenizer, tmp_path / "out", recipe)
+    build([source], tokenizer, tmp_path / "whole", Recipe(valid_fraction=0.3))
+    for split in ("train", "valid"):
+        pieces = read_split(tmp_path / "out/web", split, tokenizer)
+        whole = read_split(tmp_path / "whole/web", split, tokenizer)
+        assert len(pieces) > 2 * len(whole)
+        assert sum(map(len, pieces)) == sum(map(len, whole))
+        assert all(any(piece in text for text in whole) for piece in pieces)
+
+
+def test_ids_are_kept_beside_their_documents(tokenizer, tmp_path):
+    texts = made_up_texts(50)
+    path = tmp_path / "a.jsonl"
+    records = [{"text": text, "meta": {"id": n}} for n, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    recipe = Recipe(Keys(id="meta.id"), valid_fraction=0.0)
+    build(list(plan_domains([path])), tokenizer, tmp_path / "out", recipe, memory_bytes=2000)
+    lines = (tmp_path / "out/a/train-00000.ids").read_text().splitlines()
+    found = read_split(tmp_path / "out/a", "train", tokenizer)
+    assert [texts[int(json.loads(line))] for line in lines] == found
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Corpus:
+    """Two files whose records say that they are of one of three sources."""
+    texts = made_up_texts(120)
+    files = []
+    for number in range(2):
+        path = tmp_path / f"{number}.jsonl"
+        records = [
+            {"text": text, "source": ("zeta", "alpha", "mid")[place % 3]}
+            for place, text in enumerate(texts)
+            if place % 2 == number
+        ]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        files.append(path)
+    return corpus_of_files(files, valid_fraction=0.0)
+
+
+@pytest.mark.parametrize("memory_bytes", [1000, 1 << 20])
+def test_records_can_say_their_domain(mixed, tokenizer, tmp_path, memory_bytes):
+    recipe = Recipe(Keys(domain="source"), valid_fraction=0.0)
+    built = build(mixed, tokenizer, tmp_path / "out", recipe, memory_bytes=memory_bytes)
+    assert [manifest.name for manifest in built.manifests] == ["alpha", "mid", "zeta"]
+    for first, name in enumerate(("zeta", "alpha", "mid")):
+        texts = read_split(tmp_path / f"out/{name}", "train", tokenizer)
+        assert sorted(texts) == sorted(made_up_texts(120)[first::3])
+
+
+@pytest.mark.parametrize("memory_bytes", [1000, 1 << 20])
+def test_domains_can_share_a_folder(mixed, tokenizer, tmp_path, memory_bytes):
+    recipe = Recipe(Keys(domain="source"), valid_fraction=0.0, shard_tokens=2000)
+    output = Output(tmp_path / "out", grouped=True)
+    built = build(mixed, tokenizer, output, recipe, memory_bytes=memory_bytes)
+    assert len(built.manifests[0].splits["train"]) > 2
+    grouping = read_grouping(tmp_path / "out", built.manifests[0])
+    texts = read_split(tmp_path / "out", "train", tokenizer)
+    assert grouping.names == ("alpha", "mid", "zeta")
+    bounds = grouping.bounds["train"].documents.tolist()
+    for number, first in enumerate((1, 2, 0)):
+        of_domain = texts[bounds[number] : bounds[number + 1]]
+        assert sorted(of_domain) == sorted(made_up_texts(120)[first::3])
+    (alpha, *_) = open_domains(tmp_path / "out", split="train", sequence_length=8)
+    assert alpha.num_documents == 40
+
+
+class ByLength:
+    """Sorts texts into short ones, long ones, and a domain that nothing belongs to."""
+
+    names = ("short", "none", "long")
+    fingerprint = "ab"
+
+    def assign(self, texts):
+        return np.array([2 * (len(text) > 100) for text in texts], dtype=np.int64)
+
+
+def test_a_classifier_sorts_documents_into_domains(source, tokenizer, tmp_path):
+    corpus = corpus_of_files([source.train], valid_fraction=0.0)
+    output = Output(tmp_path / "out", grouped=True)
+    built = build(corpus, tokenizer, output, Recipe(valid_fraction=0.0), classifier=ByLength())
+    grouping = read_grouping(tmp_path / "out", built.manifests[0])
+    texts = read_split(tmp_path / "out", "train", tokenizer)
+    num_short = sum(len(text) <= 100 for text in made_up_texts(300))
+    assert grouping.names == ByLength.names
+    assert grouping.bounds["train"].documents.tolist() == [0, num_short, num_short, 300]
+    assert [len(text) > 100 for text in texts] == [False] * num_short + [True] * (300 - num_short)
+
+
+def test_progress_of_both_halves_ends_at_their_total(source, tokenizer, tmp_path):
+    told: list[tuple[str, int, int]] = []
+    build([source], tokenizer, tmp_path / "out", progress=lambda *told_now: told.append(told_now))
+    size = source.train.stat().st_size
+    assert told[0] == ("tokenizing", 0, size)
+    assert ("tokenizing", size, size) in told
+    stage, done, total = told[-1]
+    assert (stage, done) == ("writing", total)
+
+
+def test_a_domain_that_exists_is_refused_before_any_work(source, tokenizer, tmp_path):
+    (tmp_path / "out/web").mkdir(parents=True)
+    first = DomainInput("first", source.train, None)
+    told: list[str] = []
+    with pytest.raises(ShardError, match="out/web: expected no domain of this name yet"):
+        build([first, source], tokenizer, tmp_path / "out", progress=lambda s, *_: told.append(s))
+    assert told == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["web"]
+
+
+def test_what_is_built_is_not_built_again(source, tokenizer, tmp_path):
+    first = build([source], tokenizer, tmp_path / "out")
+    told: list[str] = []
+    again = build([source], tokenizer, tmp_path / "out", progress=lambda s, *_: told.append(s))
+    assert again.manifests == first.manifests
+    assert told == []
+
+
+def test_another_recipe_does_not_pass_for_what_is_built(source, tokenizer, tmp_path):
+    build([source], tokenizer, tmp_path / "out")
+    with pytest.raises(ShardError, match="out/web: expected no domain of this name yet"):
+        build([source], tokenizer, tmp_path / "out", Recipe(seed=5))
+
+
+BAD = '{"text": "good old"}\n{"txt": "bad"}\n{"text": "  "}\n{"text": "good"}\n'
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_record_is_listed_and_nothing_is_written(tokenizer, tmp_path, workers):
+    path = tmp_path / "a.jsonl"
+    path.write_text(BAD)
+    with pytest.raises(ConfigError) as caught:
+        build(list(plan_domains([path])), tokenizer, tmp_path / "out", workers=workers)
+    (rejects,) = tmp_path.glob("out.rejects-*.jsonl")
+    assert str(caught.value) == (
+        f"{path}:2: text: expected a string, found only txt; found 2 bad records among 4, "
+        f"expected at most max_bad = 0: {rejects} lists them; the others are kept for another try"
+    )
+    assert [json.loads(line) for line in rejects.read_text().splitlines()] == [
+        {"file": str(path), "line": 2, "reason": "text: expected a string, found only txt"},
+        {"file": str(path), "line": 3, "reason": "text: expected text, found white space alone"},
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("max_bad", ["2", "50%"])
+def test_bad_records_that_are_allowed_are_left_out_and_listed(tokenizer, tmp_path, max_bad):
+    path = tmp_path / "a.jsonl"
+    path.write_text(BAD)
+    recipe = Recipe(valid_fraction=0.0)
+    inputs = list(plan_domains([path]))
+    built = build(inputs, tokenizer, tmp_path / "out", recipe, max_bad=MaxBad.parse(max_bad))
+    assert (built.num_records, built.num_bad) == (4, 2)
+    assert sorted(read_split(tmp_path / "out/a", "train", tokenizer)) == ["good", "good old"]
+    assert built.rejects is not None
+    assert len(built.rejects.read_text().splitlines()) == 2
+
+
+def test_after_too_many_bad_records_more_can_be_allowed(tokenizer, tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text(BAD)
+    inputs = list(plan_domains([path]))
+    with pytest.raises(ConfigError):
+        build(inputs, tokenizer, tmp_path / "out")
+    monkeypatch.setattr(
+        "megadga.prepare.pipeline.tokenizing.iterate_records", None
+    )  # nothing to read
+    built = build(inputs, tokenizer, tmp_path / "out", max_bad=MaxBad(2))
+    assert built.num_bad == 2
+
+
+def test_after_a_wrong_key_the_right_one_can_be_given(source, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match="body: expected a string, found only text"):
+        build([source], tokenizer, tmp_path / "out", Recipe(Keys("body")))
+    build([source], tokenizer, tmp_path / "out")
+
+
+def test_an_unfinished_build_is_not_continued_with_something_else(tokenizer, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(BAD)
+    inputs = list(plan_domains([path]))
+    with pytest.raises(ConfigError, match="bad records"):
+        build(inputs, tokenizer, tmp_path / "out")
+    with pytest.raises(
+        ConfigError,
+        match=r"\.out\.building/plan\.json: recipe\.seed: expected 0, found 7: a build of "
+        r"something else stopped here; finish that one, or remove .*/\.out\.building$",
+    ):
+        build(inputs, tokenizer, tmp_path / "out", Recipe(seed=7))
+
+
+@pytest.mark.parametrize("texts", [[], [""]])
+def test_an_empty_domain_is_refused(tokenizer, tmp_path, texts):
+    path = write_lines(tmp_path / "a.jsonl", texts)
+    with pytest.raises(ConfigError, match=r"at least one document to train on .* found none in a"):
+        build(list(plan_domains([path])), tokenizer, tmp_path / "out", max_bad=MaxBad(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"valid_fraction": 1.0}, "valid_fraction: expected 0 <= F < 1, found 1.0"),
+        ({"valid_fraction": -0.1}, "found -0.1"),
+        ({"seed": -1}, r"seed: expected 0 <= N < 2\^64, found -1"),
+        ({"piece_tokens": 0}, "piece_tokens: expected at least 1, found 0"),
+        ({"shard_tokens": 0}, "shard_tokens: expected at least 1, found 0"),
+    ],
+)
+def test_a_recipe_out_of_range_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe(**options)

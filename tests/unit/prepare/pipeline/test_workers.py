@@ -1,0 +1,108 @@
+import os
+import signal
+import time
+
+import pytest
+
+from megadga.errors import ConfigError, MegadgaError
+from megadga.prepare.pipeline.workers import Workers, open_workers, started_ranks
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def refuse(number: int) -> int:
+    raise ConfigError(f"file:{number}: expected something else")
+
+
+def die(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_item_comes_back_with_its_result(count):
+    with open_workers(count) as workers:
+        assert workers is not None
+        found = dict(workers.map(double, range(20)))
+    assert found == {number: 2 * number for number in range(20)}
+
+
+def test_who_is_free_takes_the_next():
+    with open_workers(2) as workers:
+        assert workers is not None
+        list(workers.map(double, range(2)))  # both have started
+        order = [seconds for seconds, _ in workers.map(sleep, [2.0, 0.01, 0.02, 0.03])]
+    assert order[-1] == 2.0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_of_the_work_surfaces_as_itself(count):
+    with open_workers(count) as workers:
+        assert workers is not None
+        with pytest.raises(ConfigError, match="file:3: expected something else"):
+            list(workers.map(refuse, [3]))
+
+
+def test_a_killed_worker_is_said_to_have_died():
+    with open_workers(2) as workers:
+        assert workers is not None
+        with pytest.raises(MegadgaError, match="expected 2 to live, found one dead"):
+            list(workers.map(die, [3]))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_who_waits_is_told_so_now_and_then(count):
+    told: list[None] = []
+    with open_workers(count) as workers:
+        assert workers is not None
+        list(workers.map(double, range(3), waiting=lambda: told.append(None)))
+    assert told
+
+
+def test_nothing_is_done_ahead_of_an_error_in_place():
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        done.append(number)
+        return refuse(number) if number == 2 else number
+
+    with pytest.raises(ConfigError):
+        list(Workers().map(work, range(5)))
+    assert done == [0, 1, 2]
+
+
+def test_no_worker_is_refused():
+    with (
+        pytest.raises(ConfigError, match="workers: expected at least 1, found 0"),
+        open_workers(0),
+    ):
+        pass
+
+
+def test_workers_under_mpirun_are_refused(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with (
+        pytest.raises(ConfigError, match=r"workers: expected none under mpirun, .* found 2"),
+        open_workers(2),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "ranks"),
+    [
+        ({}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4),
+        ({"PMI_SIZE": "8"}, 8),
+        ({"SLURM_NTASKS": "8"}, 1),  # also set where srun starts one program on one node
+    ],
+)
+def test_ranks_are_counted_as_mpirun_says(environment, ranks):
+    assert started_ranks(environment) == ranks
