@@ -1,9 +1,10 @@
 """Turns selections into tokens, ahead of their use. Knows neither samplers nor ranks."""
 
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from megadga.arrays import IntArray
 from megadga.shards.domain import Domain
 from megadga.shards.sequences import SequenceSet
-from megadga.shards.stream import TokenStream, rows_by_owner
+from megadga.shards.stream import TokenStream
 
 
 class Selected(Protocol):
@@ -69,7 +70,7 @@ def read_windows(domains: Sequence[SequenceSet], selection: Selected) -> IntArra
         )
     tokens = np.empty((owners.size, width), dtype=np.int64)
     streams: defaultdict[TokenStream, list[tuple[IntArray, IntArray]]] = defaultdict(list)
-    for index, rows in rows_by_owner(owners):
+    for index, rows in _rows_by_domain(owners):
         domain, indices = domains[index], selection.sequences[rows]
         if isinstance(domain, Domain):
             streams[domain.stream].append((rows, domain.positions(indices)))
@@ -79,6 +80,14 @@ def read_windows(domains: Sequence[SequenceSet], selection: Selected) -> IntArra
         rows = np.concatenate([rows for rows, _ in parts])
         tokens[rows] = stream.gather(np.concatenate([starts for _, starts in parts]), width)
     return tokens
+
+
+def _rows_by_domain(owners: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Yield each domain that occurs, with the rows in which it does."""
+    order = owners.argsort(kind="stable")
+    begins = np.flatnonzero(np.diff(owners[order], prepend=-1))
+    for low, high in pairwise((*begins.tolist(), owners.size)):
+        yield int(owners[order[low]]), order[low:high]
 
 
 class BatchReader:

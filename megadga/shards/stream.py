@@ -59,22 +59,29 @@ class TokenStream:
             IndexError: If a row is not inside the stream.
             ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
         """
-        if starts.size and not 0 <= starts.min() <= starts.max() <= self.num_tokens - count:
+        order: IntArray = starts.argsort(
+            kind="stable"
+        )  # shard after shard, and forwards through each
+        ordered: IntArray = starts[order]
+        if starts.size and not 0 <= ordered[0] <= ordered[-1] <= self.num_tokens - count:
             raise IndexError(
                 f"{self.folder}: expected {count} tokens from positions in "
-                f"[0, {self.num_tokens - count}], found {starts.min()} to {starts.max()}"
+                f"[0, {self.num_tokens - count}], found {ordered[0]} to {ordered[-1]}"
             )
         rows = np.empty((starts.size, count), dtype=np.int64)
-        order = np.argsort(starts, kind="stable")  # shard after shard, and forwards through each
-        first = self._shard_at(starts[order])
-        inside = starts[order] + count <= self._starts[first + 1]
-        for shard, places in rows_by_owner(first[inside]):
-            chosen = order[inside][places]
-            offsets = starts[chosen] - self._starts[shard]
-            rows[chosen] = self._shards[shard].read(offsets, count)
-        for row in order[~inside].tolist():
-            start = int(starts[row])
-            rows[row] = np.concatenate(list(self._pieces(start, start + count)))
+        low = 0
+        while low < starts.size:
+            shard = self._shard_at(ordered[low])
+            begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
+            beyond = int(ordered.searchsorted(end))
+            high = max(low, int(ordered[:beyond].searchsorted(end - count, side="right")))
+            if low < high:
+                tokens = self._shards[shard].read(ordered[low:high] - begin, count)
+                rows[order[low:high]] = tokens
+            for place in range(high, beyond):  # these end in another shard
+                start = int(ordered[place])
+                rows[order[place]] = np.concatenate(list(self._pieces(start, start + count)))
+            low = beyond
         self._check_ids(rows, starts)
         return rows
 
@@ -97,7 +104,7 @@ class TokenStream:
 
     def _pieces(self, start: int, stop: int) -> Iterator[TokenArray]:
         """Yield what each shard has of ``[start, stop)``, in order, where it has any."""
-        shard = int(self._shard_at(np.array(start)))
+        shard = self._shard_at(start)
         while start < stop:
             begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
             high = min(stop, end, start + MOST_TOKENS)
@@ -107,9 +114,9 @@ class TokenStream:
             if start == end:
                 shard += 1
 
-    def _shard_at(self, positions: IntArray) -> IntArray:
-        """Return which shard holds each position; never an empty one."""
-        return np.searchsorted(self._starts, positions, side="right") - 1
+    def _shard_at(self, position: int) -> int:
+        """Return which shard holds a position; never an empty one."""
+        return int(self._starts.searchsorted(position, side="right")) - 1
 
     def _check_ids(self, rows: TokenArray, starts: IntArray) -> None:
         """Refuse the first id outside the vocabulary, by its file and offset."""
@@ -118,17 +125,8 @@ class TokenStream:
             return
         row, column = np.argwhere((rows < 0) | (rows >= size))[0]
         position = int(starts[row]) + int(column)
-        shard = int(self._shard_at(np.array(position)))
+        shard = self._shard_at(position)
         raise ShardError(
             f"{tokens_path(self._shards[shard].prefix)}: token {position - self._starts[shard]}: "
             f"expected an id in [0, {size}), found {rows[row, column]}"
         )
-
-
-def rows_by_owner(owners: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """Yield each value that occurs in ``owners``, rising, with the rows in which it does."""
-    if owners.size:
-        order = np.argsort(owners, kind="stable")
-        ordered = owners[order]
-        begins = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
-        yield from zip(ordered[begins].tolist(), np.split(order, begins[1:]), strict=True)
