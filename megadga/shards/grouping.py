@@ -121,6 +121,8 @@ def _check(grouping: Grouping) -> None:
         ValueError: If something is wrong; one line.
     """
     names = grouping.names
+    if not names:
+        raise ValueError("names: expected at least one, found none")
     if not all(names) or any("\n" in name for name in names):
         raise ValueError("names: expected names of one line, found an empty or a longer one")
     if len(set(names)) < len(names):

@@ -1,14 +1,16 @@
 """Domains whose tokens count upwards, so that a window shows where it was cut from the stream."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from megadga.arrays import TokenArray
+from megadga.arrays import IntArray, TokenArray
 from megadga.shards.create import create_domain
-from megadga.shards.manifest import TokenizerIdentity
+from megadga.shards.grouping import Bounds, Grouping, write_grouping
+from megadga.shards.manifest import TokenizerIdentity, write_manifest
 
 IDENTITY = TokenizerIdentity(kind="sentencepiece", fingerprint="f" * 64, vocab_size=50_000, eod=2)
 
@@ -32,3 +34,34 @@ def counting_domain(
     documents = counting_documents(lengths, start=start)
     create_domain(folder, identity, {"train": documents}, shard_tokens=shard_tokens)
     return folder
+
+
+def grouped_folder(
+    folder: Path,
+    splits: Mapping[str, Mapping[str, Sequence[int]]],
+    *,
+    shard_tokens: int = 1 << 20,
+) -> Path:
+    """Write domains that share shards: lengths of each one's documents, by split and by name.
+
+    Each split's stream counts upwards from 0, through all domains.
+    """
+    documents = {
+        split: counting_documents([length for lengths in domains.values() for length in lengths])
+        for split, domains in splits.items()
+    }
+    manifest = create_domain(folder, IDENTITY, documents, shard_tokens=shard_tokens)
+    bounds = {
+        split: Bounds(
+            tokens=_bounds([sum(lengths) for lengths in domains.values()]),
+            documents=_bounds([len(lengths) for lengths in domains.values()]),
+        )
+        for split, domains in splits.items()
+    }
+    entry = write_grouping(folder, Grouping(tuple(splits["train"]), bounds))
+    write_manifest(folder, replace(manifest, grouping=entry))
+    return folder
+
+
+def _bounds(counts: Sequence[int]) -> IntArray:
+    return np.cumsum([0, *counts], dtype=np.int64)

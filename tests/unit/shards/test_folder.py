@@ -1,13 +1,30 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from megadga.errors import ShardError
+from megadga.sampling.selection import Selection
 from megadga.shards.create import create_domain
-from megadga.shards.folder import DomainSource, find_domains, open_domain, open_domains
-from megadga.shards.manifest import manifest_path
-from tests.support.streams import IDENTITY, counting_documents, counting_domain
+from megadga.shards.folder import (
+    DomainSource,
+    find_domains,
+    open_domain,
+    open_domains,
+    open_split,
+    read_folders,
+)
+from megadga.shards.grouping import Bounds, Grouping, write_grouping
+from megadga.shards.manifest import manifest_path, write_manifest
+from megadga.shards.reader import read_windows
+from tests.support.opens import watched_opens
+from tests.support.streams import (
+    IDENTITY,
+    counting_documents,
+    counting_domain,
+    grouped_folder,
+)
 
 
 @pytest.fixture
@@ -120,3 +137,77 @@ def test_a_truncated_bin_is_refused_when_the_domain_is_opened(folder):
     tokens.write_bytes(tokens.read_bytes()[:-1])
     with pytest.raises(ShardError, match=f"{tokens}: expected 100 bytes by its index, found 99"):
         open_domains(folder, split="train", sequence_length=8)
+
+
+def test_each_manifest_and_header_is_read_once(folder):
+    with watched_opens() as paths:
+        open_domains(folder, split="train", sequence_length=8)
+    assert sorted(paths) == sorted(
+        str(folder / name / file)
+        for name in ("code", "novels")
+        for file in ("manifest.json", "train-00000.idx")
+    )
+
+
+def test_domains_too_short_for_a_window_are_told_apart(folder):
+    counting_domain(folder / "crumbs", [3, 5])
+    opened = open_split(read_folders(folder), split="train", sequence_length=8)
+    assert [domain.name for domain in opened.domains] == ["code", "novels"]
+    assert opened.too_short == {"crumbs": 8}
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    """Three domains over shards that are cut after every document or two."""
+    train = {"b": [10, 10], "a": [3], "c": [20, 1]}
+    return grouped_folder(tmp_path / "grouped", {"train": train}, shard_tokens=11)
+
+
+def test_domains_that_share_shards_keep_their_order_and_never_leave_their_own_tokens(grouped):
+    opened = open_split(read_folders(grouped), split="train", sequence_length=4)
+    assert opened.too_short == {"a": 3}
+    b, c = opened.domains
+    assert (b.name, b.num_documents, b.num_tokens, b.num_sequences) == ("b", 2, 20, 4)
+    assert (c.name, c.num_documents, c.num_tokens, c.num_sequences) == ("c", 2, 21, 5)
+    assert b.windows(np.array([3])).tolist() == [[12, 13, 14, 15, 16]]
+    assert c.windows(np.array([0, 4])).tolist() == [list(range(23, 28)), list(range(39, 44))]
+    with pytest.raises(IndexError, match=r"b: expected windows in \[0, 4\), found 4 to 4"):
+        b.windows(np.array([4]))
+    assert c.tokens(19, 21).tolist() == [42, 43]
+    with pytest.raises(IndexError, match="b: expected 0 <= start <= stop <= 20, found 19 and 21"):
+        b.tokens(19, 21)
+
+
+def test_a_domain_of_shared_shards_that_is_too_short_is_refused_by_name(grouped):
+    with pytest.raises(ShardError, match=rf"{grouped}: split train: .*5 tokens .*found 3 in a$"):
+        open_domains(grouped, split="train", sequence_length=4)
+
+
+def test_many_domains_cannot_stand_for_one(grouped):
+    with pytest.raises(ShardError, match="grouping: expected the folder of one domain, found 3"):
+        open_domain(DomainSource("x", grouped), split="train", sequence_length=2)
+
+
+def test_262144_domains_are_read_from_a_handful_of_files(tmp_path):
+    num_domains, num_shards, length = 1 << 18, 4, 8
+    shard = np.zeros(num_domains // num_shards * (length + 1), dtype=np.int64)
+    manifest = create_domain(
+        tmp_path / "d", IDENTITY, {"train": [shard] * num_shards}, shard_tokens=shard.size
+    )
+    tokens = np.arange(num_domains + 1) * (length + 1)
+    documents = np.arange(num_domains + 1) * num_shards // num_domains
+    names = tuple(f"c{index:06d}" for index in range(num_domains))
+    grouping = Grouping(names, {"train": Bounds(tokens, documents)})
+    entry = write_grouping(tmp_path / "d", grouping)
+    write_manifest(tmp_path / "d", replace(manifest, grouping=entry))
+    with watched_opens() as paths:
+        domains = open_domains(tmp_path / "d", split="train", sequence_length=length)
+    assert len(domains) == num_domains
+    assert len(paths) == 1 + 2 + num_shards  # manifest, domains.npz and its checksum, headers
+    with watched_opens() as paths:
+        domains[200_000].windows(np.array([0]))
+    assert paths == [str(tmp_path / "d" / "train-00003.bin")]
+    chosen = Selection(np.arange(0, num_domains, 256), np.zeros(1024, dtype=np.int64))
+    with watched_opens() as paths:
+        read_windows(domains, chosen)
+    assert len(paths) == num_shards

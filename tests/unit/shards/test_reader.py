@@ -1,15 +1,19 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megadga.arrays import IntArray
 from megadga.errors import ShardError
+from megadga.shards.domain import Domain
 from megadga.shards.folder import open_domains
+from megadga.shards.manifest import TokenizerIdentity
 from megadga.shards.reader import BatchReader, read_windows
-from tests.support.streams import counting_domain
+from tests.support.opens import watched_opens
+from tests.support.streams import counting_domain, grouped_folder
 
 S = 4
 
@@ -24,6 +28,49 @@ class Rows:
 class Plan:
     step: int
     selection: Rows
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A set that keeps the first token of each window of a domain."""
+
+    domain: Domain
+
+    @property
+    def name(self) -> str:
+        return "padded"
+
+    @property
+    def folder(self) -> Path:
+        return self.domain.folder
+
+    @property
+    def tokenizer(self) -> TokenizerIdentity:
+        return self.domain.tokenizer
+
+    @property
+    def sequence_length(self) -> int:
+        return S
+
+    @property
+    def num_documents(self) -> int:
+        return self.domain.num_documents
+
+    @property
+    def num_tokens(self) -> int:
+        return self.domain.num_tokens
+
+    @property
+    def num_sequences(self) -> int:
+        return self.domain.num_sequences
+
+    def windows(self, indices: IntArray) -> IntArray:
+        windows = self.domain.windows(indices)
+        windows[:, 1:] = -1
+        return windows
+
+    def num_targets(self, indices: IntArray) -> IntArray:
+        return np.ones_like(indices)
 
 
 @pytest.fixture
@@ -52,6 +99,24 @@ def test_rows_come_in_the_order_of_the_selection(domains):
     tokens = read_windows(domains, Rows(np.array([1, 0, 1]), np.array([7, 3, 0])))
     assert tokens[:, 0].tolist() == [1028, 12, 1000]
     assert tokens[1].tolist() == [12, 13, 14, 15, 16]
+
+
+def test_domains_that_share_shards_are_read_together(tmp_path):
+    domains = {f"c{index:03d}": [S + 1] for index in range(200)}
+    folder = grouped_folder(tmp_path / "grouped", {"train": domains}, shard_tokens=100)
+    opened = open_domains(folder, split="train", sequence_length=S)
+    order = np.random.default_rng(0).permutation(200)
+    with watched_opens() as paths:
+        tokens = read_windows(opened, Rows(order, np.zeros(200, dtype=np.int64)))
+    assert tokens[:, 0].tolist() == (order * (S + 1)).tolist()
+    assert sorted(paths) == [f"{folder}/train-{index:05d}.bin" for index in range(10)]
+
+
+def test_sets_that_cut_their_own_sequences_are_read_beside_domains(domains):
+    padded = Padded(domains[1])
+    rows = Rows(np.array([1, 0, 1]), np.array([7, 3, 0]))
+    tokens = read_windows([domains[0], padded], rows)
+    assert tokens.tolist() == [[1028, -1, -1, -1, -1], [12, 13, 14, 15, 16], [1000, *[-1] * 4]]
 
 
 def test_an_empty_selection_gives_no_rows(domains):
