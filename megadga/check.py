@@ -100,7 +100,7 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
 def _evaluation(config: RunConfig, data: RunData) -> str:
     if config.evaluation is None:
         return "none"
-    domains = f"{len(data.held_out)} of {_count(len(data.domains), 'domain')}"
+    domains = f"{len(data.held_out):,} of {_count(len(data.domains), 'domain')}"
     specific = ", ".join(held.name for held in data.held_out_specific) or "no specific set"
     most = config.evaluation.sequences
     interval = config.evaluation.interval

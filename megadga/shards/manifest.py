@@ -220,7 +220,7 @@ def _grouping(value: object, *, place: str) -> GroupingEntry | None:
 
 def _check_name(file: str, *, place: str) -> None:
     # What cannot be printed is no name to the system (NUL, half a surrogate pair) or breaks lines.
-    if Path(file).name != file or not file or not file.isprintable():
+    if file in ("", ".", "..") or "/" in file or not file.isprintable():
         raise ShardError(f"{place}: expected a name without folders, found {file!r}")
 
 

@@ -1,12 +1,21 @@
 """Writes small folders of real shards with made-up tokens."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from megadga.shards.domain import Domain
 from megadga.shards.folder import DomainSource, open_domain, open_domains
-from megadga.shards.manifest import Manifest, TokenizerIdentity, write_manifest
+from megadga.shards.grouping import Bounds, Grouping, write_grouping
+from megadga.shards.indexed import IndexedShard
+from megadga.shards.manifest import (
+    Manifest,
+    TokenizerIdentity,
+    read_manifest,
+    write_manifest,
+)
 from megadga.shards.writer import ShardWriter, best_dtype
 
 VOCABULARY = 64
@@ -29,6 +38,20 @@ def write_domain(folder: Path, *, seed: int, num_documents: int = 40) -> Path:
                 writer.add_document(np.append(tokens, TOKENIZER.eod))
         splits[split] = (writer.entry,)
     write_manifest(folder, Manifest(name=folder.name, tokenizer=TOKENIZER, splits=splits))
+    return folder
+
+
+def write_grouped(folder: Path, names: Sequence[str], *, seed: int = 0) -> Path:
+    """Write domains that share shards: the first document of each split, the next two, ..."""
+    write_domain(folder, seed=seed, num_documents=len(names) * (len(names) + 1) // 2)
+    manifest, bounds = read_manifest(folder), {}
+    documents = np.cumsum(np.arange(len(names) + 1))
+    for split, (entry,) in manifest.splits.items():
+        lengths = IndexedShard.open(folder / entry.file).lengths
+        ends = np.cumsum([0, *lengths])
+        bounds[split] = Bounds(ends[documents], documents)
+    grouping = write_grouping(folder, Grouping(tuple(names), bounds))
+    write_manifest(folder, replace(manifest, grouping=grouping))
     return folder
 
 

@@ -6,6 +6,7 @@ import pytest
 from megadga.check import check
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
+from megadga.shards.manifest import read_manifest
 from tests.support.runs import write_run
 from tests.support.shards import write_domain, write_sets
 
@@ -55,6 +56,19 @@ def test_evaluation_says_what_is_held_out(folder):
         "every 500 steps: 3 of 3 domains, target; up to 64 sequences each, 256 in all"
     )
     assert entry(report(folder, "evaluation=null"), "evaluation") == "none"
+
+
+def test_what_is_left_out_is_counted(folder):
+    write_domain(folder / "domains" / "d3", seed=3, num_documents=1)
+    tokens = read_manifest(folder / "domains" / "d3").num_tokens("train")
+    overrides = ("data.too_short=leave_out", "model.sequence_length=32")
+    assert entry(report(folder, *overrides), "left out") == (
+        f"1 domain too short for a window, with {tokens} tokens in all"
+    )
+    (folder / "h.json").write_text('{"d0": 1, "d1": 1, "d2": 1, "d3": 1}')
+    shown = report(folder, *overrides, "mixing={type: importance, histogram: h.json}")
+    assert entry(shown, "left out").endswith("tokens in all and 25.00% of the histogram")
+    assert not any(line.startswith("left out") for line in report(folder))
 
 
 def test_epochs_follow_from_the_initial_weights(folder):

@@ -1,3 +1,5 @@
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,8 +8,9 @@ from megadga.build.data import RunData, open_data
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError, ShardError
 from megadga.shards.manifest import Manifest, TokenizerIdentity, read_manifest, write_manifest
+from tests.support.opens import watched_opens
 from tests.support.runs import write_run
-from tests.support.shards import write_domain, write_sets
+from tests.support.shards import write_domain, write_grouped, write_sets
 
 
 @pytest.fixture
@@ -18,6 +21,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def data_of(folder: Path, *overrides: str) -> RunData:
     return open_data(load_config(write_run(folder), overrides))
+
+
+def num_tokens(folder: Path) -> int:
+    return read_manifest(folder).num_tokens("train")
 
 
 def names(domains) -> list[str]:
@@ -75,8 +82,81 @@ def test_all_sets_must_have_one_tokenizer(folder):
 
 
 def test_a_specific_set_shorter_than_a_window_is_refused(folder):
-    with pytest.raises(ShardError, match="expected at least 100001 tokens"):
-        data_of(folder, "model.sequence_length=100000")
+    write_domain(folder / "short", seed=0, num_documents=1)
+    with pytest.raises(ShardError, match=r"short: split train: expected at least 33 tokens .*get"):
+        data_of(folder, "data.specific.target.path=short", "model.sequence_length=32")
+
+
+def test_domains_shorter_than_a_window_are_refused_by_the_key_that_leaves_them_out(folder):
+    for index in (2, 3):
+        write_domain(folder / "domains" / f"d{index}", seed=index, num_documents=1)
+    with pytest.raises(ConfigError) as error:
+        data_of(folder, "model.sequence_length=32")
+    assert str(error.value).endswith(
+        "data.too_short: expected at least 33 tokens (one window of model.sequence_length + 1) in "
+        f"every domain, or leave_out, found {num_tokens(folder / 'domains' / 'd2')} in d2 "
+        "and too few in 1 more"
+    )
+
+
+def test_domains_shorter_than_a_window_are_left_out_where_that_is_asked_for(folder):
+    write_domain(folder / "domains" / "c", seed=2, num_documents=1)
+    data = data_of(folder, "data.too_short=leave_out", "model.sequence_length=32")
+    assert names(data.domains) == names(data.held_out) == ["d0", "d1"]
+    assert data.left_out == {"c": num_tokens(folder / "domains" / "c")}
+    assert list(data.identity["domains"]) == ["d0", "d1"]
+
+
+def test_with_every_domain_left_out_there_is_no_run(folder):
+    overrides = ("data.too_short=leave_out", "model.sequence_length=100000")
+    with pytest.raises(
+        ConfigError, match=r"data\.domains: expected a domain of at least 100001 .*"
+    ):
+        data_of(folder, *overrides)
+
+
+@pytest.fixture
+def grouped(folder):
+    """Domains a to f in shared shards, of one to six documents each."""
+    write_grouped(folder / "grouped", "abcdef")
+    return "data.domains=grouped"
+
+
+def test_domains_may_share_shards(folder, grouped):
+    data = data_of(folder, grouped, "data.too_short=leave_out", "model.sequence_length=32")
+    assert names(data.domains)[-3:] == ["d", "e", "f"]
+    assert list(data.left_out)[:1] == ["a"]
+    assert set(names(data.domains)).isdisjoint(data.left_out)
+    assert set(names(data.held_out)) <= set(names(data.domains))
+
+
+def test_the_identity_of_domains_that_share_shards_is_one_line(folder, grouped):
+    def identity():
+        return data_of(folder, grouped, "model.sequence_length=4").identity["domains"]
+
+    before = identity()
+    assert re.fullmatch(r"6 domains, \w{16}, [0-9]+ tokens, \w{16}", before)
+    shutil.rmtree(folder / "grouped")
+    write_grouped(folder / "grouped", "abcdef")
+    assert identity() == before
+    shutil.rmtree(folder / "grouped")
+    write_grouped(folder / "grouped", "abcdeg")
+    assert identity() != before
+    shutil.rmtree(folder / "grouped")
+    write_grouped(folder / "grouped", "abcdef", seed=1)
+    assert identity() != before
+
+
+def test_every_manifest_and_header_is_read_once(folder):
+    config = load_config(write_run(folder))
+    with watched_opens() as paths:
+        open_data(config)
+    expected = [
+        Path(place, file)
+        for place in ("domains/d0", "domains/d1", "specific")
+        for file in ("manifest.json", "train-00000.idx", "valid-00000.idx")
+    ]
+    assert sorted(paths) == [str(path) for path in expected]
 
 
 def test_the_identity_follows_the_tokens_and_not_their_place(folder):

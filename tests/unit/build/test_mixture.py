@@ -32,7 +32,7 @@ def load(folder: Path, *overrides: str) -> tuple[RunConfig, RunData]:
 
 def mixture(folder: Path, *overrides: str) -> Mixture:
     config, data = load(folder, *overrides)
-    return make_mixture(config, data.domains)
+    return make_mixture(config, data.domains, left_out=data.left_out.keys())
 
 
 def first_weights(folder: Path, *overrides: str) -> Any:
@@ -164,6 +164,29 @@ def test_a_file_that_is_no_histogram_is_refused(folder, text, complaint):
         mixture(folder, "mixing={type: importance, histogram: h.json}")
     assert str(error.value).startswith(f"h.json: {complaint}")
     assert "\n" not in str(error.value)
+
+
+LEAVE_OUT = ("data.too_short=leave_out", "model.sequence_length=250")  # code is too short
+
+
+def test_what_a_histogram_has_in_a_domain_that_is_left_out_goes_to_the_others(folder):
+    (folder / "h.json").write_text(json.dumps({"code": 5, "novels": 1, "recipes": 4}))
+    found = mixture(folder, "mixing={type: importance, histogram: h.json}", *LEAVE_OUT)
+    assert found.scheduler.init().weights.tolist() == [0.2, 0.8]
+    assert found.lost_mass == 0.5
+    (folder / "h.json").write_text(json.dumps({"novels": 1, "recipes": 4}))
+    found = mixture(folder, "mixing={type: importance, histogram: h.json}", *LEAVE_OUT)
+    assert found.lost_mass == 0.0
+
+
+def test_a_weight_of_a_domain_that_is_left_out_is_refused(folder):
+    weights = static("{code: 0.5, novels: 0.25, recipes: 0.25}")
+    with pytest.raises(ConfigError) as error:
+        mixture(folder, weights, *LEAVE_OUT)
+    assert "mixing.weights.code: expected the name of a domain that is not left out" in str(
+        error.value
+    )
+    assert str(error.value).endswith("(data.too_short), found 0.5 in 'code'")
 
 
 def test_a_cap_that_the_domains_cannot_supply_the_run_under_is_refused(folder):

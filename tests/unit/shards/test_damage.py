@@ -154,7 +154,7 @@ def test_json_that_no_manifest_is_made_of_is_refused(folder, sound, text, messag
     assert str(error).startswith(f"{folder / 'manifest.json'}: {message}")
 
 
-@pytest.mark.parametrize("name", ["", "../a", "a/b", "a/", "a\0b", "a\nb", "\ud800"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "a\0b", "a\nb", "\ud800"])
 def test_what_is_no_name_of_a_file_is_refused(folder, sound, name):
     manifest = json.loads(sound["manifest.json"])
     manifest["splits"]["train"][0]["file"] = name
