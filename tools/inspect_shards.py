@@ -1,25 +1,21 @@
 """Show what is in a folder of domains, or in one domain's folder."""
 
 import argparse
+import json
 from pathlib import Path
 
 from tqdm import tqdm
 
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
-from megadga.shards.inspection import (
-    find_sources,
-    inspect_domain,
-    read_document,
-    render_table,
-)
+from megadga.shards.inspection import find_sources, inspect_domain, read_document, render_table
 
 EPILOG = """\
 examples:
   python tools/inspect_shards.py shards --sequence-length 2048
   python tools/inspect_shards.py shards/novels --decode 0 --tokenizer web.model
 
-Every shard's header is checked; --verify reads all of them and compares checksums.
+Every shard's header is checked; tools/verify_shards.py reads all the rest.
 """
 
 
@@ -31,8 +27,8 @@ def main() -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="a folder of domains, or one domain's folder")
     add("--sequence-length", type=int, metavar="S", help="count windows of S + 1 tokens")
-    add("--verify", action="store_true", help="compare every byte with the manifest's checksums")
-    add("--decode", type=int, metavar="N", help="print training document N of each domain")
+    add("--decode", type=int, metavar="N", help="print document N of each domain, counted from 0")
+    add("--split", default="train", metavar="SPLIT", help="where to find it (%(default)s)")
     add("--tokenizer", type=Path, metavar="FILE", help="what to decode with")
     add("--eod", metavar="TOKEN", help="what ends documents (the tokenizer's own, if it has one)")
     args = parser.parse_args()
@@ -44,14 +40,15 @@ def main() -> None:
         sources = find_sources(args.folder)
         if args.decode is None:
             bar = tqdm(sources, desc="inspecting", unit=" domains", disable=None)
-            found = [line for source in bar for line in inspect_domain(source, verify=args.verify)]
+            found = [line for source in bar for line in inspect_domain(source)]
             print(render_table(found, sequence_length=args.sequence_length))
             return
-        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod)
+        tokenizer, split = load_tokenizer(args.tokenizer, eod=args.eod), args.split
         for source in sources:
-            tokens = read_document(source, tokenizer.identity, split="train", index=args.decode)
-            print(f"==> {source.name}: document {args.decode}, {tokens.size:,} tokens")
-            print(tokenizer.decode(tokens))
+            stored = read_document(source, tokenizer.identity, split=split, index=args.decode)
+            place = "" if stored.document_id is None else f" {json.dumps(stored.document_id)},"
+            print(f"==> {source.name}: {split} document {args.decode},{place}", end=" ")
+            print(f"{stored.tokens.size:,} tokens\n{tokenizer.decode(stored.tokens)}")
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from megadga.arrays import TokenArray
 from megadga.errors import ShardError
+from megadga.shards.documents import check_index, document_at
 from megadga.shards.folder import DomainSource, find_domains, open_shards
+from megadga.shards.ids import iterate_ids
+from megadga.shards.indexed import IndexedShard, ids_path
 from megadga.shards.manifest import Manifest, TokenizerIdentity, manifest_path, read_manifest
-from megadga.shards.verify import verify_domain
+from megadga.shards.problems import Problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,19 @@ class SplitSummary:
     def num_sequences(self, sequence_length: int) -> int:
         """Return the windows of ``sequence_length + 1`` tokens in it, neighbours sharing one."""
         return max(self.num_tokens - 1, 0) // sequence_length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredDocument:
+    """A document as it lies in its shard.
+
+    Attributes:
+        tokens: Its ids, shape ``(n,)``.
+        document_id: Where it came from; None: not kept.
+    """
+
+    tokens: TokenArray
+    document_id: str | None
 
 
 def summarize(manifest: Manifest) -> tuple[SplitSummary, ...]:
@@ -59,12 +76,8 @@ def find_sources(folder: Path) -> tuple[DomainSource, ...]:
     return find_domains(folder)
 
 
-def inspect_domain(source: DomainSource, *, verify: bool) -> tuple[SplitSummary, ...]:
+def inspect_domain(source: DomainSource) -> tuple[SplitSummary, ...]:
     """Return what a domain holds, split by split, after opening every shard.
-
-    Args:
-        source: The domain.
-        verify: Read every byte too, and compare checksums.
 
     Raises:
         ShardError: If the manifest or a shard is missing or damaged.
@@ -72,8 +85,6 @@ def inspect_domain(source: DomainSource, *, verify: bool) -> tuple[SplitSummary,
     manifest = read_manifest(source.path)
     for split in manifest.splits:
         open_shards(source, manifest, split)
-    if verify:
-        verify_domain(source.path)
     return summarize(replace(manifest, name=source.name))
 
 
@@ -103,8 +114,8 @@ def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | No
 
 def read_document(
     source: DomainSource, tokenizer: TokenizerIdentity, *, split: str, index: int
-) -> TokenArray:
-    """Return the ids of one document, counted from 0 through all shards of a split.
+) -> StoredDocument:
+    """Return one document, counted from 0 through all shards of a split.
 
     Args:
         source: The domain.
@@ -123,11 +134,25 @@ def read_document(
             f"found {manifest.tokenizer}"
         )
     remaining = index
-    for shard in open_shards(source, manifest, split):
+    shards = open_shards(source, manifest, split)
+    for shard, entry in zip(shards, manifest.splits[split], strict=True):
         if 0 <= remaining < shard.num_documents:
-            return shard.document(remaining)
+            return _read(shard, remaining, ids=entry.ids_sha256 is not None)
         remaining -= shard.num_documents
     raise ShardError(
         f"{source.path}: split {split}: expected a document in "
         f"[0, {manifest.num_documents(split)}), found {index}"
     )
+
+
+def _read(shard: IndexedShard, index: int, *, ids: bool) -> StoredDocument:
+    problems = Problems()
+    if not check_index(shard, problems):
+        raise ShardError(problems.lines[0])
+    tokens = document_at(shard, index)
+    if not ids:
+        return StoredDocument(tokens, None)
+    path = ids_path(shard.prefix)
+    if (found := next(islice(iterate_ids(path), index, None), None)) is None:
+        raise ShardError(f"{path}: expected {shard.num_documents} ids, found at most {index}")
+    return StoredDocument(tokens, found)

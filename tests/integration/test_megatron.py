@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from megadga.errors import ShardError
+from megadga.shards.adopt import adopt_shards
 from megadga.shards.folder import DomainSource, open_domain
 from megadga.shards.indexed import DTYPE_CODES, IndexedShard
-from megadga.shards.manifest import Manifest, TokenizerIdentity, write_manifest
-from megadga.shards.verify import measure_shard
+from megadga.shards.manifest import TokenizerIdentity
 from megadga.shards.writer import ShardWriter, best_dtype
+from tests.support.raw_shards import problems_of
 
 with warnings.catch_warnings(action="ignore"):  # importing it makes torch warn of its own code
     from megatron.core.datasets.indexed_dataset import (
@@ -43,10 +44,9 @@ def build_with_megatron(
 
 
 def open_built(folder: Path, vocab_size: int, *, sequence_length: int):
-    """Open what ``build_with_megatron`` wrote as ``train-00000``, after writing its manifest."""
+    """Open what ``build_with_megatron`` wrote, after writing its manifest."""
     identity = TokenizerIdentity("sentencepiece", "0" * 64, vocab_size=vocab_size, eod=2)
-    entry = measure_shard(folder / "train-00000")
-    write_manifest(folder, Manifest("built", identity, {"train": (entry,)}))
+    adopt_shards(folder, identity)
     source = DomainSource("built", folder)
     return open_domain(source, split="train", sequence_length=sequence_length)
 
@@ -100,6 +100,32 @@ def test_windows_over_megatrons_shards_are_slices_of_its_stream(tmp_path):
     assert domain.num_sequences == (stream.size - 1) // 16
     for window, (start, stop) in zip(windows, pairwise(range(0, stream.size, 16)), strict=False):
         assert window.tolist() == stream[start : stop + 1].tolist()
+
+
+def test_megatrons_shards_of_any_shape_are_adopted_and_verify(tmp_path):
+    folder = tmp_path / "web"
+    folder.mkdir()
+    documents = [np.append(document, 2) for document in random_documents(200_000)]
+    documents[3][-1] = 7
+    build_with_megatron(folder / "web_2_text_document", documents, np.int32, sentences=3)
+    build_with_megatron(folder / "web_10_text_document", [], np.int32)
+    build_with_megatron(folder / "valid_text_document", documents[:5], np.int32)
+    identity = TokenizerIdentity("sentencepiece", "0" * 64, vocab_size=200_000, eod=2)
+    adopted = adopt_shards(folder, identity, valid="valid_*")
+    files = {name: [one.file for one in its] for name, its in adopted.manifest.splits.items()}
+    assert files == {
+        "train": ["web_2_text_document", "web_10_text_document"],
+        "valid": ["valid_text_document"],
+    }
+    assert [one.documents for one in adopted.manifest.splits["train"]] == [20, 0]
+    assert adopted.without_eod == 2
+    assert problems_of(folder) == []
+
+
+def test_an_id_beyond_the_vocabulary_is_not_adopted(tmp_path):
+    build_with_megatron(tmp_path / "web", [np.array([5, 99_999, 2])], np.int32)
+    with pytest.raises(ShardError, match=r"web\.bin: token 1: expected .* 50000\), found 99999"):
+        open_built(tmp_path, 50_000, sequence_length=2)
 
 
 def test_merged_megatron_shards_are_read_as_one(tmp_path):

@@ -1,9 +1,12 @@
+import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from megadga.errors import ShardError
 from megadga.shards.folder import DomainSource
+from megadga.shards.indexed import HEADER
 from megadga.shards.inspection import (
     SplitSummary,
     find_sources,
@@ -11,6 +14,9 @@ from megadga.shards.inspection import (
     read_document,
     render_table,
 )
+from megadga.shards.manifest import Manifest, write_manifest
+from megadga.shards.writer import ShardWriter, best_dtype
+from tests.support.raw_shards import overwrite
 from tests.support.streams import IDENTITY, counting_domain
 
 
@@ -24,24 +30,58 @@ def test_a_domains_own_folder_and_its_parent_both_lead_to_it(source):
     assert find_sources(source.path) == find_sources(source.path.parent) == (source,)
 
 
-@pytest.mark.parametrize("verify", [False, True])
-def test_a_domain_is_summed_up_over_its_shards(source, verify):
-    (train,) = inspect_domain(replace(source, name="called"), verify=verify)
+def test_a_domain_is_summed_up_over_its_shards(source):
+    (train,) = inspect_domain(replace(source, name="called"))
     assert train == SplitSummary("called", "train", 3, 21, IDENTITY.fingerprint)
 
 
-def test_only_verifying_finds_a_changed_byte(source):
-    tokens = source.path / "train-00000.bin"
-    tokens.write_bytes(b"\1" + tokens.read_bytes()[1:])
-    inspect_domain(source, verify=False)
-    with pytest.raises(ShardError, match="train-00000: bin_sha256: expected "):
-        inspect_domain(source, verify=True)
+def test_inspecting_opens_every_shard(source):
+    (source.path / "train-00001.bin").unlink()
+    with pytest.raises(ShardError, match=r"train-00001\.bin: expected .*, found No such file"):
+        inspect_domain(source)
 
 
 @pytest.mark.parametrize(("index", "first"), [(0, 0), (1, 6), (2, 13)])
 def test_documents_are_counted_through_all_shards(source, index, first):
-    tokens = read_document(source, IDENTITY, split="train", index=index)
-    assert tokens.tolist() == list(range(first, first + 6 + index))
+    stored = read_document(source, IDENTITY, split="train", index=index)
+    assert stored.tokens.tolist() == list(range(first, first + 6 + index))
+    assert stored.document_id is None
+
+
+@pytest.fixture
+def named(tmp_path) -> DomainSource:
+    """Two shards of two documents each, whose ids were kept."""
+    folder = tmp_path / "named"
+    folder.mkdir()
+    entries = []
+    for shard in range(2):
+        with ShardWriter(folder / f"train-{shard}", best_dtype(100), ids=True) as writer:
+            for index in range(2):
+                writer.add_document(np.array([shard, index]), f"page {2 * shard + index}")
+        entries.append(writer.entry)
+    write_manifest(folder, Manifest("named", IDENTITY, {"train": tuple(entries)}))
+    return DomainSource("named", folder)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_document_comes_with_its_id(named, index):
+    stored = read_document(named, IDENTITY, split="train", index=index)
+    assert stored.document_id == f"page {index}"
+    assert stored.tokens.tolist() == list(divmod(index, 2))
+
+
+def test_a_document_whose_id_is_missing_is_refused(named):
+    path = named.path / "train-1.ids"
+    path.write_text('"page 2"\n')
+    with pytest.raises(ShardError, match=f"^{path}: expected 2 ids, found at most 1"):
+        read_document(named, IDENTITY, split="train", index=3)
+
+
+def test_a_document_of_a_damaged_index_is_refused(source):
+    path = source.path / "train-00001.idx"
+    overwrite(path, HEADER.size + 12, struct.pack("<q", 7))
+    with pytest.raises(ShardError, match=f"^{path}: document bound 0: expected .*, found 7"):
+        read_document(source, IDENTITY, split="train", index=2)
 
 
 @pytest.mark.parametrize("index", [-1, 3])

@@ -1,28 +1,15 @@
-"""The three data tools, run as their users run them."""
+"""The tools that make shards of text, run as their users run them."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.support.huggingface import train_byte_level
 from tests.support.texts import made_up_texts, write_lines
+from tests.support.tools import TOOLS, assert_refused, run_tool
 
-TOOLS = Path(__file__).parents[3] / "tools"
-NAMES = ("train_tokenizer", "build_shards", "inspect_shards")
-
-
-def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, TOOLS / f"{name}.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.endswith("\n")
-    (line,) = done.stderr.splitlines()
-    assert message in line
+NAMES = ("train_tokenizer", "build_shards")
 
 
 @pytest.fixture(scope="module")
@@ -61,51 +48,13 @@ def test_build_prints_a_table_of_every_split(work):
 
 def test_inspect_prints_the_same_table_with_windows(work):
     built = (work / "built.txt").read_text().splitlines()
-    done = run_tool("inspect_shards", work / "shards", "--sequence-length", 8, "--verify")
+    done = run_tool("inspect_shards", work / "shards", "--sequence-length", 8)
     header, *lines = [line.split() for line in done.stdout.splitlines()]
     assert header == ["domain", "split", "documents", "tokens", "windows", "tokenizer"]
     assert [line[:4] + line[5:] for line in lines] == [line.split() for line in built[1:-1]]
     for _, _, _, tokens, windows, _ in lines:
         assert int(windows.replace(",", "")) == (int(tokens.replace(",", "")) - 1) // 8
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_inspect_decodes_a_document_of_one_domain(work):
-    done = run_tool(
-        "inspect_shards", work / "shards" / "qa", "--decode", 0,
-        "--tokenizer", work / "tok" / "small.model",
-    )  # fmt: skip
-    header, *text = done.stdout.splitlines()
-    assert header.startswith("==> qa: document 0, ")
-    assert text == ["A question? An answer."]
-
-
-def test_inspect_refuses_another_tokenizer(work, tmp_path):
-    other = tmp_path / "other"
-    run_tool(
-        "train_tokenizer", "--input", f"{work}/text/*", "--vocab-size", 390, "--output", other
-    )
-    done = run_tool(
-        "inspect_shards", work / "shards" / "qa", "--decode", 0, "--tokenizer", f"{other}.model"
-    )
-    assert_refused(done, f"{work / 'shards' / 'qa' / 'manifest.json'}: tokenizer: expected ")
-
-
-def test_inspect_refuses_a_document_that_does_not_exist(work):
-    done = run_tool(
-        "inspect_shards", work / "shards" / "qa", "--decode", 1,
-        "--tokenizer", work / "tok" / "small.model",
-    )  # fmt: skip
-    assert_refused(done, "qa: split train: expected a document in [0, 1), found 1")
-
-
-def test_inspect_refuses_a_damaged_shard(work, tmp_path):
-    copy = tmp_path / "qa"
-    copy.mkdir()
-    for path in (work / "shards" / "qa").iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    (copy / "train-00000.bin").write_bytes(b"\0")
-    assert_refused(run_tool("inspect_shards", copy), "train-00000.bin: expected ")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +86,20 @@ def test_build_refuses_to_overwrite_a_domain(work):
         "--tokenizer", f"{work}/tok/small.model", "--output", work / "shards",
     )  # fmt: skip
     assert_refused(done, f"{work / 'shards' / 'novels'}: expected no domain of this name yet")
+
+
+def test_build_takes_a_hugging_face_tokenizer_and_its_end_of_documents(work, tmp_path):
+    path = train_byte_level(tmp_path / "tokenizer.json", special=["<|endoftext|>", "<|im_end|>"])
+    arguments = (
+        "--input", work / "text" / "novels.jsonl.gz", "--tokenizer", tmp_path,
+        "--workers", 1, "--output", tmp_path / "shards",
+    )  # fmt: skip
+    refused = run_tool("build_shards", *arguments)
+    assert_refused(refused, f"{path}: eod: expected exactly one of ")
+    built = run_tool("build_shards", *arguments, "--eod", "<|im_end|>")
+    assert (built.returncode, built.stderr) == (0, "")
+    tokens = np.fromfile(tmp_path / "shards" / "novels" / "train-00000.bin", "<u2")
+    assert tokens[-1] == 1
 
 
 def test_train_explains_a_vocabulary_too_large(work, tmp_path):

@@ -1,0 +1,133 @@
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megadga.errors import ShardError
+from megadga.shards.adopt import adopt_shards, count_token_bytes
+from megadga.shards.folder import DomainSource, open_domain
+from megadga.shards.indexed import HEADER
+from megadga.shards.manifest import read_manifest
+from megadga.shards.writer import ShardWriter, best_dtype
+from tests.support.raw_shards import overwrite, problems_of, write_raw_shard
+from tests.support.streams import IDENTITY
+
+EOD = IDENTITY.eod
+
+
+def write_one(prefix: Path, *tokens: int) -> None:
+    write_raw_shard(prefix, [tokens], [0, 1])
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    for number in (10, 2, 1):
+        write_one(folder / f"part_{number}_text.document", number, EOD)
+    write_one(folder / "valid_text_document", 7, 8)
+    return folder
+
+
+def files_of(folder: Path, split: str) -> list[str]:
+    return [entry.file for entry in read_manifest(folder).splits[split]]
+
+
+def test_shards_are_taken_in_natural_order_and_split_by_name(folder):
+    adopted = adopt_shards(folder, IDENTITY, valid="valid_*")
+    assert adopted.manifest == read_manifest(folder)
+    assert (adopted.manifest.name, adopted.manifest.tokenizer) == ("web", IDENTITY)
+    assert files_of(folder, "train") == [f"part_{n}_text.document" for n in (1, 2, 10)]
+    assert files_of(folder, "valid") == ["valid_text_document"]
+    domain = open_domain(DomainSource("web", folder), split="train", sequence_length=5)
+    assert domain.windows(np.array([0])).tolist() == [[1, EOD, 2, EOD, 10, EOD]]
+
+
+def test_without_a_pattern_everything_is_trained_on(folder):
+    adopted = adopt_shards(folder, IDENTITY)
+    assert list(adopted.manifest.splits) == ["train"]
+    assert adopted.manifest.num_documents("train") == 4
+
+
+def test_documents_that_do_not_end_in_eod_are_counted_over_all_splits(folder):
+    write_raw_shard(folder / "more", [[EOD], [5], [], [6, 7]], [0, 1, 2, 3, 4])
+    assert adopt_shards(folder, IDENTITY, valid="valid_*").without_eod == 3
+
+
+def test_the_shards_stay_as_they_are_and_verify(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    adopt_shards(folder, IDENTITY)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.keys() - before.keys() == {"manifest.json"}
+    assert before.items() <= after.items()
+    assert problems_of(folder) == []
+
+
+def test_ids_that_lie_beside_a_shard_are_adopted_with_it(tmp_path):
+    with ShardWriter(tmp_path / "a", best_dtype(100), ids=True) as writer:
+        writer.add_document(np.array([5, EOD]), "page 1")
+    (entry,) = adopt_shards(tmp_path, IDENTITY).manifest.splits["train"]
+    assert entry == writer.entry
+
+
+def test_progress_adds_up_to_the_tokens(folder):
+    steps: list[int] = []
+    adopt_shards(folder, IDENTITY, progress=steps.append)
+    assert sum(steps) == count_token_bytes(folder) == 16
+
+
+@pytest.mark.parametrize("valid", ["none_*", "*"])
+def test_a_split_without_shards_is_refused(folder, valid):
+    with pytest.raises(ShardError, match=r"web: expected at least one shard for .*, found only p"):
+        adopt_shards(folder, IDENTITY, valid=valid)
+
+
+def test_a_folder_without_shards_is_refused(tmp_path):
+    with pytest.raises(ShardError, match="expected at least one shard for train, found only fil"):
+        adopt_shards(tmp_path, IDENTITY)
+    with pytest.raises(ShardError, match="missing: expected a folder with shards, found none"):
+        adopt_shards(tmp_path / "missing", IDENTITY)
+
+
+def test_a_folder_that_has_a_manifest_is_refused(folder):
+    (folder / "manifest.json").write_text(json.dumps("mine"))
+    with pytest.raises(ShardError, match=r"manifest\.json: expected no manifest yet, found one"):
+        adopt_shards(folder, IDENTITY)
+    assert (folder / "manifest.json").read_text() == '"mine"'
+
+
+def damage(folder: Path, kind: str) -> None:
+    name = folder / "part_2_text.document"
+    match kind:
+        case "range":
+            write_one(name, 5, 50_000, 50_001)
+        case "gap":
+            write_raw_shard(name, [[5], [6], [7]], [0, 1, 2, 3])
+            overwrite(Path(f"{name}.idx"), HEADER.size + 12 + 8, struct.pack("<q", 4))
+        case "header":
+            overwrite(Path(f"{name}.idx"), 0, b"X")
+        case "no bin":
+            Path(f"{name}.bin").unlink()
+        case "no idx":
+            Path(f"{name}.idx").unlink()
+        case _:
+            raise ValueError(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("range", r"\.bin: token 1: expected an id in \[0, 50000\), found 50000 \(and 1 more\)$"),
+        ("gap", r"\.idx: sentence 1: expected byte offset 2 and a length >= 0, found 4 and 1$"),
+        ("header", r"\.idx: expected the magic .*, found b'XMIDIDX"),
+        ("no bin", r"\.bin: expected a shard's tokens, found No such file"),
+        ("no idx", r"\.idx: expected an index for .*part_2_text\.document\.bin, found none"),
+    ],
+)
+def test_a_damaged_shard_is_refused_by_name_and_nothing_is_written(folder, kind, message):
+    damage(folder, kind)
+    with pytest.raises(ShardError, match=f"^{folder}/part_2_text.document{message}"):
+        adopt_shards(folder, IDENTITY)
+    assert not (folder / "manifest.json").exists()
