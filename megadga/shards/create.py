@@ -1,7 +1,8 @@
 """Writes a domain's folder: its shards and their manifest. Knows token arrays, but no text."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -22,9 +23,6 @@ def create_domain(
 ) -> Manifest:
     """Write a domain's folder, whole or not at all.
 
-    Everything goes to a hidden folder beside it, which gets the final name at the end; what an
-    interrupted attempt left there is removed first.
-
     Args:
         folder: Must not exist yet; its name becomes the domain's. Folders above it are made.
         tokenizer: What wrote the tokens.
@@ -40,24 +38,44 @@ def create_domain(
     """
     if shard_tokens < 1:
         raise ValueError(f"shard_tokens: expected at least 1, found {shard_tokens}")
-    if folder.exists():
-        raise ShardError(f"{folder}: expected no folder of this name yet, found one")
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with created_whole(folder) as partial:
         entries = {
             split: _write_split(partial / split, documents, tokenizer, shard_tokens)
             for split, documents in splits.items()
         }
         manifest = Manifest(folder.name, tokenizer, entries)
         write_manifest(partial, manifest)
+    return manifest
+
+
+@contextmanager
+def created_whole(folder: Path) -> Generator[Path]:
+    """Make a folder that appears under its name only when the block ends without error.
+
+    Everything goes to a hidden folder beside it, which gets the final name at the end; what an
+    interrupted attempt left there is removed first.
+
+    Args:
+        folder: Must not exist yet. Folders above it are made.
+
+    Yields:
+        The hidden folder.
+
+    Raises:
+        ShardError: If the folder exists, or the disk refuses.
+    """
+    if folder.exists():
+        raise ShardError(f"{folder}: expected no folder of this name yet, found one")
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
         partial.rename(folder)
     except OSError as error:
         raise ShardError(f"{folder}: expected to write it, found {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # not there any more if it was renamed
-    return manifest
 
 
 def _write_split(

@@ -14,6 +14,7 @@ from megadga.shards.adopt import adopt_shards
 from megadga.shards.folder import DomainSource, open_domain
 from megadga.shards.indexed import DTYPE_CODES, IndexedShard
 from megadga.shards.manifest import TokenizerIdentity
+from megadga.shards.merge import merge_domains, read_sources
 from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.raw_shards import problems_of
 
@@ -120,6 +121,10 @@ def test_megatrons_shards_of_any_shape_are_adopted_and_verify(tmp_path):
     assert [one.documents for one in adopted.manifest.splits["train"]] == [20, 0]
     assert adopted.without_eod == 2
     assert problems_of(folder) == []
+    merge_domains(read_sources([folder]), tmp_path / "merged")
+    merged = IndexedDataset(str(tmp_path / "merged" / "train-00000"))
+    for index, document in enumerate(documents):
+        assert merged[index].tolist() == document.tolist()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_an_id_beyond_the_vocabulary_is_not_adopted(tmp_path):

@@ -16,7 +16,7 @@ from tests.support.huggingface import train_byte_level
 from tests.support.texts import made_up_texts
 from tests.support.tools import TOOLS, assert_refused, run_tool
 
-NAMES = ("inspect_shards", "verify_shards", "adopt_shards")
+NAMES = ("inspect_shards", "verify_shards", "merge_shards", "adopt_shards")
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
@@ -163,6 +163,24 @@ def test_adopt_refuses_a_folder_that_has_a_manifest(work):
     folder = work / "shards" / "qa"
     done = run_tool("adopt_shards", folder, "--tokenizer", work / "small.model")
     assert_refused(done, f"{folder / 'manifest.json'}: expected no manifest yet, found one")
+
+
+def test_merge_prints_what_it_has_written(work, tmp_path):
+    shards = work / "shards"
+    done = run_tool(
+        "merge_shards", shards / "novels", shards / "qa", "--output", tmp_path / "all",
+        "--shard-tokens", 500,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    _, *lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:3] for line in lines] == [["all", "train", "61"], ["all", "valid", "21"]]
+    assert (tmp_path / "all" / "train-00001.idx").exists()
+
+
+def test_merge_refuses_an_output_that_exists(work):
+    folder = work / "shards" / "qa"
+    done = run_tool("merge_shards", folder, "--output", folder)
+    assert_refused(done, f"{folder}: expected no folder of this name yet, found one")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,55 @@
+"""Make one domain of several, with the same tokenizer."""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from megadga.errors import MegadgaError
+from megadga.shards.create import SHARD_TOKENS
+from megadga.shards.inspection import render_table, summarize
+from megadga.shards.merge import merge_domains, read_sources
+
+EPILOG = """\
+example:
+  python tools/merge_shards.py shards/novels shards/plays --output merged/fiction
+
+Each split holds that of the first domain, then that of the second, and so on: nothing is shuffled.
+Checksums are compared on the way. The domains themselves are left as they are.
+"""
+
+
+def main() -> None:
+    """Parse the command line, merge, and print a table of what was written."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("folders", type=Path, nargs="+", metavar="FOLDER", help="of one domain each")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="of the new domain")
+    add(
+        "--shard-tokens", type=int, default=SHARD_TOKENS, metavar="N",
+        help="close a shard once it holds so many (%(default)s)",
+    )  # fmt: skip
+    add("--drop-ids", action="store_true", help="leave out where documents came from")
+    args = parser.parse_args()
+    try:
+        sources = read_sources(args.folders)
+        total = sum(source.num_tokens for source in sources)
+        with tqdm(
+            total=total, unit=" tokens", unit_scale=True, desc="merging", disable=None
+        ) as bar:
+            manifest = merge_domains(
+                sources,
+                args.output,
+                shard_tokens=args.shard_tokens,
+                drop_ids=args.drop_ids,
+                progress=bar.update,
+            )
+    except MegadgaError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(render_table(summarize(manifest)))
+
+
+if __name__ == "__main__":
+    main()
