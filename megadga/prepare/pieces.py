@@ -1,6 +1,33 @@
-"""Cuts long documents into pieces of bounded length. Knows tokens, not their text."""
+"""Cuts long documents into pieces of bounded length. Knows no domains."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from megadga.arrays import TokenArray
+from megadga.errors import ConfigError
+from megadga.prepare.tokenizer import Tokenizer
+
+Cut = Callable[[Sequence[str]], list[str]]
+"""How documents, none of them empty, become the texts that are clustered; picklable."""
+
+
+def plan_cut(tokenizer: Tokenizer | None, piece_tokens: int | None) -> Cut:
+    """Return what cuts documents into pieces of text, or leaves them whole without arguments.
+
+    Args:
+        tokenizer: What counts the tokens.
+        piece_tokens: Tokens of every piece but a document's last, at least 1.
+
+    Raises:
+        ConfigError: If only one of the two is given, or ``piece_tokens`` is below 1.
+    """
+    if (tokenizer is None) != (piece_tokens is None):
+        raise ConfigError("piece_tokens and tokenizer: expected both or neither, found one")
+    if tokenizer is None or piece_tokens is None:
+        return list
+    if piece_tokens < 1:
+        raise ConfigError(f"piece_tokens: expected at least 1, found {piece_tokens}")
+    return partial(cut_texts, tokenizer=tokenizer, piece_tokens=piece_tokens)
 
 
 def cut_pieces(tokens: TokenArray, piece_tokens: int | None) -> list[TokenArray]:
@@ -13,3 +40,18 @@ def cut_pieces(tokens: TokenArray, piece_tokens: int | None) -> list[TokenArray]
     if piece_tokens is None:
         return [tokens]
     return [tokens[start : start + piece_tokens] for start in range(0, tokens.size, piece_tokens)]
+
+
+def cut_texts(texts: Sequence[str], *, tokenizer: Tokenizer, piece_tokens: int) -> list[str]:
+    """Return the texts' pieces, one text after the other, decoded back to text.
+
+    Args:
+        texts: None of them empty.
+        tokenizer: What counts the tokens.
+        piece_tokens: Tokens of every piece but a text's last, at least 1.
+    """
+    return [
+        tokenizer.decode(piece)
+        for tokens in tokenizer.encode(texts)
+        for piece in cut_pieces(tokens, piece_tokens)
+    ]
