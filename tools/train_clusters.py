@@ -1,0 +1,59 @@
+"""Learn an embedding and hierarchical clusters from a sample of documents."""
+
+import argparse
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from megadga.errors import MegadgaError
+from megadga.prepare.inputs import expand_inputs
+from megadga.prepare.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.pieces import plan_cut
+from megadga.prepare.sentences import SentenceEmbedder
+from megadga.prepare.tokenizer import SentencePieceTokenizer
+
+EPILOG = """\
+example:
+  python tools/train_clusters.py --input 'text/*.jsonl.gz' --levels 64 4096 \\
+      --tokenizer web.model --piece-tokens 256 --output clusters
+
+The embedding is TF-IDF with a truncated SVD, fitted to the input, or a sentence-transformers model
+on this machine (--embedder). Give build_shards.py and histogram.py the same --piece-tokens.
+The result is the same for any number of workers.
+"""
+
+
+def main() -> None:
+    """Parse the command line, learn, and say what was written."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders of documents")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="gets the clustering")
+    add("--levels", type=int, nargs="+", required=True, metavar="K", help="clusters, coarse first")
+    add("--embedder", type=Path, metavar="FOLDER", help="a sentence-transformers model (TF-IDF)")
+    add("--tokenizer", type=Path, metavar="MODEL", help="what counts the tokens of pieces")
+    add("--piece-tokens", type=int, metavar="N", help="cut documents (they stay whole)")
+    add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of samples and k-means (%(default)s)")
+    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
+    args = parser.parse_args()
+    try:
+        tokenizer = args.tokenizer and SentencePieceTokenizer.load(args.tokenizer)
+        cut = plan_cut(tokenizer, args.piece_tokens)
+        recipe = ClusteringRecipe(tuple(args.levels), cut, args.text_key, args.seed)
+        clustering = learn_clusters(
+            expand_inputs(args.input), args.output, recipe,
+            embedder=args.embedder and SentenceEmbedder.load(args.embedder), workers=args.workers,
+            stages=lambda stage, total: tqdm(total=total, desc=stage, disable=None).update,
+        )  # fmt: skip
+    except MegadgaError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    levels = ", ".join(f"{level:,}" for level in clustering.tree.levels)
+    print(f"{args.output}: {levels} clusters, fingerprint {clustering.fingerprint[:12]}")
+
+
+if __name__ == "__main__":
+    main()
