@@ -1,7 +1,8 @@
-"""Reads a histogram over domains from a JSON file. Knows no domain."""
+"""A histogram over domains in a JSON file. Knows no domain."""
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from megadga.config.places import shown
 from megadga.errors import ConfigError
+from megadga.shards.files import written_whole
 
 Mass = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
 _HISTOGRAM = TypeAdapter(dict[str, Mass])
@@ -33,6 +35,20 @@ def read_histogram(path: Path) -> dict[str, float]:
         raise ConfigError(f"{where}: expected a count or share, found {found}") from None
     except ValueError as error:  # from JSON, or a name twice
         raise ConfigError(f"{path}: expected JSON with each name once, found {error}") from None
+
+
+def write_histogram(path: Path, masses: Mapping[str, float]) -> None:
+    """Write the mass of each name, whole or not at all.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    content = json.dumps(dict(masses), indent=2, allow_nan=False, ensure_ascii=False)
+    try:
+        with written_whole(path) as file:
+            file.write(content.encode() + b"\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: expected to write it, found {error}") from error
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

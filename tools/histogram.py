@@ -1,0 +1,60 @@
+"""Measure the share of reference sets in each cluster: importance weights, or a basis."""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from megadga.errors import MegadgaError
+from megadga.prepare import references
+from megadga.prepare.clusters import Clustering
+from megadga.prepare.histograms import Smoothing
+from megadga.prepare.pieces import plan_cut
+from megadga.prepare.tokenizer import SentencePieceTokenizer
+
+EPILOG = """\
+example:
+  python tools/histogram.py --clusters clusters --level 4096 --smooth 32 --output basis.npz \\
+      --input qa='mine/qa.*.jsonl' --input code='mine/code/*.jsonl.gz'
+
+FILE.npz is a basis of one row a set; FILE.json takes one set and is what the configuration
+`mixing: {type: importance, histogram: FILE.json}` reads.
+"""
+
+
+def main() -> None:
+    """Parse the command line, measure, write, and say what was found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--clusters", type=Path, required=True, metavar="FOLDER", help="of train_clusters.py")
+    add("--level", type=int, required=True, metavar="K", help="its number of clusters")
+    add("--input", nargs="+", action="extend", required=True, metavar="NAME=GLOB", help="a set")
+    add("--output", type=Path, required=True, metavar="FILE", help="ends in .json or .npz")
+    add("--embedder", type=Path, metavar="FOLDER", help="where the model is now, if not TF-IDF")
+    add("--tokenizer", type=Path, metavar="MODEL", help="what counts the tokens of pieces")
+    add("--piece-tokens", type=int, metavar="N", help="cut documents (they stay whole)")
+    add("--smooth", type=int, metavar="M", help="clusters that an example counts for (its own)")
+    add("--temperature", type=float, default=0.1, metavar="T", help="of --smooth (%(default)s)")
+    add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
+    args = parser.parse_args()
+    try:
+        sets = references.parse_references(args.input)
+        references.check_output(args.output, len(sets))
+        tokenizer = args.tokenizer and SentencePieceTokenizer.load(args.tokenizer)
+        cut = plan_cut(tokenizer, args.piece_tokens)
+        smoothing = None if args.smooth is None else Smoothing(args.smooth, args.temperature)
+        clustering = Clustering.load(args.clusters, embedder_path=args.embedder)
+        basis = references.measure_references(
+            sets, clustering, args.level, cut=cut, text_key=args.text_key, smoothing=smoothing,
+            stages=lambda stage, total: tqdm(total=total, desc=stage, disable=None).update,
+        )  # fmt: skip
+        references.write_shares(args.output, basis)
+    except MegadgaError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print("\n".join(references.describe_rows(basis)))
+
+
+if __name__ == "__main__":
+    main()
