@@ -1,0 +1,59 @@
+"""Cluster a corpus whose domains are known, one an input; report purity, time and memory."""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from megadga.errors import MegadgaError
+from megadga.prepare.assignment import assign_inputs
+from megadga.prepare.inputs import expand_inputs
+from megadga.prepare.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.pieces import plan_cut
+from megadga.prepare.purity import summarize_clusters
+from megadga.prepare.tokenizer import SentencePieceTokenizer
+
+EPILOG = "example: python tools/bench_clusters.py --input 'text/*.jsonl.gz' --tokenizer web.model"
+LEVELS, PIECE_TOKENS = (64, 4096), 256
+
+
+def main() -> None:
+    """Parse the command line, measure, print the numbers and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders, one a domain")
+    add("--tokenizer", type=Path, required=True, metavar="MODEL", help="a sentencepiece .model")
+    add("--seed", type=int, default=0, metavar="N", help="of samples and k-means (%(default)s)")
+    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
+    add("--output", type=Path, default=Path("build/bench/clusters.json"), metavar="FILE")
+    args = parser.parse_args()
+    try:
+        paths, begun = expand_inputs(args.input), time.perf_counter()
+        cut = plan_cut(SentencePieceTokenizer.load(args.tokenizer), PIECE_TOKENS)
+        recipe = ClusteringRecipe(LEVELS, cut, seed=args.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "clusters"
+            clustering = learn_clusters(paths, output, recipe, workers=args.workers)
+            learned, classifier = time.perf_counter(), clustering.classifier(LEVELS[-1])
+            clusters, labels = assign_inputs(classifier, paths, cut=cut, workers=args.workers)
+            assigned = time.perf_counter()
+    except MegadgaError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    usage = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    record = {
+        "texts": len(labels), "seed": args.seed, "workers": args.workers,
+        "learning_s": learned - begun, "assigning_s": assigned - learned,
+        "largest_process_mib": max(process.ru_maxrss for process in usage) / 1024,
+        "levels": [asdict(part) for part in summarize_clusters(clusters, labels, levels=LEVELS)],
+    }  # fmt: skip
+    print(json.dumps(record, indent=2))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
