@@ -10,7 +10,12 @@ from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.shape import model_shape
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.models import RunConfig
+from megadga.prepare.leakage import LeakageRule, LeakageSearch, plan_search
 from megadga.sampling.caps import cap_weights
+from megadga.shards.examples import Examples
+from megadga.shards.folder import DomainSource
+from megadga.shards.manifest import read_manifest
+from megadga.shards.sequences import SequenceSet
 
 MOST_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
@@ -47,6 +52,26 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     yield from _table(config, data, mixture.scheduler.init().averaged_weights)
 
 
+def plan_leakage(config: RunConfig, rule: LeakageRule) -> tuple[LeakageSearch, ...]:
+    """Plan to look for the validation splits of a run's specific sets in its training domains.
+
+    Args:
+        config: The run.
+        rule: What counts as leakage.
+
+    Raises:
+        ConfigError: If no specific set has a validation split, or one has only shorter documents.
+        ShardError: If a shard is missing, damaged, too short or by another tokenizer.
+    """
+    domains = open_data(config).domains
+    sources = [DomainSource(name, each.path) for name, each in config.data.specific.items()]
+    held_out = [s for s in sources if read_manifest(s.path).num_documents("valid")]
+    if not held_out:
+        expected = "a set with a validation split"
+        raise config.mistake("data", "specific", expected=expected, found="none")
+    return tuple(plan_search(source, domains, rule) for source in held_out)
+
+
 def _model(config: RunConfig, data: RunData) -> str:
     model = config.model
     parameters = model_shape(model).num_parameters(data.vocabulary_size)
@@ -57,8 +82,7 @@ def _model(config: RunConfig, data: RunData) -> str:
 def _data(data: RunData) -> str:
     text = _count(len(data.domains), "domain")
     if data.specific is not None:
-        sequences = _count(data.specific.num_sequences, "sequence")
-        text = f"{text} and the specific set {data.specific.name} ({sequences})"
+        text = f"{text} and the specific set {data.specific.name} ({_sequences(data.specific)})"
     tokenizer = data.tokenizer
     return f"{text}, all by {tokenizer.kind} {tokenizer.fingerprint[:12]}"
 
@@ -68,6 +92,15 @@ def _left_out(data: RunData, mixture: Mixture) -> str:
     tokens = _count(sum(data.left_out.values()), "token")
     text = f"{domains} too short for a window, with {tokens} in all"
     return f"{text} and {mixture.lost_mass:.2%} of the histogram" if mixture.lost_mass else text
+
+
+def _sequences(specific: SequenceSet) -> str:
+    sequences = _count(specific.num_sequences, "sequence")
+    if not isinstance(specific, Examples):
+        return sequences
+    examples = _count(specific.num_documents, "example")
+    longer, padding = f"{specific.num_long:,} longer than one", f"{specific.padding_share:.1%}"
+    return f"{examples} in {sequences}, {longer}, {padding} padding"
 
 
 def _training(config: RunConfig) -> str:

@@ -11,14 +11,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from megadga.build.shape import describe_size
-from megadga.check import check
+from megadga.check import check, plan_leakage
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
-from megadga.errors import MegadgaError
+from megadga.errors import ConfigError, MegadgaError
+from megadga.prepare.leakage import LeakageRule, LeakageSearch
+from megadga.prepare.leakage_report import complain, render_leakage
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
+LEAKAGE = 1
+"""Exit code of a check that ran and found more leakage than the user allows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,11 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        return options.command(options)
     except MegadgaError as error:
         _complain(str(error))
         return USER_ERROR
-    return 0
 
 
 def _complain(message: str) -> None:
@@ -56,6 +61,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands, "train", _train, "train a run, or continue it where it stopped")
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
+    checking.add_argument(
+        "--leakage",
+        action="store_true",
+        help="read all training tokens, and look for the specific sets' held-out documents there",
+    )
+    checking.add_argument(
+        "--max-leakage",
+        type=float,
+        metavar="F",
+        help=f"with --leakage: exit code {LEAKAGE} if more than this share of a set's n-grams, "
+        "in [0, 1], is in a domain, in all of them together or in the set's own training split",
+    )
     _add_run(commands, "describe", _describe, "explain a run key by key")
     demo = commands.add_parser(
         "demo", help="train on text found on this machine, with DGA and with uniform weights"
@@ -74,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run(
-    commands: Any, name: str, command: Callable[[argparse.Namespace], None], summary: str
+    commands: Any, name: str, command: Callable[[argparse.Namespace], int], summary: str
 ) -> argparse.ArgumentParser:
     """Add a subcommand that reads a run's configuration."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, allow_abbrev=False)
@@ -97,27 +114,47 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     from megadga.build.run import open_run  # noqa: PLC0415
     from megadga.train.loop import train  # noqa: PLC0415
 
     with open_run(config) as run:
         train(run)
+    return 0
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> int:
+    if options.max_leakage is not None and not options.leakage:
+        raise ConfigError("--max-leakage: expected --leakage beside it, found none")
+    rule = LeakageRule(max_overlap=1.0 if options.max_leakage is None else options.max_leakage)
     config = load_config(options.config, options.overrides)
-    print("\n".join(check(config, world_size=options.world_size)))
+    lines = list(check(config, world_size=options.world_size))
+    searches = plan_leakage(config, rule) if options.leakage else ()
+    print("\n".join(lines), flush=True)
+    return _look_for_leakage(searches) if searches else 0
 
 
-def _describe(options: argparse.Namespace) -> None:
+def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:
+    """Print what of each specific set's validation split is in training text."""
+    total = sum(search.num_tokens for search in searches)
+    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=None) as bar:
+        found = [search.run(bar.update) for search in searches]
+    for leakage in found:
+        print("", *render_leakage(leakage), sep="\n")
+    complaints = list(filter(None, map(complain, found)))
+    _complain("\n".join(complaints))
+    return LEAKAGE if complaints else 0
+
+
+def _describe(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     print("\n".join(describe(config)))
     print(f"\n{describe_size(config.model)}")
+    return 0
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _demo(options: argparse.Namespace) -> int:
     from megadga.demo.run import run_demo  # noqa: PLC0415
     from megadga.demo.runs import STEPS  # noqa: PLC0415
 
@@ -128,6 +165,7 @@ def _demo(options: argparse.Namespace) -> None:
         ranks=options.ranks,
         fresh=options.fresh,
     )
+    return 0
 
 
 if __name__ == "__main__":

@@ -42,6 +42,17 @@ def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
     assert entry(static, "probe") == "none: the weights stay as they are"
 
 
+def test_the_specific_set_is_counted_as_it_is_packed(folder):
+    told = entry(report(folder), "data")
+    assert re.match(r"3 domains and the specific set target \(\d+ sequences\), all by ", told)
+    examples = "data.specific={target: {path: examples, packing: examples}}"
+    # 40 documents of 2, 9, 3, 40, 4, 10, 2, 17 and 6 tokens in turn; 386 of 68 x 8 are targets.
+    assert entry(report(folder, examples), "data").startswith(
+        "3 domains and the specific set target "
+        "(40 examples in 68 sequences, 13 longer than one, 29.0% padding), all by "
+    )
+
+
 def test_ranks_are_validated_once_they_are_known(folder):
     assert entry(report(folder), "ranks") == (
         "any number that divides 4 (micro-batches of 2 sequences)"

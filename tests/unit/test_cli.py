@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from megadga.cli import main
+from tests.support.leaks import write_leak
 from tests.support.runs import RUN, write_run
 from tests.support.shards import write_sets
 
@@ -26,6 +27,51 @@ def test_check_prints_what_the_run_comes_to_and_writes_nothing(folder, capsys):
     assert main(["check", "run.yaml", "--set", "training.steps=20", "--world-size", "2"]) == 0
     assert "20 steps x 8 sequences x 8 tokens" in capsys.readouterr().out
     assert files_in(folder) == before
+
+
+@pytest.fixture
+def leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    return write_leak(tmp_path)
+
+
+def test_check_looks_for_leakage_when_asked(leak, capsys):
+    assert main(["check", "run.yaml"]) == 0
+    lines = capsys.readouterr().out
+    assert main(["check", "run.yaml", "--leakage"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{lines}\ntarget: 5 held-out documents, 112 n-grams of 13 tokens; ")
+    # Of the four documents' 28 n-grams each, one document's.
+    assert out.splitlines()[-4].split()[:4] == ["leaky", "28", "25.00%", "1"]
+    assert err == ""
+
+
+@pytest.mark.parametrize(("most", "code"), [("0.25", 0), ("0.2", 1)])
+def test_more_leakage_than_allowed_is_exit_code_1_and_names_the_domain(leak, capsys, most, code):
+    assert main(["check", "run.yaml", "--leakage", "--max-leakage", most]) == code
+    out, err = capsys.readouterr()
+    assert "clean" in out
+    assert err == code * (
+        "target: expected at most 20.00% of its held-out n-grams in one place, "
+        "found 25.00% in leaky, 25.00% in all domains\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-leakage", "0.1"], "--max-leakage: expected --leakage beside it, found none"),
+        (["--leakage", "--max-leakage", "5"], "max_overlap: expected 0 <= F <= 1, found 5.0"),
+        (
+            ["--leakage", "--set", "data.specific={target: {path: domains/leaky}}"],
+            "override 1: data.specific: expected a set with a validation split, found none",
+        ),
+    ],
+)
+def test_leakage_that_cannot_be_looked_for_is_one_line(leak, capsys, arguments, message):
+    assert main(["check", "run.yaml", *arguments]) == 2
+    assert capsys.readouterr() == ("", f"{message}\n")
 
 
 def test_describe_needs_no_shards(tmp_path, capsys):

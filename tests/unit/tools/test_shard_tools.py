@@ -11,8 +11,8 @@ from megadga.prepare.training import train_tokenizer
 from megadga.shards.create import create_domain
 from megadga.shards.manifest import Manifest, read_manifest, write_manifest
 from megadga.shards.writer import ShardWriter, best_dtype
-from tests.support.raw_shards import overwrite, write_raw_shard
 from tests.support.huggingface import train_byte_level
+from tests.support.raw_shards import overwrite, write_raw_shard
 from tests.support.texts import made_up_texts
 from tests.support.tools import TOOLS, assert_refused, run_tool
 
