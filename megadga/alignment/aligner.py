@@ -10,7 +10,7 @@ from megadga.alignment.protocols import DrawnSequences, GradientProbe
 from megadga.arrays import IntArray
 from megadga.mixing.scheduler import Alignments
 from megadga.sampling.probes import ProbeSampler
-from megadga.shards.domain import Domain
+from megadga.shards.sequences import SequenceSet
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Aligner:
     def __init__(
         self,
         probe: GradientProbe,
-        domains: Sequence[Domain],
-        specific: Domain,
+        domains: Sequence[SequenceSet],
+        specific: SequenceSet,
         *,
         budget: ProbeBudget,
         seed: int,
@@ -71,5 +71,5 @@ class Aligner:
         return DrawnSequences(self._sets[index], selection.sequences)
 
 
-def _sizes(sets: Sequence[Domain]) -> IntArray:
-    return np.array([domain.num_sequences for domain in sets], dtype=np.int64)
+def _sizes(sets: Sequence[SequenceSet]) -> IntArray:
+    return np.array([each.num_sequences for each in sets], dtype=np.int64)

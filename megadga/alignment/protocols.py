@@ -6,7 +6,7 @@ from typing import Protocol
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.mixing.scheduler import Alignments
-from megadga.shards.domain import Domain
+from megadga.shards.sequences import SequenceSet
 
 
 class Collective(Protocol):
@@ -36,10 +36,10 @@ class DrawnSequences:
 
     Attributes:
         domain: Where they come from.
-        sequences: Window indices inside the domain, shape ``(N,)``, ``N >= 1``.
+        sequences: Their indices there, shape ``(N,)``, ``N >= 1``.
     """
 
-    domain: Domain
+    domain: SequenceSet
     sequences: IntArray
 
     def __len__(self) -> int:
@@ -49,6 +49,10 @@ class DrawnSequences:
         """Return the tokens of some of the sequences, shape ``(len(rows), S + 1)``."""
         return self.domain.windows(self.sequences[rows])
 
+    def num_targets(self) -> IntArray:
+        """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
+        return self.domain.num_targets(self.sequences)
+
 
 class GradientProbe(Protocol):
     """A way to measure ``a_i = <grad l(x_i), grad l(y)>`` at the model's present parameters."""
@@ -56,7 +60,8 @@ class GradientProbe(Protocol):
     def measure(self, specific: DrawnSequences, domains: Sequence[DrawnSequences]) -> Alignments:
         """Measure the alignment of every domain's gradient with the specific one.
 
-        A gradient is that of the mean loss over its sequences. The measurement leaves no trace in
+        A gradient is that of the mean loss over its sequences' targets, padding left out; long
+        sequences count more than short ones. The measurement leaves no trace in
         the engine: parameters, gradients, optimizer, random states and hooks are as before.
         Collective: every rank calls it with equal arguments and gets equal bits.
         """

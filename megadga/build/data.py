@@ -11,6 +11,7 @@ from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
 from megadga.shards.domain import Domain
+from megadga.shards.examples import open_examples
 from megadga.shards.folder import (
     DomainSource,
     OpenedSplit,
@@ -22,6 +23,7 @@ from megadga.shards.folder import (
     read_folders,
 )
 from megadga.shards.manifest import Manifest, TokenizerIdentity
+from megadga.shards.sequences import SequenceSet
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class RunData:
 
     domains: tuple[Domain, ...]
     left_out: Mapping[str, int]
-    specific: Domain | None
+    specific: SequenceSet | None
     held_out: tuple[Domain, ...]
-    held_out_specific: tuple[Domain, ...]
+    held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
     identity: Mapping[str, Any]
 
@@ -72,7 +74,7 @@ def open_data(config: RunConfig) -> RunData:
     check_same_tokenizer((*folders, *targets))
     opened = open_split(folders, split="train", sequence_length=length)
     _check_lengths(config, opened)
-    specific = open_whole(aligned, split="train", sequence_length=length)
+    specific = _open_specific(config, aligned, split="train")
     held_out, held_out_specific = _held_out(config, folders, targets, opened)
     tokenizer = folders[0].manifest.tokenizer
     return RunData(
@@ -121,7 +123,7 @@ def _held_out(
     folders: Sequence[ShardFolder],
     targets: Sequence[ShardFolder],
     opened: OpenedSplit,
-) -> tuple[tuple[Domain, ...], tuple[Domain, ...]]:
+) -> tuple[tuple[Domain, ...], tuple[SequenceSet, ...]]:
     """Return the validation splits of domains that are trained on, and of specific sets."""
     if config.evaluation is None:
         return (), ()
@@ -129,7 +131,22 @@ def _held_out(
     held_out = open_split(_with_valid(folders), split="valid", sequence_length=length).domains
     if opened.too_short:
         held_out = tuple(domain for domain in held_out if domain.name not in opened.too_short)
-    return held_out, open_whole(_with_valid(targets), split="valid", sequence_length=length)
+    return held_out, _open_specific(config, _with_valid(targets), split="valid")
+
+
+def _open_specific(
+    config: RunConfig, targets: Sequence[ShardFolder], *, split: str
+) -> tuple[SequenceSet, ...]:
+    """Open one split of some specific sets, each packed as the run has it."""
+    length = config.model.sequence_length
+    opened: list[SequenceSet] = []
+    for target in targets:
+        match config.data.specific[target.source.name].packing:
+            case "stream":
+                opened += open_whole([target], split=split, sequence_length=length)
+            case "examples":
+                opened.append(open_examples(target.source, split=split, sequence_length=length))
+    return tuple(opened)
 
 
 def _with_valid(folders: Sequence[ShardFolder]) -> Sequence[ShardFolder]:

@@ -11,6 +11,7 @@ from megadga.config.base import Count, Flag, Positive, Section
 
 PresetName = Literal["tiny", "125m", "350m", "750m", "1b", "7b"]
 Precision = Literal["fp32", "bf16"]
+Packing = Literal["stream", "examples"]
 
 
 class LlamaModel(Section):
@@ -44,8 +45,9 @@ class SpecificSet(Section):
 
     path: Path
     """Folder of shards, as a domain's, relative to the working directory."""
-    packing: Literal["stream"] = "stream"
-    """How examples become sequences; stream: windows over the concatenated documents."""
+    packing: Packing = "stream"
+    """How documents become sequences; stream: windows over all of them, one after the other;
+    examples: each by itself, padded at its end, with the loss on its own tokens alone."""
 
 
 def _domains_form(value: object) -> str:

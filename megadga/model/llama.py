@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from megadga.model.initialization import DecoderInitialization
 from megadga.model.layers import Embedding, Linear, RotaryEmbedding
 from megadga.model.presets import LlamaShape
+from megadga.shards.sequences import PADDING
 
 NORM_EPSILON = 1e-5
 
@@ -117,16 +118,22 @@ class Llama(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Return the cross-entropy of each next token in nats.
 
+        Padding changes nothing: it follows all tokens of its sequence, so that attention, which
+        looks back, never shows it to one of them.
+
         Args:
-            tokens_BT: Windows of token ids, shape ``(b, S + 1)``.
+            tokens_BT: Windows of token ids, or ``PADDING`` at their ends, shape ``(b, S + 1)``.
 
         Returns:
-            Losses, float32, shape ``(b, S)``.
+            Losses, float32, shape ``(b, S)``; 0 where the target is padding.
         """
-        logits_BSV = self.logits(tokens_BT[:, :-1])
+        logits_BSV = self.logits(tokens_BT[:, :-1].clamp(min=0))  # any token will do for padding
         targets_BS = tokens_BT[:, 1:]
         losses = functional.cross_entropy(
-            logits_BSV.float().flatten(0, 1), targets_BS.flatten(), reduction="none"
+            logits_BSV.float().flatten(0, 1),
+            targets_BS.flatten(),
+            ignore_index=PADDING,
+            reduction="none",
         )
         return losses.view_as(targets_BS)
 

@@ -15,6 +15,7 @@ from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
 from megadga.plugin.protocol import Metrics
 from megadga.sampling.sampler import SamplerState
 from megadga.shards.domain import Domain
+from megadga.shards.sequences import SequenceSet
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.engine import Engine
 from megadga.zero.sharded import Loss, ShardedProbe, mean_loss
@@ -33,13 +34,14 @@ class DgaPlugin:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
         domains: The training domains, ``K`` of them, of one sequence length.
         specific: What the model should become good at; None only for a scheduler that measures
-            nothing.
+            nothing. If it is padded (``Examples``), the module is shown ``PADDING`` among its
+            tokens when alignments are measured, and at no other time.
         scheduler: The algorithm that moves the weights.
         sampling: How windows are drawn.
         interval: ``T_r``, optimizer steps between updates, at least 1.
         budget: Sequences an update measures its gradients on.
-        loss: Mean loss of tokens ``(b, S + 1)`` through a module; by default the mean of what the
-            module returns.
+        loss: Mean loss of tokens ``(b, S + 1)`` through a module, over the targets that are not
+            padding; by default what the module returns, or its mean if that is a loss a token.
 
     Raises:
         UnsupportedEngineError: If alignments are not known to be exact on this engine.
@@ -52,7 +54,7 @@ class DgaPlugin:
         self,
         engine: Engine,
         domains: Sequence[Domain],
-        specific: Domain | None,
+        specific: SequenceSet | None,
         scheduler: Scheduler,
         *,
         sampling: Sampling,

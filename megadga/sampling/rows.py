@@ -17,7 +17,7 @@ class RowShare:
 
     Attributes:
         rows: Rows of the global batch, shape ``(n,)``, ``1 <= n <= micro_batch_size``.
-        share: ``n / num_rows``, or 0 where the rank only keeps the others company.
+        share: Their part of all rows' weights, or 0 where the rank only keeps the others company.
     """
 
     rows: IntArray
@@ -53,7 +53,7 @@ def rank_rows(num_rows: int, *, rank: int, world_size: int, micro_batch_size: in
 
 
 def shared_rows(
-    num_rows: int, *, rank: int, world_size: int, micro_batch_size: int
+    weights: IntArray, *, rank: int, world_size: int, micro_batch_size: int
 ) -> tuple[RowShare, ...]:
     """Return a rank's micro-batches of any number of rows, for means that every rank joins.
 
@@ -63,7 +63,8 @@ def shared_rows(
     with share 0. Where :func:`rank_rows` is defined, the rows are the same.
 
     Args:
-        num_rows: Rows in all, at least 1.
+        weights: What each row counts in the mean, at least 1 (its targets, or 1 for all alike),
+            shape ``(N,)``, ``N >= 1``.
         rank: In ``[0, world_size)``.
         world_size: Ranks, at least 1.
         micro_batch_size: The most rows of one forward pass on one rank, at least 1.
@@ -74,13 +75,17 @@ def shared_rows(
     Raises:
         ValueError: If a number is out of range.
     """
+    num_rows = weights.size
     _check_layout(num_rows, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size)
+    if weights.min() < 1:
+        raise ValueError(f"weights: expected at least 1 each, found {weights.min()}")
+    total = int(weights.sum())
     shares: list[RowShare] = []
     for start in range(0, num_rows, world_size * micro_batch_size):
         stop = min(start + world_size * micro_batch_size, num_rows)
         rows = np.array_split(np.arange(start, stop, dtype=np.int64), world_size)[rank]
         if rows.size:
-            shares.append(RowShare(rows, rows.size / num_rows))
+            shares.append(RowShare(rows, int(weights[rows].sum()) / total))
         else:
             shares.append(RowShare(np.array([start], dtype=np.int64), 0.0))
     return tuple(shares)

@@ -178,6 +178,16 @@ class IndexedShard:
             )
         return bounds
 
+    @property
+    def document_starts(self) -> IntArray:
+        """First token of each document, then ``num_tokens``; shape ``(num_documents + 1,)``.
+
+        Raises:
+            ShardError: If the index is damaged.
+        """
+        ends = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+        return ends[self.document_bounds]
+
     def document(self, index: int) -> TokenArray:
         """Return one document's tokens. Reads the whole index: for inspection, not for training.
 
@@ -189,8 +199,7 @@ class IndexedShard:
             raise IndexError(
                 f"document: expected 0 <= index < {self.num_documents}, found {index}"
             )
-        ends = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
-        first, last = ends[self.document_bounds[index : index + 2]]
+        first, last = self.document_starts[index : index + 2]
         return self.tokens[first:last]
 
     def _read(self, dtype: str, count: int, offset: int) -> NDArray[Any]:

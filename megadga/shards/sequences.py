@@ -1,4 +1,4 @@
-"""What training, measuring and evaluating need of a set of sequences. Knows no way to store it."""
+"""What a model is shown of a set of documents: sequences of one length. Knows no way to cut."""
 
 from pathlib import Path
 from typing import Protocol
@@ -6,13 +6,17 @@ from typing import Protocol
 from megadga.arrays import IntArray
 from megadga.shards.manifest import TokenizerIdentity
 
+PADDING = -100
+"""Stands in a sequence where its document has ended, and is no token: ``cross_entropy`` of torch
+passes over such targets by default. A model that embeds its inputs must not look it up."""
+
 
 class SequenceSet(Protocol):
-    """Sequences of ``S`` inputs and their targets, each found by its index."""
+    """Documents as sequences of ``S + 1`` tokens, ``S`` inputs and ``S`` targets that overlap."""
 
     @property
     def name(self) -> str:
-        """What metrics and weights call it."""
+        """What metrics and weights call the set."""
         ...
 
     @property
@@ -27,28 +31,45 @@ class SequenceSet(Protocol):
 
     @property
     def sequence_length(self) -> int:
-        """S, at least 1."""
+        """Targets of a full sequence (S), at least 1."""
         ...
 
     @property
     def num_documents(self) -> int:
-        """Documents in it."""
+        """Documents in the set."""
         ...
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in it."""
+        """Tokens in the set; padding is none."""
         ...
 
     @property
     def num_sequences(self) -> int:
-        """Sequences in it, at least 1."""
+        """Sequences in the set, at least 1."""
         ...
 
     def windows(self, indices: IntArray) -> IntArray:
-        """Return the tokens of some sequences, each in ``[0, num_sequences)``: ``(n, S + 1)``."""
+        """Return the tokens of some sequences.
+
+        Args:
+            indices: Sequences in ``[0, num_sequences)``, in any order, shape ``(n,)``.
+
+        Returns:
+            Token ids, then ``PADDING`` where a document ends early, shape ``(n, S + 1)``.
+
+        Raises:
+            IndexError: If an index is out of range.
+            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
+        """
         ...
 
     def num_targets(self, indices: IntArray) -> IntArray:
-        """Return how many targets of each of them count in a loss, in ``[1, S]``: ``(n,)``."""
+        """Return how many targets of some sequences are tokens: in ``[1, S]``, shape ``(n,)``.
+
+        Losses are means over these.
+
+        Args:
+            indices: Sequences in ``[0, num_sequences)``, shape ``(n,)``.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Validation losses at intervals, without a trace in training. Knows a module and windows."""
+"""Validation losses at intervals, without a trace in training. Knows a module and sequences."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.plugin import Metrics
 from megadga.sampling.rows import shared_rows
 from megadga.sampling.selection import Selection
-from megadga.shards.domain import Domain
 from megadga.shards.reader import read_windows
+from megadga.shards.sequences import PADDING, SequenceSet
 from megadga.zero.engine import Engine
 
 
@@ -26,7 +26,7 @@ class EvaluationPlan:
     Attributes:
         interval: Optimizer steps between evaluations, at least 1.
         last_step: Evaluated in any case.
-        sequences: The first so many windows of each set (or all, if it has fewer), at least 1.
+        sequences: The first so many of each set (or all, if it has fewer), at least 1.
     """
 
     interval: int
@@ -40,9 +40,10 @@ class EvaluationPlan:
 
 @final
 class Evaluation:
-    """Evaluates the same held-out windows of every set again and again; a ``Plugin``.
+    """Evaluates the same held-out sequences of every set again and again; a ``Plugin``.
 
-    Windows of all sets share micro-batches, so that K small sets cost no more than their sum. The
+    Sequences of all sets share micro-batches, so that K small sets cost no more than their sum. A
+    set's loss is the mean over its targets, padding left out, however long its sequences are. The
     module is called outside the engine, without gradients: counters, schedule and optimizer do not
     see it.
 
@@ -63,8 +64,8 @@ class Evaluation:
         self,
         engine: Engine,
         *,
-        domains: Sequence[Domain],
-        specific: Sequence[Domain],
+        domains: Sequence[SequenceSet],
+        specific: Sequence[SequenceSet],
         plan: EvaluationPlan,
         collective: Collective,
     ) -> None:
@@ -75,7 +76,8 @@ class Evaluation:
         self._sets = (*domains, *specific)
         self._plan = plan
         self._collective = collective
-        self._windows = _first_windows([s.num_sequences for s in self._sets], plan.sequences)
+        self._selection = _first_sequences([s.num_sequences for s in self._sets], plan.sequences)
+        self._num_targets = _num_targets(self._sets, self._selection)
 
     def after_step(self, step: int) -> Metrics:
         """Evaluate if it is due. Collective: every rank calls it.
@@ -107,10 +109,10 @@ class Evaluation:
 
     def _mean_losses(self) -> FloatArray:
         """Return the mean loss of every set, shape ``(number of sets,)``. Collective."""
-        owners = self._windows.domains
+        owners = self._selection.domains
         losses = np.zeros(owners.size)
         chunks = shared_rows(
-            owners.size,
+            self._num_targets,
             rank=self._collective.rank,
             world_size=self._collective.world_size,
             micro_batch_size=self._engine.train_micro_batch_size_per_gpu(),
@@ -121,23 +123,33 @@ class Evaluation:
                 if chunk.share > 0.0:
                     losses[chunk.rows] = found
         everyone = self._collective.agreed_sum(losses)
-        return np.bincount(owners, weights=everyone) / np.bincount(owners)
+        return np.bincount(owners, everyone) / np.bincount(owners, self._num_targets)
 
     def _sequence_losses(self, rows: IntArray) -> FloatArray:
-        """Return the mean loss of some of the windows, shape ``(len(rows),)``."""
-        windows = Selection(self._windows.domains[rows], self._windows.sequences[rows])
-        tokens = torch.as_tensor(read_windows(self._sets, windows), device=self._engine.device)
+        """Return the sum of some of the sequences' token losses, shape ``(len(rows),)``."""
+        chosen = Selection(self._selection.domains[rows], self._selection.sequences[rows])
+        tokens = torch.as_tensor(read_windows(self._sets, chosen), device=self._engine.device)
         token_losses: Tensor = self._engine.module(tokens)
-        return token_losses.mean(dim=-1).double().cpu().numpy()
+        real = token_losses.double().masked_fill(tokens[:, 1:] == PADDING, 0.0)
+        return real.sum(dim=-1).cpu().numpy()
 
 
-def _first_windows(sizes: Sequence[int], most: int) -> Selection:
-    """Select the first ``most`` windows of each set, or all where there are fewer."""
+def _first_sequences(sizes: Sequence[int], most: int) -> Selection:
+    """Select the first ``most`` sequences of each set, or all where there are fewer."""
     counts = [min(size, most) for size in sizes]
     return Selection(
         domains=np.repeat(np.arange(len(counts)), counts),
         sequences=np.concatenate([np.arange(count) for count in counts]),
     )
+
+
+def _num_targets(sets: Sequence[SequenceSet], selection: Selection) -> IntArray:
+    """Return how many targets of each selected sequence are tokens, shape ``(N,)``."""
+    of_sets = [
+        each.num_targets(selection.sequences[selection.domains == index])
+        for index, each in enumerate(sets)
+    ]
+    return np.concatenate(of_sets)
 
 
 @contextmanager

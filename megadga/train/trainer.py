@@ -18,7 +18,7 @@ from megadga.zero.engine import Engine
 
 @final
 class Trainer:
-    """Trains a module that returns one loss a token.
+    """Trains a module that returns one loss a token, on batches without padding.
 
     Args:
         engine: A DeepSpeed engine around such a module.

@@ -17,17 +17,37 @@ from megadga.alignment.gradient import GradientShard
 from megadga.alignment.protocols import DrawnSequences
 from megadga.mixing.scheduler import Alignments
 from megadga.sampling.rows import shared_rows
+from megadga.shards.sequences import PADDING
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.engine import Engine, check_supported, release_gathered
 from megadga.zero.layout import ShardedSum, ShardLayout
 
 Loss = Callable[[nn.Module, Tensor], Tensor]
-"""From a module and tokens ``(b, S + 1)`` to the mean loss over them, a scalar in nats a token."""
+"""From a module and tokens ``(b, S + 1)`` to the mean loss over the targets that are not padding,
+a scalar in nats a token."""
 
 
 def mean_loss(module: nn.Module, tokens: Tensor) -> Tensor:
-    """Return the mean of what the module returns: a scalar loss or one loss a token."""
-    return module(tokens).mean()
+    """Return a module's mean loss over the targets that are not padding.
+
+    Args:
+        module: Returns that mean itself, a scalar, as ``cross_entropy`` does by default; or one
+            loss a token, shape ``(b, S)``.
+        tokens: Shape ``(b, S + 1)``.
+
+    Raises:
+        ValueError: If the module returns something else.
+    """
+    losses: Tensor = module(tokens)
+    if losses.ndim == 0:
+        return losses
+    padding = tokens[:, 1:] == PADDING
+    if losses.shape != padding.shape:
+        raise ValueError(
+            f"module: expected a scalar loss or one loss a token, shape {tuple(padding.shape)}, "
+            f"found shape {tuple(losses.shape)}"
+        )
+    return losses.masked_fill(padding, 0.0).sum() / (~padding).sum()
 
 
 @final
@@ -77,10 +97,13 @@ class ShardedProbe:
         )
 
     def _gradient(self, drawn: DrawnSequences) -> GradientShard:
-        """Return this rank's shard of the gradient of the mean loss over ``drawn``."""
+        """Return this rank's shard of the gradient of the mean loss over ``drawn``.
+
+        A chunk's loss is the mean over its own targets, and counts as much as it has of all.
+        """
         total = ShardedSum(self._layout, self._collective, device=self._engine.device)
         chunks = shared_rows(
-            len(drawn),
+            drawn.num_targets(),
             rank=self._collective.rank,
             world_size=self._collective.world_size,
             micro_batch_size=self._micro_batch_size,

@@ -28,7 +28,7 @@ def test_alignments_equal_float64_gradients(
         "tests.distributed.workers.exactness", world_size, tmp_path, str(folder), kinds
     )
 
-    assert len(report["results"]) == 2 * len(kinds.split(","))
+    assert len(report["results"]) == 3 * len(kinds.split(","))
     for result in report["results"]:
         assert result["error"] < TOLERANCE[result["precision"]], result
     assert all(of_rank == report["results"] for of_rank in report["by_rank"])

@@ -69,7 +69,11 @@ CASES = {
     "zero3-bf16-cosine": Case(
         3,
         COSINE,
-        ("training.precision=bf16", "model.activation_checkpointing=true"),
+        (
+            "training.precision=bf16",
+            "model.activation_checkpointing=true",
+            "data.specific={target: {path: shards/examples, packing: examples}}",
+        ),
         ("evaluation=null",),
     ),
 }

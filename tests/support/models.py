@@ -11,7 +11,7 @@ class SmallDecoder(nn.Module):
     Args:
         vocabulary: Number of token ids.
         sequence_length: ``S``.
-        scalar: Return the mean loss instead of one loss a token.
+        scalar: Return the mean loss over the targets that are no padding, instead of one a token.
         dropout: Probability of dropping an activation.
     """
 
@@ -33,7 +33,7 @@ class SmallDecoder(nn.Module):
         self.scalar = scalar
 
     def forward(self, tokens: Tensor) -> Tensor:
-        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        inputs, targets = tokens[:, :-1].clamp(min=0), tokens[:, 1:]
         places = torch.arange(inputs.shape[1], device=tokens.device)
         h = self.embedding(inputs) + self.position(places)
         ahead = torch.ones(len(places), len(places), dtype=torch.bool, device=h.device).triu(1)
@@ -44,6 +44,6 @@ class SmallDecoder(nn.Module):
         losses = F.cross_entropy(
             logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32)),
             targets.flatten(),
-            reduction="none",
+            reduction="mean" if self.scalar else "none",
         )
-        return losses.mean() if self.scalar else losses.view_as(targets)
+        return losses if self.scalar else losses.view_as(targets)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from megadga.shards.domain import Domain
+from megadga.shards.examples import Examples, open_examples
 from megadga.shards.folder import DomainSource, open_domain, open_domains
 from megadga.shards.grouping import Bounds, Grouping, write_grouping
 from megadga.shards.indexed import IndexedShard
@@ -25,16 +26,29 @@ TOKENIZER = TokenizerIdentity(
 )
 
 
-def write_domain(folder: Path, *, seed: int, num_documents: int = 40) -> Path:
-    """Write a domain whose documents prefer a few token ids of their own."""
+UNEQUAL_LENGTHS = (2, 9, 3, 40, 4, 10, 2, 17, 6)
+
+
+def write_domain(
+    folder: Path, *, seed: int, num_documents: int = 40, lengths: Sequence[int] = ()
+) -> Path:
+    """Write a domain whose documents prefer a few token ids of their own.
+
+    Args:
+        folder: Must not exist.
+        seed: Of the documents and of what they prefer.
+        num_documents: Of each split.
+        lengths: Tokens of the documents, in turn; empty: from 6 to 30.
+    """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     liking = rng.dirichlet(np.full(VOCABULARY, 0.05))
     splits = {}
     for split in ("train", "valid"):
         with ShardWriter(folder / f"{split}-00000", best_dtype(VOCABULARY)) as writer:
-            for _ in range(num_documents):
-                tokens = rng.choice(VOCABULARY, size=rng.integers(5, 30), p=liking)
+            for document in range(num_documents):
+                size = lengths[document % len(lengths)] - 1 if lengths else rng.integers(5, 30)
+                tokens = rng.choice(VOCABULARY, size=size, p=liking)
                 writer.add_document(np.append(tokens, TOKENIZER.eod))
         splits[split] = (writer.entry,)
     write_manifest(folder, Manifest(name=folder.name, tokenizer=TOKENIZER, splits=splits))
@@ -56,10 +70,14 @@ def write_grouped(folder: Path, names: Sequence[str], *, seed: int = 0) -> Path:
 
 
 def write_sets(root: Path, *, num_domains: int) -> Path:
-    """Write ``root/domains/d0, d1, ...`` and ``root/specific``, which resembles ``d1``."""
+    """Write ``root/domains/d0, d1, ...``, and ``root/specific``, which resembles ``d1``.
+
+    ``root/examples`` does so too, in documents of very unequal lengths.
+    """
     for index in range(num_domains):
         write_domain(root / "domains" / f"d{index}", seed=index)
     write_domain(root / "specific", seed=1)
+    write_domain(root / "examples", seed=1, lengths=UNEQUAL_LENGTHS)
     return root
 
 
@@ -68,3 +86,9 @@ def open_sets(root: Path, *, split: str = "train") -> tuple[list[Domain], Domain
     domains = open_domains(root / "domains", split=split, sequence_length=SEQUENCE_LENGTH)
     source = DomainSource("specific", root / "specific")
     return list(domains), open_domain(source, split=split, sequence_length=SEQUENCE_LENGTH)
+
+
+def open_unequal(root: Path, *, split: str = "train") -> Examples:
+    """Open ``root/examples`` with each document in sequences of its own."""
+    source = DomainSource("specific", root / "examples")
+    return open_examples(source, split=split, sequence_length=SEQUENCE_LENGTH)

@@ -17,10 +17,11 @@ from megadga.mixing.scheduler import Alignments
 from megadga.plugin import DgaPlugin, Sampling
 from megadga.sampling.probes import ProbeSampler
 from megadga.shards.domain import Domain
+from megadga.shards.sequences import PADDING, SequenceSet
 from tests.support.engines import build_engine, full_parameters, settings
 from tests.support.models import SmallDecoder
 from tests.support.schedulers import FrozenProbing
-from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
+from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets, open_unequal
 
 SEED = 5
 BUDGET = ProbeBudget(sequences_per_domain=5, specific_sequences=7)
@@ -31,20 +32,22 @@ def build_module() -> nn.Module:
 
 
 def reference_gradient(module: nn.Module, drawn: DrawnSequences) -> torch.Tensor:
+    """Return the gradient of the mean over all targets, each sequence read without its padding."""
     tokens = torch.from_numpy(drawn.read(np.arange(len(drawn))))
+    losses = [module(sequence[sequence != PADDING][None]).flatten() for sequence in tokens]
     parameters = [p for p in module.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(
-        module(tokens).mean(), parameters, allow_unused=True, materialize_grads=True
+        torch.cat(losses).mean(), parameters, allow_unused=True, materialize_grads=True
     )
     return torch.cat([g.flatten() for g in gradients])
 
 
 def largest_error(
-    found: Alignments, module: nn.Module, domains: list[Domain], specific: Domain, update: int
+    found: Alignments, module: nn.Module, domains: list[Domain], specific: SequenceSet, update: int
 ) -> float:
     """Largest deviation of a measured number from float64, relative to |g_i||v| (or |g_i|^2)."""
-    sets = [*domains, specific]
-    sampler = ProbeSampler(np.array([d.num_sequences for d in sets], dtype=np.int64), seed=SEED)
+    sets: list[SequenceSet] = [*domains, specific]
+    sampler = ProbeSampler(np.array([s.num_sequences for s in sets], dtype=np.int64), seed=SEED)
 
     def draw(index: int, count: int) -> DrawnSequences:
         return DrawnSequences(sets[index], sampler.draw(update, index, count).sequences)
@@ -58,9 +61,10 @@ def largest_error(
     return max(errors)
 
 
-def train_and_measure(folder: Path, kind: str, precision: str) -> dict[str, Any]:
+def train_and_measure(folder: Path, kind: str, precision: str, packing: str) -> dict[str, Any]:
     """Train two steps and a half, measure inside the open accumulation window, compare."""
-    domains, specific = open_sets(folder)
+    domains, stream = open_sets(folder)
+    specific = stream if packing == "stream" else open_unequal(folder)
     engine = build_engine(build_module, settings(kind, precision))
     plugin = DgaPlugin(
         engine,
@@ -90,6 +94,7 @@ def train_and_measure(folder: Path, kind: str, precision: str) -> dict[str, Any]
     return {
         "kind": kind,
         "precision": precision,
+        "packing": packing,
         "error": error,
         "dots": alignments.dots.tolist(),
     }
@@ -97,9 +102,9 @@ def train_and_measure(folder: Path, kind: str, precision: str) -> dict[str, Any]
 
 def main(output: str, folder: str, kinds: str) -> None:
     results = [
-        train_and_measure(Path(folder), kind, precision)
+        train_and_measure(Path(folder), kind, precision, packing)
         for kind in kinds.split(",")
-        for precision in ("fp32", "bf16")
+        for precision, packing in (("fp32", "stream"), ("bf16", "stream"), ("fp32", "examples"))
     ]
     everyone: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyone, results)

@@ -9,7 +9,8 @@ import pytest
 from megadga.alignment.aligner import Aligner, ProbeBudget
 from megadga.alignment.protocols import DrawnSequences
 from megadga.mixing.scheduler import Alignments
-from tests.support.shards import open_sets, write_sets
+from megadga.shards.sequences import PADDING
+from tests.support.shards import open_sets, open_unequal, write_sets
 
 
 class NotingProbe:
@@ -67,6 +68,15 @@ def test_drawn_sequences_read_the_rows_that_are_asked_for(folder: Path):
 
     np.testing.assert_array_equal(read, domains[0].windows(np.array([2, 3])))
     assert len(drawn) == 3
+
+
+def test_drawn_sequences_count_their_own_targets(folder: Path):
+    drawn = DrawnSequences(open_unequal(folder), np.array([1, 0, 3]))
+
+    tokens = drawn.read(np.arange(3))
+
+    assert drawn.num_targets().tolist() == (tokens[:, 1:] != PADDING).sum(axis=1).tolist()
+    assert drawn.num_targets().tolist() == [8, 1, 8]  # documents of 2, 9, 3 and 40 tokens
 
 
 @pytest.mark.parametrize("name", ["sequences_per_domain", "specific_sequences"])

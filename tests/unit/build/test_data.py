@@ -7,6 +7,8 @@ import pytest
 from megadga.build.data import RunData, open_data
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError, ShardError
+from megadga.shards.domain import Domain
+from megadga.shards.examples import Examples
 from megadga.shards.manifest import Manifest, TokenizerIdentity, read_manifest, write_manifest
 from tests.support.opens import watched_opens
 from tests.support.runs import write_run
@@ -50,6 +52,21 @@ def test_the_specific_set_is_opened_where_the_mixture_aligns_to_it(folder):
     static = data_of(folder, "mixing={type: static, weights: uniform}")
     assert static.specific is None
     assert names(static.held_out_specific) == ["target"]
+
+
+def test_the_specific_set_is_packed_as_the_run_says(folder):
+    packed = "data.specific={target: {path: examples, packing: examples}}"
+    data = data_of(folder, packed)
+    assert isinstance(data.specific, Examples)
+    assert [type(held) for held in data.held_out_specific] == [Examples]
+    assert data.specific.num_documents == 40
+    assert {type(domain) for domain in (*data.domains, *data.held_out)} == {Domain}
+
+
+def test_examples_need_no_whole_window(folder):
+    packed = "data.specific={target: {path: examples, packing: examples}}"
+    with pytest.raises(ShardError, match="domains/d0: split train: expected at least 100001"):
+        data_of(folder, packed, "model.sequence_length=100000")
 
 
 def test_without_evaluation_nothing_held_out_is_opened(folder):

@@ -3,9 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
+from megadga.shards.sequences import PADDING
 
 SHAPE = LlamaShape(
     num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_width=48, tied_embeddings=True
@@ -66,6 +68,53 @@ def test_a_position_never_sees_what_follows():
 
     assert difference[:9].max() == 0.0
     assert difference[9:].min() > 0.0
+
+
+def padded(tokens: torch.Tensor, length: int) -> torch.Tensor:
+    """The first ``length`` tokens of a window, and padding after them."""
+    place = torch.arange(LENGTH + 1)
+    return torch.where(place < length, tokens, PADDING)
+
+
+def test_the_loss_of_padding_is_zero():
+    losses = build()(padded(windows(2), 6))
+
+    assert losses.shape == (2, LENGTH)
+    assert losses[:, :5].min() > 0.0
+    assert losses[:, 5:].count_nonzero() == 0
+
+
+def test_whatever_fills_the_padding_moves_no_bit_of_losses_and_gradients():
+    # A longer text and a padded one differ in nothing but what the padding hides.
+    model, tokens = build(), windows(2)
+
+    def of(inputs: torch.Tensor) -> list[torch.Tensor]:
+        losses = nn.functional.cross_entropy(
+            model.logits(inputs).flatten(0, 1), padded(tokens, 6)[:, 1:].flatten()
+        )
+        return [losses, *torch.autograd.grad(losses, list(model.parameters()))]
+
+    hidden = padded(tokens, 6)[:, :-1].clamp(min=0)
+    for one, other in zip(of(hidden), of(tokens[:, :-1]), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("length", [2, 6, LENGTH + 1])
+def test_a_padded_document_has_the_losses_and_gradients_of_the_document_alone(length):
+    model, tokens = build().double(), windows(2)
+    parameters = list(model.parameters())
+
+    losses = model(padded(tokens, length))[:, : length - 1]
+    alone = model(tokens[:, :length])
+
+    # All is float64 but the cross-entropy, which rounds each loss and each logit's gradient to
+    # float32, within 2^-24 of it; the 2 x 16 positions may add up to 32 times that.
+    torch.testing.assert_close(losses, alone, rtol=2**-23, atol=0)
+    one, other = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(found.sum(), parameters)])
+        for found in (losses, alone)
+    )
+    assert (one - other).abs().max() <= 2**-19 * other.abs().max()
 
 
 def test_grouped_queries_share_keys_and_values_in_order():

@@ -11,9 +11,13 @@ from megadga.sampling.rows import rank_rows, shared_rows
 layouts = {"world_size": st.integers(1, 9), "micro_batch_size": st.integers(1, 9)}
 
 
-def everyone(deal, num_rows, world_size, micro_batch_size):
+def everyone(deal, rows, world_size, micro_batch_size):
     layout = {"world_size": world_size, "micro_batch_size": micro_batch_size}
-    return [deal(num_rows, rank=rank, **layout) for rank in range(world_size)]
+    return [deal(rows, rank=rank, **layout) for rank in range(world_size)]
+
+
+def alike(num_rows):
+    return np.ones(num_rows, dtype=np.int64)
 
 
 @given(accumulation=st.integers(1, 9), **layouts)
@@ -55,13 +59,19 @@ def test_rows_that_do_not_divide_are_refused():
 )
 def test_an_argument_out_of_range_is_named(deal, change, message):
     arguments = {"num_rows": 8, "rank": 0, "world_size": 2, "micro_batch_size": 2} | change
+    num_rows = arguments.pop("num_rows")
     with pytest.raises(ValueError, match=message):
-        deal(arguments.pop("num_rows"), **arguments)
+        deal(num_rows if deal is rank_rows else alike(num_rows), **arguments)
+
+
+def test_a_row_that_counts_nothing_is_refused():
+    with pytest.raises(ValueError, match="weights: expected at least 1 each, found 0"):
+        shared_rows(np.array([3, 0, 1]), rank=0, world_size=1, micro_batch_size=2)
 
 
 @given(num_rows=st.integers(1, 200), **layouts)
 def test_shared_rows_keep_all_ranks_in_step(num_rows, world_size, micro_batch_size):
-    parts = everyone(shared_rows, num_rows, world_size, micro_batch_size)
+    parts = everyone(shared_rows, alike(num_rows), world_size, micro_batch_size)
     assert {len(part) for part in parts} == {math.ceil(num_rows / (world_size * micro_batch_size))}
     shares = list(chain.from_iterable(parts))
     assert all(1 <= share.rows.size <= micro_batch_size for share in shares)
@@ -71,33 +81,51 @@ def test_shared_rows_keep_all_ranks_in_step(num_rows, world_size, micro_batch_si
     assert sum(share.share for share in shares) == pytest.approx(1.0, abs=1e-12)
 
 
-@given(num_rows=st.integers(1, 200), **layouts)
-def test_a_mean_over_shares_is_the_mean_over_rows(num_rows, world_size, micro_batch_size):
-    values = np.random.default_rng(0).normal(size=num_rows)
-    parts = everyone(shared_rows, num_rows, world_size, micro_batch_size)
-    found = sum(one.share * values[one.rows].mean() for part in parts for one in part)
-    assert found == pytest.approx(values.mean(), abs=1e-12)
+@given(weights=st.lists(st.integers(1, 50), min_size=1, max_size=200), **layouts)
+def test_weighted_means_over_shares_are_the_weighted_mean_over_rows(
+    weights, world_size, micro_batch_size
+):
+    counts = np.array(weights)
+    values = np.random.default_rng(0).normal(size=counts.size)
+    parts = everyone(shared_rows, counts, world_size, micro_batch_size)
+    found = sum(
+        one.share * np.average(values[one.rows], weights=counts[one.rows])
+        for part in parts
+        for one in part
+    )
+    assert found == pytest.approx(np.average(values, weights=counts), abs=1e-12)
+
+
+@given(num_rows=st.integers(1, 200), targets=st.integers(1, 5000), **layouts)
+def test_rows_that_weigh_the_same_count_as_if_they_weighed_one(
+    num_rows, targets, world_size, micro_batch_size
+):
+    light = everyone(shared_rows, alike(num_rows), world_size, micro_batch_size)
+    heavy = everyone(shared_rows, alike(num_rows) * targets, world_size, micro_batch_size)
+    assert [[one.share for one in part] for part in light] == [  # equal bits
+        [one.share for one in part] for part in heavy
+    ]
 
 
 @given(accumulation=st.integers(1, 5), **layouts)
 def test_shared_rows_are_rank_rows_where_those_exist(accumulation, world_size, micro_batch_size):
     num_rows = accumulation * world_size * micro_batch_size
-    shared = everyone(shared_rows, num_rows, world_size, micro_batch_size)
+    shared = everyone(shared_rows, alike(num_rows), world_size, micro_batch_size)
     dealt = everyone(rank_rows, num_rows, world_size, micro_batch_size)
     for shares, rows in zip(shared, dealt, strict=True):
         np.testing.assert_array_equal([share.rows for share in shares], rows)
 
 
 def test_few_rows_are_spread_over_the_ranks():
-    parts = everyone(shared_rows, 8, 4, 8)
+    parts = everyone(shared_rows, alike(8), 4, 8)
     assert [part[0].rows.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_a_rank_without_rows_keeps_the_others_company():
-    parts = everyone(shared_rows, 3, 4, 1)
+    parts = everyone(shared_rows, np.array([5, 1, 2]), 4, 1)
     assert [(part[0].rows.tolist(), part[0].share) for part in parts] == [
-        ([0], 1 / 3),
-        ([1], 1 / 3),
-        ([2], 1 / 3),
+        ([0], 5 / 8),
+        ([1], 1 / 8),
+        ([2], 2 / 8),
         ([0], 0.0),
     ]

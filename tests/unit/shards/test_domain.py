@@ -62,6 +62,12 @@ def test_a_domain_states_what_it_holds(tmp_path):
     assert (domain.name, domain.num_documents, domain.num_tokens) == ("counting", 3, 18)
 
 
+def test_a_stretch_of_the_stream_may_span_shards(tmp_path):
+    domain = open_counting(tmp_path / "d", [5, 6, 7], sequence_length=4, shard_tokens=6)
+    for start, stop in ((0, 18), (3, 12), (4, 5), (17, 18)):
+        assert domain.tokens(start, stop).tolist() == list(range(start, stop))
+
+
 @pytest.mark.parametrize("index", [-1, 3])
 def test_an_index_out_of_range_never_wraps(tmp_path, index):
     domain = open_counting(tmp_path / "d", [13], sequence_length=4)

@@ -17,7 +17,7 @@ from megadga.shards.manifest import (
 )
 from megadga.shards.merge import merge_domains, read_sources
 from megadga.shards.writer import ShardWriter, best_dtype
-from tests.support.damage import overwrite, problems_of, write_raw_shard
+from tests.support.raw_shards import overwrite, problems_of, write_raw_shard
 from tests.support.streams import IDENTITY
 
 EOD = IDENTITY.eod

@@ -24,7 +24,9 @@ class BigramModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         losses = nn.functional.cross_entropy(
-            self.scores[tokens[:, :-1]].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+            self.scores[tokens[:, :-1].clamp(min=0)].flatten(0, 1),
+            tokens[:, 1:].flatten(),
+            reduction="none",
         )
         return losses.view(tokens.shape[0], -1)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from megadga.shards.create import create_domain
+from megadga.shards.examples import open_examples
 from megadga.shards.folder import DomainSource, open_domain
 from megadga.shards.manifest import TokenizerIdentity
 from megadga.train.evaluation import Evaluation, EvaluationPlan
@@ -60,6 +61,31 @@ def test_losses_are_the_means_over_each_sets_first_windows(sets, sequences):
         "b": pytest.approx(expected["b"], rel=1e-6),
     }
     assert told["general"] == pytest.approx((expected["a"] + expected["b"]) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 5])
+def test_a_padded_set_has_the_mean_over_its_tokens(tmp_path, world_size, micro_batch_size):
+    documents = [np.arange(size) % VOCABULARY for size in (2, 9, 3, 5, 20)]
+    create_domain(tmp_path / "target", TOKENIZER, {"valid": documents})
+    source = DomainSource("target", tmp_path / "target")
+    engine = FakeEngine(micro_batch_size=micro_batch_size)
+    with torch.no_grad():  # each document by itself, uncut
+        losses = [engine.module(torch.from_numpy(tokens[None])) for tokens in documents]
+    expected = torch.cat(losses, dim=1).mean().item()
+
+    parts = [
+        Evaluation(
+            engine,
+            domains=[],
+            specific=[open_examples(source, split="valid", sequence_length=LENGTH)],
+            plan=EvaluationPlan(interval=1, last_step=1, sequences=100),
+            collective=LoneRank(rank, world_size),
+        ).after_step(1)["evaluation"]["specific"]["target"]
+        for rank in range(world_size)
+    ]
+
+    assert sum(parts) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])

@@ -1,0 +1,52 @@
+"""What the sharded probe takes for the loss. On real engines: tests/distributed."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from megadga.shards.sequences import PADDING
+from megadga.zero.sharded import mean_loss
+
+TOKENS = torch.tensor([[1, 2, 3, 4], [5, 6, PADDING, PADDING]])
+
+
+class Constant(nn.Module):
+    """Returns the same whatever it is shown."""
+
+    def __init__(self, losses: Tensor) -> None:
+        super().__init__()
+        self.losses = losses
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.losses
+
+
+def test_a_scalar_is_the_mean_already():
+    assert mean_loss(Constant(torch.tensor(2.5)), TOKENS).item() == 2.5
+
+
+def test_losses_of_padding_do_not_count_whatever_they_are():
+    losses = torch.tensor([[1.0, 2.0, 4.0], [9.0, float("nan"), float("inf")]])
+    assert mean_loss(Constant(losses), TOKENS).item() == 4.0
+
+
+def test_losses_of_padding_have_no_gradient():
+    losses = torch.tensor([[1.0, 2.0, 4.0], [9.0, 7.0, float("nan")]], requires_grad=True)
+
+    mean_loss(Constant(losses), TOKENS).backward()
+
+    assert losses.grad is not None
+    assert losses.grad.tolist() == [[0.25, 0.25, 0.25], [0.25, 0.0, 0.0]]
+
+
+def test_without_padding_it_is_the_mean_to_the_bit():
+    losses = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    tokens = torch.ones(3, 8, dtype=torch.int64)
+    assert mean_loss(Constant(losses), tokens).item() == losses.mean().item()
+
+
+@pytest.mark.parametrize("shape", [(1,), (6,), (2,), (2, 4), (2, 3, 1)])
+def test_anything_else_is_refused_by_shape(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"one loss a token, shape \(2, 3\), found shape \(") as e:
+        mean_loss(Constant(torch.zeros(shape)), TOKENS)
+    assert str(e.value).endswith(f"found shape {shape}")
