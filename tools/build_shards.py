@@ -6,7 +6,7 @@ from megadga.errors import MegadgaError
 from megadga.prepare.pipeline.bars import Bars
 from megadga.prepare.pipeline.build import build_shards
 from megadga.prepare.pipeline.command import add_options, read_build, read_execution
-from megadga.prepare.pipeline.workers import open_workers
+from megadga.prepare.ranks import open_workers
 from megadga.shards.inspection import render_table, summarize
 
 EPILOG = """\

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.errors import MegadgaError
-from megadga.prepare.parallel import OrderedPool
+from megadga.prepare.workers import open_processes
 from megadga.shards.verify import find_folders, plan_checks, verify_shard
 
 EPILOG = """\
@@ -37,10 +37,10 @@ def main() -> None:
     total = sum(check.num_bytes for check in checks)
     try:
         with (
-            OrderedPool(args.workers) as pool,
+            open_processes(args.workers) as pool,
             tqdm(total=total, unit="B", unit_scale=True, desc="verifying", disable=None) as bar,
         ):
-            for report in pool.map(verify_shard, checks):
+            for report in pool.map_in_order(verify_shard, checks):
                 for line in (*report.problems, *report.warnings):
                     bar.write(line)
                 problems += report.problems

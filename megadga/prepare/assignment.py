@@ -8,9 +8,9 @@ import numpy as np
 
 from megadga.arrays import IntArray
 from megadga.prepare.classifier import Classifier
-from megadga.prepare.parallel import OrderedPool
 from megadga.prepare.pieces import Cut
 from megadga.prepare.texts import chunk_texts, read_texts
+from megadga.prepare.workers import open_processes
 
 
 def assign_inputs(
@@ -32,9 +32,9 @@ def assign_inputs(
     """
     assign = partial(_assign, classifier=classifier, cut=cut)
     clusters, labels = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    with OrderedPool(workers) as pool:
+    with open_processes(workers) as pool:
         for number, path in enumerate(paths):
-            for part in pool.map(assign, chunk_texts(read_texts([path]))):
+            for part in pool.map_in_order(assign, chunk_texts(read_texts([path]))):
                 clusters.append(part)
                 labels.append(np.full(len(part), number))
     return np.concatenate(clusters), np.concatenate(labels)

@@ -98,6 +98,15 @@ def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Documen
                     pass
 
 
+def count_input_bytes(path: Path) -> int:
+    """Return the bytes on the disk of a file, or of all files of a folder.
+
+    Raises:
+        ConfigError: If the path does not exist, or a file cannot be read.
+    """
+    return sum(map(_file_bytes, list_files(path)))
+
+
 def _iterate_whole(file: Path, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:
     content = file.read_bytes()
     yield make_record(parse_file, content, keys, position=0, line=1, input_bytes=len(content))

@@ -14,13 +14,13 @@ from megadga.prepare.clusters import EMBEDDER_NAME, Clustering, save_clustering
 from megadga.prepare.embedding import Embedder, PointArray
 from megadga.prepare.extras import import_extra
 from megadga.prepare.kmeans import POINTS_PER_CENTROID, count_runs, grow_tree
-from megadga.prepare.parallel import OrderedPool
 from megadga.prepare.pieces import Cut
 from megadga.prepare.samples import TextSample, sample_texts, thin_out
 from megadga.prepare.stages import Stages, unseen
 from megadga.prepare.texts import chunk_texts, count_bytes, read_texts
 from megadga.prepare.tfidf import fit_tfidf
 from megadga.prepare.tree import check_levels
+from megadga.prepare.workers import Workers, open_processes
 
 SAMPLE_CHARACTERS = 1 << 25
 
@@ -85,7 +85,7 @@ def learn_clusters(
     # One thread: how sums are divided among several depends on their number.
     threads = import_extra("threadpoolctl", extra="clusters")
     import_extra("faiss", extra="clusters")  # loaded by now, its threads are limited as well
-    with OrderedPool(workers) as pool, threads.threadpool_limits(limits=1):
+    with open_processes(workers) as pool, threads.threadpool_limits(limits=1):
         try:
             shutil.rmtree(partial_output, ignore_errors=True)
             partial_output.mkdir(parents=True)
@@ -104,7 +104,7 @@ class _Learning:
 
     paths: Sequence[Path]
     recipe: ClusteringRecipe
-    pool: OrderedPool
+    pool: Workers
     stages: Stages
 
     def write(self, folder: Path, embedder: Embedder | None) -> None:
@@ -113,7 +113,7 @@ class _Learning:
             self._read("sampling"), max_characters=SAMPLE_CHARACTERS, seed=self.recipe.seed
         )
         chunks = chunk_texts(sample.texts)
-        texts = list(chain.from_iterable(self.pool.map(self.recipe.cut, chunks)))
+        texts = list(chain.from_iterable(self.pool.map_in_order(self.recipe.cut, chunks)))
         if not texts:
             raise ConfigError("texts: expected some to learn clusters from, found none")
         if embedder is None:
@@ -142,7 +142,7 @@ class _Learning:
         embed = partial(_embed, embedder=embedder, cut=self.recipe.cut)
         num_points = 0
         with file.open("wb") as points:
-            for rows in self.pool.map(embed, chunk_texts(chosen)):
+            for rows in self.pool.map_in_order(embed, chunk_texts(chosen)):
                 points.write(rows.tobytes())
                 num_points += len(rows)
         if num_points == 0:

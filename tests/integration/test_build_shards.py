@@ -15,7 +15,7 @@ import pytest
 
 from megadga.prepare.training import train_tokenizer
 from megadga.shards.indexed import IndexedShard
-from megadga.shards.verify import verify_domain
+from tests.support.raw_shards import problems_of
 from tests.support.texts import made_up_texts
 
 REPOSITORY = Path(__file__).parents[2]
@@ -188,6 +188,6 @@ def kill_with_workers(process: subprocess.Popen[str]) -> None:
 def assert_nothing_is_half(tmp_path: Path) -> None:
     """Check that all that has a final name is whole: shards that can be opened, with manifests."""
     for folder in (tmp_path / "killed").glob("*"):
-        verify_domain(folder)
+        assert problems_of(folder) == []
     for path in (tmp_path / ".killed.building" / "merged").rglob("*.idx"):
         IndexedShard.open(path.with_suffix("")).document_bounds  # noqa: B018  (raises)

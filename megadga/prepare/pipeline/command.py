@@ -12,9 +12,9 @@ from megadga.prepare.pipeline.progress import Progress
 from megadga.prepare.pipeline.recipe import SHARD_TOKENS, Recipe
 from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
-from megadga.prepare.pipeline.workers import Workers
 from megadga.prepare.records import Keys
 from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.workers import Workers
 
 MEGABYTE = 1 << 20
 

@@ -13,8 +13,8 @@ from megadga.prepare.pipeline.merging import Merging, ShardTask
 from megadga.prepare.pipeline.progress import Progress, no_progress, read_progress
 from megadga.prepare.pipeline.rejects import MaxBad, find_rejects, write_rejects
 from megadga.prepare.pipeline.tokenizing import Tokenizing
-from megadga.prepare.pipeline.workers import Workers
 from megadga.prepare.pipeline.workplace import TaskRecord
+from megadga.prepare.workers import Workers
 
 MEMORY_BYTES = 1 << 26
 

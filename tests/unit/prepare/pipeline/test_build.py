@@ -13,8 +13,8 @@ from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import Execution
-from megadga.prepare.pipeline.workers import open_workers
 from megadga.prepare.records import Keys
+from megadga.prepare.workers import open_processes
 from megadga.shards.folder import open_domains
 from megadga.shards.grouping import read_grouping
 from megadga.shards.indexed import IndexedShard
@@ -43,8 +43,7 @@ def build(
         else corpus_by_input(inputs, valid_fraction=recipe.valid_fraction)
     )
     where = output if isinstance(output, Output) else Output(output)
-    with open_workers(workers) as them:
-        assert them is not None
+    with open_processes(workers) as them:
         return build_shards(
             Build(corpus, tokenizer, where, recipe, classifier), Execution(them, **execution)
         )

@@ -1,9 +1,13 @@
-"""Who does the work: this process, processes of this machine, or MPI ranks. Knows no work."""
+"""Who does the work: this process, or others of this machine. Knows no work.
+
+Where ranks of MPI do it, ``ranks`` has them.
+"""
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,8 +20,6 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 POLL_S = 0.5
-_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
-"""Where mpirun's of different makes say how many ranks there are."""
 
 
 @final
@@ -57,7 +59,7 @@ class Workers:
             return
         remaining = iter(items)
         pending: dict[Future[ResultT], ItemT] = {}
-        try:
+        with self._watched(pending):
             while True:
                 # A few ahead, so that nobody waits; no more, so that an error stops the rest.
                 while (
@@ -70,10 +72,40 @@ class Workers:
                 waiting()
                 for future in done:
                     yield pending.pop(future), future.result()
+
+    def map_in_order(
+        self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
+    ) -> Iterator[ResultT]:
+        """Yield the result of each item in the order of ``items``, of which few are taken ahead.
+
+        Args:
+            function: Picklable, as are items and results.
+            items: At most two a worker wait for their result to be asked for.
+
+        Raises:
+            MegadgaError: If a worker died. What ``function`` raises surfaces as it is.
+        """
+        if self._executor is None:
+            yield from map(function, items)
+            return
+        pending: deque[Future[ResultT]] = deque()
+        with self._watched(pending):
+            for item in items:
+                pending.append(self._executor.submit(function, item))
+                if len(pending) >= 2 * self._count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    @contextmanager
+    def _watched(self, pending: Iterable[Future[Any]]) -> Generator[None]:
+        """Say so if a worker dies, and drop what nobody has begun when the block ends."""
+        try:
+            yield
         except BrokenProcessPool as error:
             raise MegadgaError(
                 f"workers: expected {self._count} to live, found one dead, most often for want "
-                "of memory: use fewer; what was finished is kept"
+                "of memory: use fewer"
             ) from error
         finally:
             for future in pending:
@@ -81,63 +113,27 @@ class Workers:
 
 
 @contextmanager
-def open_workers(count: int | None) -> Generator[Workers | None]:
-    """Open the workers that this program was started with.
+def open_processes(count: int | None) -> Generator[Workers]:
+    """Open workers on this machine: processes that end with the block, or when this one is killed.
 
-    Under ``mpirun`` with several ranks, the first hands out work and the others do it: there the
-    block gets None, after all is done, and should end. Otherwise processes of this machine work,
-    spawned, so that the program's main module must be importable without effect. They end with the
-    block, and when this process is killed.
+    They are spawned, not forked: the caller may hold threads, and the program's main module must
+    be importable without effect.
 
     Args:
-        count: Processes, at least 1; 1: this one. None: one a core. Under MPI it must be None.
+        count: Processes, at least 1; 1: this one does the work. None: one a core.
 
     Raises:
-        ConfigError: If ``count`` is out of range, or MPI's ranks cannot see each other.
+        ConfigError: If ``count`` is below 1.
     """
     if count is not None and count < 1:
         raise ConfigError(f"workers: expected at least 1, found {count}")
-    ranks = started_ranks(os.environ)
-    if ranks > 1:
-        if count is not None:
-            raise ConfigError(
-                f"workers: expected none under mpirun, whose ranks work, found {count}"
-            )
-        with _ranks(ranks) as workers:
-            yield workers
-    elif (processes := count or os.cpu_count() or 1) == 1:
+    if (processes := count or os.cpu_count() or 1) == 1:
         yield Workers()
-    else:
-        with ProcessPoolExecutor(
-            processes, mp_context=get_context("spawn"), initializer=_follow_parent
-        ) as executor:
-            yield Workers(executor, count=processes)
-
-
-def started_ranks(environment: Mapping[str, str]) -> int:
-    """Return how many ranks ``mpirun`` has started, 1 if this is none of its."""
-    return next((int(environment[name]) for name in _SIZES if name in environment), 1)
-
-
-@contextmanager
-def _ranks(expected: int) -> Generator[Workers | None]:
-    try:
-        from mpi4py import MPI  # noqa: PLC0415  (starts MPI)
-        from mpi4py.futures import MPICommExecutor  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(
-            f"mpirun: expected mpi4py to be installed (megadga[mpi]), found {error}"
-        ) from error
-    world: Any = MPI.COMM_WORLD
-    if (found := world.Get_size()) != expected:
-        raise ConfigError(
-            f"mpirun: expected {expected} ranks, found {found}: mpi4py was built for another MPI "
-            "than this mpirun is of"
-        )
-    # The stub says that it yields itself; it yields an executor on the first rank, else None.
-    opened: Any = MPICommExecutor(world, root=0)
-    with opened as executor:
-        yield None if executor is None else Workers(executor, count=expected - 1)
+        return
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_follow_parent
+    ) as executor:
+        yield Workers(executor, count=processes)
 
 
 def _follow_parent() -> None:
