@@ -14,7 +14,7 @@ from megadga.prepare.tokenizer import SentencePieceTokenizer
 
 EPILOG = """\
 example:
-  python tools/histogram.py --clusters clusters --level 4096 --smooth 32 --output basis.npz \\
+  python tools/histogram.py --clusters clusters --level 4096 --smooth 16 --output basis.npz \\
       --input qa='mine/qa.*.jsonl' --input code='mine/code/*.jsonl.gz'
 
 FILE.npz is a basis of one row a set; FILE.json takes one set and is what the configuration
@@ -36,7 +36,7 @@ def main() -> None:
     add("--tokenizer", type=Path, metavar="MODEL", help="what counts the tokens of pieces")
     add("--piece-tokens", type=int, metavar="N", help="cut documents (they stay whole)")
     add("--smooth", type=int, metavar="M", help="clusters that an example counts for (its own)")
-    add("--temperature", type=float, default=0.1, metavar="T", help="of --smooth (%(default)s)")
+    add("--temperature", type=float, default=0.02, metavar="T", help="of --smooth (%(default)s)")
     add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
     args = parser.parse_args()
     try:
