@@ -15,7 +15,7 @@ from megadga.prepare.inputs import expand_inputs
 from megadga.prepare.learning import ClusteringRecipe, learn_clusters
 from megadga.prepare.pieces import plan_cut
 from megadga.prepare.purity import summarize_clusters
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = "example: python tools/bench_clusters.py --input 'text/*.jsonl.gz' --tokenizer web.model"
 LEVELS, PIECE_TOKENS = (64, 4096), 256
@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         paths, begun = expand_inputs(args.input), time.perf_counter()
-        cut = plan_cut(SentencePieceTokenizer.load(args.tokenizer), PIECE_TOKENS)
+        cut = plan_cut(load_tokenizer(args.tokenizer), PIECE_TOKENS)
         recipe = ClusteringRecipe(LEVELS, cut, seed=args.seed)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "clusters"

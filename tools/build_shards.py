@@ -14,9 +14,11 @@ examples:
   python tools/build_shards.py --input 'text/*.jsonl.gz' --tokenizer web.model --output shards
   mpirun -n 65 python tools/build_shards.py --input 'crawl/**/*.parquet' \\
       --domain-key meta.source --tokenizer web.model --output shards
+  python tools/build_shards.py --input 'text/*.jsonl.zst' --clusters clusters --level 4096 \\
+      --tokenizer web.model --output shards/clustered
 
 Inputs are files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt) and folders of files. Each is a
-domain, text/novels.jsonl.gz becomes shards/novels/, unless a key of the records
+domain, text/novels.jsonl.gz becomes shards/novels/, unless a key of the records or a clustering
 says. A pair qa.train.jsonl, qa.valid.jsonl becomes the two splits of shards/qa/; of any other
 input a fraction of the documents, chosen by their text, is held out for validation.
 

@@ -8,8 +8,8 @@ from tqdm import tqdm
 from megadga.errors import MegadgaError
 from megadga.prepare.leakage import LeakageRule, plan_search
 from megadga.prepare.leakage_report import complain, render_leakage, write_leakage
-from megadga.prepare.tokenizer import SentencePieceTokenizer
-from megadga.shards.folder import open_domains
+from megadga.prepare.tokenizer import load_tokenizer
+from megadga.shards.folder import open_split, read_folders
 from megadga.shards.inspection import find_sources
 
 EPILOG = """\
@@ -40,8 +40,9 @@ def main() -> None:
     args = parser.parse_args()
     try:
         rule = LeakageRule(args.n, args.document_share, args.max_overlap)
-        decode = SentencePieceTokenizer.load(args.tokenizer).decode if args.tokenizer else None
-        domains = open_domains(args.domains, split="train", sequence_length=1)
+        decode = load_tokenizer(args.tokenizer).decode if args.tokenizer else None
+        folders = read_folders(args.domains)
+        domains = open_split(folders, split="train", sequence_length=1).domains
         searches = [plan_search(source, domains, rule) for source in find_sources(args.specific)]
         total = sum(search.num_tokens for search in searches)
         with tqdm(total=total, unit=" tokens", unit_scale=True, disable=None) as bar:

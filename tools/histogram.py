@@ -10,7 +10,7 @@ from megadga.prepare import references
 from megadga.prepare.clusters import Clustering
 from megadga.prepare.histograms import Smoothing
 from megadga.prepare.pieces import plan_cut
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\
 example:
@@ -42,7 +42,7 @@ def main() -> None:
     try:
         sets = references.parse_references(args.input)
         references.check_output(args.output, len(sets))
-        tokenizer = args.tokenizer and SentencePieceTokenizer.load(args.tokenizer)
+        tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
         cut = plan_cut(tokenizer, args.piece_tokens)
         smoothing = None if args.smooth is None else Smoothing(args.smooth, args.temperature)
         clustering = Clustering.load(args.clusters, embedder_path=args.embedder)

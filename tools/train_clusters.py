@@ -11,7 +11,7 @@ from megadga.prepare.inputs import expand_inputs
 from megadga.prepare.learning import ClusteringRecipe, learn_clusters
 from megadga.prepare.pieces import plan_cut
 from megadga.prepare.sentences import SentenceEmbedder
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\
 example:
@@ -41,7 +41,7 @@ def main() -> None:
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
     args = parser.parse_args()
     try:
-        tokenizer = args.tokenizer and SentencePieceTokenizer.load(args.tokenizer)
+        tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
         cut = plan_cut(tokenizer, args.piece_tokens)
         recipe = ClusteringRecipe(tuple(args.levels), cut, args.text_key, args.seed)
         clustering = learn_clusters(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from megadga.errors import ShardError
 from megadga.shards.files import checksum
+from megadga.shards.grouping import read_grouping
 from megadga.shards.indexed import ids_path, index_path, tokens_path
 from megadga.shards.manifest import (
     Manifest,
@@ -163,11 +164,9 @@ def _left_over(folder: Path, shards: tuple[ShardCheck, ...]) -> Iterator[str]:
 
 def _check_grouping(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Check the file that divides the shards into many domains, if there is one."""
-    if (entry := manifest.grouping) is None:
+    if manifest.grouping is None:
         return
-    path = folder / entry.file
     try:
-        if (found := checksum(path)) != entry.sha256:
-            yield _contradiction(path, "grouping.sha256", entry.sha256, found)
-    except OSError as error:
-        yield f"{path}: expected a readable file, found {error.strerror}"
+        read_grouping(folder, manifest)
+    except ShardError as error:
+        yield str(error)

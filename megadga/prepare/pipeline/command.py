@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from megadga.errors import ConfigError
+from megadga.prepare.classifier import Classifier
+from megadga.prepare.clusters import Clustering
 from megadga.prepare.inputs import expand_inputs, plan_domains, plan_files
 from megadga.prepare.pipeline.build import Build
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
@@ -46,6 +49,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--id-key", metavar="KEY", help="of an id that is kept beside each document")
     add("--domain-key", metavar="KEY", help="of the domain's name, as meta.source")
+    add(
+        "--clusters",
+        type=Path,
+        metavar="FOLDER",
+        help="domains are clusters (train_clusters.py); implies --grouped",
+    )
+    add("--level", type=int, metavar="K", help="number of clusters (the most there are)")
+    add("--embedder", type=Path, metavar="FOLDER", help="where the clusters' model is now")
     add("--grouped", action="store_true", help="one folder of shards for all domains")
     add("--piece-tokens", type=int, metavar="N", help="cut documents into pieces of N tokens")
     add("--valid-fraction", type=float, default=0.05, metavar="F", help="in [0, 1) (%(default)s)")
@@ -81,10 +92,14 @@ def read_build(args: argparse.Namespace) -> Build:
     Raises:
         ConfigError: If they contradict each other, or name something that is not there.
     """
+    if args.clusters is not None and args.domain_key is not None:
+        raise ConfigError("clusters, domain_key: expected one at most, found both")
+    if args.clusters is None and (args.level is not None or args.embedder is not None):
+        raise ConfigError("level, embedder: expected clusters with them, found none")
     return Build(
         corpus=_read_corpus(args),
         tokenizer=load_tokenizer(args.tokenizer, eod=args.eod),
-        output=Output(args.output, grouped=args.grouped),
+        output=Output(args.output, grouped=args.grouped or args.clusters is not None),
         recipe=Recipe(
             Keys(args.text_key, args.id_key, args.domain_key),
             valid_fraction=args.valid_fraction,
@@ -92,6 +107,7 @@ def read_build(args: argparse.Namespace) -> Build:
             piece_tokens=args.piece_tokens,
             shard_tokens=args.shard_tokens,
         ),
+        classifier=_read_classifier(args),
     )
 
 
@@ -106,6 +122,13 @@ def read_execution(args: argparse.Namespace, workers: Workers, *, progress: Prog
 
 def _read_corpus(args: argparse.Namespace) -> Corpus:
     paths: Sequence[Path] = expand_inputs(args.input)
-    if args.domain_key is None:
+    if args.clusters is None and args.domain_key is None:
         return corpus_by_input(plan_domains(paths), valid_fraction=args.valid_fraction)
     return corpus_of_files(plan_files(paths), valid_fraction=args.valid_fraction)
+
+
+def _read_classifier(args: argparse.Namespace) -> Classifier | None:
+    if args.clusters is None:
+        return None
+    clustering = Clustering.load(args.clusters, embedder_path=args.embedder)
+    return clustering.classifier(args.level or clustering.tree.levels[-1])
