@@ -1,16 +1,16 @@
 """A histogram over domains in a JSON file. Knows no domain."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from megadga.config.places import shown
 from megadga.errors import ConfigError
 from megadga.shards.files import written_whole
+from megadga.shards.strict_json import parse_strictly
 
 Mass = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
 _HISTOGRAM = TypeAdapter(dict[str, Mass])
@@ -23,9 +23,7 @@ def read_histogram(path: Path) -> dict[str, float]:
         ConfigError: If there is no such file, or something else is in it; one line.
     """
     try:
-        return _HISTOGRAM.validate_python(
-            json.loads(path.read_bytes(), object_pairs_hook=_each_once)
-        )
+        return _HISTOGRAM.validate_python(parse_strictly(path.read_bytes()))
     except OSError as error:
         raise ConfigError(f"{path}: expected a histogram, found {error.strerror}") from None
     except ValidationError as error:
@@ -49,11 +47,3 @@ def write_histogram(path: Path, masses: Mapping[str, float]) -> None:
             file.write(content.encode() + b"\n")
     except OSError as error:
         raise ConfigError(f"{path}: expected to write it, found {error}") from error
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{name!r} twice")
-    return values

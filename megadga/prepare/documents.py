@@ -76,7 +76,7 @@ def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
 def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Document]:
     """Yield the documents of a file, or of all files of a folder, in order.
 
-    Records without text are skipped.
+    A record without text is a document without: its ``text`` is empty.
 
     Args:
         path: The file or folder.
@@ -92,9 +92,13 @@ def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Documen
             match record:
                 case Document():
                     yield record
-                case Reject(empty=False):
+                case Reject(empty=True):
+                    yield Document(
+                        "", record.position, record.line, None, None, record.input_bytes
+                    )
+                case Reject():
                     raise ConfigError(f"{file}:{record.line}: {record.reason}")
-                case Reject() | SpanEnd():
+                case SpanEnd():
                     pass
 
 

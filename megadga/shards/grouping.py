@@ -6,7 +6,6 @@ has the tokens ``[b_i, b_(i+1))`` of the concatenation of that split's shards, a
 documents.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from megadga.arrays import IntArray
 from megadga.errors import ShardError
+from megadga.shards.files import checksum
 from megadga.shards.manifest import GroupingEntry, Manifest
 from megadga.shards.npz import ArraySpec, read_arrays, write_arrays
 
@@ -42,10 +42,12 @@ class Grouping:
     Attributes:
         names: What the domains are called, in the order of their tokens.
         bounds: Where they begin, by split.
+        classifier: What sorted documents into them; see ``GroupingEntry``.
     """
 
     names: tuple[str, ...]
     bounds: Mapping[str, Bounds]
+    classifier: str | None = None
 
 
 def write_grouping(folder: Path, grouping: Grouping) -> GroupingEntry:
@@ -68,7 +70,7 @@ def write_grouping(folder: Path, grouping: Grouping) -> GroupingEntry:
         arrays |= {f"{split}_tokens": bounds.tokens, f"{split}_documents": bounds.documents}
     path = folder / FILE_NAME
     write_arrays(path, arrays)
-    return GroupingEntry(FILE_NAME, len(grouping.names), _checksum(path))
+    return GroupingEntry(FILE_NAME, len(grouping.names), checksum(path), grouping.classifier)
 
 
 def read_grouping(folder: Path, manifest: Manifest) -> Grouping:
@@ -85,7 +87,7 @@ def read_grouping(folder: Path, manifest: Manifest) -> Grouping:
     assert entry is not None, "the folder is one domain"
     path = folder / entry.file
     try:
-        _expect(path, "checksum", entry.sha256, _checksum(path))
+        _expect(path, "checksum", entry.sha256, checksum(path))
     except OSError as error:
         raise ShardError(f"{path}: expected a grouping, found {error.strerror}") from error
     specs = {"names": ArraySpec(("|u1",), ndim=1)}
@@ -98,7 +100,7 @@ def read_grouping(folder: Path, manifest: Manifest) -> Grouping:
             split: Bounds(arrays[f"{split}_tokens"], arrays[f"{split}_documents"])
             for split in manifest.splits
         }
-        _check(grouping := Grouping(names, bounds))
+        _check(grouping := Grouping(names, bounds, entry.classifier))
     except ValueError as error:
         raise ShardError(f"{path}: {error}") from error
     _expect(path, "domains", entry.domains, len(names))
@@ -137,8 +139,3 @@ def _check(grouping: Grouping) -> None:
                 )
             if array[0] != 0 or (array[1:] < array[:-1]).any():
                 raise ValueError(f"{split}_{key}: expected bounds that rise from 0, found others")
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ Knows the manifest's file alone: whether the shards are there and agree is seen 
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, cast
 
 from megadga.errors import ShardError
 from megadga.shards.files import written_whole
+from megadga.shards.strict_json import parse_strictly
 
 FILE_NAME = "manifest.json"
 VERSION = 1
@@ -69,11 +69,14 @@ class GroupingEntry:
         file: Its name.
         domains: Domains in it (``K``).
         sha256: Its checksum, hexadecimal.
+        classifier: Fingerprint of the clustering and level that sorted documents into them,
+            hexadecimal, which histograms and bases over them share; None: files or records did.
     """
 
     file: str
     domains: int
     sha256: str
+    classifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +130,13 @@ def read_manifest(folder: Path) -> Manifest:
     path = manifest_path(folder)
     try:
         text = path.read_text(encoding="utf-8")
-        return _parse(json.loads(text, object_pairs_hook=_each_once), str(path))
+        return _parse(parse_strictly(text), str(path))
     except OSError as error:
         raise ShardError(
             f"{path}: expected a domain's manifest, found {error.strerror}"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ShardError(f"{path}: expected JSON, found {error}") from error
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{name!r} twice in one object")
-    return values
 
 
 _Types = Mapping[str, tuple[type, ...]]
@@ -162,7 +157,12 @@ _SHARD: _Types = {
     "idx_sha256": (str,),
     "ids_sha256": (str, NoneType),
 }
-_GROUPING: _Types = {"file": (str,), "domains": (int,), "sha256": (str,)}
+_GROUPING: _Types = {
+    "file": (str,),
+    "domains": (int,),
+    "sha256": (str,),
+    "classifier": (str, NoneType),
+}
 
 
 def _parse(content: object, path: str) -> Manifest:

@@ -169,7 +169,14 @@ def _merge(
     sizes = merging.sizes(len(names))
     _check_domains(build, names, sizes)
     note = {"version": 1, "build": digest, "recipe": asdict(build.recipe)}
-    finish = Finishing(build.output, build.tokenizer.identity, names, sizes, note)
+    finish = Finishing(
+        build.output,
+        build.tokenizer.identity,
+        names,
+        sizes,
+        classifier=None if build.classifier is None else build.classifier.fingerprint,
+        build=note,
+    )
     folders = build.output.folders(names)
     finished = {folder: build.output.finished(folder, digest) for folder in folders}
     shards: dict[str, list[ShardTask]] = {

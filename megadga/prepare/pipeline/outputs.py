@@ -89,6 +89,7 @@ class Finishing:
         tokenizer: What wrote the tokens.
         names: The domains' names, ``K`` of them.
         sizes: How much there is of each.
+        classifier: Fingerprint of what sorted documents into them; None: nothing did.
         build: What is written down of the build, JSON-shaped.
     """
 
@@ -96,6 +97,7 @@ class Finishing:
     tokenizer: TokenizerIdentity
     names: Sequence[str]
     sizes: Sizes
+    classifier: str | None
     build: Mapping[str, Any]
 
     def __call__(self, folder: str, shards: Sequence[ShardTask]) -> Manifest:
@@ -130,7 +132,7 @@ class Finishing:
             )
             for number, split in enumerate(SPLITS)
         }
-        return Grouping(tuple(self.names), bounds)
+        return Grouping(tuple(self.names), bounds, self.classifier)
 
 
 def _entries(workplace: Workplace, shards: Sequence[ShardTask]) -> Iterator[ShardEntry]:

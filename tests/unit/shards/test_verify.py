@@ -199,8 +199,8 @@ def test_a_damaged_manifest_is_a_problem(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "expected a readable file, found No such file or directory"),
-        (b"other", "grouping.sha256: expected 0000 by the manifest, found "),
+        (None, "expected a grouping, found No such file or directory"),
+        (b"other", "checksum: expected 0000 by the manifest, found "),
     ],
 )
 def test_a_damaged_grouping_is_found(folder, content, message):

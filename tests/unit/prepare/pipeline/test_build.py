@@ -260,6 +260,7 @@ def test_a_classifier_sorts_documents_into_domains(source, tokenizer, tmp_path):
     texts = read_split(tmp_path / "out", "train", tokenizer)
     num_short = sum(len(text) <= 100 for text in made_up_texts(300))
     assert grouping.names == ByLength.names
+    assert grouping.classifier == ByLength.fingerprint
     assert grouping.bounds["train"].documents.tolist() == [0, num_short, num_short, 300]
     assert [len(text) > 100 for text in texts] == [False] * num_short + [True] * (300 - num_short)
 

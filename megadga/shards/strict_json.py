@@ -1,0 +1,27 @@
+"""JSON that says everything once. Knows no keys."""
+
+import json
+from collections import Counter
+from typing import Any
+
+
+def parse_strictly(content: str | bytes) -> Any:
+    """Return what JSON holds.
+
+    Raises:
+        ValueError: If it is none, in another encoding than UTF-8, nested too deeply, or an object
+            has a name twice, of which ``json`` would keep the last one without a word.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode()
+        return json.loads(text, object_pairs_hook=_each_once)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name!r} twice in one object")
+    return values
