@@ -10,7 +10,7 @@ from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.shape import model_shape
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.models import RunConfig
-from megadga.prepare.leakage import LeakageRule, LeakageSearch, plan_search
+from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
 from megadga.sampling.caps import cap_weights
 from megadga.shards.examples import Examples
 from megadga.shards.folder import DomainSource

@@ -18,8 +18,8 @@ from megadga.check import check, plan_leakage
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError, MegadgaError
-from megadga.prepare.leakage import LeakageRule, LeakageSearch
-from megadga.prepare.leakage_report import complain, render_leakage
+from megadga.prepare.leakage.report import complain, render_leakage
+from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""

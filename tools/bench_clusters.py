@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from megadga.errors import MegadgaError
-from megadga.prepare.assignment import assign_inputs
-from megadga.prepare.inputs import expand_inputs
-from megadga.prepare.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.assignment import assign_inputs
+from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.purity import summarize_clusters
 from megadga.prepare.pieces import plan_cut
-from megadga.prepare.purity import summarize_clusters
+from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = "example: python tools/bench_clusters.py --input 'text/*.jsonl.gz' --tokenizer web.model"

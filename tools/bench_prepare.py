@@ -22,8 +22,8 @@ from sentencepiece import SentencePieceProcessor
 
 from megadga.demo.data import collect_documents
 from megadga.demo.folder import DemoFolder
-from megadga.prepare.documents import iterate_documents
-from megadga.prepare.inputs import expand_inputs
+from megadga.prepare.reading.documents import iterate_documents
+from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.training import sample_texts, train_tokenizer
 
 BATCH = 64

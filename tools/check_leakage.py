@@ -6,8 +6,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.errors import MegadgaError
-from megadga.prepare.leakage import LeakageRule, plan_search
-from megadga.prepare.leakage_report import complain, render_leakage, write_leakage
+from megadga.prepare.leakage.report import complain, render_leakage, write_leakage
+from megadga.prepare.leakage.search import LeakageRule, plan_search
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.folder import open_split, read_folders
 from megadga.shards.inspection import find_sources

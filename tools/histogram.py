@@ -6,9 +6,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.errors import MegadgaError
-from megadga.prepare import references
-from megadga.prepare.clusters import Clustering
-from megadga.prepare.histograms import Smoothing
+from megadga.prepare.clustering import references
+from megadga.prepare.clustering.clusters import Clustering
+from megadga.prepare.clustering.histograms import Smoothing
 from megadga.prepare.pieces import plan_cut
 from megadga.prepare.tokenizer import load_tokenizer
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.errors import MegadgaError
-from megadga.prepare.inputs import expand_inputs
-from megadga.prepare.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.sentences import SentenceEmbedder
 from megadga.prepare.pieces import plan_cut
-from megadga.prepare.sentences import SentenceEmbedder
+from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.errors import MegadgaError
-from megadga.prepare.inputs import expand_inputs
+from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.training import sample_texts, train_tokenizer
 
 EPILOG = """\

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from megadga.demo.folder import SPECIFIC, DemoFolder
 from megadga.demo.harvest import harvest
-from megadga.prepare.inputs import expand_inputs, plan_domains
 from megadga.prepare.pipeline.bars import Bars
 from megadga.prepare.pipeline.build import Build, build_shards
 from megadga.prepare.pipeline.corpus import corpus_by_input
 from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.stages import Execution
+from megadga.prepare.reading.inputs import expand_inputs, plan_domains
 from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sentencepiece import SentencePieceTrainer
 
 from megadga.errors import ConfigError
-from megadga.prepare.documents import iterate_documents
+from megadga.prepare.reading.documents import iterate_documents
 from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
 from megadga.shards.files import written_whole
 

@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from megadga.prepare.clusters import Clustering
-from megadga.prepare.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.clusters import Clustering
+from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
 from tests.support.texts import write_lines
 
 SUBJECTS = {

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from megadga.errors import ConfigError
 from megadga.prepare.classifier import Classifier
-from megadga.prepare.clusters import Clustering
-from megadga.prepare.inputs import expand_inputs, plan_domains, plan_files
+from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.pipeline.build import Build
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.outputs import Output
@@ -15,7 +14,8 @@ from megadga.prepare.pipeline.progress import Progress
 from megadga.prepare.pipeline.recipe import SHARD_TOKENS, Recipe
 from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
-from megadga.prepare.records import Keys
+from megadga.prepare.reading.inputs import expand_inputs, plan_domains, plan_files
+from megadga.prepare.reading.records import Keys
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.prepare.workers import Workers
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megadga.prepare.documents import list_files, split_file
-from megadga.prepare.inputs import DomainInput
-from megadga.prepare.spans import Span
+from megadga.prepare.reading.documents import list_files, split_file
+from megadga.prepare.reading.inputs import DomainInput
+from megadga.prepare.reading.spans import Span
 
 LEAST_TASK_BYTES = 1 << 18
 MOST_TASK_BYTES = 1 << 26

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from megadga.errors import ConfigError
-from megadga.prepare.records import Keys
+from megadga.prepare.reading.records import Keys
 
 SPLITS = ("train", "valid")
 SHARD_TOKENS = 1 << 28

@@ -13,14 +13,14 @@ import numpy as np
 
 from megadga.arrays import IntArray, TokenArray
 from megadga.prepare.classifier import Classifier
-from megadga.prepare.documents import iterate_records
 from megadga.prepare.pieces import cut_pieces
 from megadga.prepare.pipeline.corpus import Source, Task
 from megadga.prepare.pipeline.progress import TaskProgress
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.runs import Documents, divide_groups, group_numbers, write_run
 from megadga.prepare.pipeline.workplace import Rejected, RunRecord, TaskRecord, Workplace
-from megadga.prepare.records import Document, Reject, SpanEnd
+from megadga.prepare.reading.documents import iterate_records
+from megadga.prepare.reading.records import Document, Reject, SpanEnd
 from megadga.prepare.tokenizer import Tokenizer
 from megadga.sampling.addresses import Stream, address_keys
 from megadga.shards.writer import best_dtype

@@ -9,7 +9,7 @@ import pytest
 
 from megadga.config.basis import read_basis
 from megadga.config.histogram import read_histogram
-from megadga.prepare.clusters import Clustering
+from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.training import train_tokenizer
 from tests.support.clusters import SUBJECTS, texts_about, write_subjects
 from tests.support.texts import made_up_texts

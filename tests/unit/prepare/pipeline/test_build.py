@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from megadga.errors import ConfigError, ShardError
-from megadga.prepare.inputs import DomainInput, plan_domains
 from megadga.prepare.pipeline.build import Build, Built, build_shards
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import Execution
-from megadga.prepare.records import Keys
+from megadga.prepare.reading.inputs import DomainInput, plan_domains
+from megadga.prepare.reading.records import Keys
 from megadga.prepare.workers import open_processes
 from megadga.shards.folder import open_domains
 from megadga.shards.grouping import read_grouping

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.prepare.inputs import DomainInput
 from megadga.prepare.pipeline.corpus import Source, corpus_by_input, corpus_of_files, plan_tasks
+from megadga.prepare.reading.inputs import DomainInput
 
 
 def write(path: Path, size: int) -> Path:

@@ -1,0 +1,1 @@
+"""Domains without labels: texts embedded, clustered, assigned, and sets measured by cluster."""

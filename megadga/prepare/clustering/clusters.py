@@ -1,0 +1,195 @@
+"""A clustering: an embedding and a tree of clusters, in a folder; and texts assigned by it.
+
+Knows nothing of how either was learned, nor of shards.
+
+    clusters/clusters.json   version, embedding, levels, fingerprint
+             centroids.npz   the centres of all levels, one after the other, float32
+             embedder.npz    the fitted embedding, if it is TF-IDF
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from megadga.arrays import IntArray
+from megadga.errors import ConfigError
+from megadga.prepare.clustering.embedding import Embedder
+from megadga.prepare.clustering.record import ClusteringRecord, read_record, write_record
+from megadga.prepare.clustering.sentences import SentenceEmbedder
+from megadga.prepare.clustering.tfidf import TfidfEmbedder
+from megadga.prepare.clustering.tree import ClusterTree
+from megadga.prepare.extras import import_extra
+from megadga.shards.npz import ArraySpec, read_arrays, write_arrays
+
+CENTROIDS_NAME = "centroids.npz"
+EMBEDDER_NAME = "embedder.npz"
+SPECS = {"centroids": ArraySpec(("<f4",), 2)}
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Clustering:
+    """What assigns texts to clusters, at every level. Made by ``load``.
+
+    Attributes:
+        folder: Where it was read from.
+        embedder: Texts to points.
+        tree: Points to clusters.
+        fingerprint: SHA-256 over the embedder's fingerprint, levels and centres, hexadecimal.
+    """
+
+    folder: Path
+    embedder: Embedder
+    tree: ClusterTree
+    fingerprint: str
+
+    @classmethod
+    def load(cls, folder: Path, *, embedder_path: Path | None = None) -> "Clustering":
+        """Read what ``save_clustering`` wrote.
+
+        Args:
+            folder: The clustering's.
+            embedder_path: Where the sentence-transformers model is now; None: where it was when
+                the clustering was learned.
+
+        Raises:
+            ConfigError: If something is missing or damaged, or the model is another one.
+        """
+        record = read_record(folder)
+        embedder = _load_embedder(folder, record, embedder_path)
+        if embedder.fingerprint != record.embedder_fingerprint:
+            raise ConfigError(
+                f"{embedder.path}: expected the embedding {record.embedder_fingerprint} that "
+                f"{folder} was learned with, found {embedder.fingerprint}"
+            )
+        tree = _load_tree(folder, record, embedder.dimension)
+        fingerprint = fingerprint_clustering(embedder, tree)
+        if fingerprint != record.fingerprint:
+            raise ConfigError(
+                f"{folder}: expected the fingerprint {record.fingerprint}, found {fingerprint}"
+            )
+        return cls(folder, embedder, tree, fingerprint)
+
+    def classifier(self, level: int) -> "ClusterClassifier":
+        """Return what assigns texts to the clusters of one level.
+
+        Args:
+            level: Its number of clusters (``K``).
+
+        Raises:
+            ConfigError: If there is no such level, or scikit-learn is not installed.
+        """
+        return ClusterClassifier(self, level)
+
+
+@final
+class ClusterClassifier:
+    """Assigns texts to the clusters of one level. Made by ``Clustering.classifier``."""
+
+    def __init__(self, clustering: Clustering, level: int) -> None:
+        width = len(str(level))
+        self._clustering = clustering
+        self._level = len(clustering.tree.centroids(level))
+        self._names = tuple(f"c{number:0{width}d}" for number in range(level))
+        # Found out once: it takes longer than a short text.
+        self._threads = import_extra("threadpoolctl", extra="clusters").ThreadpoolController()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """``c0000``, ``c0001``, ...: the clusters' numbers, all of the width of ``K``."""
+        return self._names
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the clustering's fingerprint and the level, hexadecimal."""
+        content = f"{self._clustering.fingerprint}/{self._level}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def assign(self, texts: Sequence[str]) -> IntArray:
+        """Return each text's cluster, in ``[0, K)``, shape ``(len(texts),)``.
+
+        A text in which the embedding knows nothing goes to the first cluster that is not empty.
+        """
+        with self._threads.limit(limits=1):  # one process a core has no use for more
+            points = self._clustering.embedder.embed(texts)
+            return self._clustering.tree.assign(points, self._level)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes get the paths and read the files once, not with every piece of work.
+        folder, embedder = self._clustering.folder.resolve(), self._clustering.embedder
+        model = embedder.path.resolve() if embedder.kind == "sentence-transformers" else None
+        return _load_once, (folder, model, self._clustering.fingerprint, self._level)
+
+
+def save_clustering(folder: Path, embedder: Embedder, tree: ClusterTree) -> None:
+    """Write a clustering into a folder; the record, which makes it one, comes last.
+
+    Args:
+        folder: Must exist; a TF-IDF embedding is in it already, as ``EMBEDDER_NAME``.
+        embedder: Texts to points.
+        tree: Points to clusters.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    centroids = np.concatenate([tree.centroids(level) for level in tree.levels])
+    write_arrays(folder / CENTROIDS_NAME, {"centroids": centroids.astype("<f4", copy=False)})
+    record = ClusteringRecord(
+        embedder=embedder.kind,
+        embedder_fingerprint=embedder.fingerprint,
+        embedder_path=EMBEDDER_NAME if embedder.kind == "tfidf" else str(embedder.path.resolve()),
+        levels=tree.levels,
+        fingerprint=fingerprint_clustering(embedder, tree),
+    )
+    write_record(folder, record)
+
+
+def fingerprint_clustering(embedder: Embedder, tree: ClusterTree) -> str:
+    """Return the SHA-256 over an embedder's fingerprint and all levels' centres, hexadecimal."""
+    digest = hashlib.sha256(embedder.fingerprint.encode())
+    for level in tree.levels:
+        digest.update(level.to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(tree.centroids(level), dtype="<f4").data)
+    return digest.hexdigest()
+
+
+def _load_embedder(folder: Path, record: ClusteringRecord, path: Path | None) -> Embedder:
+    if record.embedder == "sentence-transformers":
+        return SentenceEmbedder.load(path or Path(record.embedder_path))
+    if path is not None:
+        raise ConfigError(
+            f"{path}: expected no embedder, since {folder} has its own (TF-IDF), found one"
+        )
+    return TfidfEmbedder.load(folder / EMBEDDER_NAME)
+
+
+def _load_tree(folder: Path, record: ClusteringRecord, dimension: int) -> ClusterTree:
+    path = folder / CENTROIDS_NAME
+    centroids = read_arrays(path, SPECS, error=ConfigError)["centroids"]
+    expected = (sum(record.levels), dimension)
+    if centroids.shape != expected:
+        raise ConfigError(f"{path}: expected the shape {expected}, found {centroids.shape}")
+    if not np.isfinite(centroids).all():
+        raise ConfigError(f"{path}: expected finite numbers, found others")
+    try:
+        return ClusterTree(np.split(centroids, np.cumsum(record.levels)[:-1]))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+@functools.cache
+def _load_once(
+    folder: Path, model: Path | None, fingerprint: str, level: int
+) -> ClusterClassifier:
+    clustering = Clustering.load(folder, embedder_path=model)
+    if clustering.fingerprint != fingerprint:
+        raise ConfigError(
+            f"{folder}: expected the fingerprint {fingerprint}, found {clustering.fingerprint}: "
+            "the clustering has changed"
+        )
+    return clustering.classifier(level)

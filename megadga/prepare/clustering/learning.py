@@ -1,0 +1,162 @@
+"""Documents to a clustering: sampled, embedded, clustered. Knows neither tokens nor shards."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from megadga.errors import ConfigError
+from megadga.prepare.clustering.clusters import EMBEDDER_NAME, Clustering, save_clustering
+from megadga.prepare.clustering.embedding import Embedder, PointArray
+from megadga.prepare.clustering.kmeans import POINTS_PER_CENTROID, count_runs, grow_tree
+from megadga.prepare.clustering.tfidf import fit_tfidf
+from megadga.prepare.clustering.tree import check_levels
+from megadga.prepare.extras import import_extra
+from megadga.prepare.pieces import Cut
+from megadga.prepare.reading.samples import TextSample, sample_texts, thin_out
+from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
+from megadga.prepare.stages import Stages, unseen
+from megadga.prepare.workers import Workers, open_processes
+
+SAMPLE_CHARACTERS = 1 << 25
+
+
+@dataclass(frozen=True, slots=True)
+class ClusteringRecipe:
+    """How documents become a clustering.
+
+    Attributes:
+        levels: Numbers of clusters, from coarse to fine, each a multiple of the one before.
+        cut: What turns documents into texts (``plan_cut``); ``list``: each document is one.
+        text_key: Where the objects of JSON lines have their text.
+        seed: Of samples, embedding and k-means, in [0, 2^32).
+
+    Raises:
+        ConfigError: If the levels do not divide one another, or the seed is out of range.
+    """
+
+    levels: tuple[int, ...]
+    cut: Cut = list
+    text_key: str = "text"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_levels(self.levels)
+        if not 0 <= self.seed < 1 << 32:
+            raise ConfigError(f"seed: expected 0 <= N < 2^32, found {self.seed}")
+
+
+def learn_clusters(
+    paths: Sequence[Path],
+    output: Path,
+    recipe: ClusteringRecipe,
+    *,
+    embedder: Embedder | None = None,
+    workers: int = 1,
+    stages: Stages = unseen,
+) -> Clustering:
+    """Learn a clustering and write its folder, whole or not at all.
+
+    The input is read twice: for a sample of ``SAMPLE_CHARACTERS``, which TF-IDF is fitted to, and
+    for enough documents to have ``POINTS_PER_CENTROID`` texts a cluster, whose embeddings are kept
+    in a file while it is learned: ``1024 d`` bytes a cluster. Memory does not grow with the input.
+    The same input, recipe and embedder give the same bytes, whatever the number of workers; with
+    a sentence-transformers model, as far as its embeddings are the same.
+
+    Args:
+        paths: Files and folders of documents; every document has the same chance.
+        output: Must not exist; folders above it are made.
+        recipe: Levels, pieces, text key and seed.
+        embedder: None: TF-IDF, fitted to the input.
+        workers: Processes that cut and embed, at least 1.
+        stages: Shows progress; bytes of input, then runs of k-means.
+
+    Raises:
+        ConfigError: If the output exists or cannot be written, an input cannot be read, there is
+            no text to learn from, a package is not installed, or ``workers`` is below 1.
+    """
+    if output.exists():
+        raise ConfigError(f"{output}: expected no folder of this name yet, found one")
+    partial_output = output.with_name(f".{output.name}.partial")
+    # One thread: how sums are divided among several depends on their number.
+    threads = import_extra("threadpoolctl", extra="clusters")
+    import_extra("faiss", extra="clusters")  # loaded by now, its threads are limited as well
+    with open_processes(workers) as pool, threads.threadpool_limits(limits=1):
+        try:
+            shutil.rmtree(partial_output, ignore_errors=True)
+            partial_output.mkdir(parents=True)
+            _Learning(paths, recipe, pool, stages).write(partial_output, embedder)
+            partial_output.rename(output)
+        except OSError as error:
+            raise ConfigError(f"{output}: expected to write it, found {error}") from error
+        finally:
+            shutil.rmtree(partial_output, ignore_errors=True)  # gone already if it was renamed
+    return Clustering.load(output, embedder_path=None if embedder is None else embedder.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learning:
+    """One attempt: what all its steps need."""
+
+    paths: Sequence[Path]
+    recipe: ClusteringRecipe
+    pool: Workers
+    stages: Stages
+
+    def write(self, folder: Path, embedder: Embedder | None) -> None:
+        """Write a clustering into a folder."""
+        sample = sample_texts(
+            self._read("sampling"), max_characters=SAMPLE_CHARACTERS, seed=self.recipe.seed
+        )
+        chunks = chunk_texts(sample.texts)
+        texts = list(chain.from_iterable(self.pool.map_in_order(self.recipe.cut, chunks)))
+        if not texts:
+            raise ConfigError("texts: expected some to learn clusters from, found none")
+        if embedder is None:
+            embedder = fit_tfidf(texts, folder / EMBEDDER_NAME, seed=self.recipe.seed)
+        points_file = folder / "points.f32"
+        self._embed(embedder, points_file, fraction=self._fraction(sample, texts))
+        points = np.memmap(points_file, np.float32, "r").reshape(-1, embedder.dimension)
+        tree = grow_tree(
+            points,
+            self.recipe.levels,
+            seed=self.recipe.seed,
+            progress=self.stages("clustering", count_runs(self.recipe.levels)),
+        )
+        points_file.unlink()
+        save_clustering(folder, embedder, tree)
+
+    def _fraction(self, sample: TextSample, texts: Sequence[str]) -> float:
+        """Return which share of the documents has as many texts as k-means looks at."""
+        wanted = POINTS_PER_CENTROID * self.recipe.levels[-1]
+        sampled_characters = sum(map(len, sample.texts))
+        return wanted * sampled_characters / (len(texts) * sample.num_characters)
+
+    def _embed(self, embedder: Embedder, file: Path, *, fraction: float) -> None:
+        """Write the embeddings of a fraction of the documents to a file, but for those of 0."""
+        chosen = thin_out(self._read("embedding"), fraction=fraction, seed=self.recipe.seed)
+        embed = partial(_embed, embedder=embedder, cut=self.recipe.cut)
+        num_points = 0
+        with file.open("wb") as points:
+            for rows in self.pool.map_in_order(embed, chunk_texts(chosen)):
+                points.write(rows.tobytes())
+                num_points += len(rows)
+        if num_points == 0:
+            raise ConfigError(
+                "texts: expected some that the embedding knows something in, found none"
+            )
+
+    def _read(self, stage: str) -> Iterator[str]:
+        progress = self.stages(stage, count_bytes(self.paths))
+        return read_texts(self.paths, text_key=self.recipe.text_key, progress=progress)
+
+
+def _embed(texts: Sequence[str], *, embedder: Embedder, cut: Cut) -> PointArray:
+    threads = import_extra("threadpoolctl", extra="clusters")
+    with threads.threadpool_limits(limits=1):  # of a worker, which has no use for more
+        points = embedder.embed(cut(texts))
+    return points[points.any(axis=1)]

@@ -1,0 +1,115 @@
+"""Reference sets out of files, measured and written. Knows neither tokens nor shards."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from megadga.arrays import FloatArray
+from megadga.config.basis import Basis, write_basis
+from megadga.config.histogram import write_histogram
+from megadga.errors import ConfigError
+from megadga.prepare.clustering.clusters import Clustering
+from megadga.prepare.clustering.histograms import Smoothing, histogram
+from megadga.prepare.pieces import Cut
+from megadga.prepare.reading.inputs import expand_inputs
+from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
+from megadga.prepare.stages import Stages, unseen
+
+
+def parse_references(arguments: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """Return the files and folders of each reference set, in the order in which sets come.
+
+    Args:
+        arguments: ``NAME=GLOB``; a name may come again, with more of its files.
+
+    Raises:
+        ConfigError: If one has another form, or a pattern matches nothing.
+    """
+    patterns: dict[str, list[str]] = {}
+    for argument in arguments:
+        name, equals, pattern = argument.partition("=")
+        if not (name and equals and pattern):
+            raise ConfigError(f"{argument}: expected NAME=GLOB, found something else")
+        patterns.setdefault(name, []).append(pattern)
+    return {name: expand_inputs(globs) for name, globs in patterns.items()}
+
+
+def measure_references(
+    references: Mapping[str, Sequence[Path]],
+    clustering: Clustering,
+    level: int,
+    *,
+    cut: Cut = list,
+    text_key: str = "text",
+    smoothing: Smoothing | None = None,
+    stages: Stages = unseen,
+) -> Basis:
+    """Return the shares of each reference set in each cluster, a row a set.
+
+    Args:
+        references: Files and folders of each set, by its name.
+        clustering: What they are compared with.
+        level: Its number of clusters (``K``).
+        cut: What turns documents into texts; that of the domains.
+        text_key: Where the objects of JSON lines have their text.
+        smoothing: None: each text counts for one cluster.
+        stages: Shows progress, in bytes of input.
+
+    Raises:
+        ConfigError: If there is no such level, or a set cannot be read or has no text.
+    """
+    progress = stages("measuring", count_bytes(chain.from_iterable(references.values())))
+    classifier = clustering.classifier(level)
+    rows: list[FloatArray] = []
+    for name, paths in references.items():
+        documents = read_texts(paths, text_key=text_key, progress=progress)
+        texts = chain.from_iterable(map(cut, chunk_texts(documents)))
+        try:
+            rows.append(histogram(texts, clustering, level, smoothing=smoothing))
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    return Basis.from_rows(
+        rows,
+        names=tuple(references),
+        domains=classifier.names,
+        clustering=classifier.fingerprint,
+    )
+
+
+def write_shares(path: Path, basis: Basis) -> None:
+    """Write a basis to an ``.npz``, or its only row to a ``.json`` as shares by domain.
+
+    Raises:
+        ConfigError: If the name ends otherwise, the rows are several for a ``.json``, or the file
+            cannot be written.
+    """
+    check_output(path, len(basis.names))
+    if path.suffix == ".npz":
+        write_basis(path, basis)
+    else:
+        write_histogram(path, dict(zip(basis.domains, basis.row(0).tolist(), strict=True)))
+
+
+def check_output(path: Path, num_references: int) -> None:
+    """Refuse a name that ``write_shares`` would refuse, before the work is done.
+
+    Raises:
+        ConfigError: If it ends otherwise, or in ``.json`` for several reference sets.
+    """
+    if path.suffix not in (".json", ".npz"):
+        raise ConfigError(f"{path}: expected a name that ends in .json or .npz, found another")
+    if path.suffix == ".json" and num_references > 1:
+        raise ConfigError(f"{path}: expected one set for a .json, found {num_references}")
+
+
+def describe_rows(basis: Basis) -> Iterator[str]:
+    """Yield a line a row: its name, the clusters with a share in it, and the largest share."""
+    for index, name in enumerate(basis.names):
+        row = basis.row(index)
+        largest = int(row.argmax())
+        yield (
+            f"{name}: in {np.count_nonzero(row):,} of {row.size:,} clusters, "
+            f"most in {basis.domains[largest]} ({row[largest]:.3f})"
+        )

@@ -1,0 +1,1 @@
+"""Held-out documents looked for where a model trains."""

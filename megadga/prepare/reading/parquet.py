@@ -1,0 +1,197 @@
+"""Records out of parquet files. Knows columns and row groups, not what makes a record bad."""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from megadga.errors import ConfigError
+from megadga.prepare.reading.records import (
+    Content,
+    Document,
+    Keys,
+    RecordError,
+    Reject,
+    SpanEnd,
+    check_content,
+    make_record,
+    show_names,
+)
+from megadga.prepare.reading.spans import Span
+
+# pyarrow is slow to import, optional, and has no types: imported on first use, and Any.
+
+BUFFER_BYTES = 1 << 20
+BATCH_BYTES = 1 << 22
+BATCH_ROWS = 1024  # bounds a batch, too, where repeated texts make rows look small
+
+
+def measure_row_groups(file: Path) -> list[int]:
+    """Return the size of each row group of a file: its bytes before they were compressed.
+
+    Raises:
+        ConfigError: If the file cannot be read or is damaged, or pyarrow is missing.
+    """
+    with _opened(file) as parquet:
+        # What columns take on the disk is not asked for: with some damage that ends the process.
+        sizes = [group.total_byte_size for group in _row_groups(parquet)]
+    if min(sizes, default=0) < 0:
+        raise ConfigError(
+            f"{file}: expected whole parquet, found a row group of {min(sizes)} bytes"
+        )
+    return sizes
+
+
+def iterate_rows(span: Span, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:
+    """Yield the records of a span of a parquet file, then its end.
+
+    Of the columns that are needed, some megabytes at a time are held in memory.
+
+    Raises:
+        ConfigError: If the file cannot be read or is damaged, a column is missing or of another
+            type, or pyarrow is missing.
+    """
+    with _opened(span.file) as parquet:
+        counts = [group.num_rows for group in _row_groups(parquet)]
+        first, num_rows = sum(counts[: span.start]), sum(counts[span.start : span.stop])
+        counted = number = 0
+        for number, values in enumerate(_iterate_values(parquet, span, keys), start=1):
+            done = span.input_bytes * number // max(num_rows, number)
+            moved, counted = done - counted, done
+            yield make_record(
+                _check_row,
+                values,
+                keys,
+                position=first + number - 1,
+                line=first + number,
+                input_bytes=moved,
+            )
+        if number != num_rows:
+            raise ConfigError(f"{span.file}: expected {num_rows} rows, found {number}")
+        yield SpanEnd(number, span.input_bytes - counted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """Where a value is found: a column, or a field of a struct."""
+
+    path: tuple[str, ...]
+    is_dictionary: bool
+    is_text: bool
+
+    def read(self, batch: Any) -> list[object]:
+        """Return the column's values, text in bytes: arrow does not check that it is UTF-8."""
+        array = batch.column(self.path[0])
+        for name in self.path[1:]:
+            array = array.flatten()[array.type.get_field_index(name)]
+        if self.is_dictionary:
+            array = array.dictionary_decode()
+        return (array.cast("large_binary") if self.is_text else array).to_pylist()
+
+
+def _iterate_values(
+    parquet: Any, span: Span, keys: Keys
+) -> Iterator[tuple[object, object, object]]:
+    """Yield what each row of the span has for text, id and domain."""
+    schema = parquet.schema_arrow
+    text = _locate(schema, keys.text, "a string", span.file)
+    id_, domain = (
+        None if key is None else _locate(schema, key, expected, span.file)
+        for key, expected in ((keys.id, "a string or an integer"), (keys.domain, "a string"))
+    )
+    names = [".".join(column.path) for column in (text, id_, domain) if column]
+    for index, group in list(enumerate(_row_groups(parquet)))[span.start : span.stop]:
+        batches = parquet.iter_batches(
+            batch_size=_batch_rows(group),
+            row_groups=[index],
+            columns=list(dict.fromkeys(names)),
+            use_threads=False,
+        )
+        for batch in batches:
+            yield from zip(
+                text.read(batch),
+                id_.read(batch) if id_ else repeat(None),
+                domain.read(batch) if domain else repeat(None),
+                strict=False,
+            )
+
+
+def _row_groups(parquet: Any) -> list[Any]:
+    metadata = parquet.metadata
+    return [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+
+
+def _batch_rows(group: Any) -> int:
+    row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
+
+
+def _locate(schema: Any, key: str, expected: str, file: Path) -> _Column:
+    types: Any = import_module("pyarrow.types")
+    path = (key,) if key in schema.names else tuple(key.split("."))
+    kind = schema  # it is asked for its fields as a struct is
+    for depth, name in enumerate(path):
+        place = ".".join(path[:depth])
+        if place and not types.is_struct(kind):
+            found = show_names([str(kind)])
+            raise ConfigError(f"{file}: {key}: expected a struct at {place}, found {found}")
+        index = kind.get_field_index(name)  # -1: none, or several
+        if index < 0:
+            found = show_names(field.name for field in kind)
+            within = f" in {place}" if place else ""
+            raise ConfigError(f"{file}: {key}: expected one such column, found {found}{within}")
+        kind = kind.field(index).type
+    is_dictionary = types.is_dictionary(kind)
+    value = kind.value_type if is_dictionary else kind
+    is_text = types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)
+    is_integer = types.is_integer(value) and "integer" in expected
+    if not (is_text or is_integer or types.is_null(value)):  # null: no row has a value
+        raise ConfigError(f"{file}: {key}: expected {expected}, found {show_names([str(kind)])}")
+    return _Column(path, is_dictionary, is_text)
+
+
+def _check_row(values: tuple[object, object, object], keys: Keys) -> Content:
+    text, id_, domain = values
+    return check_content(
+        _decode(text, keys.text), _decode(id_, keys.id), _decode(domain, keys.domain), keys
+    )
+
+
+def _decode(value: object, key: str | None) -> object:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{key}: expected UTF-8 text, found {error}") from error
+
+
+@contextmanager
+def _opened(file: Path) -> Generator[Any]:
+    """Open a parquet file; what arrow says while it is open names the file."""
+    arrow, reader = _import_pyarrow(file)
+    try:
+        # Without buffers of its own arrow reads whole columns of a row group at once.
+        with reader.ParquetFile(
+            arrow.OSFile(str(file)),
+            buffer_size=BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        ) as parquet:
+            yield parquet
+    except (OSError, ValueError, arrow.ArrowException) as error:
+        reason = " ".join(str(error).split())  # arrow explains itself in several lines
+        raise ConfigError(f"{file}: expected whole parquet, found {reason}") from error
+
+
+def _import_pyarrow(file: Path) -> tuple[Any, Any]:
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ConfigError(
+            f"{file}: expected the package pyarrow to read it with, found {error}: "
+            'install "megadga[data]"'
+        ) from error
