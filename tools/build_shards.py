@@ -3,7 +3,7 @@
 import argparse
 
 from megadga.errors import MegadgaError
-from megadga.prepare.pipeline.bars import Bars
+from megadga.prepare.bars import Bars
 from megadga.prepare.pipeline.build import build_shards
 from megadga.prepare.pipeline.command import add_options, read_build, read_execution
 from megadga.prepare.ranks import open_workers
@@ -39,7 +39,7 @@ def main() -> None:
             if workers is None:
                 return  # a rank that has worked for the first one
             with Bars() as bars:
-                execution = read_execution(args, workers, progress=bars)
+                execution = read_execution(args, workers, stages=bars)
                 built = build_shards(read_build(args), execution)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
 from megadga.errors import MegadgaError
+from megadga.prepare.bars import Bars
 from megadga.prepare.clustering import references
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.histograms import Smoothing
@@ -46,10 +45,11 @@ def main() -> None:
         cut = plan_cut(tokenizer, args.piece_tokens)
         smoothing = None if args.smooth is None else Smoothing(args.smooth, args.temperature)
         clustering = Clustering.load(args.clusters, embedder_path=args.embedder)
-        basis = references.measure_references(
-            sets, clustering, args.level, cut=cut, text_key=args.text_key, smoothing=smoothing,
-            stages=lambda stage, total: tqdm(total=total, desc=stage, disable=None).update,
-        )  # fmt: skip
+        with Bars() as bars:
+            basis = references.measure_references(
+                sets, clustering, args.level,
+                cut=cut, text_key=args.text_key, smoothing=smoothing, stages=bars,
+            )  # fmt: skip
         references.write_shares(args.output, basis)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

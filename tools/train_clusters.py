@@ -4,9 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from tqdm import tqdm
-
 from megadga.errors import MegadgaError
+from megadga.prepare.bars import Bars
 from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
 from megadga.prepare.clustering.sentences import SentenceEmbedder
 from megadga.prepare.pieces import plan_cut
@@ -44,11 +43,12 @@ def main() -> None:
         tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
         cut = plan_cut(tokenizer, args.piece_tokens)
         recipe = ClusteringRecipe(tuple(args.levels), cut, args.text_key, args.seed)
-        clustering = learn_clusters(
-            expand_inputs(args.input), args.output, recipe,
-            embedder=args.embedder and SentenceEmbedder.load(args.embedder), workers=args.workers,
-            stages=lambda stage, total: tqdm(total=total, desc=stage, disable=None).update,
-        )  # fmt: skip
+        embedder = args.embedder and SentenceEmbedder.load(args.embedder)
+        with Bars() as bars:
+            clustering = learn_clusters(
+                expand_inputs(args.input), args.output, recipe,
+                embedder=embedder, workers=args.workers, stages=bars,
+            )  # fmt: skip
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     levels = ", ".join(f"{level:,}" for level in clustering.tree.levels)

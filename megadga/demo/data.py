@@ -10,7 +10,7 @@ from pathlib import Path
 
 from megadga.demo.folder import SPECIFIC, DemoFolder
 from megadga.demo.harvest import harvest
-from megadga.prepare.pipeline.bars import Bars
+from megadga.prepare.bars import Bars
 from megadga.prepare.pipeline.build import Build, build_shards
 from megadga.prepare.pipeline.corpus import corpus_by_input
 from megadga.prepare.pipeline.outputs import Output
@@ -67,9 +67,7 @@ def write_shards(folder: DemoFolder, tokenizer: Tokenizer, report: Callable[[str
         inputs = plan_domains(expand_inputs([str(folder.documents / kind / "*.jsonl")]))
         corpus = corpus_by_input(inputs, valid_fraction=recipe.valid_fraction)
         with Bars() as bars:
-            build_shards(
-                Build(corpus, tokenizer, Output(output), recipe), Execution(progress=bars)
-            )
+            build_shards(Build(corpus, tokenizer, Output(output), recipe), Execution(stages=bars))
         report(f"{output}: {', '.join(one.name for one in inputs)}")
 
 

@@ -17,9 +17,9 @@ from megadga.prepare.clustering.tfidf import fit_tfidf
 from megadga.prepare.clustering.tree import check_levels
 from megadga.prepare.extras import import_extra
 from megadga.prepare.pieces import Cut
+from megadga.prepare.progress import Stages, unseen
 from megadga.prepare.reading.samples import TextSample, sample_texts, thin_out
 from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
-from megadga.prepare.stages import Stages, unseen
 from megadga.prepare.workers import Workers, open_processes
 
 SAMPLE_CHARACTERS = 1 << 25
@@ -125,7 +125,7 @@ class _Learning:
             points,
             self.recipe.levels,
             seed=self.recipe.seed,
-            progress=self.stages("clustering", count_runs(self.recipe.levels)),
+            progress=self.stages("clustering", count_runs(self.recipe.levels), " runs"),
         )
         points_file.unlink()
         save_clustering(folder, embedder, tree)
@@ -151,7 +151,7 @@ class _Learning:
             )
 
     def _read(self, stage: str) -> Iterator[str]:
-        progress = self.stages(stage, count_bytes(self.paths))
+        progress = self.stages(stage, count_bytes(self.paths), "B")
         return read_texts(self.paths, text_key=self.recipe.text_key, progress=progress)
 
 

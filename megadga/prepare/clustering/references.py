@@ -13,9 +13,9 @@ from megadga.errors import ConfigError
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.histograms import Smoothing, histogram
 from megadga.prepare.pieces import Cut
+from megadga.prepare.progress import Stages, unseen
 from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
-from megadga.prepare.stages import Stages, unseen
 
 
 def parse_references(arguments: Sequence[str]) -> dict[str, tuple[Path, ...]]:
@@ -60,7 +60,7 @@ def measure_references(
     Raises:
         ConfigError: If there is no such level, or a set cannot be read or has no text.
     """
-    progress = stages("measuring", count_bytes(chain.from_iterable(references.values())))
+    progress = stages("measuring", count_bytes(chain.from_iterable(references.values())), "B")
     classifier = clustering.classifier(level)
     rows: list[FloatArray] = []
     for name, paths in references.items():

@@ -10,10 +10,10 @@ from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.pipeline.build import Build
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.outputs import Output
-from megadga.prepare.pipeline.progress import Progress
 from megadga.prepare.pipeline.recipe import SHARD_TOKENS, Recipe
 from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
+from megadga.prepare.progress import Stages
 from megadga.prepare.reading.inputs import expand_inputs, plan_domains, plan_files
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.tokenizer import load_tokenizer
@@ -111,13 +111,13 @@ def read_build(args: argparse.Namespace) -> Build:
     )
 
 
-def read_execution(args: argparse.Namespace, workers: Workers, *, progress: Progress) -> Execution:
+def read_execution(args: argparse.Namespace, workers: Workers, *, stages: Stages) -> Execution:
     """Return how the options ask to carry it out.
 
     Raises:
         ConfigError: If a number is out of range.
     """
-    return Execution(workers, args.memory * MEGABYTE, MaxBad.parse(args.max_bad), progress)
+    return Execution(workers, args.memory * MEGABYTE, MaxBad.parse(args.max_bad), stages)
 
 
 def _read_corpus(args: argparse.Namespace) -> Corpus:

@@ -10,10 +10,11 @@ from pathlib import Path
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import Task
 from megadga.prepare.pipeline.merging import Merging, ShardTask
-from megadga.prepare.pipeline.progress import Progress, no_progress, read_progress
 from megadga.prepare.pipeline.rejects import MaxBad, find_rejects, write_rejects
+from megadga.prepare.pipeline.task_progress import read_progress
 from megadga.prepare.pipeline.tokenizing import Tokenizing
 from megadga.prepare.pipeline.workplace import TaskRecord
+from megadga.prepare.progress import Stages, unseen
 from megadga.prepare.workers import Workers
 
 MEMORY_BYTES = 1 << 26
@@ -27,7 +28,7 @@ class Execution:
         workers: Who does the work.
         memory_bytes: Tokens that each of them holds at a time, in bytes, at least 1.
         max_bad: Bad records that are left out before the build fails.
-        progress: Where it says how far it is.
+        stages: Shows how far it is.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -36,7 +37,7 @@ class Execution:
     workers: Workers = Workers()
     memory_bytes: int = MEMORY_BYTES
     max_bad: MaxBad = MaxBad()
-    progress: Progress = no_progress
+    stages: Stages = unseen
 
     def __post_init__(self) -> None:
         if self.memory_bytes < 1:
@@ -60,12 +61,16 @@ def tokenize_all(
     """
     found = {task.number: job.workplace.task_record(task.number) for task in tasks}
     records = {number: record for number, record in found.items() if record is not None}
-    total = sum(task.input_bytes for task in tasks)
     finished = sum(task.input_bytes for task in tasks if task.number in records)
+    total = sum(task.input_bytes for task in tasks)
+    advance, told = execution.stages("tokenizing", total, "B"), 0
 
     def tell() -> None:
+        nonlocal told
         at_work = sum(read_progress(path) for path in job.workplace.progress_paths())
-        execution.progress("tokenizing", min(finished + at_work, total), total)
+        done = min(finished + at_work, total)
+        advance(done - told)
+        told = done
 
     tell()
     missing = [task for task in tasks if task.number not in records]
@@ -94,11 +99,10 @@ def write_all(job: Merging, shards: Sequence[ShardTask], execution: Execution) -
     missing = [
         shard for shard in shards if job.workplace.shard_entry(shard.folder, shard.name) is None
     ]
-    done = total - sum(shard.num_tokens for shard in missing)
-    execution.progress("writing", done, total)
+    advance = execution.stages("writing", total, " tokens")
+    advance(total - sum(shard.num_tokens for shard in missing))
     for shard, _ in execution.workers.map(job, missing):
-        done += shard.num_tokens
-        execution.progress("writing", done, total)
+        advance(shard.num_tokens)
 
 
 def _too_many(records: Mapping[int, TaskRecord], max_bad: MaxBad, *, complete: bool) -> bool:

@@ -15,9 +15,9 @@ from megadga.arrays import IntArray, TokenArray
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pieces import cut_pieces
 from megadga.prepare.pipeline.corpus import Source, Task
-from megadga.prepare.pipeline.progress import TaskProgress
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.runs import Documents, divide_groups, group_numbers, write_run
+from megadga.prepare.pipeline.task_progress import TaskProgress
 from megadga.prepare.pipeline.workplace import Rejected, RunRecord, TaskRecord, Workplace
 from megadga.prepare.reading.documents import iterate_records
 from megadga.prepare.reading.records import Document, Reject, SpanEnd

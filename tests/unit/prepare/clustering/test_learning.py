@@ -88,7 +88,7 @@ def test_progress_shows_every_stage_to_its_end(subjects, tmp_path):
     totals: dict[str, int] = {}
     done: dict[str, int] = {}
 
-    def stages(stage, total):
+    def stages(stage, total, unit):
         totals[stage], done[stage] = total, 0
         return lambda number: done.update({stage: done[stage] + number})
 

@@ -70,7 +70,7 @@ def test_progress_is_in_bytes(clustering, references):
     stages: list[tuple[str, int]] = []
     done: list[int] = []
 
-    def begin(stage, total):
+    def begin(stage, total, unit):
         stages.append((stage, total))
         return done.append
 

@@ -1,33 +1,11 @@
-"""How far a build is, over all who work on it. Knows stages and amounts, and no bar."""
+"""How far a task is, for whoever waits for it elsewhere. Knows amounts, and no task."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol, final
+from typing import final
 
 WRITE_INTERVAL_S = 0.5
-
-
-Stage = Literal["tokenizing", "writing"]
-"""What a build is at: tokenizing, counted in bytes of input, or writing, in tokens."""
-
-
-class Progress(Protocol):
-    """Where a build says how far it is."""
-
-    def __call__(self, stage: Stage, done: int, total: int) -> object:
-        """Tell of one stage.
-
-        Args:
-            stage: What is done.
-            done: So far, over all workers; what was done before a build was killed counts.
-            total: The same from the first call of a stage to its last.
-        """
-        ...
-
-
-def no_progress(stage: Stage, done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 @final
