@@ -10,7 +10,10 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench-sampler clean
+.PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters clean
+
+# What bench-prepare and bench-clusters read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'
+CORPUS ?=
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -46,6 +49,15 @@ format: setup  ## Format the code and mend what can be mended automatically.
 
 bench-sampler: setup  ## Time batch plans for up to 262,144 domains; writes build/bench/sampler.json.
 	@$(BIN)/python tools/bench_sampler.py
+
+bench-reader: setup  ## Time reading against Megatron's datasets; writes build/bench/reader.json.
+	@$(BIN)/python tools/bench_reader.py
+
+bench-prepare: setup  ## Time building shards against encoding alone; writes build/bench/prepare.json.
+	@$(BIN)/python tools/bench_prepare.py $(if $(CORPUS),--input '$(CORPUS)')
+
+bench-clusters: setup  ## Cluster a corpus into 64 and 4,096, and score it; writes build/bench/clusters.json.
+	@$(BIN)/python tools/bench_clusters.py $(if $(CORPUS),--input '$(CORPUS)')
 
 clean:  ## Remove what was set up and built; runs/ and shards/ stay.
 	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

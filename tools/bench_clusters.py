@@ -9,15 +9,15 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from megadga.demo.benchmark import prepare_corpus
 from megadga.errors import MegadgaError
 from megadga.prepare.clustering.assignment import assign_inputs
 from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
 from megadga.prepare.clustering.purity import summarize_clusters
 from megadga.prepare.pieces import plan_cut
-from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.tokenizer import load_tokenizer
 
-EPILOG = "example: python tools/bench_clusters.py --input 'text/*.jsonl.gz' --tokenizer web.model"
+EPILOG = "example: python tools/bench_clusters.py --input 'text/*.jsonl.gz'"
 LEVELS, PIECE_TOKENS = (64, 4096), 256
 
 
@@ -25,19 +25,20 @@ def main() -> None:
     """Parse the command line, measure, print the numbers and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders, one a domain")
-    add("--tokenizer", type=Path, required=True, metavar="MODEL", help="a sentencepiece .model")
+    add("--input", nargs="+", metavar="GLOB", help="files, one a domain (text of this machine)")
+    add("--vocab-size", type=int, default=16_000, metavar="N", help="(%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of samples and k-means (%(default)s)")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
     add("--output", type=Path, default=Path("build/bench/clusters.json"), metavar="FILE")
     args = parser.parse_args()
     try:
-        paths, begun = expand_inputs(args.input), time.perf_counter()
-        cut = plan_cut(load_tokenizer(args.tokenizer), PIECE_TOKENS)
-        recipe = ClusteringRecipe(LEVELS, cut, seed=args.seed)
-        with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "clusters"
-            clustering = learn_clusters(paths, output, recipe, workers=args.workers)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            paths, model = prepare_corpus(args.input, folder, vocab_size=args.vocab_size)
+            cut = plan_cut(load_tokenizer(model), PIECE_TOKENS)
+            recipe = ClusteringRecipe(LEVELS, cut, seed=args.seed)
+            begun = time.perf_counter()
+            clustering = learn_clusters(paths, folder / "clusters", recipe, workers=args.workers)
             learned, classifier = time.perf_counter(), clustering.classifier(LEVELS[-1])
             clusters, labels = assign_inputs(classifier, paths, cut=cut, workers=args.workers)
             assigned = time.perf_counter()

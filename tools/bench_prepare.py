@@ -20,11 +20,8 @@ from tempfile import TemporaryDirectory
 import psutil
 from sentencepiece import SentencePieceProcessor
 
-from megadga.demo.data import collect_documents
-from megadga.demo.folder import DemoFolder
+from megadga.demo.benchmark import prepare_corpus
 from megadga.prepare.reading.documents import iterate_documents
-from megadga.prepare.reading.inputs import expand_inputs
-from megadga.prepare.training import sample_texts, train_tokenizer
 
 BATCH = 64
 GROWTH = 10
@@ -37,8 +34,7 @@ def time_encoding(model: Path, texts: Sequence[str], threads: int) -> float:
     start, tokens = time.perf_counter(), 0
     for at in range(0, len(texts), BATCH * threads):
         batch = list(texts[at : at + BATCH * threads])
-        encoded = processor.encode(batch, return_type="numpy", num_threads=threads)
-        tokens += sum(ids.size for ids in encoded)
+        tokens += sum(map(len, processor.encode(batch, num_threads=threads)))
     return tokens / (time.perf_counter() - start)
 
 
@@ -116,20 +112,12 @@ def main() -> None:
     add("--input", nargs="+", metavar="GLOB", help="files, one a domain (text of this machine)")
     add("--vocab-size", type=int, default=16_000, metavar="N", help="(%(default)s)")
     add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="(1 2)")
-    add("--rounds", type=int, default=3, metavar="N", help="(%(default)s)")
+    add("--rounds", type=int, default=5, metavar="N", help="(%(default)s)")
     add("--output", type=Path, default=Path("build/bench/prepare.json"), help="(%(default)s)")
     args = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)
-        if args.input is None:
-            collect_documents(DemoFolder(folder), print)
-            args.input = [str(DemoFolder(folder).documents / "domains" / "*.jsonl")]
-        files = expand_inputs(args.input)
-        model = train_tokenizer(
-            sample_texts(files, max_characters=10_000_000),
-            vocab_size=args.vocab_size,
-            prefix=folder / "tokenizer",
-        ).path
+        files, model = prepare_corpus(args.input, folder, vocab_size=args.vocab_size)
         speed: list[dict[str, object]] = []
         for threads in args.threads:
             print(f"{threads} threads, {len(files)} domains")

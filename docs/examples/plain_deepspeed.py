@@ -75,6 +75,7 @@ def main() -> None:
     if torch.distributed.get_rank() == 0:
         for name, weight in zip(mixture.names, mixture.weights, strict=True):
             print(f"{name}: {weight:.3f}")
+    torch.distributed.barrier()  # gloo's threads let go of tensors before the interpreter ends
     torch.distributed.destroy_process_group()
 
 

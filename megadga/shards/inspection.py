@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from megadga.arrays import TokenArray
 from megadga.errors import ShardError
 from megadga.shards.documents import check_index, document_at
 from megadga.shards.folder import DomainSource, find_domains, open_shards
+from megadga.shards.grouping import read_grouping
 from megadga.shards.ids import iterate_ids
 from megadga.shards.indexed import IndexedShard, ids_path
 from megadga.shards.manifest import Manifest, TokenizerIdentity, manifest_path, read_manifest
@@ -17,25 +20,28 @@ from megadga.shards.problems import Problems
 
 @dataclass(frozen=True, slots=True)
 class SplitSummary:
-    """One split of one domain.
+    """One split of one domain, or of all domains that share a folder.
 
     Attributes:
-        domain: The domain's name.
+        name: The domain's, or the folder's.
         split: ``"train"`` or ``"valid"``.
         num_documents: Documents in it.
         num_tokens: Tokens in it.
         fingerprint: SHA-256 of the tokenizer's model, hexadecimal.
+        shared: Tokens of each domain that shares the folder; none: it is one domain.
     """
 
-    domain: str
+    name: str
     split: str
     num_documents: int
     num_tokens: int
     fingerprint: str
+    shared: tuple[int, ...] = ()
 
     def num_sequences(self, sequence_length: int) -> int:
         """Return the windows of ``sequence_length + 1`` tokens in it, neighbours sharing one."""
-        return max(self.num_tokens - 1, 0) // sequence_length
+        sizes = self.shared or (self.num_tokens,)
+        return sum(max(size - 1, 0) // sequence_length for size in sizes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,18 +91,24 @@ def inspect_domain(source: DomainSource) -> tuple[SplitSummary, ...]:
     manifest = read_manifest(source.path)
     for split in manifest.splits:
         open_shards(source, manifest, split)
-    return summarize(replace(manifest, name=source.name))
+    summaries = summarize(replace(manifest, name=source.name))
+    if manifest.grouping is None:
+        return summaries
+    bounds = read_grouping(source.path, manifest).bounds
+    return tuple(
+        replace(one, shared=tuple(np.diff(bounds[one.split].tokens).tolist())) for one in summaries
+    )
 
 
 def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | None = None) -> str:
-    """Return a table for people, one line a split.
+    """Return a table for people, one line a split, and below it one for each split that is shared.
 
     Args:
         summaries: The lines.
         sequence_length: S: adds a column with the windows of ``S + 1`` tokens.
     """
     columns = {
-        "domain": [one.domain for one in summaries],
+        "domain": [one.name for one in summaries],
         "split": [one.split for one in summaries],
         "documents": [f"{one.num_documents:,}" for one in summaries],
         "tokens": [f"{one.num_tokens:,}" for one in summaries],
@@ -109,7 +121,18 @@ def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | No
         width = max(map(len, (title, *cells)))
         pad = str.rjust if title in ("documents", "tokens", "windows") else str.ljust
         padded.append([pad(cell, width) for cell in (title, *cells)])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+    table = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
+    return "\n".join((*table, *(_describe_shared(one) for one in summaries if one.shared)))
+
+
+def _describe_shared(summary: SplitSummary) -> str:
+    """Return one line on the domains that share a split of a folder."""
+    sizes = np.array(summary.shared)
+    low, middle, high = (f"{int(size):,}" for size in np.quantile(sizes, (0.0, 0.5, 1.0)))
+    return (
+        f"{summary.name}/{summary.split}: {sizes.size:,} domains, {int((sizes == 0).sum()):,} "
+        f"empty; tokens of one: {low} to {high}, median {middle}"
+    )
 
 
 def read_document(

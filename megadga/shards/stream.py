@@ -59,9 +59,8 @@ class TokenStream:
             IndexError: If a row is not inside the stream.
             ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
         """
-        order: IntArray = starts.argsort(
-            kind="stable"
-        )  # shard after shard, and forwards through each
+        # Shard after shard, and forwards through each.
+        order: IntArray = starts.argsort(kind="stable")
         ordered: IntArray = starts[order]
         if starts.size and not 0 <= ordered[0] <= ordered[-1] <= self.num_tokens - count:
             raise IndexError(

@@ -77,7 +77,7 @@ class Evaluation:
         self._plan = plan
         self._collective = collective
         self._selection = _first_sequences([s.num_sequences for s in self._sets], plan.sequences)
-        self._num_targets = _num_targets(self._sets, self._selection)
+        self._num_targets = _num_targets(self._sets, plan.sequences)
 
     def after_step(self, step: int) -> Metrics:
         """Evaluate if it is due. Collective: every rank calls it.
@@ -143,13 +143,12 @@ def _first_sequences(sizes: Sequence[int], most: int) -> Selection:
     )
 
 
-def _num_targets(sets: Sequence[SequenceSet], selection: Selection) -> IntArray:
+def _num_targets(sets: Sequence[SequenceSet], most: int) -> IntArray:
     """Return how many targets of each selected sequence are tokens, shape ``(N,)``."""
-    of_sets = [
-        each.num_targets(selection.sequences[selection.domains == index])
-        for index, each in enumerate(sets)
-    ]
-    return np.concatenate(of_sets)
+    counts = [min(each.num_sequences, most) for each in sets]
+    return np.concatenate(
+        [each.num_targets(np.arange(n)) for each, n in zip(sets, counts, strict=True)]
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from megadga.shards.inspection import (
 from megadga.shards.manifest import Manifest, write_manifest
 from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.raw_shards import overwrite
+from tests.support.shards import write_grouped
 from tests.support.streams import IDENTITY, counting_domain
 
 
@@ -33,6 +34,19 @@ def test_a_domains_own_folder_and_its_parent_both_lead_to_it(source):
 def test_a_domain_is_summed_up_over_its_shards(source):
     (train,) = inspect_domain(replace(source, name="called"))
     assert train == SplitSummary("called", "train", 3, 21, IDENTITY.fingerprint)
+
+
+def test_domains_that_share_a_folder_are_told_apart(tmp_path):
+    write_grouped(tmp_path / "many", ["a", "b", "c"])
+    train, valid = inspect_domain(DomainSource("many", tmp_path / "many"))
+    assert (train.split, len(train.shared), sum(train.shared)) == ("train", 3, train.num_tokens)
+    assert train.num_sequences(5) == sum((size - 1) // 5 for size in train.shared)
+    low, middle, high = sorted(valid.shared)
+    table, described = render_table([valid]).rsplit("\n", 1)
+    assert table == render_table([replace(valid, shared=())])
+    assert described == (
+        f"many/valid: 3 domains, 0 empty; tokens of one: {low} to {high}, median {middle}"
+    )
 
 
 def test_inspecting_opens_every_shard(source):

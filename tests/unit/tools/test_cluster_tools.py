@@ -136,7 +136,7 @@ def test_bad_measurements_are_refused_in_one_line(work, tmp_path, changes, messa
 def test_the_benchmark_prints_and_writes_the_same_numbers(work, tmp_path):
     output = tmp_path / "bench" / "clusters.json"
     done = run_tool(
-        "bench_clusters", "--input", f"{work}/text/*", "--tokenizer", work / "small.model",
+        "bench_clusters", "--input", f"{work}/text/*", "--vocab-size", 400,
         "--workers", 1, "--output", output,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
