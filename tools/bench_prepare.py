@@ -1,7 +1,8 @@
 """Time building shards against encoding alone, and measure its memory as the corpus grows.
 
 Rounds are interleaved: encoding the corpus, which lies in memory, by sentencepiece with so many
-threads, then all of build_shards.py, from its start to its end, with as many workers. Memory is
+threads, then all of build_shards.py, from its start to its end, with as many workers; and a build
+of a single document, which is what starting and ending takes, whatever the corpus. Memory is
 the most that one of its processes held, while workers may hold 2 MB of tokens, for the corpus as
 it is and for domains ten times as large.
 """
@@ -39,26 +40,34 @@ def time_encoding(model: Path, texts: Sequence[str], threads: int) -> float:
 
 
 def run_build(
-    inputs: Sequence[Path], model: Path, output: Path, *options: str
+    inputs: Sequence[Path], model: Path, output: Path, *options: str, watched: bool = False
 ) -> dict[str, float]:
-    """Run build_shards.py; return tokens a second and the most memory one process held, in MB."""
+    """Run build_shards.py; return its tokens and seconds.
+
+    Args:
+        inputs: Files or folders, one a domain.
+        model: The tokenizer.
+        output: Removed at the end.
+        options: More of the tool's.
+        watched: Return the most memory that one process held as well, in MB; watching slows it.
+    """
     tool = Path(__file__).with_name("build_shards.py")
     command = [sys.executable, str(tool), "--input", *map(str, inputs), "--tokenizer", str(model)]
     start, peak = time.perf_counter(), 0
     process = psutil.Popen(
         [*command, "--output", str(output), *options], stdout=subprocess.DEVNULL
     )
-    while process.poll() is None:
+    while watched and process.poll() is None:
         peak = max(peak, _most_resident(process))
         time.sleep(0.05)
-    elapsed = time.perf_counter() - start
-    if process.returncode:
+    if process.wait():
         raise SystemExit(process.returncode)
+    elapsed = time.perf_counter() - start
     manifests = [json.loads(path.read_bytes()) for path in output.glob("*/manifest.json")]
     splits = [split for manifest in manifests for split in manifest["splits"].values()]
     shutil.rmtree(output)
     tokens = sum(shard["tokens"] for split in splits for shard in split)
-    return {"tokens": tokens, "tokens_per_s": tokens / elapsed, "peak_mb": peak / 1e6}
+    return {"tokens": tokens, "seconds": elapsed, "peak_mb": peak / 1e6}
 
 
 def time_rounds(
@@ -66,24 +75,32 @@ def time_rounds(
 ) -> dict[str, object]:
     """Time both in turns; return their tokens a second and the ratios of each round."""
     texts = [document.text for file in files for document in iterate_documents(file)]
-    alone: list[float] = []
-    built: list[float] = []
-    for number in range(rounds):
-        alone.append(time_encoding(model, texts, threads))
-        workers = ("--workers", str(threads))
-        built.append(
-            run_build(files, model, folder / f"{threads}-{number}", *workers)["tokens_per_s"]
+    single = folder / "single.jsonl"
+    single.write_text('{"text": "Nearly nothing to do."}\n')
+    workers = ("--workers", str(threads))
+    rows: list[dict[str, float]] = []
+    for _ in range(rounds):
+        alone = time_encoding(model, texts, threads)
+        built = run_build(files, model, folder / "out", *workers)
+        alone_in_it = ("--valid-fraction", "0")
+        fixed = run_build([single], model, folder / "out", *workers, *alone_in_it)["seconds"]
+        speed = built["tokens"] / built["seconds"]
+        steady = built["tokens"] / (built["seconds"] - fixed)
+        rows.append(
+            {
+                "encoding_tokens_per_s": alone,
+                "building_tokens_per_s": speed,
+                "fixed_s": fixed,
+                "ratio": speed / alone,
+                "ratio_without_fixed": steady / alone,
+            }
         )
-        a, b = alone[-1], built[-1]
-        print(f"  encoding {a:,.0f} tokens/s, building {b:,.0f}: {b / a:.3f}")
-    ratios = [b / a for a, b in zip(alone, built, strict=True)]
-    return {
-        "threads": threads,
-        "encoding_tokens_per_s": alone,
-        "building_tokens_per_s": built,
-        "ratios": ratios,
-        "median_ratio": statistics.median(ratios),
+        print("  " + ", ".join(f"{key} {value:,.3f}" for key, value in rows[-1].items()))
+    medians = {
+        f"median_{key}": statistics.median(row[key] for row in rows)
+        for key in ("ratio", "ratio_without_fixed")
     }
+    return {"threads": threads, "rounds": rows, **medians}
 
 
 def measure_memory(files: Sequence[Path], model: Path, folder: Path) -> list[dict[str, float]]:
@@ -127,7 +144,10 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps({"speed": speed, "memory": memory}, indent=2) + "\n")
     for row in speed:
-        print(f"{row['threads']} threads: building at {row['median_ratio']:.3f} of encoding alone")
+        print(
+            f"{row['threads']} threads: building at {row['median_ratio']:.3f} of encoding alone, "
+            f"{row['median_ratio_without_fixed']:.3f} without what starting and ending takes"
+        )
 
 
 def _most_resident(process: psutil.Process) -> int:

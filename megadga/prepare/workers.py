@@ -133,6 +133,7 @@ def open_processes(count: int | None) -> Generator[Workers]:
     with ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_follow_parent
     ) as executor:
+        executor.submit(os.getpid)  # they start with the first work: now, while there is none yet
         yield Workers(executor, count=processes)
 
 

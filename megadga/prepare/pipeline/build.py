@@ -104,11 +104,6 @@ class Build:
             "grouped": self.output.grouped,
         }
 
-    def digest(self) -> str:
-        """Return what tells it apart from other builds: SHA-256 of all but the times."""
-        content = {**self.describe(), "modified": None}
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
 
 def build_shards(build: Build, execution: Execution = Execution()) -> Built:
     """Write the domains of a corpus, each document ended by EOD, in a random order.
@@ -125,15 +120,15 @@ def build_shards(build: Build, execution: Execution = Execution()) -> Built:
             to train on, or a build of something else was begun at the same place.
         ShardError: If a domain's folder exists already and is of something else.
     """
-    digest = build.digest()
+    plan, workplace = build.describe(), build.output.workplace
+    # Copies of the corpus have other times.
+    digest = hashlib.sha256(json.dumps({**plan, "modified": None}).encode()).hexdigest()
     if build.names is not None:
-        there = [
-            build.output.finished(folder, digest) for folder in build.output.folders(build.names)
-        ]
-        if all(there):
+        folders = build.output.folders(build.names)
+        there = [build.output.finished(folder, digest) for folder in folders]
+        if all(there) and not workplace.holds(plan):
             return Built(tuple(manifest for manifest in there if manifest is not None))
-    workplace = build.output.workplace
-    with workplace.claimed(build.describe()):
+    with workplace.claimed(plan):
         records = _tokenize(build, execution, digest)
         manifests = _merge(build, execution, records, digest)
         workplace.remove()

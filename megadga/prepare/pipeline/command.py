@@ -6,7 +6,6 @@ from pathlib import Path
 
 from megadga.errors import ConfigError
 from megadga.prepare.classifier import Classifier
-from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.pipeline.build import Build
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.outputs import Output
@@ -130,5 +129,7 @@ def _read_corpus(args: argparse.Namespace) -> Corpus:
 def _read_classifier(args: argparse.Namespace) -> Classifier | None:
     if args.clusters is None:
         return None
+    from megadga.prepare.clustering.clusters import Clustering  # noqa: PLC0415  (few need it)
+
     clustering = Clustering.load(args.clusters, embedder_path=args.embedder)
     return clustering.classifier(args.level or clustering.tree.levels[-1])

@@ -74,6 +74,7 @@ def tokenize_all(
 
     tell()
     missing = [task for task in tasks if task.number not in records]
+    missing.sort(key=lambda task: -task.input_bytes)  # so that nobody ends with a large one
     for task, record in execution.workers.map(job, missing, waiting=tell):
         records[task.number] = record
         finished += task.input_bytes

@@ -24,6 +24,8 @@ from megadga.errors import ConfigError
 from megadga.shards.files import written_whole
 from megadga.shards.manifest import ShardEntry
 
+FOLDERS = ("runs", "tasks", "progress", "merged", "entries")
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
@@ -91,8 +93,7 @@ class Workplace:
             ConfigError: If another build is at work here, or the one that stopped here was of
                 something else; names what differs.
         """
-        for name in ("runs", "tasks", "progress", "merged", "entries"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,14 +101,19 @@ class Workplace:
                 raise ConfigError(
                     f"{self.folder}: expected nobody at work here, found another build"
                 ) from None
-            self._check_plan(plan)
-            for left in self.progress_paths():
-                left.unlink()
+            shutil.rmtree(self._removed, ignore_errors=True)  # one was killed while it removed
+            self._continue(plan)
             yield
 
+    def holds(self, plan: Mapping[str, Any]) -> bool:
+        """Return whether a build of exactly this has stopped here, or is at work."""
+        before = _read_json(self._plan_path)
+        return before is not None and dict(_leaves(before, "")) == dict(_leaves(plan, ""))
+
     def remove(self) -> None:
-        """Remove the folder and all that is in it."""
-        shutil.rmtree(self.folder)
+        """Remove the folder and all that is in it; half of it is never under its name."""
+        self.folder.rename(self._removed)
+        shutil.rmtree(self._removed)
 
     def run_prefix(self, name: str) -> Path:
         """Return the path of a run's files without their suffixes."""
@@ -161,21 +167,32 @@ class Workplace:
         path.parent.mkdir(exist_ok=True)
         _write_json(path, asdict(entry))
 
-    def _check_plan(self, plan: Mapping[str, Any]) -> None:
-        path = self.folder / "plan.json"
-        before = _read_json(path)
+    @property
+    def _plan_path(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def _removed(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.removed")
+
+    def _continue(self, plan: Mapping[str, Any]) -> None:
+        """Check that what was begun here is what is planned, or begin."""
+        before = _read_json(self._plan_path)
         if before is None or not any((self.folder / "runs").iterdir()):  # nothing to go on with
-            for record in (self.folder / "tasks").iterdir():
-                record.unlink()
-            _write_json(path, plan)
+            for name in FOLDERS:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+                (self.folder / name).mkdir()
+            _write_json(self._plan_path, plan)
             return
+        for left in self.progress_paths():
+            left.unlink()
         expected, found = dict(_leaves(before, "")), dict(_leaves(plan, ""))
         for key in {**expected, **found}:
             one, other = expected.get(key), found.get(key)
             if one != other:
                 raise ConfigError(
-                    f"{path}: {key}: expected {one}, found {other}: a build of something else "
-                    f"stopped here; finish that one, or remove {self.folder}"
+                    f"{self._plan_path}: {key}: expected {one}, found {other}: a build of "
+                    f"something else stopped here; finish that one, or remove {self.folder}"
                 )
 
     def _task_path(self, task: int) -> Path:

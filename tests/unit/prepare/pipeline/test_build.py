@@ -12,6 +12,7 @@ from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import Execution
+from megadga.prepare.pipeline.workplace import Workplace
 from megadga.prepare.reading.inputs import DomainInput, plan_domains
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.workers import open_processes
@@ -305,6 +306,20 @@ def test_what_is_built_is_not_built_again(source, tokenizer, tmp_path):
     again = build([source], tokenizer, tmp_path / "out", stages=stages)
     assert again.manifests == first.manifests
     assert stages.seen == []
+
+
+def test_a_build_that_was_killed_at_its_very_end_is_tidied_up(source, tokenizer, tmp_path):
+    def killed(workplace):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workplace, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build([source], tokenizer, tmp_path / "out")
+    assert (tmp_path / ".out.building").exists()
+    again = build([source], tokenizer, tmp_path / "out")
+    assert again.manifests == (read_manifest(tmp_path / "out/web"),)
+    assert not (tmp_path / ".out.building").exists()
 
 
 def test_another_recipe_does_not_pass_for_what_is_built(source, tokenizer, tmp_path):

@@ -63,6 +63,31 @@ def test_another_plan_replaces_one_that_has_left_nothing(workplace):
     assert json.loads((workplace.folder / "plan.json").read_text()) == {"recipe": {"seed": 4}}
 
 
+def test_nothing_of_a_plan_that_was_not_begun_is_taken_for_finished(workplace):
+    with workplace.claimed(PLAN):
+        workplace.keep_shard("web", ENTRY)
+        workplace.run_prefix("000007-0000").with_suffix(".index").touch()
+    (workplace.folder / "plan.json").unlink()
+    with workplace.claimed(PLAN):
+        assert workplace.shard_entry("web", "train-00000") is None
+        assert list((workplace.folder / "runs").iterdir()) == []
+
+
+def test_it_tells_whose_build_stopped_there(workplace):
+    assert not workplace.holds(PLAN)
+    begin(workplace)
+    assert workplace.holds({**PLAN, "files": (("a", 1), ("b", 2))})
+    assert not workplace.holds({**PLAN, "files": []})
+
+
+def test_what_a_kill_left_of_a_removal_is_removed(workplace):
+    half = workplace.folder.with_name(f"{workplace.folder.name}.removed")
+    half.mkdir()
+    (half / "runs").mkdir()
+    begin(workplace)
+    assert not half.exists()
+
+
 def test_nobody_else_may_work_there(workplace):
     with (
         workplace.claimed(PLAN),
