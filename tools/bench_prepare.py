@@ -113,7 +113,7 @@ def measure_memory(files: Sequence[Path], model: Path, folder: Path) -> list[dic
             for copy in range(times):
                 (domain / f"{copy}-{file.name}").symlink_to(file.absolute())
         found = run_build(
-            domains, model, folder / f"out{times}", "--workers", "2", "--memory", "2"
+            domains, model, folder / f"out{times}", "--workers", "2", "--memory", "2", watched=True
         )
         rows.append({"times": times, **found})
         print(f"  {times:>2} x: {found['tokens']:,.0f} tokens, {found['peak_mb']:.0f} MB")

@@ -9,14 +9,19 @@ from typing import BinaryIO
 
 
 @contextmanager
-def written_whole(path: Path) -> Generator[BinaryIO]:
+def written_whole(path: Path, *, durable: bool = True) -> Generator[BinaryIO]:
     """Open a file for writing that appears under its name only when the block ends without error.
 
     The bytes go to ``PATH.partial``, are flushed to the disk, and the file is renamed. After an
     error nothing is left.
 
+    Flushing takes milliseconds. Where very many files are written that can be made again, it may
+    be left out: then a file is whole after any end of the program, but after a power cut it may
+    have its name and not its bytes, and whoever reads it must find that out.
+
     Args:
         path: The final name; a file that has it already is replaced. Its folder must exist.
+        durable: Whether it is flushed to the disk.
 
     Yields:
         The binary file.
@@ -29,7 +34,8 @@ def written_whole(path: Path) -> Generator[BinaryIO]:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

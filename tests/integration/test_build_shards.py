@@ -154,6 +154,17 @@ def test_a_second_build_at_the_same_place_is_refused(arguments, tmp_path):
     assert second.stderr.endswith("expected nobody at work here, found another build\n")
 
 
+def test_ranks_that_cannot_see_each_other_are_refused(arguments):
+    """As under an ``mpirun`` of another MPI than mpi4py's: several worlds of one rank."""
+    foreign = {**environment(), "OMPI_COMM_WORLD_SIZE": "4"}
+    done = subprocess.run(
+        [sys.executable, *arguments("out")],
+        env=foreign, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "mpirun: expected 4 ranks, found 1: mpi4py was built for another MPI" in done.stderr
+
+
 def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,

@@ -13,10 +13,12 @@ tokens, one after the other; ``NAME.index`` has, little-endian, all of 64 bits:
     id ends   of the document before   (n + 1,)  in bytes of ``NAME.ids``
 
 ``NAME.ids`` has the documents' ids, if they have any. Runs are read by the program that wrote
-them; ``NAME.index`` is written last, so that where it is, the others are.
+them. They are not flushed to the disk: whoever goes on with runs of an earlier program compares
+their checksums first.
 """
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +32,7 @@ from megadga.shards.files import written_whole
 from megadga.shards.indexed import TokenType
 
 SPLIT_SHIFT = 32
+BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +69,8 @@ class Point:
     key: int = 0
 
 
-def write_run(prefix: Path, batches: Sequence[Documents], dtype: TokenType) -> None:
-    """Sort documents and write them as one run.
+def write_run(prefix: Path, batches: Sequence[Documents], dtype: TokenType) -> int:
+    """Sort documents and write them as one run; return its checksum.
 
     Equal places keep the order in which they come.
 
@@ -86,15 +89,8 @@ def write_run(prefix: Path, batches: Sequence[Documents], dtype: TokenType) -> N
         view for batch in batches for view in split_documents(batch.tokens, batch.lengths)
     ]
     order: list[int] = np.lexsort((keys, groups)).tolist()
-    with written_whole(_tokens(prefix)) as file:
-        for position in order:
-            file.write(np.ascontiguousarray(documents[position], dtype=dtype).data)
     ids = [one.encode() for batch in batches for one in batch.ids]
-    id_lengths = np.zeros(len(order), dtype=np.int64)
-    if ids:
-        id_lengths[:] = [len(ids[position]) for position in order]
-        with written_whole(_ids(prefix)) as file:
-            file.writelines(ids[position] for position in order)
+    id_lengths = np.array([len(ids[p]) if ids else 0 for p in order], dtype=np.int64)
     present, starts = np.unique(groups[order], return_index=True)
     index = (
         np.array([present.size, lengths.size, bool(ids)]),
@@ -104,9 +100,33 @@ def write_run(prefix: Path, batches: Sequence[Documents], dtype: TokenType) -> N
         _ends(lengths[order]),
         _ends(id_lengths),
     )
-    with written_whole(_index(prefix)) as file:
-        for array in index:
-            file.write(array.astype("<i8" if array.dtype.kind == "i" else "<u8").data)
+    tokens = (np.ascontiguousarray(documents[p], dtype=dtype).data for p in order)
+    words = (array.astype("<i8" if array.dtype.kind == "i" else "<u8").data for array in index)
+    checksum = _write(_tokens(prefix), tokens, 0)
+    checksum = _write(_ids(prefix), (ids[p] for p in order) if ids else (), checksum)
+    return _write(_index(prefix), words, checksum)
+
+
+def run_checksum(prefix: Path) -> int | None:
+    """Return the checksum of a run as it is on the disk; None: it is not all there."""
+    checksum = 0
+    for path in (_tokens(prefix), _ids(prefix), _index(prefix)):
+        try:
+            with path.open("rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    checksum = zlib.crc32(block, checksum)
+        except FileNotFoundError:
+            return None
+    return checksum
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview], checksum: int) -> int:
+    """Write a file of a run; return the checksum of it and what came before it."""
+    with written_whole(path, durable=False) as file:
+        for part in parts:
+            file.write(part)
+            checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 @final

@@ -59,8 +59,7 @@ def tokenize_all(
     Raises:
         ConfigError: If a file is damaged or too many records are bad; what is done is kept.
     """
-    found = {task.number: job.workplace.task_record(task.number) for task in tasks}
-    records = {number: record for number, record in found.items() if record is not None}
+    records = _finished(job, tasks, execution)
     finished = sum(task.input_bytes for task in tasks if task.number in records)
     total = sum(task.input_bytes for task in tasks)
     advance, told = execution.stages("tokenizing", total, "B"), 0
@@ -104,6 +103,24 @@ def write_all(job: Merging, shards: Sequence[ShardTask], execution: Execution) -
     advance(total - sum(shard.num_tokens for shard in missing))
     for shard, _ in execution.workers.map(job, missing):
         advance(shard.num_tokens)
+
+
+def _finished(
+    job: Tokenizing, tasks: Sequence[Task], execution: Execution
+) -> dict[int, TaskRecord]:
+    """Return the records of the tasks that an earlier program has done, by number."""
+    found = {task.number: job.workplace.task_record(task.number) for task in tasks}
+    claimed = [task for task in tasks if found[task.number] is not None]
+    if not claimed:
+        return {}
+    advance = execution.stages("checking", len(claimed), " tasks")
+    records: dict[int, TaskRecord] = {}
+    for task, whole in execution.workers.map(job.has, claimed):
+        record = found[task.number]
+        if whole and record is not None:
+            records[task.number] = record
+        advance(1)
+    return records
 
 
 def _too_many(records: Mapping[int, TaskRecord], max_bad: MaxBad, *, complete: bool) -> bool:

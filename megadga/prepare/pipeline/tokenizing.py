@@ -16,7 +16,13 @@ from megadga.prepare.classifier import Classifier
 from megadga.prepare.pieces import cut_pieces
 from megadga.prepare.pipeline.corpus import Source, Task
 from megadga.prepare.pipeline.recipe import Recipe
-from megadga.prepare.pipeline.runs import Documents, divide_groups, group_numbers, write_run
+from megadga.prepare.pipeline.runs import (
+    Documents,
+    divide_groups,
+    group_numbers,
+    run_checksum,
+    write_run,
+)
 from megadga.prepare.pipeline.task_progress import TaskProgress
 from megadga.prepare.pipeline.workplace import Rejected, RunRecord, TaskRecord, Workplace
 from megadga.prepare.reading.documents import iterate_records
@@ -70,6 +76,14 @@ class Tokenizing:
         progress.end()
         return record
 
+    def has(self, task: Task) -> bool:
+        """Return whether what a task left, before this program began, is whole."""
+        record = self.workplace.task_record(task.number)
+        return record is not None and all(
+            run_checksum(self.workplace.run_prefix(run.name)) == run.checksum
+            for run in record.runs
+        )
+
     def _tokenize(
         self, source: Source, documents: Sequence[Document], runs: "_RunWriter"
     ) -> list[tuple[int, str]]:
@@ -80,15 +94,26 @@ class Tokenizing:
             for document, tokens in zip(documents, encoded, strict=True)
             if not tokens.size
         ]
+        splits = [_split(source, document) for document in documents]
         pieces = [
-            (document, number, piece)
-            for document, tokens in zip(documents, encoded, strict=True)
+            _Piece(document, split, number, piece)
+            for document, split, tokens in zip(documents, splits, encoded, strict=True)
             if tokens.size
             for number, piece in enumerate(cut_pieces(tokens, self.recipe.piece_tokens))
         ]
         if pieces:
-            runs.add(source, *(list(column) for column in zip(*pieces, strict=True)))
+            runs.add(source, pieces)
         return refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of a document, or all of it: what becomes a document of a shard."""
+
+    document: Document
+    split: int
+    number: int  # among the pieces of its document, from 0
+    tokens: TokenArray  # without EOD
 
 
 @dataclass(slots=True)
@@ -139,35 +164,21 @@ class _RunWriter:
         self._names: dict[str, int] = {}  # where records say their domain: in order of appearance
         self._records: list[RunRecord] = []
 
-    def add(
-        self,
-        source: Source,
-        documents: Sequence[Document],
-        numbers: Sequence[int],
-        pieces: Sequence[TokenArray],
-    ) -> None:
-        """Add pieces of documents.
-
-        Args:
-            source: The file they are from.
-            documents: The document of each piece.
-            numbers: Which piece of its document each is, from 0.
-            pieces: Tokens of each, without EOD, at least one.
-        """
-        recipe = self._job.recipe
+    def add(self, source: Source, pieces: Sequence[_Piece]) -> None:
+        """Add pieces, at least one, of documents of one file."""
         eod = np.array([self._job.tokenizer.identity.eod], dtype=self._dtype)
+        documents = [piece.document for piece in pieces]
+        splits = np.array([piece.split for piece in pieces], dtype=np.int64)
         batch = Documents(
-            tokens=np.concatenate([part for piece in pieces for part in (piece, eod)]),
-            lengths=np.array([piece.size + 1 for piece in pieces], dtype=np.int64),
-            groups=group_numbers(
-                _splits(source, documents), self._domains(source, documents, pieces)
-            ),
+            tokens=np.concatenate([part for piece in pieces for part in (piece.tokens, eod)]),
+            lengths=np.array([piece.tokens.size + 1 for piece in pieces], dtype=np.int64),
+            groups=group_numbers(splits, self._domains(source, pieces)),
             keys=address_keys(
-                recipe.seed,
+                self._job.recipe.seed,
                 Stream.DOCUMENT_ORDER,
                 source.ordinal,
                 np.array([document.position for document in documents], dtype=np.int64),
-                np.array(numbers, dtype=np.int64),
+                np.array([piece.number for piece in pieces], dtype=np.int64),
             ),
             ids=[document.id for document in documents if document.id is not None],
         )
@@ -182,18 +193,16 @@ class _RunWriter:
             self._write()
         return self._records
 
-    def _domains(
-        self, source: Source, documents: Sequence[Document], pieces: Sequence[TokenArray]
-    ) -> IntArray:
+    def _domains(self, source: Source, pieces: Sequence[_Piece]) -> IntArray:
         if self._job.classifier is not None:
             whole = self._job.recipe.piece_tokens is None
             decode = self._job.tokenizer.decode
-            texts = [d.text for d in documents] if whole else [decode(piece) for piece in pieces]
+            texts = [one.document.text if whole else decode(one.tokens) for one in pieces]
             return self._job.classifier.assign(texts)
         if source.domain is not None:
-            return np.full(len(documents), source.domain, dtype=np.int64)
-        names = [document.domain for document in documents if document.domain is not None]
-        assert len(names) == len(documents), "records say their domain or a source does"
+            return np.full(len(pieces), source.domain, dtype=np.int64)
+        names = [one.document.domain for one in pieces if one.document.domain is not None]
+        assert len(names) == len(pieces), "records say their domain or a source does"
         return np.array([self._names.setdefault(n, len(self._names)) for n in names], np.int64)
 
     def _write(self) -> None:
@@ -203,8 +212,8 @@ class _RunWriter:
         if names:  # runs have domains in the order of their names, whoever came first
             places = np.argsort([self._names[name] for name in names])
             batches = [replace(b, groups=_renumbered(b.groups, places)) for b in batches]
-        write_run(self._job.workplace.run_prefix(name), batches, self._dtype)
-        self._records.append(RunRecord(name, names))
+        checksum = write_run(self._job.workplace.run_prefix(name), batches, self._dtype)
+        self._records.append(RunRecord(name, names, checksum))
         self._batches, self._held, self._names = [], 0, {}
 
 
@@ -214,8 +223,7 @@ def _renumbered(groups: IntArray, places: IntArray) -> IntArray:
     return group_numbers(splits, places[domains])
 
 
-def _splits(source: Source, documents: Sequence[Document]) -> IntArray:
-    """Return the number of each document's split."""
-    limit = source.valid_fraction * 2.0**64
-    digests = (hashlib.blake2b(d.text.encode(), digest_size=8).digest() for d in documents)
-    return np.array([int.from_bytes(digest) < limit for digest in digests], dtype=np.int64)
+def _split(source: Source, document: Document) -> int:
+    """Return the number of a document's split, which follows from its text."""
+    digest = hashlib.blake2b(document.text.encode(), digest_size=8).digest()
+    return int(int.from_bytes(digest) < source.valid_fraction * 2.0**64)

@@ -1,6 +1,7 @@
 """What a build has finished, on the disk, so that it goes on where it was killed.
 
-Knows what is there by name; not how any of it is made. Every file is whole or absent.
+Knows what is there by name; not how any of it is made. Every file is whole or absent, unless the
+power was cut: a record that cannot be read counts as absent, and runs have checksums.
 
     plan.json            what is built: the build that goes on must be the same
     lock                 held by the build that is at work
@@ -34,10 +35,12 @@ class RunRecord:
     Attributes:
         name: Its files' name without their suffixes.
         domains: The names of its domains where records say them, sorted; else none.
+        checksum: Of its files, together.
     """
 
     name: str
     domains: Sequence[str]
+    checksum: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ class Workplace:
     def keep_task(self, task: int, record: TaskRecord, rejected: Iterable[Rejected]) -> None:
         """Record that a task is finished, with what it rejected."""
         if record.num_bad:
-            with written_whole(self._rejects_path(task)) as file:
+            with written_whole(self._rejects_path(task), durable=False) as file:
                 file.writelines(json.dumps(asdict(one)).encode() + b"\n" for one in rejected)
         _write_json(self._task_path(task), asdict(record))
 
@@ -182,7 +185,7 @@ class Workplace:
             for name in FOLDERS:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 (self.folder / name).mkdir()
-            _write_json(self._plan_path, plan)
+            _write_json(self._plan_path, plan, durable=True)
             return
         for left in self.progress_paths():
             left.unlink()
@@ -220,10 +223,10 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, str]]:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with written_whole(path) as file:
+def _write_json(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
+    with written_whole(path, durable=durable) as file:
         file.write(json.dumps(content).encode())

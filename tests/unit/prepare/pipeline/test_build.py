@@ -322,6 +322,20 @@ def test_a_build_that_was_killed_at_its_very_end_is_tidied_up(source, tokenizer,
     assert not (tmp_path / ".out.building").exists()
 
 
+@pytest.mark.parametrize("suffix", [".tokens", ".index"])
+def test_a_run_that_a_power_cut_damaged_is_made_again(tokenizer, tmp_path, suffix):
+    path = tmp_path / "a.jsonl"
+    path.write_text(BAD)
+    inputs = list(plan_domains([path]))
+    build(inputs, tokenizer, tmp_path / "whole", max_bad=MaxBad(2))
+    with pytest.raises(ConfigError, match="bad records"):
+        build(inputs, tokenizer, tmp_path / "cut")
+    (run,) = (tmp_path / ".cut.building/runs").glob(f"*{suffix}")
+    run.write_bytes(bytes(run.stat().st_size))
+    build(inputs, tokenizer, tmp_path / "cut", max_bad=MaxBad(2))
+    assert read_files(tmp_path / "cut/a") == read_files(tmp_path / "whole/a")
+
+
 def test_another_recipe_does_not_pass_for_what_is_built(source, tokenizer, tmp_path):
     build([source], tokenizer, tmp_path / "out")
     with pytest.raises(ShardError, match="out/web: expected no domain of this name yet"):

@@ -9,6 +9,7 @@ from megadga.prepare.pipeline.runs import (
     Run,
     divide_groups,
     group_numbers,
+    run_checksum,
     split_documents,
     write_run,
 )
@@ -80,6 +81,18 @@ def test_domains_can_be_given_other_numbers(tmp_path):
     run = Run(tmp_path / "a", DTYPE, domains=np.array([3, 8]))
     assert numbers(run.between(Point(0, 8), Point(0, 9))) == [1]
     assert numbers(run.between(Point(0, 4), Point(2, 0))) == [1, 2]
+
+
+def test_a_run_knows_its_checksum_from_that_of_a_damaged_one(tmp_path):
+    checksum = write_run(tmp_path / "a", [documents([(0, 0, 1), (0, 1, 2)], ids=True)], DTYPE)
+    assert run_checksum(tmp_path / "a") == checksum
+    for suffix in (".tokens", ".index", ".ids"):
+        content = (tmp_path / f"a{suffix}").read_bytes()
+        (tmp_path / f"a{suffix}").write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        assert run_checksum(tmp_path / "a") not in (checksum, None)
+        (tmp_path / f"a{suffix}").unlink()
+        assert run_checksum(tmp_path / "a") is None
+        (tmp_path / f"a{suffix}").write_bytes(content)
 
 
 @pytest.mark.parametrize("missing", [".tokens", ".ids"])

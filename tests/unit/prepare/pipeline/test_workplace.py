@@ -7,7 +7,7 @@ from megadga.prepare.pipeline.workplace import Rejected, RunRecord, TaskRecord, 
 from megadga.shards.manifest import ShardEntry
 
 PLAN = {"recipe": {"seed": 3}, "files": [["a", 1], ["b", 2]]}
-RECORD = TaskRecord([RunRecord("000007-0000", ["x", "y"])], 12, 2, [8, 4])
+RECORD = TaskRecord([RunRecord("000007-0000", ["x", "y"], 12345)], 12, 2, [8, 4])
 ENTRY = ShardEntry("train-00000", 2, 9, 4, "a" * 64, "b" * 64)
 
 
@@ -30,6 +30,16 @@ def test_what_is_finished_is_there_after_it_was_left(workplace):
         assert workplace.task_record(7) == RECORD
         assert list(workplace.rejected(7)) == [Rejected(0, 3, "bad é"), Rejected(1, 1, "worse")]
         assert workplace.shard_entry("web", "train-00000") == ENTRY
+
+
+def test_a_record_that_a_power_cut_emptied_is_not_there(workplace):
+    with workplace.claimed(PLAN):
+        workplace.keep_task(7, RECORD, [])
+        workplace.keep_shard("web", ENTRY)
+        for path in (*workplace.folder.glob("tasks/*"), *workplace.folder.glob("entries/*/*")):
+            path.write_bytes(b"")
+        assert workplace.task_record(7) is None
+        assert workplace.shard_entry("web", "train-00000") is None
 
 
 def test_what_is_not_finished_is_not_there(workplace):
