@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -57,9 +58,19 @@ def arguments(corpus, tokenizer, tmp_path):
     return to
 
 
+@pytest.fixture(autouse=True)
+def contained(monkeypatch):
+    """Have MPI leave its files, those of killed ranks too, where they are removed."""
+    with TemporaryDirectory(prefix="mpi-") as folder:  # a short path: sockets are in it
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setenv("OMPI_MCA_btl_sm_backing_directory", folder)
+        monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT", "1")
+        monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        yield
+
+
 def environment() -> dict[str, str]:
-    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), **root}
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
 
 def run(command: list[str]) -> str:
