@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def _tokenize(build: Build, execution: Execution, digest: str) -> list[TaskRecor
         build.tokenizer,
         build.recipe,
         build.classifier,
-        run_tokens=max(execution.memory_bytes // build.token_bytes, 1),
+        run_tokens=execution.held_tokens(build.token_bytes),
     )
     tasks = plan_tasks(build.corpus)
     return tokenize_all(job, tasks, execution, rejects_path=build.output.rejects_path(digest))
@@ -174,16 +175,14 @@ def _merge(
     )
     folders = build.output.folders(names)
     finished = {folder: build.output.finished(folder, digest) for folder in folders}
+    plan = partial(
+        plan_shards,
+        tokens=sizes.tokens,
+        shard_tokens=build.recipe.shard_tokens,
+        range_tokens=execution.held_tokens(build.token_bytes),
+    )
     shards: dict[str, list[ShardTask]] = {
-        folder: list(
-            plan_shards(
-                folder,
-                domains,
-                sizes.tokens,
-                shard_tokens=build.recipe.shard_tokens,
-                range_tokens=max(execution.memory_bytes // build.token_bytes, 1),
-            )
-        )
+        folder: list(plan(folder, domains))
         for folder, domains in folders.items()
         if finished[folder] is None
     }

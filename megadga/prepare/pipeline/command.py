@@ -9,7 +9,7 @@ from megadga.prepare.classifier import Classifier
 from megadga.prepare.pipeline.build import Build
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.outputs import Output
-from megadga.prepare.pipeline.recipe import SHARD_TOKENS, Recipe
+from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
 from megadga.prepare.progress import Stages
@@ -17,6 +17,7 @@ from megadga.prepare.reading.inputs import expand_inputs, plan_domains, plan_fil
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.prepare.workers import Workers
+from megadga.shards.create import SHARD_TOKENS
 
 MEGABYTE = 1 << 20
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from megadga.errors import ConfigError
 from megadga.prepare.reading.records import Keys
+from megadga.shards.create import SHARD_TOKENS
 
 SPLITS = ("train", "valid")
-SHARD_TOKENS = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,10 @@ class Execution:
         if self.memory_bytes < 1:
             raise ConfigError(f"memory: expected at least 1 byte, found {self.memory_bytes}")
 
+    def held_tokens(self, token_bytes: int) -> int:
+        """Return the tokens of so many bytes that a worker holds at a time, at least 1."""
+        return max(self.memory_bytes // token_bytes, 1)
+
 
 def tokenize_all(
     job: Tokenizing, tasks: Sequence[Task], execution: Execution, *, rejects_path: Path
