@@ -8,35 +8,59 @@ import numpy as np
 from megadga.arrays import FloatArray
 
 
-@dataclass(frozen=True, eq=False)
-class Alignments:
-    """What one probe measured: the ``2K + 1`` numbers that every score is made of.
+@dataclass(frozen=True)
+class AlignmentNeeds:
+    """What a rule reads of alignments besides the inner products: what costs more to measure.
 
     Attributes:
-        dots: ``a_i = <g_i, v>`` of each domain's gradient with the specific one, shape ``(K,)``.
-        squared_norms: ``|g_i|^2``, shape ``(K,)``.
-        specific_squared_norm: ``|v|^2``.
+        norms: ``|g_i|^2`` of every domain; each takes a whole gradient of its own, reduced over
+            the ranks.
+        preconditioned: The specific gradient divided by what AdamW divides its own by.
+    """
+
+    norms: bool = False
+    preconditioned: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Alignments:
+    """What one probe measured.
+
+    Attributes:
+        dots: ``a_i = <g_i, d>`` of each domain's gradient with the direction, shape ``(K,)``.
+        specific_squared_norm: ``|v|^2`` of the specific gradient.
+        squared_norms: ``|g_i|^2``, shape ``(K,)``; None if nobody asked for them.
+        standard_errors: Of ``dots``, over the choice of each domain's sequences with the
+            direction held, shape ``(K,)``; None if the probe sees no single sequences, or one a
+            domain.
+        preconditioned: Whether the direction ``d`` is ``v`` divided by AdamW's second moments;
+            else it is ``v`` itself.
 
     Raises:
-        ValueError: If the shapes are not ``(K,)`` twice.
+        ValueError: If the arrays are not all of one shape ``(K,)``.
     """
 
     dots: FloatArray
-    squared_norms: FloatArray
     specific_squared_norm: float
+    squared_norms: FloatArray | None = None
+    standard_errors: FloatArray | None = None
+    preconditioned: bool = False
 
     def __post_init__(self) -> None:
-        shapes = self.dots.shape, self.squared_norms.shape
-        if self.dots.ndim != 1 or shapes[0] != shapes[1]:
+        shapes = [array.shape for array in self._arrays()]
+        if self.dots.ndim != 1 or len(set(shapes)) != 1:
             raise ValueError(
-                f"alignments: expected dots and squared_norms of one shape (K,), found "
-                f"{shapes[0]} and {shapes[1]}"
+                f"alignments: expected arrays of one shape (K,), found {', '.join(map(str, shapes))}"
             )
 
     def is_finite(self) -> bool:
         """Tell whether every number is neither infinite nor NaN."""
-        arrays = (self.dots, self.squared_norms, np.asarray(self.specific_squared_norm))
+        arrays = (*self._arrays(), np.asarray(self.specific_squared_norm))
         return all(bool(np.isfinite(array).all()) for array in arrays)
+
+    def _arrays(self) -> tuple[FloatArray, ...]:
+        optional = (self.squared_norms, self.standard_errors)
+        return (self.dots, *(array for array in optional if array is not None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +84,7 @@ class Scheduler(Protocol):
     """A rule that moves the mixture. Equal states and observations give equal bits."""
 
     @property
-    def observes(self) -> type[Alignments] | None:
+    def observes(self) -> AlignmentNeeds | None:
         """What :meth:`update` needs measured; None if the mixture never moves."""
         ...
 
