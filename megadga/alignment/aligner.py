@@ -1,34 +1,16 @@
 """Draws an update's probe batches and has them measured. Knows no engine, weights or files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
+from megadga.alignment.methods import ProbeBudget
 from megadga.alignment.protocols import DrawnSequences, GradientProbe
 from megadga.arrays import IntArray
 from megadga.mixing.scheduler import Alignments
 from megadga.sampling.probes import ProbeSampler
 from megadga.shards.sequences import SequenceSet
-
-
-@dataclass(frozen=True)
-class ProbeBudget:
-    """How many sequences an update measures its gradients on.
-
-    Attributes:
-        sequences_per_domain: Sequences drawn from each domain, at least 1.
-        specific_sequences: Sequences drawn from the specific set, at least 1.
-    """
-
-    sequences_per_domain: int = 8
-    specific_sequences: int = 32
-
-    def __post_init__(self) -> None:
-        for name in ("sequences_per_domain", "specific_sequences"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {value}")
 
 
 @final

@@ -1,6 +1,7 @@
 """The ways to measure alignments, as values. Knows neither how they work nor what they need."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,37 @@ class InFlight:
 
 
 Method = Sharded | Directional | InFlight
+
+
+@dataclass(frozen=True)
+class ProbeBudget:
+    """How many sequences an update measures its gradients on.
+
+    Attributes:
+        sequences_per_domain: Sequences drawn from each domain, at least 1.
+        specific_sequences: Sequences drawn from the specific set, at least 1.
+    """
+
+    sequences_per_domain: int = 8
+    specific_sequences: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("sequences_per_domain", "specific_sequences"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {value}")
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How an update's alignments are measured.
+
+    Attributes:
+        method: The way.
+        budget: The sequences. In flight, ``sequences_per_domain`` is what a refreshed domain gets.
+        without_moments: What becomes of a score that asks for AdamW's second moments before there
+            are any: ``refuse`` is an error; ``raw`` measures along the specific gradient itself.
+    """
+
+    method: Method = Directional()
+    budget: ProbeBudget = ProbeBudget()
+    without_moments: Literal["refuse", "raw"] = "refuse"

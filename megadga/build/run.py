@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from megadga.alignment.aligner import ProbeBudget
+from megadga.alignment.methods import ProbeBudget
 from megadga.build.data import RunData, open_data
 from megadga.build.engine import make_engine
 from megadga.build.mixture import Mixture, make_mixture

@@ -7,7 +7,8 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from megadga.alignment.aligner import Aligner, ProbeBudget
+from megadga.alignment.aligner import Aligner
+from megadga.alignment.methods import ProbeBudget
 from megadga.arrays import FloatArray
 from megadga.errors import ResumeError
 from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler

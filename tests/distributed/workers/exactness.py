@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from megadga.alignment.aligner import ProbeBudget
+from megadga.alignment.methods import ProbeBudget
 from megadga.alignment.protocols import DrawnSequences
 from megadga.arrays import IntArray
 from megadga.build.ranks import leave

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from megadga.alignment.aligner import ProbeBudget
+from megadga.alignment.methods import ProbeBudget
 from megadga.build.ranks import leave
 from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixing.dga import Dga

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from megadga.alignment.aligner import ProbeBudget
+from megadga.alignment.methods import ProbeBudget
 from megadga.build.ranks import leave
 from megadga.mixing.static import Static, uniform_weights
 from megadga.plugin import DgaPlugin, Sampling

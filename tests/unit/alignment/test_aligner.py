@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.alignment.aligner import Aligner, ProbeBudget
+from megadga.alignment.aligner import Aligner
+from megadga.alignment.methods import ProbeBudget
 from megadga.alignment.protocols import DrawnSequences
 from megadga.mixing.scheduler import Alignments
 from megadga.shards.sequences import PADDING
