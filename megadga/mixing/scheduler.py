@@ -49,9 +49,8 @@ class Alignments:
     def __post_init__(self) -> None:
         shapes = [array.shape for array in self._arrays()]
         if self.dots.ndim != 1 or len(set(shapes)) != 1:
-            raise ValueError(
-                f"alignments: expected arrays of one shape (K,), found {', '.join(map(str, shapes))}"
-            )
+            found = ", ".join(map(str, shapes))
+            raise ValueError(f"alignments: expected arrays of one shape (K,), found {found}")
 
     def is_finite(self) -> bool:
         """Tell whether every number is neither infinite nor NaN."""
