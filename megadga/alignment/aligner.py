@@ -1,16 +1,11 @@
-"""Draws an update's probe batches and has them measured. Knows no engine, weights or files."""
+"""Measures updates between optimizer steps. Knows no engine, weights or files."""
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
-import numpy as np
-
-from megadga.alignment.methods import ProbeBudget
-from megadga.alignment.protocols import DrawnSequences, GradientProbe
-from megadga.arrays import IntArray
+from megadga.alignment.drawing import ProbeDraws
+from megadga.alignment.protocols import GradientProbe, TrainedBatch
 from megadga.mixing.scheduler import Alignments
-from megadga.sampling.probes import ProbeSampler
-from megadga.shards.sequences import SequenceSet
 
 
 @final
@@ -19,39 +14,28 @@ class Aligner:
 
     Args:
         probe: The way gradients are measured.
-        domains: The training domains, ``K`` of them.
-        specific: The specific set.
-        budget: Sequences per gradient.
-        seed: Addresses the probe streams; they are apart from the training order, so that a
-            measurement moves no cursor.
+        draws: The sequences that they are measured on.
     """
 
-    def __init__(
-        self,
-        probe: GradientProbe,
-        domains: Sequence[SequenceSet],
-        specific: SequenceSet,
-        *,
-        budget: ProbeBudget,
-        seed: int,
-    ) -> None:
+    def __init__(self, probe: GradientProbe, draws: ProbeDraws) -> None:
         self._probe = probe
-        self._sets = (*domains, specific)
-        self._budget = budget
-        self._sampler = ProbeSampler(_sizes(self._sets), seed=seed)
+        self._draws = draws
+
+    def prepare(self, update: int, batch: TrainedBatch) -> None:
+        """Do nothing: the step that is trained does not matter."""
 
     def measure(self, update: int) -> Alignments:
         """Measure update number ``update`` (from 0). Collective; equal bits on every rank."""
-        *domains, specific = (self._draw(update, index) for index in range(len(self._sets)))
-        return self._probe.measure(specific, domains)
+        domains = [self._draws.domain(update, i) for i in range(self._draws.num_domains)]
+        return self._probe.measure(update, self._draws.specific(update), domains)
 
-    def _draw(self, update: int, index: int) -> DrawnSequences:
-        is_specific = index == len(self._sets) - 1
-        budget = self._budget
-        count = budget.specific_sequences if is_specific else budget.sequences_per_domain
-        selection = self._sampler.draw(update, index, count)
-        return DrawnSequences(self._sets[index], selection.sequences)
+    def close(self) -> None:
+        """Do nothing: the model is held only while it is measured."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next measurement depends on; equal on every rank."""
+        return self._probe.state_dict()
 
-def _sizes(sets: Sequence[SequenceSet]) -> IntArray:
-    return np.array([each.num_sequences for each in sets], dtype=np.int64)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        self._probe.load_state_dict(state)

@@ -33,6 +33,8 @@ class Alignments:
         standard_errors: Of ``dots``, over the choice of each domain's sequences with the
             direction held, shape ``(K,)``; None if the probe sees no single sequences, or one a
             domain.
+        direction_energy: Share of ``|v|^2`` that the direction holds, in ``[0, 1]``; below 1 for
+            thin factors, and an estimate then.
         preconditioned: Whether the direction ``d`` is ``v`` divided by AdamW's second moments;
             else it is ``v`` itself.
 
@@ -44,6 +46,7 @@ class Alignments:
     specific_squared_norm: float
     squared_norms: FloatArray | None = None
     standard_errors: FloatArray | None = None
+    direction_energy: float = 1.0
     preconditioned: bool = False
 
     def __post_init__(self) -> None:

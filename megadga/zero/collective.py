@@ -1,5 +1,6 @@
 """Collectives over torch.distributed whose results are equal bits on every rank."""
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -49,3 +50,37 @@ class ProcessGroupCollective:
         own = parts.new_empty(parts.shape[1])
         dist.reduce_scatter_single(own, parts.flatten(), group=self._group)
         return own
+
+    def all_gather(self, own: Tensor) -> Tensor:
+        """Return every rank's ``own``, shape ``(world_size, elements)``. Collective.
+
+        Args:
+            own: Shape ``(elements,)``, contiguous, as many on every rank.
+        """
+        gathered = own.new_empty(self.world_size * own.numel())
+        dist.all_gather_single(gathered, own, group=self._group)
+        return gathered.view(self.world_size, -1)
+
+    def agreed_sum_of_tensors(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Sum each tensor over the ranks; every rank gets the first one's bits. Collective.
+
+        Args:
+            tensors: At least one, of one dtype and device, of the same shapes on every rank.
+        """
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat, group=self._group)
+        dist.broadcast(flat, group_src=0, group=self._group)
+        return _like(tensors, flat)
+
+    def tensors_of_first_rank(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the first rank's tensors; the others' only say the shapes. Collective."""
+        if not tensors:
+            return []
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.broadcast(flat, group_src=0, group=self._group)
+        return _like(tensors, flat)
+
+
+def _like(tensors: Sequence[Tensor], flat: Tensor) -> list[Tensor]:
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]

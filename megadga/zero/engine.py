@@ -4,7 +4,8 @@ Alignments are exact only where gradients are what the theory says they are. So 
 what has been tested; every other setting is refused by name instead of being silently wrong.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -72,6 +73,7 @@ _KNOWN = frozenset(
         "gradient_clipping",
         "optimizer",
         "scheduler",
+        "torch_autocast",
         "train_batch_size",
         "train_micro_batch_size_per_gpu",
         "zero_allow_untested_optimizer",
@@ -122,6 +124,30 @@ def release_gathered(engine: Any) -> None:
         engine.optimizer.parameter_offload.release_backward_leftovers()
 
 
+@contextmanager
+def eager(engine: Any) -> Generator[None]:
+    """Run a compiled module as it was before: what is compiled does not see hooks.
+
+    Nothing is compiled again for the shapes of probes, and nothing that is compiled is lost.
+    """
+    if not engine.is_compiled and not any(map(_is_compiled, engine.module.modules())):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+
+
+def probe_autocast(engine: Any) -> torch.autocast:
+    """Return the autocast that the engine's own forward pass runs under, perhaps switched off."""
+    enabled = engine.torch_autocast_enabled()
+    dtype = engine.torch_autocast_dtype() if enabled else None
+    return torch.autocast(engine.device.type, dtype=dtype, enabled=enabled)
+
+
 def check_supported(engine: Any) -> None:
     """Refuse an engine under which alignments are not known to be exact.
 
@@ -146,8 +172,8 @@ def _problems(engine: Any) -> Iterator[str]:
         yield "MoE layers: expected every parameter on every rank, found expert parallelism"
     if engine.mpu is not None:
         yield "model parallelism: expected data parallelism alone, found an mpu"
-    if engine.is_compiled:
-        yield "engine.compile(): expected an eager module"
+    if engine._is_compiled_autograd_enabled:
+        yield "engine.compile(): expected compiled_autograd_enabled=False, found True"
     yield from untested_settings(settings)
 
 

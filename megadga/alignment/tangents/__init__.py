@@ -1,0 +1,1 @@
+"""How the output of a module changes when its own parameters move along a direction."""

@@ -1,0 +1,127 @@
+"""The tangent of any module, by calling it again and differentiating twice. Knows no layer.
+
+The vector-Jacobian product ``g(u) = J^T u`` of a module's parameters is linear in ``u``, so the
+derivative of ``<g(u), v>`` with respect to ``u`` is the Jacobian-vector product ``J v``. This asks
+of a module only that it can be differentiated twice, and costs about three forward passes of it.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from megadga.alignment.directions import Direction
+from megadga.alignment.tangents.tangent import Call, Trace, sequence_dots
+
+
+def output_tensors(outputs: Any) -> list[Tensor]:
+    """Return the floating-point tensors among a module's outputs, in their order."""
+    leaves = pytree.tree_leaves(outputs)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+@final
+class AnyModuleTangent:
+    """The tangent of a module of which nothing is known but its call.
+
+    Args:
+        module: Its outputs are tensors, or nested lists, tuples and dicts of them.
+        parameters: Those that it uses by itself, not through a module of their own.
+        direction: Has a piece for each.
+    """
+
+    def __init__(
+        self, module: nn.Module, parameters: Sequence[nn.Parameter], direction: Direction
+    ) -> None:
+        self._module = module
+        self._parameters = tuple(parameters)
+        self._direction = direction
+
+    def trace(self, call: Call, num_sequences: int) -> Trace:
+        """Keep every tensor among the arguments, and the random states that dropout starts from."""
+        leaves, form = pytree.tree_flatten((call.positional, dict(call.named)))
+        tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        device = self._parameters[0].device
+        states = _random_states(device)
+        autocast = _autocast_as_now(device)
+
+        def derivatives(gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]) -> Tensor:
+            filled = list(others)
+            for place, tensor in zip(places, kept[len(states) :], strict=True):
+                filled[place] = tensor
+            positional, named = pytree.tree_unflatten(filled, form)
+            with _from_states(kept[: len(states)], device), autocast:
+                changes = self._changes(positional, named)
+            total = torch.zeros(num_sequences, dtype=torch.float64, device=device)
+            for gradient, change in zip(gradients, changes, strict=True):
+                if gradient is not None and change is not None:
+                    total += sequence_dots(gradient, change, num_sequences)
+            return total
+
+        return Trace((*states, *tensors), derivatives)
+
+    def _changes(
+        self, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Tensor | None, ...]:
+        """Return ``J v`` for each output, None for one that does not depend on the parameters."""
+        with _trainable(self._parameters), sdpa_kernel(SDPBackend.MATH):
+            # By its forward alone: the hooks of the call have run already.
+            outputs = output_tensors(self._module.forward(*positional, **named))
+            moving = [output for output in outputs if output.requires_grad]
+            cotangents = [torch.zeros_like(output, requires_grad=True) for output in moving]
+            products = torch.autograd.grad(
+                moving, self._parameters, cotangents, create_graph=True, allow_unused=True
+            )
+            along = [
+                (product * self._direction.dense(parameter)).sum()
+                for parameter, product in zip(self._parameters, products, strict=True)
+                if product is not None
+            ]
+            changes = iter(torch.autograd.grad(sum(along), cotangents, allow_unused=True))
+        return tuple(next(changes) if output.requires_grad else None for output in outputs)
+
+
+@contextmanager
+def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
+    """Record operations on these parameters, also where gradients are switched off."""
+    before = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, required in zip(parameters, before, strict=True):
+            parameter.requires_grad_(required)
+
+
+def _random_states(device: torch.device) -> tuple[Tensor, ...]:
+    if device.type == "cpu":
+        return (torch.get_rng_state(),)
+    return (torch.get_rng_state(), torch.get_device_module(device).get_rng_state(device))
+
+
+@contextmanager
+def _from_states(states: tuple[Tensor, ...], device: torch.device) -> Generator[None]:
+    """Draw random numbers from given states; afterwards go on as if none had been drawn."""
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices=devices, device_type=device.type):
+        torch.set_rng_state(states[0])
+        if devices:
+            torch.get_device_module(device).set_rng_state(states[1], device)
+        yield
+
+
+def _autocast_as_now(device: torch.device) -> torch.autocast:
+    return torch.autocast(
+        device.type,
+        dtype=torch.get_autocast_dtype(device.type),
+        enabled=torch.is_autocast_enabled(device.type),
+    )

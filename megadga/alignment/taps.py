@@ -1,0 +1,151 @@
+"""Hooks that let a backward pass tell each sequence's derivative along a direction.
+
+A forward hook puts an identity behind every module that owns parameters. Its backward pass sees
+the gradient of the module's output, and returns it as it is; and, as the gradient of a number
+``epsilon_s`` of each sequence, ``<delta_s, dy_s>`` (see ``tangents``). Added up over the modules that is
+the derivative of the loss in the length of a step along the direction, a sequence at a time. Knows
+no engine and no rank.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from megadga.alignment.directions import Direction
+from megadga.alignment.tangents.choosing import choose_tangent
+from megadga.alignment.tangents.tangent import Call, Tangent, Trace
+from megadga.errors import UnsupportedEngineError
+
+
+@final
+class Taps:
+    """The per-sequence numbers of the micro-batch that is passing through a tapped module."""
+
+    def __init__(self) -> None:
+        self._epsilon: Tensor | None = None
+
+    def begin(self, num_sequences: int, device: torch.device) -> Tensor:
+        """Start a micro-batch.
+
+        Returns:
+            Zeros whose ``.grad`` will hold the derivatives of whatever loss is differentiated,
+            float64, shape ``(num_sequences,)``.
+        """
+        self._epsilon = torch.zeros(
+            num_sequences, dtype=torch.float64, device=device, requires_grad=True
+        )
+        return self._epsilon
+
+    def tap(self, name: str, tangent: Tangent, call: Call, outputs: Any) -> Any:
+        """Return a module's outputs with the identity behind each that is a tensor."""
+        if self._epsilon is None or not torch.is_grad_enabled():
+            return outputs
+        num_sequences = self._epsilon.numel()
+        leaves, form = pytree.tree_flatten(outputs)
+        places = [
+            place
+            for place, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        ]
+        batched = [_with_batch_axis(leaves[p], call, num_sequences, name) for p in places]
+        trace = tangent.trace(call, num_sequences)
+        tapped = _Tap.apply(self._epsilon, trace, len(batched), *batched, *trace.kept)
+        for place, tensor in zip(places, tapped, strict=True):
+            leaves[place] = tensor
+        return pytree.tree_unflatten(leaves, form)
+
+
+@contextmanager
+def tapped(module: nn.Module, direction: Direction) -> Generator[Taps]:
+    """Tap every module that owns a parameter of the direction; take the hooks off at the end."""
+    taps = Taps()
+    # Before other hooks, so that ZeRO-3's gather what the module needs before the identity's
+    # backward pass, and release it after.
+    hooks = [
+        child.register_forward_hook(_hook(taps, name, tangent), with_kwargs=True, prepend=True)
+        for name, child in _tappable(module)
+        if (tangent := choose_tangent(child, direction)) is not None
+    ]
+    try:
+        yield taps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tappable(module: nn.Module, name: str = "") -> Generator[tuple[str, nn.Module]]:
+    """Yield a module and its descendants, each once, but none inside one that uses them itself."""
+    seen: set[nn.Module] = set()
+
+    def walk(child: nn.Module, name: str) -> Generator[tuple[str, nn.Module]]:
+        if child in seen:
+            return
+        seen.add(child)
+        yield name, child
+        if isinstance(child, nn.MultiheadAttention):
+            return
+        for key, grandchild in child.named_children():
+            yield from walk(grandchild, f"{name}.{key}" if name else key)
+
+    yield from walk(module, name)
+
+
+def _hook(
+    taps: Taps, name: str, tangent: Tangent
+) -> Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], Any], Any]:
+    def hook(
+        _: nn.Module, positional: tuple[Any, ...], named: Mapping[str, Any], outputs: Any
+    ) -> Any:
+        return taps.tap(name, tangent, Call(positional, named), outputs)
+
+    return hook
+
+
+def _with_batch_axis(output: Tensor, call: Call, num_sequences: int, name: str) -> Tensor:
+    """Return an output with one row a sequence; what all of them share is repeated.
+
+    Position embeddings are looked up once for all sequences, by ids of shape ``(S,)`` or
+    ``(1, S)``.
+    """
+    if num_sequences == 1:
+        return output
+    ids = [leaf for leaf in pytree.tree_leaves(call.positional) if isinstance(leaf, Tensor)]
+    if len(ids) == 1 and ids[0].ndim == 1 and not ids[0].is_floating_point():
+        return output.unsqueeze(0).expand(num_sequences, *output.shape)
+    if output.ndim and output.shape[0] == 1:
+        return output.expand(num_sequences, *output.shape[1:])
+    if output.ndim == 0 or output.shape[0] != num_sequences:
+        raise UnsupportedEngineError(
+            f"module {name!r}: expected an output with the {num_sequences} sequences of the "
+            f"micro-batch along its first axis, found shape {tuple(output.shape)}; "
+            "a sharded probe asks nothing of modules"
+        )
+    return output
+
+
+class _Tap(torch.autograd.Function):
+    """The identity on a module's outputs, differentiable in ``epsilon`` as well."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, epsilon: Tensor, trace: Trace, num_outputs: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Pass the outputs on; keep the rest of the tensors."""
+        ctx.set_materialize_grads(False)
+        ctx.derivatives = trace.derivatives
+        ctx.num_kept = len(tensors) - num_outputs
+        ctx.save_for_backward(*tensors[num_outputs:])
+        # Not views: what follows may write into its input.
+        return tuple(output.detach() for output in tensors[:num_outputs])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Pass the gradients on, and add what they say of each sequence."""
+        derivatives = None
+        if any(gradient is not None for gradient in gradients):
+            derivatives = ctx.derivatives(gradients, ctx.saved_tensors)
+        return (derivatives, None, None, *gradients, *(None,) * ctx.num_kept)

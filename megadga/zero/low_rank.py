@@ -1,0 +1,232 @@
+"""The specific gradient as thin factors, found without ever reducing or keeping it whole.
+
+Half a step of subspace iteration for each of two passes over the specific sequences, as PowerSGD
+takes them (Vogels et al., arXiv 1905.13727, Algorithm 1): with a matrix's gradient ``G``, a sum over
+micro-batches and ranks,
+
+    P <- orthonormal(G Q),    Q <- G^T P,    G ~ P Q^T = P P^T G
+
+where ``Q`` starts from the last direction's. Only ``G Q`` and ``G^T P`` are summed. The part of ``|G|^2``
+that is left out is estimated from a few columns of ``G Z`` with normal ``Z``, which come with the first
+pass: ``E |(I - P P^T) G z|^2 = |(I - P P^T) G|^2``. Knows no domain and no tap.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from megadga.alignment.directions import Factors, ResidentDirection
+from megadga.alignment.methods import LowRank
+from megadga.alignment.packing import PackedSequences
+from megadga.zero.aim import Aim
+from megadga.zero.directions import full_shape
+from megadga.zero.passes import ProbePasses
+
+_TEST_COLUMNS = 4  # of Z: a matrix's estimate is off by about half, that of all by much less
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What two passes over the specific sequences have left, float32.
+
+    Attributes:
+        lefts: ``P`` of each factored matrix, shape ``(rows, rank)``, orthonormal columns.
+        rights: ``Q`` of each, shape ``(columns, rank)``.
+        whole: Gradients of the other parameters.
+        residual: Estimate of what is left out, in units of ``|v|^2``.
+        update: When.
+    """
+
+    lefts: list[Tensor]
+    rights: list[Tensor]
+    whole: list[Tensor]
+    residual: float
+    update: int
+
+
+@final
+class LowRankGradient:
+    """Takes the dominant singular directions of each matrix of the specific gradient.
+
+    Memory: the factors, on every rank, and one matrix's gradient at a time.
+
+    Args:
+        passes: Measure it.
+        method: How many directions, and for how many updates.
+        seed: Addresses the columns that the first direction starts from, and those of ``Z``.
+    """
+
+    def __init__(self, passes: ProbePasses, method: LowRank, *, seed: int) -> None:
+        self._passes = passes
+        self._method = method
+        self._seed = seed
+        shapes = [full_shape(parameter) for parameter in passes.parameters]
+        self._matrices: dict[int, torch.Size] = {
+            index: shape
+            for index, shape in enumerate(shapes)
+            if len(shape) == 2 and method.rank * sum(shape) < shape.numel()
+        }
+        self._whole = {i: shape for i, shape in enumerate(shapes) if i not in self._matrices}
+        self._starts: list[Tensor] | None = None
+        self._found: _Found | None = None
+
+    def aim(self, update: int, specific: PackedSequences) -> Aim:
+        """See ``AimSource``; reused for as many updates as the method says."""
+        found = self._found
+        if found is None or update - found.update >= self._method.interval:
+            if self._starts is None:
+                self._iterate(update, specific)
+            found = self._iterate(update, specific)
+        return self._as_aim(found, age=update - found.update)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the next iteration starts, and the direction if it will be used again."""
+        state: dict[str, Any] = {"starts": None if self._starts is None else _on_cpu(self._starts)}
+        if self._method.interval > 1 and (found := self._found) is not None:
+            state["found"] = {
+                "lefts": _on_cpu(found.lefts),
+                "rights": _on_cpu(found.rights),
+                "whole": _on_cpu(found.whole),
+                "residual": found.residual,
+                "update": found.update,
+            }
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        device = self._passes.engine.device
+
+        def placed(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensor.to(device) for tensor in tensors]
+
+        self._starts = None if state["starts"] is None else placed(state["starts"])
+        self._found = None
+        if (found := state.get("found")) is not None:
+            tensors = {key: placed(found[key]) for key in ("lefts", "rights", "whole")}
+            self._found = _Found(**tensors, residual=found["residual"], update=found["update"])
+
+    def _iterate(self, update: int, specific: PackedSequences) -> _Found:
+        """Take two half-steps, and remember where they led. Collective."""
+        rank = self._method.rank
+        starts = self._starts or self._normal(rank, 0)
+        tests = self._normal(_TEST_COLUMNS, 1, update)
+        wide = [torch.cat(pair, dim=1) for pair in zip(starts, tests, strict=True)]
+        shapes = [(shape[0], rank + _TEST_COLUMNS) for shape in self._matrices.values()]
+        sketches, _ = self._summed(
+            specific, lambda place, gradient: gradient @ wide[place], shapes
+        )
+        lefts, residual = _left_factors(sketches, rank)
+        shapes = [(shape[1], rank) for shape in self._matrices.values()]
+        rights, whole = self._summed(
+            specific, lambda place, gradient: gradient.T @ lefts[place], shapes
+        )
+        self._found = _Found(lefts, rights, whole, residual, update)
+        finite = all(bool(right.isfinite().all()) for right in rights)
+        self._starts = [torch.linalg.qr(right).Q for right in rights] if finite else None
+        return self._found
+
+    def _normal(self, columns: int, *address: int) -> list[Tensor]:
+        """Return normal columns for each matrix, the same on every rank."""
+        device = self._passes.engine.device
+        drawn: list[Tensor] = []
+        for index, shape in self._matrices.items():
+            rng = np.random.default_rng((self._seed, *address, index))
+            values = rng.standard_normal((shape[1], columns), dtype=np.float32)
+            drawn.append(torch.from_numpy(values).to(device))
+        return drawn
+
+    def _summed(
+        self,
+        specific: PackedSequences,
+        project: Callable[[int, Tensor], Tensor],
+        shapes: Sequence[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Sum a projection of each matrix's gradient, and the others whole. Collective.
+
+        Args:
+            specific: What the gradient is of.
+            project: From the place of a matrix and its gradient on this rank to a summand.
+            shapes: Of the summands, for each matrix.
+        """
+        device = self._passes.engine.device
+        places = {index: place for place, index in enumerate(self._matrices)}
+        sums = [torch.zeros(shape, device=device) for shape in (*shapes, *self._whole.values())]
+        sum_of = dict(zip((*self._matrices, *self._whole), sums, strict=True))
+
+        def take(index: int, gradient: Tensor) -> None:
+            summand = gradient.float()
+            sum_of[index] += project(places[index], summand) if index in places else summand
+
+        self._passes.each_gradient(specific, take)
+        agreed = self._passes.collective.agreed_sum_of_tensors(sums)
+        return agreed[: len(shapes)], agreed[len(shapes) :]
+
+    def _as_aim(self, found: _Found, *, age: int) -> Aim:
+        pairs = zip(found.lefts, found.rights, strict=True)
+        factors = [Factors(left, right) for left, right in pairs]
+        of_whole = _squared_norm(found.whole)
+        total = of_whole + _squared_norm(found.rights) + found.residual
+        if self._method.energy is not None:
+            factors = _fewest(factors, self._method.energy * total - of_whole)
+        # Left factors have orthonormal columns.
+        kept = of_whole + _squared_norm([each.right for each in factors])
+        parameters = self._passes.parameters
+        pieces: dict[nn.Parameter, Tensor | Factors] = {}
+        for index, each in zip(self._matrices, factors, strict=True):
+            dtype = parameters[index].dtype
+            pieces[parameters[index]] = Factors(each.left.to(dtype), each.right.to(dtype))
+        for index, piece in zip(self._whole, found.whole, strict=True):
+            pieces[parameters[index]] = piece.to(parameters[index].dtype)
+        return Aim(
+            direction=ResidentDirection(pieces),
+            squared_norm=total,
+            slope=kept,  # of a projection of v
+            length=kept**0.5,
+            energy=kept / total if total else 1.0,
+            age=age,
+        )
+
+
+def _left_factors(sketches: Sequence[Tensor], rank: int) -> tuple[list[Tensor], float]:
+    """Return orthonormal bases of ``G Q``, and the estimate of what is outside of them.
+
+    Args:
+        sketches: ``[G Q, G Z]`` of each matrix, shape ``(rows, rank + columns of Z)``.
+        rank: Columns of ``G Q``.
+    """
+    bases: list[Tensor] = []
+    residual = 0.0
+    for sketch in sketches:
+        basis = torch.linalg.qr(sketch[:, :rank]).Q
+        tests = sketch[:, rank:]
+        outside = tests - basis @ (basis.T @ tests)
+        residual += float(outside.square().sum(dtype=torch.float64)) / tests.shape[1]
+        bases.append(basis)
+    return bases, residual
+
+
+def _fewest(factors: Sequence[Factors], squared_norm: float) -> list[Factors]:
+    """Keep the fewest singular directions, of all matrices, that hold a squared norm together."""
+    decompositions = [torch.linalg.svd(each.right, full_matrices=False) for each in factors]
+    squares = torch.cat([values.double().square() for _, values, _ in decompositions])
+    descending = squares.sort(descending=True).values
+    wanted = int((descending.cumsum(0) < squared_norm).sum()) + 1
+    least = descending[min(wanted, descending.numel()) - 1]
+    kept: list[Factors] = []
+    for each, (left, values, right) in zip(factors, decompositions, strict=True):
+        number = int((values.double().square() >= least).sum())
+        rotated = each.left @ right.T[:, :number]
+        kept.append(Factors(rotated, left[:, :number] * values[:number]))
+    return kept
+
+
+def _squared_norm(tensors: Sequence[Tensor]) -> float:
+    return sum(float(tensor.square().sum(dtype=torch.float64)) for tensor in tensors)
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.cpu().clone() for tensor in tensors]

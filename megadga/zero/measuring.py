@@ -1,0 +1,81 @@
+"""From the description of a way to measure to what measures it on an engine."""
+
+from collections.abc import Sequence
+
+from megadga.alignment.aligner import Aligner
+from megadga.alignment.drawing import ProbeDraws
+from megadga.alignment.in_flight import InFlightAligner
+from megadga.alignment.methods import Directional, InFlight, LowRank, Probing, Sharded
+from megadga.alignment.protocols import Measurement
+from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.shards.sequences import SequenceSet
+from megadga.zero.aim import AimSource, WholeGradient
+from megadga.zero.directional import DirectionalProbe
+from megadga.zero.engine import Engine
+from megadga.zero.in_flight import InFlightProbe
+from megadga.zero.loss import Loss
+from megadga.zero.low_rank import LowRankGradient
+from megadga.zero.moments import check_moments
+from megadga.zero.passes import ProbePasses
+from megadga.zero.sharded import ShardedProbe
+from megadga.zero.specific import Preconditioning
+
+
+def make_measurement(
+    engine: Engine,
+    domains: Sequence[SequenceSet],
+    specific: SequenceSet,
+    *,
+    probing: Probing,
+    needs: AlignmentNeeds,
+    loss: Loss,
+    seed: int,
+) -> Measurement:
+    """Return what measures the alignments that a rule needs.
+
+    Args:
+        engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
+        domains: The training domains, ``K`` of them.
+        specific: The specific set.
+        probing: The way, and the sequences.
+        needs: What else than inner products the rule reads.
+        loss: Mean loss of a batch of tokens, computed through the module that it is given.
+        seed: Addresses the probe streams.
+
+    Raises:
+        UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested.
+        ValueError: If the way cannot measure what is needed.
+    """
+    passes = ProbePasses(engine, loss=loss)
+    draws = ProbeDraws(domains, specific, budget=probing.budget, seed=seed)
+    preconditioning = Preconditioning(needs.preconditioned, probing.without_moments)
+    if needs.preconditioned:
+        check_moments(engine)
+    match probing.method:
+        case Sharded():
+            return Aligner(ShardedProbe(passes, preconditioning), draws)
+        case Directional(direction):
+            source = _source(passes, direction, preconditioning, seed)
+            return Aligner(DirectionalProbe(passes, source, norms=needs.norms), draws)
+        case InFlight(direction, refresh_every):
+            if needs.norms:
+                raise ValueError(
+                    "probing: expected a way that sees whole gradients, for a score that needs "
+                    "their norms, found in flight"
+                )
+            source = _source(passes, direction, preconditioning, seed)
+            probe = InFlightProbe(passes, source)
+            return InFlightAligner(probe, draws, refresh_every=refresh_every)
+
+
+def _source(
+    passes: ProbePasses, direction: LowRank | None, preconditioning: Preconditioning, seed: int
+) -> AimSource:
+    if direction is None:
+        return WholeGradient(passes, preconditioning)
+    if preconditioning.asked:
+        raise ValueError(
+            "direction: expected the whole gradient, which AdamW's moments divide number by "
+            "number, found thin factors"
+        )
+    return LowRankGradient(passes, direction, seed=seed)
