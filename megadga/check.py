@@ -4,12 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from megadga.alignment.methods import Directional, InFlight, Probing, Sharded
+from megadga.alignment.overhead import Reads, predicted_overhead
 from megadga.arrays import FloatArray
 from megadga.build.data import RunData, open_data
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.shape import model_shape
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.models import RunConfig
+from megadga.mixing.scheduler import AlignmentNeeds
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
 from megadga.sampling.caps import cap_weights
 from megadga.shards.examples import Examples
@@ -120,14 +123,45 @@ def _ranks(config: RunConfig, world_size: int | None) -> str:
 
 
 def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
-    if mixture.probe is None or mixture.interval is None:
+    needs = mixture.scheduler.observes
+    if mixture.probing is None or mixture.interval is None or needs is None:
         return "none: the weights stay as they are"
-    domains, each = len(data.domains), mixture.probe.sequences_per_domain
-    specific = mixture.probe.specific_sequences
-    interval, batch = mixture.interval, config.training.global_batch_size
-    overhead = (domains * each + specific) / (interval * batch)
-    quotient = f"({domains} x {each} + {specific}) / ({interval} x {batch})"
-    return f"every {interval} steps: {quotient} = {overhead:.1%} more sequences"
+    domains, batch = len(data.domains), config.training.global_batch_size
+    overhead = predicted_overhead(
+        mixture.probing,
+        num_domains=domains,
+        interval=mixture.interval,
+        global_batch_size=batch,
+        needs=needs,
+    )
+    budget = mixture.probing.budget
+    of_domains = _product(overhead.domains, domains, budget.sequences_per_domain)
+    of_specific = _product(overhead.specific, budget.specific_sequences)
+    quotient = f"({of_domains} + {of_specific}) / ({mixture.interval} x {batch})"
+    most = "at most " if isinstance(mixture.probing.method, InFlight) else ""
+    text = (
+        f"every {mixture.interval} steps: {quotient} = {most}{overhead.share:.1%} more sequences"
+    )
+    return f"{text}; {_gradients(mixture.probing, domains, needs)}"
+
+
+def _product(reads: Reads, *factors: int) -> str:
+    times = factors if reads.times == 1 else (*factors, reads.times)
+    product = " x ".join(map(str, times))
+    return product if reads.every == 1 else f"{product} / {reads.every}"
+
+
+def _gradients(probing: Probing, domains: int, needs: AlignmentNeeds) -> str:
+    """Say what a probe forms and reduces over the ranks, which counting sequences leaves out."""
+    match probing.method:
+        case Sharded():
+            return f"sharded: {domains + 1} whole gradients an update"
+        case Directional() if needs.norms:
+            return f"directional, with {domains} whole gradients an update for the norms"
+        case Directional():
+            return "directional: no domain's gradient is formed"
+        case InFlight():
+            return "in flight: no domain's gradient is formed"
 
 
 def _evaluation(config: RunConfig, data: RunData) -> str:

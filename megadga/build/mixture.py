@@ -8,18 +8,34 @@ from pathlib import Path
 
 import numpy as np
 
+from megadga.alignment.methods import (
+    Directional,
+    InFlight,
+    LowRank,
+    Method,
+    ProbeBudget,
+    Probing,
+    Sharded,
+)
 from megadga.arrays import FloatArray
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import (
     DgaMixing,
     ImportanceMixing,
-    ShardedProbe,
     StaticMixing,
     TemperatureWeights,
     Weights,
 )
 from megadga.config.models import RunConfig
 from megadga.config.places import KeyPath, Mistake
+from megadga.config.probes import (
+    DirectionalProbe,
+    EnergyDirection,
+    InFlightProbe,
+    Probe,
+    RankDirection,
+    ShardedProbe,
+)
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
 from megadga.mixing.importance import importance_weights
@@ -43,13 +59,13 @@ class Mixture:
     Attributes:
         scheduler: The rule.
         interval: Optimizer steps between updates; None: there are none.
-        probe: How alignments are measured for an update; None: there are none.
+        probing: How alignments are measured for an update; None: there are none.
         lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
     """
 
     scheduler: Scheduler
     interval: int | None = None
-    probe: ShardedProbe | None = None
+    probing: Probing | None = None
     lost_mass: float = 0.0
 
 
@@ -71,9 +87,8 @@ def make_mixture(
     """
     match config.mixing:
         case DgaMixing() as mixing:
-            mixture = Mixture(
-                _dga(config, mixing, domains, left_out), mixing.interval, mixing.probe
-            )
+            scheduler = _dga(config, mixing, domains, left_out)
+            mixture = Mixture(scheduler, mixing.interval, _probing(mixing))
         case StaticMixing() as mixing:
             weights = _weights(config, "weights", mixing.weights, domains, left_out)
             mixture = Mixture(Static(weights))
@@ -104,7 +119,35 @@ def _dga(
         floor=mixing.floor,
         prior=prior,
         prior_pull=mixing.prior_pull,
+        min_signal=mixing.min_signal,
     )
+
+
+def _probing(mixing: DgaMixing) -> Probing:
+    probe = mixing.probe
+    budget = ProbeBudget(probe.sequences_per_domain, probe.specific_sequences)
+    return Probing(_method(probe), budget, mixing.without_moments)
+
+
+def _method(probe: Probe) -> Method:
+    match probe:
+        case DirectionalProbe():
+            return Directional(_low_rank(probe))
+        case InFlightProbe():
+            return InFlight(_low_rank(probe), refresh_every=probe.refresh_every)
+        case ShardedProbe():
+            return Sharded()
+
+
+def _low_rank(probe: DirectionalProbe | InFlightProbe) -> LowRank | None:
+    interval = probe.direction_interval
+    match probe.direction:
+        case RankDirection(rank=rank):
+            return LowRank(rank, interval=interval)
+        case EnergyDirection(energy=energy, max_rank=rank):
+            return LowRank(rank, energy, interval)
+        case "full":
+            return None
 
 
 def _weights(

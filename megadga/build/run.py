@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from megadga.alignment.methods import ProbeBudget
+from megadga.alignment.methods import Probing
 from megadga.build.data import RunData, open_data
 from megadga.build.engine import make_engine
 from megadga.build.mixture import Mixture, make_mixture
@@ -91,10 +91,6 @@ def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
 def _mixture_plugin(
     config: RunConfig, data: RunData, mixture: Mixture, engine: Engine
 ) -> DgaPlugin:
-    probe = mixture.probe
-    budget = ProbeBudget()
-    if probe is not None:
-        budget = ProbeBudget(probe.sequences_per_domain, probe.specific_sequences)
     return DgaPlugin(
         engine,
         data.domains,
@@ -106,7 +102,7 @@ def _mixture_plugin(
             max_epochs=config.sampling.max_epochs,
         ),
         interval=mixture.interval or config.training.steps,  # fixed mixtures have none
-        budget=budget,
+        probing=mixture.probing or Probing(),
     )
 
 

@@ -66,15 +66,22 @@ def _choice(path: KeyPath, choices: Iterable[str], found: object) -> Mistake:
 
 
 def _unknown_key(path: KeyPath, root: type[Section], sections: Sequence[type[Section]]) -> Mistake:
-    """Name the nearest key of the same section, or else the same key where it does exist."""
-    key = path[-1]
-    siblings = {name for section in sections for name in section.model_fields}
-    close = get_close_matches(str(key), sorted(siblings), n=1, cutoff=CLOSE)
-    elsewhere = [dotted(other) for other in all_keys(root) if other[-1] == key]
-    meant = close or list(dict.fromkeys(elsewhere))
+    """Name the nearest key of the section, of others in its place, or the same key elsewhere."""
+    key = str(path[-1])
+    _, alternatives = follow(root, path[:-1])
+    siblings, others = _fields(sections), _fields(alternatives)
+    types = [type_name(s) for s in alternatives if {key, "type"} <= s.model_fields.keys()]
+    close = get_close_matches(key, siblings, n=1, cutoff=CLOSE)
+    if key not in others:
+        close = close or get_close_matches(key, others, n=1, cutoff=CLOSE)
+        close = close or [dotted(other) for other in all_keys(root) if other[-1] == key]
     return Mistake(
         path,
-        expected="a known key" if meant else f"one of {', '.join(sorted(siblings))}",
-        found=repr(key),
-        hint=" or ".join(map(repr, meant)),
+        expected="a known key" if close else f"one of {', '.join(siblings)}",
+        found=f"{key!r}, a key of type {' or '.join(types)}" if types else repr(key),
+        hint=" or ".join(map(repr, dict.fromkeys(close))),
     )
+
+
+def _fields(sections: Iterable[type[Section]]) -> list[str]:
+    return sorted({name for section in sections for name in section.model_fields})

@@ -15,6 +15,7 @@ from megadga.config.base import (
     Section,
     Share,
 )
+from megadga.config.probes import DirectionalProbe, Probe
 
 ROUNDING = 1e-3
 """How far weights that a person wrote down may be from a sum of 1."""
@@ -61,17 +62,6 @@ Weights = Annotated[
 every domain, with a sum of 1."""
 
 
-class ShardedProbe(Section):
-    """Gradients of every domain, sharded over the ranks and multiplied there: the reference."""
-
-    type: Literal["sharded"] = "sharded"
-    """How alignments are measured."""
-    sequences_per_domain: Count = 8
-    """Sequences drawn from each domain for one measurement (b), at least 1."""
-    specific_sequences: Count = 32
-    """Sequences drawn from the specific set for one measurement (b_spe), at least 1."""
-
-
 class DgaMixing(Section):
     """Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1)."""
 
@@ -84,9 +74,13 @@ class DgaMixing(Section):
     ema: PositiveShare = 1.0
     """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
     1: no averaging."""
-    score: Literal["raw", "cosine", "clipped"] = "raw"
+    score: Literal["raw", "cosine", "clipped", "adam"] = "raw"
     """What enters exp(): raw: inner products (the paper); cosine: of unit gradients; clipped: of
-    gradients clipped to norm 1."""
+    gradients clipped to norm 1; adam: with the specific gradient divided by what AdamW divides
+    by. cosine and clipped need every domain's gradient."""
+    without_moments: Literal["refuse", "raw"] = "refuse"
+    """What the score adam does before AdamW has second moments; refuse: an error; raw: as the
+    score raw. Other scores do not read it."""
     initial: Weights = "uniform"
     """Weights at step 0: uniform, proportional (to tokens),
     {type: temperature, temperature: T}, or {domain: weight} for every domain."""
@@ -96,8 +90,12 @@ class DgaMixing(Section):
     """Mixture that updates are pulled towards, written as `initial`; null: `initial`."""
     prior_pull: Share = 0.0
     """Share of the prior in every update (geometric), in [0, 1]; 0: the paper."""
-    probe: ShardedProbe = ShardedProbe()
-    """How alignments are measured and on how many sequences."""
+    min_signal: NonNegative = 0.0
+    """Least ratio of the scores' true differences to their noise; an update below it is skipped.
+    At least 0; 0: none is, as in the paper."""
+    probe: Probe = DirectionalProbe()
+    """How alignments are measured and on how many sequences: type directional, in_flight or
+    sharded."""
 
 
 class StaticMixing(Section):

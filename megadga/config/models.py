@@ -11,6 +11,10 @@ from megadga.config.contradictions import find_contradictions
 from megadga.config.identity import NOT_TRAINED, settings_identity
 from megadga.config.mistakes import as_error
 from megadga.config.mixing import DgaMixing, Mixing
+from megadga.config.mixing_contradictions import (
+    find_batch_contradictions,
+    find_mixing_contradictions,
+)
 from megadga.config.places import Mistake, Places
 from megadga.config.sections import (
     CheckpointSection,
@@ -83,13 +87,26 @@ class RunConfig(Section):
 
     @field_validator("mixing")
     @classmethod
-    def _has_specific_set(cls, mixing: Mixing, info: ValidationInfo) -> Mixing:
+    def _can_be_measured(cls, mixing: Mixing, info: ValidationInfo) -> Mixing:
         data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
-        if isinstance(mixing, DgaMixing) and data is not None and len(data.specific) != 1:
+        if not isinstance(mixing, DgaMixing):
+            return mixing
+        mistakes = list(find_mixing_contradictions(mixing))
+        if data is not None and len(data.specific) != 1:
             expected = "exactly one set, which mixing.type dga aligns to"
             found = ", ".join(data.specific) or "none"
-            raise as_error([Mistake(("data", "specific"), expected, found)])
+            mistakes.append(Mistake(("data", "specific"), expected, found))
+        if mistakes:
+            raise as_error(mistakes)
         return mixing
+
+    @field_validator("training")
+    @classmethod
+    def _suffices(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+        mixing: Mixing | None = info.data.get("mixing")
+        if mixing and (mistakes := list(find_batch_contradictions(mixing, training))):
+            raise as_error(mistakes)
+        return training
 
     @field_validator("deepspeed")
     @classmethod

@@ -20,12 +20,19 @@ def type_name(section: type[Section]) -> str:
     return str(get_args(section.model_fields["type"].annotation)[0])
 
 
+def _tag(section: type[Section]) -> str:
+    """Return what a location has for a section among others: its type, or else its first key."""
+    fields = section.model_fields
+    return type_name(section) if "type" in fields else f"<{next(iter(fields))}>"
+
+
 def follow(root: type[Section], location: KeyPath) -> tuple[KeyPath, tuple[type[Section], ...]]:
     """Follow a location as pydantic gives it, with tags of unions between the keys.
 
     Args:
         root: The section that was validated.
-        location: From the root. A tag is a value of ``type``, or stands in angle brackets.
+        location: From the root. A tag is a value of ``type``, or stands in angle brackets; without
+            tags, the sections are all that may stand there.
 
     Returns:
         The path as it is written, without tags, and the sections that may stand there.
@@ -39,7 +46,7 @@ def follow(root: type[Section], location: KeyPath) -> tuple[KeyPath, tuple[type[
             if part in section.model_fields
             for inner in sections_in(section.model_fields[str(part)].annotation)
         )
-        tagged = tuple(s for s in sections if len(sections) > 1 and type_name(s) == part)
+        tagged = tuple(s for s in sections if len(sections) > 1 and _tag(s) == part)
         if not tagged and not (isinstance(part, str) and part.startswith("<")):
             path.append(part)
         sections = tagged or below or sections

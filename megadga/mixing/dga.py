@@ -4,15 +4,16 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from megadga.arrays import FloatArray, check_simplex
-from megadga.mixing.scheduler import Alignments, MixtureState
+from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState
 from megadga.mixing.scores import SCORES, ScoreName
+from megadga.mixing.signal import signal_to_noise
 from megadga.mixing.simplex import exponentiated_step, geometric_mixture, project_to_floor
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Dga:
-    """Algorithm 1 of Fan, Grangier, Ablin (arXiv 2410.02498), with two optional guards.
+    """Algorithm 1 of Fan, Grangier, Ablin (arXiv 2410.02498), with three optional guards.
 
     An update with scores ``s`` (the alignments ``a``, by default) is
 
@@ -21,18 +22,22 @@ class Dga:
 
     Against collapse onto one domain, ``prior_pull = rho`` starts from ``alpha^(1-rho) prior^rho``
     instead of ``alpha`` (the step is then pulled towards the prior in KL), and ``floor`` projects
-    ``alpha`` onto the mixtures that give every domain at least that much. At 0, their defaults,
-    both do nothing, to the bit.
+    ``alpha`` onto the mixtures that give every domain at least that much. Against noise,
+    ``min_signal`` leaves out an update whose scores differ by less than that many times what
+    their standard errors alone would make (`signal_to_noise`). At 0, their defaults, all three do
+    nothing, to the bit.
 
     Attributes:
         initial: The first mixture, shape ``(K,)``. Without a floor, zeros stay zero for good.
         step_size: eta, at least 0, in units of one over the score's; 0 measures and never moves.
         ema: beta, in ``(0, 1]``; 1 is no averaging.
-        score: What enters the exponent: ``raw``, ``cosine`` or ``clipped``.
+        score: What enters the exponent: ``raw``, ``cosine``, ``clipped`` or ``adam``.
         floor: The least instantaneous (hence averaged) weight of a domain, in ``[0, 1/K]``.
         prior: The mixture that is pulled to, shape ``(K,)``, projected onto the floor as
             ``initial`` is; None means ``initial``.
         prior_pull: rho, in ``[0, 1]``, for each update.
+        min_signal: Least `signal_to_noise` of an update's scores, at least 0; above 0, alignments
+            must come with standard errors.
 
     Raises:
         ValueError: If a value is out of range, or the prior, without a floor, is 0 where
@@ -46,6 +51,7 @@ class Dga:
     floor: float = 0.0
     prior: FloatArray | None = None
     prior_pull: float = 0.0
+    min_signal: float = 0.0
 
     def __post_init__(self) -> None:
         initial = check_simplex(self.initial, name="initial")
@@ -62,13 +68,15 @@ class Dga:
             raise ValueError(f"ema: expected 0 < ema <= 1, found {self.ema}")
         if not 0.0 <= self.prior_pull <= 1.0:
             raise ValueError(f"prior_pull: expected 0 <= prior_pull <= 1, found {self.prior_pull}")
+        if not 0.0 <= self.min_signal < float("inf"):
+            raise ValueError(f"min_signal: expected a finite number >= 0, found {self.min_signal}")
         if not 0.0 <= self.floor <= 1.0 / initial.size:
             raise ValueError(f"floor: expected 0 <= floor <= 1/{initial.size}, found {self.floor}")
 
     @property
-    def observes(self) -> type[Alignments]:
-        """Every update needs alignments."""
-        return Alignments
+    def observes(self) -> AlignmentNeeds:
+        """What the score needs measured."""
+        return SCORES[self.score].needs
 
     def init(self) -> MixtureState:
         """Return the initial mixture, projected onto the floor."""
@@ -76,21 +84,24 @@ class Dga:
         return MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
 
     def update(self, state: MixtureState, observed: Alignments) -> MixtureState:
-        """Return the state after one measurement; one that is not finite is counted and left out.
+        """Return the state after one measurement.
+
+        One that is not finite, or whose signal is below ``min_signal``, is counted and left out.
 
         Raises:
-            ValueError: If ``observed`` has another number of domains than ``state``.
+            ValueError: If ``observed`` has another number of domains than ``state``, or no
+                standard errors although ``min_signal`` is above 0.
         """
         if observed.dots.shape != state.weights.shape:
             raise ValueError(
                 f"alignments: expected shape {state.weights.shape}, found {observed.dots.shape}"
             )
-        if not observed.is_finite():
+        if not observed.is_finite() or self._signal(observed) < self.min_signal:
             return replace(state, num_skipped=state.num_skipped + 1)
         start = state.weights
         if self.prior_pull > 0.0:
             start = geometric_mixture(start, self._floored_prior(), self.prior_pull)
-        stepped = exponentiated_step(start, SCORES[self.score](observed), self.step_size)
+        stepped = exponentiated_step(start, SCORES[self.score].of(observed), self.step_size)
         weights = project_to_floor(stepped, self.floor)
         # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
         averaged = weights + (1.0 - self.ema) * (state.averaged_weights - weights)
@@ -100,6 +111,15 @@ class Dga:
             averaged_weights=averaged,
             num_updates=state.num_updates + 1,
         )
+
+    def _signal(self, observed: Alignments) -> float:
+        if self.min_signal == 0.0:
+            return 0.0
+        score = SCORES[self.score]
+        if (errors := score.standard_errors(observed)) is None:
+            expected = f"standard errors, as min_signal is {self.min_signal}"
+            raise ValueError(f"alignments: expected {expected}, found none")
+        return signal_to_noise(score.of(observed), errors)
 
     def _floored_prior(self) -> FloatArray:
         prior = self.initial if self.prior is None else self.prior

@@ -73,7 +73,8 @@ class MixtureState:
         weights: The instantaneous mixture alpha, a distribution of shape ``(K,)``.
         averaged_weights: Its moving average, of the same shape: what batches are sampled from.
         num_updates: Updates that were applied.
-        num_skipped: Updates that were left out because a measurement was not finite.
+        num_skipped: Updates that were left out because a measurement was not finite, or too noisy
+            for the rule.
     """
 
     weights: FloatArray

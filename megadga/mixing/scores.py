@@ -1,47 +1,99 @@
 """The score of each domain that enters an update's exponent. Knows no mixture and no step size.
 
-The scale of the paper's raw alignments depends on the model and shrinks while it trains; the
-others bound it. The price of the cosine: a domain that the model has memorised keeps its score,
-and scores do not shrink with the specific gradient: the mixture ends circling its best value.
+The scale of the paper's raw alignments depends on the model and shrinks while it trains; cosine
+and clipped bound it. The price of the cosine: a domain that the model has memorised keeps its
+score, and scores do not shrink with the specific gradient: the mixture ends circling its best
+value. Along a direction that AdamW has preconditioned, inner products are what a step of the
+optimizer on a domain takes off the specific loss, per unit of learning rate.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, final
 
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.mixing.scheduler import Alignments
+from megadga.mixing.scheduler import AlignmentNeeds, Alignments
 
-ScoreName = Literal["raw", "cosine", "clipped"]
-
-
-def raw(alignments: Alignments) -> FloatArray:
-    """Return ``<g_i, v>`` as Algorithm 1 of arXiv 2410.02498 has it, shape ``(K,)``."""
-    return alignments.dots
+ScoreName = Literal["raw", "cosine", "clipped", "adam"]
 
 
-def cosine(alignments: Alignments) -> FloatArray:
-    """Return ``<g_i, v> / (|g_i| |v|)``, in [-1, 1]; 0 where a gradient is 0."""
-    # Not the root of the product: squares of large norms would overflow.
-    norms = np.sqrt(alignments.squared_norms) * np.sqrt(alignments.specific_squared_norm)
-    scores = np.zeros_like(alignments.dots)
-    np.divide(alignments.dots, norms, out=scores, where=norms > 0.0)
-    # Squares of norms below 1e-154 keep few digits, so rounding alone would not bound it.
-    return np.clip(scores, -1.0, 1.0)
+@final
+@dataclass(frozen=True)
+class Score:
+    """Inner products, each divided by a length that is the domain's own.
 
-
-def clipped(alignments: Alignments) -> FloatArray:
-    """Return ``<clip(g_i), clip(v)>`` where ``clip`` scales a gradient down to norm 1 if above.
-
-    This is the rule of GRAPE's training code (the paper's authors' later work).
+    Attributes:
+        needs: What it reads of alignments besides the inner products.
+        scaled: Divides values in units of the inner products, shape ``(K,)``, by those lengths.
+        bound: No score is larger, in absolute value.
     """
-    norms = np.maximum(np.sqrt(alignments.squared_norms), 1.0)
-    return alignments.dots / norms / max(np.sqrt(alignments.specific_squared_norm), 1.0)
+
+    needs: AlignmentNeeds
+    scaled: Callable[[FloatArray, Alignments], FloatArray]
+    bound: float = np.inf
+
+    def of(self, alignments: Alignments) -> FloatArray:
+        """Return every domain's score, shape ``(K,)``."""
+        self._assert_fits(alignments)
+        # Squares of norms below 1e-154 keep few digits, so rounding alone would not bound it.
+        return np.clip(self.scaled(alignments.dots, alignments), -self.bound, self.bound)
+
+    def standard_errors(self, alignments: Alignments) -> FloatArray | None:
+        """Return the scores' standard errors with the lengths held, shape ``(K,)``.
+
+        None if the alignments have none.
+        """
+        self._assert_fits(alignments)
+        errors = alignments.standard_errors
+        return None if errors is None else self.scaled(errors, alignments)
+
+    def _assert_fits(self, alignments: Alignments) -> None:
+        assert alignments.squared_norms is not None or not self.needs.norms
+        # Not the other way round: before AdamW has moments, a run may measure along v itself.
+        assert self.needs.preconditioned or not alignments.preconditioned
 
 
-SCORES: Mapping[ScoreName, Callable[[Alignments], FloatArray]] = {
-    "raw": raw,
-    "cosine": cosine,
-    "clipped": clipped,
+def _as_they_are(values: FloatArray, alignments: Alignments) -> FloatArray:  # noqa: ARG001
+    return values
+
+
+def _by_both_norms(values: FloatArray, alignments: Alignments) -> FloatArray:
+    # Not the root of the product: squares of large norms would overflow.
+    norms = _norms(alignments) * np.sqrt(alignments.specific_squared_norm)
+    scores = np.zeros_like(values)
+    np.divide(values, norms, out=scores, where=norms > 0.0)
+    return scores
+
+
+def _by_norms_above_one(values: FloatArray, alignments: Alignments) -> FloatArray:
+    norms = np.maximum(_norms(alignments), 1.0)
+    return values / norms / max(np.sqrt(alignments.specific_squared_norm), 1.0)
+
+
+def _norms(alignments: Alignments) -> FloatArray:
+    assert alignments.squared_norms is not None
+    return np.sqrt(alignments.squared_norms)
+
+
+RAW = Score(AlignmentNeeds(), _as_they_are)
+"""``<g_i, v>`` as Algorithm 1 of arXiv 2410.02498 has it."""
+
+COSINE = Score(AlignmentNeeds(norms=True), _by_both_norms, bound=1.0)
+"""``<g_i, v> / (|g_i| |v|)``, in [-1, 1]; 0 where a gradient is 0."""
+
+CLIPPED = Score(AlignmentNeeds(norms=True), _by_norms_above_one)
+"""``<clip(g_i), clip(v)>`` where ``clip`` scales a gradient down to norm 1 if above: the rule of
+GRAPE's training code (the paper's authors' later work)."""
+
+ADAM = Score(AlignmentNeeds(preconditioned=True), _as_they_are)
+"""``<g_i, P^-1 v>`` where ``P`` is what AdamW divides gradients by, element by element: the
+first-order decrease of the specific loss per unit of learning rate."""
+
+SCORES: Mapping[ScoreName, Score] = {
+    "raw": RAW,
+    "cosine": COSINE,
+    "clipped": CLIPPED,
+    "adam": ADAM,
 }

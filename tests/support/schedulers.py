@@ -2,16 +2,20 @@
 
 import dataclasses
 
-from megadga.mixing.scheduler import Alignments, MixtureState
+from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState
 from megadga.mixing.static import uniform_weights
 
 
 class FrozenProbing:
-    """Has everything measured and moves nothing: what probes leave behind is all that differs."""
+    """Has everything measured and moves nothing: what probes leave behind is all that differs.
 
-    observes = Alignments
+    Args:
+        num_domains: ``K``.
+        needs: What is measured besides the inner products.
+    """
 
-    def __init__(self, num_domains: int) -> None:
+    def __init__(self, num_domains: int, needs: AlignmentNeeds = AlignmentNeeds()) -> None:
+        self.observes = needs
         self._weights = uniform_weights(num_domains)
 
     def init(self) -> MixtureState:

@@ -36,10 +36,48 @@ def test_it_counts_the_parameters(folder):
 
 def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
     assert entry(report(folder), "probe") == (
-        "every 4 steps: (3 x 8 + 32) / (4 x 8) = 175.0% more sequences"
+        "every 4 steps: (3 x 8 + 32) / (4 x 8) = 175.0% more sequences; "
+        "directional: no domain's gradient is formed"
     )
     static = report(folder, "mixing={type: static, weights: uniform}")
     assert entry(static, "probe") == "none: the weights stay as they are"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cost"),
+    [
+        (
+            ["mixing.probe.type=sharded", "mixing.score=cosine"],
+            (
+                "(3 x 8 + 32) / (4 x 8) = 175.0% more sequences; "
+                "sharded: 4 whole gradients an update"
+            ),
+        ),
+        (
+            ["mixing.score=cosine"],
+            (
+                "(3 x 8 x 2 + 32) / (4 x 8) = 250.0% more sequences; "
+                "directional, with 3 whole gradients an update for the norms"
+            ),
+        ),
+        (
+            ["mixing.probe={direction: {rank: 8}, direction_interval: 4}"],
+            (
+                "(3 x 8 + 32 x 2 / 4) / (4 x 8) = 125.0% more sequences; "
+                "directional: no domain's gradient is formed"
+            ),
+        ),
+        (
+            ["mixing.probe={type: in_flight, refresh_every: 6}"],
+            (
+                "(3 x 8 / 6 + 32) / (4 x 8) = at most 112.5% more sequences; "
+                "in flight: no domain's gradient is formed"
+            ),
+        ),
+    ],
+)
+def test_each_probe_says_what_it_reads_and_forms(folder, overrides, cost):
+    assert entry(report(folder, *overrides), "probe") == f"every 4 steps: {cost}"
 
 
 def test_the_specific_set_is_counted_as_it_is_packed(folder):

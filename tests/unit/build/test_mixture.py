@@ -5,12 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megadga.alignment.methods import (
+    Directional,
+    InFlight,
+    LowRank,
+    ProbeBudget,
+    Probing,
+    Sharded,
+)
 from megadga.build.data import RunData, open_data
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.config.loading import load_config
 from megadga.config.models import RunConfig
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
+from megadga.mixing.scheduler import AlignmentNeeds
 from tests.support.runs import write_run
 from tests.support.shards import write_domain
 
@@ -43,13 +52,40 @@ def static(weights: str) -> str:
     return f"mixing={{type: static, weights: {weights}}}"
 
 
-def test_dga_comes_with_its_interval_and_probe(folder):
+def test_dga_comes_with_its_interval_and_measures_directionally(folder):
     found = mixture(folder, "mixing.probe.sequences_per_domain=3")
-    assert found.scheduler.observes is not None
+    assert found.scheduler.observes == AlignmentNeeds()
     assert found.interval == 4
-    assert found.probe is not None
-    assert found.probe.sequences_per_domain == 3
+    assert found.probing == Probing(Directional(), ProbeBudget(3, 32))
     np.testing.assert_array_equal(found.scheduler.init().averaged_weights, np.full(3, 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("probe", "method"),
+    [
+        ("{type: sharded}", Sharded()),
+        ("{direction: {rank: 8}}", Directional(LowRank(8))),
+        (
+            "{direction: {energy: 0.5, max_rank: 4}, direction_interval: 3}",
+            Directional(LowRank(4, energy=0.5, interval=3)),
+        ),
+        ("{type: in_flight}", InFlight()),
+        (
+            "{type: in_flight, refresh_every: 2, direction: {rank: 1}, direction_interval: 5}",
+            InFlight(LowRank(1, interval=5), refresh_every=2),
+        ),
+    ],
+)
+def test_alignments_are_measured_as_the_probe_says(folder, probe, method):
+    assert mixture(folder, f"mixing.probe={probe}").probing == Probing(method)
+
+
+def test_a_score_by_adam_says_what_it_does_without_moments(folder):
+    found = mixture(folder, "mixing.score=adam")
+    assert found.scheduler.observes == AlignmentNeeds(preconditioned=True)
+    assert found.probing == Probing()
+    found = mixture(folder, "mixing.score=adam", "mixing.without_moments=raw")
+    assert found.probing == Probing(without_moments="raw")
 
 
 def test_dga_takes_every_setting(folder):
@@ -61,12 +97,13 @@ def test_dga_takes_every_setting(folder):
         "mixing.initial={code: 0.25, novels: 0.25, recipes: 0.5}",
         "mixing.prior=uniform",
         "mixing.prior_pull=0.2",
+        "mixing.min_signal=0.7",
     )
     scheduler = found.scheduler
     assert isinstance(scheduler, Dga)
     settings = (scheduler.step_size, scheduler.ema, scheduler.score)
     assert settings == (0.5, 0.5, "cosine")
-    assert (scheduler.floor, scheduler.prior_pull) == (0.1, 0.2)
+    assert (scheduler.floor, scheduler.prior_pull, scheduler.min_signal) == (0.1, 0.2, 0.7)
     np.testing.assert_array_equal(scheduler.initial, [0.25, 0.25, 0.5])
     np.testing.assert_array_equal(scheduler.prior, np.full(3, 1 / 3))
 
@@ -87,6 +124,7 @@ def test_explicit_weights_go_by_name_and_are_normalised(folder):
     weights = first_weights(folder, static("{recipes: 0.333, code: 0.333, novels: 0.3335}"))
     np.testing.assert_allclose(weights, np.array([0.333, 0.3335, 0.333]) / 0.9995, rtol=1e-15)
     assert mixture(folder, static("uniform")).interval is None
+    assert mixture(folder, static("uniform")).probing is None
 
 
 def test_importance_weights_come_from_the_histogram(folder):

@@ -39,6 +39,7 @@ def test_what_does_not_change_the_trained_bits_is_no_difference(tmp_path, overri
             "mixing.probe.specific_sequences=1",
             "mixing.probe.specific_sequences: expected 32, found 1",
         ),
+        ("mixing.min_signal=0.5", "mixing.min_signal: expected 0.0, found 0.5"),
         (
             "sampling.method=multinomial",
             "sampling.method: expected 'systematic', found 'multinomial'",

@@ -51,8 +51,9 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         (
             "  dga: 1",
             (
-                "run.yaml:11: mixing.dga: expected one of ema, floor, initial, interval, prior, "
-                "prior_pull, probe, score, step_size, type, found 'dga'"
+                "run.yaml:11: mixing.dga: expected one of ema, floor, initial, interval, "
+                "min_signal, prior, prior_pull, probe, score, step_size, type, without_moments, "
+                "found 'dga'"
             ),
         ),
         ("  ema: 0", "run.yaml:11: mixing.ema: expected a number greater than 0, found 0"),
@@ -63,8 +64,8 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         (
             "  score: cosin",
             (
-                "run.yaml:11: mixing.score: expected 'raw', 'cosine' or 'clipped', found 'cosin'; "
-                "did you mean 'cosine'?"
+                "run.yaml:11: mixing.score: expected 'raw', 'cosine', 'clipped' or 'adam', "
+                "found 'cosin'; did you mean 'cosine'?"
             ),
         ),
         (
@@ -72,6 +73,14 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
             (
                 "run.yaml:11: mixing.probe.specific_sequence: expected a known key, "
                 "found 'specific_sequence'; did you mean 'specific_sequences'?"
+            ),
+        ),
+        (
+            "  weights: uniform",
+            (
+                "run.yaml:11: mixing.weights: expected one of ema, floor, initial, interval, "
+                "min_signal, prior, prior_pull, probe, score, step_size, type, without_moments, "
+                "found 'weights', a key of type static"
             ),
         ),
         (

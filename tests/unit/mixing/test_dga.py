@@ -10,14 +10,17 @@ from hypothesis.extra.numpy import arrays
 
 from megadga.mixing.dga import Dga
 from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler
+from megadga.mixing.scores import SCORES
+from megadga.mixing.signal import signal_to_noise
 
 LN2, LN3 = math.log(2), math.log(3)
 
 
-def measured(dots, squared_norms=None, specific_squared_norm=1.0) -> Alignments:
+def measured(dots, squared_norms=None, specific_squared_norm=1.0, errors=None) -> Alignments:
     dots = np.array(dots, dtype=np.float64)
     norms = np.ones_like(dots) if squared_norms is None else np.array(squared_norms, np.float64)
-    return Alignments(dots, norms, specific_squared_norm)
+    errors = None if errors is None else np.array(errors, np.float64)
+    return Alignments(dots, specific_squared_norm, norms, errors)
 
 
 def after(scheduler: Scheduler, *observed: Alignments) -> MixtureState:
@@ -178,7 +181,7 @@ def test_a_domain_at_zero_stays_there_even_if_it_scores_best():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("where", ["dots", "squared_norms", "specific_squared_norm"])
+@pytest.mark.parametrize("where", ["dots", "squared_norms", "specific_squared_norm", "errors"])
 def test_a_measurement_that_is_not_finite_is_counted_and_left_out(where, value):
     scheduler = Dga(np.array([0.4, 0.6]), step_size=1.0, ema=0.5)
     before = after(scheduler, measured([0.2, 0.1]))
@@ -199,14 +202,68 @@ def test_an_update_leaves_the_state_it_got_as_it_was():
     assert (before.num_updates, before.num_skipped) == (0, 0)
 
 
-@pytest.mark.parametrize("score", ["raw", "cosine", "clipped"])
+@pytest.mark.parametrize("score", ["raw", "cosine", "clipped", "adam"])
 def test_the_named_score_enters_the_exponent(score):
     # |g| = (4, 1/2), |v| = 2: raw (4, 1/4); cosine (4/8, (1/4)/1); clipped (4/4/2, 1/4/2).
-    scores = {"raw": [4, 0.25], "cosine": [0.5, 0.25], "clipped": [0.5, 0.125]}[score]
+    scores = {"cosine": [0.5, 0.25], "clipped": [0.5, 0.125]}.get(score, [4, 0.25])
     alignments = measured([4, 0.25], [16, 0.25], 4.0)
     state = after(Dga(np.array([0.5, 0.5]), step_size=1.0, score=score), alignments)
     expected = np.exp(scores) / np.exp(scores).sum()
     np.testing.assert_allclose(state.weights, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_it_observes_what_its_score_needs(score):
+    scheduler: Scheduler = Dga(np.array([0.5, 0.5]), step_size=1.0, score=score)
+    assert scheduler.observes == SCORES[score].needs
+
+
+def test_an_update_that_noise_would_explain_is_counted_and_left_out():
+    # Scores 0 and 2 have variance 2 over the domains; noise of variance 1: sqrt((2 - 1) / 1) = 1.
+    observed = measured([0, 2], errors=[1, 1])
+    scheduler = Dga(np.array([0.4, 0.6]), step_size=1.0, ema=0.5, min_signal=1.0)
+    assert after(scheduler, observed).num_updates == 1
+    state = after(replace(scheduler, min_signal=1.001), observed)
+    np.testing.assert_array_equal(state.weights, [0.4, 0.6])
+    np.testing.assert_array_equal(state.averaged_weights, [0.4, 0.6])
+    assert (state.num_updates, state.num_skipped) == (0, 1)
+
+
+def test_the_signal_is_that_of_the_scores_not_of_the_inner_products():
+    # |g| = (1, 4): inner products (1, 4) are equal as cosines, whatever the noise.
+    observed = measured([1, 4], [1, 16], errors=[0.01, 0.01])
+    scheduler = Dga(np.array([0.4, 0.6]), step_size=1.0, min_signal=0.5)
+    assert after(scheduler, observed).num_skipped == 0
+    assert after(replace(scheduler, score="cosine"), observed).num_skipped == 1
+
+
+@given(problem=problems(), error=st.floats(0.0, 10.0))
+def test_without_a_least_signal_noise_changes_no_bit(problem, error):
+    initial, scores = problem
+    noisy = (measured(row, errors=np.full(initial.size, error)) for row in scores)
+    scheduler = Dga(initial, step_size=0.3, ema=0.4)
+    state, expected = after(scheduler, *noisy), after(scheduler, *map(measured, scores))
+    np.testing.assert_array_equal(state.weights, expected.weights)
+    np.testing.assert_array_equal(state.averaged_weights, expected.averaged_weights)
+
+
+@given(problem=problems(), error=st.floats(0.0, 10.0), least=st.floats(0.01, 3.0))
+def test_an_update_is_applied_or_left_out_as_a_whole(problem, error, least):
+    initial, scores = problem
+    errors = np.full(initial.size, error)
+    scheduler = Dga(initial, step_size=0.3, ema=0.4, min_signal=least)
+    strong = [row for row in scores if signal_to_noise(row, errors) >= least]
+    state = after(scheduler, *(measured(row, errors=errors) for row in scores))
+    expected = after(replace(scheduler, min_signal=0.0), *map(measured, strong))
+    np.testing.assert_array_equal(state.averaged_weights, expected.averaged_weights)
+    assert (state.num_updates, state.num_skipped) == (len(strong), len(scores) - len(strong))
+
+
+def test_a_least_signal_without_standard_errors_is_refused():
+    scheduler = Dga(np.array([0.4, 0.6]), step_size=1.0, min_signal=0.5)
+    message = r"alignments: expected standard errors, as min_signal is 0\.5, found none"
+    with pytest.raises(ValueError, match=message):
+        scheduler.update(scheduler.init(), measured([1, 2]))
 
 
 @pytest.mark.parametrize(("ema", "score"), [(1.0, "raw"), (0.2, "raw"), (0.2, "clipped")])
@@ -239,12 +296,15 @@ def test_on_a_quadratic_problem_the_mixture_converges_to_the_best(ema, score):
         ({"step_size": math.nan}, "step_size: expected"),
         ({"ema": 0.0}, "ema: expected 0 < ema <= 1, found 0.0"),
         ({"ema": 1.5}, "ema: expected"),
-        ({"score": "cosin"}, "score: expected one of raw, cosine, clipped, found 'cosin'"),
+        ({"score": "cosin"}, "score: expected one of raw, cosine, clipped, adam, found 'cosin'"),
         ({"floor": 0.51}, "floor: expected 0 <= floor <= 1/2, found 0.51"),
         ({"floor": -0.1}, "floor: expected"),
         ({"prior": np.array([1.0])}, r"prior: expected shape \(2,\), found \(1,\)"),
         ({"prior": np.array([0.0, 1.0])}, "prior: expected > 0 wherever initial is"),
         ({"prior_pull": 1.1}, "prior_pull: expected"),
+        ({"min_signal": -0.1}, "min_signal: expected a finite number >= 0, found -0.1"),
+        ({"min_signal": math.inf}, "min_signal: expected"),
+        ({"min_signal": math.nan}, "min_signal: expected"),
     ],
 )
 def test_an_argument_out_of_range_is_named(change, message):

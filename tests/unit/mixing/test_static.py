@@ -18,7 +18,7 @@ def test_a_static_mixture_observes_nothing_and_never_moves():
     scheduler: Scheduler = Static(np.array([0.3, 0.7]))
     assert scheduler.observes is None
     before = scheduler.init()
-    state = scheduler.update(before, Alignments(np.ones(2), np.ones(2), 1.0))
+    state = scheduler.update(before, Alignments(np.ones(2), 1.0))
     assert state is before
     np.testing.assert_array_equal(state.averaged_weights, [0.3, 0.7])
     np.testing.assert_array_equal(state.weights, [0.3, 0.7])

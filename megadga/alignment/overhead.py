@@ -1,0 +1,89 @@
+"""How much more a run reads because it measures alignments. Knows no data and no engine."""
+
+from dataclasses import dataclass
+
+from megadga.alignment.methods import Directional, InFlight, LowRank, Method, Probing, Sharded
+from megadga.mixing.scheduler import AlignmentNeeds
+
+
+@dataclass(frozen=True)
+class Reads:
+    """How often a probe sends the same sequences through the model, forward and backward.
+
+    Attributes:
+        times: Passes over them, one after the other.
+        every: Updates that those do for.
+    """
+
+    times: int = 1
+    every: int = 1
+
+    @property
+    def per_update(self) -> float:
+        """Passes over them, divided among the updates."""
+        return self.times / self.every
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What measuring costs, in sequences; a bound from above for ``InFlight``.
+
+    Attributes:
+        domains: Passes over the ``K b`` sequences of the domains.
+        specific: Passes over the ``b_spe`` specific sequences.
+        sequences_per_update: Sequences that an update reads in the mean.
+        share: Those, divided by what training reads from one update to the next.
+    """
+
+    domains: Reads
+    specific: Reads
+    sequences_per_update: float
+    share: float
+
+
+def predicted_overhead(
+    probing: Probing,
+    *,
+    num_domains: int,
+    interval: int,
+    global_batch_size: int,
+    needs: AlignmentNeeds,
+) -> Overhead:
+    """Return what alignments will cost beside training.
+
+    A share counts sequences as if each took what a training sequence takes. Those that are only
+    differentiated along a direction take less: no gradient of the parameters is formed of them.
+
+    Args:
+        probing: How they are measured.
+        num_domains: ``K``.
+        interval: Optimizer steps between updates, ``T_r``.
+        global_batch_size: Sequences of an optimizer step, ``B``.
+        needs: What they are measured for. Norms make a directional probe form every domain's
+            gradient as well; in flight there are none to be had.
+    """
+    domains, specific = _reads(probing.method, needs)
+    budget = probing.budget
+    sequences = (
+        num_domains * budget.sequences_per_domain * domains.per_update
+        + budget.specific_sequences * specific.per_update
+    )
+    share = sequences / (interval * global_batch_size)
+    return Overhead(domains, specific, sequences, share)
+
+
+def _reads(method: Method, needs: AlignmentNeeds) -> tuple[Reads, Reads]:
+    """Return the passes over the domains' sequences and over the specific ones."""
+    match method:
+        case Sharded():
+            return Reads(), Reads()
+        case Directional(direction):
+            return Reads(times=2 if needs.norms else 1), _of_direction(direction)
+        case InFlight(direction, refresh_every):
+            return Reads(every=refresh_every), _of_direction(direction)
+
+
+def _of_direction(low_rank: LowRank | None) -> Reads:
+    if low_rank is None:
+        return Reads()
+    return Reads(times=2, every=low_rank.interval)  # the half-steps of a subspace iteration

@@ -1,0 +1,51 @@
+import pytest
+
+from megadga.alignment.methods import (
+    Directional,
+    InFlight,
+    LowRank,
+    Method,
+    ProbeBudget,
+    Probing,
+    Sharded,
+)
+from megadga.alignment.overhead import Overhead, predicted_overhead
+from megadga.mixing.scheduler import AlignmentNeeds
+
+NORMS = AlignmentNeeds(norms=True)
+PRECONDITIONED = AlignmentNeeds(preconditioned=True)
+
+
+def overhead(method: Method, needs: AlignmentNeeds = AlignmentNeeds()) -> Overhead:
+    """With 20 domains of 8 sequences, 32 specific ones, and batches of 512 for 100 steps."""
+    return predicted_overhead(
+        Probing(method, ProbeBudget(8, 32)),
+        num_domains=20,
+        interval=100,
+        global_batch_size=512,
+        needs=needs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "needs", "sequences"),
+    [
+        (Sharded(), AlignmentNeeds(), 20 * 8 + 32),
+        (Sharded(), NORMS, 20 * 8 + 32),  # they come with the gradients
+        (Directional(), AlignmentNeeds(), 20 * 8 + 32),
+        (Directional(), PRECONDITIONED, 20 * 8 + 32),
+        (Directional(), NORMS, 2 * 20 * 8 + 32),
+        (Directional(LowRank()), AlignmentNeeds(), 20 * 8 + 2 * 32),
+        (Directional(LowRank(interval=4)), AlignmentNeeds(), 20 * 8 + 2 * 32 / 4),
+        (InFlight(refresh_every=10), AlignmentNeeds(), 20 * 8 / 10 + 32),
+        (InFlight(LowRank(interval=4), refresh_every=5), AlignmentNeeds(), 32 + 2 * 32 / 4),
+    ],
+)
+def test_an_update_reads_the_sequences_that_are_worked_out_here(method, needs, sequences):
+    found = overhead(method, needs)
+    assert found.sequences_per_update == sequences
+    assert found.share == sequences / (100 * 512)
+
+
+def test_twenty_domains_cost_four_in_a_thousand():
+    assert f"{overhead(Directional()).share:.2%}" == "0.38%"

@@ -1,0 +1,115 @@
+import pytest
+
+from megadga.config.loading import load_config
+from megadga.errors import ConfigError
+from tests.support.runs import write_run
+
+LOW_RANK = "mixing.probe.direction={rank: 8}"
+IN_FLIGHT = "mixing.probe.type=in_flight"
+
+
+def complaints(folder, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        load_config(write_run(folder), overrides)
+    return str(error.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (
+            ["mixing.probe.direction_interval=2"],
+            (
+                "override 1: mixing.probe.direction_interval: expected 1 with "
+                "mixing.probe.direction full, or a low-rank one, found 2"
+            ),
+        ),
+        (
+            [IN_FLIGHT, "mixing.probe.direction_interval=2"],
+            (
+                "override 2: mixing.probe.direction_interval: expected 1 with "
+                "mixing.probe.direction full, or a low-rank one, found 2"
+            ),
+        ),
+        (
+            ["mixing.probe.type=sharded", "mixing.min_signal=0.5"],
+            (
+                "override 2: mixing.min_signal: expected 0 with mixing.probe.type sharded, "
+                "which measures no noise, found 0.5"
+            ),
+        ),
+        (
+            ["mixing.min_signal=0.5", "mixing.probe.sequences_per_domain=1"],
+            (
+                "override 2: mixing.probe.sequences_per_domain: expected at least 2 with "
+                "mixing.min_signal above 0, or there is no noise to see, found 1"
+            ),
+        ),
+        (
+            [IN_FLIGHT, "mixing.score=cosine"],
+            (
+                "override 2: mixing.score: expected 'raw' or 'adam' with mixing.probe.type "
+                "in_flight, which forms no domain's gradient, found 'cosine'"
+            ),
+        ),
+        (
+            [IN_FLIGHT, "mixing.score=clipped"],
+            (
+                "override 2: mixing.score: expected 'raw' or 'adam' with mixing.probe.type "
+                "in_flight, which forms no domain's gradient, found 'clipped'"
+            ),
+        ),
+        (
+            ["mixing.score=adam", LOW_RANK],
+            (
+                "override 2: mixing.probe.direction: expected 'full' with mixing.score adam, "
+                'which divides element by element, found {"rank": 8}'
+            ),
+        ),
+        (
+            [IN_FLIGHT, "training.micro_batch_size=1", "training.global_batch_size=1"],
+            (
+                "override 3: training.global_batch_size: expected at least 2 with "
+                "mixing.probe.type in_flight, which compares the sequences of a batch, found 1"
+            ),
+        ),
+    ],
+)
+def test_what_cannot_be_measured_that_way_is_told_at_its_key(tmp_path, overrides, complaint):
+    assert complaints(tmp_path, *overrides) == [complaint]
+
+
+def test_all_that_contradicts_is_told_at_once(tmp_path):
+    found = complaints(
+        tmp_path,
+        IN_FLIGHT,
+        "mixing.probe.direction_interval=2",
+        "mixing.score=cosine",
+        "mixing.min_signal=1.0",
+        "mixing.probe.sequences_per_domain=1",
+        "data.specific={}",
+    )
+    assert [line.split(": ")[1] for line in found] == [
+        "mixing.probe.direction_interval",
+        "mixing.score",
+        "mixing.probe.sequences_per_domain",
+        "data.specific",
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [LOW_RANK, "mixing.probe.direction_interval=5"],
+        [IN_FLIGHT, "mixing.score=adam", "mixing.min_signal=1.0"],
+        ["mixing.score=cosine", LOW_RANK],
+        ["mixing.probe.type=sharded", "mixing.score=adam"],
+        ["mixing.probe.sequences_per_domain=1"],
+        [
+            "mixing={type: static, weights: uniform}",
+            "training={steps: 1, global_batch_size: 1, micro_batch_size: 1}",
+        ],
+    ],
+)
+def test_what_can_be_measured_is_no_contradiction(tmp_path, overrides):
+    assert load_config(write_run(tmp_path), overrides)
