@@ -1,10 +1,10 @@
 """Hooks that let a backward pass tell each sequence's derivative along a direction.
 
 A forward hook puts an identity behind every module that owns parameters. Its backward pass sees
-the gradient of the module's output, and returns it as it is; and, as the gradient of a number
-``epsilon_s`` of each sequence, ``<delta_s, dy_s>`` (see ``tangents``). Added up over the modules that is
-the derivative of the loss in the length of a step along the direction, a sequence at a time. Knows
-no engine and no rank.
+the gradient ``delta`` of the module's output, and returns it as it is; and, as the gradient of a
+number ``epsilon_s`` of each sequence, ``<delta_s, dy_s>`` (see ``tangents``). Added up over the
+modules that is the derivative of the loss in the length of a step along the direction, a sequence
+at a time. Knows no engine and no rank.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -132,7 +132,11 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, epsilon: Tensor, trace: Trace, num_outputs: int, *tensors: Tensor
+        ctx: Any,
+        epsilon: Tensor,  # noqa: ARG004  (only its gradient is of interest)
+        trace: Trace,
+        num_outputs: int,
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         """Pass the outputs on; keep the rest of the tensors."""
         ctx.set_materialize_grads(False)

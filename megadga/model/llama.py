@@ -7,6 +7,7 @@ hidden features of the feed-forward, ``V`` vocabulary.
 
 # ruff: noqa: N803, N806 (shape suffixes are capitals)
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
@@ -129,8 +130,9 @@ class Llama(nn.Module):
         """
         logits_BSV = self.logits(tokens_BT[:, :-1].clamp(min=0))  # any token will do for padding
         targets_BS = tokens_BT[:, 1:]
+        precise = torch.promote_types(logits_BSV.dtype, torch.float32)
         losses = functional.cross_entropy(
-            logits_BSV.float().flatten(0, 1),
+            logits_BSV.flatten(0, 1).to(precise),
             targets_BS.flatten(),
             ignore_index=PADDING,
             reduction="none",

@@ -1,25 +1,30 @@
 """Dynamic Gradient Alignment as a plugin. Knows an engine, domains and a scheduler."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 import torch
 
-from megadga.alignment.aligner import Aligner
-from megadga.alignment.methods import ProbeBudget
+from megadga.alignment.methods import InFlight, Probing
+from megadga.alignment.overhead import predicted_overhead
+from megadga.alignment.protocols import Measurement, TrainedBatch
 from megadga.arrays import FloatArray
 from megadga.errors import ResumeError
 from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
+from megadga.plugin.overhead import ProbeClock
 from megadga.plugin.protocol import Metrics
 from megadga.sampling.sampler import SamplerState
 from megadga.shards.domain import Domain
 from megadga.shards.sequences import SequenceSet
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.engine import Engine
-from megadga.zero.sharded import Loss, ShardedProbe, mean_loss
+from megadga.zero.loss import Loss, mean_loss
+from megadga.zero.measuring import make_measurement
 
 
 @final
@@ -40,9 +45,13 @@ class DgaPlugin:
         scheduler: The algorithm that moves the weights.
         sampling: How windows are drawn.
         interval: ``T_r``, optimizer steps between updates, at least 1.
-        budget: Sequences an update measures its gradients on.
+        probing: How an update's alignments are measured, and on how many sequences.
         loss: Mean loss of tokens ``(b, S + 1)`` through a module, over the targets that are not
             padding; by default what the module returns, or its mean if that is a loss a token.
+
+    In flight (``probing.method``), what is handed to ``engine.backward`` must be the mean loss
+    over the targets of a micro-batch, and taking the batch of an update step is collective, as
+    that is when the direction is measured.
 
     Raises:
         UnsupportedEngineError: If alignments are not known to be exact on this engine.
@@ -60,7 +69,7 @@ class DgaPlugin:
         *,
         sampling: Sampling,
         interval: int = 100,
-        budget: ProbeBudget = ProbeBudget(),
+        probing: Probing = Probing(),
         loss: Loss = mean_loss,
     ) -> None:
         if interval < 1:
@@ -83,12 +92,32 @@ class DgaPlugin:
             "global_batch_size": engine.train_batch_size(),
             "seed": sampling.seed,
         }
-        self._aligner = None
-        if scheduler.observes is Alignments:
+        self._sequence_length = domains[0].sequence_length
+        self._clock = ProbeClock(time.perf_counter)
+        self._in_flight = isinstance(probing.method, InFlight)
+        self._synchronize = partial(_synchronize, engine.device)
+        self._needs = scheduler.observes
+        self._measurement: Measurement | None = None
+        self._predicted_overhead = 0.0
+        if self._needs is not None:
             if specific is None:
                 raise ValueError("specific: expected a specific set to align with, found None")
-            probe = ShardedProbe(engine, loss=loss)
-            self._aligner = Aligner(probe, domains, specific, budget=budget, seed=sampling.seed)
+            self._measurement = make_measurement(
+                engine,
+                domains,
+                specific,
+                probing=probing,
+                needs=self._needs,
+                loss=loss,
+                seed=sampling.seed,
+            )
+            self._predicted_overhead = predicted_overhead(
+                probing,
+                num_domains=len(domains),
+                interval=interval,
+                global_batch_size=engine.train_batch_size(),
+                needs=self._needs,
+            ).share
 
     @property
     def step(self) -> int:
@@ -107,11 +136,15 @@ class DgaPlugin:
 
     def next_batch(self) -> Batch:
         """Return this rank's tokens of the next optimizer step, and advance."""
-        return self._batches.next_batch(self.weights, self._is_update)
+        batch = self._batches.next_batch(self.weights, self._is_update)
+        self._prepare(batch.indices)
+        return batch
 
     def next_indices(self) -> BatchIndices:
         """Return which windows make up the next optimizer step, read nothing, and advance."""
-        return self._batches.next_indices(self.weights)
+        indices = self._batches.next_indices(self.weights)
+        self._prepare(indices)
+        return indices
 
     def after_step(self, step: int) -> Metrics:
         """Update the mixture if one is due. Collective: call it on every rank.
@@ -130,18 +163,25 @@ class DgaPlugin:
             raise ValueError(
                 f"after_step: expected step {self.step}, the batches handed out, found {step}"
             )
-        if self._aligner is None or not self._is_update(step):
+        due = self._is_update(step)
+        if due:
+            self._synchronize()
+        self._clock.end_step(watched=due and self._in_flight)
+        if self._measurement is None or not due:
             return {}
         before = self._mixture
-        alignments = self._aligner.measure(before.num_updates + before.num_skipped)
+        with self._clock.probing():
+            alignments = self._measurement.measure(self._num_measured)
         self._mixture = self._agreed(self._scheduler.update(before, alignments))
         if self._mixture.num_skipped > before.num_skipped:
             return {"event": self._skipped(alignments)}
         return {"update": self._updated(alignments)}
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop reading ahead, and let go of the model."""
         self._batches.seek(self._batches.state)
+        if self._measurement is not None:
+            self._measurement.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to continue; equal on every rank."""
@@ -154,6 +194,7 @@ class DgaPlugin:
             "averaged_weights": torch.from_numpy(mixture.averaged_weights.copy()),
             "num_updates": mixture.num_updates,
             "num_skipped": mixture.num_skipped,
+            "measurement": {} if self._measurement is None else self._measurement.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -174,9 +215,25 @@ class DgaPlugin:
             num_updates=state["num_updates"],
             num_skipped=state["num_skipped"],
         )
+        if self._measurement is not None:
+            self._measurement.close()
+            self._measurement.load_state_dict(state["measurement"])
+
+    @property
+    def _num_measured(self) -> int:
+        """The number of the next update, counting those that were left out."""
+        return self._mixture.num_updates + self._mixture.num_skipped
+
+    def _prepare(self, indices: BatchIndices) -> None:
+        """Get ready for the update that follows this batch, if one does. Collective then."""
+        if self._measurement is not None and self._is_update(indices.step):
+            batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)
+            with self._clock.probing():
+                self._measurement.prepare(self._num_measured, batch)
+        self._clock.begin_step()
 
     def _is_update(self, step: int) -> bool:
-        return self._scheduler.observes is not None and step % self._interval == 0
+        return self._needs is not None and step % self._interval == 0
 
     def _agreed(self, mixture: MixtureState) -> MixtureState:
         """Let the first rank's bits win: processors may round differently. Collective."""
@@ -188,24 +245,47 @@ class DgaPlugin:
         )
 
     def _updated(self, alignments: Alignments) -> dict[str, Any]:
-        norms = np.sqrt(alignments.squared_norms)
-        return {
+        overhead = self._clock.take()
+        record: dict[str, Any] = {
             "alignments": self._by_name(alignments.dots),
-            "gradient_norms": self._by_name(norms),
             "specific_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
             "weights": self._by_name(self._mixture.weights),
             "averaged_weights": self._by_name(self._mixture.averaged_weights),
             "epochs": self._by_name(self.epochs),
+            "predicted_overhead": self._predicted_overhead,
+            "observed_overhead": overhead.share,
+            "probe_s": overhead.probe_s,
         }
+        if alignments.standard_errors is not None:
+            record["standard_errors"] = self._by_name(alignments.standard_errors)
+        if alignments.squared_norms is not None:
+            record["gradient_norms"] = self._by_name(np.sqrt(alignments.squared_norms))
+        if self._needs is not None and self._needs.preconditioned:
+            record["preconditioned"] = alignments.preconditioned
+        if alignments.direction_energy < 1.0:
+            record["direction_energy"] = alignments.direction_energy
+        return record
 
     def _skipped(self, alignments: Alignments) -> dict[str, Any]:
-        finite = np.isfinite(alignments.dots) & np.isfinite(alignments.squared_norms)
+        finite = np.isfinite(alignments.dots)
+        if alignments.squared_norms is not None:
+            finite &= np.isfinite(alignments.squared_norms)
+        if alignments.is_finite():
+            reason = "differences between the domains' scores are within their noise (min_signal)"
+        else:
+            reason = "alignments are not finite"
         return {
             "event": "update_skipped",
-            "reason": "alignments are not finite",
+            "reason": reason,
             "domains": [name for name, good in zip(self.names, finite, strict=True) if not good],
             "num_skipped": self._mixture.num_skipped,
         }
 
     def _by_name(self, values: FloatArray) -> dict[str, float]:
         return dict(zip(self.names, values.tolist(), strict=True))
+
+
+def _synchronize(device: torch.device) -> None:
+    """Let an accelerator finish what it was given, so that a clock sees it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

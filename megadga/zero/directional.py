@@ -1,8 +1,9 @@
 """The directional probe: derivatives along the specific gradient, a sequence at a time.
 
-With ``v`` the specific gradient, ``a_i = <grad l(x_i), v>`` is the derivative of ``l(theta + t v; x_i)`` in
-``t``. All domains share micro-batches that are spread over the ranks, no gradient of a domain is
-formed or reduced, and the cost depends on the number of sequences alone. Knows no weights.
+With ``v`` the specific gradient, ``a_i = <grad l(x_i), v>`` is the derivative of
+``l(theta + t v; x_i)`` in ``t``. All domains share micro-batches that are spread over the ranks,
+no gradient of a domain is formed or reduced, and the cost depends on the number of sequences
+alone. Knows no weights.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,14 +1,14 @@
 """The specific gradient as thin factors, found without ever reducing or keeping it whole.
 
 Half a step of subspace iteration for each of two passes over the specific sequences, as PowerSGD
-takes them (Vogels et al., arXiv 1905.13727, Algorithm 1): with a matrix's gradient ``G``, a sum over
-micro-batches and ranks,
+takes them (Vogels et al., arXiv 1905.13727, Algorithm 1): with a matrix's gradient ``G``, a sum
+over micro-batches and ranks,
 
     P <- orthonormal(G Q),    Q <- G^T P,    G ~ P Q^T = P P^T G
 
-where ``Q`` starts from the last direction's. Only ``G Q`` and ``G^T P`` are summed. The part of ``|G|^2``
-that is left out is estimated from a few columns of ``G Z`` with normal ``Z``, which come with the first
-pass: ``E |(I - P P^T) G z|^2 = |(I - P P^T) G|^2``. Knows no domain and no tap.
+where ``Q`` starts from the last direction's. Only ``G Q`` and ``G^T P`` are summed. The part of
+``|G|^2`` that is left out is estimated from a few columns of ``G Z`` with normal ``Z``, which come
+with the first pass: ``E |(I - P P^T) G z|^2 = |(I - P P^T) G|^2``. Knows no domain and no tap.
 """
 
 from collections.abc import Callable, Mapping, Sequence

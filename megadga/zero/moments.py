@@ -1,8 +1,8 @@
 """What AdamW divides a gradient by, in the layout of gradient shards. Knows no probe.
 
-AdamW moves a parameter by ``-lr m / (sqrt(v_hat) + eps)`` with ``v_hat = v / (1 - beta2^t)``, so to first
-order its step along a gradient ``g`` lowers a loss with gradient ``h`` by ``lr <h, g / D>`` with
-``D = sqrt(v_hat) + eps``.
+AdamW moves a parameter by ``-lr m / (sqrt(v_hat) + eps)`` with ``v_hat = v / (1 - beta2^t)``, so
+to first order its step along a gradient ``g`` lowers a loss with gradient ``h`` by
+``lr <h, g / D>`` with ``D = sqrt(v_hat) + eps``.
 """
 
 from dataclasses import dataclass

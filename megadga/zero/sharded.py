@@ -63,7 +63,7 @@ class ShardedProbe:
 
 
 def squared_norms(passes: ProbePasses, domains: Sequence[DrawnSequences]) -> FloatArray:
-    """Return ``|g_i|^2`` of every domain, a whole gradient for each, shape ``(K,)``. Collective."""
+    """Return ``|g_i|^2`` of every domain, shape ``(K,)``, a gradient for each. Collective."""
     numbers = np.empty(len(domains))
     for i, drawn in enumerate(domains):
         gradient = passes.gradient(PackedSequences([drawn]))

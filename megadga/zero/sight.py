@@ -15,7 +15,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 
 @final
 class TapsCheck:
-    """Checks once, on the first direction that is measured, that derivatives along it are what they should be.
+    """Checks once, on the first direction that is measured, that derivatives along it are right.
 
     Along the direction that its own gradient gives, the derivative of the specific loss is known:
     ``<v, d>``, from the shards. A parameter that a module uses where no tap sees it (in another

@@ -13,10 +13,17 @@ class SmallDecoder(nn.Module):
         sequence_length: ``S``.
         scalar: Return the mean loss over the targets that are no padding, instead of one a token.
         dropout: Probability of dropping an activation.
+        tied_in_sight: Multiply by the tied matrix in a module that owns it, instead of in passing.
     """
 
     def __init__(
-        self, vocabulary: int, sequence_length: int, *, scalar: bool = False, dropout: float = 0.0
+        self,
+        vocabulary: int,
+        sequence_length: int,
+        *,
+        scalar: bool = False,
+        dropout: float = 0.0,
+        tied_in_sight: bool = True,
     ) -> None:
         super().__init__()
         width = 17  # odd on purpose: parts of a parameter need padding on any number of ranks
@@ -31,6 +38,9 @@ class SmallDecoder(nn.Module):
         self.frozen.requires_grad_(False)
         self.unused = nn.Linear(3, 3)
         self.scalar = scalar
+        self.head = nn.Linear(width, vocabulary, bias=False) if tied_in_sight else None
+        if self.head is not None:
+            self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         inputs, targets = tokens[:, :-1].clamp(min=0), tokens[:, 1:]
@@ -40,7 +50,7 @@ class SmallDecoder(nn.Module):
         n = self.norm(h)
         h = h + self.attention(n, n, n, attn_mask=ahead, need_weights=False)[0]
         h = h + self.down(F.silu(self.dropout(self.up(h)))) + 0.1 * self.frozen(h)
-        logits = F.linear(h, self.embedding.weight)
+        logits = self.head(h) if self.head else F.linear(h, self.embedding.weight)
         losses = F.cross_entropy(
             logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32)),
             targets.flatten(),

@@ -7,7 +7,6 @@ of a module only that it can be differentiated twice, and costs about three forw
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -43,7 +42,7 @@ class AnyModuleTangent:
         self._direction = direction
 
     def trace(self, call: Call, num_sequences: int) -> Trace:
-        """Keep every tensor among the arguments, and the random states that dropout starts from."""
+        """Keep every tensor among the arguments, and the state that dropout starts from."""
         leaves, form = pytree.tree_flatten((call.positional, dict(call.named)))
         tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]

@@ -1,0 +1,106 @@
+"""The models that probes are tested on: ours, small ones of Hugging Face, and one of each layer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from megadga.model.llama import Llama
+from megadga.model.presets import LlamaShape
+from megadga.zero.loss import Loss, causal_lm_loss, mean_loss
+from tests.support.models import SmallDecoder
+from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
+
+
+def nothing(engine: Any) -> None:
+    """Leave the engine as it is."""
+
+
+@dataclass(frozen=True)
+class ProbedModel:
+    """A model and how it is used.
+
+    Attributes:
+        build: Makes it, with equal weights on every rank if the seed is equal.
+        loss: From it and tokens to the mean loss.
+        settings: Of DeepSpeed, beside those of the test.
+        prepare: What is done with the engine before it trains.
+    """
+
+    build: Callable[[], nn.Module]
+    loss: Loss = mean_loss
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    prepare: Callable[[Any], None] = nothing
+
+
+def small() -> nn.Module:
+    return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH)
+
+
+def llama(*, tied: bool = True, checkpointed: bool = False) -> nn.Module:
+    shape = LlamaShape(
+        num_layers=2, width=12, num_heads=2, num_kv_heads=1, mlp_width=20, tied_embeddings=tied
+    )
+    return Llama(
+        shape,
+        vocabulary_size=VOCABULARY,
+        sequence_length=SEQUENCE_LENGTH,
+        seed=3,
+        checkpoint_activations=checkpointed,
+    )
+
+
+def hf_llama(*, checkpointed: bool = False, reentrant: bool = False) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415  (slow to import)
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=12,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=SEQUENCE_LENGTH,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    if checkpointed:
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    return model
+
+
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415  (slow to import)
+
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=SEQUENCE_LENGTH,
+        n_embd=12,
+        n_layer=2,
+        n_head=2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def compile_engine(engine: Any) -> None:
+    engine.compile(backend="aot_eager")
+
+
+PROBED_MODELS: dict[str, ProbedModel] = {
+    "small": ProbedModel(small),
+    "llama": ProbedModel(llama),
+    "llama-untied": ProbedModel(lambda: llama(tied=False)),
+    "llama-checkpointed": ProbedModel(lambda: llama(checkpointed=True)),
+    "llama-compiled": ProbedModel(llama, prepare=compile_engine),
+    "hf-llama": ProbedModel(hf_llama, causal_lm_loss),
+    "hf-llama-checkpointed": ProbedModel(lambda: hf_llama(checkpointed=True), causal_lm_loss),
+    "gpt2": ProbedModel(gpt2, causal_lm_loss),
+    "llama-autocast": ProbedModel(
+        llama, settings={"torch_autocast": {"enabled": True, "dtype": "torch.bfloat16"}}
+    ),
+}
