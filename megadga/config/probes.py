@@ -44,7 +44,7 @@ Direction = Annotated[
 
 
 class DirectionalProbe(Section):
-    """Each sequence's derivative along the specific gradient: no domain's gradient is formed."""
+    """Derivatives along the specific gradient, of sequences of all domains in shared batches."""
 
     type: Literal["directional"] = "directional"
     """How alignments are measured."""
