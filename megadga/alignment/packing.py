@@ -31,12 +31,9 @@ class PackedSequences:
     def read(self, rows: IntArray) -> IntArray:
         """Return the tokens of some rows, in their order, shape ``(len(rows), S + 1)``."""
         owners = self.sets_of_rows[rows]
-        read: list[IntArray] = []
-        places: list[IntArray] = []
-        for owner in np.unique(owners):
-            at = np.flatnonzero(owners == owner)
-            read.append(self._sets[owner].read(rows[at] - self._starts[owner]))
-            places.append(at)
-        tokens = np.empty((rows.size, read[0].shape[1]), dtype=read[0].dtype)
-        tokens[np.concatenate(places)] = np.concatenate(read)
-        return tokens
+        order = np.argsort(owners, kind="stable")
+        read = [
+            self._sets[owner].read(rows[owners == owner] - self._starts[owner])
+            for owner in map(int, np.unique(owners))
+        ]
+        return np.concatenate(read)[np.argsort(order, kind="stable")]

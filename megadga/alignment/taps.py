@@ -9,7 +9,7 @@ at a time. Knows no engine and no rank.
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,8 @@ class Taps:
         ]
         batched = [_with_batch_axis(leaves[p], call, num_sequences, name) for p in places]
         trace = tangent.trace(call, num_sequences)
-        tapped = _Tap.apply(self._epsilon, trace, len(batched), *batched, *trace.kept)
-        for place, tensor in zip(places, tapped, strict=True):
+        identical = _tap(self._epsilon, trace, len(batched), *batched, *trace.kept)
+        for place, tensor in zip(places, identical, strict=True):
             leaves[place] = tensor
         return pytree.tree_unflatten(leaves, form)
 
@@ -153,3 +153,6 @@ class _Tap(torch.autograd.Function):
         if any(gradient is not None for gradient in gradients):
             derivatives = ctx.derivatives(gradients, ctx.saved_tensors)
         return (derivatives, None, None, *gradients, *(None,) * ctx.num_kept)
+
+
+_tap = cast("Callable[..., tuple[Tensor, ...]]", _Tap.apply)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from megadga.alignment.directions import Direction, Factors, ResidentDirection
 from megadga.alignment.gradient import GradientShard
+from megadga.zero.engine import is_partitioned
 from megadga.zero.layout import num_elements
 from megadga.zero.passes import ProbePasses
 
@@ -34,7 +35,7 @@ def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:
     """
     parts = dict(zip(passes.parameters, passes.layout.parts(shard.values), strict=True))
     own = {parameter: part.to(parameter.dtype) for parameter, part in parts.items()}
-    if passes.engine.zero_optimization_partition_weights():
+    if is_partitioned(passes.engine):
         return GatheredDirection(passes, own)
     return ResidentDirection(_gathered(passes, list(own), own))
 

@@ -113,6 +113,16 @@ _ZERO_OFF: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+def is_partitioned(engine: Any) -> bool:
+    """Tell whether each rank keeps only a part of every parameter (ZeRO-3)."""
+    return engine.zero_optimization_partition_weights()
+
+
+def uses_autocast(engine: Any) -> bool:
+    """Tell whether DeepSpeed runs the engine's forward pass under ``torch.autocast``."""
+    return engine.torch_autocast_enabled()
+
+
 def release_gathered(engine: Any) -> None:
     """Release what a backward pass outside the engine has left gathered, as the engine would.
 
@@ -120,7 +130,7 @@ def release_gathered(engine: Any) -> None:
     embedding has none, so what its module holds stays gathered until the end of
     ``engine.backward``, which calls the same function. Nothing to do on other stages.
     """
-    if engine.zero_optimization_partition_weights():
+    if is_partitioned(engine):
         engine.optimizer.parameter_offload.release_backward_leftovers()
 
 
@@ -143,7 +153,7 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def probe_autocast(engine: Any) -> torch.autocast:
     """Return the autocast that the engine's own forward pass runs under, perhaps switched off."""
-    enabled = engine.torch_autocast_enabled()
+    enabled = uses_autocast(engine)
     dtype = engine.torch_autocast_dtype() if enabled else None
     return torch.autocast(engine.device.type, dtype=dtype, enabled=enabled)
 

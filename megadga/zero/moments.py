@@ -13,6 +13,7 @@ from deepspeed.utils import safe_get_local_optimizer_state
 from torch import Tensor, nn
 
 from megadga.errors import UnsupportedEngineError
+from megadga.zero.engine import is_partitioned
 from megadga.zero.layout import ShardedSum
 from megadga.zero.passes import ProbePasses
 
@@ -56,7 +57,7 @@ def denominators(passes: ProbePasses) -> Tensor | None:
     rule = _Rule.of(engine.basic_optimizer)
     if rule is None:
         return None
-    if engine.zero_optimization_partition_weights():
+    if is_partitioned(engine):
         moments = [safe_get_local_optimizer_state(p, _MOMENT) for p in passes.parameters]
         return torch.cat([rule.denominator(m).to(engine.device).flatten() for m in moments])
     if type(engine.optimizer).__name__ in _PARTITIONED:

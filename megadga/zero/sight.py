@@ -8,6 +8,7 @@ import torch
 from megadga.alignment.packing import PackedSequences
 from megadga.errors import UnsupportedEngineError
 from megadga.zero.aim import Aim
+from megadga.zero.engine import uses_autocast
 from megadga.zero.passes import ProbePasses
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
@@ -41,7 +42,7 @@ class TapsCheck:
         found = self._passes.derivatives(specific, aim.direction)
         slope = float(found.along.sum()) / int(specific.num_targets.sum())
         tolerance = max(_TOLERANCE[p.dtype] for p in self._passes.parameters)
-        if self._passes.engine.torch_autocast_enabled():
+        if uses_autocast(self._passes.engine):
             tolerance = _TOLERANCE[torch.bfloat16]
         wrong = abs(slope - aim.slope) > tolerance * math.sqrt(aim.squared_norm) * aim.length
         if wrong or abs(found.loss - expected_loss) > tolerance * abs(expected_loss):

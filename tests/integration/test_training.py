@@ -31,6 +31,7 @@ evaluation: {interval: 2, sequences: 3}
 checkpoint: {interval: 3, keep_last: 2}
 """
 CLI = "megadga.cli"
+TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
 STABLE_DECAY = {
     "type": "WarmupStableDecayLR",
     "params": {
@@ -105,7 +106,7 @@ def train_arguments(*overrides: str) -> list[str]:
 def records(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     """What was logged, but for the one number that two runs never share."""
     lines = (folder / "out" / name).read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
 
 def shared_buffers() -> set[str]:

@@ -1,10 +1,9 @@
-"""The models that probes are tested on: ours, small ones of Hugging Face, and one of each layer."""
+"""The models that probes are tested on: ours, Hugging Face's, and one with each kind of layer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from megadga.model.llama import Llama

@@ -13,13 +13,13 @@ from megadga.alignment.tangents.tangent import Tangent
 
 def _linear(module: nn.Module, direction: Direction) -> Tangent:
     assert isinstance(module, nn.Linear)
-    return LinearTangent(module.weight, module.bias, direction)
+    return LinearTangent(*_weight_and_bias(module), direction)
 
 
 def _embedding(module: nn.Module, direction: Direction) -> Tangent:
     assert isinstance(module, nn.Embedding)
     if module.scale_grad_by_freq or module.max_norm is not None:  # changes more than it looks up
-        return AnyModuleTangent(module, [module.weight], direction)
+        return AnyModuleTangent(module, own_parameters(module), direction)
     return EmbeddingTangent(module, direction)
 
 
@@ -30,8 +30,12 @@ def _norm(module: nn.Module, direction: Direction) -> Tangent:
 
 def _conv1d(module: nn.Module, direction: Direction) -> Tangent:
     """GPT-2's projection in Hugging Face's models: a linear layer with its matrix transposed."""
-    weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
-    return LinearTangent(weight, bias, direction, transposed=True)
+    return LinearTangent(*_weight_and_bias(module), direction, transposed=True)
+
+
+def _weight_and_bias(module: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
+    parameters = dict(module.named_parameters(recurse=False))
+    return parameters["weight"], parameters.get("bias")
 
 
 # By the exact class: a subclass may compute something else.

@@ -75,7 +75,8 @@ class AnyModuleTangent:
             outputs = output_tensors(self._module.forward(*positional, **named))
             moving = [output for output in outputs if output.requires_grad]
             cotangents = [torch.zeros_like(output, requires_grad=True) for output in moving]
-            products = torch.autograd.grad(
+            grad: Any = torch.autograd.grad  # annotated as if no gradient were ever None
+            products: Sequence[Tensor | None] = grad(
                 moving, self._parameters, cotangents, create_graph=True, allow_unused=True
             )
             along = [
@@ -83,7 +84,10 @@ class AnyModuleTangent:
                 for parameter, product in zip(self._parameters, products, strict=True)
                 if product is not None
             ]
-            changes = iter(torch.autograd.grad(sum(along), cotangents, allow_unused=True))
+            found: Sequence[Tensor | None] = grad(
+                torch.stack(along).sum(), cotangents, allow_unused=True
+            )
+        changes = iter(found)
         return tuple(next(changes) if output.requires_grad else None for output in outputs)
 
 

@@ -88,7 +88,7 @@ class EmbeddingTangent:
     """
 
     def __init__(self, module: nn.Embedding, direction: Direction) -> None:
-        self._weight = module.weight
+        self._weight = module.get_parameter("weight")
         self._padding = module.padding_idx
         self._direction = direction
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -65,4 +65,7 @@ def sequence_dots(left: Tensor, right: Tensor, num_sequences: int) -> Tensor:
         num_sequences: Sequences of the micro-batch.
     """
     right = right.expand_as(left).reshape(num_sequences, -1)
-    return torch.linalg.vecdot(left.reshape(num_sequences, -1), right).double()
+    return _vecdot(left.reshape(num_sequences, -1), right).double()
+
+
+_vecdot = cast("Callable[[Tensor, Tensor], Tensor]", torch.linalg.vecdot)

@@ -13,13 +13,9 @@ from torch import Tensor, nn
 
 from megadga.alignment.drawing import ProbeDraws
 from megadga.alignment.methods import (
-    Directional,
-    InFlight,
-    LowRank,
     Method,
     ProbeBudget,
     Probing,
-    Sharded,
 )
 from megadga.alignment.protocols import Measurement, TrainedBatch
 from megadga.arrays import IntArray
@@ -32,16 +28,12 @@ from megadga.zero.loss import Loss
 from megadga.zero.measuring import make_measurement
 from tests.support.engines import build_engine, full_parameters, settings
 from tests.support.probed_models import PROBED_MODELS
+from tests.support.probes import METHODS
 from tests.support.schedulers import FrozenProbing
 from tests.support.shards import SEQUENCE_LENGTH, open_sets, open_unequal
 
 SEED = 5
 BUDGET = ProbeBudget(sequences_per_domain=5, specific_sequences=7)
-METHODS: dict[str, Method] = {
-    "sharded": Sharded(),
-    "directional": Directional(),
-    "in_flight": InFlight(refresh_every=1),
-}
 
 
 @dataclass(frozen=True)
@@ -190,8 +182,10 @@ def train_and_measure(
     for place, tokens in enumerate(batch.tokens):
         case.train(tokens)
         if place == 0:  # the window is open now
-            for name in ("sharded", "directional"):
-                results.append({"probe": name, **between_steps(case, METHODS[name], update=3)})
+            results += [
+                {"probe": name, **between_steps(case, METHODS[name], update=3)}
+                for name in ("sharded", "directional")
+            ]
     flown = in_flight(case, source.next_batch(), METHODS["in_flight"], update=4)
     results.append({"probe": "in_flight", **flown})
     engine.destroy()

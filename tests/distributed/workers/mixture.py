@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from megadga.alignment.methods import ProbeBudget
+from megadga.alignment.methods import ProbeBudget, Probing
 from megadga.build.ranks import leave
 from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixing.dga import Dga
@@ -42,8 +42,8 @@ def new_plugin(engine: Any, folder: Path, **more: Any) -> DgaPlugin:
     options: dict[str, Any] = {"sampling": Sampling(seed=5), "interval": 4} | more
     scheduler = options.pop("scheduler", Dga(uniform_weights(len(domains)), 0.5, ema=0.5))
     domains = options.pop("domains", domains)
-    budget = ProbeBudget(sequences_per_domain=4, specific_sequences=4)
-    return DgaPlugin(engine, domains, specific, scheduler, budget=budget, **options)
+    probing = Probing(budget=ProbeBudget(sequences_per_domain=4, specific_sequences=4))
+    return DgaPlugin(engine, domains, specific, scheduler, probing=probing, **options)
 
 
 def drawn(batch: Batch) -> list[list[int]]:

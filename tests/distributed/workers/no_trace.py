@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from megadga.alignment.methods import ProbeBudget
+from megadga.alignment.methods import ProbeBudget, Probing
 from megadga.build.ranks import leave
 from megadga.mixing.static import Static, uniform_weights
 from megadga.plugin import DgaPlugin, Sampling
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.models import SmallDecoder
+from tests.support.probes import BETWEEN_STEPS, METHODS
 from tests.support.schedulers import FrozenProbing
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
 
@@ -24,8 +25,9 @@ def build_module() -> nn.Module:
     return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH, scalar=True, dropout=0.1)
 
 
-def train(folder: Path, kind: str, precision: str, *, probing: bool) -> dict[str, Any]:
+def train(folder: Path, kind: str, precision: str, method: str | None) -> dict[str, Any]:
     domains, specific = open_sets(folder)
+    probing = method is not None
     engine = build_engine(build_module, settings(kind, precision))
     torch.manual_seed(3)  # dropout masks
     num_domains = len(domains)
@@ -36,7 +38,7 @@ def train(folder: Path, kind: str, precision: str, *, probing: bool) -> dict[str
         FrozenProbing(num_domains) if probing else Static(uniform_weights(num_domains)),
         sampling=Sampling(seed=5),
         interval=3,
-        budget=ProbeBudget(sequences_per_domain=2, specific_sequences=3),
+        probing=Probing(METHODS[method or "sharded"], ProbeBudget(2, 3)),
     )
     losses: list[float] = []
     num_updates = 0
@@ -45,8 +47,9 @@ def train(folder: Path, kind: str, precision: str, *, probing: bool) -> dict[str
             loss = engine(tokens)
             losses.append(float(loss))
             engine.backward(loss)
-            if probing and position == 0 and step % 7 == 0:  # inside an accumulation window
-                plugin._aligner.measure(step)  # pyright: ignore[reportOptionalMemberAccess]
+            if method in BETWEEN_STEPS and position == 0 and step % 7 == 0:  # an open window
+                assert plugin._measurement is not None
+                plugin._measurement.measure(step)
                 full_parameters(engine)  # fails under ZeRO-3 where a probe left some gathered
             engine.step()
         num_updates += "update" in plugin.after_step(step)
@@ -64,8 +67,8 @@ def main(output: str, folder: str, kinds: str) -> None:
         {
             "kind": kind,
             "precision": precision,
-            "with": train(Path(folder), kind, precision, probing=True),
-            "without": train(Path(folder), kind, precision, probing=False),
+            "without": train(Path(folder), kind, precision, None),
+            "with": {name: train(Path(folder), kind, precision, name) for name in METHODS},
         }
         for kind in kinds.split(",")
         for precision in ("fp32", "bf16")

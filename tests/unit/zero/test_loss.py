@@ -1,11 +1,11 @@
-"""What the sharded probe takes for the loss. On real engines: tests/distributed."""
+"""What probes take for the loss. On real engines: tests/distributed."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from megadga.shards.sequences import PADDING
-from megadga.zero.sharded import mean_loss
+from megadga.zero.loss import mean_loss
 
 TOKENS = torch.tensor([[1, 2, 3, 4], [5, 6, PADDING, PADDING]])
 
