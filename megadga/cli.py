@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         "in [0, 1], is in a domain, in all of them together or in the set's own training split",
     )
     _add_run(commands, "describe", _describe, "explain a run key by key")
+    plotting = commands.add_parser(
+        "plot", help="draw a run's weights, and alignments within their standard errors, as PNG"
+    )
+    plotting.set_defaults(command=_plot)
+    plotting.add_argument("run", type=Path, metavar="FOLDER", help="the run's output folder")
     demo = commands.add_parser(
         "demo", help="train on text found on this machine, with DGA and with uniform weights"
     )
@@ -151,6 +156,13 @@ def _describe(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     print("\n".join(describe(config)))
     print(f"\n{describe_size(config.model)}")
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from megadga.report.plots import plot_run  # noqa: PLC0415
+
+    print("\n".join(map(str, plot_run(options.run / "metrics.jsonl", options.run))))
     return 0
 
 

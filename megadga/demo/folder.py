@@ -39,9 +39,9 @@ class DemoFolder:
         return self.root / "shards" / "specific"
 
     @property
-    def image(self) -> Path:
-        """The weights over time."""
-        return self.root / "weights.png"
+    def images(self) -> tuple[Path, ...]:
+        """The weights and the alignments over time."""
+        return self.root / "weights.png", self.root / "alignments.png"
 
     def config(self, run: str) -> Path:
         """Return the YAML file of a run."""
@@ -57,7 +57,7 @@ class DemoFolder:
 
     def remove(self, runs: tuple[str, ...]) -> None:
         """Remove what a demo makes, and nothing else that may be in the folder."""
-        made = [self.documents, self.root / "shards", self.tokenizer, self.image]
+        made = [self.documents, self.root / "shards", self.tokenizer, *self.images]
         made += [self.config(run) for run in runs] + [self.run(run) for run in runs]
         for path in made:
             if path.is_dir():

@@ -22,7 +22,7 @@ from megadga.demo.runs import (
     write_config,
 )
 from megadga.demo.summary import DomainSize, comparison, summarise_run
-from megadga.report.weights import plot_weights
+from megadga.report.plots import plot_run
 from megadga.shards.folder import open_domains
 
 Report = Callable[[str], None]
@@ -91,11 +91,11 @@ def _compare(folder: DemoFolder, report: Report) -> None:
         for domain in open_domains(folder.domains, split="train", sequence_length=SEQUENCE_LENGTH)
     }
     dga, uniform = (summarise_run(folder.metrics(run), SPECIFIC) for run in (DGA, UNIFORM))
-    plot_weights(folder.metrics(DGA), folder.image)
+    images = plot_run(folder.metrics(DGA), folder.root)
     report("")
     for line in comparison(domains, dga, uniform):
         report(line)
-    report(f"\nWeights over time: {folder.image}")
+    report(f"\nWeights and alignments over time: {', '.join(map(str, images))}")
     report(
         f"Runs to look at, change and run again: {folder.config(DGA)}, {folder.config(UNIFORM)}"
     )

@@ -53,7 +53,7 @@ def test_runs_that_are_finished_are_compared_and_not_trained_again(prepared):
         f"{prepared.run(run)}: already trained" for run in RUNS
     ]
     assert any(line.split() == ["specific", "set", "1.5000", "2.0000", "-0.5000"] for line in told)
-    assert prepared.image.stat().st_size > 0
+    assert all(image.stat().st_size > 0 for image in prepared.images)
     assert all(prepared.config(run).exists() for run in RUNS)
 
 

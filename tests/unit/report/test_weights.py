@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from megadga.errors import ConfigError
+from megadga.report.lines import DOTS_PER_INCH, SIZE_INCHES
 from megadga.report.weights import (
-    DOTS_PER_INCH,
-    SIZE_INCHES,
     WeightHistory,
     heaviest_lines,
     plot_weights,
@@ -84,6 +83,6 @@ def test_the_picture_is_a_png_of_the_size_asked_for(tmp_path, num_domains, num_u
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
-    monkeypatch.delitem(sys.modules, "megadga.report.weights")
+    monkeypatch.delitem(sys.modules, "megadga.report.lines")
     with pytest.raises(ConfigError, match=r"pip install 'megadga\[report\]'"):
-        importlib.import_module("megadga.report.weights")
+        importlib.import_module("megadga.report.lines")

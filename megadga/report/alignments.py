@@ -1,0 +1,87 @@
+"""Draws the domains' alignments over a run, from its metrics file alone. Knows no training."""
+# pyright: reportUnknownMemberType=false
+# Most of matplotlib's methods take keywords of unknown types.
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from megadga.arrays import FloatArray, IntArray
+from megadga.errors import ConfigError
+from megadga.report.lines import COLOURS, MAX_LINES, frame, label_ends, new_axes, save
+from megadga.report.records import read_records
+
+
+@dataclass(frozen=True)
+class AlignmentHistory:
+    """What updates have measured.
+
+    Attributes:
+        names: The domains, ``K`` of them.
+        steps: Optimizer steps after which each was measured, shape ``(updates,)``.
+        alignments: Shape ``(updates, K)``.
+        standard_errors: Of the alignments, same shape; NaN where an update has none.
+        weights: Averaged weights after the last update, shape ``(K,)``.
+    """
+
+    names: tuple[str, ...]
+    steps: IntArray
+    alignments: FloatArray
+    standard_errors: FloatArray
+    weights: FloatArray
+
+
+def read_alignments(metrics: Path) -> AlignmentHistory:
+    """Return the alignments that a run's metrics tell of.
+
+    Raises:
+        ConfigError: If there is no update yet.
+    """
+    updates = read_records(metrics, "update")
+    if not updates:
+        raise ConfigError(f"{metrics}: expected a record of type update, found none")
+    names: tuple[str, ...] = tuple(updates[0]["alignments"])
+    unknown = dict.fromkeys(names, np.nan)
+    return AlignmentHistory(
+        names,
+        np.array([update["step"] for update in updates], dtype=np.int64),
+        _table([update["alignments"] for update in updates], names),
+        _table([update.get("standard_errors", unknown) for update in updates], names),
+        _table([updates[-1]["averaged_weights"]], names)[0],
+    )
+
+
+def plot_alignments(metrics: Path, image: Path) -> None:
+    """Draw the alignments of the heaviest domains over the steps, within a standard error.
+
+    Args:
+        metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
+        image: Where to write a PNG.
+
+    Raises:
+        ConfigError: If the metrics hold no alignments.
+    """
+    history = read_alignments(metrics)
+    heaviest = np.argsort(-history.weights, kind="stable")[:MAX_LINES]
+    figure, axes = new_axes()
+    for domain, colour in zip(heaviest, COLOURS, strict=False):
+        values, errors = history.alignments[:, domain], history.standard_errors[:, domain]
+        axes.plot(history.steps, values, color=colour, linewidth=1.5, marker=".", markevery=[-1])
+        axes.fill_between(
+            history.steps, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0.0
+        )
+    title = "Alignments with the specific set, within a standard error"
+    if len(heaviest) < len(history.names):
+        title = f"{title}: the {len(heaviest)} heaviest domains"
+    frame(axes, title=title, quantity="alignment", last_step=int(history.steps[-1]))
+    axes.set_ylim(*axes.get_ylim())
+    last: list[float] = history.alignments[-1, heaviest].tolist()
+    names = [history.names[int(domain)] for domain in heaviest]
+    labels = [f"{name}  {value:.3g}" for name, value in zip(names, last, strict=True)]
+    label_ends(axes, labels, last, COLOURS[: len(labels)])
+    save(figure, image)
+
+
+def _table(records: list[dict[str, float]], names: tuple[str, ...]) -> FloatArray:
+    return np.array([[record[name] for name in names] for record in records], dtype=np.float64)

@@ -1,0 +1,25 @@
+"""Every picture of a run. Knows no training."""
+
+from pathlib import Path
+
+from megadga.report.alignments import plot_alignments
+from megadga.report.weights import plot_weights
+
+
+def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:
+    """Draw a run's weights, and its alignments within their standard errors.
+
+    Args:
+        metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
+        folder: Gets ``weights.png`` and ``alignments.png``.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        ConfigError: If the metrics hold no update.
+    """
+    weights, alignments = (folder / f"{name}.png" for name in ("weights", "alignments"))
+    plot_weights(metrics, weights)
+    plot_alignments(metrics, alignments)
+    return weights, alignments

@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import pytest
+
+from megadga.errors import ConfigError
+from megadga.report.alignments import plot_alignments, read_alignments
+
+
+def write_updates(path, *updates):
+    records = [{"type": "update", "step": 5 * (i + 1), **u} for i, u in enumerate(updates)]
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return path
+
+
+def update(a, b, **more):
+    return {"alignments": {"a": a, "b": b}, "averaged_weights": {"a": 0.25, "b": 0.75}, **more}
+
+
+def test_alignments_come_with_steps_names_and_errors(tmp_path):
+    errors = {"standard_errors": {"a": 0.1, "b": 0.2}}
+    history = read_alignments(write_updates(tmp_path / "m", update(1, 2, **errors), update(3, 4)))
+
+    assert history.names == ("a", "b")
+    np.testing.assert_array_equal(history.steps, [5, 10])
+    np.testing.assert_array_equal(history.alignments, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(history.standard_errors, [[0.1, 0.2], [np.nan, np.nan]])
+
+
+def test_an_alignment_that_was_not_finite_leaves_a_gap(tmp_path):
+    history = read_alignments(write_updates(tmp_path / "m", update(None, 2)))
+
+    np.testing.assert_array_equal(history.alignments, [[np.nan, 2]])
+
+
+def test_a_run_without_updates_has_no_alignments_to_draw(tmp_path):
+    metrics = tmp_path / "m.jsonl"
+    metrics.write_text('{"type": "train", "step": 1}\n')
+    with pytest.raises(ConfigError, match=r"m\.jsonl: expected a record of type update"):
+        read_alignments(metrics)
+
+
+@pytest.mark.parametrize("num_domains", [1, 30])
+def test_the_plot_differs_with_the_errors(tmp_path, num_domains):
+    names = [f"d{i}" for i in range(num_domains)]
+    plain = {
+        "alignments": {name: float(i) for i, name in enumerate(names)},
+        "averaged_weights": dict.fromkeys(names, 1.0 / num_domains),
+    }
+    errors = {"standard_errors": dict.fromkeys(names, 0.5)}
+    images = []
+    for number, record in enumerate((plain, plain | errors)):
+        image = tmp_path / f"{number}.png"
+        plot_alignments(write_updates(tmp_path / f"{number}", record, record), image)
+        images.append(image.read_bytes())
+
+    assert images[0][:8] == b"\x89PNG\r\n\x1a\n"
+    assert images[0] != images[1]
