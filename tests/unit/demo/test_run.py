@@ -38,7 +38,9 @@ def prepared(tmp_path):
 
 def finish(folder, run, loss):
     train = {"type": "train", "step": STEPS, "sequences_by_domain": {"a": 3, "b": 5}}
-    update = {"type": "update", "step": STEPS, "averaged_weights": {"a": 0.25, "b": 0.75}}
+    by_domain = {"a": 0.25, "b": 0.75}
+    update = {"type": "update", "step": STEPS, "averaged_weights": by_domain}
+    update["alignments"] = by_domain
     losses = {"specific": {SPECIFIC: loss}, "domains": {"a": 2.0, "b": 2.0}, "general": 2.0}
     evaluation = {"type": "evaluation", "step": STEPS, **losses}
     write_lines(folder.metrics(run), [train, update, evaluation])
