@@ -131,7 +131,8 @@ def _with_batch_axis(output: Tensor, call: Call, num_sequences: int, name: str) 
     """
     if num_sequences == 1:
         return output
-    ids = [leaf for leaf in pytree.tree_leaves(call.positional) if isinstance(leaf, Tensor)]
+    arguments = pytree.tree_leaves((call.positional, dict(call.named)))
+    ids = [argument for argument in arguments if isinstance(argument, Tensor)]
     if len(ids) == 1 and ids[0].ndim == 1 and not ids[0].is_floating_point():
         return output.unsqueeze(0).expand(num_sequences, *output.shape)
     if output.ndim and output.shape[0] == 1:
