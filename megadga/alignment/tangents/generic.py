@@ -85,6 +85,8 @@ class AnyModuleTangent:
                 for parameter, product in zip(self._parameters, products, strict=True)
                 if product is not None
             ]
+            if not along:  # this call has used none of them
+                return (None,) * len(outputs)
             found: Sequence[Tensor | None] = grad(
                 torch.stack(along).sum(), cotangents, allow_unused=True
             )
