@@ -129,3 +129,11 @@ def test_an_output_without_a_batch_axis_is_refused_by_the_name_of_its_module():
             module(torch.ones(3, 5, 4))
     assert "the 3 sequences" in str(e.value)
     assert "found shape (15, 4)" in str(e.value)
+
+
+def test_without_gradients_no_output_is_refused():
+    module = Flat()
+    direction = ResidentDirection({p: torch.ones_like(p) for p in module.parameters()})
+    with tapped(module, direction) as taps, torch.no_grad():
+        taps.begin(3, CPU)
+        assert module(torch.ones(3, 5, 4)).shape == (3, 5, 4)
