@@ -8,7 +8,7 @@ at a time. Knows no engine and no rank.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast, final
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
 from megadga.alignment.tangents.choosing import choose_tangent
+from megadga.alignment.tangents.randomness import random_states
 from megadga.alignment.tangents.tangent import Call, Tangent, Trace
 from megadga.errors import UnsupportedEngineError
 
@@ -39,6 +40,12 @@ class Taps:
             num_sequences, dtype=torch.float64, device=device, requires_grad=True
         )
         return self._epsilon
+
+    def random_states(self) -> tuple[Tensor, ...]:
+        """Return what a module that is about to be called draws from; nothing if not tapped."""
+        if self._epsilon is None or not torch.is_grad_enabled():
+            return ()
+        return random_states(self._epsilon.device)
 
     def tap(self, name: str, tangent: Tangent, call: Call, outputs: Any) -> Any:
         """Return a module's outputs with the identity behind each that is a tensor."""
@@ -63,18 +70,11 @@ class Taps:
 def tapped(module: nn.Module, direction: Direction) -> Generator[Taps]:
     """Tap every module that owns a parameter of the direction; take the hooks off at the end."""
     taps = Taps()
-    # Before other hooks, so that ZeRO-3's gather what the module needs before the identity's
-    # backward pass, and release it after.
-    hooks = [
-        child.register_forward_hook(_hook(taps, name, tangent), with_kwargs=True, prepend=True)
-        for name, child in _tappable(module)
-        if (tangent := choose_tangent(child, direction)) is not None
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, child in _tappable(module):
+            if (tangent := choose_tangent(child, direction)) is not None:
+                _ModuleTap(taps, name, tangent).hook_onto(child, hooks)
         yield taps
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _tappable(module: nn.Module, name: str = "") -> Generator[tuple[str, nn.Module]]:
@@ -94,15 +94,33 @@ def _tappable(module: nn.Module, name: str = "") -> Generator[tuple[str, nn.Modu
     yield from walk(module, name)
 
 
-def _hook(
-    taps: Taps, name: str, tangent: Tangent
-) -> Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], Any], Any]:
-    def hook(
-        _: nn.Module, positional: tuple[Any, ...], named: Mapping[str, Any], outputs: Any
-    ) -> Any:
-        return taps.tap(name, tangent, Call(positional, named), outputs)
+@final
+class _ModuleTap:
+    """What happens before and after each call of one module."""
 
-    return hook
+    def __init__(self, taps: Taps, name: str, tangent: Tangent) -> None:
+        self._taps = taps
+        self._name = name
+        self._tangent = tangent
+        self._states: tuple[Tensor, ...] = ()
+
+    def hook_onto(self, module: nn.Module, hooks: ExitStack) -> None:
+        """Hook onto the module, and off when the stack closes."""
+        before = module.register_forward_pre_hook(self._before)
+        hooks.callback(before.remove)
+        # Before other hooks, so that ZeRO-3's gather what the module needs before the identity's
+        # backward pass, and release it after.
+        after = module.register_forward_hook(self._after, with_kwargs=True, prepend=True)
+        hooks.callback(after.remove)
+
+    def _before(self, _: nn.Module, __: tuple[Any, ...]) -> None:
+        self._states = self._taps.random_states()
+
+    def _after(
+        self, _: nn.Module, positional: tuple[Any, ...], named: Mapping[str, Any], outputs: Any
+    ) -> Any:
+        call = Call(positional, named, self._states)
+        return self._taps.tap(self._name, self._tangent, call, outputs)
 
 
 def _with_batch_axis(output: Tensor, call: Call, num_sequences: int, name: str) -> Tensor:
@@ -113,7 +131,8 @@ def _with_batch_axis(output: Tensor, call: Call, num_sequences: int, name: str) 
     """
     if num_sequences == 1:
         return output
-    ids = [leaf for leaf in pytree.tree_leaves(call.positional) if isinstance(leaf, Tensor)]
+    arguments = pytree.tree_leaves((call.positional, dict(call.named)))
+    ids = [argument for argument in arguments if isinstance(argument, Tensor)]
     if len(ids) == 1 and ids[0].ndim == 1 and not ids[0].is_floating_point():
         return output.unsqueeze(0).expand(num_sequences, *output.shape)
     if output.ndim and output.shape[0] == 1:

@@ -100,6 +100,9 @@ _KNOWN = frozenset(
     }
 )
 
+# Its names in DeepSpeed's configuration.
+_BFLOAT16 = ("bfloat16", "torch.bfloat16", "bf16")
+
 # Settings of the ZeRO block under which parameters or gradients are not what the probe reads,
 # with the values that switch them off.
 _ZERO_OFF: Mapping[str, tuple[Any, ...]] = {
@@ -202,7 +205,17 @@ def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:
                 f"DeepSpeed setting {key!r}: alignments have not been tested under it; "
                 f"expected it absent or switched off, found {value!r}"
             )
+    yield from _untested_autocast(settings.get("torch_autocast") or {})
     yield from _untested_zero_settings(settings.get("zero_optimization", {}))
+
+
+def _untested_autocast(autocast: Mapping[str, Any]) -> Iterator[str]:
+    dtype = autocast.get("dtype")  # without one it is the device's, float16 on a GPU
+    if autocast.get("enabled") and dtype not in _BFLOAT16:
+        yield (
+            "DeepSpeed setting 'torch_autocast.dtype': alignments have not been tested under it; "
+            f"expected 'bfloat16', found {dtype!r}"
+        )
 
 
 def _untested_zero_settings(zero: Mapping[str, Any]) -> Iterator[str]:

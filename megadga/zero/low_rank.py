@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from megadga.alignment.directions import Factors, ResidentDirection
+from megadga.alignment.factoring import fewest_directions, left_factors
 from megadga.alignment.methods import LowRank
 from megadga.alignment.packing import PackedSequences
 from megadga.zero.aim import Aim
@@ -119,7 +120,7 @@ class LowRankGradient:
         sketches, _ = self._summed(
             specific, lambda place, gradient: gradient @ wide[place], shapes
         )
-        lefts, residual = _left_factors(sketches, rank)
+        lefts, residual = left_factors(sketches, rank)
         shapes = [(shape[1], rank) for shape in self._matrices.values()]
         rights, whole = self._summed(
             specific, lambda place, gradient: gradient.T @ lefts[place], shapes
@@ -171,7 +172,7 @@ class LowRankGradient:
         of_whole = _squared_norm(found.whole)
         total = of_whole + _squared_norm(found.rights) + found.residual
         if self._method.energy is not None:
-            factors = _fewest(factors, self._method.energy * total - of_whole)
+            factors = fewest_directions(factors, self._method.energy * total - of_whole)
         # Left factors have orthonormal columns.
         kept = of_whole + _squared_norm([each.right for each in factors])
         parameters = self._passes.parameters
@@ -189,39 +190,6 @@ class LowRankGradient:
             energy=kept / total if total else 1.0,
             age=age,
         )
-
-
-def _left_factors(sketches: Sequence[Tensor], rank: int) -> tuple[list[Tensor], float]:
-    """Return orthonormal bases of ``G Q``, and the estimate of what is outside of them.
-
-    Args:
-        sketches: ``[G Q, G Z]`` of each matrix, shape ``(rows, rank + columns of Z)``.
-        rank: Columns of ``G Q``.
-    """
-    bases: list[Tensor] = []
-    residual = 0.0
-    for sketch in sketches:
-        basis = torch.linalg.qr(sketch[:, :rank]).Q
-        tests = sketch[:, rank:]
-        outside = tests - basis @ (basis.T @ tests)
-        residual += float(outside.square().sum(dtype=torch.float64)) / tests.shape[1]
-        bases.append(basis)
-    return bases, residual
-
-
-def _fewest(factors: Sequence[Factors], squared_norm: float) -> list[Factors]:
-    """Keep the fewest singular directions, of all matrices, that hold a squared norm together."""
-    decompositions = [torch.linalg.svd(each.right, full_matrices=False) for each in factors]
-    squares = torch.cat([values.double().square() for _, values, _ in decompositions])
-    descending = squares.sort(descending=True).values
-    wanted = int((descending.cumsum(0) < squared_norm).sum()) + 1
-    least = descending[min(wanted, descending.numel()) - 1]
-    kept: list[Factors] = []
-    for each, (left, values, right) in zip(factors, decompositions, strict=True):
-        number = int((values.double().square() >= least).sum())
-        rotated = each.left @ right.T[:, :number]
-        kept.append(Factors(rotated, left[:, :number] * values[:number]))
-    return kept
 
 
 def _squared_norm(tensors: Sequence[Tensor]) -> float:

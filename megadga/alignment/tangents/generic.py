@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
+from megadga.alignment.tangents.randomness import from_states
 from megadga.alignment.tangents.tangent import Call, Trace, sequence_dots
 
 
@@ -42,21 +43,21 @@ class AnyModuleTangent:
         self._direction = direction
 
     def trace(self, call: Call, num_sequences: int) -> Trace:
-        """Keep every tensor among the arguments, and the state that dropout starts from."""
+        """Keep every tensor among the arguments, and the states that dropout started from."""
         leaves, form = pytree.tree_flatten((call.positional, dict(call.named)))
         tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         device = self._parameters[0].device
-        states = _random_states(device)
+        num_states = len(call.random_states)
         autocast = _autocast_as_now(device)
 
         def derivatives(gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]) -> Tensor:
             filled = list(others)
-            for place, tensor in zip(places, kept[len(states) :], strict=True):
+            for place, tensor in zip(places, kept[num_states:], strict=True):
                 filled[place] = tensor
             positional, named = pytree.tree_unflatten(filled, form)
-            with _from_states(kept[: len(states)], device), autocast:
+            with from_states(kept[:num_states], device), autocast:
                 changes = self._changes(positional, named)
             total = torch.zeros(num_sequences, dtype=torch.float64, device=device)
             for gradient, change in zip(gradients, changes, strict=True):
@@ -64,7 +65,7 @@ class AnyModuleTangent:
                     total += sequence_dots(gradient, change, num_sequences)
             return total
 
-        return Trace((*states, *tensors), derivatives)
+        return Trace((*call.random_states, *tensors), derivatives)
 
     def _changes(
         self, positional: tuple[Any, ...], named: dict[str, Any]
@@ -84,6 +85,8 @@ class AnyModuleTangent:
                 for parameter, product in zip(self._parameters, products, strict=True)
                 if product is not None
             ]
+            if not along:  # this call has used none of them
+                return (None,) * len(outputs)
             found: Sequence[Tensor | None] = grad(
                 torch.stack(along).sum(), cotangents, allow_unused=True
             )
@@ -103,23 +106,6 @@ def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     finally:
         for parameter, required in zip(parameters, before, strict=True):
             parameter.requires_grad_(required)
-
-
-def _random_states(device: torch.device) -> tuple[Tensor, ...]:
-    if device.type == "cpu":
-        return (torch.get_rng_state(),)
-    return (torch.get_rng_state(), torch.get_device_module(device).get_rng_state(device))
-
-
-@contextmanager
-def _from_states(states: tuple[Tensor, ...], device: torch.device) -> Generator[None]:
-    """Draw random numbers from given states; afterwards go on as if none had been drawn."""
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices=devices, device_type=device.type):
-        torch.set_rng_state(states[0])
-        if devices:
-            torch.get_device_module(device).set_rng_state(states[1], device)
-        yield
 
 
 def _autocast_as_now(device: torch.device) -> torch.autocast:

@@ -15,10 +15,13 @@ class Call:
     Attributes:
         positional: Its positional arguments.
         named: Its keyword arguments.
+        random_states: Those that it drew from (see ``randomness``): before the call, since by the
+            time its outputs are seen dropout has moved on.
     """
 
     positional: tuple[Any, ...]
     named: Mapping[str, Any]
+    random_states: tuple[Tensor, ...]
 
     @property
     def input(self) -> Tensor:

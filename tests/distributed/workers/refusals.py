@@ -20,8 +20,8 @@ UNTESTED: dict[str, dict[str, Any]] = {
     "activation_checkpointing": settings(
         "0", "fp32", activation_checkpointing={"cpu_checkpointing": True}
     ),
-    "torch_autocast": settings(
-        "1", "fp32", torch_autocast={"enabled": True, "dtype": "torch.bfloat16"}
+    "torch_autocast.dtype": settings(
+        "1", "fp32", torch_autocast={"enabled": True, "dtype": "torch.float16"}
     ),
     "zero_optimization.offload_param": settings(
         "3", "fp32", zero_optimization={"stage": 3, "offload_param": {"device": "cpu"}}
@@ -40,7 +40,7 @@ def refusal(folder: Path, config: dict[str, Any], *, compiled: bool = False) -> 
     domains, specific = open_sets(folder)
     engine = build_engine(build_module, config)
     if compiled:
-        engine.compile()
+        engine.compile(compiled_autograd_enabled=True)
     scheduler = Dga(uniform_weights(len(domains)), step_size=1.0)
     try:
         DgaPlugin(engine, domains, specific, scheduler, sampling=Sampling(seed=5))

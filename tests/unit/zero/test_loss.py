@@ -1,12 +1,18 @@
 """What probes take for the loss. On real engines: tests/distributed."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from megadga.shards.sequences import PADDING
-from megadga.zero.loss import mean_loss
+from megadga.zero.loss import causal_lm_loss, mean_loss
+from tests.support.probed_models import gpt2, hf_llama
+from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
 
+EPSILON = torch.finfo(torch.float32).eps
 TOKENS = torch.tensor([[1, 2, 3, 4], [5, 6, PADDING, PADDING]])
 
 
@@ -50,3 +56,37 @@ def test_anything_else_is_refused_by_shape(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"one loss a token, shape \(2, 3\), found shape \(") as e:
         mean_loss(Constant(torch.zeros(shape)), TOKENS)
     assert str(e.value).endswith(f"found shape {shape}")
+
+
+@pytest.mark.parametrize("build", [hf_llama, gpt2])
+def test_a_causal_model_has_the_loss_that_it_gives_itself_with_labels(
+    build: Callable[[], nn.Module],
+):
+    model = build()
+    tokens = torch.randint(
+        VOCABULARY, (3, SEQUENCE_LENGTH), generator=torch.Generator().manual_seed(0)
+    )
+
+    found = causal_lm_loss(model, tokens)
+
+    # The model shifts its labels by itself: the last input has no target.
+    expected = model(input_ids=tokens, labels=tokens).loss
+    torch.testing.assert_close(found, expected, rtol=8 * EPSILON, atol=0.0)
+
+
+def test_padding_of_a_causal_model_changes_nothing():
+    model = hf_llama()
+    tokens = torch.randint(1, VOCABULARY, (1, 9), generator=torch.Generator().manual_seed(0))
+    padded = functional.pad(tokens[:, :5], (0, 4), value=PADDING)
+
+    found = causal_lm_loss(model, padded)
+
+    torch.testing.assert_close(
+        found, causal_lm_loss(model, tokens[:, :5]), rtol=8 * EPSILON, atol=0.0
+    )
+
+
+def test_a_causal_model_in_half_precision_has_a_loss_in_single():
+    model = hf_llama().bfloat16()
+    loss = causal_lm_loss(model, torch.ones(2, 9, dtype=torch.int64))
+    assert loss.dtype == torch.float32

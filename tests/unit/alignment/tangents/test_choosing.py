@@ -1,0 +1,62 @@
+"""Which tangent a module gets."""
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from megadga.alignment.directions import ResidentDirection
+from megadga.alignment.tangents.choosing import choose_tangent
+from megadga.alignment.tangents.generic import AnyModuleTangent
+from megadga.alignment.tangents.linear import EmbeddingTangent, LinearTangent
+from megadga.alignment.tangents.norms import NormTangent
+from megadga.model.layers import Embedding, Linear
+from tests.support.derivatives import pieces_of
+
+
+def nothing(weight: torch.Tensor) -> None:
+    """Leave a weight as it is."""
+
+
+class Renamed(nn.Linear):
+    """A subclass, which may compute something else."""
+
+
+KINDS: list[tuple[nn.Module, type]] = [
+    (nn.Linear(2, 3), LinearTangent),
+    (Linear(2, 3, nothing), LinearTangent),
+    (Conv1D(3, 2), LinearTangent),
+    (nn.Embedding(2, 3), EmbeddingTangent),
+    (Embedding(2, 3, nothing), EmbeddingTangent),
+    (nn.LayerNorm(2), NormTangent),
+    (nn.RMSNorm(2), NormTangent),
+    (nn.Embedding(2, 3, scale_grad_by_freq=True), AnyModuleTangent),
+    (nn.Embedding(2, 3, max_norm=1.0), AnyModuleTangent),
+    (nn.MultiheadAttention(2, 1), AnyModuleTangent),
+    (Renamed(2, 3), AnyModuleTangent),
+    (nn.PReLU(), AnyModuleTangent),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"), KINDS, ids=[f"{type(m).__module__}.{type(m).__name__}" for m, _ in KINDS]
+)
+def test_layers_that_are_known_have_a_tangent_of_their_own(module: nn.Module, kind: type):
+    assert type(choose_tangent(module, ResidentDirection(pieces_of(module)))) is kind
+
+
+def test_a_module_that_nothing_moves_has_none():
+    module = nn.Linear(2, 3)
+    assert choose_tangent(module, ResidentDirection({})) is None
+
+
+def test_a_module_that_owns_nothing_has_none_whatever_its_children_have():
+    module = nn.Sequential(nn.Linear(2, 3))
+    assert choose_tangent(module, ResidentDirection(pieces_of(module))) is None
+
+
+def test_attention_whose_output_projection_alone_moves_has_one():
+    module = nn.MultiheadAttention(2, 1)
+    weight = module.get_parameter("out_proj.weight")
+    direction = ResidentDirection({weight: torch.ones_like(weight)})
+    assert choose_tangent(module, direction) is not None

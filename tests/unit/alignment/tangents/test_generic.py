@@ -1,0 +1,199 @@
+"""Modules of which nothing is known against autograd, a sequence at a time."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from megadga.alignment.directions import ResidentDirection
+from megadga.alignment.tangents.choosing import choose_tangent
+from megadga.alignment.tangents.generic import AnyModuleTangent
+from megadga.alignment.tangents.randomness import random_states
+from megadga.alignment.tangents.tangent import Call, Trace
+from tests.support.derivatives import (
+    check_tangent,
+    filled,
+    normal,
+    pieces_of,
+    thin,
+)
+
+B, S, WIDTH = 3, 5, 4
+
+
+class Scale(nn.Module):
+    """A parameter of its own, a child that is a module, and dropout between them."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(WIDTH))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout((x * self.scale).sin()) * self.scale
+
+
+class Several(nn.Module):
+    """Returns tensors of several shapes, one of integers, and something else, nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.empty(WIDTH, WIDTH))
+        self.scale = nn.Parameter(torch.empty(WIDTH))
+
+    def forward(self, x: Tensor) -> tuple[Any, ...]:
+        y = x @ self.matrix
+        return y.tanh(), {"sum": [y.sum(dim=1), x * 2.0], "largest": y.argmax(-1)}, "name", None
+
+
+class ByName(nn.Module):
+    """Takes its input by name, beside what is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(WIDTH))
+
+    def forward(self, *, x: Tensor, power: int, masks: dict[str, Tensor | None]) -> Tensor:
+        mask = masks["kept"]
+        assert mask is not None
+        return (x * self.scale) ** power * mask
+
+
+class Moody(nn.Module):
+    """Uses its parameter for positive inputs alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(WIDTH))
+        self.child = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.child(x * self.scale if bool((x > 0).all()) else x)
+
+
+def trace_of(module: nn.Module, direction: ResidentDirection, inputs: Tensor) -> Trace:
+    call = Call((inputs,), {}, random_states(torch.device("cpu")))
+    tangent = choose_tangent(module, direction)
+    assert isinstance(tangent, AnyModuleTangent)
+    return tangent.trace(call, B)
+
+
+def test_a_module_with_a_parameter_of_its_own():
+    module = filled(Scale())
+    pieces = pieces_of(module)
+    direction = ResidentDirection(pieces)
+    check_tangent(module, direction, pieces, normal(B, S, WIDTH), num_sequences=B)
+
+
+def test_dropout_drops_again_what_it_has_dropped():
+    module = filled(Scale(dropout=0.5))
+    pieces = pieces_of(module)
+    direction = ResidentDirection(pieces)
+    check_tangent(module, direction, pieces, normal(B, S, WIDTH), num_sequences=B)
+
+
+@pytest.mark.parametrize("in_loss", [slice(None), slice(1), slice(1, 3)])
+def test_a_module_with_several_outputs_some_of_them_without_a_gradient(in_loss: slice):
+    module = filled(Several())
+    module.scale.requires_grad_(False)
+    pieces = pieces_of(module)
+    inputs = normal(B, S, WIDTH)
+    direction = ResidentDirection(pieces)
+    check_tangent(module, direction, pieces, inputs, num_sequences=B, in_loss=in_loss)
+
+
+def test_a_matrix_of_its_own_may_be_thin_factors_and_another_parameter_unused():
+    module = filled(Several())
+    factored, products = thin(pieces_of(module))
+    inputs = normal(B, S, WIDTH)
+    check_tangent(module, ResidentDirection(factored), products, inputs, num_sequences=B)
+
+
+def test_a_call_by_name_with_what_is_no_tensor():
+    module = filled(ByName())
+    pieces = pieces_of(module)
+    mask = normal(B, S, WIDTH, seed=1) > 0
+    named = {"x": normal(B, S, WIDTH), "power": 3, "masks": {"kept": mask, "other": None}}
+    check_tangent(module, ResidentDirection(pieces), pieces, named=named, num_sequences=B)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_attention_with_weights_that_no_child_of_it_is_called_for(
+    dropout: float, *, bias: bool, need_weights: bool
+):
+    module = filled(nn.MultiheadAttention(WIDTH, 2, dropout=dropout, bias=bias, batch_first=True))
+    pieces = pieces_of(module)
+    assert module.out_proj.weight in pieces
+    x, memory = normal(B, S, WIDTH), normal(B, 2 * S, WIDTH, seed=1)
+    named = {"need_weights": need_weights}
+    direction = ResidentDirection(pieces)
+    check_tangent(module, direction, pieces, x, memory, memory, named=named, num_sequences=B)
+
+
+def test_a_layer_that_computes_something_else_than_its_class_is_called_again():
+    class Doubled(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
+            return 2.0 * super().forward(input)
+
+    module = filled(Doubled(WIDTH, WIDTH))
+    pieces = pieces_of(module)
+    direction = ResidentDirection(pieces)
+    check_tangent(module, direction, pieces, normal(B, S, WIDTH), num_sequences=B)
+
+
+def test_only_what_a_module_owns_is_its_own():
+    module = filled(Moody())
+    pieces = {module.scale: normal(WIDTH)}
+    inputs = normal(B, S, WIDTH).abs()
+    check_tangent(module, ResidentDirection(pieces), pieces, inputs, num_sequences=B)
+
+
+def test_a_parameter_that_a_call_has_not_used_adds_nothing():
+    module = filled(Moody())
+    trace = trace_of(module, ResidentDirection(pieces_of(module)), -normal(B, S, WIDTH).abs())
+    found = trace.derivatives([torch.ones(B, S, WIDTH, dtype=torch.float64)], trace.kept)
+    assert found.tolist() == [0.0] * B
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_calling_again_leaves_parameters_and_random_numbers_as_they_are(*, trainable: bool):
+    module = filled(Scale(dropout=0.5))
+    direction = ResidentDirection(pieces_of(module))
+    module.requires_grad_(trainable)
+    trace = trace_of(module, direction, normal(B, S, WIDTH))
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+
+    trace.derivatives([torch.ones(B, S, WIDTH, dtype=torch.float64)], trace.kept)
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert module.scale.requires_grad is trainable
+    assert module.scale.grad is None
+
+
+def test_the_call_is_repeated_under_the_autocast_that_it_ran_under():
+    seen: list[torch.dtype] = []
+
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = nn.Parameter(torch.eye(WIDTH))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x @ self.matrix
+            seen.append(y.dtype)
+            return y
+
+    module = Noting()
+    direction = ResidentDirection({module.matrix: torch.ones(WIDTH, WIDTH)})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = trace_of(module, direction, torch.ones(B, WIDTH))
+    outside = trace_of(module, direction, torch.ones(B, WIDTH))
+
+    inside.derivatives([torch.ones(B, WIDTH, dtype=torch.bfloat16)], inside.kept)
+    outside.derivatives([torch.ones(B, WIDTH)], outside.kept)
+
+    assert seen == [torch.bfloat16, torch.float32]

@@ -1,0 +1,129 @@
+"""Measuring told from training by a clock that tests move."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from megadga.plugin.overhead import ObservedOverhead, ProbeClock
+
+
+@dataclass
+class Watch:
+    """Shows what it was last set to."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Course:
+    """A run whose parts take as long as they are told to."""
+
+    def __init__(self) -> None:
+        self.watch = Watch(now_s=100.0)
+        self.clock = ProbeClock(self.watch)
+
+    def step(self, seconds: float, *, watched: bool = False) -> None:
+        self.clock.begin_step()
+        self.watch.now_s += seconds
+        self.clock.end_step(watched=watched)
+
+    def probe(self, seconds: float) -> None:
+        with self.clock.probing():
+            self.watch.now_s += seconds
+
+    def idle(self, seconds: float) -> None:
+        self.watch.now_s += seconds
+
+
+@pytest.fixture
+def course() -> Course:
+    return Course()
+
+
+def test_a_probe_between_steps_is_all_that_measuring_took(course: Course):
+    course.step(2.0)
+    course.step(4.0)
+    course.probe(1.5)
+
+    assert course.clock.take() == ObservedOverhead(probe_s=1.5, share=1.5 / 6.0)
+
+
+def test_several_probes_add_up(course: Course):
+    course.step(4.0)
+    course.probe(1.0)
+    course.probe(2.0)
+
+    assert course.clock.take() == ObservedOverhead(probe_s=3.0, share=0.75)
+
+
+def test_what_happens_between_steps_is_neither(course: Course):
+    course.step(4.0)
+    course.idle(50.0)
+    course.probe(1.0)
+
+    assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.25)
+
+
+def test_a_watched_step_counts_for_what_it_takes_above_a_plain_one(course: Course):
+    course.step(2.0)
+    course.step(4.0)
+    course.probe(0.5)
+    course.step(5.0, watched=True)
+
+    # Plain steps take 3 s: two of the watched one's seconds are the probe's.
+    assert course.clock.take() == ObservedOverhead(probe_s=2.5, share=2.5 / 9.0)
+
+
+def test_a_watched_step_that_is_faster_than_plain_ones_takes_nothing_back(course: Course):
+    course.step(4.0)
+    course.probe(1.0)
+    course.step(1.0, watched=True)
+
+    assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.2)
+
+
+def test_without_plain_steps_nobody_knows_what_watching_took(course: Course):
+    course.probe(1.0)
+    course.step(4.0, watched=True)
+
+    assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.25)
+
+
+def test_before_the_first_step_there_is_no_share(course: Course):
+    course.probe(1.0)
+
+    assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=None)
+
+
+def test_taking_begins_anew(course: Course):
+    course.step(4.0)
+    course.probe(1.0)
+    course.step(7.0, watched=True)
+    course.clock.take()
+    course.step(2.0)
+
+    assert course.clock.take() == ObservedOverhead(probe_s=0.0, share=0.0)
+
+
+def test_the_end_of_a_step_that_was_not_begun_is_not_counted(course: Course):
+    course.step(2.0)
+    course.idle(8.0)
+    course.clock.end_step(watched=False)
+    course.probe(1.0)
+
+    assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.5)
+
+
+def test_a_probe_that_fails_has_taken_its_time(course: Course):
+    course.step(4.0)
+
+    def fail() -> None:
+        with course.clock.probing():
+            course.idle(1.0)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.25)
