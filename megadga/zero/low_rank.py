@@ -111,23 +111,29 @@ class LowRankGradient:
 
     def _iterate(self, update: int, specific: PackedSequences) -> _Found:
         """Take two half-steps, and remember where they led. Collective."""
-        rank = self._method.rank
-        starts = self._starts or self._normal(rank, 0)
-        tests = self._normal(_TEST_COLUMNS, 1, update)
-        wide = [torch.cat(pair, dim=1) for pair in zip(starts, tests, strict=True)]
-        shapes = [(shape[0], rank + _TEST_COLUMNS) for shape in self._matrices.values()]
-        sketches, _ = self._summed(
-            specific, lambda place, gradient: gradient @ wide[place], shapes
-        )
-        lefts, residual = _left_factors(sketches, rank)
-        shapes = [(shape[1], rank) for shape in self._matrices.values()]
+        self._found = None  # nothing that is not needed is held during a pass
+        lefts, residual = self._left_half(update, specific)
+        shapes = [(shape[1], self._method.rank) for shape in self._matrices.values()]
         rights, whole = self._summed(
             specific, lambda place, gradient: gradient.T @ lefts[place], shapes
         )
-        self._found = _Found(lefts, rights, whole, residual, update)
+        found = self._found = _Found(lefts, rights, whole, residual, update)
         finite = all(bool(right.isfinite().all()) for right in rights)
         self._starts = [torch.linalg.qr(right).Q for right in rights] if finite else None
-        return self._found
+        return found
+
+    def _left_half(self, update: int, specific: PackedSequences) -> tuple[list[Tensor], float]:
+        """Return ``P`` of each matrix, and an estimate of what is left out. Collective."""
+        rank = self._method.rank
+        starts = self._starts or self._normal(rank, 0)
+        tests = self._normal(_TEST_COLUMNS, 1, update)
+        shapes = [(shape[0], rank + _TEST_COLUMNS) for shape in self._matrices.values()]
+
+        def sketch(place: int, gradient: Tensor) -> Tensor:
+            return gradient @ torch.cat((starts[place], tests[place]), dim=1)
+
+        sketches, _ = self._summed(specific, sketch, shapes)
+        return _left_factors(sketches, rank)
 
     def _normal(self, columns: int, *address: int) -> list[Tensor]:
         """Return normal columns for each matrix, the same on every rank."""
