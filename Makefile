@@ -10,13 +10,14 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters clean
+.PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters \
+	bench-alignment bench-alignment-gpu clean
 
 # What bench-prepare and bench-clusters read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'
 CORPUS ?=
 
 help:  ## List the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 24
 
 setup: $(READY)  ## Create .venv with everything the demo and the tests need.
 
@@ -58,6 +59,12 @@ bench-prepare: setup  ## Time building shards against encoding alone; writes bui
 
 bench-clusters: setup  ## Cluster a corpus into 64 and 4,096, and score it; writes build/bench/clusters.json.
 	@$(BIN)/python tools/bench_clusters.py $(if $(CORPUS),--input '$(CORPUS)')
+
+bench-alignment: setup  ## Time every probe against training; writes build/bench/alignment.json (15 minutes).
+	@$(BIN)/python tools/bench_alignment.py
+
+bench-alignment-gpu: setup  ## The same in bf16 with 125M and 350M parameters, on CUDA devices.
+	@$(BIN)/python tools/bench_alignment.py --gpu
 
 clean:  ## Remove what was set up and built; runs/ and shards/ stay.
 	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

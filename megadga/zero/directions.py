@@ -17,7 +17,7 @@ from megadga.zero.engine import is_partitioned
 from megadga.zero.layout import num_elements
 from megadga.zero.passes import ProbePasses
 
-_BUCKET = 1 << 24  # elements that are gathered at once
+_BUCKET = 1 << 22  # elements that are gathered at once, and held twice while they are
 _SMALL = 1 << 16  # elements of a piece that every rank keeps, under ZeRO-3 too
 
 

@@ -56,7 +56,8 @@ class ShardedSum:
         layout: How the gradient is divided.
         collective: The ranks that hold the parts.
         device: Where the shard lives.
-        bucket_elements: Elements of float32 that wait for one reduce-scatter.
+        bucket_elements: Elements of float32 that wait for one reduce-scatter; a parameter that
+            has more goes alone, and is not copied.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class ShardedSum:
         collective: ProcessGroupCollective,
         *,
         device: torch.device,
-        bucket_elements: int = 1 << 24,
+        bucket_elements: int = 1 << 22,
     ) -> None:
         self._layout = layout
         self._collective = collective
@@ -74,13 +75,14 @@ class ShardedSum:
         self._shard = torch.zeros(layout.offsets[-1], dtype=torch.float32, device=device)
 
     def add(self, index: int, gradient: Tensor) -> None:
-        """Add one parameter's local gradient. Collective when the bucket is full."""
+        """Add one parameter's local gradient. Collective when it finds the bucket full."""
         flat = gradient.detach().reshape(-1).float()
         padding = self._layout.part_sizes[index] * self._layout.world_size - flat.numel()
         rows = nn.functional.pad(flat, (0, padding)).view(self._layout.world_size, -1)
-        self._bucket.append((index, rows))
-        if sum(rows.numel() for _, rows in self._bucket) >= self._bucket_elements:
+        waiting = sum(others.numel() for _, others in self._bucket)
+        if waiting + rows.numel() > self._bucket_elements:
             self._flush()
+        self._bucket.append((index, rows))
 
     def finish(self) -> GradientShard:
         """Return the sum of all that was added. Collective."""
@@ -90,9 +92,11 @@ class ShardedSum:
     def _flush(self) -> None:
         if not self._bucket:
             return
-        indices, rows = zip(*self._bucket, strict=True)
+        indices = [index for index, _ in self._bucket]
+        rows = [waiting for _, waiting in self._bucket]
         self._bucket = []
-        own = self._collective.reduce_scatter(torch.cat(rows, dim=1))
+        whole = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+        own = self._collective.reduce_scatter(whole)
         parts = self._layout.parts(self._shard)
         for index, part in zip(indices, own.split([r.shape[1] for r in rows]), strict=True):
             parts[index].add_(part)

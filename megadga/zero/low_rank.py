@@ -112,23 +112,29 @@ class LowRankGradient:
 
     def _iterate(self, update: int, specific: PackedSequences) -> _Found:
         """Take two half-steps, and remember where they led. Collective."""
+        self._found = None  # nothing that is not needed is held during a pass
+        lefts, residual = self._left_half(update, specific)
+        shapes = [(shape[1], self._method.rank) for shape in self._matrices.values()]
+        rights, whole = self._summed(
+            specific, lambda total, place, g: total.addmm_(g.T, lefts[place]), shapes
+        )
+        found = self._found = _Found(lefts, rights, whole, residual, update)
+        finite = all(bool(right.isfinite().all()) for right in rights)
+        self._starts = [torch.linalg.qr(right).Q for right in rights] if finite else None
+        return found
+
+    def _left_half(self, update: int, specific: PackedSequences) -> tuple[list[Tensor], float]:
+        """Return ``P`` of each matrix, and an estimate of what is left out. Collective."""
         rank = self._method.rank
         starts = self._starts or self._normal(rank, 0)
         tests = self._normal(_TEST_COLUMNS, 1, update)
-        wide = [torch.cat(pair, dim=1) for pair in zip(starts, tests, strict=True)]
         shapes = [(shape[0], rank + _TEST_COLUMNS) for shape in self._matrices.values()]
-        sketches, _ = self._summed(
-            specific, lambda place, gradient: gradient @ wide[place], shapes
-        )
-        lefts, residual = left_factors(sketches, rank)
-        shapes = [(shape[1], rank) for shape in self._matrices.values()]
-        rights, whole = self._summed(
-            specific, lambda place, gradient: gradient.T @ lefts[place], shapes
-        )
-        self._found = _Found(lefts, rights, whole, residual, update)
-        finite = all(bool(right.isfinite().all()) for right in rights)
-        self._starts = [torch.linalg.qr(right).Q for right in rights] if finite else None
-        return self._found
+
+        def add(total: Tensor, place: int, gradient: Tensor) -> Tensor:
+            return total.addmm_(gradient, torch.cat((starts[place], tests[place]), dim=1))
+
+        sketches, _ = self._summed(specific, add, shapes)
+        return left_factors(sketches, rank)
 
     def _normal(self, columns: int, *address: int) -> list[Tensor]:
         """Return normal columns for each matrix, the same on every rank."""
@@ -143,14 +149,14 @@ class LowRankGradient:
     def _summed(
         self,
         specific: PackedSequences,
-        project: Callable[[int, Tensor], Tensor],
+        add: Callable[[Tensor, int, Tensor], Tensor],
         shapes: Sequence[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Sum a projection of each matrix's gradient, and the others whole. Collective.
 
         Args:
             specific: What the gradient is of.
-            project: From the place of a matrix and its gradient on this rank to a summand.
+            add: To a sum, for the place of a matrix, a projection of its gradient on this rank.
             shapes: Of the summands, for each matrix.
         """
         device = self._passes.engine.device
@@ -160,7 +166,10 @@ class LowRankGradient:
 
         def take(index: int, gradient: Tensor) -> None:
             summand = gradient.float()
-            sum_of[index] += project(places[index], summand) if index in places else summand
+            if index in places:
+                add(sum_of[index], places[index], summand)
+            else:
+                sum_of[index] += summand
 
         self._passes.each_gradient(specific, take)
         agreed = self._passes.collective.agreed_sum_of_tensors(sums)

@@ -1,0 +1,42 @@
+"""Seconds of an update against the number of domains, of as many sequences. Collective."""
+
+from collections.abc import Callable
+from statistics import median
+
+from .case import Case, Row
+from .cost import Seconds
+from .workbench import Workbench
+
+_SHARDED_UP_TO = 64  # domains; its cost is linear in them
+
+
+def domain_variants(bench: Workbench) -> dict[str, Callable[[], object]]:
+    """Return whole updates to time, by ``PROBE/K``."""
+    case = bench.case
+    variants: dict[str, Callable[[], object]] = {}
+    for probe in ("directional", "sharded"):
+        for count in case.num_domains:
+            if probe == "directional" or count <= _SHARDED_UP_TO:
+                measurement = bench.measurement_of(probe, count, case.total_sequences)
+                variants[f"{probe}/{count}"] = lambda each=measurement: each.measure(0)
+    return variants
+
+
+def domain_rows(case: Case, seconds: Seconds) -> list[Row]:
+    """Return a row a probe and number of domains."""
+    rows: list[Row] = []
+    for name, own in seconds.items():
+        probe, count = name.split("/")
+        fewest = seconds[f"{probe}/{min(case.num_domains)}"]
+        rows.append(
+            {
+                "probe": probe,
+                **case.labels(),
+                "num_domains": int(count),
+                "probe_sequences": case.total_sequences,
+                "seconds_per_update": median(own),
+                "seconds_per_probe_sequence": median(own) / case.total_sequences,
+                "ratio_to_fewest": median(a / b for a, b in zip(own, fewest, strict=True)),
+            }
+        )
+    return rows

@@ -1,0 +1,159 @@
+"""An engine that trains on made-up domains, and what can be measured on it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import deepspeed
+import numpy as np
+import torch
+
+from megadga.alignment.drawing import ProbeDraws
+from megadga.alignment.methods import Directional, InFlight, LowRank, Method, ProbeBudget, Probing
+from megadga.alignment.methods import Sharded as ShardedMethod
+from megadga.alignment.packing import PackedSequences
+from megadga.alignment.protocols import DrawnSequences, Measurement, TrainedBatch
+from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.model.llama import Llama
+from megadga.sampling.rows import rank_rows
+from megadga.shards.domain import Domain
+from megadga.shards.folder import DomainSource, open_domain
+from megadga.zero.loss import mean_loss
+from megadga.zero.measuring import make_measurement
+from megadga.zero.passes import ProbePasses
+
+from .case import Case
+from .tokens import cut
+
+_REDUCE_BUCKET = 1 << 22  # elements; DeepSpeed's 2 GB would be all that memory consists of
+
+
+@final
+class Workbench:
+    """A DeepSpeed engine in training. Collective, like everything that it does.
+
+    Args:
+        case: Describes it.
+        folder: Where ``write_tokens`` wrote.
+        engine: From ``make_engine``.
+
+    Attributes:
+        case: As given.
+        engine: As given.
+        passes: On that engine.
+        domains: As many as an optimizer step has micro-batches, at least two.
+        budget: As many sequences of all domains, and of the specific set, as a step trains on.
+    """
+
+    def __init__(self, case: Case, folder: Path, engine: Any) -> None:
+        self.case = case
+        self.engine = engine
+        self.passes = ProbePasses(self.engine, loss=mean_loss)
+        source = DomainSource("all", folder)
+        tokens = open_domain(source, split="train", sequence_length=case.sequence_length)
+        self._domain, self._specific = cut(tokens, 2)
+        self.domains = cut(self._domain, max(2, case.accumulation))
+        self.budget = ProbeBudget(case.global_batch // len(self.domains), case.global_batch)
+        self._batch = self._training_batch()
+
+    @property
+    def num_parameter_bytes(self) -> int:
+        """P: what the parameters take on all ranks together."""
+        sizes = [getattr(p, "ds_numel", p.numel()) * p.itemsize for p in self.passes.parameters]
+        return sum(sizes)
+
+    @property
+    def trained(self) -> TrainedBatch:
+        """What a step trains on: as many sequences of each domain."""
+        rows = rank_rows(
+            self.case.global_batch,
+            rank=self.passes.collective.rank,
+            world_size=self.case.ranks,
+            micro_batch_size=self.case.micro_batch,
+        )
+        owners = np.arange(self.case.global_batch) % len(self.domains)
+        return TrainedBatch(owners, rows, self.case.sequence_length)
+
+    def train(self) -> None:
+        """Take one optimizer step: forward, backward and step for each micro-batch."""
+        for tokens in self._batch:
+            self.engine.backward(mean_loss(self.engine, tokens))
+            self.engine.step()
+
+    def draws(self) -> ProbeDraws:
+        """Return an update's sequences."""
+        return ProbeDraws(self.domains, self._specific, budget=self.budget, seed=0)
+
+    def specific(self) -> PackedSequences:
+        """Return an update's specific sequences."""
+        return PackedSequences([self.draws().specific(0)])
+
+    def drawn(self) -> Sequence[DrawnSequences]:
+        """Return an update's sequences of each domain."""
+        draws = self.draws()
+        return [draws.domain(0, index) for index in range(len(self.domains))]
+
+    def measurement(self, probe: str) -> Measurement:
+        """Return what measures whole updates, by the name that rows have for it."""
+        return self._measurement(probe, self.domains, self.budget)
+
+    def measurement_of(self, probe: str, num_domains: int, total_sequences: int) -> Measurement:
+        """Return the same for a number of domains that share a number of sequences."""
+        budget = ProbeBudget(total_sequences // num_domains, self.case.global_batch)
+        return self._measurement(probe, cut(self._domain, num_domains), budget)
+
+    def _measurement(
+        self, probe: str, domains: Sequence[Domain], budget: ProbeBudget
+    ) -> Measurement:
+        return make_measurement(
+            self.engine,
+            domains,
+            self._specific,
+            probing=Probing(_method(probe, self.case.rank), budget),
+            needs=AlignmentNeeds(),
+            loss=mean_loss,
+            seed=0,
+        )
+
+    def _training_batch(self) -> torch.Tensor:
+        """Return this rank's tokens, shape ``(accumulation, micro batch, S + 1)``."""
+        tokens = self._domain.windows(self.trained.rows.ravel())
+        own = torch.from_numpy(tokens).view(*self.trained.rows.shape, -1)
+        return own.to(self.engine.device)
+
+
+def _method(probe: str, rank: int) -> Method:
+    methods: dict[str, Method] = {
+        "sharded": ShardedMethod(),
+        "directional": Directional(),
+        "directional low rank": Directional(LowRank(rank)),
+        "in_flight": InFlight(),
+        "in_flight low rank": InFlight(LowRank(rank)),
+    }
+    return methods[probe]
+
+
+def make_engine(case: Case) -> Any:
+    """Return an engine around a Llama of the case's sizes. Collective."""
+    settings = {
+        "train_micro_batch_size_per_gpu": case.micro_batch,
+        "gradient_accumulation_steps": case.accumulation,
+        "gradient_clipping": 1.0,
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True}},
+        "zero_optimization": {"stage": case.stage, "reduce_bucket_size": _REDUCE_BUCKET},
+        "bf16": {"enabled": case.precision == "bf16"},
+    }
+    with deepspeed.zero.Init(config_dict_or_path=settings, enabled=case.stage == 3):
+        model = Llama(
+            case.shape,
+            vocabulary_size=case.vocabulary_size,
+            sequence_length=case.sequence_length,
+            seed=0,
+        )
+    initialize: Any = deepspeed.initialize  # pyright: ignore[reportUnknownVariableType]
+    # its annotations refuse what its docstring asks for
+    engine, *_ = initialize(
+        model=model, model_parameters=list(model.parameters()), config=settings
+    )
+    model.rotary.to(engine.device)  # zero.Init places parameters, and leaves buffers behind
+    return engine
