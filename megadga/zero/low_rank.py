@@ -211,6 +211,8 @@ def _left_factors(sketches: Sequence[Tensor], rank: int) -> tuple[list[Tensor], 
 
 def _fewest(factors: Sequence[Factors], squared_norm: float) -> list[Factors]:
     """Keep the fewest singular directions, of all matrices, that hold a squared norm together."""
+    if not factors:  # every matrix is so small that it is kept whole
+        return []
     decompositions = [torch.linalg.svd(each.right, full_matrices=False) for each in factors]
     squares = torch.cat([values.double().square() for _, values, _ in decompositions])
     descending = squares.sort(descending=True).values
