@@ -10,13 +10,16 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters clean
+.PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters \
+	bench-directions bench-overhead clean
 
-# What bench-prepare and bench-clusters read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'
+# What benches read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
+# mixture of bench-directions aligns to, with CORPUS: TARGET='text/target/qa.*.jsonl.gz'
 CORPUS ?=
+TARGET ?=
 
 help:  ## List the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 setup: $(READY)  ## Create .venv with everything the demo and the tests need.
 
@@ -58,6 +61,12 @@ bench-prepare: setup  ## Time building shards against encoding alone; writes bui
 
 bench-clusters: setup  ## Cluster a corpus into 64 and 4,096, and score it; writes build/bench/clusters.json.
 	@$(BIN)/python tools/bench_clusters.py $(if $(CORPUS),--input '$(CORPUS)')
+
+bench-directions: setup  ## Compare directions over a training run; writes build/bench/directions.*.
+	@$(BIN)/python tools/bench_directions.py $(if $(CORPUS),--input '$(CORPUS)') $(if $(TARGET),--target '$(TARGET)')
+
+bench-overhead: setup  ## Time training with DGA against training without; writes build/bench/overhead.json.
+	@$(BIN)/python tools/bench_overhead.py
 
 clean:  ## Remove what was set up and built; runs/ and shards/ stay.
 	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
