@@ -11,10 +11,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters \
-	bench-alignment bench-alignment-gpu clean
+	bench-alignment bench-alignment-gpu bench-directions bench-overhead clean
 
-# What bench-prepare and bench-clusters read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'
+# What benches read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
+# mixture of bench-directions aligns to, with CORPUS: TARGET='text/target/qa.*.jsonl.gz'
 CORPUS ?=
+TARGET ?=
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 24
@@ -65,6 +67,12 @@ bench-alignment: setup  ## Time every probe against training; writes build/bench
 
 bench-alignment-gpu: setup  ## The same in bf16 with 125M and 350M parameters, on CUDA devices.
 	@$(BIN)/python tools/bench_alignment.py --gpu
+
+bench-directions: setup  ## Compare directions over a training run; writes build/bench/directions.*.
+	@$(BIN)/python tools/bench_directions.py $(if $(CORPUS),--input '$(CORPUS)') $(if $(TARGET),--target '$(TARGET)')
+
+bench-overhead: setup  ## Time training with DGA against training without; writes build/bench/overhead.json.
+	@$(BIN)/python tools/bench_overhead.py
 
 clean:  ## Remove what was set up and built; runs/ and shards/ stay.
 	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -21,9 +21,12 @@ _LAUNCHED = ("RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 def process_group() -> Generator[None]:
     """Join the ranks that a launcher started; without a launcher, be the only one. Collective.
 
+    A group that is there already is used, and left by who formed it.
+
     After an error the group is left to the launcher, which ends the other ranks: taking it down
     in good order would wait for them.
     """
+    formed_here = not dist.is_initialized()
     if not any(name in os.environ for name in _LAUNCHED):
         # DeepSpeed reads these and nothing else. Port 0: any free one, as nobody else joins.
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": 0}
@@ -36,7 +39,8 @@ def process_group() -> Generator[None]:
     _share_cores()
     _remove_shared_buffer()
     yield
-    leave()
+    if formed_here:
+        leave()
 
 
 def leave() -> None:

@@ -5,7 +5,7 @@ Each part writes under another name first, so that what is there is whole and is
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from megadga.demo.folder import SPECIFIC, DemoFolder
@@ -62,13 +62,31 @@ def learn_tokenizer(folder: DemoFolder, report: Callable[[str], None]) -> Tokeni
 
 def write_shards(folder: DemoFolder, tokenizer: Tokenizer, report: Callable[[str], None]) -> None:
     """Write the shards of every domain and of the specific set."""
-    recipe = Recipe(valid_fraction=VALID_FRACTION)
     for kind, output in (("domains", folder.domains), ("specific", folder.specific)):
-        inputs = plan_domains(expand_inputs([str(folder.documents / kind / "*.jsonl")]))
-        corpus = corpus_by_input(inputs, valid_fraction=recipe.valid_fraction)
-        with Bars() as bars:
-            build_shards(Build(corpus, tokenizer, Output(output), recipe), Execution(stages=bars))
-        report(f"{output}: {', '.join(one.name for one in inputs)}")
+        names = write_domains([str(folder.documents / kind / "*.jsonl")], tokenizer, output)
+        report(f"{output}: {', '.join(names)}")
+
+
+def write_domains(patterns: Sequence[str], tokenizer: Tokenizer, output: Path) -> tuple[str, ...]:
+    """Write shards of files, a domain each unless they are the two splits of one.
+
+    Args:
+        patterns: Paths or globs.
+        tokenizer: Encodes them.
+        output: Gets a folder a domain.
+
+    Returns:
+        The domains' names.
+
+    Raises:
+        ConfigError: If a pattern matches nothing, or files do not make domains.
+    """
+    recipe = Recipe(valid_fraction=VALID_FRACTION)
+    inputs = plan_domains(expand_inputs(patterns))
+    corpus = corpus_by_input(inputs, valid_fraction=recipe.valid_fraction)
+    with Bars() as bars:
+        build_shards(Build(corpus, tokenizer, Output(output), recipe), Execution(stages=bars))
+    return tuple(one.name for one in inputs)
 
 
 def _write_lines(path: Path, documents: Iterable[str]) -> None:

@@ -1,0 +1,222 @@
+"""Time training with DGA against training with weights that stay, whole intervals at a time.
+
+Runs of the same model, data and batches, as `megadga train` makes them of a configuration, live
+side by side in the same two processes and take turns: an interval of a run without measurements
+before and after an interval of each run with them, which ends in one update. What an update reads
+is at most a given share of what is trained. The overhead is the time with, divided by the mean
+time without on both sides of it, less 1. Synthetic shards: the text does not matter here.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from megadga.arrays import TokenArray
+from megadga.report.records import read_records
+from megadga.shards.create import create_domain
+from megadga.shards.manifest import TokenizerIdentity
+from trials.interleaving import PLAIN, Overhead, Segment, overheads, specific_sequences
+
+TOKENIZER = TokenizerIdentity("sentencepiece", "0" * 64, vocab_size=1024, eod=2)
+BAR = 0.01
+EPILOG = """\
+example:
+  python tools/bench_overhead.py --rounds 5
+
+Takes about ten minutes on two cores that have nothing else to do.
+"""
+_PROBES = {
+    "directional": ("{type: directional, %s}", 1),
+    "directional_low_rank": ("{type: directional, direction: {rank: 16}, %s}", 2),
+    # Domains that a batch lacks are measured in every update, which costs at least as much as
+    # in every tenth.
+    "in_flight_low_rank": ("{type: in_flight, direction: {rank: 16}, refresh_every: 1, %s}", 2),
+}
+"""By name, with how often an update reads each specific sequence."""
+_RUN = """\
+seed: 0
+output: {output}
+model: {{type: llama, preset: tiny, sequence_length: {sequence_length}}}
+data: {{domains: {folder}/domains, specific: {{target: {{path: {folder}/target}}}}}}
+mixing: {mixing}
+training: {{steps: 1000000, global_batch_size: {batch}, micro_batch_size: {micro_batch}}}
+deepspeed:
+  zero_optimization: {{stage: 2}}
+  gradient_clipping: 1.0
+  optimizer: {{type: AdamW, params: {{torch_adam: true, lr: 1.0e-3}}}}
+evaluation: null
+checkpoint: null
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is trained and measured.
+
+    Attributes:
+        domains: K.
+        interval: T_r, optimizer steps between updates.
+        batch: Sequences of an optimizer step.
+        sequence_length: Targets of a sequence.
+        sequences_per_domain: b.
+        share: Sequences that an update reads, at most, divided by those trained since the last.
+        ranks: Processes.
+    """
+
+    domains: int
+    interval: int
+    batch: int
+    sequence_length: int
+    sequences_per_domain: int
+    share: float
+    ranks: int
+
+
+def documents(seed: int) -> Iterator[TokenArray]:
+    """Yield 100 documents of 500 random ids."""
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        yield rng.integers(TOKENIZER.vocab_size, size=500, dtype=np.uint16)
+
+
+def write_inputs(folder: Path, sizes: Sizes) -> list[Path]:
+    """Write shards and the runs' configurations, the plain one first."""
+    for index in range(sizes.domains):
+        create_domain(folder / "domains" / f"d{index:04d}", TOKENIZER, {"train": documents(index)})
+    create_domain(folder / "target", TOKENIZER, {"train": documents(sizes.domains)})
+    paths: list[Path] = []
+    for name, mixing in mixings(sizes).items():
+        text = _RUN.format(
+            output=json.dumps(str(folder / name)),
+            folder=folder,
+            mixing=mixing,
+            sequence_length=sizes.sequence_length,
+            batch=sizes.batch,
+            micro_batch=min(32, sizes.batch // sizes.ranks),
+        )
+        paths.append(folder / f"{name}.yaml")
+        paths[-1].write_text(text)
+    return paths
+
+
+def mixings(sizes: Sizes) -> Mapping[str, str]:
+    """Return the section `mixing` of each run, the plain one first."""
+    found = {PLAIN: "{type: static, weights: uniform}"}
+    for name, (probe, passes) in _PROBES.items():
+        specific = specific_sequences(
+            sizes.share * sizes.interval * sizes.batch,
+            of_domains=sizes.domains * sizes.sequences_per_domain,
+            passes=passes,
+        )
+        counts = (
+            f"sequences_per_domain: {sizes.sequences_per_domain}, specific_sequences: {specific}"
+        )
+        found[name] = (
+            f"{{type: dga, interval: {sizes.interval}, step_size: 0.1, ema: 0.1, "
+            f"probe: {probe % counts}}}"
+        )
+    return found
+
+
+def run_in_turns(
+    configs: Sequence[Path], sizes: Sizes, folder: Path, rounds: int
+) -> list[list[Segment]]:
+    """Train in processes of their own; what they print goes to a file but for the rounds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    output, log = folder / "seconds.json", folder / "log.txt"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(sizes.ranks)),
+        *("--master-addr", "127.0.0.1", "--master-port", str(port)),
+        *("-m", "trials.overhead_worker", str(output), str(sizes.interval), str(rounds)),
+        *map(str, configs),
+    ]
+    tools = str(Path(__file__).parent.absolute())
+    search = os.pathsep.join(filter(None, (tools, os.environ.get("PYTHONPATH"))))
+    with log.open("w") as sink:
+        status = subprocess.run(  # noqa: S603  (our own arguments, and no shell)
+            command, stderr=sink, env={**os.environ, "PYTHONPATH": search}, check=False
+        ).returncode
+    if status:
+        raise SystemExit(f"{log.read_text()[-4000:]}\ntraining ended with {status}")
+    return [[Segment(**each) for each in round_] for round_ in json.loads(output.read_text())]
+
+
+def as_the_runs_saw_it(folder: Path, name: str) -> dict[str, float]:
+    """Return what a run has logged of its own overhead, without the first update."""
+    updates = read_records(folder / name / "metrics.jsonl", "update")
+    return {
+        "predicted": updates[-1]["predicted_overhead"],
+        "observed": statistics.median(update["observed_overhead"] for update in updates[1:]),
+    }
+
+
+def show(name: str, overhead: Overhead, own: Mapping[str, float]) -> str:
+    """Return a line about one way to measure."""
+    return (
+        f"{name:>22}: {overhead.median:+.2%} (from {overhead.lowest:+.2%} to "
+        f"{overhead.highest:+.2%}); by its own clock {own['observed']:.2%}, "
+        f"predicted {own['predicted']:.2%}; "
+        f"{'at most' if overhead.median <= BAR else 'more than'} {BAR:.0%}"
+    )
+
+
+def main() -> None:
+    """Parse the command line, train in turns, and write the overheads as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--domains", type=int, default=64, metavar="K", help="(%(default)s)")
+    add("--interval", type=int, default=100, metavar="T", help="steps (%(default)s)")
+    add("--batch", type=int, default=128, metavar="B", help="sequences of a step (%(default)s)")
+    add("--sequence-length", type=int, default=16, metavar="S", help="(%(default)s)")
+    add("--sequences-per-domain", type=int, default=1, metavar="N", help="(%(default)s)")
+    add("--share", type=float, default=0.006, metavar="F", help="that is probed (%(default)s)")
+    add("--ranks", type=int, default=2, metavar="N", help="processes (%(default)s)")
+    add("--rounds", type=int, default=3, metavar="N", help="(%(default)s)")
+    add("--output", type=Path, default=Path("build/bench/overhead.json"), help="(%(default)s)")
+    args = parser.parse_args()
+    sizes = Sizes(
+        domains=args.domains,
+        interval=args.interval,
+        batch=args.batch,
+        sequence_length=args.sequence_length,
+        sequences_per_domain=args.sequences_per_domain,
+        share=args.share,
+        ranks=args.ranks,
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        configs = write_inputs(folder, sizes)
+        rounds = run_in_turns(configs, sizes, folder, args.rounds)
+        own = {probe: as_the_runs_saw_it(folder, probe) for probe in _PROBES}
+    found = overheads(rounds)
+    plain = statistics.median(s.seconds for r in rounds for s in r if s.name == PLAIN)
+    tokens_per_s = sizes.interval * sizes.batch * sizes.sequence_length / plain
+    print(f"{tokens_per_s:,.0f} tokens/s without measurements, the median")
+    for probe, overhead in found.items():
+        print(show(probe, overhead, own[probe]))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "sizes": asdict(sizes),
+        "tokens_per_s": tokens_per_s,
+        "overheads": {probe: {**asdict(found[probe]), **own[probe]} for probe in found},
+        "segments": [[asdict(segment) for segment in segments] for segments in rounds],
+    }
+    args.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Trains several runs in turns, an interval at a time, on the ranks that a launcher started.
+
+Knows configurations by name, and writes seconds.
+"""
+
+import json
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megadga.build.ranks import process_group
+from megadga.build.run import open_run
+from megadga.config.loading import load_config
+from megadga.train.loop import Run, train
+from trials.interleaving import PLAIN, Segment, order_of_round
+
+
+def time_interval(name: str, run: Run, steps: int) -> Segment:
+    """Train some steps. Collective."""
+    dist.barrier()
+    start = time.perf_counter()
+    train(replace(run, total_steps=run.mixture.step + steps))
+    dist.barrier()
+    return Segment(name, time.perf_counter() - start)
+
+
+def main(output: str, interval: str, rounds: str, *configs: str) -> None:
+    """Write the segments of every round, after an interval of each run that is not timed."""
+    paths = {Path(config).stem: Path(config) for config in configs}
+    timed: list[list[Segment]] = []
+    with process_group(), ExitStack() as stack:
+        runs = {
+            name: stack.enter_context(open_run(load_config(path))) for name, path in paths.items()
+        }
+        for name, run in runs.items():
+            time_interval(name, run, int(interval))
+        for number in range(int(rounds)):
+            order = order_of_round([name for name in paths if name != PLAIN], number)
+            timed.append([time_interval(name, runs[name], int(interval)) for name in order])
+            if dist.get_rank() == 0:
+                print(", ".join(f"{each.name} {each.seconds:.2f} s" for each in timed[-1]))
+                sys.stdout.flush()
+        if dist.get_rank() == 0:
+            records = [[asdict(segment) for segment in segments] for segments in timed]
+            Path(output).write_text(json.dumps(records))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
