@@ -100,6 +100,9 @@ _KNOWN = frozenset(
     }
 )
 
+# DeepSpeed's names of the one kind of autocast that loses no small gradients.
+_AUTOCAST_DTYPES = ("bfloat16", "torch.bfloat16", "bf16")
+
 # Settings of the ZeRO block under which parameters or gradients are not what the probe reads,
 # with the values that switch them off.
 _ZERO_OFF: Mapping[str, tuple[Any, ...]] = {
@@ -202,6 +205,12 @@ def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:
                 f"DeepSpeed setting {key!r}: alignments have not been tested under it; "
                 f"expected it absent or switched off, found {value!r}"
             )
+    autocast = settings.get("torch_autocast") or {}
+    if autocast.get("enabled") and (dtype := autocast.get("dtype")) not in _AUTOCAST_DTYPES:
+        yield (
+            "DeepSpeed setting 'torch_autocast.dtype': alignments have not been tested under it; "
+            f"expected 'bfloat16', found {dtype!r}"
+        )
     yield from _untested_zero_settings(settings.get("zero_optimization", {}))
 
 

@@ -13,6 +13,8 @@ from megadga.zero.engine import untested_settings
         {},
         {"bf16": {"enabled": True}, "gradient_clipping": 1.0, "zero_optimization": {"stage": 3}},
         {"fp16": {"enabled": False}, "torch_autocast": None},
+        {"torch_autocast": {"enabled": True, "dtype": "torch.bfloat16"}},
+        {"torch_autocast": {"enabled": False, "dtype": "float16"}},
         {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
         {"zero_optimization": {"stage": 3, "offload_param": {"device": "none"}}},
     ],
@@ -26,6 +28,8 @@ def test_tested_settings_pass(settings: dict[str, Any]) -> None:
     [
         ({"fp16": {"enabled": True}}, "'fp16'"),
         ({"fp16": {}}, "'fp16'"),
+        ({"torch_autocast": {"enabled": True, "dtype": "fp16"}}, "'torch_autocast.dtype'"),
+        ({"torch_autocast": {"enabled": True}}, "'torch_autocast.dtype'"),
         ({"compression_training": {"weight_quantization": {}}}, "'compression_training'"),
         (
             {"zero_optimization": {"offload_param": {"device": "nvme"}}},
