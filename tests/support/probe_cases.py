@@ -68,3 +68,45 @@ def _of_kind(world_size: int, kind: str) -> list[ProbeCase]:
         packing = PACKINGS[(place // 2 + world_size // 2 + odd) % 2]
         cases.append(ProbeCase(kind, PRECISIONS[half], model, packing))
     return cases
+
+
+def preconditioned_cases(world_size: int, family: str) -> list[ProbeCase]:
+    """What preconditioned alignments are compared with float64 on: none on four ranks.
+
+    Every stage, with and without offload, in every precision. One model owns parameters of every
+    kind; the other is checkpointed.
+    """
+    if world_size == 4:
+        return []
+    model = {1: "llama-checkpointed", 2: "small"}[world_size]
+    return [ProbeCase(k, precision, model) for k in FAMILIES[family] for precision in PRECISIONS]
+
+
+def factored_cases(world_size: int, family: str) -> list[ProbeCase]:
+    """What alignments with thin factors are compared with float64 on: two ranks alone.
+
+    The models have a matrix that is used twice, one that is stored transposed, and a module with
+    matrices that are not its own.
+    """
+    if world_size != 2:
+        return []
+    models = ("llama-checkpointed", "gpt2", "small")
+    kinds = (FAMILIES[family] * 2)[-3:]
+    return [ProbeCase(k, "fp32", m) for k, m in zip(kinds, models, strict=True)] + [
+        ProbeCase(kinds[0], "bf16", "llama")
+    ]
+
+
+def wide_kinds(world_size: int, family: str) -> tuple[str, ...]:
+    """Stages under which thin factors themselves are looked at."""
+    return {1: FAMILIES[family][:1], 2: FAMILIES[family], 4: ()}[world_size]
+
+
+def no_trace_cases(family: str) -> list[ProbeCase]:
+    """What is trained with and without probes: with dropout, and where it is drawn twice."""
+    kinds = FAMILIES[family]
+    return [
+        *(ProbeCase(k, precision, "small-dropout") for k in kinds for precision in PRECISIONS),
+        ProbeCase(kinds[-1], "bf16", "gpt2-dropout-checkpointed"),
+        ProbeCase(kinds[0], "fp32", "llama-compiled"),
+    ]

@@ -56,7 +56,7 @@ def llama(*, tied: bool = True, checkpointed: bool = False, scale: int = 1) -> n
     )
 
 
-def hf_llama(*, checkpointed: bool = False, reentrant: bool = False) -> nn.Module:
+def hf_llama(*, checkpointed: bool = False) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415  (slow to import)
 
     config = LlamaConfig(
@@ -71,7 +71,7 @@ def hf_llama(*, checkpointed: bool = False, reentrant: bool = False) -> nn.Modul
     )
     model = LlamaForCausalLM(config)
     if checkpointed:
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
@@ -96,28 +96,25 @@ def gpt2(*, dropout: float = 0.0, checkpointed: bool = False) -> nn.Module:
     return model
 
 
-def compiled_by(backend: str) -> Callable[[Any], None]:
-    """Return what compiles an engine."""
-
-    def prepare(engine: Any) -> None:
-        engine.compile(backend=backend)
-
-    return prepare
+def compile_engine(engine: Any) -> None:
+    engine.compile(backend="aot_eager")
 
 
 PROBED_MODELS: dict[str, ProbedModel] = {
     "small": ProbedModel(small),
+    "small-dropout": ProbedModel(
+        lambda: SmallDecoder(VOCABULARY, SEQUENCE_LENGTH, scalar=True, dropout=0.1)
+    ),
+    "small-hidden": ProbedModel(
+        lambda: SmallDecoder(VOCABULARY, SEQUENCE_LENGTH, tied_in_sight=False)
+    ),
     "llama": ProbedModel(llama),
     "llama-untied": ProbedModel(lambda: llama(tied=False)),
     "llama-checkpointed": ProbedModel(lambda: llama(checkpointed=True)),
-    "llama-compiled": ProbedModel(llama, prepare=compiled_by("aot_eager")),
-    "llama-inductor": ProbedModel(llama, prepare=compiled_by("inductor")),
+    "llama-compiled": ProbedModel(llama, prepare=compile_engine),
     "llama-wide": ProbedModel(lambda: llama(tied=False, scale=5)),
     "hf-llama": ProbedModel(hf_llama, causal_lm_loss),
     "hf-llama-checkpointed": ProbedModel(lambda: hf_llama(checkpointed=True), causal_lm_loss),
-    "hf-llama-reentrant": ProbedModel(
-        lambda: hf_llama(checkpointed=True, reentrant=True), causal_lm_loss
-    ),
     "gpt2": ProbedModel(gpt2, causal_lm_loss),
     "gpt2-dropout-checkpointed": ProbedModel(
         lambda: gpt2(dropout=0.1, checkpointed=True), causal_lm_loss
