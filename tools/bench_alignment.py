@@ -22,13 +22,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from tqdm import tqdm
+
 from alignment_bench.bars import verdicts
 from alignment_bench.case import SECTIONS, Case, Row, Section, llama_shape
 from alignment_bench.launching import run_case
 from alignment_bench.tables import merged, show
 from alignment_bench.tokens import write_tokens
-from tqdm import tqdm
-
 from megadga.model.presets import PRESETS
 
 EPILOG = """\

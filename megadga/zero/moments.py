@@ -54,7 +54,7 @@ def denominators(passes: ProbePasses) -> Tensor | None:
     reached. Collective under ZeRO-1 and -2, whose optimizers cut their states elsewhere.
     """
     engine: Any = passes.engine
-    rule = _Rule.of(engine.basic_optimizer)
+    rule = _Rule.of(engine)
     if rule is None:
         return None
     if is_partitioned(engine):
@@ -67,7 +67,7 @@ def denominators(passes: ProbePasses) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _Rule:
-    """How AdamW makes ``D`` of its second moments after a number of steps."""
+    """How AdamW makes ``D`` of its second moments after a number of steps, as it counts them."""
 
     steps: int
     beta: float
@@ -75,10 +75,14 @@ class _Rule:
     bias_correction: bool
 
     @classmethod
-    def of(cls, optimizer: Any) -> "_Rule | None":
+    def of(cls, engine: Any) -> "_Rule | None":
+        optimizer = engine.basic_optimizer
         group = optimizer.param_groups[0]
+        # One that this wrapper takes with gradients of zero, to have the states made.
+        before_training = int(type(engine.optimizer).__name__ == _UNFUSED)
         for state in optimizer.state.values():
-            if _MOMENT in state and (steps := int(state.get("step", group.get("step", 0)))):
+            steps = int(state.get("step", group.get("step", 0)))
+            if _MOMENT in state and steps > before_training:
                 correction = group.get("bias_correction", True)  # FusedAdam's name
                 return cls(steps, group["betas"][1], group["eps"], correction)
         return None

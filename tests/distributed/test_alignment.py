@@ -1,58 +1,148 @@
-"""The sharded probe under real DeepSpeed: exact, equal on all ranks, and without a trace."""
+"""Every probe under real DeepSpeed: exact, equal on all ranks, and without a trace."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from tests.distributed.conftest import Measured
+from tests.support.probe_cases import (
+    FAMILIES,
+    PACKINGS,
+    PRECISIONS,
+    WORLD_SIZES,
+    ProbeCase,
+    exactness_cases,
+)
 from tests.support.ranks import run_ranks
-from tests.support.shards import write_sets
-
-# DeepSpeed patches F.linear for ZeRO-3 for the rest of the process, so stage 3 runs apart.
-KINDS = ["0,1,2,2-offload", "3,3-offload"]
 
 # Relative to |g_i||v|: float32's own error, and bfloat16's over a forward and backward pass.
 TOLERANCE = {"fp32": 1e-6, "bf16": 5e-2}
+KINDS = [kind for kinds in FAMILIES.values() for kind in kinds]
+PROBES = ["sharded", "directional", "in_flight"]
+
+
+def tolerance(result: dict[str, str]) -> float:
+    return TOLERANCE["bf16" if result["model"] == "llama-autocast" else result["precision"]]
+
+
+def planned() -> list[tuple[int, ProbeCase]]:
+    return [
+        (world_size, case)
+        for world_size, family in product(WORLD_SIZES, FAMILIES)
+        for case in exactness_cases(world_size, family)
+    ]
+
+
+def test_the_cases_hold_every_pair_that_they_promise() -> None:
+    cases = planned()
+    models = {case.model for _, case in cases}
+    stages = {case.stage for _, case in cases}
+
+    assert len(models) == 9
+    assert {(n, c.kind, c.precision) for n, c in cases} == set(
+        product(WORLD_SIZES, KINDS, PRECISIONS)
+    )
+    assert {(c.stage, c.model) for _, c in cases} == set(product(stages, models))
+    assert {(c.kind, c.packing) for _, c in cases} == set(product(KINDS, PACKINGS))
+    assert {(n, c.packing) for n, c in cases} == set(product(WORLD_SIZES, PACKINGS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_alignments_equal_float64_gradients(
+    measured: Measured, world_size: int, family: str
+) -> None:
+    results = measured(world_size, family)["exactness"]
+
+    assert [r["probe"] for r in results] == PROBES * len(exactness_cases(world_size, family))
+    for result in results:
+        assert result["errors"]["alignments"] < tolerance(result), result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_standard_errors_equal_those_of_float64_gradients_of_single_sequences(
+    measured: Measured, world_size: int, family: str
+) -> None:
+    results = measured(world_size, family)["exactness"]
+
+    directional = [result for result in results if result["probe"] == "directional"]
+    assert directional
+    for result in directional:
+        assert result["errors"]["standard errors"] < tolerance(result), result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_all_that_is_measured_is_equal_bits_on_every_rank(
+    measured: Measured, world_size: int, family: str
+) -> None:
+    assert measured(world_size, family)["equal_bits"] == [True] * world_size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_probes_leave_no_trace(folder: Path, tmp_path: Path, family: str) -> None:
+    results = run_ranks(
+        "tests.distributed.workers.no_trace", 2, tmp_path, str(folder), family, timeout_s=550
+    )
+
+    assert len(results) == 2 * len(FAMILIES[family]) + 2
+    for result in results:
+        plain = result["without"]
+        assert plain["updates"] == 0
+        assert len(set(plain["losses"])) > 14  # training did move
+        for name, probed in result["with"].items():
+            assert probed["updates"] == 4, name  # the probes did run
+            if result["model"] == "llama-compiled" and name.startswith("in_flight"):
+                # What is compiled sees no hooks, so those steps run eagerly: the same operations,
+                # perhaps in another order. Rounding that grows with training is all there is.
+                assert probed["losses"] == pytest.approx(plain["losses"], rel=1e-4), name
+            else:
+                assert probed["losses"] == plain["losses"], name
+                assert probed["parameters"] == plain["parameters"], name
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sets(tmp_path_factory.mktemp("sets"), num_domains=3)
+def refusals(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """What was said to engines and models that are not supported."""
+    output = tmp_path_factory.mktemp("refusals")
+    return run_ranks("tests.distributed.workers.refusals", 1, output, str(folder))
 
 
-@pytest.mark.parametrize("kinds", KINDS)
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_alignments_equal_float64_gradients(
-    folder: Path, tmp_path: Path, world_size: int, kinds: str
+def test_untested_engine_settings_are_refused_by_name(
+    refusals: dict[str, dict[str, str]],
 ) -> None:
-    report = run_ranks(
-        "tests.distributed.workers.exactness", world_size, tmp_path, str(folder), kinds
-    )
-
-    assert len(report["results"]) == 3 * len(kinds.split(","))
-    for result in report["results"]:
-        assert result["error"] < TOLERANCE[result["precision"]], result
-    assert all(of_rank == report["results"] for of_rank in report["by_rank"])
-
-
-@pytest.mark.parametrize("kinds", KINDS)
-def test_probes_leave_no_trace(folder: Path, tmp_path: Path, kinds: str) -> None:
-    results = run_ranks("tests.distributed.workers.no_trace", 2, tmp_path, str(folder), kinds)
-
-    assert len(results) == 2 * len(kinds.split(","))
-    for result in results:
-        assert result["without"]["updates"] == 0
-        assert len(set(result["without"]["losses"])) > 20  # training did move
-        for name, probed in result["with"].items():
-            assert probed["updates"] == 6, name  # the probes did run
-            assert probed["losses"] == result["without"]["losses"], name
-            assert probed["parameters"] == result["without"]["parameters"], name
-
-
-def test_untested_engine_settings_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
-    messages = run_ranks("tests.distributed.workers.refusals", 1, tmp_path, str(folder))
+    messages = refusals["settings"].copy()
 
     assert messages.pop("nothing") == ""
     assert len(messages) == 5
     for setting, message in messages.items():
         assert setting in message
         assert "expected" in message
+
+
+def test_what_a_probe_cannot_see_is_refused_and_sharded_is_named(
+    refusals: dict[str, dict[str, str]],
+) -> None:
+    # A matrix that is used where no hook sees it shows when derivatives are checked.
+    hidden = refusals["hidden"]
+    assert hidden["sharded"] == ""
+    for name in ("directional", "directional-low-rank", "in_flight", "in_flight-low-rank"):
+        assert hidden[name].startswith("UnsupportedEngineError: probe: expected a derivative of")
+        assert "no hook" in hidden[name]
+        assert hidden[name].endswith("measure with probe type sharded")
+
+
+def test_ways_that_cannot_measure_what_a_score_needs_are_refused(
+    refusals: dict[str, dict[str, str]],
+) -> None:
+    contradictions = refusals["contradictions"]
+
+    assert contradictions["norms in flight"].startswith("ValueError: probing: expected")
+    assert "found in flight" in contradictions["norms in flight"]
+    assert contradictions["low rank, preconditioned"].startswith("ValueError: direction: expected")
+    assert contradictions["SGD"] == (
+        "UnsupportedEngineError: score adam: expected an optimizer with second moments "
+        "(Adam, AdamW), found SGD"
+    )

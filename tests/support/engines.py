@@ -9,6 +9,12 @@ import torch
 from torch import Tensor, nn
 
 
+def init_ranks() -> int:
+    """Join the ranks that a launcher started; return how many there are. Collective."""
+    deepspeed.init_distributed()
+    return torch.distributed.get_world_size()
+
+
 def zero_settings(kind: str) -> dict[str, Any]:
     """ZeRO's block: a stage (``"2"``), with the optimizer kept on the CPU (``"2-offload"``)."""
     stage, _, offload = kind.partition("-")

@@ -38,9 +38,14 @@ def small() -> nn.Module:
     return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH)
 
 
-def llama(*, tied: bool = True, checkpointed: bool = False) -> nn.Module:
+def llama(*, tied: bool = True, checkpointed: bool = False, scale: int = 1) -> nn.Module:
     shape = LlamaShape(
-        num_layers=2, width=12, num_heads=2, num_kv_heads=1, mlp_width=20, tied_embeddings=tied
+        num_layers=2,
+        width=12 * scale,
+        num_heads=2,
+        num_kv_heads=1,
+        mlp_width=20 * scale,
+        tied_embeddings=tied,
     )
     return Llama(
         shape,
@@ -51,7 +56,7 @@ def llama(*, tied: bool = True, checkpointed: bool = False) -> nn.Module:
     )
 
 
-def hf_llama(*, checkpointed: bool = False, reentrant: bool = False) -> nn.Module:
+def hf_llama(*, checkpointed: bool = False) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415  (slow to import)
 
     config = LlamaConfig(
@@ -66,11 +71,11 @@ def hf_llama(*, checkpointed: bool = False, reentrant: bool = False) -> nn.Modul
     )
     model = LlamaForCausalLM(config)
     if checkpointed:
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
-def gpt2() -> nn.Module:
+def gpt2(*, dropout: float = 0.0, checkpointed: bool = False) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415  (slow to import)
 
     config = GPT2Config(
@@ -79,11 +84,16 @@ def gpt2() -> nn.Module:
         n_embd=12,
         n_layer=2,
         n_head=2,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=None,
+        eos_token_id=None,
     )
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    if checkpointed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
 
 
 def compile_engine(engine: Any) -> None:
@@ -92,13 +102,23 @@ def compile_engine(engine: Any) -> None:
 
 PROBED_MODELS: dict[str, ProbedModel] = {
     "small": ProbedModel(small),
+    "small-dropout": ProbedModel(
+        lambda: SmallDecoder(VOCABULARY, SEQUENCE_LENGTH, scalar=True, dropout=0.1)
+    ),
+    "small-hidden": ProbedModel(
+        lambda: SmallDecoder(VOCABULARY, SEQUENCE_LENGTH, tied_in_sight=False)
+    ),
     "llama": ProbedModel(llama),
     "llama-untied": ProbedModel(lambda: llama(tied=False)),
     "llama-checkpointed": ProbedModel(lambda: llama(checkpointed=True)),
     "llama-compiled": ProbedModel(llama, prepare=compile_engine),
+    "llama-wide": ProbedModel(lambda: llama(tied=False, scale=5)),
     "hf-llama": ProbedModel(hf_llama, causal_lm_loss),
     "hf-llama-checkpointed": ProbedModel(lambda: hf_llama(checkpointed=True), causal_lm_loss),
     "gpt2": ProbedModel(gpt2, causal_lm_loss),
+    "gpt2-dropout-checkpointed": ProbedModel(
+        lambda: gpt2(dropout=0.1, checkpointed=True), causal_lm_loss
+    ),
     "llama-autocast": ProbedModel(
         llama, settings={"torch_autocast": {"enabled": True, "dtype": "torch.bfloat16"}}
     ),

@@ -1,34 +1,33 @@
 """Trains with and without probes under frozen weights; both must leave the same bits."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from megadga.alignment.methods import ProbeBudget, Probing
 from megadga.build.ranks import leave
 from megadga.mixing.static import Static, uniform_weights
 from megadga.plugin import DgaPlugin, Sampling
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
-from tests.support.models import SmallDecoder
+from tests.support.probe_cases import ProbeCase, no_trace_cases
+from tests.support.probed_models import PROBED_MODELS
 from tests.support.probes import BETWEEN_STEPS, METHODS
 from tests.support.schedulers import FrozenProbing
-from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
+from tests.support.shards import open_sets
 
-STEPS = 20
-
-
-def build_module() -> nn.Module:
-    return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH, scalar=True, dropout=0.1)
+STEPS = 14
 
 
-def train(folder: Path, kind: str, precision: str, method: str | None) -> dict[str, Any]:
+def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
     domains, specific = open_sets(folder)
     probing = method is not None
-    engine = build_engine(build_module, settings(kind, precision))
+    probed = PROBED_MODELS[case.model]
+    engine = build_engine(probed.build, settings(case.kind, case.precision))
+    probed.prepare(engine)
     torch.manual_seed(3)  # dropout masks
     num_domains = len(domains)
     plugin = DgaPlugin(
@@ -39,12 +38,13 @@ def train(folder: Path, kind: str, precision: str, method: str | None) -> dict[s
         sampling=Sampling(seed=5),
         interval=3,
         probing=Probing(METHODS[method or "sharded"], ProbeBudget(2, 3)),
+        loss=probed.loss,
     )
     losses: list[float] = []
     num_updates = 0
     for step in range(1, STEPS + 1):
         for position, tokens in enumerate(plugin.next_batch().tokens):
-            loss = engine(tokens)
+            loss = probed.loss(engine, tokens)
             losses.append(float(loss))
             engine.backward(loss)
             if method in BETWEEN_STEPS and position == 0 and step % 7 == 0:  # an open window
@@ -62,16 +62,15 @@ def train(folder: Path, kind: str, precision: str, method: str | None) -> dict[s
     return result
 
 
-def main(output: str, folder: str, kinds: str) -> None:
+def main(output: str, folder: str, family: str) -> None:
+    root = Path(folder)
     results = [
         {
-            "kind": kind,
-            "precision": precision,
-            "without": train(Path(folder), kind, precision, None),
-            "with": {name: train(Path(folder), kind, precision, name) for name in METHODS},
+            **dataclasses.asdict(case),
+            "without": train(root, case, None),
+            "with": {name: train(root, case, name) for name in METHODS},
         }
-        for kind in kinds.split(",")
-        for precision in ("fp32", "bf16")
+        for case in no_trace_cases(family)
     ]
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps(results))

@@ -1,27 +1,30 @@
-"""Registers the plugin with engines whose settings were never tested; notes what it says."""
+"""Registers the plugin with what is not supported; notes what it says."""
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from megadga.alignment.methods import Directional, InFlight, LowRank, Method, Sharded
 from megadga.build.ranks import leave
 from megadga.errors import UnsupportedEngineError
-from megadga.mixing.dga import Dga
-from megadga.mixing.static import uniform_weights
+from megadga.mixing.scheduler import AlignmentNeeds
 from megadga.plugin import DgaPlugin, Sampling
-from tests.support.engines import build_engine, settings
-from tests.support.models import SmallDecoder
-from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
+from tests.support.engines import build_engine, init_ranks, settings
+from tests.support.probe_cases import ProbeCase
+from tests.support.probed_models import small
+from tests.support.probes import METHODS
+from tests.support.schedulers import FrozenProbing
+from tests.support.shards import open_sets
+from tests.support.trainings import Training, start_training
 
 UNTESTED: dict[str, dict[str, Any]] = {
     "activation_checkpointing": settings(
         "0", "fp32", activation_checkpointing={"cpu_checkpointing": True}
     ),
     "torch_autocast.dtype": settings(
-        "1", "fp32", torch_autocast={"enabled": True, "dtype": "torch.float16"}
+        "1", "fp32", torch_autocast={"enabled": True, "dtype": "float16"}
     ),
     "zero_optimization.offload_param": settings(
         "3", "fp32", zero_optimization={"stage": 3, "offload_param": {"device": "cpu"}}
@@ -32,31 +35,78 @@ UNTESTED: dict[str, dict[str, Any]] = {
 }
 
 
-def build_module() -> nn.Module:
-    return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH)
-
-
-def refusal(folder: Path, config: dict[str, Any], *, compiled: bool = False) -> str:
-    domains, specific = open_sets(folder)
-    engine = build_engine(build_module, config)
-    if compiled:
-        engine.compile(compiled_autograd_enabled=True)
-    scheduler = Dga(uniform_weights(len(domains)), step_size=1.0)
+def complaint_of(act: Callable[[], Any]) -> str:
     try:
-        DgaPlugin(engine, domains, specific, scheduler, sampling=Sampling(seed=5))
-    except UnsupportedEngineError as error:
-        return str(error)
-    finally:
-        engine.destroy()
+        act()
+    except (UnsupportedEngineError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
     return ""
 
 
+def refusal(folder: Path, config: dict[str, Any], **compiled: Any) -> str:
+    """What an engine's settings are answered; with options of DeepSpeed's, it is compiled."""
+    domains, specific = open_sets(folder)
+    engine = build_engine(small, config)
+    if compiled:
+        engine.compile(backend="aot_eager", **compiled)
+    sampling, scheduler = Sampling(seed=5), FrozenProbing(len(domains))
+    found = complaint_of(
+        lambda: DgaPlugin(engine, domains, specific, scheduler, sampling=sampling)
+    )
+    engine.destroy()
+    return found
+
+
+def of_settings(folder: Path) -> dict[str, str]:
+    messages = {name: refusal(folder, config) for name, config in UNTESTED.items()}
+    messages["compiled_autograd_enabled"] = refusal(
+        folder, settings("0", "fp32"), compiled_autograd_enabled=True
+    )
+    messages["nothing"] = refusal(folder, settings("0", "fp32", fp16={"enabled": False}))
+    return messages
+
+
+def of_hidden_parameters(folder: Path) -> dict[str, str]:
+    """Measure a model that multiplies by its tied matrix in passing, in every way."""
+    training = start_training(folder, ProbeCase("1", "fp32", "small-hidden"))
+
+    def measure(method: Method) -> None:
+        measurement = training.measurement(method)
+        if isinstance(method, InFlight):
+            training.measured_in_flight(measurement, 0)
+        else:
+            measurement.measure(0)
+
+    return {name: complaint_of(lambda m=m: measure(m)) for name, m in METHODS.items()}
+
+
+def of_contradictions(folder: Path) -> dict[str, str]:
+    training = start_training(folder, ProbeCase("0", "fp32"))
+    sgd = {"type": "SGD", "params": {"lr": 1e-2}}
+    without_moments = start_training(
+        folder, ProbeCase("1", "fp32"), optimizer=sgd, zero_allow_untested_optimizer=True
+    )
+    preconditioned = AlignmentNeeds(preconditioned=True)
+
+    def asked(of: Training, method: Method, needs: AlignmentNeeds) -> str:
+        return complaint_of(lambda: of.measurement(method, needs))
+
+    return {
+        "norms in flight": asked(training, InFlight(), AlignmentNeeds(norms=True)),
+        "low rank, preconditioned": asked(training, Directional(LowRank()), preconditioned),
+        "SGD": asked(without_moments, Sharded(), preconditioned),
+    }
+
+
 def main(output: str, folder: str) -> None:
-    messages = {name: refusal(Path(folder), config) for name, config in UNTESTED.items()}
-    messages["engine.compile()"] = refusal(Path(folder), settings("0", "fp32"), compiled=True)
-    switched_off = settings("0", "fp32", fp16={"enabled": False})
-    messages["nothing"] = refusal(Path(folder), switched_off)
-    Path(output).write_text(json.dumps(messages))
+    init_ranks()
+    root = Path(folder)
+    report = {
+        "hidden": of_hidden_parameters(root),
+        "contradictions": of_contradictions(root),
+        "settings": of_settings(root),
+    }
+    Path(output).write_text(json.dumps(report))
     leave()
 
 

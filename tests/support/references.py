@@ -1,0 +1,53 @@
+"""Gradients in float64 by plain autograd, in one process: what probes are compared with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megadga.arrays import IntArray
+from megadga.shards.sequences import PADDING
+from megadga.zero.loss import Loss
+from tests.support.engines import full_parameters
+from tests.support.probed_models import ProbedModel
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A float64 copy of the module that an engine trains; it sees no padding.
+
+    Attributes:
+        module: The copy.
+        loss: From it and tokens to the mean loss.
+    """
+
+    module: nn.Module
+    loss: Loss
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def gradient(self, tokens: IntArray) -> Tensor:
+        """Return the gradient of the mean over all targets, of every parameter in one vector."""
+        sequences = [s[s != PADDING][None] for s in torch.from_numpy(tokens)]
+        targets = torch.tensor([s.shape[1] - 1 for s in sequences])
+        losses = torch.stack([self.loss(self.module, sequence) for sequence in sequences])
+        mean = (losses * targets).sum() / targets.sum()
+        gradients = torch.autograd.grad(
+            mean, self.parameters, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([g.flatten() for g in gradients])
+
+    def gradients_of_sequences(self, tokens: IntArray) -> Tensor:
+        """Return the gradient of each sequence's mean loss, shape ``(N, parameters)``."""
+        return torch.stack([self.gradient(sequence[None]) for sequence in tokens])
+
+
+def reference_of(engine: Any, probed: ProbedModel) -> Reference:
+    """Copy the engine's present parameters. Collective."""
+    module = probed.build().double()
+    state = {name: tensor.double() for name, tensor in full_parameters(engine).items()}
+    module.load_state_dict(state, strict=False)
+    return Reference(module, probed.loss)

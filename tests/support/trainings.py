@@ -1,0 +1,142 @@
+"""Engines in training for workers that measure on them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megadga.alignment.drawing import ProbeDraws
+from megadga.alignment.methods import Method, ProbeBudget, Probing
+from megadga.alignment.packing import PackedSequences
+from megadga.alignment.protocols import Measurement, TrainedBatch
+from megadga.arrays import IntArray
+from megadga.mixing.scheduler import AlignmentNeeds, Alignments
+from megadga.mixing.static import Static
+from megadga.plugin import Batch, DgaPlugin, Sampling
+from megadga.shards.domain import Domain
+from megadga.shards.sequences import SequenceSet
+from megadga.zero.measuring import make_measurement
+from tests.support.engines import build_engine, settings
+from tests.support.probe_cases import ProbeCase
+from tests.support.probed_models import PROBED_MODELS, ProbedModel
+from tests.support.references import Reference, reference_of
+from tests.support.shards import SEQUENCE_LENGTH, open_sets, open_unequal
+
+SEED = 5
+BUDGET = ProbeBudget(sequences_per_domain=5, specific_sequences=7)
+
+
+@dataclass(frozen=True)
+class Training:
+    """An engine, what it trains on and what is measured on it.
+
+    Attributes:
+        engine: DeepSpeed's.
+        probed: The model in it.
+        domains: Of which the last is never trained on.
+        specific: The specific set.
+        batches: Hands them out, and measures nothing.
+        budget: Of a measurement.
+    """
+
+    engine: Any
+    probed: ProbedModel
+    domains: list[Domain]
+    specific: SequenceSet
+    batches: DgaPlugin
+    budget: ProbeBudget
+
+    def measurement(
+        self, method: Method, needs: AlignmentNeeds = AlignmentNeeds(), *, raw: bool = False
+    ) -> Measurement:
+        """Return what measures; ``raw``: without moments too."""
+        return make_measurement(
+            self.engine,
+            self.domains,
+            self.specific,
+            probing=Probing(method, self.budget, "raw" if raw else "refuse"),
+            needs=needs,
+            loss=self.probed.loss,
+            seed=SEED,
+        )
+
+    def reference(self) -> Reference:
+        """Copy the present parameters. Collective."""
+        return reference_of(self.engine, self.probed)
+
+    def drawn_of_specific(self, update: int) -> IntArray:
+        """The tokens that an update's direction is measured on."""
+        drawn = self._draws().specific(update)
+        return drawn.read(np.arange(len(drawn)))
+
+    def drawn_of_domain(self, update: int, index: int) -> IntArray:
+        """The tokens that an update's gradient of a domain is measured on."""
+        drawn = self._draws().domain(update, index)
+        return drawn.read(np.arange(len(drawn)))
+
+    def packed_specific(self, update: int) -> PackedSequences:
+        """What an update's direction is measured on, as ``AimSource`` takes it."""
+        return PackedSequences([self._draws().specific(update)])
+
+    def train_micro_batch(self, tokens: Tensor) -> None:
+        loss = self.probed.loss(self.engine, tokens)
+        self.engine.backward(loss)
+        self.engine.step()
+
+    def train_step(self) -> None:
+        for tokens in self.batches.next_batch().tokens:
+            self.train_micro_batch(tokens)
+
+    def measured_in_flight(
+        self, measurement: Measurement, update: int
+    ) -> tuple[Alignments, list[IntArray]]:
+        """Train a step; return the alignments and the tokens of each domain that they are of.
+
+        Collective.
+        """
+        batch = self.batches.next_batch()
+        owners = batch.indices.global_domains
+        measurement.prepare(update, TrainedBatch(owners, batch.indices.rows, SEQUENCE_LENGTH))
+        for tokens in batch.tokens:
+            self.train_micro_batch(tokens)
+        alignments = measurement.measure(update)
+        sequences = global_tokens(batch)
+        measured = [
+            sequences[owners == index]
+            if (owners == index).any()
+            else self.drawn_of_domain(update, index)
+            for index in range(len(self.domains))
+        ]
+        return alignments, measured
+
+    def _draws(self) -> ProbeDraws:
+        return ProbeDraws(self.domains, self.specific, budget=self.budget, seed=SEED)
+
+
+def start_training(
+    folder: Path, case: ProbeCase, *, budget: ProbeBudget = BUDGET, **more: Any
+) -> Training:
+    """Build a case's engine, with ``more`` of DeepSpeed's settings."""
+    domains, stream = open_sets(folder)
+    specific = stream if case.packing == "stream" else open_unequal(folder)
+    probed = PROBED_MODELS[case.model]
+    config = settings(case.kind, case.precision, **probed.settings, **more)
+    engine = build_engine(probed.build, config)
+    probed.prepare(engine)
+    weights = np.full(len(domains), 1.0 / (len(domains) - 1))
+    weights[-1] = 0.0  # in flight it is measured apart
+    sampling = Sampling(seed=SEED)
+    batches = DgaPlugin(engine, domains, None, Static(weights), sampling=sampling)
+    return Training(engine, probed, domains, specific, batches, budget)
+
+
+def global_tokens(batch: Batch) -> IntArray:
+    """Return every rank's sequences in the order of the global batch. Collective."""
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, (batch.indices.rows, batch.tokens.numpy()))
+    rows = np.concatenate([each.ravel() for each, _ in everyone])
+    tokens = np.concatenate([each.reshape(-1, each.shape[-1]) for _, each in everyone])
+    return tokens[np.argsort(rows)]
