@@ -118,8 +118,10 @@ class LowRankGradient:
         rights, whole = self._summed(
             specific, lambda total, place, g: total.addmm_(g.T, lefts[place]), shapes
         )
-        found = self._found = _Found(lefts, rights, whole, residual, update)
-        finite = all(bool(right.isfinite().all()) for right in rights)
+        found = _Found(lefts, rights, whole, residual, update)
+        # What is not finite is good for one update, which will be left out.
+        finite = all(bool(part.isfinite().all()) for part in (*rights, *whole))
+        self._found = found if finite else None
         self._starts = [torch.linalg.qr(right).Q for right in rights] if finite else None
         return found
 

@@ -56,7 +56,7 @@ def llama(*, tied: bool = True, checkpointed: bool = False, scale: int = 1) -> n
     )
 
 
-def hf_llama(*, checkpointed: bool = False) -> nn.Module:
+def hf_llama(*, checkpointed: bool = False, reentrant: bool = False) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415  (slow to import)
 
     config = LlamaConfig(
@@ -71,7 +71,7 @@ def hf_llama(*, checkpointed: bool = False) -> nn.Module:
     )
     model = LlamaForCausalLM(config)
     if checkpointed:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     return model
 
 
