@@ -31,7 +31,7 @@ ANOTHER_PROBE = "another probe"
 
 def age_name(steps: int) -> str:
     """Return what a direction is called that was measured so many steps ago."""
-    return f"{steps} steps old"
+    return f"age {steps}"
 
 
 @dataclass(frozen=True)

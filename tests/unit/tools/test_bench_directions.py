@@ -35,7 +35,8 @@ def test_a_run_is_measured_printed_written_and_drawn(tmp_path):
     assert (tmp_path / "bench" / "directions.png").stat().st_size > 0
     found = json.loads((tmp_path / "bench" / "directions.json").read_text())
     assert [update["step"] for update in found["updates"]] == [2, 4, 6]
-    ages = [sum("steps old" in name for name in update["others"]) for update in found["updates"]]
+    others = [update["others"] for update in found["updates"]]
+    ages = [sum(name.startswith("age ") for name in each) for each in others]
     assert ages == [2, 3, 4]  # 0 and 1, then 2 (measured at step 2), then 5 (at step 1)
     for update in found["updates"]:
         low, high = (update["kept"][f"rank {rank}"]["energy"] for rank in (1, 32))
