@@ -10,7 +10,7 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters clean
+.PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters plot-mixers clean
 
 # What bench-prepare and bench-clusters read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'
 CORPUS ?=
@@ -58,6 +58,9 @@ bench-prepare: setup  ## Time building shards against encoding alone; writes bui
 
 bench-clusters: setup  ## Cluster a corpus into 64 and 4,096, and score it; writes build/bench/clusters.json.
 	@$(BIN)/python tools/bench_clusters.py $(if $(CORPUS),--input '$(CORPUS)')
+
+plot-mixers: setup  ## Draw docs/mixers.svg: how close each mixing rule comes to a known best mixture.
+	@$(BIN)/python -m tools.plot_mixers
 
 clean:  ## Remove what was set up and built; runs/ and shards/ stay.
 	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -39,7 +39,8 @@ class Odm:
         pi_i  <- (1 - K eps_t) * exp(eps_(t-1) * R_i) / sum + eps_t
 
     What is hard gets more weight, whether it can be learned or is noise. Nothing is specific to a
-    target, and nothing is measured that training does not compute anyway.
+    target, and nothing is measured that training does not compute anyway. For the first
+    ``K ln K`` steps ``eps_t`` is ``1/K`` and the weights are uniform: the rule is for few domains.
 
     Paper and code differ: the reward that the authors' runs use is ``exponential``. It smooths
     ``exp(L_i)``, a perplexity, in the place of ``L_i / pi_i``, and is normalised as it is,

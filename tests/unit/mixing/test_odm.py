@@ -82,6 +82,13 @@ def test_while_warming_up_weights_stay_and_rewards_are_collected():
     assert (state.weights != [0.3, 0.7]).all()
 
 
+def test_weights_are_uniform_until_exploration_leaves_room():
+    # K ln K = 16 ln 16 = 44.4 steps.
+    assert [exploration(16, step) < 1 / 16 for step in (44, 45)] == [False, True]
+    state = after(Odm(np.full(16, 1 / 16)), losses(range(16), step=44))
+    np.testing.assert_allclose(state.weights, np.full(16, 1 / 16), rtol=1e-15)
+
+
 def test_exploration_falls_from_uniform_with_the_root_of_the_steps():
     assert exploration(4, 1) == 0.25
     # ln K / (K t) = ln 4 / 400.
