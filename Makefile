@@ -11,7 +11,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters \
-	bench-alignment bench-alignment-gpu bench-directions bench-overhead clean
+	bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers \
+	clean
 
 # What benches read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
 # mixture of bench-directions aligns to, with CORPUS: TARGET='text/target/qa.*.jsonl.gz'
@@ -73,6 +74,9 @@ bench-directions: setup  ## Compare directions over a training run; writes build
 
 bench-overhead: setup  ## Time training with DGA against training without; writes build/bench/overhead.json.
 	@$(BIN)/python tools/bench_overhead.py
+
+plot-mixers: setup  ## Draw docs/mixers.svg: how close each mixing rule comes to a known best mixture.
+	@$(BIN)/python -m tools.plot_mixers
 
 clean:  ## Remove what was set up and built; runs/ and shards/ stay.
 	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

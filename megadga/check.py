@@ -124,7 +124,9 @@ def _ranks(config: RunConfig, world_size: int | None) -> str:
 
 def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
     needs = mixture.scheduler.observes
-    if mixture.probing is None or mixture.interval is None or needs is None:
+    if mixture.probing is None or mixture.interval is None:
+        return "none: the weights stay as they are"
+    if not isinstance(needs, AlignmentNeeds):
         return "none: the weights stay as they are"
     domains, batch = len(data.domains), config.training.global_batch_size
     overhead = predicted_overhead(

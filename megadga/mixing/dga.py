@@ -4,16 +4,25 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from megadga.arrays import FloatArray, check_simplex
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState
+from megadga.mixing.guards import is_active, limit_change
+from megadga.mixing.scheduler import (
+    AlignmentNeeds,
+    Alignments,
+    MixtureState,
+    Observed,
+    check_domains,
+    left_out,
+)
 from megadga.mixing.scores import SCORES, ScoreName
 from megadga.mixing.signal import signal_to_noise
 from megadga.mixing.simplex import exponentiated_step, geometric_mixture, project_to_floor
+from megadga.mixing.step_size import AutoStep
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Dga:
-    """Algorithm 1 of Fan, Grangier, Ablin (arXiv 2410.02498), with three optional guards.
+    """Algorithm 1 of Fan, Grangier, Ablin (arXiv 2410.02498), with optional guards.
 
     An update with scores ``s`` (the alignments ``a``, by default) is
 
@@ -24,12 +33,15 @@ class Dga:
     instead of ``alpha`` (the step is then pulled towards the prior in KL), and ``floor`` projects
     ``alpha`` onto the mixtures that give every domain at least that much. Against noise,
     ``min_signal`` leaves out an update whose scores differ by less than that many times what
-    their standard errors alone would make (`signal_to_noise`). At 0, their defaults, all three do
-    nothing, to the bit.
+    their standard errors alone would make (`signal_to_noise`). Against leaps, ``max_change``
+    shortens a step (`limit_change`, after the floor), ``warmup`` leaves out the first updates,
+    and ``freeze_after`` all later ones: both mixtures then stay as they are. At their defaults,
+    all of them do nothing, to the bit.
 
     Attributes:
         initial: The first mixture, shape ``(K,)``. Without a floor, zeros stay zero for good.
         step_size: eta, at least 0, in units of one over the score's; 0 measures and never moves.
+            Or `AutoStep`, which chooses one for each update.
         ema: beta, in ``(0, 1]``; 1 is no averaging.
         score: What enters the exponent: ``raw``, ``cosine``, ``clipped`` or ``adam``.
         floor: The least instantaneous (hence averaged) weight of a domain, in ``[0, 1/K]``.
@@ -38,6 +50,11 @@ class Dga:
         prior_pull: rho, in ``[0, 1]``, for each update.
         min_signal: Least `signal_to_noise` of an update's scores, at least 0; above 0, alignments
             must come with standard errors.
+        max_change: Largest total variation between ``alpha`` before and after an update, in
+            ``(0, 1]``: the share of a batch that it may move to other domains.
+        warmup: Updates to leave out at the start, at least 0.
+        freeze_after: Updates after which the mixtures stay, above ``warmup``, counting those that
+            were left out; None for never.
 
     Raises:
         ValueError: If a value is out of range, or the prior, without a floor, is 0 where
@@ -45,33 +62,52 @@ class Dga:
     """
 
     initial: FloatArray
-    step_size: float
+    step_size: float | AutoStep
     ema: float = 1.0
     score: ScoreName = "raw"
     floor: float = 0.0
     prior: FloatArray | None = None
     prior_pull: float = 0.0
     min_signal: float = 0.0
+    max_change: float = 1.0
+    warmup: int = 0
+    freeze_after: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_mixtures()
+        self._check_step()
+        if not 0.0 <= self.min_signal < float("inf"):
+            raise ValueError(f"min_signal: expected a finite number >= 0, found {self.min_signal}")
+        if not 0.0 < self.max_change <= 1.0:
+            raise ValueError(f"max_change: expected 0 < max_change <= 1, found {self.max_change}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup: expected at least 0 updates, found {self.warmup}")
+        if self.freeze_after is not None and self.freeze_after <= self.warmup:
+            raise ValueError(
+                f"freeze_after: expected more than the {self.warmup} updates of warmup, "
+                f"found {self.freeze_after}"
+            )
+
+    def _check_mixtures(self) -> None:
         initial = check_simplex(self.initial, name="initial")
         prior = initial if self.prior is None else check_simplex(self.prior, name="prior")
         if prior.shape != initial.shape:
             raise ValueError(f"prior: expected shape {initial.shape}, found {prior.shape}")
         if self.floor == 0.0 and ((prior == 0.0) & (initial > 0.0)).any():
             raise ValueError("prior: expected > 0 wherever initial is, found 0")
-        if self.score not in SCORES:
-            raise ValueError(f"score: expected one of {', '.join(SCORES)}, found {self.score!r}")
-        if not 0.0 <= self.step_size < float("inf"):
-            raise ValueError(f"step_size: expected a finite number >= 0, found {self.step_size}")
-        if not 0.0 < self.ema <= 1.0:
-            raise ValueError(f"ema: expected 0 < ema <= 1, found {self.ema}")
         if not 0.0 <= self.prior_pull <= 1.0:
             raise ValueError(f"prior_pull: expected 0 <= prior_pull <= 1, found {self.prior_pull}")
-        if not 0.0 <= self.min_signal < float("inf"):
-            raise ValueError(f"min_signal: expected a finite number >= 0, found {self.min_signal}")
         if not 0.0 <= self.floor <= 1.0 / initial.size:
             raise ValueError(f"floor: expected 0 <= floor <= 1/{initial.size}, found {self.floor}")
+
+    def _check_step(self) -> None:
+        if self.score not in SCORES:
+            raise ValueError(f"score: expected one of {', '.join(SCORES)}, found {self.score!r}")
+        fixed = 0.0 if isinstance(self.step_size, AutoStep) else self.step_size
+        if not 0.0 <= fixed < float("inf"):
+            raise ValueError(f"step_size: expected a finite number >= 0, found {fixed}")
+        if not 0.0 < self.ema <= 1.0:
+            raise ValueError(f"ema: expected 0 < ema <= 1, found {self.ema}")
 
     @property
     def observes(self) -> AlignmentNeeds:
@@ -83,26 +119,21 @@ class Dga:
         weights = project_to_floor(check_simplex(self.initial), self.floor)
         return MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
 
-    def update(self, state: MixtureState, observed: Alignments) -> MixtureState:
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:
         """Return the state after one measurement.
 
-        One that is not finite, or whose signal is below ``min_signal``, is counted and left out.
+        One that is not finite, whose signal is below ``min_signal``, or that comes in the warm-up
+        or after the freeze, is counted and left out.
 
         Raises:
             ValueError: If ``observed`` has another number of domains than ``state``, or no
                 standard errors although ``min_signal`` is above 0.
         """
-        if observed.dots.shape != state.weights.shape:
-            raise ValueError(
-                f"alignments: expected shape {state.weights.shape}, found {observed.dots.shape}"
-            )
-        if not observed.is_finite() or self._signal(observed) < self.min_signal:
-            return replace(state, num_skipped=state.num_skipped + 1)
-        start = state.weights
-        if self.prior_pull > 0.0:
-            start = geometric_mixture(start, self._floored_prior(), self.prior_pull)
-        stepped = exponentiated_step(start, SCORES[self.score].of(observed), self.step_size)
-        weights = project_to_floor(stepped, self.floor)
+        assert isinstance(observed, Alignments)
+        check_domains("alignments", observed.dots.shape, state)
+        if not self._counts(state, observed):
+            return left_out(state)
+        weights = limit_change(state.weights, self._step(state.weights, observed), self.max_change)
         # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
         averaged = weights + (1.0 - self.ema) * (state.averaged_weights - weights)
         return replace(
@@ -111,6 +142,19 @@ class Dga:
             averaged_weights=averaged,
             num_updates=state.num_updates + 1,
         )
+
+    def _counts(self, state: MixtureState, observed: Alignments) -> bool:
+        measured = state.num_updates + state.num_skipped
+        if not is_active(measured, warmup=self.warmup, freeze_after=self.freeze_after):
+            return False
+        return observed.is_finite() and self._signal(observed) >= self.min_signal
+
+    def _step(self, weights: FloatArray, observed: Alignments) -> FloatArray:
+        if self.prior_pull > 0.0:
+            weights = geometric_mixture(weights, self._floored_prior(), self.prior_pull)
+        scores, size = SCORES[self.score].of(observed), self.step_size
+        eta = size.of(scores) if isinstance(size, AutoStep) else size
+        return project_to_floor(exponentiated_step(weights, scores, eta), self.floor)
 
     def _signal(self, observed: Alignments) -> float:
         if self.min_signal == 0.0:

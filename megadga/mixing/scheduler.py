@@ -1,11 +1,12 @@
 """The scheduler protocol: state in, state out. Knows no algorithm and no gradient."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import numpy as np
 
-from megadga.arrays import FloatArray
+from megadga.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,14 @@ class AlignmentNeeds:
     Attributes:
         norms: ``|g_i|^2`` of every domain; each takes a whole gradient of its own, reduced over
             the ranks.
-        preconditioned: The specific gradient divided by what AdamW divides its own by.
+        preconditioned: The target's gradient divided by what AdamW divides its own by.
+        target: Whose gradient the domains' are aligned with: that of the specific set, or the
+            mean over the training domains of theirs, each counted once.
     """
 
     norms: bool = False
     preconditioned: bool = False
+    target: Literal["specific", "domains"] = "specific"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +32,8 @@ class Alignments:
 
     Attributes:
         dots: ``a_i = <g_i, d>`` of each domain's gradient with the direction, shape ``(K,)``.
-        specific_squared_norm: ``|v|^2`` of the specific gradient.
+        specific_squared_norm: ``|v|^2`` of the target's gradient, the specific set's if a rule
+            asks for no other.
         squared_norms: ``|g_i|^2``, shape ``(K,)``; None if nobody asked for them.
         standard_errors: Of ``dots``, over the choice of each domain's sequences with the
             direction held, shape ``(K,)``; None if the probe sees no single sequences, or one a
@@ -57,12 +62,126 @@ class Alignments:
 
     def is_finite(self) -> bool:
         """Tell whether every number is neither infinite nor NaN."""
-        arrays = (*self._arrays(), np.asarray(self.specific_squared_norm))
-        return all(bool(np.isfinite(array).all()) for array in arrays)
+        return _all_finite(*self._arrays(), np.asarray(self.specific_squared_norm))
 
     def _arrays(self) -> tuple[FloatArray, ...]:
         optional = (self.squared_norms, self.standard_errors)
         return (self.dots, *(array for array in optional if array is not None))
+
+
+@dataclass(frozen=True)
+class TargetNeeds:
+    """What a rule for several targets reads besides the inner products.
+
+    Attributes:
+        norms: ``|g_k|^2`` of every domain; see `AlignmentNeeds`.
+    """
+
+    norms: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class TargetAlignments:
+    """What one probe measured against several specific sets, ``M`` of them.
+
+    Attributes:
+        dots: ``<g_k, v_m>`` of each domain's gradient with each target's, shape ``(M, K)``.
+        losses: The targets' mean losses where the gradients were taken, nats a token, shape
+            ``(M,)``.
+        target_squared_norms: ``|v_m|^2``, shape ``(M,)``.
+        squared_norms: ``|g_k|^2``, shape ``(K,)``; None if nobody asked for them.
+
+    Raises:
+        ValueError: If the shapes contradict each other.
+    """
+
+    dots: FloatArray
+    losses: FloatArray
+    target_squared_norms: FloatArray
+    squared_norms: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.dots.ndim != 2:
+            raise ValueError(f"target dots: expected shape (M, K), found {self.dots.shape}")
+        num_targets, num_domains = self.dots.shape
+        per_target = (self.losses.shape, self.target_squared_norms.shape)
+        if per_target != ((num_targets,), (num_targets,)):
+            raise ValueError(
+                f"target losses and norms: expected shape ({num_targets},), found {per_target}"
+            )
+        norms = self.squared_norms
+        if norms is not None and norms.shape != (num_domains,):
+            raise ValueError(f"squared_norms: expected ({num_domains},), found {norms.shape}")
+
+    def is_finite(self) -> bool:
+        """Tell whether every number is neither infinite nor NaN."""
+        arrays = (self.dots, self.losses, self.target_squared_norms, self.squared_norms)
+        return _all_finite(*(array for array in arrays if array is not None))
+
+
+@dataclass(frozen=True)
+class LossNeeds:
+    """What a rule reads of the losses of training: free, but for those of a reference model.
+
+    Attributes:
+        reference: Whether the loss of a reference model on the same sequences is read too.
+    """
+
+    reference: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class DomainLosses:
+    """What the steps since the last update were trained at.
+
+    Attributes:
+        losses: Mean loss of each domain's sequences, nats a token, shape ``(K,)``; 0 for a domain
+            that was not drawn.
+        counts: Sequences of each that were drawn, shape ``(K,)``.
+        step: Optimizer steps completed.
+        reference_losses: Mean loss of a reference model on the same sequences, shape ``(K,)``;
+            None if nobody asked for it.
+
+    Raises:
+        ValueError: If the arrays are not all of one shape ``(K,)``.
+    """
+
+    losses: FloatArray
+    counts: IntArray
+    step: int
+    reference_losses: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        reference = self.losses if self.reference_losses is None else self.reference_losses
+        shapes = (self.losses.shape, self.counts.shape, reference.shape)
+        if self.losses.ndim != 1 or len(set(shapes)) != 1:
+            found = ", ".join(map(str, shapes))
+            raise ValueError(f"domain losses: expected arrays of one shape (K,), found {found}")
+
+    def is_finite(self) -> bool:
+        """Tell whether every loss is neither infinite nor NaN."""
+        reference = self.losses if self.reference_losses is None else self.reference_losses
+        return _all_finite(self.losses, reference)
+
+
+@dataclass(frozen=True)
+class StepNeeds:
+    """A rule that goes by the number of the step alone."""
+
+
+@dataclass(frozen=True)
+class StepNumber:
+    """Nothing but how far training is.
+
+    Attributes:
+        step: Optimizer steps completed.
+    """
+
+    step: int
+
+
+Needs = AlignmentNeeds | TargetNeeds | LossNeeds | StepNeeds
+Observed = Alignments | TargetAlignments | DomainLosses | StepNumber
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,21 +192,24 @@ class MixtureState:
         weights: The instantaneous mixture alpha, a distribution of shape ``(K,)``.
         averaged_weights: Its moving average, of the same shape: what batches are sampled from.
         num_updates: Updates that were applied.
-        num_skipped: Updates that were left out because a measurement was not finite, or too noisy
-            for the rule.
+        num_skipped: Updates that were left out: a measurement was not finite or too noisy for the
+            rule, or the rule was warming up or frozen.
+        memory: What else the rule remembers, by the rule's own names. As much part of the state as
+            the weights: it is saved, and equal on every rank.
     """
 
     weights: FloatArray
     averaged_weights: FloatArray
     num_updates: int
     num_skipped: int
+    memory: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
 
 
 class Scheduler(Protocol):
     """A rule that moves the mixture. Equal states and observations give equal bits."""
 
     @property
-    def observes(self) -> AlignmentNeeds | None:
+    def observes(self) -> Needs | None:
         """What :meth:`update` needs measured; None if the mixture never moves."""
         ...
 
@@ -95,10 +217,35 @@ class Scheduler(Protocol):
         """Return the state before the first update."""
         ...
 
-    def update(self, state: MixtureState, observed: Alignments) -> MixtureState:
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:
         """Return the state after one measurement; ``state`` stays as it is.
+
+        Args:
+            state: What :meth:`init` or the last update returned.
+            observed: Of the kind that :meth:`observes` asks for: `Alignments` for
+                `AlignmentNeeds`, `TargetAlignments` for `TargetNeeds`, `DomainLosses` for
+                `LossNeeds`, `StepNumber` for `StepNeeds`.
 
         Raises:
             ValueError: If ``observed`` has another number of domains than ``state``.
         """
         ...
+
+
+def check_domains(name: str, found: tuple[int, ...], state: MixtureState) -> None:
+    """Check that what was observed is of the domains that ``state`` is of.
+
+    Raises:
+        ValueError: If ``found`` is another shape than that of the weights, ``(K,)``.
+    """
+    if found != state.weights.shape:
+        raise ValueError(f"{name}: expected shape {state.weights.shape}, found {found}")
+
+
+def left_out(state: MixtureState) -> MixtureState:
+    """Return ``state`` with one more update counted as left out."""
+    return replace(state, num_skipped=state.num_skipped + 1)
+
+
+def _all_finite(*arrays: FloatArray) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)

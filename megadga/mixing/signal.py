@@ -36,7 +36,7 @@ def signal_to_noise(scores: FloatArray, standard_errors: FloatArray) -> float:
         raise ValueError(
             f"standard_errors: expected shape {scores.shape}, found {standard_errors.shape}"
         )
-    spread, noise = _standard_deviation(scores), _root_mean_square(standard_errors)
+    spread, noise = standard_deviation(scores), _root_mean_square(standard_errors)
     if spread <= noise or math.isinf(noise):
         return 0.0
     if noise == 0.0:
@@ -47,11 +47,18 @@ def signal_to_noise(scores: FloatArray, standard_errors: FloatArray) -> float:
     return float(np.sqrt(ratio - 1.0) * np.sqrt(ratio + 1.0))
 
 
-def _standard_deviation(values: FloatArray) -> float:
-    """Return it over ``K - 1``; exactly 0 if all are equal, and for a single value."""
+def standard_deviation(values: FloatArray) -> float:
+    """Return it over ``K - 1``; exactly 0 if all are equal, and for a single value.
+
+    Args:
+        values: Finite, of any size, shape ``(K,)``, ``K >= 1``.
+    """
     half = values / 2.0 - values.min() / 2.0  # the whole difference may overflow
+    if (reach := float(half.max())) == 0.0:
+        return 0.0
+    relative = half / reach  # so might their sum
     correction = math.sqrt(values.size / max(values.size - 1, 1))
-    return 2.0 * _root_mean_square(half - half.mean()) * correction
+    return _root_mean_square(relative - relative.mean()) * correction * reach * 2.0
 
 
 def _root_mean_square(values: FloatArray) -> float:

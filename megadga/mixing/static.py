@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray, check_simplex
-from megadga.mixing.scheduler import Alignments, MixtureState
+from megadga.mixing.scheduler import MixtureState, Observed
 
 
 @final
@@ -36,7 +36,7 @@ class Static:
         weights = check_simplex(self.weights)
         return MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
 
-    def update(self, state: MixtureState, observed: Alignments) -> MixtureState:  # noqa: ARG002
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:  # noqa: ARG002
         """Return ``state``."""
         return state
 

@@ -14,7 +14,7 @@ from megadga.alignment.overhead import predicted_overhead
 from megadga.alignment.protocols import Measurement, TrainedBatch
 from megadga.arrays import FloatArray
 from megadga.errors import ResumeError
-from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler
+from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, Scheduler
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
 from megadga.plugin.overhead import ProbeClock
 from megadga.plugin.protocol import Metrics
@@ -96,7 +96,7 @@ class DgaPlugin:
         self._clock = ProbeClock(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
-        self._needs = scheduler.observes
+        self._needs = _alignment_needs(scheduler)
         self._measurement: Measurement | None = None
         self._predicted_overhead = 0.0
         if self._needs is not None:
@@ -194,6 +194,9 @@ class DgaPlugin:
             "averaged_weights": torch.from_numpy(mixture.averaged_weights.copy()),
             "num_updates": mixture.num_updates,
             "num_skipped": mixture.num_skipped,
+            "memory": {
+                name: torch.from_numpy(array.copy()) for name, array in mixture.memory.items()
+            },
             "measurement": {} if self._measurement is None else self._measurement.state_dict(),
         }
 
@@ -214,6 +217,7 @@ class DgaPlugin:
             averaged_weights=state["averaged_weights"].numpy(),
             num_updates=state["num_updates"],
             num_skipped=state["num_skipped"],
+            memory={name: tensor.numpy() for name, tensor in state["memory"].items()},
         )
         if self._measurement is not None:
             self._measurement.close()
@@ -242,6 +246,9 @@ class DgaPlugin:
             mixture,
             weights=first(mixture.weights),
             averaged_weights=first(mixture.averaged_weights),
+            memory={
+                name: first(array).astype(array.dtype) for name, array in mixture.memory.items()
+            },
         )
 
     def _updated(self, alignments: Alignments) -> dict[str, Any]:
@@ -270,10 +277,9 @@ class DgaPlugin:
         finite = np.isfinite(alignments.dots)
         if alignments.squared_norms is not None:
             finite &= np.isfinite(alignments.squared_norms)
+        reason = "alignments are not finite"
         if alignments.is_finite():
-            reason = "differences between the domains' scores are within their noise (min_signal)"
-        else:
-            reason = "alignments are not finite"
+            reason = "left out by the rule: min_signal, warmup or freeze_after"
         return {
             "event": "update_skipped",
             "reason": reason,
@@ -283,6 +289,16 @@ class DgaPlugin:
 
     def _by_name(self, values: FloatArray) -> dict[str, float]:
         return dict(zip(self.names, values.tolist(), strict=True))
+
+
+def _alignment_needs(scheduler: Scheduler) -> AlignmentNeeds | None:
+    needs = scheduler.observes
+    if needs is None or (isinstance(needs, AlignmentNeeds) and needs.target == "specific"):
+        return needs
+    raise ValueError(
+        "scheduler: expected a rule that observes alignments with the specific set, or nothing, "
+        f"found one that observes {needs}"
+    )
 
 
 def _synchronize(device: torch.device) -> None:

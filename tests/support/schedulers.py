@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState
+from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, Observed
 from megadga.mixing.static import uniform_weights
 
 
@@ -21,6 +21,7 @@ class FrozenProbing:
     def init(self) -> MixtureState:
         return MixtureState(self._weights, self._weights, num_updates=0, num_skipped=0)
 
-    def update(self, state: MixtureState, observed: Alignments) -> MixtureState:
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:
+        assert isinstance(observed, Alignments)
         assert observed.is_finite()
         return dataclasses.replace(state, num_updates=state.num_updates + 1)

@@ -12,6 +12,7 @@ from megadga.mixing.dga import Dga
 from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler
 from megadga.mixing.scores import SCORES
 from megadga.mixing.signal import signal_to_noise
+from megadga.mixing.step_size import AutoStep
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -266,6 +267,54 @@ def test_a_least_signal_without_standard_errors_is_refused():
         scheduler.update(scheduler.init(), measured([1, 2]))
 
 
+def test_an_update_moves_no_more_of_a_batch_than_it_may():
+    # Unbounded, (1/2, 1/2) times (4, 1) is (4/5, 1/5), at total variation 3/10.
+    scheduler = Dga(np.array([0.5, 0.5]), step_size=2.0, max_change=0.1)
+    state = after(scheduler, measured([LN2, 0]))
+    np.testing.assert_allclose(state.weights, [0.6, 0.4], rtol=1e-14)
+    # From there on: (24, 4) / 28 = (6/7, 1/7), at 9/35; another tenth of the way.
+    state = scheduler.update(state, measured([LN2, 0]))
+    np.testing.assert_allclose(state.weights, [0.7, 0.3], rtol=1e-14)
+
+
+def test_the_first_updates_are_left_out_while_warming_up():
+    scheduler = Dga(np.array([0.4, 0.6]), step_size=1.0, ema=0.5, warmup=2)
+    measurements = [measured([5, 0]), measured([-3, 2]), measured([1, 2])]
+    state = after(scheduler, *measurements)
+    expected = after(replace(scheduler, warmup=0), measurements[-1])
+    np.testing.assert_array_equal(state.averaged_weights, expected.averaged_weights)
+    assert (state.num_updates, state.num_skipped) == (1, 2)
+
+
+def test_after_the_freeze_both_mixtures_stay():
+    scheduler = Dga(np.array([0.4, 0.6]), step_size=1.0, ema=0.5, freeze_after=2)
+    first = [measured([5, 0]), measured([math.nan, 2])]
+    state, frozen = after(scheduler, *first), after(scheduler, *first, measured([9, 0]))
+    np.testing.assert_array_equal(frozen.weights, state.weights)
+    np.testing.assert_array_equal(frozen.averaged_weights, state.averaged_weights)
+    assert (frozen.num_updates, frozen.num_skipped) == (1, 2)
+
+
+@given(problem=problems(), scale=st.floats(1e-6, 1e6))
+def test_an_automatic_step_does_not_depend_on_the_scale_of_the_scores(problem, scale):
+    initial, scores = problem
+    # Where scores are nearly equal, their spread is rounding, which scaling changes.
+    scores = [np.round(row) for row in scores]
+    scheduler = Dga(initial, step_size=AutoStep(0.2))
+    state = after(scheduler, *map(measured, scores))
+    scaled = after(scheduler, *(measured(scale * row) for row in scores))
+    np.testing.assert_allclose(scaled.weights, state.weights, rtol=1e-9)
+
+
+def test_an_automatic_step_spreads_the_exponents_as_told():
+    # Scores (0, 2): standard deviation sqrt(2), so eta = ln 3 and exp(eta a) = (1, 9).
+    scheduler = Dga(np.array([0.5, 0.5]), step_size=AutoStep(math.sqrt(2) * LN3))
+    state = after(scheduler, measured([0, 2]))
+    np.testing.assert_allclose(state.weights, [0.1, 0.9], rtol=1e-14)
+    state = scheduler.update(state, measured([7, 7]))
+    np.testing.assert_allclose(state.weights, [0.1, 0.9], rtol=1e-14)
+
+
 @pytest.mark.parametrize(("ema", "score"), [(1.0, "raw"), (0.2, "raw"), (0.2, "clipped")])
 def test_on_a_quadratic_problem_the_mixture_converges_to_the_best(ema, score):
     # Domain i pulls the parameters to its centre: l_i(x) = |x - c_i|^2 / 2. The specific loss
@@ -299,6 +348,12 @@ def test_on_a_quadratic_problem_the_mixture_converges_to_the_best(ema, score):
         ({"score": "cosin"}, "score: expected one of raw, cosine, clipped, adam, found 'cosin'"),
         ({"floor": 0.51}, "floor: expected 0 <= floor <= 1/2, found 0.51"),
         ({"floor": -0.1}, "floor: expected"),
+        ({"max_change": 0.0}, "max_change: expected 0 < max_change <= 1, found 0.0"),
+        ({"warmup": -1}, "warmup: expected at least 0 updates, found -1"),
+        (
+            {"warmup": 3, "freeze_after": 3},
+            "freeze_after: expected more than the 3 updates of warmup, found 3",
+        ),
         ({"prior": np.array([1.0])}, r"prior: expected shape \(2,\), found \(1,\)"),
         ({"prior": np.array([0.0, 1.0])}, "prior: expected > 0 wherever initial is"),
         ({"prior_pull": 1.1}, "prior_pull: expected"),

@@ -1,0 +1,147 @@
+"""GRAPE: several targets, those that improve least count most. Knows only dots and losses."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import numpy as np
+
+from megadga.arrays import FloatArray, check_simplex
+from megadga.mixing.averages import first_average, next_average
+from megadga.mixing.scheduler import (
+    MixtureState,
+    Observed,
+    TargetAlignments,
+    TargetNeeds,
+    check_domains,
+    left_out,
+)
+from megadga.mixing.simplex import exponentiated_step
+
+_TASK_WEIGHTS = "task_weights"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Grape:
+    """Group robust multi-target adaptive pretraining (Fan, Glarou, Jaggi, arXiv 2505.20380).
+
+    A target's rate of improvement is the share of its loss ``l_m`` that a step takes off: to first
+    order the learning rate times ``<grad log l_m, sum_k alpha_k g_k>``. With the inner products
+    ``A_mk = <v_m, g_k> / l_m`` of domains and logarithms of target losses, group DRO over the
+    targets and mirror descent over the domains are
+
+        z     <- z * exp(-task_step_size * A alpha) / sum
+        z     <- (1 - task_smoothing) * z + task_smoothing / M
+        alpha <- alpha * exp(step_size * z A) / sum
+
+    Targets first, with the domains' last weights, then the domains, as in the authors' code.
+
+    Paper and code: learning rates, which scale ``A`` in the paper, are part of the step sizes in
+    the code, and here. The code clips every gradient to norm 1, those of the logarithms too:
+    score ``clipped``, but that the code draws a batch from a mixture and clips its gradient,
+    where we mix clipped ones. It smooths ``z`` with 1e-3. Its two updates may have intervals of
+    their own; here one measurement serves both.
+
+    Attributes:
+        initial: The domains' first mixture, shape ``(K,)``; zeros stay zero for good.
+        task_weights: The targets' first weights, shape ``(M,)``.
+        step_size: Of the domains, finite, at least 0; 1.5 in the authors' runs.
+        task_step_size: Of the targets, finite, at least 0; 5 or 10 there. 0 keeps their weights.
+        task_smoothing: Share of the targets' weights that is spread evenly, in ``[0, 1]``.
+        score: ``raw`` as in the formula above, or ``clipped``.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    initial: FloatArray
+    task_weights: FloatArray
+    step_size: float
+    task_step_size: float
+    task_smoothing: float = 1e-3
+    score: Literal["raw", "clipped"] = "raw"
+
+    def __post_init__(self) -> None:
+        check_simplex(self.initial, name="initial")
+        check_simplex(self.task_weights, name="task_weights")
+        for name, size in (
+            ("step_size", self.step_size),
+            ("task_step_size", self.task_step_size),
+        ):
+            if not 0.0 <= size < float("inf"):
+                raise ValueError(f"{name}: expected a finite number >= 0, found {size}")
+        if not 0.0 <= self.task_smoothing <= 1.0:
+            raise ValueError(
+                f"task_smoothing: expected 0 <= task_smoothing <= 1, found {self.task_smoothing}"
+            )
+        if self.score not in ("raw", "clipped"):
+            raise ValueError(f"score: expected raw or clipped, found {self.score!r}")
+
+    @property
+    def observes(self) -> TargetNeeds:
+        """Alignments with each target; the domains' norms if gradients are clipped."""
+        return TargetNeeds(norms=self.score == "clipped")
+
+    def init(self) -> MixtureState:
+        """Return the initial mixture and task weights."""
+        weights = check_simplex(self.initial)
+        tasks = check_simplex(self.task_weights)
+        memory = {**first_average(weights), _TASK_WEIGHTS: tasks.copy()}
+        return MixtureState(weights.copy(), weights.copy(), 0, 0, memory)
+
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:
+        """Return the state after one measurement; one that is not finite is left out.
+
+        So is one with a target loss that is not above 0, which has no logarithm.
+
+        Raises:
+            ValueError: If ``observed`` has another number of domains or targets than ``state``.
+        """
+        assert isinstance(observed, TargetAlignments)
+        check_domains("target dots", observed.dots.shape[1:], state)
+        tasks = task_weights(state)
+        if observed.losses.shape != tasks.shape:
+            raise ValueError(
+                f"target losses: expected shape {tasks.shape}, found {observed.losses.shape}"
+            )
+        if not observed.is_finite() or (observed.losses <= 0.0).any():
+            return left_out(state)
+        alignments = self._alignments(observed)
+        tasks = self._next_tasks(tasks, alignments @ state.weights)
+        weights = exponentiated_step(state.weights, tasks @ alignments, self.step_size)
+        return replace(
+            state,
+            weights=weights,
+            averaged_weights=weights,
+            num_updates=state.num_updates + 1,
+            memory={**next_average(state, weights), _TASK_WEIGHTS: tasks},
+        )
+
+    def _alignments(self, observed: TargetAlignments) -> FloatArray:
+        """Return ``A``, of gradients clipped to norm 1 if asked for, shape ``(M, K)``."""
+        losses = observed.losses[:, np.newaxis]
+        # Half of the largest number: then no weighted mean of them overflows.
+        largest = np.finfo(np.float64).max / 2.0
+        with np.errstate(over="ignore"):
+            alignments = np.clip(observed.dots / losses, -largest, largest)
+            if self.score == "raw":
+                return alignments
+            assert observed.squared_norms is not None
+            log_norms = np.sqrt(observed.target_squared_norms)[:, np.newaxis] / losses
+        domain_norms = np.sqrt(observed.squared_norms)
+        return alignments / np.maximum(log_norms, 1.0) / np.maximum(domain_norms, 1.0)
+
+    def _next_tasks(self, tasks: FloatArray, improvements: FloatArray) -> FloatArray:
+        stepped = exponentiated_step(tasks, -improvements, self.task_step_size)
+        return (1.0 - self.task_smoothing) * stepped + self.task_smoothing / stepped.size
+
+
+def task_weights(state: MixtureState) -> FloatArray:
+    """Return the targets' weights, shape ``(M,)``.
+
+    Raises:
+        ValueError: If another rule than `Grape` made ``state``.
+    """
+    if _TASK_WEIGHTS not in state.memory:
+        raise ValueError(f"memory: expected {_TASK_WEIGHTS}, found none: only grape keeps them")
+    return state.memory[_TASK_WEIGHTS]

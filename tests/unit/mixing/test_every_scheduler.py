@@ -1,0 +1,249 @@
+"""What holds for every rule that moves weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from megadga.arrays import FloatArray
+from megadga.mixing.dga import Dga
+from megadga.mixing.doge import Doge
+from megadga.mixing.doremi import Doremi
+from megadga.mixing.grape import Grape
+from megadga.mixing.odm import Odm
+from megadga.mixing.schedule import Schedule
+from megadga.mixing.scheduler import (
+    Alignments,
+    DomainLosses,
+    MixtureState,
+    Observed,
+    Scheduler,
+    StepNumber,
+    TargetAlignments,
+)
+from megadga.mixing.static import Static
+from megadga.mixing.step_size import AutoStep
+
+USUAL = st.floats(-50.0, 50.0)
+TARGETS = np.array([0.5, 0.5])
+
+
+def alignments(values: FloatArray, step: int) -> Observed:
+    errors = np.full(values.shape[1], 0.1)
+    return Alignments(values[0], 1.0, np.abs(values[1]), errors)
+
+
+def target_alignments(values: FloatArray, step: int) -> Observed:
+    losses, norms = np.array([2.0, 0.5]), np.array([1.0, 9.0])
+    return TargetAlignments(values, losses, norms, np.abs(values[0]))
+
+
+def domain_losses(values: FloatArray, step: int) -> Observed:
+    # A loss of 0 stands for a domain that was not drawn.
+    counts = (values[0] != 0.0).astype(np.int64)
+    return DomainLosses(values[0], counts, step, values[1])
+
+
+def step_number(values: FloatArray, step: int) -> Observed:
+    return StepNumber(step)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule by its first mixture, and an observation of its kind by any numbers (2, K)."""
+
+    starting_at: Callable[[FloatArray], Scheduler]
+    observing: Callable[[FloatArray, int], Observed]
+
+
+def guarded_dga(initial: FloatArray) -> Scheduler:
+    return Dga(
+        initial,
+        step_size=AutoStep(0.5),
+        ema=0.3,
+        floor=0.2 / initial.size,
+        prior_pull=0.1,
+        min_signal=0.1,
+        max_change=0.2,
+        warmup=1,
+    )
+
+
+def ramp(initial: FloatArray) -> Scheduler:
+    return Schedule(
+        np.array([0, 3]), np.stack([initial, initial**2 / (initial**2).sum()]), "linear"
+    )
+
+
+RULES = {
+    "static": Rule(Static, alignments),
+    "dga": Rule(lambda initial: Dga(initial, step_size=0.3, ema=0.4), alignments),
+    "dga with guards": Rule(guarded_dga, alignments),
+    "doge": Rule(lambda initial: Doge(initial, step_size=0.3), alignments),
+    "doremi": Rule(Doremi, domain_losses),
+    "odm": Rule(Odm, domain_losses),
+    "odm as in code": Rule(
+        lambda initial: Odm(initial, warmup=2, reward="exponential"), domain_losses
+    ),
+    "grape": Rule(
+        lambda initial: Grape(initial, TARGETS, step_size=0.3, task_step_size=0.2),
+        target_alignments,
+    ),
+    "grape, clipped": Rule(
+        lambda initial: Grape(
+            initial, TARGETS, step_size=0.3, task_step_size=0.2, score="clipped"
+        ),
+        target_alignments,
+    ),
+    "schedule": Rule(ramp, step_number),
+}
+every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+
+
+@st.composite
+def runs(draw, values=USUAL):
+    """A first mixture, and the numbers of a few updates, all over one number of domains."""
+    num_domains = draw(st.integers(1, 9))
+    masses = draw(arrays(np.float64, num_domains, elements=st.floats(1e-6, 1.0)))
+    blocks = arrays(np.float64, (2, num_domains), elements=values)
+    return masses / masses.sum(), draw(st.lists(blocks, min_size=1, max_size=4))
+
+
+def states(rule: Rule, initial: FloatArray, blocks) -> list[MixtureState]:
+    """The states of a run, from the first on."""
+    scheduler = rule.starting_at(initial)
+    found = [scheduler.init()]
+    for step, values in enumerate(blocks, start=1):
+        found.append(scheduler.update(found[-1], rule.observing(values, step)))
+    return found
+
+
+def assert_simplex(state: MixtureState, *, tolerance: float = 1e-12) -> None:
+    for weights in (state.weights, state.averaged_weights):
+        assert np.isfinite(weights).all()
+        assert (weights >= 0.0).all()
+        assert weights.sum() == pytest.approx(1.0, abs=tolerance)
+
+
+def assert_equal_bits(first: MixtureState, second: MixtureState) -> None:
+    np.testing.assert_array_equal(first.weights, second.weights)
+    np.testing.assert_array_equal(first.averaged_weights, second.averaged_weights)
+    assert (first.num_updates, first.num_skipped) == (second.num_updates, second.num_skipped)
+    assert first.memory.keys() == second.memory.keys()
+    for name, remembered in first.memory.items():
+        np.testing.assert_array_equal(remembered, second.memory[name])
+
+
+def saved_and_loaded(state: MixtureState) -> MixtureState:
+    def copied(array: FloatArray) -> FloatArray:
+        return np.frombuffer(array.tobytes())
+
+    memory = {name: copied(remembered) for name, remembered in state.memory.items()}
+    return replace(
+        state,
+        weights=copied(state.weights),
+        averaged_weights=copied(state.averaged_weights),
+        memory=memory,
+    )
+
+
+@every_rule
+@given(run=runs())
+def test_weights_stay_on_the_simplex(rule, run):
+    for state in states(rule, *run):
+        assert_simplex(state)
+
+
+@every_rule
+@given(run=runs(values=st.floats(allow_nan=False, allow_infinity=False)))
+def test_numbers_of_any_size_leave_finite_weights(rule, run):
+    for state in states(rule, *run):
+        assert_simplex(state)
+
+
+@every_rule
+@given(run=runs(), data=st.data())
+def test_renaming_domains_renames_the_weights(rule, run, data):
+    initial, blocks = run
+    order = np.array(data.draw(st.permutations(range(initial.size))))
+    state = states(rule, initial, blocks)[-1]
+    renamed = states(rule, initial[order], [values[:, order] for values in blocks])[-1]
+    # Sums over the domains are rounded in another order, nothing else may differ.
+    np.testing.assert_allclose(renamed.weights, state.weights[order], rtol=1e-9)
+    np.testing.assert_allclose(renamed.averaged_weights, state.averaged_weights[order], rtol=1e-9)
+
+
+@every_rule
+@given(run=runs())
+def test_a_state_that_was_saved_continues_with_equal_bits(rule, run):
+    initial, blocks = run
+    scheduler = rule.starting_at(initial)
+    state = resumed = scheduler.init()
+    for step, values in enumerate(blocks, start=1):
+        observed = rule.observing(values, step)
+        state = scheduler.update(state, observed)
+        resumed = saved_and_loaded(scheduler.update(saved_and_loaded(resumed), observed))
+        assert_equal_bits(resumed, state)
+
+
+@every_rule
+@given(run=runs())
+def test_an_update_leaves_the_state_it_got_as_it_was(rule, run):
+    initial, blocks = run
+    scheduler = rule.starting_at(initial)
+    before = scheduler.init()
+    copy = saved_and_loaded(before)
+    scheduler.update(before, rule.observing(blocks[0], 1))
+    assert_equal_bits(before, copy)
+
+
+@every_rule
+@given(run=runs())
+def test_every_update_is_counted_once(rule, run):
+    initial, blocks = run
+    found = states(rule, initial, blocks)
+    counted = [state.num_updates + state.num_skipped for state in found]
+    expected = 0 if rule.starting_at is Static else len(blocks)
+    assert counted[-1] == expected
+
+
+@every_rule
+@settings(max_examples=20)
+@given(values=st.lists(USUAL, min_size=6, max_size=6))
+def test_a_single_domain_keeps_all_the_weight(rule, values):
+    blocks = np.array(values).reshape(3, 2, 1)
+    for state in states(rule, np.array([1.0]), blocks):
+        np.testing.assert_allclose(state.averaged_weights, [1.0], rtol=1e-15)
+
+
+@every_rule
+def test_262_144_domains_are_no_trouble(rule):
+    rng = np.random.default_rng(0)
+    initial = rng.dirichlet(np.full(262_144, 0.5))
+    for state in states(rule, initial, rng.normal(size=(2, 2, 262_144))):
+        assert_simplex(state, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("name", RULES.keys() - {"static", "schedule"})
+def test_observations_of_other_domains_are_refused(name):
+    rule = RULES[name]
+    scheduler = rule.starting_at(np.array([0.5, 0.5]))
+    with pytest.raises(ValueError, match=r"expected shape \(2,\), found \(3,\)"):
+        scheduler.update(scheduler.init(), rule.observing(np.ones((2, 3)), 1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Alignments(np.ones(2), 1.0, np.ones(3)),
+        lambda: DomainLosses(np.ones(2), np.ones(3, np.int64), 1),
+        lambda: DomainLosses(np.ones(2), np.ones(2, np.int64), 1, np.ones(1)),
+    ],
+)
+def test_arrays_of_different_lengths_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected arrays of one shape"):
+        wrong()

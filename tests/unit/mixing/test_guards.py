@@ -1,0 +1,75 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from megadga.mixing.guards import (
+    effective_domains,
+    entropy_alarm,
+    is_active,
+    limit_change,
+    total_variation,
+)
+
+
+@st.composite
+def pairs(draw):
+    """Two mixtures of the same domains, with zeros."""
+    masses = arrays(np.float64, draw(st.integers(1, 12)), elements=st.floats(0.0, 1.0))
+    found = [draw(masses.filter(lambda mass: mass.sum() > 1e-3)) for _ in range(2)]
+    return [mass / mass.sum() for mass in found]
+
+
+def test_total_variation_is_the_share_of_a_batch_that_changes_domain():
+    # Of ten sequences, three leave the first domain and one the second.
+    before, after = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
+    assert total_variation(before, after) == pytest.approx(0.4, rel=1e-15)
+
+
+def test_a_step_that_goes_too_far_is_shortened_along_its_line():
+    # Total variation 0.4; a quarter of the way is 0.1.
+    found = limit_change(np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6]), 0.1)
+    np.testing.assert_allclose(found, [0.425, 0.275, 0.3], rtol=1e-14)
+
+
+def test_a_step_within_the_limit_keeps_its_bits():
+    before, after = np.array([0.5, 0.5]), np.array([0.7, 0.3])
+    assert limit_change(before, after, 0.3) is after
+
+
+@given(pair=pairs(), limit=st.floats(1e-3, 1.0))
+def test_no_step_goes_further_than_the_limit(pair, limit):
+    before, after = pair
+    found = limit_change(before, after, limit)
+    assert total_variation(before, found) <= limit * (1 + 1e-12)
+    assert found.sum() == pytest.approx(1.0, abs=1e-12)
+    assert (found >= np.minimum(before, after) - 1e-16).all()
+
+
+@given(pair=pairs())
+def test_no_limit_changes_no_bit(pair):
+    before, after = pair
+    assert limit_change(before, after, 1.0) is after
+
+
+def test_updates_count_between_the_warmup_and_the_freeze():
+    active = [is_active(number, warmup=2, freeze_after=4) for number in range(6)]
+    assert active == [False, False, True, True, False, False]
+    assert is_active(10**9, warmup=0, freeze_after=None)
+
+
+def test_effective_domains_of_equal_weights_are_their_number():
+    assert effective_domains(np.array([0.25, 0.25, 0, 0.25, 0.25])) == pytest.approx(4, rel=1e-15)
+    assert effective_domains(np.array([0.0, 1.0])) == 1.0
+    # Weights 1/2, 1/4, 1/4: entropy 3/2 ln 2.
+    found = effective_domains(np.array([0.5, 0.25, 0.25]))
+    assert found == pytest.approx(2 * math.sqrt(2), rel=1e-15)
+
+
+def test_the_alarm_goes_off_below_the_least_number_of_domains():
+    weights = np.array([0.5, 0.25, 0.25])  # 2.83 effective domains
+    assert entropy_alarm(weights, min_effective=2.9)
+    assert not entropy_alarm(weights, min_effective=2.8)
