@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
+from megadga.mixing.mixtures import Mixtures
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,14 @@ class AlignmentNeeds:
         preconditioned: The target's gradient divided by what AdamW divides its own by.
         target: Whose gradient the domains' are aligned with: that of the specific set, or the
             mean over the training domains of theirs, each counted once.
+        mixtures: What is measured in the domains' place: sequences drawn from mixtures of them.
+            Every array of `Alignments` is then of shape ``(n,)``. None: the domains themselves.
     """
 
     norms: bool = False
     preconditioned: bool = False
     target: Literal["specific", "domains"] = "specific"
+    mixtures: Mixtures | None = None
 
 
 @dataclass(frozen=True, eq=False)

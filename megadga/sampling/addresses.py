@@ -24,6 +24,7 @@ class Stream(IntEnum):
     OFFSETS = 3
     ROWS = 4
     DOCUMENT_ORDER = 5
+    PROBE_OFFSETS = 6
 
 
 def check_seed(seed: int) -> int:

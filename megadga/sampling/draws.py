@@ -6,6 +6,7 @@ Both lay the rows that domains expect end to end on the line ``[0, B)`` and look
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
+from megadga.sampling.addresses import GOLDEN
 
 
 def systematic(weights: FloatArray, num_rows: int, offset: float) -> IntArray:
@@ -26,6 +27,18 @@ def systematic(weights: FloatArray, num_rows: int, offset: float) -> IntArray:
     # On this grid offset + row is exact: no point is rounded up into the next unit.
     grid = float(np.spacing(float(num_rows)))
     return _locate(weights, np.arange(num_rows) + np.floor(offset / grid) * grid, num_rows)
+
+
+def golden_offset(start: int, number: int) -> float:
+    """Return a term of the Kronecker sequence ``u_0 + t / golden ratio (mod 1)``, in ``[0, 1)``.
+
+    It is computed modulo 2^64 in integers: no rounding grows with the number.
+
+    Args:
+        start: ``u_0 * 2^64``, in ``[0, 2^64)``.
+        number: ``t``, at least 0.
+    """
+    return ((start + number * GOLDEN) % 2**64 >> 11) * 2.0**-53
 
 
 def multinomial(weights: FloatArray, num_rows: int, rng: np.random.Generator) -> IntArray:

@@ -4,8 +4,9 @@ from typing import final
 
 import numpy as np
 
-from megadga.arrays import IntArray
-from megadga.sampling.addresses import Stream, check_seed
+from megadga.arrays import FloatArray, IntArray
+from megadga.sampling.addresses import Stream, address_keys, check_seed
+from megadga.sampling.draws import golden_offset, occurrences, systematic
 from megadga.sampling.order import check_sizes, shuffled_windows
 from megadga.sampling.selection import Selection
 
@@ -51,7 +52,57 @@ class ProbeSampler:
             )
         draws = np.arange(update * count, (update + 1) * count, dtype=np.int64)
         domains = np.full(count, domain, dtype=np.int64)
+        return self._selected(domains, draws)
+
+    def draw_mixture(
+        self, update: int, mixture: int, count: int, *, domains: IntArray, shares: FloatArray
+    ) -> Selection:
+        """Return the windows of a mixture of domains that an update is measured on.
+
+        Domain ``i`` is to have ``e_i = count * share_i`` of them. It is drawn ``floor(e_i)`` or
+        ``ceil(e_i)`` times, by `systematic`, with offsets that spread a mixture's rare domains
+        evenly over its updates. A mixture of one domain gives what `draw` gives.
+
+        How often a domain was drawn before is not remembered: an update takes the windows of each
+        domain from a place in its stream that the number of the update gives. Places advance by
+        `_stride`, which is fast enough that no mixture takes one twice, and at most three times as
+        fast as windows are drawn (or by one an update). So a window can come again only in another
+        epoch of the stream. Mixtures that share a domain share its windows.
+
+        Args:
+            update: Number of the update, from 0.
+            mixture: Addresses its offsets, at least 0.
+            count: Windows to draw, at least 1.
+            domains: Those with a share, in ``[0, K)``, shape ``(entries,)``.
+            shares: Theirs, above 0, with a sum of 1, shape ``(entries,)``.
+
+        Raises:
+            ValueError: If a number is out of range.
+        """
+        if update < 0 or mixture < 0 or count < 1:
+            raise ValueError(
+                "draw: expected update >= 0, mixture >= 0 and count >= 1, "
+                f"found update {update}, mixture {mixture}, count {count}"
+            )
+        start = int(address_keys(self._seed, Stream.PROBE_OFFSETS, mixture)[0])
+        places = systematic(shares, count, golden_offset(start, update))
+        begins = np.floor(update * _stride(count * shares[places])).astype(np.int64)
+        return self._selected(domains[places], begins + occurrences(places))
+
+    def _selected(self, domains: IntArray, draws: IntArray) -> Selection:
         sequences = shuffled_windows(
             domains, draws, self._sizes, seed=self._seed, stream=Stream.PROBE_ORDER
         )
         return Selection(domains, sequences)
+
+
+def _stride(expected: FloatArray) -> FloatArray:
+    """Return how far a stream advances an update, of which ``expected`` windows are drawn.
+
+    From 1 on it is the most that an update draws, ``ceil(e)``. Below, a domain is drawn in an
+    update whose offset falls into an interval of length ``e``. Two offsets of the golden sequence
+    that are ``F_k`` updates apart (Fibonacci's numbers) lie ``phi^-k`` apart, and of fewer updates
+    further. So for ``phi^-k < e <= phi^(1-k)`` two such updates are ``F_k > phi^k / 3 > 1 / (3e)``
+    or more apart, and ``3e`` an update is at least one place from one of them to the next.
+    """
+    return np.where(expected >= 1.0, np.ceil(expected), np.minimum(3.0 * expected, 1.0))

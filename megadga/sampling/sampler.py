@@ -11,9 +11,9 @@ import numpy as np
 
 from megadga.arrays import FloatArray, IntArray, check_simplex
 from megadga.errors import ExhaustedError
-from megadga.sampling.addresses import GOLDEN, Stream, address_keys, check_seed
+from megadga.sampling.addresses import Stream, address_keys, check_seed
 from megadga.sampling.caps import cap_weights, move_surplus
-from megadga.sampling.draws import multinomial, occurrences, systematic
+from megadga.sampling.draws import golden_offset, multinomial, occurrences, systematic
 from megadga.sampling.order import MAX_SIZE, check_sizes, shuffled_windows
 from megadga.sampling.selection import Selection
 
@@ -156,7 +156,5 @@ def kronecker_offset(seed: int, step: int) -> float:
 
     The Kronecker sequence ``u_t = u_0 + t / golden ratio (mod 1)`` fills the interval more evenly
     than independent numbers, so that rare domains come at nearly regular distances over the steps.
-    It is computed modulo 2^64 in integers: no rounding grows with the step.
     """
-    start = int(address_keys(seed, Stream.OFFSETS)[0])
-    return ((start + step * GOLDEN) % 2**64 >> 11) * 2.0**-53
+    return golden_offset(int(address_keys(seed, Stream.OFFSETS)[0]), step)
