@@ -10,7 +10,7 @@ from megadga.mixing.scheduler import Alignments
 
 @final
 class Aligner:
-    """Measures the alignment of each domain with the specific set (paper, Algorithm 1).
+    """Measures alignments with the specific set: of each domain (paper, Algorithm 1), or mixture.
 
     Args:
         probe: The way gradients are measured.
@@ -26,8 +26,8 @@ class Aligner:
 
     def measure(self, update: int) -> Alignments:
         """Measure update number ``update`` (from 0). Collective; equal bits on every rank."""
-        domains = [self._draws.domain(update, i) for i in range(self._draws.num_domains)]
-        return self._probe.measure(update, self._draws.specific(update), domains)
+        measured = [self._draws.measured(update, i) for i in range(self._draws.num_measured)]
+        return self._probe.measure(update, self._draws.specific(update), measured)
 
     def close(self) -> None:
         """Do nothing: the model is held only while it is measured."""

@@ -6,7 +6,8 @@ from typing import final
 import numpy as np
 
 from megadga.alignment.methods import ProbeBudget
-from megadga.alignment.protocols import DrawnSequences
+from megadga.alignment.protocols import Drawn, DrawnMixture, DrawnSequences
+from megadga.mixing.mixtures import Mixtures
 from megadga.sampling.probes import ProbeSampler
 from megadga.shards.sequences import SequenceSet
 
@@ -21,6 +22,13 @@ class ProbeDraws:
         budget: Sequences of each.
         seed: Addresses the streams; they are apart from the training order, so that a measurement
             moves no cursor.
+        mixtures: What is measured in the domains' place; None: they are.
+
+    Attributes:
+        num_measured: Domains, or mixtures of them.
+
+    Raises:
+        ValueError: If the mixtures are of another number of domains.
     """
 
     def __init__(
@@ -30,20 +38,33 @@ class ProbeDraws:
         *,
         budget: ProbeBudget,
         seed: int,
+        mixtures: Mixtures | None = None,
     ) -> None:
+        if mixtures is not None and mixtures.num_domains != len(domains):
+            raise ValueError(
+                f"mixtures: expected some of {len(domains)} domains, found {mixtures.num_domains}"
+            )
         self._sets = (*domains, specific)
         self._budget = budget
         sizes = np.array([each.num_sequences for each in self._sets], dtype=np.int64)
         self._sampler = ProbeSampler(sizes, seed=seed)
-        self.num_domains = len(domains)
+        self._domains, self._mixtures = self._sets[:-1], mixtures
+        self.num_measured = len(domains) if mixtures is None else len(mixtures.names)
 
     def specific(self, update: int) -> DrawnSequences:
         """Return an update's sequences of the specific set."""
-        return self._draw(update, self.num_domains, self._budget.specific_sequences)
+        return self._draw(update, len(self._domains), self._budget.specific_sequences)
 
-    def domain(self, update: int, index: int) -> DrawnSequences:
-        """Return an update's sequences of one domain."""
-        return self._draw(update, index, self._budget.sequences_per_domain)
+    def measured(self, update: int, index: int) -> Drawn:
+        """Return an update's sequences of one domain, or of one mixture of them."""
+        count = self._budget.sequences_per_domain
+        if self._mixtures is None:
+            return self._draw(update, index, count)
+        domains, shares = self._mixtures.row(index)
+        selection = self._sampler.draw_mixture(
+            update, index, count, domains=domains, shares=shares
+        )
+        return DrawnMixture(self._domains, selection)
 
     def _draw(self, update: int, index: int, count: int) -> DrawnSequences:
         selection = self._sampler.draw(update, index, count)

@@ -24,7 +24,8 @@ class InFlightAligner:
 
     Args:
         probe: Watches the training step.
-        draws: The sequences that directions and domains apart are measured on.
+        draws: The sequences that directions and domains apart are measured on; of domains, as a
+            batch's sequence is of one domain and of no mixture.
         refresh_every: Updates between those at which domains that were not drawn are measured.
     """
 
@@ -32,12 +33,12 @@ class InFlightAligner:
         self._probe = probe
         self._draws = draws
         self._refresh_every = refresh_every
-        self._estimates = unmeasured(draws.num_domains)
+        self._estimates = unmeasured(draws.num_measured)
         self._prepared: _Prepared | None = None
 
     def prepare(self, update: int, batch: TrainedBatch) -> None:
         """Find the direction, measure what is due apart, and watch the step. Collective."""
-        absent = np.bincount(batch.domains, minlength=self._draws.num_domains) == 0
+        absent = np.bincount(batch.domains, minlength=self._draws.num_measured) == 0
         due = absent & (self._estimates.counts == 0)
         if update % self._refresh_every == 0:
             due = absent
@@ -45,7 +46,7 @@ class InFlightAligner:
         watch = self._probe.start(
             update,
             self._draws.specific(update),
-            [self._draws.domain(update, int(index)) for index in apart],
+            [self._draws.measured(update, int(index)) for index in apart],
         )
         self._prepared = _Prepared(batch, watch, apart)
 
@@ -62,7 +63,7 @@ class InFlightAligner:
             [np.full(batch.domains.size, batch.sequence_length), watch.apart.num_targets]
         )
         owners = np.concatenate([batch.domains, domains[watch.apart.sets]])
-        sampled = domain_alignments(along, num_targets, owners, self._draws.num_domains)
+        sampled = domain_alignments(along, num_targets, owners, self._draws.num_measured)
         estimates = renewed(self._estimates, sampled)
         if np.isfinite(estimates.dots).all():
             self._estimates = estimates

@@ -41,6 +41,11 @@ class Overhead:
     share: float
 
 
+def num_measured(needs: AlignmentNeeds, num_domains: int) -> int:
+    """Return how many gradients or sets of derivatives an update is of: K, or n of a basis."""
+    return num_domains if needs.mixtures is None else len(needs.mixtures.names)
+
+
 def predicted_overhead(
     probing: Probing,
     *,
@@ -56,7 +61,7 @@ def predicted_overhead(
 
     Args:
         probing: How they are measured.
-        num_domains: ``K``.
+        num_domains: ``K``, or the mixtures of them that are measured (`num_measured`).
         interval: Optimizer steps between updates, ``T_r``.
         global_batch_size: Sequences of an optimizer step, ``B``.
         needs: What they are measured for. Norms make a directional probe form every domain's

@@ -5,7 +5,7 @@ from typing import final
 
 import numpy as np
 
-from megadga.alignment.protocols import DrawnSequences
+from megadga.alignment.protocols import Drawn
 from megadga.arrays import IntArray
 
 
@@ -21,7 +21,7 @@ class PackedSequences:
         num_targets: Targets of each row that are tokens, shape ``(N,)``.
     """
 
-    def __init__(self, sets: Sequence[DrawnSequences]) -> None:
+    def __init__(self, sets: Sequence[Drawn]) -> None:
         self._sets = tuple(sets)
         sizes = np.array([len(drawn) for drawn in sets], dtype=np.int64)
         self._starts = np.cumsum(sizes) - sizes

@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from megadga.arrays import FloatArray, IntArray
 from megadga.mixing.scheduler import Alignments
+from megadga.sampling.selection import Selection
+from megadga.shards.reader import read_windows
 from megadga.shards.sequences import SequenceSet
 
 
@@ -30,9 +34,25 @@ class Collective(Protocol):
         ...
 
 
+class Drawn(Protocol):
+    """The sequences that one gradient is measured on, read only where they are needed."""
+
+    def __len__(self) -> int:
+        """Return their number ``N``, at least 1."""
+        ...
+
+    def read(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some of the sequences, shape ``(len(rows), S + 1)``."""
+        ...
+
+    def num_targets(self) -> IntArray:
+        """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
+        ...
+
+
 @dataclass(frozen=True)
 class DrawnSequences:
-    """The sequences that one gradient is measured on, read only where they are needed.
+    """Sequences of one set; ``Drawn``.
 
     Attributes:
         domain: Where they come from.
@@ -55,6 +75,36 @@ class DrawnSequences:
 
 
 @dataclass(frozen=True, eq=False)
+class DrawnMixture:
+    """Sequences of several domains; ``Drawn``.
+
+    Attributes:
+        domains: All domains, ``K`` of them, of one sequence length.
+        selection: The sequences, ``N >= 1``.
+    """
+
+    domains: Sequence[SequenceSet]
+    selection: Selection
+
+    def __len__(self) -> int:
+        return len(self.selection)
+
+    def read(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some of the sequences, shape ``(len(rows), S + 1)``."""
+        owners, sequences = self.selection.domains, self.selection.sequences
+        return read_windows(self.domains, Selection(owners[rows], sequences[rows]))
+
+    def num_targets(self) -> IntArray:
+        """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
+        owners, sequences = self.selection.domains, self.selection.sequences
+        counts = np.empty(len(self), dtype=np.int64)
+        for owner in map(int, np.unique(owners)):
+            rows = owners == owner
+            counts[rows] = self.domains[owner].num_targets(sequences[rows])
+        return counts
+
+
+@dataclass(frozen=True, eq=False)
 class TrainedBatch:
     """The sequences of one optimizer step, none of them padded.
 
@@ -72,9 +122,7 @@ class TrainedBatch:
 class GradientProbe(Protocol):
     """A way to measure ``a_i = <grad l(x_i), grad l(y)>`` at the model's present parameters."""
 
-    def measure(
-        self, update: int, specific: DrawnSequences, domains: Sequence[DrawnSequences]
-    ) -> Alignments:
+    def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
         """Measure the alignment of every domain's gradient with the specific one.
 
         A gradient is that of the mean loss over its sequences' targets, padding left out; long
@@ -128,9 +176,7 @@ class Watch:
 class TrainingProbe(Protocol):
     """A way to measure alignments on the sequences that an optimizer step trains on."""
 
-    def start(
-        self, update: int, specific: DrawnSequences, apart: Sequence[DrawnSequences]
-    ) -> Watch:
+    def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
         """Measure some domains apart, then watch training, which keeps its bits.
 
         Collective: every rank calls it with equal arguments, before the step's first forward pass.

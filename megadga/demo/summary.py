@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.errors import ConfigError
-from megadga.report.records import read_records
+from megadga.report.records import averaged_weights, read_records
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def summarise_run(metrics: Path, specific: str) -> RunSummary:
         sequences=sequences,
         specific_loss=last["specific"][specific],
         general_loss=last["general"],
-        last_weights=updates[-1]["averaged_weights"] if updates else None,
+        last_weights=averaged_weights(updates[-1]) if updates else None,
     )
 
 

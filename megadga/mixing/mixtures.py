@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -45,7 +46,7 @@ class Mixtures:
             raise ValueError("mixtures: expected domains that ascend in each row")
         if not (self.data > 0.0).all():
             raise ValueError("mixtures: expected shares above 0")
-        sums = np.add.reduceat(self.data, self.indptr[:-1])
+        sums = row_sums(self.data, self.indptr)
         if not (np.abs(sums - 1.0) <= TOLERANCE).all():
             row = int(np.argmax(~(np.abs(sums - 1.0) <= TOLERANCE)))
             raise ValueError(
@@ -95,3 +96,12 @@ class Mixtures:
         bounds = (int(self.indptr[0]), int(self.indptr[-1]))
         if bounds != (0, self.data.size) or not (np.diff(self.indptr) > 0).all():
             raise ValueError(f"mixtures: expected row bounds that ascend to {self.data.size}")
+
+
+def row_sums(data: FloatArray, indptr: IntArray) -> FloatArray:
+    """Return the sum of each row's entries, shape ``(n,)``.
+
+    Row by row, as numpy adds a whole array pairwise: in ``reduceat`` and ``bincount`` the rounding
+    of some hundred thousand terms may add up to more than ``TOLERANCE``.
+    """
+    return np.array([data[begin:end].sum() for begin, end in pairwise(indptr.tolist())])

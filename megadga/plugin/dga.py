@@ -6,11 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
-import numpy as np
 import torch
 
 from megadga.alignment.methods import InFlight, Probing
-from megadga.alignment.overhead import predicted_overhead
+from megadga.alignment.overhead import num_measured, predicted_overhead
 from megadga.alignment.protocols import Measurement, TrainedBatch
 from megadga.arrays import FloatArray
 from megadga.errors import ResumeError
@@ -18,6 +17,7 @@ from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, S
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
 from megadga.plugin.overhead import ProbeClock
 from megadga.plugin.protocol import Metrics
+from megadga.plugin.records import UpdateRecords
 from megadga.sampling.sampler import SamplerState
 from megadga.shards.domain import Domain
 from megadga.shards.sequences import SequenceSet
@@ -113,7 +113,7 @@ class DgaPlugin:
             )
             self._predicted_overhead = predicted_overhead(
                 probing,
-                num_domains=len(domains),
+                num_domains=num_measured(self._needs, len(domains)),
                 interval=interval,
                 global_batch_size=engine.train_batch_size(),
                 needs=self._needs,
@@ -153,8 +153,8 @@ class DgaPlugin:
             step: Optimizer steps completed so far, equal to ``self.step``.
 
         Returns:
-            An ``update`` record; or an ``event`` if the alignments were not finite and the update
-            was skipped; or nothing.
+            An ``update`` record (see ``UpdateRecords``); or an ``event`` if the alignments were
+            not finite and the update was skipped; or nothing.
 
         Raises:
             ValueError: If batches and steps have gone out of step.
@@ -167,15 +167,15 @@ class DgaPlugin:
         if due:
             self._synchronize()
         self._clock.end_step(watched=due and self._in_flight)
-        if self._measurement is None or not due:
+        if self._measurement is None or self._needs is None or not due:
             return {}
-        before = self._mixture
+        before, records = self._mixture, UpdateRecords(self.names, self._needs)
         with self._clock.probing():
             alignments = self._measurement.measure(self._num_measured)
         self._mixture = self._agreed(self._scheduler.update(before, alignments))
         if self._mixture.num_skipped > before.num_skipped:
-            return {"event": self._skipped(alignments)}
-        return {"update": self._updated(alignments)}
+            return {"event": records.skipped(alignments, self._mixture)}
+        return {"update": self._updated(records, alignments)}
 
     def close(self) -> None:
         """Stop reading ahead, and let go of the model."""
@@ -251,44 +251,14 @@ class DgaPlugin:
             },
         )
 
-    def _updated(self, alignments: Alignments) -> dict[str, Any]:
+    def _updated(self, records: UpdateRecords, alignments: Alignments) -> dict[str, Any]:
         overhead = self._clock.take()
-        record: dict[str, Any] = {
-            "alignments": self._by_name(alignments.dots),
-            "specific_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
-            "weights": self._by_name(self._mixture.weights),
-            "averaged_weights": self._by_name(self._mixture.averaged_weights),
-            "epochs": self._by_name(self.epochs),
+        return {
+            **records.updated(alignments, self._mixture, self.epochs),
             "predicted_overhead": self._predicted_overhead,
             "observed_overhead": overhead.share,
             "probe_s": overhead.probe_s,
         }
-        if alignments.standard_errors is not None:
-            record["standard_errors"] = self._by_name(alignments.standard_errors)
-        if alignments.squared_norms is not None:
-            record["gradient_norms"] = self._by_name(np.sqrt(alignments.squared_norms))
-        if self._needs is not None and self._needs.preconditioned:
-            record["preconditioned"] = alignments.preconditioned
-        if alignments.direction_energy < 1.0:
-            record["direction_energy"] = alignments.direction_energy
-        return record
-
-    def _skipped(self, alignments: Alignments) -> dict[str, Any]:
-        finite = np.isfinite(alignments.dots)
-        if alignments.squared_norms is not None:
-            finite &= np.isfinite(alignments.squared_norms)
-        reason = "alignments are not finite"
-        if alignments.is_finite():
-            reason = "left out by the rule: min_signal, warmup or freeze_after"
-        return {
-            "event": "update_skipped",
-            "reason": reason,
-            "domains": [name for name, good in zip(self.names, finite, strict=True) if not good],
-            "num_skipped": self._mixture.num_skipped,
-        }
-
-    def _by_name(self, values: FloatArray) -> dict[str, float]:
-        return dict(zip(self.names, values.tolist(), strict=True))
 
 
 def _alignment_needs(scheduler: Scheduler) -> AlignmentNeeds | None:

@@ -10,7 +10,7 @@ import numpy as np
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
 from megadga.report.lines import COLOURS, MAX_LINES, frame, label_ends, new_axes, save
-from megadga.report.records import read_records
+from megadga.report.records import averaged_weights, read_records
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class AlignmentHistory:
     """What updates have measured.
 
     Attributes:
-        names: The domains, ``K`` of them.
+        names: The domains, ``K`` of them; or the basis distributions that were measured.
         steps: Optimizer steps after which each was measured, shape ``(updates,)``.
         alignments: Shape ``(updates, K)``.
         standard_errors: Of the alignments, same shape; NaN where an update has none.
@@ -48,7 +48,7 @@ def read_alignments(metrics: Path) -> AlignmentHistory:
         np.array([update["step"] for update in updates], dtype=np.int64),
         _table([update["alignments"] for update in updates], names),
         _table([update.get("standard_errors", unknown) for update in updates], names),
-        _table([updates[-1]["averaged_weights"]], names)[0],
+        _table([averaged_weights(updates[-1], names)], names)[0],
     )
 
 

@@ -1,6 +1,7 @@
 """Reads a run's metrics file, finished or still growing. Knows no metric by name."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,3 +40,20 @@ def _parse(line: str, place: str) -> Record:
     if not {"type", "step"} <= record.keys():
         raise ConfigError(f"{place}: expected an object with type and step, found {line[:60]!r}")
     return record
+
+
+def averaged_weights(update: Record, names: Iterable[str] | None = None) -> dict[str, float]:
+    """Return what an update's mixture averages to, by name.
+
+    Of a rule over basis distributions that is the domains' weights, and the basis' own.
+
+    Args:
+        update: A record of type ``update``.
+        names: Whose weights; None: the domains', or the basis' where there are too many domains
+            for the record.
+    """
+    of_domains = update.get("averaged_weights")
+    of_basis = update.get("basis_averaged_weights")
+    if of_domains is None or (of_basis is not None and names and set(names) == of_basis.keys()):
+        return cast("dict[str, float]", of_basis)
+    return cast("dict[str, float]", of_domains)

@@ -18,7 +18,7 @@ from megadga.report.lines import (
     new_axes,
     save,
 )
-from megadga.report.records import read_records
+from megadga.report.records import averaged_weights, read_records
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class WeightHistory:
     """How the averaged weights moved.
 
     Attributes:
-        names: The domains, ``K`` of them.
+        names: The domains, ``K`` of them; or basis distributions over too many to be told of.
         steps: Optimizer steps after which the weights were updated, shape ``(updates,)``.
         weights: Averaged weights after each update, shape ``(updates, K)``.
     """
@@ -45,9 +45,9 @@ def read_weights(metrics: Path) -> WeightHistory:
     updates = read_records(metrics, "update")
     if not updates:
         raise ConfigError(f"{metrics}: expected a record of type update, found none")
-    names: tuple[str, ...] = tuple(updates[0]["averaged_weights"])
+    names: tuple[str, ...] = tuple(averaged_weights(updates[0]))
     for update in updates:
-        if (found := tuple(update["averaged_weights"])) != names:
+        if (found := tuple(averaged_weights(update))) != names:
             raise ConfigError(
                 f"{metrics}: update of step {update['step']}: expected the domains "
                 f"{', '.join(names)}, found {', '.join(found)}"
@@ -55,7 +55,7 @@ def read_weights(metrics: Path) -> WeightHistory:
     return WeightHistory(
         names,
         np.array([update["step"] for update in updates], dtype=np.int64),
-        np.array([list(update["averaged_weights"].values()) for update in updates]),
+        np.array([list(averaged_weights(update).values()) for update in updates]),
     )
 
 

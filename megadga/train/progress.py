@@ -49,7 +49,12 @@ class Progress:
     def log(self, step: int, metrics: Metrics) -> None:
         """Show the records of optimizer step ``step``."""
         if "update" in metrics:
-            self._largest = _largest(metrics["update"]["averaged_weights"])
+            update = metrics[
+                "update"
+            ]  # of a rule over a basis, perhaps without the domains' weights
+            self._largest = _largest(
+                update.get("averaged_weights") or update["basis_averaged_weights"]
+            )
         if "train" in metrics:
             self._show_step(step, metrics["train"])
         if "evaluation" in metrics:

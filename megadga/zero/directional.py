@@ -12,7 +12,7 @@ from typing import Any, final
 import numpy as np
 
 from megadga.alignment.packing import PackedSequences
-from megadga.alignment.protocols import DrawnSequences
+from megadga.alignment.protocols import Drawn
 from megadga.alignment.statistics import domain_alignments
 from megadga.mixing.scheduler import Alignments
 from megadga.zero.aim import AimSource
@@ -38,9 +38,7 @@ class DirectionalProbe:
         self._norms = norms
         self._check = TapsCheck(passes)
 
-    def measure(
-        self, update: int, specific: DrawnSequences, domains: Sequence[DrawnSequences]
-    ) -> Alignments:
+    def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
         """Measure every domain; see ``GradientProbe``."""
         target, packed = PackedSequences([specific]), PackedSequences(domains)
         aim = self._source.aim(update, target)

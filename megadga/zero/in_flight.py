@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from megadga.alignment.directions import Direction
 from megadga.alignment.packing import PackedSequences
-from megadga.alignment.protocols import DrawnSequences, MeasuredSequences, TrainedBatch, Watch
+from megadga.alignment.protocols import Drawn, MeasuredSequences, TrainedBatch, Watch
 from megadga.alignment.taps import Taps, tapped
 from megadga.arrays import FloatArray
 from megadga.zero.aim import AimSource
@@ -103,9 +103,7 @@ class InFlightProbe:
         self._check = TapsCheck(passes)
         self._taps = TrainingTaps(passes)
 
-    def start(
-        self, update: int, specific: DrawnSequences, apart: Sequence[DrawnSequences]
-    ) -> Watch:
+    def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
         """See ``TrainingProbe``."""
         target = PackedSequences([specific])
         aim = self._source.aim(update, target)
@@ -130,9 +128,7 @@ class InFlightProbe:
         """Continue from ``state``."""
         self._source.load_state_dict(state)
 
-    def _measured_apart(
-        self, direction: Direction, apart: Sequence[DrawnSequences]
-    ) -> MeasuredSequences:
+    def _measured_apart(self, direction: Direction, apart: Sequence[Drawn]) -> MeasuredSequences:
         if not apart:
             nothing = np.empty(0, dtype=np.int64)
             return MeasuredSequences(np.empty(0), nothing, nothing)

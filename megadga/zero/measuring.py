@@ -47,7 +47,9 @@ def make_measurement(
         ValueError: If the way cannot measure what is needed.
     """
     passes = ProbePasses(engine, loss=loss)
-    draws = ProbeDraws(domains, specific, budget=probing.budget, seed=seed)
+    draws = ProbeDraws(
+        domains, specific, budget=probing.budget, seed=seed, mixtures=needs.mixtures
+    )
     preconditioning = Preconditioning(needs.preconditioned, probing.without_moments)
     if needs.preconditioned:
         check_moments(engine)
@@ -62,6 +64,11 @@ def make_measurement(
                 raise ValueError(
                     "probing: expected a way that sees whole gradients, for a score that needs "
                     "their norms, found in flight"
+                )
+            if needs.mixtures is not None:
+                raise ValueError(
+                    "probing: expected a way that draws sequences, for a rule over mixtures of "
+                    "domains, found in flight, where a batch has sequences of few domains each"
                 )
             source = _source(passes, direction, preconditioning, seed)
             probe = InFlightProbe(passes, source)

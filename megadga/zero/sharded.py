@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 
 from megadga.alignment.packing import PackedSequences
-from megadga.alignment.protocols import DrawnSequences
+from megadga.alignment.protocols import Drawn
 from megadga.arrays import FloatArray
 from megadga.mixing.scheduler import Alignments
 from megadga.zero.passes import ProbePasses
@@ -34,8 +34,8 @@ class ShardedProbe:
     def measure(
         self,
         update: int,  # noqa: ARG002  (no measurement depends on the one before)
-        specific: DrawnSequences,
-        domains: Sequence[DrawnSequences],
+        specific: Drawn,
+        domains: Sequence[Drawn],
     ) -> Alignments:
         """Measure every domain; see ``GradientProbe``. Memory: two shards and one bucket."""
         num_domains = len(domains)
@@ -62,7 +62,7 @@ class ShardedProbe:
         """Take nothing."""
 
 
-def squared_norms(passes: ProbePasses, domains: Sequence[DrawnSequences]) -> FloatArray:
+def squared_norms(passes: ProbePasses, domains: Sequence[Drawn]) -> FloatArray:
     """Return ``|g_i|^2`` of every domain, shape ``(K,)``, a gradient for each. Collective."""
     numbers = np.empty(len(domains))
     for i, drawn in enumerate(domains):

@@ -55,7 +55,9 @@ def write_domain(
     return folder
 
 
-def write_grouped(folder: Path, names: Sequence[str], *, seed: int = 0) -> Path:
+def write_grouped(
+    folder: Path, names: Sequence[str], *, seed: int = 0, classifier: str | None = None
+) -> Path:
     """Write domains that share shards: the first document of each split, the next two, ..."""
     write_domain(folder, seed=seed, num_documents=len(names) * (len(names) + 1) // 2)
     manifest, bounds = read_manifest(folder), {}
@@ -64,7 +66,7 @@ def write_grouped(folder: Path, names: Sequence[str], *, seed: int = 0) -> Path:
         lengths = IndexedShard.open(folder / entry.file).lengths
         ends = np.cumsum([0, *lengths])
         bounds[split] = Bounds(ends[documents], documents)
-    grouping = write_grouping(folder, Grouping(tuple(names), bounds))
+    grouping = write_grouping(folder, Grouping(tuple(names), bounds, classifier))
     write_manifest(folder, replace(manifest, grouping=grouping))
     return folder
 

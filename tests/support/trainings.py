@@ -74,7 +74,7 @@ class Training:
 
     def drawn_of_domain(self, update: int, index: int) -> IntArray:
         """The tokens that an update's gradient of a domain is measured on."""
-        drawn = self._draws().domain(update, index)
+        drawn = self._draws().measured(update, index)
         return drawn.read(np.arange(len(drawn)))
 
     def packed_specific(self, update: int) -> PackedSequences:

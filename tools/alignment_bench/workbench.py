@@ -12,7 +12,7 @@ from megadga.alignment.drawing import ProbeDraws
 from megadga.alignment.methods import Directional, InFlight, LowRank, Method, ProbeBudget, Probing
 from megadga.alignment.methods import Sharded as ShardedMethod
 from megadga.alignment.packing import PackedSequences
-from megadga.alignment.protocols import DrawnSequences, Measurement, TrainedBatch
+from megadga.alignment.protocols import Drawn, Measurement, TrainedBatch
 from megadga.mixing.scheduler import AlignmentNeeds
 from megadga.model.llama import Llama
 from megadga.sampling.rows import rank_rows
@@ -88,10 +88,10 @@ class Workbench:
         """Return an update's specific sequences."""
         return PackedSequences([self.draws().specific(0)])
 
-    def drawn(self) -> Sequence[DrawnSequences]:
+    def drawn(self) -> Sequence[Drawn]:
         """Return an update's sequences of each domain."""
         draws = self.draws()
-        return [draws.domain(0, index) for index in range(len(self.domains))]
+        return [draws.measured(0, index) for index in range(len(self.domains))]
 
     def measurement(self, probe: str) -> Measurement:
         """Return what measures whole updates, by the name that rows have for it."""

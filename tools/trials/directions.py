@@ -164,13 +164,13 @@ class DirectionTrial:
         rows: list[dict[str, float]] = []
         full: list[float] = []
         norms: list[float] = []
-        for index in range(self._draws.num_domains):
-            g = self._passes.gradient(PackedSequences([self._draws.domain(update, index)]))
+        for index in range(self._draws.num_measured):
+            g = self._passes.gradient(PackedSequences([self._draws.measured(update, index)]))
             full.append(g.dot(v))
             norms.append(g.dot(g) ** 0.5)
             low = {name: self._inner(g, direction) for name, direction in directions.items()}
             row = {**low, **{name: g.dot(direction) for name, direction in old.items()}}
-            other = PackedSequences([self._other_draws.domain(step, index)])
+            other = PackedSequences([self._other_draws.measured(step, index)])
             row[ANOTHER_PROBE] = self._passes.gradient(other).dot(self._old.by_step[step])
             rows.append(row)
         others = {name: np.array([row[name] for row in rows]) for name in rows[0]}

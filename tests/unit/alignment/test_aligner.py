@@ -9,7 +9,7 @@ import pytest
 from megadga.alignment.aligner import Aligner
 from megadga.alignment.drawing import ProbeDraws
 from megadga.alignment.methods import ProbeBudget
-from megadga.alignment.protocols import DrawnSequences, TrainedBatch
+from megadga.alignment.protocols import Drawn, TrainedBatch
 from megadga.mixing.scheduler import Alignments
 from tests.support.shards import open_sets, write_sets
 
@@ -18,12 +18,10 @@ class NotingProbe:
     """Keeps what it is asked to measure, and answers with the number of times it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, DrawnSequences, list[DrawnSequences]]] = []
+        self.asked: list[tuple[int, Drawn, list[Drawn]]] = []
         self.times = 0
 
-    def measure(
-        self, update: int, specific: DrawnSequences, domains: Sequence[DrawnSequences]
-    ) -> Alignments:
+    def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
         self.asked.append((update, specific, list(domains)))
         self.times += 1
         return Alignments(np.full(len(domains), float(self.times)), 1.0)
@@ -33,6 +31,10 @@ class NotingProbe:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.times = state["times"]
+
+
+def tokens(drawn: Drawn) -> list[list[int]]:
+    return drawn.read(np.arange(len(drawn))).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +50,8 @@ def test_an_update_is_measured_on_the_sequences_that_are_drawn_for_it(draws: Pro
 
     ((update, specific, domains),) = probe.asked
     assert update == 2
-    assert specific.sequences.tolist() == draws.specific(2).sequences.tolist()
-    expected = [draws.domain(2, index).sequences.tolist() for index in range(3)]
-    assert [domain.sequences.tolist() for domain in domains] == expected
+    assert tokens(specific) == tokens(draws.specific(2))
+    assert [tokens(each) for each in domains] == [tokens(draws.measured(2, i)) for i in range(3)]
     assert alignments.dots.tolist() == [1.0, 1.0, 1.0]
 
 

@@ -7,8 +7,11 @@ import pytest
 
 from megadga.alignment.drawing import ProbeDraws
 from megadga.alignment.methods import ProbeBudget
-from megadga.alignment.protocols import DrawnSequences
+from megadga.alignment.protocols import Drawn, DrawnMixture, DrawnSequences
+from megadga.mixing.mixtures import Mixtures
+from megadga.sampling.selection import Selection
 from megadga.shards.sequences import PADDING
+from tests.support.mixtures import identity, mixtures_of
 from tests.support.shards import open_sets, open_unequal, write_sets
 
 
@@ -17,16 +20,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sets(tmp_path_factory.mktemp("sets"), num_domains=3)
 
 
-def draws_of(folder: Path, *, seed: int = 5) -> ProbeDraws:
+def draws_of(folder: Path, *, seed: int = 5, mixtures: Mixtures | None = None) -> ProbeDraws:
     domains, specific = open_sets(folder)
     budget = ProbeBudget(sequences_per_domain=4, specific_sequences=6)
-    return ProbeDraws(domains, specific, budget=budget, seed=seed)
+    return ProbeDraws(domains, specific, budget=budget, seed=seed, mixtures=mixtures)
 
 
 def drawn(draws: ProbeDraws, update: int) -> list[list[int]]:
     """The windows of an update: the specific set's first, then each domain's."""
-    sets = [draws.specific(update), *(draws.domain(update, i) for i in range(draws.num_domains))]
-    return [each.sequences.tolist() for each in sets]
+    sets = [
+        draws.specific(update),
+        *(draws.measured(update, i) for i in range(draws.num_measured)),
+    ]
+    return [sequences_of(each).sequences.tolist() for each in sets]
+
+
+def sequences_of(drawn: Drawn) -> DrawnSequences:
+    assert isinstance(drawn, DrawnSequences)
+    return drawn
 
 
 def test_each_set_is_drawn_as_often_as_the_budget_says(folder: Path):
@@ -35,7 +46,7 @@ def test_each_set_is_drawn_as_often_as_the_budget_says(folder: Path):
 
 def test_each_set_is_drawn_from_its_own_shards(folder: Path):
     draws = draws_of(folder)
-    names = [draws.domain(0, i).domain.name for i in range(draws.num_domains)]
+    names = [sequences_of(draws.measured(0, i)).domain.name for i in range(draws.num_measured)]
     assert names == ["d0", "d1", "d2"]
     assert draws.specific(0).domain.name == "specific"
 
@@ -43,7 +54,7 @@ def test_each_set_is_drawn_from_its_own_shards(folder: Path):
 def test_an_update_draws_the_same_windows_whatever_came_before(folder: Path):
     draws = draws_of(folder)
     drawn(draws, 0)
-    draws.domain(1, 2)
+    draws.measured(1, 2)
 
     assert drawn(draws, 2) == drawn(draws_of(folder), 2)
 
@@ -72,3 +83,46 @@ def test_drawn_sequences_count_their_own_targets(folder: Path):
 
     assert drawn.num_targets().tolist() == (tokens[:, 1:] != PADDING).sum(axis=1).tolist()
     assert drawn.num_targets().tolist() == [8, 1, 8]  # documents of 2, 9, 3 and 40 tokens
+
+
+def test_mixtures_are_drawn_from_their_domains_by_share(folder: Path):
+    draws = draws_of(folder, mixtures=mixtures_of([[0.5, 0.0, 0.5], [0.0, 0.25, 0.75]]))
+
+    drawn = [draws.measured(3, index) for index in range(draws.num_measured)]
+
+    owners = [each.selection.domains for each in drawn if isinstance(each, DrawnMixture)]
+    assert [np.bincount(each, minlength=3).tolist() for each in owners] == [[2, 0, 2], [0, 1, 3]]
+    assert len(drawn[0]) == 4
+    assert draws.specific(3).sequences.tolist() == drawn_of_specific(folder, 3)
+
+
+def drawn_of_specific(folder: Path, update: int) -> list[int]:
+    return draws_of(folder).specific(update).sequences.tolist()
+
+
+def test_the_identity_draws_what_the_domains_do(folder: Path):
+    plain, mixed = draws_of(folder), draws_of(folder, mixtures=identity(3))
+
+    for index in range(3):
+        rows = np.arange(4)
+        expected = plain.measured(2, index).read(rows)
+        np.testing.assert_array_equal(mixed.measured(2, index).read(rows), expected)
+
+
+def test_a_mixture_reads_the_rows_that_are_asked_for_and_counts_their_targets(folder: Path):
+    domains, _ = open_sets(folder)
+    padded = open_unequal(folder)
+    selection = Selection(np.array([1, 0, 1, 0]), np.array([0, 5, 3, 2]))
+    drawn = DrawnMixture((domains[0], padded), selection)
+
+    read = drawn.read(np.array([3, 0, 2]))
+
+    np.testing.assert_array_equal(read[0], domains[0].windows(np.array([2]))[0])
+    np.testing.assert_array_equal(read[1:], padded.windows(np.array([0, 3])))
+    targets = (drawn.read(np.arange(4))[:, 1:] != PADDING).sum(axis=1)
+    assert drawn.num_targets().tolist() == targets.tolist()
+
+
+def test_mixtures_of_other_domains_are_refused(folder: Path):
+    with pytest.raises(ValueError, match="mixtures: expected some of 3 domains, found 2"):
+        draws_of(folder, mixtures=identity(2))

@@ -12,6 +12,7 @@ from megadga.alignment.drawing import ProbeDraws
 from megadga.alignment.in_flight import InFlightAligner
 from megadga.alignment.methods import ProbeBudget
 from megadga.alignment.protocols import (
+    Drawn,
     DrawnSequences,
     MeasuredSequences,
     TrainedBatch,
@@ -40,15 +41,13 @@ class TellingProbe:
     watching: bool = False
     num_started: int = 0
 
-    def start(
-        self, update: int, specific: DrawnSequences, apart: Sequence[DrawnSequences]
-    ) -> Watch:
-        assert specific.domain.name == "specific"
-        self.asked.append([drawn.domain.name for drawn in apart])
+    def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
+        assert set_of(specific) == "specific"
+        self.asked.append([set_of(drawn) for drawn in apart])
         self.watching = True
         self.num_started += 1
         sets = np.repeat(np.arange(len(apart)), [len(drawn) for drawn in apart])
-        domains = np.array([NAMES.index(drawn.domain.name) for drawn in apart], dtype=np.int64)
+        domains = np.array([NAMES.index(set_of(drawn)) for drawn in apart], dtype=np.int64)
         targets = np.full(sets.size, SEQUENCE_LENGTH)
         along = np.array(self.per_target)[domains[sets]] * targets
         return Watch(MeasuredSequences(along, targets, sets), 4.0, 0.5, preconditioned=True)
@@ -67,6 +66,11 @@ class TellingProbe:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.num_started = state["num_started"]
+
+
+def set_of(drawn: Drawn) -> str:
+    assert isinstance(drawn, DrawnSequences)
+    return drawn.domain.name
 
 
 @pytest.fixture(scope="module")

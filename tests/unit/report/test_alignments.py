@@ -56,3 +56,15 @@ def test_the_plot_differs_with_the_errors(tmp_path, num_domains):
 
     assert images[0][:8] == b"\x89PNG\r\n\x1a\n"
     assert images[0] != images[1]
+
+
+def test_the_measured_may_be_basis_distributions(tmp_path):
+    over_basis = {
+        "alignments": {"qa": 1, "code": 2},
+        "averaged_weights": {"a": 0.25, "b": 0.75},
+        "basis_averaged_weights": {"qa": 0.4, "code": 0.6},
+    }
+    history = read_alignments(write_updates(tmp_path / "m", over_basis))
+
+    assert history.names == ("qa", "code")
+    np.testing.assert_array_equal(history.weights, [0.4, 0.6])

@@ -90,8 +90,8 @@ def test_over_updates_a_rare_domain_gets_its_share_of_a_mixture():
     # For a continued fraction of ones, N numbers are in an interval of length e up to
     # 3 + (1 / log(phi) + 1 / log(2)) log(N) more or less often than N e times (Kuipers and
     # Niederreiter, Uniform Distribution of Sequences, 1974, theorem 2.3.4).
-    updates, phi = 2000, (1 + np.sqrt(5)) / 2
-    sampler, shares = ProbeSampler(np.full(3, 10_000), seed=5), np.array([0.87, 0.1, 0.03])
+    updates, phi = 400, (1 + np.sqrt(5)) / 2
+    sampler, shares = ProbeSampler(np.full(3, 10_000), seed=5), np.array([0.7, 0.2, 0.1])
     drawn = [mixed(sampler, update, 4, [0, 1, 2], shares).domains for update in range(updates)]
     counts = np.bincount(np.concatenate(drawn), minlength=3)
     most = 3 + (1 / np.log(phi) + 1 / np.log(2)) * np.log(updates)
@@ -99,13 +99,13 @@ def test_over_updates_a_rare_domain_gets_its_share_of_a_mixture():
     assert most < 4 * updates * shares[-1] / 5
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(share=st.floats(1e-4, 1.0, exclude_max=True), count=st.integers(1, 9), data=st.data())
 def test_a_mixture_repeats_no_window_within_an_epoch_of_its_domains(share, count, data):
     # So long a domain that its epoch ends after the last of these updates.
     seed = data.draw(st.integers(0, 2**64 - 1))
     sampler = ProbeSampler(np.full(2, 10_000), seed=seed)
-    drawn = [mixed(sampler, u, count, [0, 1], [share, 1.0 - share]) for u in range(200)]
+    drawn = [mixed(sampler, u, count, [0, 1], [share, 1.0 - share]) for u in range(100)]
     for domain in (0, 1):
         windows = np.concatenate([each.sequences[each.domains == domain] for each in drawn])
         assert np.unique(windows).size == windows.size
