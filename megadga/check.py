@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from megadga.alignment.methods import Directional, InFlight, Probing, Sharded
-from megadga.alignment.overhead import Reads, predicted_overhead
+from megadga.alignment.overhead import Reads, num_measured, predicted_overhead
 from megadga.arrays import FloatArray
+from megadga.build.basis import RunBasis
 from megadga.build.data import RunData, open_data
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.shape import model_shape
@@ -38,7 +39,7 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
     """
     data = open_data(config)
-    mixture = make_mixture(config, data.domains, left_out=data.left_out.keys())
+    mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
     entries = {
         "model": _model(config, data),
         "data": _data(data),
@@ -47,6 +48,8 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         "probe": _probe(config, data, mixture),
         "evaluation": _evaluation(config, data),
     }
+    if data.basis is not None:
+        entries["basis"] = _basis(data.basis)
     if data.left_out:
         entries["left out"] = _left_out(data, mixture)
     for label, text in entries.items():
@@ -97,6 +100,19 @@ def _left_out(data: RunData, mixture: Mixture) -> str:
     return f"{text} and {mixture.lost_mass:.2%} of the histogram" if mixture.lost_mass else text
 
 
+def _basis(basis: RunBasis) -> str:
+    mixtures = basis.mixtures
+    rows = _count(len(mixtures.names), "distribution")
+    entries = f"{mixtures.num_entries:,} shares above 0"
+    text = f"{rows} over {_count(mixtures.num_domains, 'domain')}, {entries}"
+    if not basis.lost_mass.any():
+        return text
+    worst = int(np.argmax(basis.lost_mass))
+    return (
+        f"{text}; {basis.lost_mass[worst]:.2%} of {mixtures.names[worst]} was in domains left out"
+    )
+
+
 def _sequences(specific: SequenceSet) -> str:
     sequences = _count(specific.num_sequences, "sequence")
     if not isinstance(specific, Examples):
@@ -128,7 +144,7 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
         return "none: the weights stay as they are"
     if not isinstance(needs, AlignmentNeeds):
         return "none: the weights stay as they are"
-    domains, batch = len(data.domains), config.training.global_batch_size
+    domains, batch = num_measured(needs, len(data.domains)), config.training.global_batch_size
     overhead = predicted_overhead(
         mixture.probing,
         num_domains=domains,

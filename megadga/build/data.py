@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megadga.build.basis import RunBasis, open_basis
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
@@ -38,8 +39,9 @@ class RunData:
             without evaluation.
         held_out_specific: Validation splits of the specific sets that have one, in order.
         vocabulary_size: Rows of the model's embedding.
-        identity: What the training splits and the histogram hold, JSON-shaped: equal for equal
-            content, wherever it lies.
+        basis: What a rule over mixtures of the domains lives on; None: it lives on the domains.
+        identity: What the training splits, the histogram and the basis hold, JSON-shaped: equal
+            for equal content, wherever it lies.
     """
 
     domains: tuple[Domain, ...]
@@ -48,6 +50,7 @@ class RunData:
     held_out: tuple[Domain, ...]
     held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
+    basis: RunBasis | None
     identity: Mapping[str, Any]
 
     @property
@@ -61,8 +64,8 @@ def open_data(config: RunConfig) -> RunData:
 
     Raises:
         ShardError: If a set is missing or damaged, too short, or by another tokenizer.
-        ConfigError: If the model's vocabulary is smaller than the tokenizer's, or domains are too
-            short and not left out.
+        ConfigError: If the model's vocabulary is smaller than the tokenizer's, domains are too
+            short and not left out, or a basis is not one over them.
     """
     length = config.model.sequence_length
     folders = read_folders(_domain_sources(config))
@@ -74,6 +77,7 @@ def open_data(config: RunConfig) -> RunData:
     check_same_tokenizer((*folders, *targets))
     opened = open_split(folders, split="train", sequence_length=length)
     _check_lengths(config, opened)
+    basis = open_basis(config, folders, opened)
     specific = _open_specific(config, aligned, split="train")
     held_out, held_out_specific = _held_out(config, folders, targets, opened)
     tokenizer = folders[0].manifest.tokenizer
@@ -84,11 +88,13 @@ def open_data(config: RunConfig) -> RunData:
         held_out,
         held_out_specific,
         vocabulary_size=_vocabulary_size(config, tokenizer),
+        basis=basis,
         identity={
             "tokenizer": tokenizer.fingerprint,
             "domains": _identity(folders, opened),
             "specific": {target.source.name: _summary(target.manifest) for target in aligned},
             "histogram": _histogram_digest(config),
+            "basis": None if basis is None else basis.digest,
         },
     )
 

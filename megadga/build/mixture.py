@@ -1,9 +1,8 @@
 """From a configuration to the rule that sets the weights. Knows no torch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,8 @@ from megadga.alignment.methods import (
     Sharded,
 )
 from megadga.arrays import FloatArray
+from megadga.build.basis import RunBasis, weights_of_rows
+from megadga.build.naming import misnamed
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import (
     DgaMixing,
@@ -27,7 +28,6 @@ from megadga.config.mixing import (
     Weights,
 )
 from megadga.config.models import RunConfig
-from megadga.config.places import KeyPath, Mistake
 from megadga.config.probes import (
     DirectionalProbe,
     EnergyDirection,
@@ -39,6 +39,7 @@ from megadga.config.probes import (
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
 from megadga.mixing.importance import importance_weights
+from megadga.mixing.over_basis import OverBasis
 from megadga.mixing.scheduler import Scheduler
 from megadga.mixing.static import (
     Static,
@@ -47,9 +48,6 @@ from megadga.mixing.static import (
     uniform_weights,
 )
 from megadga.shards.domain import Domain
-
-MOST_NAMED = 5
-"""Domains that an error names: there may be thousands."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,11 @@ class Mixture:
 
 
 def make_mixture(
-    config: RunConfig, domains: Sequence[Domain], *, left_out: AbstractSet[str] = frozenset()
+    config: RunConfig,
+    domains: Sequence[Domain],
+    *,
+    left_out: AbstractSet[str] = frozenset(),
+    basis: RunBasis | None = None,
 ) -> Mixture:
     """Return the run's mixture over its domains.
 
@@ -80,6 +82,7 @@ def make_mixture(
         left_out: Names of those that are too short for a window. What a histogram has there goes
             to the others, in proportion; a weight that is written in the configuration must not
             name them.
+        basis: What the rule lives on in the domains' place, if the configuration says so.
 
     Raises:
         ConfigError: If weights or a histogram do not name exactly the domains, a setting is out of
@@ -87,7 +90,7 @@ def make_mixture(
     """
     match config.mixing:
         case DgaMixing() as mixing:
-            scheduler = _dga(config, mixing, domains, left_out)
+            scheduler = _dga(config, mixing, domains, left_out, basis)
             mixture = Mixture(scheduler, mixing.interval, _probing(mixing))
         case StaticMixing() as mixing:
             weights = _weights(config, "weights", mixing.weights, domains, left_out)
@@ -99,15 +102,44 @@ def make_mixture(
 
 
 def _dga(
-    config: RunConfig, mixing: DgaMixing, domains: Sequence[Domain], left_out: AbstractSet[str]
+    config: RunConfig,
+    mixing: DgaMixing,
+    domains: Sequence[Domain],
+    left_out: AbstractSet[str],
+    basis: RunBasis | None,
+) -> Scheduler:
+    """Return the rule over the domains, or over basis distributions."""
+    if basis is None:
+        return _dga_rule(
+            config,
+            mixing,
+            lambda key, rule: _weights(config, key, rule, domains, left_out),
+            f"{len(domains)} domains",
+        )
+    mixtures = basis.mixtures
+    rule = _dga_rule(
+        config,
+        mixing,
+        lambda key, rule: weights_of_rows(config, key, rule, mixtures),
+        f"{len(mixtures.names)} basis distributions",
+    )
+    return OverBasis(rule, mixtures)
+
+
+def _dga_rule(
+    config: RunConfig,
+    mixing: DgaMixing,
+    weights_of: Callable[[str, Weights], FloatArray],
+    over: str,
 ) -> Dga:
-    if mixing.floor * len(domains) > 1.0:
-        expected = f"at most 1 / {len(domains)} domains"
+    """Return the rule, given the weights under a key of its section, and what they are over."""
+    initial = weights_of("initial", mixing.initial)
+    if mixing.floor * initial.size > 1.0:
+        expected = f"at most 1 / {over}"
         raise config.mistake("mixing", "floor", expected=expected, found=str(mixing.floor))
-    initial = _weights(config, "initial", mixing.initial, domains, left_out)
     prior = None
     if mixing.prior is not None:
-        prior = _weights(config, "prior", mixing.prior, domains, left_out)
+        prior = weights_of("prior", mixing.prior)
         if ((prior == 0.0) & (initial > 0.0)).any():
             expected = "a weight above 0 wherever mixing.initial has one"
             raise config.mistake("mixing", "prior", expected=expected, found="0")
@@ -168,34 +200,11 @@ def _weights(
             return temperature_weights(tokens, rule.temperature)
         case _:
             names = [domain.name for domain in domains]
-            mistakes = list(_misnamed(("mixing", key), rule, names, left_out))
+            mistakes = list(misnamed(("mixing", key), rule, names, left_out))
             if mistakes:
                 raise config.error(mistakes)
             weights = np.array([rule[domain.name] for domain in domains], dtype=np.float64)
             return weights / weights.sum()
-
-
-def _misnamed(
-    path: KeyPath, weights: Mapping[str, float], names: Sequence[str], left_out: AbstractSet[str]
-) -> Iterator[Mistake]:
-    known = set(names)
-    unknown = [name for name in weights if name not in known]
-    for name in unknown[:MOST_NAMED]:
-        if name in left_out:
-            expected = "the name of a domain that is not left out (data.too_short)"
-            yield Mistake((*path, name), expected, f"{weights[name]} in {name!r}")
-            continue
-        close = get_close_matches(name, names, n=1)
-        hint = repr(close[0]) if close else ""
-        yield Mistake((*path, name), "the name of a domain", repr(name), hint)
-    if len(unknown) > MOST_NAMED:
-        found = f"{len(unknown) - MOST_NAMED} more that are none"
-        yield Mistake(path, "names of domains", found)
-    missing = [name for name in names if name not in weights]
-    if missing:
-        named = ", ".join(missing[:MOST_NAMED]) + (", ..." if len(missing) > MOST_NAMED else "")
-        found = f"none for {len(missing)} ({named})"
-        yield Mistake(path, f"a weight for each of the {len(names)} domains", found)
 
 
 def _importance(path: Path, domains: Sequence[Domain], left_out: AbstractSet[str]) -> Mixture:

@@ -41,7 +41,7 @@ def open_run(config: RunConfig) -> Generator[Run]:
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
     data = open_data(config)
-    mixture = make_mixture(config, data.domains, left_out=data.left_out.keys())
+    mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
     with process_group():
         run = _assemble(config, data, mixture)
         yield run

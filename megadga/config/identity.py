@@ -16,7 +16,7 @@ NOT_TRAINED: dict[str, Any] = {
     "checkpoint": True,
     # The same data may move; which domains are left out is seen in the domains that are not.
     "data": {"domains": True, "too_short": True, "specific": {"__all__": {"path"}}},
-    "mixing": {"histogram"},
+    "mixing": {"histogram", "basis"},
     "training": {"steps"},  # training may go on for longer, unless the schedule depends on it
     "deepspeed": True,  # compared as it is completed
 }

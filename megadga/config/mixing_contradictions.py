@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from megadga.config.mixing import DgaMixing, Mixing
+from megadga.config.mixing import DgaMixing, Mixing, TemperatureWeights
 from megadga.config.places import Mistake, shown
 from megadga.config.probes import DirectionalProbe, InFlightProbe, ShardedProbe
 from megadga.config.sections import TrainingSection
@@ -13,6 +13,8 @@ _IN_FLIGHT = "mixing.probe.type in_flight"
 
 def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
     """Yield what a section says that cannot be measured the way that it says."""
+    if mixing.basis is not None:
+        yield from _over_basis(mixing)
     match mixing.probe:
         case DirectionalProbe() as probe:
             yield from _direction(mixing, probe)
@@ -38,6 +40,25 @@ def find_batch_contradictions(mixing: Mixing, training: TrainingSection) -> Iter
     if in_flight and training.global_batch_size == 1:
         expected = f"at least 2 with {_IN_FLIGHT}, which compares the sequences of a batch"
         yield Mistake(("training", "global_batch_size"), expected, "1")
+
+
+def _over_basis(mixing: DgaMixing) -> Iterator[Mistake]:
+    if isinstance(mixing.probe, InFlightProbe):
+        expected = (
+            "directional or sharded with mixing.basis: a sequence of a batch is of one domain"
+        )
+        yield Mistake(("mixing", "probe", "type"), expected, shown(mixing.probe.type))
+    for key, rule in (("initial", mixing.initial), ("prior", mixing.prior)):
+        if isinstance(rule, TemperatureWeights):
+            found = shown(rule.model_dump())
+        elif rule == "proportional":
+            found = shown(rule)
+        else:
+            continue
+        expected = (
+            "uniform or {name: weight} with mixing.basis, whose distributions hold no tokens"
+        )
+        yield Mistake(("mixing", key), expected, found)
 
 
 def _direction(mixing: DgaMixing, probe: DirectionalProbe | InFlightProbe) -> Iterator[Mistake]:

@@ -113,3 +113,19 @@ def test_all_that_contradicts_is_told_at_once(tmp_path):
 )
 def test_what_can_be_measured_is_no_contradiction(tmp_path, overrides):
     assert load_config(write_run(tmp_path), overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        (IN_FLIGHT, "mixing.probe.type: expected directional or sharded with mixing.basis"),
+        ("mixing.initial=proportional", "mixing.initial: expected uniform or {name: weight} with"),
+        (
+            "mixing.prior={type: temperature, temperature: 2}",
+            "mixing.prior: expected uniform or {name: weight} with mixing.basis",
+        ),
+    ],
+)
+def test_what_a_basis_cannot_have_is_refused(tmp_path, override, complaint):
+    (found,) = complaints(tmp_path, "mixing.basis=basis.npz", override)
+    assert complaint in found
