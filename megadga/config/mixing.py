@@ -83,13 +83,14 @@ class DgaMixing(Section):
     score raw. Other scores do not read it."""
     basis: Path | None = None
     """File of basis distributions over the domains (tools/histogram.py), relative to the working
-    directory: the rule weights these, and probes draw from them; null: it weights the domains."""
+    directory: the rule (initial, prior, floor too) weights these in the domains' place, and probes
+    draw from them; null: it weights the domains."""
     initial: Weights = "uniform"
     """Weights at step 0: uniform, proportional (to tokens),
     {type: temperature, temperature: T}, or {domain: weight} for every domain. With a basis:
     uniform, or {name: weight} for every distribution in it."""
     floor: Share = 0.0
-    """Least weight of a domain, in [0, 1 / domains], or of a basis distribution; 0: the paper."""
+    """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
     prior: Weights | None = None
     """Mixture that updates are pulled towards, written as `initial`; null: `initial`."""
     prior_pull: Share = 0.0
