@@ -35,7 +35,7 @@ def time_rounds(
     """
     seconds: Seconds = {name: [] for name in variants}
     for number in range(rounds):
-        for name in sorted(variants, reverse=bool(number % 2)):
+        for name in list(variants)[:: -1 if number % 2 else 1]:
             seconds[name].append(_seconds(variants[name], device))
         yield seconds
 
