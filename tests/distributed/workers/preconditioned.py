@@ -30,8 +30,8 @@ WAYS = ("sharded", "directional", "in_flight")
 def full_denominators(engine: Any) -> Tensor:
     """Return AdamW's ``sqrt(v / (1 - beta2^t)) + eps`` of all parameters in one vector.
 
-    Collective. Of the steps that were trained and the settings above; nothing is asked of the optimizer but
-    its moments, by DeepSpeed's public function where it has one.
+    Collective. Of the steps that were trained and the settings above; nothing is asked of the
+    optimizer but its moments, by DeepSpeed's public function where it has one.
     """
     parameters = [p for p in engine.module.parameters() if p.requires_grad]
     moments = [_full_moment(engine, p).double().flatten() for p in parameters]
