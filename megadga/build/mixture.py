@@ -36,8 +36,10 @@ from megadga.config.probes import (
     RankDirection,
     ShardedProbe,
 )
+from megadga.config.steps import SpreadStep, StepSize
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
+from megadga.mixing.guards import effective_domains
 from megadga.mixing.importance import importance_weights
 from megadga.mixing.scheduler import Scheduler
 from megadga.mixing.static import (
@@ -46,8 +48,11 @@ from megadga.mixing.static import (
     temperature_weights,
     uniform_weights,
 )
+from megadga.mixing.step_size import AutoStep
 from megadga.shards.domain import Domain
 
+ROUNDING = 1e-9
+"""Relative error that an entropy may come with."""
 MOST_NAMED = 5
 """Domains that an error names: there may be thousands."""
 
@@ -61,12 +66,14 @@ class Mixture:
         interval: Optimizer steps between updates; None: there are none.
         probing: How alignments are measured for an update; None: there are none.
         lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
+        min_effective_domains: Effective domains below which the weights are cause for alarm.
     """
 
     scheduler: Scheduler
     interval: int | None = None
     probing: Probing | None = None
     lost_mass: float = 0.0
+    min_effective_domains: float = 0.0
 
 
 def make_mixture(
@@ -88,7 +95,13 @@ def make_mixture(
     match config.mixing:
         case DgaMixing() as mixing:
             scheduler = _dga(config, mixing, domains, left_out)
-            mixture = Mixture(scheduler, mixing.interval, _probing(mixing))
+            _check_alarm(config, mixing.min_effective_domains, scheduler)
+            mixture = Mixture(
+                scheduler,
+                mixing.interval,
+                _probing(mixing),
+                min_effective_domains=mixing.min_effective_domains,
+            )
         case StaticMixing() as mixing:
             weights = _weights(config, "weights", mixing.weights, domains, left_out)
             mixture = Mixture(Static(weights))
@@ -113,14 +126,31 @@ def _dga(
             raise config.mistake("mixing", "prior", expected=expected, found="0")
     return Dga(
         initial=initial,
-        step_size=mixing.step_size,
+        step_size=_step_size(mixing.step_size),
         ema=mixing.ema,
         score=mixing.score,
         floor=mixing.floor,
         prior=prior,
         prior_pull=mixing.prior_pull,
         min_signal=mixing.min_signal,
+        max_change=mixing.max_change,
+        warmup=mixing.warmup,
+        freeze_after=mixing.freeze_after,
     )
+
+
+def _step_size(section: StepSize) -> float | AutoStep:
+    return AutoStep(section.spread) if isinstance(section, SpreadStep) else section
+
+
+def _check_alarm(config: RunConfig, least: float, scheduler: Scheduler) -> None:
+    """Check that the first mixture is above the alarm, which tells when one falls below."""
+    first = effective_domains(scheduler.init().averaged_weights)
+    # Of K equal weights, rounding may find a little less than K.
+    if least > first * (1.0 + ROUNDING):
+        expected = f"at most {first:.4g}, the effective domains of the first mixture"
+        path = ("mixing", "min_effective_domains")
+        raise config.mistake(*path, expected=expected, found=str(least))
 
 
 def _probing(mixing: DgaMixing) -> Probing:

@@ -14,8 +14,10 @@ from megadga.config.base import (
     PositiveShare,
     Section,
     Share,
+    Whole,
 )
 from megadga.config.probes import DirectionalProbe, Probe
+from megadga.config.steps import StepSize
 
 ROUNDING = 1e-3
 """How far weights that a person wrote down may be from a sum of 1."""
@@ -69,8 +71,9 @@ class DgaMixing(Section):
     """How the domains' weights are set."""
     interval: Count
     """Optimizer steps between updates of the weights (T_r), at least 1."""
-    step_size: Positive
-    """Mirror-descent step (eta), above 0; its unit is one over the score's."""
+    step_size: StepSize
+    """Mirror-descent step (eta), above 0; its unit is one over the score's. {spread: s} chooses it
+    for each update, so that the exponents differ by s in standard deviation."""
     ema: PositiveShare = 1.0
     """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
     1: no averaging."""
@@ -93,6 +96,17 @@ class DgaMixing(Section):
     min_signal: NonNegative = 0.0
     """Least ratio of the scores' true differences to their noise; an update below it is skipped.
     At least 0; 0: none is, as in the paper."""
+    max_change: PositiveShare = 1.0
+    """Largest share of a batch that an update may move to other domains (total variation), in
+    (0, 1]; 1: no limit, as in the paper."""
+    warmup: Whole = 0
+    """Updates at the start that are measured and left out, at least 0."""
+    freeze_after: Count | None = None
+    """Updates after which the weights stay, above `warmup`, counting those that were left out;
+    null: the weights never stop."""
+    min_effective_domains: NonNegative = 0.0
+    """Effective domains (exp of the entropy of the averaged weights) below which an event is
+    logged when the weights fall there; at most those of the first mixture; 0: never."""
     probe: Probe = DirectionalProbe()
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded."""

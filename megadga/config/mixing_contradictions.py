@@ -13,6 +13,7 @@ _IN_FLIGHT = "mixing.probe.type in_flight"
 
 def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
     """Yield what a section says that cannot be measured the way that it says."""
+    yield from _guards(mixing)
     match mixing.probe:
         case DirectionalProbe() as probe:
             yield from _direction(mixing, probe)
@@ -30,6 +31,12 @@ def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
         path = ("mixing", "probe", "sequences_per_domain")
         expected = "at least 2 with mixing.min_signal above 0, or there is no noise to see"
         yield Mistake(path, expected, "1")
+
+
+def _guards(mixing: DgaMixing) -> Iterator[Mistake]:
+    if mixing.freeze_after is not None and mixing.freeze_after <= mixing.warmup:
+        expected = f"more than mixing.warmup ({mixing.warmup}), or the weights never move"
+        yield Mistake(("mixing", "freeze_after"), expected, shown(mixing.freeze_after))
 
 
 def find_batch_contradictions(mixing: Mixing, training: TrainingSection) -> Iterator[Mistake]:

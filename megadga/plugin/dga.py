@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
-import numpy as np
 import torch
 
 from megadga.alignment.methods import InFlight, Probing
@@ -18,6 +17,7 @@ from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, S
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
 from megadga.plugin.overhead import ProbeClock
 from megadga.plugin.protocol import Metrics
+from megadga.plugin.records import alignments_record, skipped_record, weights_record
 from megadga.sampling.sampler import SamplerState
 from megadga.shards.domain import Domain
 from megadga.shards.sequences import SequenceSet
@@ -153,8 +153,7 @@ class DgaPlugin:
             step: Optimizer steps completed so far, equal to ``self.step``.
 
         Returns:
-            An ``update`` record; or an ``event`` if the alignments were not finite and the update
-            was skipped; or nothing.
+            An ``update`` record; or an ``event`` if the update was left out; or nothing.
 
         Raises:
             ValueError: If batches and steps have gone out of step.
@@ -174,7 +173,8 @@ class DgaPlugin:
             alignments = self._measurement.measure(self._num_measured)
         self._mixture = self._agreed(self._scheduler.update(before, alignments))
         if self._mixture.num_skipped > before.num_skipped:
-            return {"event": self._skipped(alignments)}
+            skipped = skipped_record(self.names, alignments, self._mixture.num_skipped)
+            return {"event": skipped}
         return {"update": self._updated(alignments)}
 
     def close(self) -> None:
@@ -252,43 +252,14 @@ class DgaPlugin:
         )
 
     def _updated(self, alignments: Alignments) -> dict[str, Any]:
-        overhead = self._clock.take()
-        record: dict[str, Any] = {
-            "alignments": self._by_name(alignments.dots),
-            "specific_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
-            "weights": self._by_name(self._mixture.weights),
-            "averaged_weights": self._by_name(self._mixture.averaged_weights),
-            "epochs": self._by_name(self.epochs),
-            "predicted_overhead": self._predicted_overhead,
-            "observed_overhead": overhead.share,
-            "probe_s": overhead.probe_s,
-        }
-        if alignments.standard_errors is not None:
-            record["standard_errors"] = self._by_name(alignments.standard_errors)
-        if alignments.squared_norms is not None:
-            record["gradient_norms"] = self._by_name(np.sqrt(alignments.squared_norms))
-        if self._needs is not None and self._needs.preconditioned:
-            record["preconditioned"] = alignments.preconditioned
-        if alignments.direction_energy < 1.0:
-            record["direction_energy"] = alignments.direction_energy
-        return record
-
-    def _skipped(self, alignments: Alignments) -> dict[str, Any]:
-        finite = np.isfinite(alignments.dots)
-        if alignments.squared_norms is not None:
-            finite &= np.isfinite(alignments.squared_norms)
-        reason = "alignments are not finite"
-        if alignments.is_finite():
-            reason = "left out by the rule: min_signal, warmup or freeze_after"
-        return {
-            "event": "update_skipped",
-            "reason": reason,
-            "domains": [name for name, good in zip(self.names, finite, strict=True) if not good],
-            "num_skipped": self._mixture.num_skipped,
-        }
-
-    def _by_name(self, values: FloatArray) -> dict[str, float]:
-        return dict(zip(self.names, values.tolist(), strict=True))
+        measured = alignments_record(
+            self.names,
+            alignments,
+            self._needs,
+            predicted_overhead=self._predicted_overhead,
+            overhead=self._clock.take(),
+        )
+        return {**measured, **weights_record(self.names, self._mixture, self.epochs)}
 
 
 def _alignment_needs(scheduler: Scheduler) -> AlignmentNeeds | None:

@@ -20,6 +20,7 @@ from megadga.config.models import RunConfig
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
 from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.mixing.step_size import AutoStep
 from tests.support.runs import write_run
 from tests.support.shards import write_domain
 
@@ -106,6 +107,36 @@ def test_dga_takes_every_setting(folder):
     assert (scheduler.floor, scheduler.prior_pull, scheduler.min_signal) == (0.1, 0.2, 0.7)
     np.testing.assert_array_equal(scheduler.initial, [0.25, 0.25, 0.5])
     np.testing.assert_array_equal(scheduler.prior, np.full(3, 1 / 3))
+
+
+def test_dga_takes_every_guard(folder):
+    found = mixture(
+        folder,
+        "mixing.step_size={spread: 0.3}",
+        "mixing.max_change=0.25",
+        "mixing.warmup=2",
+        "mixing.freeze_after=9",
+        "mixing.min_effective_domains=1.5",
+    )
+    scheduler = found.scheduler
+    assert isinstance(scheduler, Dga)
+    assert scheduler.step_size == AutoStep(0.3)
+    assert (scheduler.max_change, scheduler.warmup, scheduler.freeze_after) == (0.25, 2, 9)
+    assert found.min_effective_domains == 1.5
+
+
+def test_an_alarm_may_be_as_high_as_the_first_mixture_and_no_higher(folder):
+    assert mixture(folder, "mixing.min_effective_domains=3.0").min_effective_domains == 3.0
+    with pytest.raises(ConfigError) as error:
+        mixture(
+            folder,
+            "mixing.min_effective_domains=2.5",
+            "mixing.initial={code: 0.5, novels: 0.5, recipes: 0}",
+        )
+    assert str(error.value) == (
+        "override 1: mixing.min_effective_domains: expected at most 2, the effective domains of "
+        "the first mixture, found 2.5"
+    )
 
 
 def test_static_weights_follow_their_rule(folder):

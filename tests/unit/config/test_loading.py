@@ -51,8 +51,9 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         (
             "  dga: 1",
             (
-                "run.yaml:11: mixing.dga: expected one of ema, floor, initial, interval, "
-                "min_signal, prior, prior_pull, probe, score, step_size, type, without_moments, "
+                "run.yaml:11: mixing.dga: expected one of ema, floor, freeze_after, initial, "
+                "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
+                "probe, score, step_size, type, warmup, without_moments, "
                 "found 'dga'"
             ),
         ),
@@ -78,8 +79,9 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         (
             "  weights: uniform",
             (
-                "run.yaml:11: mixing.weights: expected one of ema, floor, initial, interval, "
-                "min_signal, prior, prior_pull, probe, score, step_size, type, without_moments, "
+                "run.yaml:11: mixing.weights: expected one of ema, floor, freeze_after, initial, "
+                "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
+                "probe, score, step_size, type, warmup, without_moments, "
                 "found 'weights', a key of type static"
             ),
         ),

@@ -32,6 +32,28 @@ def complaints(folder, *overrides: str) -> list[str]:
             ),
         ),
         (
+            ["mixing.warmup=3", "mixing.freeze_after=3"],
+            (
+                "override 2: mixing.freeze_after: expected more than mixing.warmup (3), or the "
+                "weights never move, found 3"
+            ),
+        ),
+        (
+            ["mixing.step_size={spread: 0.0}"],
+            "override 1: mixing.step_size.spread: expected a number greater than 0, found 0.0",
+        ),
+        (
+            ["mixing.step_size={spred: 0.5, spread: 1.0}"],
+            (
+                "override 1: mixing.step_size.spred: expected a known key, found 'spred'; "
+                "did you mean 'spread'?"
+            ),
+        ),
+        (
+            ["mixing.step_size=auto"],
+            "override 1: mixing.step_size: expected a valid number, found 'auto'",
+        ),
+        (
             ["mixing.probe.type=sharded", "mixing.min_signal=0.5"],
             (
                 "override 2: mixing.min_signal: expected 0 with mixing.probe.type sharded, "
