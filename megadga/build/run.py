@@ -73,7 +73,13 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
     sinks = () if metrics is None else (metrics, _progress(config, dga))
     return Run(
         mixture=dga,
-        trainer=Trainer(engine, dga.names, collective=collective, clock=time.perf_counter),
+        trainer=Trainer(
+            engine,
+            dga.names,
+            collective=collective,
+            clock=time.perf_counter,
+            observe_losses=dga.observe_losses,
+        ),
         plugins=plugins,
         metrics=FanOut(sinks),
         checkpoints=checkpoints,

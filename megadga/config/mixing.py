@@ -1,67 +1,22 @@
 """The ways to mix domains, one section a `type`. Knows no domain: names meet the data later."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from megadga.config.base import (
     Count,
     NonNegative,
-    Positive,
     PositiveShare,
     Section,
     Share,
     Whole,
 )
 from megadga.config.probes import DirectionalProbe, Probe
+from megadga.config.rules import OdmMixing, ScheduleMixing
 from megadga.config.steps import StepSize
-
-ROUNDING = 1e-3
-"""How far weights that a person wrote down may be from a sum of 1."""
-
-
-class TemperatureWeights(Section):
-    """Weights proportional to tokens ** (1 / temperature)."""
-
-    type: Literal["temperature"]
-    """Rule that makes the weights."""
-    temperature: Positive
-    """1: proportional to tokens; larger: flatter; above 0."""
-
-
-def _sums_to_one(weights: dict[str, float]) -> dict[str, float]:
-    """Refuse weights with mass missing; the rest of the rounding is divided out at their use."""
-    total = sum(weights.values())
-    if abs(total - 1.0) > ROUNDING:
-        raise PydanticCustomError(
-            "weights_sum",
-            "Input should be weights that sum to 1",
-            {"found": f"a sum of {total:g}"},
-        )
-    return weights
-
-
-def _weights_form(value: object) -> str:
-    if isinstance(value, TemperatureWeights):
-        return "<temperature>"
-    if isinstance(value, Mapping):
-        # A domain may be called "type"; its weight is a number, the rule's name is not.
-        rule = cast("Mapping[str, object]", value).get("type")
-        return "<temperature>" if isinstance(rule, str) else "<explicit>"
-    return "<named>"
-
-
-Weights = Annotated[
-    Annotated[Literal["uniform", "proportional"], Tag("<named>")]
-    | Annotated[TemperatureWeights, Tag("<temperature>")]
-    | Annotated[dict[str, NonNegative], AfterValidator(_sums_to_one), Tag("<explicit>")],
-    Discriminator(_weights_form),
-]
-"""uniform, proportional (to tokens), {type: temperature, temperature: T}, or {domain: weight} for
-every domain, with a sum of 1."""
+from megadga.config.weights import Weights
 
 
 class DgaMixing(Section):
@@ -85,8 +40,8 @@ class DgaMixing(Section):
     """What the score adam does before AdamW has second moments; refuse: an error; raw: as the
     score raw. Other scores do not read it."""
     initial: Weights = "uniform"
-    """Weights at step 0: uniform, proportional (to tokens),
-    {type: temperature, temperature: T}, or {domain: weight} for every domain."""
+    """Weights at step 0: uniform, proportional (to tokens), {type: temperature, temperature: T},
+    {type: unimax, max_epochs: N}, or {domain: weight} for every domain."""
     floor: Share = 0.0
     """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
     prior: Weights | None = None
@@ -118,8 +73,8 @@ class StaticMixing(Section):
     type: Literal["static"]
     """How the domains' weights are set."""
     weights: Weights
-    """uniform, proportional (to tokens), {type: temperature, temperature: T}, or
-    {domain: weight} for every domain."""
+    """uniform, proportional (to tokens), {type: temperature, temperature: T},
+    {type: unimax, max_epochs: N}, or {domain: weight} for every domain."""
 
 
 class ImportanceMixing(Section):
@@ -131,4 +86,7 @@ class ImportanceMixing(Section):
     """JSON file {domain: count or share}, relative to the working directory."""
 
 
-Mixing = Annotated[DgaMixing | StaticMixing | ImportanceMixing, Field(discriminator="type")]
+Mixing = Annotated[
+    DgaMixing | StaticMixing | ImportanceMixing | ScheduleMixing | OdmMixing,
+    Field(discriminator="type"),
+]

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, Needs
+from megadga.mixing.scheduler import (
+    AlignmentNeeds,
+    Alignments,
+    DomainLosses,
+    MixtureState,
+    Needs,
+    Observed,
+)
 from megadga.plugin.overhead import ObservedOverhead
 
 
@@ -67,22 +74,29 @@ def alignments_record(
     return record
 
 
-def skipped_record(
-    names: Sequence[str], alignments: Alignments, num_skipped: int
-) -> dict[str, Any]:
+def skipped_record(names: Sequence[str], observed: Observed, num_skipped: int) -> dict[str, Any]:
     """Return the event of an update that was left out.
 
     Args:
         names: The domains', ``K`` of them.
-        alignments: What was measured.
+        observed: What the rule was shown.
         num_skipped: Updates that were left out, with this one.
     """
-    finite = np.isfinite(alignments.dots)
-    if alignments.squared_norms is not None:
-        finite &= np.isfinite(alignments.squared_norms)
-    reason = "alignments are not finite"
-    if alignments.is_finite():
-        reason = "left out by the rule: min_signal, warmup or freeze_after"
+    reason, finite = "left out by the rule", np.ones(len(names), dtype=np.bool_)
+    match observed:
+        case Alignments():
+            finite = np.isfinite(observed.dots)
+            if observed.squared_norms is not None:
+                finite &= np.isfinite(observed.squared_norms)
+            reason = "alignments are not finite"
+            if observed.is_finite():
+                reason = "left out by the rule: min_signal, warmup or freeze_after"
+        case DomainLosses():
+            finite = np.isfinite(observed.losses)
+            if not observed.is_finite():
+                reason = "losses are not finite"
+        case _:
+            pass
     return {
         "event": "update_skipped",
         "reason": reason,

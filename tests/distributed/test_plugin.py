@@ -75,3 +75,12 @@ def test_complaints_name_expected_and_found(report: Any) -> None:
 
 def test_a_cap_ends_training_only_when_the_data_are_used_up(report: Any) -> None:
     assert report["exhausted"]["handed_out"] == report["exhausted"]["full_batches"]
+
+
+def test_a_rule_that_follows_losses_continues_in_the_middle_of_an_interval(report: Any) -> None:
+    records, again = report["odm"]["records"], report["odm"]["again"]
+
+    assert [list(record) for record in records] == [["update"], [], ["update"]]
+    weights = list(records[-1]["update"]["averaged_weights"].values())
+    assert weights[0] < weights[1] < weights[2]  # as the losses are
+    assert again == records

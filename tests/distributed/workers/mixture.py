@@ -15,6 +15,7 @@ from megadga.alignment.methods import ProbeBudget, Probing
 from megadga.build.ranks import leave
 from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixing.dga import Dga
+from megadga.mixing.odm import Odm
 from megadga.mixing.static import Static, uniform_weights
 from megadga.plugin import Batch, DgaPlugin, Sampling
 from megadga.sampling.selection import Selection
@@ -163,6 +164,30 @@ def batches_until_exhausted(folder: Path) -> dict[str, int]:
         return {"handed_out": handed_out, "full_batches": windows // GLOBAL_BATCH_SIZE}
 
 
+def odm_and_resumed(folder: Path) -> dict[str, Any]:
+    """Follow losses for 6 steps, saved after 3 of them: in the middle of an interval."""
+    engine = new_engine()
+    plugin, resumed = (
+        new_plugin(engine, folder, interval=2, scheduler=Odm(uniform_weights(3))) for _ in range(2)
+    )
+
+    def go_on(plugin: DgaPlugin, until: int) -> list[Any]:
+        records = []
+        while plugin.step < until:
+            indices = plugin.next_indices()
+            losses = 1.0 + indices.global_domains / (1.0 + indices.step)
+            plugin.observe_losses(indices.global_domains, losses)
+            records.append(plugin.after_step(indices.step))
+        return records
+
+    go_on(plugin, until=3)
+    saved = io.BytesIO()
+    torch.save(plugin.state_dict(), saved)
+    resumed.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
+    records, again = go_on(plugin, until=6), go_on(resumed, until=6)
+    return {"records": records, "again": again}
+
+
 def main(output: str, folder: str) -> None:
     root = Path(folder)
     report: dict[str, Any] = {
@@ -170,6 +195,7 @@ def main(output: str, folder: str) -> None:
         "tokens": tokens_are_those_of_the_indices(root),
         "poisoned": poisoned(root),
         "complaints": complaints(root),
+        "odm": odm_and_resumed(root),
         "exhausted": batches_until_exhausted(root),
     }
     if dist.get_rank() == 0:
