@@ -11,13 +11,30 @@ import torch
 
 from megadga.alignment.methods import InFlight, Probing
 from megadga.alignment.overhead import predicted_overhead
-from megadga.alignment.protocols import Measurement, TrainedBatch
-from megadga.arrays import FloatArray
+from megadga.alignment.protocols import TrainedBatch
+from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ResumeError
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, Scheduler
+from megadga.mixing.scheduler import (
+    AlignmentNeeds,
+    Alignments,
+    LossNeeds,
+    MixtureState,
+    Observed,
+    Scheduler,
+    StepNeeds,
+    StepNumber,
+)
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
+from megadga.plugin.observing import (
+    AlignmentObserver,
+    LossObserver,
+    Observer,
+    StepObserver,
+    supported_needs,
+)
 from megadga.plugin.overhead import ProbeClock
 from megadga.plugin.protocol import Metrics
+from megadga.plugin.records import alignments_record, skipped_record, weights_record
 from megadga.sampling.sampler import SamplerState
 from megadga.shards.domain import Domain
 from megadga.shards.sequences import SequenceSet
@@ -39,7 +56,7 @@ class DgaPlugin:
     Args:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
         domains: The training domains, ``K`` of them, of one sequence length.
-        specific: What the model should become good at; None only for a scheduler that measures
+        specific: What the model should become good at; None only for a scheduler that aligns to
             nothing. If it is padded (``Examples``), the module is shown ``PADDING`` among its
             tokens when alignments are measured, and at no other time.
         scheduler: The algorithm that moves the weights.
@@ -96,28 +113,37 @@ class DgaPlugin:
         self._clock = ProbeClock(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
-        self._needs = _alignment_needs(scheduler)
-        self._measurement: Measurement | None = None
+        self._needs = supported_needs(scheduler)
+        self._losses = LossObserver(len(domains))
+        self._observer: Observer | None = None
         self._predicted_overhead = 0.0
-        if self._needs is not None:
-            if specific is None:
-                raise ValueError("specific: expected a specific set to align with, found None")
-            self._measurement = make_measurement(
-                engine,
-                domains,
-                specific,
-                probing=probing,
-                needs=self._needs,
-                loss=loss,
-                seed=sampling.seed,
-            )
-            self._predicted_overhead = predicted_overhead(
-                probing,
-                num_domains=len(domains),
-                interval=interval,
-                global_batch_size=engine.train_batch_size(),
-                needs=self._needs,
-            ).share
+        match self._needs:
+            case None:
+                pass
+            case StepNeeds():
+                self._observer = StepObserver()
+            case LossNeeds():
+                self._observer = self._losses
+            case AlignmentNeeds():
+                if specific is None:
+                    raise ValueError("specific: expected a specific set to align with, found None")
+                measurement = make_measurement(
+                    engine,
+                    domains,
+                    specific,
+                    probing=probing,
+                    needs=self._needs,
+                    loss=loss,
+                    seed=sampling.seed,
+                )
+                self._observer = AlignmentObserver(measurement)
+                self._predicted_overhead = predicted_overhead(
+                    probing,
+                    num_domains=len(domains),
+                    interval=interval,
+                    global_batch_size=engine.train_batch_size(),
+                    needs=self._needs,
+                ).share
 
     @property
     def step(self) -> int:
@@ -146,6 +172,22 @@ class DgaPlugin:
         self._prepare(indices)
         return indices
 
+    def observe_losses(self, domains: IntArray, losses: FloatArray) -> None:
+        """Tell what an optimizer step was trained at, before ``after_step``. Not collective.
+
+        Rules that follow the losses of training need it of every step; to others it is nothing.
+
+        Args:
+            domains: Domain of each sequence, as ``indices.global_domains``, shape ``(B,)``.
+            losses: Mean loss of each, nats a token, shape ``(B,)``. Of the whole global batch, and
+                equal on every rank.
+
+        Raises:
+            ValueError: If the shapes differ, or a domain is none.
+        """
+        if isinstance(self._needs, LossNeeds):
+            self._losses.add(domains, losses)
+
     def after_step(self, step: int) -> Metrics:
         """Update the mixture if one is due. Collective: call it on every rank.
 
@@ -153,35 +195,33 @@ class DgaPlugin:
             step: Optimizer steps completed so far, equal to ``self.step``.
 
         Returns:
-            An ``update`` record; or an ``event`` if the alignments were not finite and the update
-            was skipped; or nothing.
+            An ``update`` record; or an ``event`` if the update was left out; or nothing.
 
         Raises:
-            ValueError: If batches and steps have gone out of step.
+            ValueError: If batches and steps have gone out of step, or the rule follows losses and
+                was not told of any.
         """
         if step != self.step:
             raise ValueError(
                 f"after_step: expected step {self.step}, the batches handed out, found {step}"
             )
         due = self._is_update(step)
-        if due:
+        if due and isinstance(self._needs, AlignmentNeeds):
             self._synchronize()
         self._clock.end_step(watched=due and self._in_flight)
-        if self._measurement is None or not due:
+        if self._observer is None or not due:
             return {}
         before = self._mixture
         with self._clock.probing():
-            alignments = self._measurement.measure(self._num_measured)
-        self._mixture = self._agreed(self._scheduler.update(before, alignments))
-        if self._mixture.num_skipped > before.num_skipped:
-            return {"event": self._skipped(alignments)}
-        return {"update": self._updated(alignments)}
+            observed = self._observer.observe(self._num_measured, step)
+        self._mixture = self._agreed(self._scheduler.update(before, observed))
+        return self._told(before, observed)
 
     def close(self) -> None:
         """Stop reading ahead, and let go of the model."""
         self._batches.seek(self._batches.state)
-        if self._measurement is not None:
-            self._measurement.close()
+        if self._observer is not None:
+            self._observer.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to continue; equal on every rank."""
@@ -197,7 +237,7 @@ class DgaPlugin:
             "memory": {
                 name: torch.from_numpy(array.copy()) for name, array in mixture.memory.items()
             },
-            "measurement": {} if self._measurement is None else self._measurement.state_dict(),
+            "observer": {} if self._observer is None else self._observer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -219,9 +259,8 @@ class DgaPlugin:
             num_skipped=state["num_skipped"],
             memory={name: tensor.numpy() for name, tensor in state["memory"].items()},
         )
-        if self._measurement is not None:
-            self._measurement.close()
-            self._measurement.load_state_dict(state["measurement"])
+        if self._observer is not None:
+            self._observer.load_state_dict(state["observer"])
 
     @property
     def _num_measured(self) -> int:
@@ -230,10 +269,10 @@ class DgaPlugin:
 
     def _prepare(self, indices: BatchIndices) -> None:
         """Get ready for the update that follows this batch, if one does. Collective then."""
-        if self._measurement is not None and self._is_update(indices.step):
+        if self._observer is not None and self._is_update(indices.step):
             batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)
             with self._clock.probing():
-                self._measurement.prepare(self._num_measured, batch)
+                self._observer.prepare(self._num_measured, batch)
         self._clock.begin_step()
 
     def _is_update(self, step: int) -> bool:
@@ -251,54 +290,28 @@ class DgaPlugin:
             },
         )
 
-    def _updated(self, alignments: Alignments) -> dict[str, Any]:
+    def _told(self, before: MixtureState, observed: Observed) -> Metrics:
+        if self._mixture.num_skipped > before.num_skipped:
+            skipped = skipped_record(self.names, observed, self._mixture.num_skipped)
+            return {"event": skipped}
         overhead = self._clock.take()
-        record: dict[str, Any] = {
-            "alignments": self._by_name(alignments.dots),
-            "specific_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
-            "weights": self._by_name(self._mixture.weights),
-            "averaged_weights": self._by_name(self._mixture.averaged_weights),
-            "epochs": self._by_name(self.epochs),
-            "predicted_overhead": self._predicted_overhead,
-            "observed_overhead": overhead.share,
-            "probe_s": overhead.probe_s,
-        }
-        if alignments.standard_errors is not None:
-            record["standard_errors"] = self._by_name(alignments.standard_errors)
-        if alignments.squared_norms is not None:
-            record["gradient_norms"] = self._by_name(np.sqrt(alignments.squared_norms))
-        if self._needs is not None and self._needs.preconditioned:
-            record["preconditioned"] = alignments.preconditioned
-        if alignments.direction_energy < 1.0:
-            record["direction_energy"] = alignments.direction_energy
-        return record
-
-    def _skipped(self, alignments: Alignments) -> dict[str, Any]:
-        finite = np.isfinite(alignments.dots)
-        if alignments.squared_norms is not None:
-            finite &= np.isfinite(alignments.squared_norms)
-        reason = "alignments are not finite"
-        if alignments.is_finite():
-            reason = "left out by the rule: min_signal, warmup or freeze_after"
-        return {
-            "event": "update_skipped",
-            "reason": reason,
-            "domains": [name for name, good in zip(self.names, finite, strict=True) if not good],
-            "num_skipped": self._mixture.num_skipped,
-        }
-
-    def _by_name(self, values: FloatArray) -> dict[str, float]:
-        return dict(zip(self.names, values.tolist(), strict=True))
-
-
-def _alignment_needs(scheduler: Scheduler) -> AlignmentNeeds | None:
-    needs = scheduler.observes
-    if needs is None or (isinstance(needs, AlignmentNeeds) and needs.target == "specific"):
-        return needs
-    raise ValueError(
-        "scheduler: expected a rule that observes alignments with the specific set, or nothing, "
-        f"found one that observes {needs}"
-    )
+        weights = weights_record(self.names, self._mixture, self.epochs)
+        match observed:
+            case Alignments():
+                measured = alignments_record(
+                    self.names,
+                    observed,
+                    self._needs,
+                    predicted_overhead=self._predicted_overhead,
+                    overhead=overhead,
+                )
+                return {"update": {**measured, **weights}}
+            case StepNumber() if np.array_equal(
+                before.averaged_weights, self._mixture.averaged_weights
+            ):
+                return {}  # a schedule that is looked at each step, in the middle of a stage
+            case _:
+                return {"update": weights}
 
 
 def _synchronize(device: torch.device) -> None:

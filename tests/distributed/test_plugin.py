@@ -112,3 +112,12 @@ def test_a_step_that_was_prepared_and_not_trained_leaves_no_hooks(report: Any) -
     assert before == closed == failed < prepared
     assert report["unfinished"]["complaint"].startswith("in-flight probe: expected the ")
     assert report["unfinished"]["complaint"].endswith("found 0")
+
+
+def test_a_rule_that_follows_losses_continues_in_the_middle_of_an_interval(report: Any) -> None:
+    records, again = report["odm"]["records"], report["odm"]["again"]
+
+    assert [list(record) for record in records] == [["update"], [], ["update"]]
+    weights = list(records[-1]["update"]["averaged_weights"].values())
+    assert weights[0] < weights[1] < weights[2]  # as the losses are
+    assert again == records

@@ -15,6 +15,7 @@ from megadga.alignment.methods import Method, ProbeBudget, Probing
 from megadga.build.ranks import leave
 from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixing.dga import Dga
+from megadga.mixing.odm import Odm
 from megadga.mixing.static import Static, uniform_weights
 from megadga.plugin import Batch, DgaPlugin, Sampling
 from megadga.sampling.selection import Selection
@@ -194,7 +195,7 @@ def resumed(folder: Path, method: Method) -> dict[str, Any]:
     torch.save(plugin.state_dict(), saved)
     state = torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
     fresh = new_plugin(engine, folder, **options).state_dict()
-    forgetful = {**state, "measurement": fresh["measurement"]}
+    forgetful = {**state, "observer": fresh["observer"]}
     found: dict[str, Any] = {"uninterrupted": measured(train(engine, plugin, until=6)[1])}
     for name, each in {"resumed": state, "forgetful": forgetful}.items():
         other = new_plugin(engine, folder, **options)
@@ -235,6 +236,30 @@ def num_hooks(engine: Any) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
+def odm_and_resumed(folder: Path) -> dict[str, Any]:
+    """Follow losses for 6 steps, saved after 3 of them: in the middle of an interval."""
+    engine = new_engine()
+    plugin, resumed = (
+        new_plugin(engine, folder, interval=2, scheduler=Odm(uniform_weights(3))) for _ in range(2)
+    )
+
+    def go_on(plugin: DgaPlugin, until: int) -> list[Any]:
+        records = []
+        while plugin.step < until:
+            indices = plugin.next_indices()
+            losses = 1.0 + indices.global_domains / (1.0 + indices.step)
+            plugin.observe_losses(indices.global_domains, losses)
+            records.append(plugin.after_step(indices.step))
+        return records
+
+    go_on(plugin, until=3)
+    saved = io.BytesIO()
+    torch.save(plugin.state_dict(), saved)
+    resumed.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
+    records, again = go_on(plugin, until=6), go_on(resumed, until=6)
+    return {"records": records, "again": again}
+
+
 def main(output: str, folder: str) -> None:
     root = Path(folder)
     report: dict[str, Any] = {
@@ -242,6 +267,7 @@ def main(output: str, folder: str) -> None:
         "tokens": tokens_are_those_of_the_indices(root),
         "poisoned": poisoned(root),
         "complaints": complaints(root),
+        "odm": odm_and_resumed(root),
         "exhausted": batches_until_exhausted(root),
     }
     report |= {
