@@ -13,7 +13,7 @@ from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.shape import model_shape
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.models import RunConfig
-from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, StepNeeds
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
 from megadga.sampling.caps import cap_weights
 from megadga.shards.examples import Examples
@@ -140,6 +140,9 @@ def _ranks(config: RunConfig, world_size: int | None) -> str:
 
 def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
     needs = mixture.scheduler.observes
+    if isinstance(needs, StepNeeds | LossNeeds):
+        what = "go by the step" if isinstance(needs, StepNeeds) else "follow training's losses"
+        return f"none: the weights {what}, every {_count(mixture.interval or 1, 'step')}"
     if mixture.probing is None or mixture.interval is None:
         return "none: the weights stay as they are"
     if not isinstance(needs, AlignmentNeeds):

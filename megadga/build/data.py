@@ -11,6 +11,8 @@ from megadga.build.basis import RunBasis, open_basis
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
+from megadga.config.rules import ScheduleMixing
+from megadga.errors import ConfigError
 from megadga.shards.domain import Domain
 from megadga.shards.examples import open_examples
 from megadga.shards.folder import (
@@ -95,6 +97,7 @@ def open_data(config: RunConfig) -> RunData:
             "specific": {target.source.name: _summary(target.manifest) for target in aligned},
             "histogram": _histogram_digest(config),
             "basis": None if basis is None else basis.digest,
+            "schedule": _schedule_digest(config),
         },
     )
 
@@ -193,6 +196,20 @@ def _histogram_digest(config: RunConfig) -> str | None:
         return None
     masses = read_histogram(config.mixing.histogram)
     return hashlib.sha256(json.dumps(masses, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _schedule_digest(config: RunConfig) -> str | None:
+    """Return what tells two files with schedules apart; None: the configuration has it itself."""
+    if not isinstance(config.mixing, ScheduleMixing):
+        return None
+    replay = config.mixing.replay
+    path = config.mixing.csv if replay is None else replay.metrics
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a schedule, found {error.strerror}") from None
 
 
 def _summary(manifest: Manifest) -> str:

@@ -18,15 +18,10 @@ from megadga.alignment.methods import (
 )
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis, weights_of_rows
-from megadga.build.naming import misnamed
+from megadga.build.schedule import make_schedule
+from megadga.build.weights import make_weights
 from megadga.config.histogram import read_histogram
-from megadga.config.mixing import (
-    DgaMixing,
-    ImportanceMixing,
-    StaticMixing,
-    TemperatureWeights,
-    Weights,
-)
+from megadga.config.mixing import DgaMixing, ImportanceMixing, StaticMixing
 from megadga.config.models import RunConfig
 from megadga.config.probes import (
     DirectionalProbe,
@@ -36,18 +31,22 @@ from megadga.config.probes import (
     RankDirection,
     ShardedProbe,
 )
+from megadga.config.rules import OdmMixing, ScheduleMixing
+from megadga.config.steps import SpreadStep, StepSize
+from megadga.config.weights import Weights
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
+from megadga.mixing.guards import effective_domains
 from megadga.mixing.importance import importance_weights
+from megadga.mixing.odm import Odm
 from megadga.mixing.over_basis import OverBasis
 from megadga.mixing.scheduler import Scheduler
-from megadga.mixing.static import (
-    Static,
-    proportional_weights,
-    temperature_weights,
-    uniform_weights,
-)
+from megadga.mixing.static import Static
+from megadga.mixing.step_size import AutoStep
 from megadga.shards.domain import Domain
+
+ROUNDING = 1e-9
+"""Relative error that an entropy may come with."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,14 @@ class Mixture:
         interval: Optimizer steps between updates; None: there are none.
         probing: How alignments are measured for an update; None: there are none.
         lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
+        min_effective_domains: Effective domains below which the weights are cause for alarm.
     """
 
     scheduler: Scheduler
     interval: int | None = None
     probing: Probing | None = None
     lost_mass: float = 0.0
+    min_effective_domains: float = 0.0
 
 
 def make_mixture(
@@ -91,12 +92,25 @@ def make_mixture(
     match config.mixing:
         case DgaMixing() as mixing:
             scheduler = _dga(config, mixing, domains, left_out, basis)
-            mixture = Mixture(scheduler, mixing.interval, _probing(mixing))
+            _check_alarm(config, mixing.min_effective_domains, scheduler)
+            mixture = Mixture(
+                scheduler,
+                mixing.interval,
+                _probing(mixing),
+                min_effective_domains=mixing.min_effective_domains,
+            )
         case StaticMixing() as mixing:
-            weights = _weights(config, "weights", mixing.weights, domains, left_out)
+            weights = make_weights(
+                config, ("mixing", "weights"), mixing.weights, domains, left_out
+            )
             mixture = Mixture(Static(weights))
         case ImportanceMixing() as mixing:
             mixture = _importance(mixing.histogram, domains, left_out)
+        case ScheduleMixing() as mixing:
+            schedule = make_schedule(config, mixing, domains, left_out)
+            mixture = Mixture(schedule, mixing.interval)
+        case OdmMixing() as mixing:
+            mixture = Mixture(_odm(config, mixing, domains, left_out), mixing.interval)
     _check_supply(config, domains, mixture.scheduler.init().averaged_weights)
     return mixture
 
@@ -113,7 +127,7 @@ def _dga(
         return _dga_rule(
             config,
             mixing,
-            lambda key, rule: _weights(config, key, rule, domains, left_out),
+            lambda key, rule: make_weights(config, ("mixing", key), rule, domains, left_out),
             f"{len(domains)} domains",
         )
     mixtures = basis.mixtures
@@ -145,14 +159,42 @@ def _dga_rule(
             raise config.mistake("mixing", "prior", expected=expected, found="0")
     return Dga(
         initial=initial,
-        step_size=mixing.step_size,
+        step_size=_step_size(mixing.step_size),
         ema=mixing.ema,
         score=mixing.score,
         floor=mixing.floor,
         prior=prior,
         prior_pull=mixing.prior_pull,
         min_signal=mixing.min_signal,
+        max_change=mixing.max_change,
+        warmup=mixing.warmup,
+        freeze_after=mixing.freeze_after,
     )
+
+
+def _odm(
+    config: RunConfig, mixing: OdmMixing, domains: Sequence[Domain], left_out: AbstractSet[str]
+) -> Odm:
+    return Odm(
+        make_weights(config, ("mixing", "initial"), mixing.initial, domains, left_out),
+        smoothing=mixing.smoothing,
+        warmup=mixing.warmup,
+        reward=mixing.reward,
+    )
+
+
+def _step_size(section: StepSize) -> float | AutoStep:
+    return AutoStep(section.spread) if isinstance(section, SpreadStep) else section
+
+
+def _check_alarm(config: RunConfig, least: float, scheduler: Scheduler) -> None:
+    """Check that the first mixture is above the alarm, which tells when one falls below."""
+    first = effective_domains(scheduler.init().averaged_weights)
+    # Of K equal weights, rounding may find a little less than K.
+    if least > first * (1.0 + ROUNDING):
+        expected = f"at most {first:.4g}, the effective domains of the first mixture"
+        path = ("mixing", "min_effective_domains")
+        raise config.mistake(*path, expected=expected, found=str(least))
 
 
 def _probing(mixing: DgaMixing) -> Probing:
@@ -180,31 +222,6 @@ def _low_rank(probe: DirectionalProbe | InFlightProbe) -> LowRank | None:
             return LowRank(rank, energy, interval)
         case "full":
             return None
-
-
-def _weights(
-    config: RunConfig,
-    key: str,
-    rule: Weights,
-    domains: Sequence[Domain],
-    left_out: AbstractSet[str],
-) -> FloatArray:
-    """Return the weights that a rule under ``mixing.<key>`` gives, shape ``(K,)``."""
-    tokens = np.array([domain.num_tokens for domain in domains], dtype=np.int64)
-    match rule:
-        case "uniform":
-            return uniform_weights(len(domains))
-        case "proportional":
-            return proportional_weights(tokens)
-        case TemperatureWeights():
-            return temperature_weights(tokens, rule.temperature)
-        case _:
-            names = [domain.name for domain in domains]
-            mistakes = list(misnamed(("mixing", key), rule, names, left_out))
-            if mistakes:
-                raise config.error(mistakes)
-            weights = np.array([rule[domain.name] for domain in domains], dtype=np.float64)
-            return weights / weights.sum()
 
 
 def _importance(path: Path, domains: Sequence[Domain], left_out: AbstractSet[str]) -> Mixture:

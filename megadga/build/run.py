@@ -15,7 +15,7 @@ from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.ranks import process_group
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.models import RunConfig
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
 from megadga.train.checkpoints import CheckpointPlan, Checkpoints
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.header import latest_checkpoint, read_header
@@ -58,7 +58,8 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    plugins = (dga, *_evaluation(config, data, engine, collective))
+    alarms = _alarms(mixture, dga)
+    plugins = (dga, *alarms, *_evaluation(config, data, engine, collective))
     metrics = _open_output(config) if collective.rank == 0 else None
     checkpoints = Checkpoints(
         engine,
@@ -72,7 +73,13 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
     sinks = () if metrics is None else (metrics, _progress(config, dga))
     return Run(
         mixture=dga,
-        trainer=Trainer(engine, dga.names, collective=collective, clock=time.perf_counter),
+        trainer=Trainer(
+            engine,
+            dga.names,
+            collective=collective,
+            clock=time.perf_counter,
+            observe_losses=dga.observe_losses,
+        ),
         plugins=plugins,
         metrics=FanOut(sinks),
         checkpoints=checkpoints,
@@ -104,6 +111,11 @@ def _mixture_plugin(
         interval=mixture.interval or config.training.steps,  # fixed mixtures have none
         probing=mixture.probing or Probing(),
     )
+
+
+def _alarms(mixture: Mixture, dga: DgaPlugin) -> tuple[CollapseAlarm, ...]:
+    least = mixture.min_effective_domains
+    return (CollapseAlarm(lambda: dga.weights, min_effective=least),) if least > 0.0 else ()
 
 
 def _evaluation(

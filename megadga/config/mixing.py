@@ -1,65 +1,22 @@
 """The ways to mix domains, one section a `type`. Knows no domain: names meet the data later."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from megadga.config.base import (
     Count,
     NonNegative,
-    Positive,
     PositiveShare,
     Section,
     Share,
+    Whole,
 )
 from megadga.config.probes import DirectionalProbe, Probe
-
-ROUNDING = 1e-3
-"""How far weights that a person wrote down may be from a sum of 1."""
-
-
-class TemperatureWeights(Section):
-    """Weights proportional to tokens ** (1 / temperature)."""
-
-    type: Literal["temperature"]
-    """Rule that makes the weights."""
-    temperature: Positive
-    """1: proportional to tokens; larger: flatter; above 0."""
-
-
-def _sums_to_one(weights: dict[str, float]) -> dict[str, float]:
-    """Refuse weights with mass missing; the rest of the rounding is divided out at their use."""
-    total = sum(weights.values())
-    if abs(total - 1.0) > ROUNDING:
-        raise PydanticCustomError(
-            "weights_sum",
-            "Input should be weights that sum to 1",
-            {"found": f"a sum of {total:g}"},
-        )
-    return weights
-
-
-def _weights_form(value: object) -> str:
-    if isinstance(value, TemperatureWeights):
-        return "<temperature>"
-    if isinstance(value, Mapping):
-        # A domain may be called "type"; its weight is a number, the rule's name is not.
-        rule = cast("Mapping[str, object]", value).get("type")
-        return "<temperature>" if isinstance(rule, str) else "<explicit>"
-    return "<named>"
-
-
-Weights = Annotated[
-    Annotated[Literal["uniform", "proportional"], Tag("<named>")]
-    | Annotated[TemperatureWeights, Tag("<temperature>")]
-    | Annotated[dict[str, NonNegative], AfterValidator(_sums_to_one), Tag("<explicit>")],
-    Discriminator(_weights_form),
-]
-"""uniform, proportional (to tokens), {type: temperature, temperature: T}, or {domain: weight} for
-every domain, with a sum of 1."""
+from megadga.config.rules import OdmMixing, ScheduleMixing
+from megadga.config.steps import StepSize
+from megadga.config.weights import Weights
 
 
 class DgaMixing(Section):
@@ -69,8 +26,9 @@ class DgaMixing(Section):
     """How the domains' weights are set."""
     interval: Count
     """Optimizer steps between updates of the weights (T_r), at least 1."""
-    step_size: Positive
-    """Mirror-descent step (eta), above 0; its unit is one over the score's."""
+    step_size: StepSize
+    """Mirror-descent step (eta), above 0; its unit is one over the score's. {spread: s} chooses it
+    for each update, so that the exponents differ by s in standard deviation."""
     ema: PositiveShare = 1.0
     """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
     1: no averaging."""
@@ -86,9 +44,9 @@ class DgaMixing(Section):
     directory: the rule (initial, prior, floor too) weights these in the domains' place, and probes
     draw from them; null: it weights the domains."""
     initial: Weights = "uniform"
-    """Weights at step 0: uniform, proportional (to tokens),
-    {type: temperature, temperature: T}, or {domain: weight} for every domain. With a basis:
-    uniform, or {name: weight} for every distribution in it."""
+    """Weights at step 0: uniform, proportional (to tokens), {type: temperature, temperature: T},
+    {type: unimax, max_epochs: N}, or {domain: weight} for every domain. With a basis: uniform, or
+    {name: weight} for every distribution in it."""
     floor: Share = 0.0
     """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
     prior: Weights | None = None
@@ -98,6 +56,17 @@ class DgaMixing(Section):
     min_signal: NonNegative = 0.0
     """Least ratio of the scores' true differences to their noise; an update below it is skipped.
     At least 0; 0: none is, as in the paper."""
+    max_change: PositiveShare = 1.0
+    """Largest share of a batch that an update may move to other domains (total variation), in
+    (0, 1]; 1: no limit, as in the paper."""
+    warmup: Whole = 0
+    """Updates at the start that are measured and left out, at least 0."""
+    freeze_after: Count | None = None
+    """Updates after which the weights stay, above `warmup`, counting those that were left out;
+    null: the weights never stop."""
+    min_effective_domains: NonNegative = 0.0
+    """Effective domains (exp of the entropy of the averaged weights) below which an event is
+    logged when the weights fall there; at most those of the first mixture; 0: never."""
     probe: Probe = DirectionalProbe()
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded."""
@@ -109,8 +78,8 @@ class StaticMixing(Section):
     type: Literal["static"]
     """How the domains' weights are set."""
     weights: Weights
-    """uniform, proportional (to tokens), {type: temperature, temperature: T}, or
-    {domain: weight} for every domain."""
+    """uniform, proportional (to tokens), {type: temperature, temperature: T},
+    {type: unimax, max_epochs: N}, or {domain: weight} for every domain."""
 
 
 class ImportanceMixing(Section):
@@ -122,4 +91,7 @@ class ImportanceMixing(Section):
     """JSON file {domain: count or share}, relative to the working directory."""
 
 
-Mixing = Annotated[DgaMixing | StaticMixing | ImportanceMixing, Field(discriminator="type")]
+Mixing = Annotated[
+    DgaMixing | StaticMixing | ImportanceMixing | ScheduleMixing | OdmMixing,
+    Field(discriminator="type"),
+]

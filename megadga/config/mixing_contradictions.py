@@ -1,11 +1,13 @@
 """What a run's mixture must not ask of how alignments are measured. Knows no domain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from megadga.config.mixing import DgaMixing, Mixing, TemperatureWeights
+from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.places import Mistake, shown
 from megadga.config.probes import DirectionalProbe, InFlightProbe, ShardedProbe
+from megadga.config.rules import ScheduleMixing
 from megadga.config.sections import TrainingSection
+from megadga.config.weights import TemperatureWeights, UnimaxWeights
 
 _OF_NORMS = ("cosine", "clipped")
 _IN_FLIGHT = "mixing.probe.type in_flight"
@@ -15,6 +17,7 @@ def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
     """Yield what a section says that cannot be measured the way that it says."""
     if mixing.basis is not None:
         yield from _over_basis(mixing)
+    yield from _guards(mixing)
     match mixing.probe:
         case DirectionalProbe() as probe:
             yield from _direction(mixing, probe)
@@ -34,6 +37,37 @@ def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
         yield Mistake(path, expected, "1")
 
 
+def _guards(mixing: DgaMixing) -> Iterator[Mistake]:
+    if mixing.freeze_after is not None and mixing.freeze_after <= mixing.warmup:
+        expected = f"more than mixing.warmup ({mixing.warmup}), or the weights never move"
+        yield Mistake(("mixing", "freeze_after"), expected, shown(mixing.freeze_after))
+
+
+def find_schedule_contradictions(mixing: ScheduleMixing) -> Iterator[Mistake]:
+    """Yield what keeps a section from being one schedule."""
+    said = [key for key in ("stages", "csv", "replay") if getattr(mixing, key) is not None]
+    if len(said) != 1:
+        expected = "exactly one of stages, csv and replay"
+        yield Mistake(("mixing",), expected, " and ".join(said) or "none")
+        return
+    if mixing.replay is not None and mixing.between == "linear":
+        expected = "'constant' with mixing.replay, as the weights of a run are"
+        yield Mistake(("mixing", "between"), expected, shown(mixing.between))
+    if mixing.stages is not None:
+        yield from _stages([stage.step for stage in mixing.stages])
+
+
+def _stages(steps: Sequence[int]) -> Iterator[Mistake]:
+    if not steps:
+        yield Mistake(("mixing", "stages"), "at least one stage", "none")
+    for index, step in enumerate(steps):
+        path = ("mixing", "stages", index, "step")
+        if index == 0 and step != 0:
+            yield Mistake(path, "0, where training begins", str(step))
+        if index > 0 and step <= steps[index - 1]:
+            yield Mistake(path, f"more than the {steps[index - 1]} of the stage before", str(step))
+
+
 def find_batch_contradictions(mixing: Mixing, training: TrainingSection) -> Iterator[Mistake]:
     """Yield what a run's batches are too small for."""
     in_flight = isinstance(mixing, DgaMixing) and isinstance(mixing.probe, InFlightProbe)
@@ -49,7 +83,7 @@ def _over_basis(mixing: DgaMixing) -> Iterator[Mistake]:
         )
         yield Mistake(("mixing", "probe", "type"), expected, shown(mixing.probe.type))
     for key, rule in (("initial", mixing.initial), ("prior", mixing.prior)):
-        if isinstance(rule, TemperatureWeights):
+        if isinstance(rule, TemperatureWeights | UnimaxWeights):
             found = shown(rule.model_dump())
         elif rule == "proportional":
             found = shown(rule)

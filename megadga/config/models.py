@@ -14,8 +14,10 @@ from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.mixing_contradictions import (
     find_batch_contradictions,
     find_mixing_contradictions,
+    find_schedule_contradictions,
 )
 from megadga.config.places import Mistake, Places
+from megadga.config.rules import ScheduleMixing
 from megadga.config.sections import (
     CheckpointSection,
     DataSection,
@@ -44,7 +46,8 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Mixing
-    """How the weights of the domains are set: type dga, static or importance."""
+    """How the weights of the domains are set: type dga, odm, schedule,
+    static or importance."""
     sampling: SamplingSection = SamplingSection()
     """How batches are drawn from the weights."""
     training: TrainingSection
@@ -89,6 +92,10 @@ class RunConfig(Section):
     @classmethod
     def _can_be_measured(cls, mixing: Mixing, info: ValidationInfo) -> Mixing:
         data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
+        if isinstance(mixing, ScheduleMixing):
+            if mistakes := list(find_schedule_contradictions(mixing)):
+                raise as_error(mistakes)
+            return mixing
         if not isinstance(mixing, DgaMixing):
             return mixing
         mistakes = list(find_mixing_contradictions(mixing))

@@ -49,7 +49,10 @@ def follow(root: type[Section], location: KeyPath) -> tuple[KeyPath, tuple[type[
         tagged = tuple(s for s in sections if len(sections) > 1 and _tag(s) == part)
         if not tagged and not (isinstance(part, str) and part.startswith("<")):
             path.append(part)
-        sections = tagged or below or sections
+        if len(sections) > 1 and not tagged and isinstance(part, str) and part.startswith("<"):
+            sections = ()  # a form that is no section: a name, or a mapping with keys of its own
+        else:
+            sections = tagged or below or sections
     return tuple(path), sections
 
 

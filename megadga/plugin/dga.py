@@ -6,15 +6,32 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
+import numpy as np
 import torch
 
 from megadga.alignment.methods import InFlight, Probing
 from megadga.alignment.overhead import num_measured, predicted_overhead
-from megadga.alignment.protocols import Measurement, TrainedBatch
-from megadga.arrays import FloatArray
+from megadga.alignment.protocols import TrainedBatch
+from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ResumeError
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, Scheduler
+from megadga.mixing.scheduler import (
+    AlignmentNeeds,
+    Alignments,
+    LossNeeds,
+    MixtureState,
+    Observed,
+    Scheduler,
+    StepNeeds,
+    StepNumber,
+)
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
+from megadga.plugin.observing import (
+    AlignmentObserver,
+    LossObserver,
+    Observer,
+    StepObserver,
+    supported_needs,
+)
 from megadga.plugin.overhead import ProbeClock
 from megadga.plugin.protocol import Metrics
 from megadga.plugin.records import UpdateRecords
@@ -39,7 +56,7 @@ class DgaPlugin:
     Args:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
         domains: The training domains, ``K`` of them, of one sequence length.
-        specific: What the model should become good at; None only for a scheduler that measures
+        specific: What the model should become good at; None only for a scheduler that aligns to
             nothing. If it is padded (``Examples``), the module is shown ``PADDING`` among its
             tokens when alignments are measured, and at no other time.
         scheduler: The algorithm that moves the weights.
@@ -96,28 +113,37 @@ class DgaPlugin:
         self._clock = ProbeClock(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
-        self._needs = _alignment_needs(scheduler)
-        self._measurement: Measurement | None = None
+        self._needs = supported_needs(scheduler)
+        self._losses = LossObserver(len(domains))
+        self._observer: Observer | None = None
         self._predicted_overhead = 0.0
-        if self._needs is not None:
-            if specific is None:
-                raise ValueError("specific: expected a specific set to align with, found None")
-            self._measurement = make_measurement(
-                engine,
-                domains,
-                specific,
-                probing=probing,
-                needs=self._needs,
-                loss=loss,
-                seed=sampling.seed,
-            )
-            self._predicted_overhead = predicted_overhead(
-                probing,
-                num_domains=num_measured(self._needs, len(domains)),
-                interval=interval,
-                global_batch_size=engine.train_batch_size(),
-                needs=self._needs,
-            ).share
+        match self._needs:
+            case None:
+                pass
+            case StepNeeds():
+                self._observer = StepObserver()
+            case LossNeeds():
+                self._observer = self._losses
+            case AlignmentNeeds() as needs:
+                if specific is None:
+                    raise ValueError("specific: expected a specific set to align with, found None")
+                measurement = make_measurement(
+                    engine,
+                    domains,
+                    specific,
+                    probing=probing,
+                    needs=needs,
+                    loss=loss,
+                    seed=sampling.seed,
+                )
+                self._observer = AlignmentObserver(measurement)
+                self._predicted_overhead = predicted_overhead(
+                    probing,
+                    num_domains=num_measured(needs, len(domains)),
+                    interval=interval,
+                    global_batch_size=engine.train_batch_size(),
+                    needs=needs,
+                ).share
 
     @property
     def step(self) -> int:
@@ -146,6 +172,22 @@ class DgaPlugin:
         self._prepare(indices)
         return indices
 
+    def observe_losses(self, domains: IntArray, losses: FloatArray) -> None:
+        """Tell what an optimizer step was trained at, before ``after_step``. Not collective.
+
+        Rules that follow the losses of training need it of every step; to others it is nothing.
+
+        Args:
+            domains: Domain of each sequence, as ``indices.global_domains``, shape ``(B,)``.
+            losses: Mean loss of each, nats a token, shape ``(B,)``. Of the whole global batch, and
+                equal on every rank.
+
+        Raises:
+            ValueError: If the shapes differ, or a domain is none.
+        """
+        if isinstance(self._needs, LossNeeds):
+            self._losses.add(domains, losses)
+
     def after_step(self, step: int) -> Metrics:
         """Update the mixture if one is due. Collective: call it on every rank.
 
@@ -153,35 +195,34 @@ class DgaPlugin:
             step: Optimizer steps completed so far, equal to ``self.step``.
 
         Returns:
-            An ``update`` record (see ``UpdateRecords``); or an ``event`` if the alignments were
-            not finite and the update was skipped; or nothing.
+            An ``update`` record (see ``UpdateRecords``); or an ``event`` if the update was left
+            out; or nothing.
 
         Raises:
-            ValueError: If batches and steps have gone out of step.
+            ValueError: If batches and steps have gone out of step, or the rule follows losses and
+                was not told of any.
         """
         if step != self.step:
             raise ValueError(
                 f"after_step: expected step {self.step}, the batches handed out, found {step}"
             )
         due = self._is_update(step)
-        if due:
+        if due and isinstance(self._needs, AlignmentNeeds):
             self._synchronize()
         self._clock.end_step(watched=due and self._in_flight)
-        if self._measurement is None or self._needs is None or not due:
+        if self._observer is None or not due:
             return {}
-        before, records = self._mixture, UpdateRecords(self.names, self._needs)
+        before = self._mixture
         with self._clock.probing():
-            alignments = self._measurement.measure(self._num_measured)
-        self._mixture = self._agreed(self._scheduler.update(before, alignments))
-        if self._mixture.num_skipped > before.num_skipped:
-            return {"event": records.skipped(alignments, self._mixture)}
-        return {"update": self._updated(records, alignments)}
+            observed = self._observer.observe(self._num_measured, step)
+        self._mixture = self._agreed(self._scheduler.update(before, observed))
+        return self._told(before, observed)
 
     def close(self) -> None:
         """Stop reading ahead, and let go of the model."""
         self._batches.seek(self._batches.state)
-        if self._measurement is not None:
-            self._measurement.close()
+        if self._observer is not None:
+            self._observer.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to continue; equal on every rank."""
@@ -197,7 +238,7 @@ class DgaPlugin:
             "memory": {
                 name: torch.from_numpy(array.copy()) for name, array in mixture.memory.items()
             },
-            "measurement": {} if self._measurement is None else self._measurement.state_dict(),
+            "observer": {} if self._observer is None else self._observer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -219,9 +260,8 @@ class DgaPlugin:
             num_skipped=state["num_skipped"],
             memory={name: tensor.numpy() for name, tensor in state["memory"].items()},
         )
-        if self._measurement is not None:
-            self._measurement.close()
-            self._measurement.load_state_dict(state["measurement"])
+        if self._observer is not None:
+            self._observer.load_state_dict(state["observer"])
 
     @property
     def _num_measured(self) -> int:
@@ -230,10 +270,10 @@ class DgaPlugin:
 
     def _prepare(self, indices: BatchIndices) -> None:
         """Get ready for the update that follows this batch, if one does. Collective then."""
-        if self._measurement is not None and self._is_update(indices.step):
+        if self._observer is not None and self._is_update(indices.step):
             batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)
             with self._clock.probing():
-                self._measurement.prepare(self._num_measured, batch)
+                self._observer.prepare(self._num_measured, batch)
         self._clock.begin_step()
 
     def _is_update(self, step: int) -> bool:
@@ -251,24 +291,26 @@ class DgaPlugin:
             },
         )
 
-    def _updated(self, records: UpdateRecords, alignments: Alignments) -> dict[str, Any]:
+    def _told(self, before: MixtureState, observed: Observed) -> Metrics:
+        records = UpdateRecords(self.names, self._needs)
+        if self._mixture.num_skipped > before.num_skipped:
+            return {"event": records.skipped(observed, self._mixture)}
         overhead = self._clock.take()
-        return {
-            **records.updated(alignments, self._mixture, self.epochs),
-            "predicted_overhead": self._predicted_overhead,
-            "observed_overhead": overhead.share,
-            "probe_s": overhead.probe_s,
-        }
-
-
-def _alignment_needs(scheduler: Scheduler) -> AlignmentNeeds | None:
-    needs = scheduler.observes
-    if needs is None or (isinstance(needs, AlignmentNeeds) and needs.target == "specific"):
-        return needs
-    raise ValueError(
-        "scheduler: expected a rule that observes alignments with the specific set, or nothing, "
-        f"found one that observes {needs}"
-    )
+        weights = records.weights(self._mixture, self.epochs)
+        match observed:
+            case Alignments():
+                cost = {
+                    "predicted_overhead": self._predicted_overhead,
+                    "observed_overhead": overhead.share,
+                    "probe_s": overhead.probe_s,
+                }
+                return {"update": {**records.alignments(observed), **weights, **cost}}
+            case StepNumber() if np.array_equal(
+                before.averaged_weights, self._mixture.averaged_weights
+            ):
+                return {}  # a schedule that is looked at each step, in the middle of a stage
+            case _:
+                return {"update": weights}
 
 
 def _synchronize(device: torch.device) -> None:

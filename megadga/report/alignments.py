@@ -36,11 +36,11 @@ def read_alignments(metrics: Path) -> AlignmentHistory:
     """Return the alignments that a run's metrics tell of.
 
     Raises:
-        ConfigError: If there is no update yet.
+        ConfigError: If no update measured any.
     """
-    updates = read_records(metrics, "update")
+    updates = [one for one in read_records(metrics, "update") if "alignments" in one]
     if not updates:
-        raise ConfigError(f"{metrics}: expected a record of type update, found none")
+        raise ConfigError(f"{metrics}: expected an update with alignments, found none")
     names: tuple[str, ...] = tuple(updates[0]["alignments"])
     unknown = dict.fromkeys(names, np.nan)
     return AlignmentHistory(

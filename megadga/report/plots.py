@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from megadga.report.alignments import plot_alignments
+from megadga.report.records import read_records
 from megadga.report.weights import plot_weights
 
 
@@ -14,12 +15,14 @@ def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:
         folder: Gets ``weights.png`` and ``alignments.png``.
 
     Returns:
-        The pictures.
+        The pictures; without alignments, where no update measured any, only the first.
 
     Raises:
         ConfigError: If the metrics hold no update.
     """
     weights, alignments = (folder / f"{name}.png" for name in ("weights", "alignments"))
     plot_weights(metrics, weights)
+    if not any("alignments" in update for update in read_records(metrics, "update")):
+        return (weights,)
     plot_alignments(metrics, alignments)
     return weights, alignments

@@ -25,6 +25,8 @@ class Trainer:
         names: The domains' names, ``K`` of them.
         collective: The data-parallel ranks.
         clock: Seconds since any fixed moment.
+        observe_losses: Told the domain and the mean loss of every sequence of the global batch
+            after each step, both of shape ``(B,)``; equal on every rank.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class Trainer:
         *,
         collective: Collective,
         clock: Callable[[], float],
+        observe_losses: Callable[[IntArray, FloatArray], None] | None = None,
     ) -> None:
         self._engine = engine
         self._names = tuple(names)
         self._collective = collective
         self._clock = clock
+        self._observe_losses = observe_losses
 
     def step(self, batch: Batch) -> Metrics:
         """Complete one optimizer step. Collective: every rank calls it with its part.
@@ -55,6 +59,8 @@ class Trainer:
         learning_rate = self._engine.get_lr()[0]
         own_losses = torch.stack([self._micro_step(tokens) for tokens in batch.tokens])
         losses = self._gather(own_losses, batch)
+        if self._observe_losses is not None:
+            self._observe_losses(batch.indices.global_domains, losses)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)
         norm = self._engine.get_global_grad_norm()
         return {

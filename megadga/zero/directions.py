@@ -77,10 +77,11 @@ def _gathered(
     """Return whole pieces, gathered bucket by bucket. Collective."""
     pieces: dict[nn.Parameter, Tensor] = {}
     for bucket in _buckets(parameters):
-        rows = passes.collective.all_gather(torch.cat([own[p].flatten() for p in bucket]))
+        parts = [own[p].flatten() for p in bucket]
+        rows = passes.collective.all_gather(torch.cat(parts) if len(parts) > 1 else parts[0])
         columns = rows.split([own[p].numel() for p in bucket], dim=1)
-        for parameter, parts in zip(bucket, columns, strict=True):
-            whole = parts.reshape(-1)[: num_elements(parameter)]
+        for parameter, column in zip(bucket, columns, strict=True):
+            whole = column.reshape(-1)[: num_elements(parameter)]
             pieces[parameter] = whole.view(full_shape(parameter))
     return pieces
 

@@ -114,9 +114,10 @@ class LowRankGradient:
         """Take two half-steps, and remember where they led. Collective."""
         self._found = None  # nothing that is not needed is held during a pass
         lefts, residual = self._left_half(update, specific)
+        self._starts = None
         shapes = [(shape[1], self._method.rank) for shape in self._matrices.values()]
         rights, whole = self._summed(
-            specific, lambda total, place, g: total.addmm_(g.T, lefts[place]), shapes
+            specific, lambda place, gradient: gradient.T @ lefts[place], shapes
         )
         found = _Found(lefts, rights, whole, residual, update)
         # What is not finite is good for one update, which will be left out.
@@ -132,10 +133,10 @@ class LowRankGradient:
         tests = self._normal(_TEST_COLUMNS, 1, update)
         shapes = [(shape[0], rank + _TEST_COLUMNS) for shape in self._matrices.values()]
 
-        def add(total: Tensor, place: int, gradient: Tensor) -> Tensor:
-            return total.addmm_(gradient, torch.cat((starts[place], tests[place]), dim=1))
+        def sketch(place: int, gradient: Tensor) -> Tensor:
+            return gradient @ torch.cat((starts[place], tests[place]), dim=1)
 
-        sketches, _ = self._summed(specific, add, shapes)
+        sketches, _ = self._summed(specific, sketch, shapes)
         return left_factors(sketches, rank)
 
     def _normal(self, columns: int, *address: int) -> list[Tensor]:
@@ -151,14 +152,14 @@ class LowRankGradient:
     def _summed(
         self,
         specific: PackedSequences,
-        add: Callable[[Tensor, int, Tensor], Tensor],
+        project: Callable[[int, Tensor], Tensor],
         shapes: Sequence[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Sum a projection of each matrix's gradient, and the others whole. Collective.
 
         Args:
             specific: What the gradient is of.
-            add: To a sum, for the place of a matrix, a projection of its gradient on this rank.
+            project: From the place of a matrix and its gradient on this rank to a summand.
             shapes: Of the summands, for each matrix.
         """
         device = self._passes.engine.device
@@ -168,10 +169,7 @@ class LowRankGradient:
 
         def take(index: int, gradient: Tensor) -> None:
             summand = gradient.float()
-            if index in places:
-                add(sum_of[index], places[index], summand)
-            else:
-                sum_of[index] += summand
+            sum_of[index] += project(places[index], summand) if index in places else summand
 
         self._passes.each_gradient(specific, take)
         agreed = self._passes.collective.agreed_sum_of_tensors(sums)

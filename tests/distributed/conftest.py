@@ -29,7 +29,9 @@ def measured(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured
         key = (world_size, family)
         if key not in reports:
             output = tmp_path_factory.mktemp("alignment")
-            reports[key] = run_ranks(worker, world_size, output, str(folder), family)
+            reports[key] = run_ranks(
+                worker, world_size, output, str(folder), family, timeout_s=550
+            )
         return reports[key]
 
     return report

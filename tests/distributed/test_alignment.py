@@ -91,7 +91,7 @@ def test_probes_leave_no_trace(folder: Path, tmp_path: Path, family: str) -> Non
     for result in results:
         plain = result["without"]
         assert plain["updates"] == 0
-        assert len(set(plain["losses"])) > 14  # training did move
+        assert len(set(plain["losses"])) > 8  # training did move
         for name, probed in result["with"].items():
             assert probed["updates"] == 4, name  # the probes did run
             if result["model"] == "llama-compiled" and name.startswith("in_flight"):

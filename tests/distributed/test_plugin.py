@@ -75,3 +75,49 @@ def test_complaints_name_expected_and_found(report: Any) -> None:
 
 def test_a_cap_ends_training_only_when_the_data_are_used_up(report: Any) -> None:
     assert report["exhausted"]["handed_out"] == report["exhausted"]["full_batches"]
+
+
+def test_a_domain_that_batches_lack_keeps_its_estimate_until_it_is_refreshed(report: Any) -> None:
+    updates = report["kept_estimates"]
+    alignments = [update["alignments"]["d2"] for update in updates]
+    errors = [update["standard_errors"]["d2"] for update in updates]
+
+    assert alignments[0] == alignments[1] != alignments[2] == alignments[3] != alignments[4]
+    for fresh, kept in ((0, 1), (2, 3)):
+        assert errors[kept] == pytest.approx(2**0.5 * errors[fresh])
+    for name in ("d0", "d1"):  # are in every batch
+        assert len({update["alignments"][name] for update in updates}) == 5
+
+
+def test_records_say_what_measuring_cost(report: Any) -> None:
+    for update in report["kept_estimates"]:
+        # 3 specific sequences an update, 2 of each of 3 domains every other, beside a batch of 8.
+        assert update["predicted_overhead"] == pytest.approx((3 + 2 * 3 / 2) / 8)
+        assert update["probe_s"] > 0.0
+        assert update["observed_overhead"] > 0.0
+
+
+@pytest.mark.parametrize("method", ["directional-low-rank", "in_flight-low-rank"])
+def test_a_reloaded_measurement_continues_with_equal_bits(report: Any, method: str) -> None:
+    found = report["resumed"][method]
+
+    assert len(found["uninterrupted"]) == 3
+    assert found["resumed"] == found["uninterrupted"]
+    assert found["forgetful"] != found["uninterrupted"]  # what is remembered does matter
+
+
+def test_a_step_that_was_prepared_and_not_trained_leaves_no_hooks(report: Any) -> None:
+    before, prepared, closed, failed = report["unfinished"]["hooks"]
+
+    assert before == closed == failed < prepared
+    assert report["unfinished"]["complaint"].startswith("in-flight probe: expected the ")
+    assert report["unfinished"]["complaint"].endswith("found 0")
+
+
+def test_a_rule_that_follows_losses_continues_in_the_middle_of_an_interval(report: Any) -> None:
+    records, again = report["odm"]["records"], report["odm"]["again"]
+
+    assert [list(record) for record in records] == [["update"], [], ["update"]]
+    weights = list(records[-1]["update"]["averaged_weights"].values())
+    assert weights[0] < weights[1] < weights[2]  # as the losses are
+    assert again == records

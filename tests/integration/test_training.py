@@ -74,8 +74,20 @@ CASES = {
             "training.precision=bf16",
             "model.activation_checkpointing=true",
             "data.specific={target: {path: shards/examples, packing: examples}}",
+            "mixing.probe={type: directional, sequences_per_domain: 2, specific_sequences: 3}",
         ),
         ("evaluation=null",),
+    ),
+    # The checkpoint lies between two updates of one direction, and has it.
+    "zero1-fp32-in-flight": Case(
+        1,
+        STABLE_DECAY,
+        (
+            "mixing.interval=1",
+            "mixing.probe={type: in_flight, sequences_per_domain: 2, specific_sequences: 3}",
+            "mixing.probe.direction={rank: 2}",
+            "mixing.probe.direction_interval=2",
+        ),
     ),
 }
 

@@ -5,7 +5,7 @@ from megadga.alignment.methods import Directional, InFlight, LowRank, Method, Sh
 METHODS: dict[str, Method] = {
     "sharded": Sharded(),
     "directional": Directional(),
-    "directional-low-rank": Directional(LowRank(rank=2)),
+    "directional-low-rank": Directional(LowRank(rank=2, interval=2)),
     "in_flight": InFlight(refresh_every=2),
     "in_flight-low-rank": InFlight(LowRank(rank=2, interval=2)),
 }

@@ -41,6 +41,11 @@ def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
     )
     static = report(folder, "mixing={type: static, weights: uniform}")
     assert entry(static, "probe") == "none: the weights stay as they are"
+    odm = report(folder, "mixing={type: odm, interval: 2}")
+    assert entry(odm, "probe") == "none: the weights follow training's losses, every 2 steps"
+    stages = "stages: [{step: 0, weights: uniform}]"
+    schedule = report(folder, f"mixing={{type: schedule, {stages}}}")
+    assert entry(schedule, "probe") == "none: the weights go by the step, every 1 step"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ _COST = {
 }
 _DIRECTIONAL_ON_ZERO_3 = 1.2
 _FLATNESS = 1.1
+_NUMBERS = 1e-4  # of the parameters' size: each sequence gets a number of 8 bytes
 _EXTRA_MEMORY = {**dict.fromkeys(FULL_PROBES, 1.0), **dict.fromkeys(LOW_RANK_PROBES, 0.1)}
 
 
@@ -46,7 +47,8 @@ def _cost_bars(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def _memory_bars(rows: Sequence[Row]) -> Iterator[Row]:
-    for probe, limit in _EXTRA_MEMORY.items():
+    for probe, directions in _EXTRA_MEMORY.items():
+        limit = directions + _NUMBERS
         found = [row["extra_in_parameters"] for row in rows if row["probe"] == probe]
         yield from _bar(f"{probe}: memory beyond a step's, in parameters", limit, found)
 

@@ -19,6 +19,7 @@ from .case import Case, Row
 from .workbench import Workbench
 
 PLAIN = "plain training"
+AGAIN = "plain training again"
 Seconds = dict[str, list[float]]
 
 
@@ -34,7 +35,7 @@ def time_rounds(
     """
     seconds: Seconds = {name: [] for name in variants}
     for number in range(rounds):
-        for name in sorted(variants, reverse=bool(number % 2)):
+        for name in list(variants)[:: -1 if number % 2 else 1]:
             seconds[name].append(_seconds(variants[name], device))
         yield seconds
 
@@ -84,14 +85,16 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
         "in_flight low rank": lambda: in_flight(thin),
         "specific gradient": lambda: whole_source.aim(next(updates), specific),
         "specific gradient low rank": lambda: thin_source.aim(next(updates), specific),
+        AGAIN: bench.train,
     }
 
 
 def cost_rows(case: Case, num_domains: int, seconds: Seconds) -> list[Row]:
-    """Return a row a probe.
+    """Return a row a probe, and one for plain steps at the other end of each round.
 
-    ``ratio`` leaves the specific gradient out, ``ratio_with_specific`` counts it, and as many
-    specific sequences; of what is measured in flight it is what a step with an update takes.
+    The ``ratio`` of those would be 1 on a quiet machine; others are to be trusted no further than
+    it is. ``ratio`` leaves the specific gradient out, ``ratio_with_specific`` counts it and as
+    many specific sequences; of what is measured in flight it is what a step with an update takes.
     """
     plain = seconds[PLAIN]
     rows: list[Row] = []
@@ -107,7 +110,7 @@ def cost_rows(case: Case, num_domains: int, seconds: Seconds) -> list[Row]:
             "ratio": median(a / b for a, b in zip(own, plain, strict=True)),
             "ratios": [a / b for a, b in zip(own, plain, strict=True)],
         }
-        if not probe.startswith("specific"):
+        if probe.startswith(("directional", "in_flight")):
             thin = probe.endswith("low rank")
             aims = seconds["specific gradient low rank" if thin else "specific gradient"]
             passes = 1 if probe.startswith("in_flight") else 2

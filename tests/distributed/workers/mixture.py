@@ -11,27 +11,31 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from megadga.alignment.methods import ProbeBudget, Probing
+from megadga.alignment.methods import Method, ProbeBudget, Probing
 from megadga.build.ranks import leave
 from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixing.dga import Dga
+from megadga.mixing.odm import Odm
 from megadga.mixing.static import Static, uniform_weights
 from megadga.plugin import Batch, DgaPlugin, Sampling
 from megadga.sampling.selection import Selection
 from megadga.shards.reader import read_windows
 from tests.support.engines import build_engine, settings
 from tests.support.models import SmallDecoder
+from tests.support.probes import METHODS
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
 
 GLOBAL_BATCH_SIZE = 8
+REMEMBERING = ("directional-low-rank", "in_flight-low-rank")
 
 
 def build_module() -> nn.Module:
     return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH)
 
 
-def new_engine() -> Any:
-    config = settings("2", "fp32", train_batch_size=GLOBAL_BATCH_SIZE)
+def new_engine(**more: Any) -> Any:
+    """Build an engine of one global batch size on any number of ranks."""
+    config = settings("2", "fp32", train_batch_size=GLOBAL_BATCH_SIZE, **more)
     config["train_micro_batch_size_per_gpu"] = 1
     del config["gradient_accumulation_steps"]  # follows from the other two on any world size
     return build_engine(build_module, config)
@@ -42,8 +46,8 @@ def new_plugin(engine: Any, folder: Path, **more: Any) -> DgaPlugin:
     options: dict[str, Any] = {"sampling": Sampling(seed=5), "interval": 4} | more
     scheduler = options.pop("scheduler", Dga(uniform_weights(len(domains)), 0.5, ema=0.5))
     domains = options.pop("domains", domains)
-    probing = Probing(budget=ProbeBudget(sequences_per_domain=4, specific_sequences=4))
-    return DgaPlugin(engine, domains, specific, scheduler, probing=probing, **options)
+    options.setdefault("probing", Probing(budget=ProbeBudget(4, 4)))
+    return DgaPlugin(engine, domains, specific, scheduler, **options)
 
 
 def drawn(batch: Batch) -> list[list[int]]:
@@ -163,6 +167,99 @@ def batches_until_exhausted(folder: Path) -> dict[str, int]:
         return {"handed_out": handed_out, "full_batches": windows // GLOBAL_BATCH_SIZE}
 
 
+def kept_estimates(folder: Path) -> list[Any]:
+    """Measure in flight on batches that never hold the last domain, which is refreshed apart."""
+    engine = new_engine()
+    plugin = new_plugin(
+        engine,
+        folder,
+        scheduler=Dga(np.array([0.5, 0.5, 0.0]), 1e-6),  # hardly moves: both others stay in
+        interval=1,
+        probing=Probing(METHODS["in_flight"], ProbeBudget(2, 3)),
+    )
+    _, records = train(engine, plugin, until=5)
+    return [record["update"] for record in records]
+
+
+def resumed(folder: Path, method: Method) -> dict[str, Any]:
+    """Save after three updates; go on, and go on from what was saved, on the same parameters.
+
+    A learning rate of 0 holds them still, so that records differ by what a plugin remembers.
+    """
+    still = {"type": "AdamW", "params": {"lr": 0.0, "torch_adam": True}}
+    engine = new_engine(optimizer=still)
+    options: dict[str, Any] = {"interval": 1, "probing": Probing(method, ProbeBudget(2, 3))}
+    plugin = new_plugin(engine, folder, **options)
+    train(engine, plugin, until=3)
+    saved = io.BytesIO()
+    torch.save(plugin.state_dict(), saved)
+    state = torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
+    fresh = new_plugin(engine, folder, **options).state_dict()
+    forgetful = {**state, "observer": fresh["observer"]}
+    found: dict[str, Any] = {"uninterrupted": measured(train(engine, plugin, until=6)[1])}
+    for name, each in {"resumed": state, "forgetful": forgetful}.items():
+        other = new_plugin(engine, folder, **options)
+        other.load_state_dict(each)
+        found[name] = measured(train(engine, other, until=6)[1])
+    return found
+
+
+def measured(records: list[Any]) -> list[Any]:
+    """What was measured and what came of it, not how long it took."""
+    times = ("observed_overhead", "probe_s")
+    return [{k: v for k, v in r["update"].items() if k not in times} for r in records]
+
+
+def unfinished(folder: Path) -> dict[str, Any]:
+    """Prepare an update in flight and never train its step."""
+    engine = new_engine()
+    options: dict[str, Any] = {"interval": 1, "probing": Probing(METHODS["in_flight"])}
+    plugin = new_plugin(engine, folder, **options)
+    hooks = [num_hooks(engine)]
+    plugin.next_batch()
+    hooks.append(num_hooks(engine))
+    plugin.close()
+    hooks.append(num_hooks(engine))
+    untrained = new_plugin(engine, folder, **options)
+    untrained.next_batch()
+    try:
+        untrained.after_step(1)
+        complaint = ""
+    except ValueError as error:
+        complaint = str(error)
+    hooks.append(num_hooks(engine))
+    return {"hooks": hooks, "complaint": complaint}
+
+
+def num_hooks(engine: Any) -> int:
+    modules = list(engine.module.modules())
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+
+def odm_and_resumed(folder: Path) -> dict[str, Any]:
+    """Follow losses for 6 steps, saved after 3 of them: in the middle of an interval."""
+    engine = new_engine()
+    plugin, resumed = (
+        new_plugin(engine, folder, interval=2, scheduler=Odm(uniform_weights(3))) for _ in range(2)
+    )
+
+    def go_on(plugin: DgaPlugin, until: int) -> list[Any]:
+        records = []
+        while plugin.step < until:
+            indices = plugin.next_indices()
+            losses = 1.0 + indices.global_domains / (1.0 + indices.step)
+            plugin.observe_losses(indices.global_domains, losses)
+            records.append(plugin.after_step(indices.step))
+        return records
+
+    go_on(plugin, until=3)
+    saved = io.BytesIO()
+    torch.save(plugin.state_dict(), saved)
+    resumed.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
+    records, again = go_on(plugin, until=6), go_on(resumed, until=6)
+    return {"records": records, "again": again}
+
+
 def main(output: str, folder: str) -> None:
     root = Path(folder)
     report: dict[str, Any] = {
@@ -170,7 +267,13 @@ def main(output: str, folder: str) -> None:
         "tokens": tokens_are_those_of_the_indices(root),
         "poisoned": poisoned(root),
         "complaints": complaints(root),
+        "odm": odm_and_resumed(root),
         "exhausted": batches_until_exhausted(root),
+    }
+    report |= {
+        "kept_estimates": kept_estimates(root),
+        "resumed": {name: resumed(root, METHODS[name]) for name in REMEMBERING},
+        "unfinished": unfinished(root),
     }
     if dist.get_rank() == 0:
         Path(output).write_text(json.dumps(report))

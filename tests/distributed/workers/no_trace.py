@@ -19,7 +19,7 @@ from tests.support.probes import BETWEEN_STEPS, METHODS
 from tests.support.schedulers import FrozenProbing
 from tests.support.shards import open_sets
 
-STEPS = 14
+STEPS = 8
 
 
 def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
         specific,
         FrozenProbing(num_domains) if probing else Static(uniform_weights(num_domains)),
         sampling=Sampling(seed=5),
-        interval=3,
+        interval=2,
         probing=Probing(METHODS[method or "sharded"], ProbeBudget(2, 3)),
         loss=probed.loss,
     )
@@ -47,9 +47,9 @@ def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
             loss = probed.loss(engine, tokens)
             losses.append(float(loss))
             engine.backward(loss)
-            if method in BETWEEN_STEPS and position == 0 and step % 7 == 0:  # an open window
-                assert plugin._measurement is not None
-                plugin._measurement.measure(step)
+            if method in BETWEEN_STEPS and position == 0 and step % 4 == 3:  # an open window
+                assert plugin._observer is not None
+                plugin._observer.observe(step, step)
                 full_parameters(engine)  # fails under ZeRO-3 where a probe left some gathered
             engine.step()
         num_updates += "update" in plugin.after_step(step)

@@ -65,7 +65,7 @@ def test_the_specific_set_is_packed_as_the_run_says(folder):
 
 def test_examples_need_no_whole_window(folder):
     packed = "data.specific={target: {path: examples, packing: examples}}"
-    with pytest.raises(ShardError, match="domains/d0: split train: expected at least 100001"):
+    with pytest.raises(ConfigError, match=r"too_short: expected at least 100001 tokens .* in d0"):
         data_of(folder, packed, "model.sequence_length=100000")
 
 

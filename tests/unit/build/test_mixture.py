@@ -19,7 +19,10 @@ from megadga.config.loading import load_config
 from megadga.config.models import RunConfig
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
-from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.mixing.odm import Odm
+from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds
+from megadga.mixing.step_size import AutoStep
+from megadga.mixing.unimax import unimax_weights
 from tests.support.runs import write_run
 from tests.support.shards import write_domain
 
@@ -108,6 +111,36 @@ def test_dga_takes_every_setting(folder):
     np.testing.assert_array_equal(scheduler.prior, np.full(3, 1 / 3))
 
 
+def test_dga_takes_every_guard(folder):
+    found = mixture(
+        folder,
+        "mixing.step_size={spread: 0.3}",
+        "mixing.max_change=0.25",
+        "mixing.warmup=2",
+        "mixing.freeze_after=9",
+        "mixing.min_effective_domains=1.5",
+    )
+    scheduler = found.scheduler
+    assert isinstance(scheduler, Dga)
+    assert scheduler.step_size == AutoStep(0.3)
+    assert (scheduler.max_change, scheduler.warmup, scheduler.freeze_after) == (0.25, 2, 9)
+    assert found.min_effective_domains == 1.5
+
+
+def test_an_alarm_may_be_as_high_as_the_first_mixture_and_no_higher(folder):
+    assert mixture(folder, "mixing.min_effective_domains=3.0").min_effective_domains == 3.0
+    with pytest.raises(ConfigError) as error:
+        mixture(
+            folder,
+            "mixing.min_effective_domains=2.5",
+            "mixing.initial={code: 0.5, novels: 0.5, recipes: 0}",
+        )
+    assert str(error.value) == (
+        "override 1: mixing.min_effective_domains: expected at most 2, the effective domains of "
+        "the first mixture, found 2.5"
+    )
+
+
 def test_static_weights_follow_their_rule(folder):
     _, data = load(folder)
     tokens = np.array([domain.num_tokens for domain in data.domains])
@@ -118,6 +151,27 @@ def test_static_weights_follow_their_rule(folder):
     flat = np.sqrt(tokens)
     rule = static("{type: temperature, temperature: 2}")
     np.testing.assert_allclose(first_weights(folder, rule), flat / flat.sum())
+
+
+def test_unimax_weights_have_the_tokens_of_the_whole_run_as_their_budget(folder):
+    _, data = load(folder)
+    tokens = np.array([domain.num_tokens for domain in data.domains])
+    expected = unimax_weights(tokens, budget=10 * 8 * 8, max_epochs=0.5)  # of RUN
+    assert len(set(expected.tolist())) > 1  # something is capped
+    found = first_weights(folder, static("{type: unimax, max_epochs: 0.5}"))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_odm_follows_losses_and_measures_nothing(folder):
+    found = mixture(
+        folder,
+        "mixing={type: odm, interval: 2, smoothing: 0.5, warmup: 7, reward: exponential}",
+    )
+    scheduler = found.scheduler
+    assert isinstance(scheduler, Odm)
+    assert scheduler.observes == LossNeeds()
+    assert (scheduler.smoothing, scheduler.warmup, scheduler.reward) == (0.5, 7, "exponential")
+    assert (found.interval, found.probing) == (2, None)
 
 
 def test_explicit_weights_go_by_name_and_are_normalised(folder):

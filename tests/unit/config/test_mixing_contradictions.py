@@ -32,6 +32,68 @@ def complaints(folder, *overrides: str) -> list[str]:
             ),
         ),
         (
+            ["mixing={type: schedule}"],
+            "override 1: mixing: expected exactly one of stages, csv and replay, found none",
+        ),
+        (
+            ["mixing={type: schedule, csv: a, replay: {metrics: b}}"],
+            (
+                "override 1: mixing: expected exactly one of stages, csv and replay, "
+                "found csv and replay"
+            ),
+        ),
+        (
+            ["mixing={type: schedule, stages: []}"],
+            "override 1: mixing.stages: expected at least one stage, found none",
+        ),
+        (
+            ["mixing={type: schedule, stages: [{step: 1, weights: uniform}]}"],
+            "override 1: mixing.stages.0.step: expected 0, where training begins, found 1",
+        ),
+        (
+            ["mixing={type: schedule, replay: {metrics: b}, between: linear}"],
+            (
+                "override 1: mixing.between: expected 'constant' with mixing.replay, as the "
+                "weights of a run are, found 'linear'"
+            ),
+        ),
+        (
+            ["mixing={type: static, weights: {temperature: -1, b: 2}}"],
+            (
+                "override 1: mixing.weights.temperature: expected a number greater than or equal "
+                "to 0, found -1"
+            ),
+        ),
+        (
+            ["mixing={type: static, weights: {type: unimx, max_epochs: 2}}"],
+            (
+                "override 1: mixing.weights.type: expected 'temperature' or 'unimax', "
+                "found 'unimx'; did you mean 'unimax'?"
+            ),
+        ),
+        (
+            ["mixing.warmup=3", "mixing.freeze_after=3"],
+            (
+                "override 2: mixing.freeze_after: expected more than mixing.warmup (3), or the "
+                "weights never move, found 3"
+            ),
+        ),
+        (
+            ["mixing.step_size={spread: 0.0}"],
+            "override 1: mixing.step_size.spread: expected a number greater than 0, found 0.0",
+        ),
+        (
+            ["mixing.step_size={spred: 0.5, spread: 1.0}"],
+            (
+                "override 1: mixing.step_size.spred: expected a known key, found 'spred'; "
+                "did you mean 'spread'?"
+            ),
+        ),
+        (
+            ["mixing.step_size=auto"],
+            "override 1: mixing.step_size: expected a valid number, found 'auto'",
+        ),
+        (
             ["mixing.probe.type=sharded", "mixing.min_signal=0.5"],
             (
                 "override 2: mixing.min_signal: expected 0 with mixing.probe.type sharded, "

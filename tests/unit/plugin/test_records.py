@@ -20,7 +20,8 @@ def record_over(num_domains: int):
     alignments = Alignments(np.array([1.0, 2.0]), 4.0, standard_errors=np.array([0.1, 0.2]))
     domains = tuple(f"c{i}" for i in range(num_domains))
     records = UpdateRecords(domains, rule.observes)
-    return records.updated(alignments, rule.init(), np.zeros(num_domains))
+    weights = records.weights(rule.init(), np.zeros(num_domains))
+    return {**records.alignments(alignments), **weights}
 
 
 def test_a_basis_is_told_beside_the_domains():

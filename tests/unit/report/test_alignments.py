@@ -36,7 +36,7 @@ def test_an_alignment_that_was_not_finite_leaves_a_gap(tmp_path):
 def test_a_run_without_updates_has_no_alignments_to_draw(tmp_path):
     metrics = tmp_path / "m.jsonl"
     metrics.write_text('{"type": "train", "step": 1}\n')
-    with pytest.raises(ConfigError, match=r"m\.jsonl: expected a record of type update"):
+    with pytest.raises(ConfigError, match=r"m\.jsonl: expected an update with alignments"):
         read_alignments(metrics)
 
 

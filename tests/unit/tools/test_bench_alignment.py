@@ -148,5 +148,5 @@ def test_the_numbers_are_printed_and_written(tmp_path):
     assert (
         sharded["communicated"]["reduce_scatter_base"] == sharded["expected_reduce_scatter_bytes"]
     )
-    assert len(found["rows"]) == 7
+    assert len(found["rows"]) == 8
     assert all(bar["bar"] in printed for bar in found["bars"])

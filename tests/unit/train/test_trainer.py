@@ -78,3 +78,22 @@ def test_an_engine_that_knows_no_norm_reports_none():
     told = trainer(FakeEngine()).step(batch(TOKENS[:1], domains=[0, 0], rows=[[0, 1]]))
 
     assert told["train"]["grad_norm"] is None
+
+
+def test_losses_of_the_whole_batch_are_told_with_their_domains():
+    engine = FakeEngine(accumulation=2)
+    by_sequence = engine.module(TOKENS.flatten(0, 1)).mean(-1).tolist()
+    told = []
+    watched = Trainer(
+        engine,
+        ["a", "b", "c"],
+        collective=LoneRank(),
+        clock=clock(0.0, 1.0),
+        observe_losses=lambda domains, losses: told.append((domains.tolist(), losses.tolist())),
+    )
+
+    watched.step(batch(TOKENS, domains=[2, 0, 2, 2], rows=[[2, 0], [3, 1]]))
+
+    ((domains, losses),) = told
+    assert domains == [2, 0, 2, 2]
+    assert losses == pytest.approx([by_sequence[at] for at in (1, 3, 0, 2)])

@@ -1,0 +1,65 @@
+"""Rules that move the weights without measuring gradients. Knows no domain."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from megadga.config.base import Count, Section, Whole
+from megadga.config.weights import Weights
+
+
+class Stage(Section):
+    """Weights from a step on."""
+
+    step: Whole
+    """Optimizer steps completed when the stage begins; the first is 0, the others ascend."""
+    weights: Weights
+    """The mixture, written as the weights of type static."""
+
+
+class Replay(Section):
+    """The weights of another run, after each of its updates."""
+
+    metrics: Path
+    """That run's metrics.jsonl, relative to the working directory."""
+    initial: Weights = "uniform"
+    """What that run began with, which its metrics do not tell."""
+
+
+class ScheduleMixing(Section):
+    """Weights that are known beforehand, as a function of the step."""
+
+    type: Literal["schedule"]
+    """How the domains' weights are set."""
+    interval: Count = 1
+    """Optimizer steps between looks at the schedule, at least 1. Batches are read ahead only up to
+    the next one."""
+    stages: tuple[Stage, ...] | None = None
+    """[{step, weights}, ...] from step 0 on; null: `csv` or `replay` says it."""
+    csv: Path | None = None
+    """Table with a column `step` and one of masses for each domain, a line a stage, relative to
+    the working directory; null: `stages` or `replay` says it."""
+    replay: Replay | None = None
+    """Run whose weights are repeated: {metrics, initial}; null: `stages` or `csv` says it."""
+    between: Literal["constant", "linear"] = "constant"
+    """From one stage to the next; constant: a leap; linear: a line, in proportion to the steps."""
+
+
+class OdmMixing(Section):
+    """Online Data Mixing (arXiv 2312.02406): a bandit that follows the losses of training."""
+
+    type: Literal["odm"]
+    """How the domains' weights are set."""
+    interval: Count = 1
+    """Optimizer steps between updates of the weights, at least 1; 1: the paper. Batches are read
+    ahead only up to the next one."""
+    initial: Weights = "uniform"
+    """Weights until the first update after the warm-up, written as the weights of type static."""
+    smoothing: Annotated[float, Field(strict=True, ge=0.0, lt=1.0)] = 0.9
+    """Share of the old reward in the new one, in [0, 1)."""
+    warmup: Whole = 0
+    """Optimizer steps at the initial weights, at least 0; the paper: 1 % of all."""
+    reward: Literal["importance", "exponential"] = "importance"
+    """What a domain is rewarded with; importance: its loss over its weight, as in the paper;
+    exponential: exp(loss), as in the paper's code."""
