@@ -13,7 +13,7 @@ from megadga.config.models import RunConfig
 from megadga.config.rules import Replay, ScheduleMixing
 from megadga.errors import ConfigError
 from megadga.mixing.schedule import Between, Schedule, replay, schedule_of_columns
-from megadga.report.weights import read_weights
+from megadga.report.history import read_weights
 from megadga.shards.domain import Domain
 
 

@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 
 from megadga.errors import ConfigError
+from megadga.report.history import WeightHistory, read_weights
 from megadga.report.lines import DOTS_PER_INCH, SIZE_INCHES
-from megadga.report.weights import (
-    WeightHistory,
-    heaviest_lines,
-    plot_weights,
-    read_weights,
-)
+from megadga.report.weights import heaviest_lines, plot_weights
 
 
 def write_updates(path, *weights):
