@@ -11,11 +11,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters \
-	bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers \
+	bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers evidence \
 	clean
 
 # What benches read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
-# mixture of bench-directions aligns to, with CORPUS: TARGET='text/target/qa.*.jsonl.gz'
+# mixture of bench-directions aligns to, with CORPUS: TARGET='text/target/qa.*.jsonl.gz'. Of evidence,
+# the folder itself: make evidence CORPUS=text
 CORPUS ?=
 TARGET ?=
 
@@ -77,6 +78,9 @@ bench-overhead: setup  ## Time training with DGA against training without; write
 
 plot-mixers: setup  ## Draw docs/mixers.svg: how close each mixing rule comes to a known best mixture.
 	@$(BIN)/python -m tools.plot_mixers
+
+evidence: setup  ## Train configs/evidence on real text, with CORPUS=folder; 2 hours on two cores.
+	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)'
 
 clean:  ## Remove what was set up and built; runs/ and shards/ stay.
 	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,155 @@
+"""The runs under ``configs/evidence``: which there are, training them, and what came of them.
+
+Knows configuration files and metrics; no corpus. A finished run is not trained again.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from megadga.config.loading import load_config
+from megadga.errors import MegadgaError
+from megadga.report.records import read_records
+from trials.agreement import markdown_table
+
+CONFIGS = Path("configs/evidence")
+EXPERIMENTS = {
+    "few_tokens": ("uniform", "importance", "odm", "dga", "dga_ema", "dga_capped"),
+    "clusters": ("uniform", "importance", "distribution_dga"),
+}
+SENSITIVITY = {
+    "step_size 0.1": ("mixing.step_size=0.1",),
+    "step_size 1": ("mixing.step_size=1.0",),
+    "interval 10": ("mixing.interval=10",),
+    "interval 50": ("mixing.interval=50",),
+    "ema 0.03": ("mixing.ema=0.03",),
+    "ema 0.3": ("mixing.ema=0.3",),
+}
+"""What is changed in ``few_tokens/dga_ema``, one thing at a time."""
+# glibc gives large blocks back to the system and asks for them again at every step otherwise.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+
+@dataclass(frozen=True)
+class EvidenceRun:
+    """One run.
+
+    Attributes:
+        kind: Experiment.
+        config: Its file's name, without ending.
+        seed: Of model, batches and probes.
+        label: What tables call it.
+        changes: Of the file, as ``--set`` takes them.
+    """
+
+    kind: str
+    config: str
+    seed: int
+    label: str
+    changes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where its metrics go."""
+        name = f"{self.label.replace(' ', '-')}-{self.seed}"
+        return Path("build/evidence") / self.kind / "runs" / name
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Return all that is set on the command line."""
+        return (f"seed={self.seed}", f"output={self.folder}", *self.changes)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return CONFIGS / self.kind / f"{self.config}.yaml"
+
+
+def planned_runs(experiments: Sequence[str], seeds: Sequence[int]) -> list[EvidenceRun]:
+    """Return all runs of some experiments: every rule with one seed before the next seed."""
+    return [
+        run for seed in seeds for experiment in experiments for run in _planned(experiment, seed)
+    ]
+
+
+def train_all(runs: Sequence[EvidenceRun], *, jobs: int, report: Callable[[str], None]) -> None:
+    """Train what is not finished, ``jobs`` processes at a time, each with its part of the cores.
+
+    Raises:
+        MegadgaError: If a run fails; its ``output.log`` says why.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    waiting = [run for run in runs if not _is_finished(run)]
+    report(f"{len(runs) - len(waiting)} of {len(runs)} runs are there")
+    with ThreadPoolExecutor(jobs) as pool:
+        trained = [pool.submit(_train, run, threads) for run in waiting]
+        try:
+            for done, future in enumerate(trained, 1):
+                report(f"{future.result().folder}: trained, {done} of {len(waiting)}")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def result_table(experiment: str, runs: Sequence[EvidenceRun]) -> str:
+    """Return a table in Markdown of finished runs, a line a rule: its losses, seed by seed."""
+    labels = list(dict.fromkeys(run.label for run in runs))
+    seeds = sorted({run.seed for run in runs})
+    rows: list[list[str]] = []
+    for label in labels:
+        found = [_losses(run) for run in runs if run.label == label]
+        best, last = [min(losses) for losses in found], [losses[-1] for losses in found]
+        rows.append([label, *map(_shown, (best, last))])
+    of_seeds = ", ".join(map(str, seeds))
+    titles = (experiment, f"best (seeds {of_seeds})", f"at the end (seeds {of_seeds})")
+    return markdown_table(titles, rows)
+
+
+def _planned(experiment: str, seed: int) -> Iterator[EvidenceRun]:
+    if experiment == "sensitivity":
+        for label, changes in SENSITIVITY.items():
+            yield EvidenceRun("few_tokens", "dga_ema", seed, label, changes)
+        return
+    for name in EXPERIMENTS[experiment]:
+        yield EvidenceRun(experiment, name, seed, name)
+
+
+def _train(run: EvidenceRun, threads: int) -> EvidenceRun:
+    shutil.rmtree(run.folder, ignore_errors=True)  # of a run that was stopped
+    run.folder.mkdir(parents=True)
+    settings = [part for each in run.settings for part in ("--set", each)]
+    command = [sys.executable, "-m", "megadga.cli", "train", str(run.path), *settings]
+    environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)}
+    log = run.folder / "output.log"
+    with log.open("wb") as file:
+        status = subprocess.run(  # noqa: S603  (our own command, and no shell)
+            command, env=environment, stdout=file, stderr=file, check=False
+        ).returncode
+    if status:
+        raise MegadgaError(f"{log}: expected training to end with 0, found {status}")
+    return run
+
+
+def _is_finished(run: EvidenceRun) -> bool:
+    metrics = run.folder / "metrics.jsonl"
+    if not metrics.exists():
+        return False
+    last_step = load_config(run.path, run.settings).training.steps
+    return any(record["step"] == last_step for record in read_records(metrics, "evaluation"))
+
+
+def _losses(run: EvidenceRun) -> list[float]:
+    """Return the loss of the run's specific set at each evaluation."""
+    records: list[dict[str, Any]] = list(read_records(run.folder / "metrics.jsonl", "evaluation"))
+    return [loss for record in records for loss in record["specific"].values()]
+
+
+def _shown(losses: Sequence[float]) -> str:
+    each = ", ".join(f"{loss:.3f}" for loss in losses)
+    return f"{mean(losses):.3f} ({each})" if len(losses) > 1 else each
