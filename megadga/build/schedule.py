@@ -2,14 +2,12 @@
 
 import csv
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.build.weights import make_weights
-from megadga.config.models import RunConfig
+from megadga.build.weights import RunWeights
 from megadga.config.rules import Replay, ScheduleMixing
 from megadga.errors import ConfigError
 from megadga.mixing.schedule import Between, Schedule, replay, schedule_of_columns
@@ -17,38 +15,29 @@ from megadga.report.history import read_weights
 from megadga.shards.domain import Domain
 
 
-def make_schedule(
-    config: RunConfig,
-    mixing: ScheduleMixing,
-    domains: Sequence[Domain],
-    left_out: AbstractSet[str],
-) -> Schedule:
+def make_schedule(mixing: ScheduleMixing, weights: RunWeights) -> Schedule:
     """Return the schedule that a section has, or that the file holds which it names.
 
     Args:
-        config: The run.
-        mixing: Its section.
-        domains: The training domains, ``K`` of them.
-        left_out: Names of those that are too short for a window.
+        mixing: The section.
+        weights: Makes weights over the run's domains.
 
     Raises:
         ConfigError: If weights do not name exactly the domains, or a file holds no schedule.
     """
     if mixing.replay is not None:
         path = ("mixing", "replay", "initial")
-        initial = make_weights(config, path, mixing.replay.initial, domains, left_out)
-        return _replayed(mixing.replay, initial, domains)
+        initial = weights.of(path, mixing.replay.initial)
+        return _replayed(mixing.replay, initial, weights.domains)
     if mixing.csv is not None:
-        return _of_table(mixing.csv, domains, mixing.between)
+        return _of_table(mixing.csv, weights.domains, mixing.between)
     stages = mixing.stages or ()
-    weights = [
-        make_weights(
-            config, ("mixing", "stages", index, "weights"), stage.weights, domains, left_out
-        )
+    rows = [
+        weights.of(("mixing", "stages", index, "weights"), stage.weights)
         for index, stage in enumerate(stages)
     ]
     steps = np.array([stage.step for stage in stages], dtype=np.int64)
-    return Schedule(steps, np.stack(weights), mixing.between)
+    return Schedule(steps, np.stack(rows), mixing.between)
 
 
 def _replayed(section: Replay, initial: FloatArray, domains: Sequence[Domain]) -> Schedule:

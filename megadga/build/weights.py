@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 
@@ -15,41 +17,51 @@ from megadga.mixing.unimax import unimax_weights
 from megadga.shards.domain import Domain
 
 
-def make_weights(
-    config: RunConfig,
-    path: KeyPath,
-    rule: Weights,
-    domains: Sequence[Domain],
-    left_out: AbstractSet[str],
-) -> FloatArray:
-    """Return the weights that a rule gives, shape ``(K,)``.
+@final
+@dataclass(frozen=True, eq=False)
+class RunWeights:
+    """Turns mixtures of a run's file into weights over its domains.
 
-    Args:
+    Attributes:
         config: The run.
-        path: Where it has the rule.
-        rule: Written in one of the ways.
-        domains: The training domains, ``K`` of them.
+        domains: Its training domains, ``K`` of them.
         left_out: Names of those that are too short for a window.
-
-    Raises:
-        ConfigError: If weights do not name exactly the domains.
     """
-    tokens = np.array([domain.num_tokens for domain in domains], dtype=np.int64)
-    match rule:
-        case "uniform":
-            return uniform_weights(len(domains))
-        case "proportional":
-            return proportional_weights(tokens)
-        case TemperatureWeights():
-            return temperature_weights(tokens, rule.temperature)
-        case UnimaxWeights():
-            training, length = config.training, config.model.sequence_length
-            budget = training.steps * training.global_batch_size * length
-            return unimax_weights(tokens, budget=budget, max_epochs=rule.max_epochs)
-        case _:
-            names = [domain.name for domain in domains]
-            mistakes = list(misnamed(path, rule, names, left_out))
-            if mistakes:
-                raise config.error(mistakes)
-            weights = np.array([rule[domain.name] for domain in domains], dtype=np.float64)
-            return weights / weights.sum()
+
+    config: RunConfig
+    domains: Sequence[Domain]
+    left_out: AbstractSet[str] = frozenset()
+
+    @property
+    def names(self) -> list[str]:
+        """The domains' names, in order."""
+        return [domain.name for domain in self.domains]
+
+    def of(self, path: KeyPath, rule: Weights) -> FloatArray:
+        """Return the weights that a rule gives, shape ``(K,)``.
+
+        Args:
+            path: Where the run has the rule.
+            rule: Written in one of the ways.
+
+        Raises:
+            ConfigError: If weights do not name exactly the domains.
+        """
+        tokens = np.array([domain.num_tokens for domain in self.domains], dtype=np.int64)
+        match rule:
+            case "uniform":
+                return uniform_weights(len(self.domains))
+            case "proportional":
+                return proportional_weights(tokens)
+            case TemperatureWeights():
+                return temperature_weights(tokens, rule.temperature)
+            case UnimaxWeights():
+                training, length = self.config.training, self.config.model.sequence_length
+                budget = training.steps * training.global_batch_size * length
+                return unimax_weights(tokens, budget=budget, max_epochs=rule.max_epochs)
+            case _:
+                mistakes = list(misnamed(path, rule, self.names, self.left_out))
+                if mistakes:
+                    raise self.config.error(mistakes)
+                weights = np.array([rule[name] for name in self.names], dtype=np.float64)
+                return weights / weights.sum()
