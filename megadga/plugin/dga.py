@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from megadga.alignment.methods import InFlight, Probing
-from megadga.alignment.overhead import num_measured, predicted_overhead
 from megadga.alignment.protocols import TrainedBatch
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ResumeError
@@ -21,17 +20,11 @@ from megadga.mixing.scheduler import (
     MixtureState,
     Observed,
     Scheduler,
-    StepNeeds,
     StepNumber,
 )
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
-from megadga.plugin.observing import (
-    AlignmentObserver,
-    LossObserver,
-    Observer,
-    StepObserver,
-    supported_needs,
-)
+from megadga.plugin.observation import Measured, make_observation
+from megadga.plugin.observing import LossObserver
 from megadga.plugin.overhead import ProbeClock
 from megadga.plugin.protocol import Metrics
 from megadga.plugin.records import UpdateRecords
@@ -41,7 +34,6 @@ from megadga.shards.sequences import SequenceSet
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.engine import Engine
 from megadga.zero.loss import Loss, mean_loss
-from megadga.zero.measuring import make_measurement
 
 
 @final
@@ -113,37 +105,16 @@ class DgaPlugin:
         self._clock = ProbeClock(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
-        self._needs = supported_needs(scheduler)
         self._losses = LossObserver(len(domains))
-        self._observer: Observer | None = None
-        self._predicted_overhead = 0.0
-        match self._needs:
-            case None:
-                pass
-            case StepNeeds():
-                self._observer = StepObserver()
-            case LossNeeds():
-                self._observer = self._losses
-            case AlignmentNeeds() as needs:
-                if specific is None:
-                    raise ValueError("specific: expected a specific set to align with, found None")
-                measurement = make_measurement(
-                    engine,
-                    domains,
-                    specific,
-                    probing=probing,
-                    needs=needs,
-                    loss=loss,
-                    seed=sampling.seed,
-                )
-                self._observer = AlignmentObserver(measurement)
-                self._predicted_overhead = predicted_overhead(
-                    probing,
-                    num_domains=num_measured(needs, len(domains)),
-                    interval=interval,
-                    global_batch_size=engine.train_batch_size(),
-                    needs=needs,
-                ).share
+        observation = make_observation(
+            scheduler.observes,
+            Measured(engine, domains, specific, loss=loss, seed=sampling.seed),
+            losses=self._losses,
+            probing=probing,
+            interval=interval,
+        )
+        self._needs, self._observer = observation.needs, observation.observer
+        self._predicted_overhead = observation.predicted_overhead
 
     @property
     def step(self) -> int:

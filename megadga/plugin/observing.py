@@ -8,15 +8,7 @@ import torch
 
 from megadga.alignment.protocols import Measurement, TrainedBatch
 from megadga.arrays import FloatArray, IntArray
-from megadga.mixing.scheduler import (
-    AlignmentNeeds,
-    DomainLosses,
-    LossNeeds,
-    Observed,
-    Scheduler,
-    StepNeeds,
-    StepNumber,
-)
+from megadga.mixing.scheduler import DomainLosses, Observed, StepNumber
 
 
 class Observer(Protocol):
@@ -174,21 +166,3 @@ class StepObserver:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take nothing."""
-
-
-def supported_needs(scheduler: Scheduler) -> AlignmentNeeds | LossNeeds | StepNeeds | None:
-    """Return what a rule observes; None if it never moves.
-
-    Raises:
-        ValueError: If that is nothing that a training loop is observed for.
-    """
-    match scheduler.observes:
-        case None:
-            return None
-        case AlignmentNeeds(target="specific") | LossNeeds(reference=False) | StepNeeds() as needs:
-            return needs
-        case needs:
-            raise ValueError(
-                "scheduler: expected a rule that observes alignments with the specific set, "
-                f"losses of training, the step, or nothing, found one that observes {needs}"
-            )

@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
-from megadga.mixing.doge import Doge
-from megadga.mixing.doremi import Doremi
 from megadga.mixing.scheduler import DomainLosses
-from megadga.mixing.static import uniform_weights
-from megadga.plugin.observing import LossObserver, supported_needs
+from megadga.plugin.observing import LossObserver
 
 
 def seen(observer, *, step):
@@ -50,11 +47,3 @@ def test_a_loop_that_tells_no_losses_is_told():
 def test_losses_that_belong_to_no_domain_are_refused(domains, losses, found):
     with pytest.raises(ValueError, match=found):
         LossObserver(2).add(np.array(domains), np.array(losses))
-
-
-@pytest.mark.parametrize(
-    "scheduler", [Doge(uniform_weights(2), 0.1), Doremi(uniform_weights(2), 0.1)]
-)
-def test_rules_that_need_what_no_loop_is_observed_for_are_refused(scheduler):
-    with pytest.raises(ValueError, match="found one that observes"):
-        supported_needs(scheduler)

@@ -1,0 +1,110 @@
+"""From what a rule observes to what observes it in a training loop. Knows no rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megadga.alignment.methods import Probing
+from megadga.alignment.overhead import num_measured, predicted_overhead
+from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, Needs, StepNeeds
+from megadga.plugin.observing import AlignmentObserver, LossObserver, Observer, StepObserver
+from megadga.shards.domain import Domain
+from megadga.shards.sequences import SequenceSet
+from megadga.zero.engine import Engine
+from megadga.zero.loss import Loss
+from megadga.zero.measuring import make_measurement
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What alignments would be measured on.
+
+    Attributes:
+        engine: A DeepSpeed engine.
+        domains: The training domains, ``K`` of them.
+        specific: The specific set; None if there is none.
+        loss: Mean loss of tokens through a module.
+        seed: Addresses the probe streams.
+    """
+
+    engine: Engine
+    domains: Sequence[Domain]
+    specific: SequenceSet | None
+    loss: Loss
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """How a rule's updates come by what they observe.
+
+    Attributes:
+        needs: What that is; None: the rule never moves.
+        observer: Observes it; None exactly if there are no needs.
+        predicted_overhead: Share of training's sequences that it reads more.
+    """
+
+    needs: Needs | None
+    observer: Observer | None
+    predicted_overhead: float = 0.0
+
+
+def make_observation(
+    needs: Needs | None,
+    measured: Measured,
+    *,
+    losses: LossObserver,
+    probing: Probing,
+    interval: int,
+) -> Observation:
+    """Return what observes for a rule.
+
+    Args:
+        needs: What the rule asks for.
+        measured: What alignments are measured on.
+        losses: Is told the losses of training.
+        probing: How alignments are measured.
+        interval: Optimizer steps between updates.
+
+    Raises:
+        UnsupportedEngineError: If alignments are not known to be exact on the engine.
+        ValueError: If that is nothing that a training loop is observed for, or a specific set is
+            missing.
+    """
+    match needs:
+        case None:
+            return Observation(None, None)
+        case StepNeeds():
+            return Observation(needs, StepObserver())
+        case LossNeeds(reference=False):
+            return Observation(needs, losses)
+        case AlignmentNeeds(target="specific"):
+            return _of_alignments(needs, measured, probing=probing, interval=interval)
+        case _:
+            raise ValueError(
+                "scheduler: expected a rule that observes alignments with the specific set, "
+                f"losses of training, the step, or nothing, found one that observes {needs}"
+            )
+
+
+def _of_alignments(
+    needs: AlignmentNeeds, measured: Measured, *, probing: Probing, interval: int
+) -> Observation:
+    if measured.specific is None:
+        raise ValueError("specific: expected a specific set to align with, found None")
+    measurement = make_measurement(
+        measured.engine,
+        measured.domains,
+        measured.specific,
+        probing=probing,
+        needs=needs,
+        loss=measured.loss,
+        seed=measured.seed,
+    )
+    overhead = predicted_overhead(
+        probing,
+        num_domains=num_measured(needs, len(measured.domains)),
+        interval=interval,
+        global_batch_size=measured.engine.train_batch_size(),
+        needs=needs,
+    )
+    return Observation(needs, AlignmentObserver(measurement), overhead.share)
