@@ -1,0 +1,68 @@
+"""Every kind of rule in a whole run: it moves the mixture, and a resumed run goes on exactly."""
+
+import json
+
+import numpy as np
+import pytest
+
+from megadga.config.basis import Basis, write_basis
+from tests.support.jobs import alone, run_job
+from tests.support.runs import write_run
+from tests.support.shards import write_grouped, write_sets
+
+RUN = """\
+seed: 17
+output: out
+model: {type: llama, preset: tiny, sequence_length: 8}
+data:
+  domains: shards/domains
+  specific: {target: {path: shards/specific}}
+mixing: {type: dga, interval: 2, step_size: 0.02, ema: 0.5}
+training: {steps: 6, global_batch_size: 8, micro_batch_size: 8}
+deepspeed: zero.json
+evaluation: null
+checkpoint: {interval: 3, keep_last: null}
+"""
+CLUSTERING = "cd" * 32
+CLUSTERS = ("c0", "c1", "c2", "c3")
+RULES = {
+    "dga": ("mixing.step_size={spread: 0.3}", "mixing.max_change=0.05", "mixing.warmup=1"),
+    "odm": ("mixing={type: odm, interval: 1, smoothing: 0.5}",),
+    "schedule": (
+        "mixing={type: schedule, between: linear, stages: [{step: 0, weights: uniform},"
+        " {step: 5, weights: {d0: 0.2, d1: 0.3, d2: 0.5}}]}",
+    ),
+    "basis": (
+        "data.domains=shards/clusters",
+        "data.too_short=leave_out",
+        "mixing.basis=basis.npz",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What became of every rule's runs, by its name."""
+    folder = tmp_path_factory.mktemp("rules")
+    write_run(folder, RUN)
+    write_sets(folder / "shards", num_domains=3)
+    write_grouped(folder / "shards" / "clusters", CLUSTERS, classifier=CLUSTERING)
+    rows = [np.array([0.5, 0.5, 0.0, 0.0]), np.array([0.1, 0.0, 0.3, 0.6])]
+    basis = Basis.from_rows(rows, names=("qa", "code"), domains=CLUSTERS, clustering=CLUSTERING)
+    write_basis(folder / "basis.npz", basis)
+    worker = "tests.integration.workers.rules"
+    finished = run_job(alone(worker, json.dumps({k: [*v] for k, v in RULES.items()})), folder)
+    assert finished.code == 0, finished.text
+    return json.loads(finished.text.splitlines()[-1])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_in_two_parts_ends_like_the_whole_one(found, rule):
+    assert found[rule]["resumed_at"] == 3
+    assert found[rule]["records_equal"]
+    assert found[rule]["differing"] == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_mixture_moves(found, rule):
+    assert found[rule]["updates"] >= 2
