@@ -13,10 +13,11 @@ from megadga.config.base import (
     Share,
     Whole,
 )
+from megadga.config.fixed import ProportionalMixing, UniformMixing
 from megadga.config.probes import DirectionalProbe, Probe
 from megadga.config.rules import OdmMixing, ScheduleMixing
 from megadga.config.steps import StepSize
-from megadga.config.weights import Weights
+from megadga.config.weights import TemperatureWeights, UnimaxWeights, Weights
 
 
 class DgaMixing(Section):
@@ -92,6 +93,14 @@ class ImportanceMixing(Section):
 
 
 Mixing = Annotated[
-    DgaMixing | StaticMixing | ImportanceMixing | ScheduleMixing | OdmMixing,
+    DgaMixing
+    | StaticMixing
+    | ImportanceMixing
+    | ScheduleMixing
+    | OdmMixing
+    | UniformMixing
+    | ProportionalMixing
+    | TemperatureWeights
+    | UnimaxWeights,
     Field(discriminator="type"),
 ]

@@ -46,8 +46,8 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Mixing
-    """How the weights of the domains are set: type dga, odm, schedule,
-    static or importance."""
+    """How the weights of the domains are set: type dga, odm, schedule, importance, static or, for
+    short, uniform, proportional, temperature or unimax; or that of an installed extension."""
     sampling: SamplingSection = SamplingSection()
     """How batches are drawn from the weights."""
     training: TrainingSection
