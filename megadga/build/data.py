@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.build.basis import RunBasis, open_basis
+from megadga.config.extending import ExtensionMixing
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
@@ -75,7 +76,7 @@ def open_data(config: RunConfig) -> RunData:
         read_folder(DomainSource(name, target.path))
         for name, target in config.data.specific.items()
     )
-    aligned = targets if isinstance(config.mixing, DgaMixing) else ()
+    aligned = targets if _may_align(config) else ()
     check_same_tokenizer((*folders, *targets))
     opened = open_split(folders, split="train", sequence_length=length)
     _check_lengths(config, opened)
@@ -99,6 +100,16 @@ def open_data(config: RunConfig) -> RunData:
             "basis": None if basis is None else basis.digest,
             "schedule": _schedule_digest(config),
         },
+    )
+
+
+def _may_align(config: RunConfig) -> bool:
+    """Return whether the mixture may align to the specific set.
+
+    What an extension's rule observes is not known before there are domains to make it for.
+    """
+    return isinstance(config.mixing, DgaMixing) or (
+        isinstance(config.mixing, ExtensionMixing) and len(config.data.specific) == 1
     )
 
 

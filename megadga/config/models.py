@@ -8,11 +8,13 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from megadga.config.base import Section
 from megadga.config.contradictions import find_contradictions
+from megadga.config.extending import ExtensionMixing, WithExtensions
 from megadga.config.identity import NOT_TRAINED, settings_identity
 from megadga.config.mistakes import as_error
 from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.mixing_contradictions import (
     find_batch_contradictions,
+    find_extension_contradictions,
     find_mixing_contradictions,
     find_schedule_contradictions,
 )
@@ -45,7 +47,7 @@ class RunConfig(Section):
     """What is trained."""
     data: DataSection
     """What it is trained on."""
-    mixing: Mixing
+    mixing: Annotated[Mixing | ExtensionMixing, WithExtensions()]
     """How the weights of the domains are set: type dga, odm, schedule, importance, static or, for
     short, uniform, proportional, temperature or unimax; or that of an installed extension."""
     sampling: SamplingSection = SamplingSection()
@@ -82,7 +84,12 @@ class RunConfig(Section):
         the number of steps, unless the learning-rate schedule depends on it.
         """
         values = self.model_dump(mode="json", exclude=NOT_TRAINED)
-        return {**values, "deepspeed": settings_identity(self.deepspeed, self.training)}
+        values["deepspeed"] = settings_identity(self.deepspeed, self.training)
+        if isinstance(self.mixing, ExtensionMixing):
+            installed, _ = self.mixing.origin()
+            values["mixing"] = self.mixing.model_dump(mode="json")  # none of its keys is known
+            values["extension"] = installed.distribution
+        return values
 
     def to_yaml(self) -> str:
         """Return the run as text that `load_config` reads back, defaults spelt out."""
@@ -90,10 +97,16 @@ class RunConfig(Section):
 
     @field_validator("mixing")
     @classmethod
-    def _can_be_measured(cls, mixing: Mixing, info: ValidationInfo) -> Mixing:
+    def _can_be_measured(
+        cls, mixing: Mixing | ExtensionMixing, info: ValidationInfo
+    ) -> Mixing | ExtensionMixing:
         data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
         if isinstance(mixing, ScheduleMixing):
             if mistakes := list(find_schedule_contradictions(mixing)):
+                raise as_error(mistakes)
+            return mixing
+        if isinstance(mixing, ExtensionMixing):
+            if mistakes := list(find_extension_contradictions(mixing)):
                 raise as_error(mistakes)
             return mixing
         if not isinstance(mixing, DgaMixing):
@@ -110,7 +123,7 @@ class RunConfig(Section):
     @field_validator("training")
     @classmethod
     def _suffices(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
-        mixing: Mixing | None = info.data.get("mixing")
+        mixing: Mixing | ExtensionMixing | None = info.data.get("mixing")
         if mixing and (mistakes := list(find_batch_contradictions(mixing, training))):
             raise as_error(mistakes)
         return training
