@@ -14,6 +14,7 @@ from megadga.config.base import (
     Whole,
 )
 from megadga.config.fixed import ProportionalMixing, UniformMixing
+from megadga.config.guards import GeneralGuardSection
 from megadga.config.probes import DirectionalProbe, Probe
 from megadga.config.rules import OdmMixing, ScheduleMixing
 from megadga.config.steps import StepSize
@@ -68,6 +69,9 @@ class DgaMixing(Section):
     min_effective_domains: NonNegative = 0.0
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
+    general_guard: GeneralGuardSection | None = None
+    """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
+    domains is more than max_rise above its best; null: none, as in the paper."""
     probe: Probe = DirectionalProbe()
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded."""

@@ -42,6 +42,10 @@ def _guards(mixing: DgaMixing) -> Iterator[Mistake]:
     if mixing.freeze_after is not None and mixing.freeze_after <= mixing.warmup:
         expected = f"more than mixing.warmup ({mixing.warmup}), or the weights never move"
         yield Mistake(("mixing", "freeze_after"), expected, shown(mixing.freeze_after))
+    guard = mixing.general_guard
+    if guard is not None and guard.pull <= mixing.prior_pull:
+        expected = f"more than mixing.prior_pull ({mixing.prior_pull}), or the guard does nothing"
+        yield Mistake(("mixing", "general_guard", "pull"), expected, shown(guard.pull))
 
 
 def find_extension_contradictions(mixing: ExtensionMixing) -> Iterator[Mistake]:

@@ -77,14 +77,22 @@ class RunConfig(Section):
         """Return the error that says what is wrong, with a line and its place for each mistake."""
         return self._places.error(mistakes)
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether evaluations change what is trained."""
+        return isinstance(self.mixing, DgaMixing) and self.mixing.general_guard is not None
+
     def identity(self) -> dict[str, Any]:
         """Return everything here that changes the bits of what is trained, JSON-shaped.
 
-        Where the data lies, where results go and how often they are looked at are left out; so is
-        the number of steps, unless the learning-rate schedule depends on it.
+        Where the data lies, where results go and how often they are looked at are left out, but
+        for evaluations that the mixture depends on; so is the number of steps, unless the
+        learning-rate schedule depends on it.
         """
         values = self.model_dump(mode="json", exclude=NOT_TRAINED)
         values["deepspeed"] = settings_identity(self.deepspeed, self.training)
+        if self.is_guarded and self.evaluation is not None:
+            values["evaluation"] = self.evaluation.model_dump(mode="json")
         if isinstance(self.mixing, ExtensionMixing):
             installed, _ = self.mixing.origin()
             values["mixing"] = self.mixing.model_dump(mode="json")  # none of its keys is known

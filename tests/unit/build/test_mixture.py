@@ -19,6 +19,7 @@ from megadga.config.loading import load_config
 from megadga.config.models import RunConfig
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
+from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.odm import Odm
 from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds
 from megadga.mixing.static import Static
@@ -137,12 +138,14 @@ def test_dga_takes_every_guard(folder):
         "mixing.max_change=0.25",
         "mixing.warmup=2",
         "mixing.freeze_after=9",
+        "mixing.general_guard={max_rise: 0.25, pull: 0.5}",
         "mixing.min_effective_domains=1.5",
     )
     scheduler = found.scheduler
     assert isinstance(scheduler, Dga)
     assert scheduler.step_size == AutoStep(0.3)
     assert (scheduler.max_change, scheduler.warmup, scheduler.freeze_after) == (0.25, 2, 9)
+    assert scheduler.general_guard == GeneralGuard(max_rise=0.25, pull=0.5)
     assert found.min_effective_domains == 1.5
 
 

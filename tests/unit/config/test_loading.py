@@ -52,7 +52,7 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
             "  dga: 1",
             (
                 "run.yaml:11: mixing.dga: expected one of basis, ema, floor, freeze_after, "
-                "initial, "
+                "general_guard, initial, "
                 "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
                 "probe, score, step_size, type, warmup, without_moments, "
                 "found 'dga'"
@@ -81,7 +81,7 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
             "  weights: uniform",
             (
                 "run.yaml:11: mixing.weights: expected one of basis, ema, floor, freeze_after, "
-                "initial, "
+                "general_guard, initial, "
                 "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
                 "probe, score, step_size, type, warmup, without_moments, "
                 "found 'weights', a key of type static"
