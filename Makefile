@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters \
-	bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers evidence \
+	bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers plot-sensitivity evidence \
 	clean
 
 # What benches read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
@@ -77,7 +77,10 @@ bench-overhead: setup  ## Time training with DGA against training without; write
 	@$(BIN)/python tools/bench_overhead.py
 
 plot-mixers: setup  ## Draw docs/mixers.svg: how close each mixing rule comes to a known best mixture.
-	@$(BIN)/python -m tools.plot_mixers
+	@$(BIN)/python tools/plot_mixers.py
+
+plot-sensitivity: setup  ## Draw docs/sensitivity.svg: what eta, T_r and beta do to DGA, with and without noise.
+	@$(BIN)/python tools/plot_sensitivity.py
 
 evidence: setup  ## Train configs/evidence on real text, with CORPUS=folder; 2 hours on two cores.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)'

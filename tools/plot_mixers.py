@@ -1,4 +1,4 @@
-"""Plot how close each rule comes to a known best mixture: python -m tools.plot_mixers."""
+"""Plot how close each rule comes to a known best mixture."""
 # pyright: reportUnknownMemberType=false
 
 import argparse
@@ -16,7 +16,7 @@ from megadga.mixing.guards import total_variation
 from megadga.mixing.odm import Odm
 from megadga.mixing.scheduler import Scheduler
 from megadga.mixing.static import Static, uniform_weights
-from tests.support.convex import make_bed, train
+from trials.convex import make_bed, train
 
 BED = make_bed()
 UNIFORM = uniform_weights(BED.best.size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.build.basis import RunBasis, open_basis
+from megadga.config.extending import ExtensionMixing
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
@@ -42,8 +43,9 @@ class RunData:
         held_out_specific: Validation splits of the specific sets that have one, in order.
         vocabulary_size: Rows of the model's embedding.
         basis: What a rule over mixtures of the domains lives on; None: it lives on the domains.
-        identity: What the training splits, the histogram and the basis hold, JSON-shaped: equal
-            for equal content, wherever it lies.
+        identity: What the training splits, the histogram and the basis hold, and the validation
+            splits if the mixture depends on them, JSON-shaped: equal for equal content, wherever
+            it lies.
     """
 
     domains: tuple[Domain, ...]
@@ -75,13 +77,14 @@ def open_data(config: RunConfig) -> RunData:
         read_folder(DomainSource(name, target.path))
         for name, target in config.data.specific.items()
     )
-    aligned = targets if isinstance(config.mixing, DgaMixing) else ()
+    aligned = targets if _may_align(config) else ()
     check_same_tokenizer((*folders, *targets))
     opened = open_split(folders, split="train", sequence_length=length)
     _check_lengths(config, opened)
     basis = open_basis(config, folders, opened)
     specific = _open_specific(config, aligned, split="train")
     held_out, held_out_specific = _held_out(config, folders, targets, opened)
+    _check_guarded(config, held_out)
     tokenizer = folders[0].manifest.tokenizer
     return RunData(
         opened.domains,
@@ -98,7 +101,18 @@ def open_data(config: RunConfig) -> RunData:
             "histogram": _histogram_digest(config),
             "basis": None if basis is None else basis.digest,
             "schedule": _schedule_digest(config),
+            **({"held_out": _held_out_digest(folders)} if config.is_guarded else {}),
         },
+    )
+
+
+def _may_align(config: RunConfig) -> bool:
+    """Return whether the mixture may align to the specific set.
+
+    What an extension's rule observes is not known before there are domains to make it for.
+    """
+    return isinstance(config.mixing, DgaMixing) or (
+        isinstance(config.mixing, ExtensionMixing) and len(config.data.specific) == 1
     )
 
 
@@ -141,6 +155,28 @@ def _held_out(
     if opened.too_short:
         held_out = tuple(domain for domain in held_out if domain.name not in opened.too_short)
     return held_out, _open_specific(config, _with_valid(targets), split="valid")
+
+
+def _check_guarded(config: RunConfig, held_out: Sequence[Domain]) -> None:
+    """Check that a guard by validation losses of the domains has some."""
+    if config.is_guarded and not held_out:
+        raise config.mistake(
+            "mixing",
+            "general_guard",
+            expected="null without evaluation"
+            if config.evaluation is None
+            else "null, or a domain with a whole window in its validation split",
+            found="a guard that is never told a loss",
+        )
+
+
+def _held_out_digest(folders: Sequence[ShardFolder]) -> str:
+    digest = hashlib.sha256()
+    for folder in _with_valid(folders):
+        digest.update(f"{folder.source.name} {_summary(folder.manifest, 'valid')}\n".encode())
+        if folder.manifest.grouping is not None:
+            digest.update(folder.domains.bounds["valid"].tokens.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _open_specific(
@@ -212,9 +248,9 @@ def _schedule_digest(config: RunConfig) -> str | None:
         raise ConfigError(f"{path}: expected a schedule, found {error.strerror}") from None
 
 
-def _summary(manifest: Manifest) -> str:
-    """Return what tells two training splits apart: tokens, and a digest of their checksums."""
+def _summary(manifest: Manifest, split: str = "train") -> str:
+    """Return what tells a split from another: tokens, and a digest of its checksums."""
     digest = hashlib.sha256()
-    for entry in manifest.splits.get("train", ()):
+    for entry in manifest.splits.get(split, ()):
         digest.update(f"{entry.tokens} {entry.bin_sha256}\n".encode())
-    return f"{manifest.num_tokens('train')} tokens, {digest.hexdigest()[:16]}"
+    return f"{manifest.num_tokens(split)} tokens, {digest.hexdigest()[:16]}"

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis, weights_of_rows
 from megadga.build.weights import RunWeights
+from megadga.config.guards import GeneralGuardSection
 from megadga.config.mixing import DgaMixing
 from megadga.config.models import RunConfig
 from megadga.config.steps import SpreadStep, StepSize
 from megadga.config.weights import Weights
 from megadga.mixing.dga import Dga
+from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.guards import effective_domains
 from megadga.mixing.over_basis import OverBasis
 from megadga.mixing.scheduler import Scheduler
@@ -76,11 +78,16 @@ def _rule(
         max_change=mixing.max_change,
         warmup=mixing.warmup,
         freeze_after=mixing.freeze_after,
+        general_guard=_general_guard(mixing.general_guard),
     )
 
 
 def _step_size(section: StepSize) -> float | AutoStep:
     return AutoStep(section.spread) if isinstance(section, SpreadStep) else section
+
+
+def _general_guard(section: GeneralGuardSection | None) -> GeneralGuard | None:
+    return None if section is None else GeneralGuard(section.max_rise, section.pull)
 
 
 def _check_alarm(config: RunConfig, least: float, scheduler: Scheduler) -> None:

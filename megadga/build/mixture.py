@@ -11,13 +11,17 @@ from megadga.alignment.methods import Probing
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis
 from megadga.build.dga import make_dga
+from megadga.build.extension import make_extension
 from megadga.build.probing import make_probing
 from megadga.build.schedule import make_schedule
 from megadga.build.weights import RunWeights
+from megadga.config.extending import ExtensionMixing
+from megadga.config.fixed import ProportionalMixing, UniformMixing
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing, StaticMixing
 from megadga.config.models import RunConfig
 from megadga.config.rules import OdmMixing, ScheduleMixing
+from megadga.config.weights import TemperatureWeights, UnimaxWeights
 from megadga.errors import ConfigError
 from megadga.mixing.importance import importance_weights
 from megadga.mixing.odm import Odm
@@ -77,6 +81,13 @@ def make_mixture(
             )
         case StaticMixing() as mixing:
             mixture = Mixture(Static(weights.of(("mixing", "weights"), mixing.weights)))
+        case UniformMixing() | ProportionalMixing() as mixing:
+            mixture = Mixture(Static(weights.of(("mixing",), mixing.type)))
+        case TemperatureWeights() | UnimaxWeights() as mixing:
+            mixture = Mixture(Static(weights.of(("mixing",), mixing)))
+        case ExtensionMixing() as mixing:
+            scheduler, probing = make_extension(mixing, weights)
+            mixture = Mixture(scheduler, mixing.interval, probing)
         case ImportanceMixing() as mixing:
             mixture = _importance(mixing.histogram, weights)
         case ScheduleMixing() as mixing:

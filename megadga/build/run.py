@@ -59,7 +59,7 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     alarms = _alarms(mixture, dga)
-    plugins = (dga, *alarms, *_evaluation(config, data, engine, collective))
+    plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
     metrics = _open_output(config) if collective.rank == 0 else None
     checkpoints = Checkpoints(
         engine,
@@ -119,7 +119,11 @@ def _alarms(mixture: Mixture, dga: DgaPlugin) -> tuple[CollapseAlarm, ...]:
 
 
 def _evaluation(
-    config: RunConfig, data: RunData, engine: Engine, collective: ProcessGroupCollective
+    config: RunConfig,
+    data: RunData,
+    dga: DgaPlugin,
+    engine: Engine,
+    collective: ProcessGroupCollective,
 ) -> tuple[Evaluation, ...]:
     """Return the evaluation of the held-out splits, if the run has any."""
     section = config.evaluation
@@ -135,6 +139,7 @@ def _evaluation(
             specific=data.held_out_specific,
             plan=plan,
             collective=collective,
+            observe_general=dga.observe_general,
         ),
     )
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from megadga.config.base import Section
 from megadga.config.places import KeyPath, dotted, leaves
 
 
-def describe(section: Section, path: KeyPath = ()) -> Iterator[str]:
+def describe(section: BaseModel, path: KeyPath = ()) -> Iterator[str]:
     """Yield the lines that explain a section: each key with its value, then what it means.
 
     Args:
@@ -27,7 +27,7 @@ def describe(section: Section, path: KeyPath = ()) -> Iterator[str]:
 def _describe_field(path: KeyPath, field: FieldInfo, value: Any) -> Iterator[str]:
     meaning = " ".join((field.description or "").split())
     match value:
-        case Section():
+        case BaseModel():
             if "type" in type(value).model_fields:  # one of several: say which
                 meaning = f"{meaning} {inspect.getdoc(type(value))}"
             yield from _entry(dotted(path), meaning)
@@ -45,7 +45,7 @@ def _describe_parts(path: KeyPath, parts: Any) -> Iterator[str]:
     named = isinstance(parts, dict)
     entries = cast("dict[str, Any]", parts).items() if named else enumerate(parts)
     for name, value in entries:
-        if isinstance(value, Section):
+        if isinstance(value, BaseModel):
             yield from describe(value, (*path, name))
         else:
             for inner, leaf in leaves(value, (*path, name)):
@@ -58,4 +58,4 @@ def _entry(title: str, meaning: str) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+    return str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)

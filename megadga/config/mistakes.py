@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from megadga.config.base import Section
 from megadga.config.places import KeyPath, Mistake, dotted, shown
 from megadga.config.schema import all_keys, follow, type_name
 
@@ -21,7 +20,7 @@ def as_error(mistakes: Sequence[Mistake]) -> PydanticCustomError:
     return PydanticCustomError("mistakes", "{text}", {"text": text, "mistakes": tuple(mistakes)})
 
 
-def from_validation(error: ValidationError, root: type[Section]) -> Iterator[Mistake]:
+def from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[Mistake]:
     """Yield what is wrong in the section ``root`` according to pydantic."""
     for detail in error.errors(include_url=False):
         context = detail.get("ctx", {})
@@ -38,22 +37,26 @@ def from_validation(error: ValidationError, root: type[Section]) -> Iterator[Mis
             case "extra_forbidden":
                 yield _unknown_key(path, root, sections)
             case "union_tag_invalid":
-                yield _choice((*path, "type"), map(type_name, sections), context["tag"])
+                yield choice((*path, "type"), map(type_name, sections), context["tag"])
             case "union_tag_not_found":
-                yield _choice((*path, "type"), map(type_name, sections), None)
+                yield choice((*path, "type"), map(type_name, sections), None)
             case "literal_error":
-                yield _choice(path, re.findall(r"'(.*?)'", context["expected"]), detail["input"])
+                yield choice(path, re.findall(r"'(.*?)'", context["expected"]), detail["input"])
             case _:
                 yield _other(path, detail)
 
 
 def _other(path: KeyPath, detail: ErrorDetails) -> Mistake:
+    if detail["type"] in ("value_error", "assertion_error"):  # of an extension's own validators
+        found = f"{shown(detail['input'])} ({detail.get('ctx', {})['error']})"
+        return Mistake(path, "what the extension accepts", found)
     expected = detail["msg"].removeprefix("Input should be ")
     expected = re.sub(r"^(greater|less) than", r"a number \1 than", expected)
     return Mistake(path, expected, detail.get("ctx", {}).get("found", shown(detail["input"])))
 
 
-def _choice(path: KeyPath, choices: Iterable[str], found: object) -> Mistake:
+def choice(path: KeyPath, choices: Iterable[str], found: object) -> Mistake:
+    """Return what is wrong with a word that is none of some, at least one; None: it is missing."""
     names = list(choices)
     close = get_close_matches(str(found), names, n=1)
     listed = " or ".join(filter(None, (", ".join(map(repr, names[:-1])), repr(names[-1]))))
@@ -65,7 +68,9 @@ def _choice(path: KeyPath, choices: Iterable[str], found: object) -> Mistake:
     )
 
 
-def _unknown_key(path: KeyPath, root: type[Section], sections: Sequence[type[Section]]) -> Mistake:
+def _unknown_key(
+    path: KeyPath, root: type[BaseModel], sections: Sequence[type[BaseModel]]
+) -> Mistake:
     """Name the nearest key of the section, of others in its place, or the same key elsewhere."""
     key = str(path[-1])
     _, alternatives = follow(root, path[:-1])
@@ -83,5 +88,5 @@ def _unknown_key(path: KeyPath, root: type[Section], sections: Sequence[type[Sec
     )
 
 
-def _fields(sections: Iterable[type[Section]]) -> list[str]:
+def _fields(sections: Iterable[type[BaseModel]]) -> list[str]:
     return sorted({name for section in sections for name in section.model_fields})

@@ -13,10 +13,12 @@ from megadga.config.base import (
     Share,
     Whole,
 )
+from megadga.config.fixed import ProportionalMixing, UniformMixing
+from megadga.config.guards import GeneralGuardSection
 from megadga.config.probes import DirectionalProbe, Probe
 from megadga.config.rules import OdmMixing, ScheduleMixing
 from megadga.config.steps import StepSize
-from megadga.config.weights import Weights
+from megadga.config.weights import TemperatureWeights, UnimaxWeights, Weights
 
 
 class DgaMixing(Section):
@@ -67,6 +69,9 @@ class DgaMixing(Section):
     min_effective_domains: NonNegative = 0.0
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
+    general_guard: GeneralGuardSection | None = None
+    """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
+    domains is more than max_rise above its best; null: none, as in the paper."""
     probe: Probe = DirectionalProbe()
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded."""
@@ -92,6 +97,14 @@ class ImportanceMixing(Section):
 
 
 Mixing = Annotated[
-    DgaMixing | StaticMixing | ImportanceMixing | ScheduleMixing | OdmMixing,
+    DgaMixing
+    | StaticMixing
+    | ImportanceMixing
+    | ScheduleMixing
+    | OdmMixing
+    | UniformMixing
+    | ProportionalMixing
+    | TemperatureWeights
+    | UnimaxWeights,
     Field(discriminator="type"),
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from megadga.config.extending import ExtensionMixing
 from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.places import Mistake, shown
 from megadga.config.probes import DirectionalProbe, InFlightProbe, ShardedProbe
@@ -41,6 +42,16 @@ def _guards(mixing: DgaMixing) -> Iterator[Mistake]:
     if mixing.freeze_after is not None and mixing.freeze_after <= mixing.warmup:
         expected = f"more than mixing.warmup ({mixing.warmup}), or the weights never move"
         yield Mistake(("mixing", "freeze_after"), expected, shown(mixing.freeze_after))
+    guard = mixing.general_guard
+    if guard is not None and guard.pull <= mixing.prior_pull:
+        expected = f"more than mixing.prior_pull ({mixing.prior_pull}), or the guard does nothing"
+        yield Mistake(("mixing", "general_guard", "pull"), expected, shown(guard.pull))
+
+
+def find_extension_contradictions(mixing: ExtensionMixing) -> Iterator[Mistake]:
+    """Yield what an extension's probe cannot do, whatever the rule observes."""
+    if isinstance(mixing.probe, DirectionalProbe | InFlightProbe):
+        yield from _held_direction(mixing.probe)
 
 
 def find_schedule_contradictions(mixing: ScheduleMixing) -> Iterator[Mistake]:
@@ -68,9 +79,12 @@ def _stages(steps: Sequence[int]) -> Iterator[Mistake]:
             yield Mistake(path, f"more than the {steps[index - 1]} of the stage before", str(step))
 
 
-def find_batch_contradictions(mixing: Mixing, training: TrainingSection) -> Iterator[Mistake]:
+def find_batch_contradictions(
+    mixing: Mixing | ExtensionMixing, training: TrainingSection
+) -> Iterator[Mistake]:
     """Yield what a run's batches are too small for."""
-    in_flight = isinstance(mixing, DgaMixing) and isinstance(mixing.probe, InFlightProbe)
+    measured = isinstance(mixing, DgaMixing | ExtensionMixing)
+    in_flight = measured and isinstance(mixing.probe, InFlightProbe)
     if in_flight and training.global_batch_size == 1:
         expected = f"at least 2 with {_IN_FLIGHT}, which compares the sequences of a batch"
         yield Mistake(("training", "global_batch_size"), expected, "1")
@@ -96,13 +110,15 @@ def _over_basis(mixing: DgaMixing) -> Iterator[Mistake]:
 
 
 def _direction(mixing: DgaMixing, probe: DirectionalProbe | InFlightProbe) -> Iterator[Mistake]:
-    section = ("mixing", "probe")
-    if probe.direction == "full":
-        if probe.direction_interval > 1:
-            expected = "1 with mixing.probe.direction full, or a low-rank one"
-            found = shown(probe.direction_interval)
-            yield Mistake((*section, "direction_interval"), expected, found)
-    elif mixing.score == "adam":
+    yield from _held_direction(probe)
+    if probe.direction != "full" and mixing.score == "adam":
         expected = "'full' with mixing.score adam, which divides element by element"
         found = shown(probe.direction.model_dump())
-        yield Mistake((*section, "direction"), expected, found)
+        yield Mistake(("mixing", "probe", "direction"), expected, found)
+
+
+def _held_direction(probe: DirectionalProbe | InFlightProbe) -> Iterator[Mistake]:
+    if probe.direction == "full" and probe.direction_interval > 1:
+        expected = "1 with mixing.probe.direction full, or a low-rank one"
+        path = ("mixing", "probe", "direction_interval")
+        yield Mistake(path, expected, shown(probe.direction_interval))

@@ -8,11 +8,13 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from megadga.config.base import Section
 from megadga.config.contradictions import find_contradictions
+from megadga.config.extending import ExtensionMixing, WithExtensions
 from megadga.config.identity import NOT_TRAINED, settings_identity
 from megadga.config.mistakes import as_error
 from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.mixing_contradictions import (
     find_batch_contradictions,
+    find_extension_contradictions,
     find_mixing_contradictions,
     find_schedule_contradictions,
 )
@@ -45,9 +47,9 @@ class RunConfig(Section):
     """What is trained."""
     data: DataSection
     """What it is trained on."""
-    mixing: Mixing
-    """How the weights of the domains are set: type dga, odm, schedule,
-    static or importance."""
+    mixing: Annotated[Mixing | ExtensionMixing, WithExtensions()]
+    """How the weights of the domains are set: type dga, odm, schedule, importance, static or, for
+    short, uniform, proportional, temperature or unimax; or that of an installed extension."""
     sampling: SamplingSection = SamplingSection()
     """How batches are drawn from the weights."""
     training: TrainingSection
@@ -75,14 +77,27 @@ class RunConfig(Section):
         """Return the error that says what is wrong, with a line and its place for each mistake."""
         return self._places.error(mistakes)
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether evaluations change what is trained."""
+        return isinstance(self.mixing, DgaMixing) and self.mixing.general_guard is not None
+
     def identity(self) -> dict[str, Any]:
         """Return everything here that changes the bits of what is trained, JSON-shaped.
 
-        Where the data lies, where results go and how often they are looked at are left out; so is
-        the number of steps, unless the learning-rate schedule depends on it.
+        Where the data lies, where results go and how often they are looked at are left out, but
+        for evaluations that the mixture depends on; so is the number of steps, unless the
+        learning-rate schedule depends on it.
         """
         values = self.model_dump(mode="json", exclude=NOT_TRAINED)
-        return {**values, "deepspeed": settings_identity(self.deepspeed, self.training)}
+        values["deepspeed"] = settings_identity(self.deepspeed, self.training)
+        if self.is_guarded and self.evaluation is not None:
+            values["evaluation"] = self.evaluation.model_dump(mode="json")
+        if isinstance(self.mixing, ExtensionMixing):
+            installed, _ = self.mixing.origin()
+            values["mixing"] = self.mixing.model_dump(mode="json")  # none of its keys is known
+            values["extension"] = installed.distribution
+        return values
 
     def to_yaml(self) -> str:
         """Return the run as text that `load_config` reads back, defaults spelt out."""
@@ -90,10 +105,16 @@ class RunConfig(Section):
 
     @field_validator("mixing")
     @classmethod
-    def _can_be_measured(cls, mixing: Mixing, info: ValidationInfo) -> Mixing:
+    def _can_be_measured(
+        cls, mixing: Mixing | ExtensionMixing, info: ValidationInfo
+    ) -> Mixing | ExtensionMixing:
         data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
         if isinstance(mixing, ScheduleMixing):
             if mistakes := list(find_schedule_contradictions(mixing)):
+                raise as_error(mistakes)
+            return mixing
+        if isinstance(mixing, ExtensionMixing):
+            if mistakes := list(find_extension_contradictions(mixing)):
                 raise as_error(mistakes)
             return mixing
         if not isinstance(mixing, DgaMixing):
@@ -110,7 +131,7 @@ class RunConfig(Section):
     @field_validator("training")
     @classmethod
     def _suffices(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
-        mixing: Mixing | None = info.data.get("mixing")
+        mixing: Mixing | ExtensionMixing | None = info.data.get("mixing")
         if mixing and (mistakes := list(find_batch_contradictions(mixing, training))):
             raise as_error(mistakes)
         return training

@@ -4,29 +4,36 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from megadga.config.base import Section
+from pydantic import BaseModel
+
 from megadga.config.places import KeyPath
 
 
-def sections_in(annotation: Any) -> tuple[type[Section], ...]:
-    """Return the sections that a field's type allows, in the order of the type."""
-    if inspect.isclass(annotation) and issubclass(annotation, Section):
-        return (annotation,)
+def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """Return the sections that a field's type allows, in the order of the type.
+
+    Those of extensions are none of them: their keys, and their ``type``, are not known here.
+    """
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        named = annotation.model_fields.get("type")
+        return () if named is not None and named.annotation is str else (annotation,)
     return tuple(section for part in get_args(annotation) for section in sections_in(part))
 
 
-def type_name(section: type[Section]) -> str:
+def type_name(section: type[BaseModel]) -> str:
     """Return the value of ``type`` that selects a section among others."""
     return str(get_args(section.model_fields["type"].annotation)[0])
 
 
-def _tag(section: type[Section]) -> str:
+def _tag(section: type[BaseModel]) -> str:
     """Return what a location has for a section among others: its type, or else its first key."""
     fields = section.model_fields
     return type_name(section) if "type" in fields else f"<{next(iter(fields))}>"
 
 
-def follow(root: type[Section], location: KeyPath) -> tuple[KeyPath, tuple[type[Section], ...]]:
+def follow(
+    root: type[BaseModel], location: KeyPath
+) -> tuple[KeyPath, tuple[type[BaseModel], ...]]:
     """Follow a location as pydantic gives it, with tags of unions between the keys.
 
     Args:
@@ -56,7 +63,7 @@ def follow(root: type[Section], location: KeyPath) -> tuple[KeyPath, tuple[type[
     return tuple(path), sections
 
 
-def all_keys(section: type[Section], path: KeyPath = ()) -> Iterator[KeyPath]:
+def all_keys(section: type[BaseModel], path: KeyPath = ()) -> Iterator[KeyPath]:
     """Yield the path of every key that a section may have, whatever the types chosen in it."""
     for name, field in section.model_fields.items():
         yield (*path, name)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from megadga.arrays import FloatArray, check_simplex
+from megadga.mixing.general_guard import GeneralGuard, Memory
 from megadga.mixing.guards import is_active, limit_change
 from megadga.mixing.scheduler import (
     AlignmentNeeds,
@@ -35,8 +36,9 @@ class Dga:
     ``min_signal`` leaves out an update whose scores differ by less than that many times what
     their standard errors alone would make (`signal_to_noise`). Against leaps, ``max_change``
     shortens a step (`limit_change`, after the floor), ``warmup`` leaves out the first updates,
-    and ``freeze_after`` all later ones: both mixtures then stay as they are. At their defaults,
-    all of them do nothing, to the bit.
+    and ``freeze_after`` all later ones: both mixtures then stay as they are. Against forgetting,
+    ``general_guard`` raises rho while the mean validation loss over the domains is above its best
+    (`GeneralGuard`). At their defaults, all of them do nothing, to the bit.
 
     Attributes:
         initial: The first mixture, shape ``(K,)``. Without a floor, zeros stay zero for good.
@@ -55,6 +57,8 @@ class Dga:
         warmup: Updates to leave out at the start, at least 0.
         freeze_after: Updates after which the mixtures stay, above ``warmup``, counting those that
             were left out; None for never.
+        general_guard: When to pull harder, and how hard; None for never. Alignments then have to
+            come with the loss of the last evaluation.
 
     Raises:
         ValueError: If a value is out of range, or the prior, without a floor, is 0 where
@@ -72,6 +76,7 @@ class Dga:
     max_change: float = 1.0
     warmup: int = 0
     freeze_after: int | None = None
+    general_guard: GeneralGuard | None = None
 
     def __post_init__(self) -> None:
         self._check_mixtures()
@@ -117,13 +122,16 @@ class Dga:
     def init(self) -> MixtureState:
         """Return the initial mixture, projected onto the floor."""
         weights = project_to_floor(check_simplex(self.initial), self.floor)
-        return MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
+        state = MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
+        if self.general_guard is None:
+            return state
+        return replace(state, memory=self.general_guard.first())
 
     def update(self, state: MixtureState, observed: Observed) -> MixtureState:
         """Return the state after one measurement.
 
         One that is not finite, whose signal is below ``min_signal``, or that comes in the warm-up
-        or after the freeze, is counted and left out.
+        or after the freeze, is counted and left out; the guard takes in its general loss.
 
         Raises:
             ValueError: If ``observed`` has another number of domains than ``state``, or no
@@ -131,9 +139,12 @@ class Dga:
         """
         assert isinstance(observed, Alignments)
         check_domains("alignments", observed.dots.shape, state)
+        state = self._watched(state, observed)
         if not self._counts(state, observed):
             return left_out(state)
-        weights = limit_change(state.weights, self._step(state.weights, observed), self.max_change)
+        memory, pull = self._guarded(state, observed)
+        step = self._step(state.weights, observed, pull)
+        weights = limit_change(state.weights, step, self.max_change)
         # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
         averaged = weights + (1.0 - self.ema) * (state.averaged_weights - weights)
         return replace(
@@ -141,7 +152,19 @@ class Dga:
             weights=weights,
             averaged_weights=averaged,
             num_updates=state.num_updates + 1,
+            memory=memory,
         )
+
+    def _watched(self, state: MixtureState, observed: Alignments) -> MixtureState:
+        if (guard := self.general_guard) is None:
+            return state
+        return replace(state, memory=guard.watch(state.memory, observed.general_loss))
+
+    def _guarded(self, state: MixtureState, observed: Alignments) -> tuple[Memory, float]:
+        """Return what is remembered of an update, and its pull."""
+        if (guard := self.general_guard) is None:
+            return state.memory, self.prior_pull
+        return guard.apply(state.memory, observed.general_loss, self.prior_pull)
 
     def _counts(self, state: MixtureState, observed: Alignments) -> bool:
         measured = state.num_updates + state.num_skipped
@@ -149,9 +172,9 @@ class Dga:
             return False
         return observed.is_finite() and self._signal(observed) >= self.min_signal
 
-    def _step(self, weights: FloatArray, observed: Alignments) -> FloatArray:
-        if self.prior_pull > 0.0:
-            weights = geometric_mixture(weights, self._floored_prior(), self.prior_pull)
+    def _step(self, weights: FloatArray, observed: Alignments, pull: float) -> FloatArray:
+        if pull > 0.0:
+            weights = geometric_mixture(weights, self._floored_prior(), pull)
         scores, size = SCORES[self.score].of(observed), self.step_size
         eta = size.of(scores) if isinstance(size, AutoStep) else size
         return project_to_floor(exponentiated_step(weights, scores, eta), self.floor)

@@ -89,6 +89,17 @@ def basis_weights(memory: Mapping[str, FloatArray]) -> tuple[FloatArray, FloatAr
     return memory[WEIGHTS], memory[AVERAGED_WEIGHTS]
 
 
+def rule_memory(memory: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
+    """Return what a rule itself remembers, whether or not it is one over basis distributions."""
+    if WEIGHTS not in memory:
+        return memory
+    return {
+        name.removeprefix(_PREFIX): array
+        for name, array in memory.items()
+        if name.startswith(_PREFIX)
+    }
+
+
 def _unmixed(state: MixtureState) -> MixtureState:
     """Return the rule's own state."""
     weights, averaged = basis_weights(state.memory)
@@ -96,9 +107,5 @@ def _unmixed(state: MixtureState) -> MixtureState:
         state,
         weights=weights,
         averaged_weights=averaged,
-        memory={
-            name.removeprefix(_PREFIX): array
-            for name, array in state.memory.items()
-            if name.startswith(_PREFIX)
-        },
+        memory=rule_memory(state.memory),
     )

@@ -46,6 +46,8 @@ class Alignments:
             thin factors, and an estimate then.
         preconditioned: Whether the direction ``d`` is ``v`` divided by AdamW's second moments;
             else it is ``v`` itself.
+        general_loss: Mean validation loss over the domains at the last evaluation, nats a token;
+            None if there was none.
 
     Raises:
         ValueError: If the arrays are not all of one shape ``(K,)``.
@@ -57,6 +59,7 @@ class Alignments:
     standard_errors: FloatArray | None = None
     direction_energy: float = 1.0
     preconditioned: bool = False
+    general_loss: float | None = None
 
     def __post_init__(self) -> None:
         shapes = [array.shape for array in self._arrays()]
@@ -65,7 +68,7 @@ class Alignments:
             raise ValueError(f"alignments: expected arrays of one shape (K,), found {found}")
 
     def is_finite(self) -> bool:
-        """Tell whether every number is neither infinite nor NaN."""
+        """Tell whether every number that was probed is neither infinite nor NaN."""
         return _all_finite(*self._arrays(), np.asarray(self.specific_squared_norm))
 
     def _arrays(self) -> tuple[FloatArray, ...]:

@@ -106,6 +106,7 @@ class DgaPlugin:
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
         self._losses = LossObserver(len(domains))
+        self._general_loss: float | None = None
         observation = make_observation(
             scheduler.observes,
             Measured(engine, domains, specific, loss=loss, seed=sampling.seed),
@@ -159,6 +160,16 @@ class DgaPlugin:
         if isinstance(self._needs, LossNeeds):
             self._losses.add(domains, losses)
 
+    def observe_general(self, loss: float) -> None:
+        """Tell the mean validation loss over the domains after an evaluation. Not collective.
+
+        A `general_guard` needs it; the last one holds until the next.
+
+        Args:
+            loss: Nats a token, equal on every rank.
+        """
+        self._general_loss = loss
+
     def after_step(self, step: int) -> Metrics:
         """Update the mixture if one is due. Collective: call it on every rank.
 
@@ -166,8 +177,8 @@ class DgaPlugin:
             step: Optimizer steps completed so far, equal to ``self.step``.
 
         Returns:
-            An ``update`` record (see ``UpdateRecords``); or an ``event`` if the update was left
-            out; or nothing.
+            An ``update`` record (see ``UpdateRecords``), with an ``event`` if a guard began or
+            ended with it; or an ``event`` if the update was left out; or nothing.
 
         Raises:
             ValueError: If batches and steps have gone out of step, or the rule follows losses and
@@ -186,6 +197,8 @@ class DgaPlugin:
         before = self._mixture
         with self._clock.probing():
             observed = self._observer.observe(self._num_measured, step)
+        if isinstance(observed, Alignments):
+            observed = replace(observed, general_loss=self._general_loss)
         self._mixture = self._agreed(self._scheduler.update(before, observed))
         return self._told(before, observed)
 
@@ -209,6 +222,7 @@ class DgaPlugin:
             "memory": {
                 name: torch.from_numpy(array.copy()) for name, array in mixture.memory.items()
             },
+            "general_loss": self._general_loss,
             "observer": {} if self._observer is None else self._observer.state_dict(),
         }
 
@@ -231,6 +245,7 @@ class DgaPlugin:
             num_skipped=state["num_skipped"],
             memory={name: tensor.numpy() for name, tensor in state["memory"].items()},
         )
+        self._general_loss = state["general_loss"]
         if self._observer is not None:
             self._observer.load_state_dict(state["observer"])
 
@@ -275,7 +290,8 @@ class DgaPlugin:
                     "observed_overhead": overhead.share,
                     "probe_s": overhead.probe_s,
                 }
-                return {"update": {**records.alignments(observed), **weights, **cost}}
+                update = {**records.alignments(observed), **weights, **cost}
+                return {"update": update, **records.guard(before, self._mixture, observed)}
             case StepNumber() if np.array_equal(
                 before.averaged_weights, self._mixture.averaged_weights
             ):

@@ -6,8 +6,9 @@ from typing import Any, final
 import numpy as np
 
 from megadga.arrays import FloatArray
+from megadga.mixing.general_guard import read_guard
 from megadga.mixing.mixtures import Mixtures
-from megadga.mixing.over_basis import basis_weights
+from megadga.mixing.over_basis import basis_weights, rule_memory
 from megadga.mixing.scheduler import (
     AlignmentNeeds,
     Alignments,
@@ -50,6 +51,8 @@ class UpdateRecords:
             epochs: How often each domain has been gone through, shape ``(K,)``.
         """
         record: dict[str, Any] = {}
+        if (guard := read_guard(rule_memory(mixture.memory))) is not None:
+            record["general_guard"] = guard.is_on
         if self._mixtures is not None:
             of_rows, averaged = basis_weights(mixture.memory)
             record["basis_weights"] = _by_name(self.measured, of_rows)
@@ -76,6 +79,20 @@ class UpdateRecords:
         if alignments.direction_energy < 1.0:
             record["direction_energy"] = alignments.direction_energy
         return record
+
+    def guard(
+        self, before: MixtureState, after: MixtureState, observed: Alignments
+    ) -> dict[str, dict[str, Any]]:
+        """Return the ``event`` of an update with which a general guard began or ended, if any."""
+        was, now = (read_guard(rule_memory(state.memory)) for state in (before, after))
+        if was is None or now is None or was.is_on == now.is_on:
+            return {}
+        event = {
+            "event": f"general_guard_{'on' if now.is_on else 'off'}",
+            "general_loss": observed.general_loss,
+            "best_general_loss": now.best,
+        }
+        return {"event": event}
 
     def skipped(self, observed: Observed, mixture: MixtureState) -> dict[str, Any]:
         """Return the event of an update that was left out, with the names that are to blame.

@@ -1,6 +1,6 @@
 """Validation losses at intervals, without a trace in training. Knows a module and sequences."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -53,6 +53,8 @@ class Evaluation:
         specific: Held-out splits of the sets that the model should become good at.
         plan: When, and on how much.
         collective: The data-parallel ranks.
+        observe_general: Told the mean over the domains after each evaluation, if there are any;
+            equal on every rank.
 
     Raises:
         ValueError: If there is no set at all.
@@ -68,6 +70,7 @@ class Evaluation:
         specific: Sequence[SequenceSet],
         plan: EvaluationPlan,
         collective: Collective,
+        observe_general: Callable[[float], None] | None = None,
     ) -> None:
         if not domains and not specific:
             raise ValueError("domains, specific: expected a set to evaluate, found none")
@@ -76,6 +79,7 @@ class Evaluation:
         self._sets = (*domains, *specific)
         self._plan = plan
         self._collective = collective
+        self._observe_general = observe_general
         self._selection = _first_sequences([s.num_sequences for s in self._sets], plan.sequences)
         self._num_targets = _num_targets(self._sets, plan.sequences)
 
@@ -92,6 +96,8 @@ class Evaluation:
         named = list(zip((s.name for s in self._sets), losses, strict=True))
         of_domains = losses[: self._num_domains]
         general = sum(of_domains) / len(of_domains) if of_domains else None
+        if self._observe_general is not None and general is not None:
+            self._observe_general(general)
         return {
             "evaluation": {
                 "specific": dict(named[self._num_domains :]),

@@ -1,5 +1,6 @@
 """Starts training the way people do: by a launcher, or as one process."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,12 +52,20 @@ def by_deepspeed(
     ]
 
 
-def run_job(command: list[str], folder: Path, *, timeout_s: float = 300) -> Finished:
-    """Run a command in a folder to its end, in a session of its own."""
+def run_job(
+    command: list[str], folder: Path, *, timeout_s: float = 300, packages: Path | None = None
+) -> Finished:
+    """Run a command in a folder to its end, in a session of its own.
+
+    ``packages`` is a folder that more packages are imported from.
+    """
+    environment = rank_environment()
+    if packages is not None:
+        environment["PYTHONPATH"] += f"{os.pathsep}{packages}"
     with own_session(
         command,
         cwd=folder,
-        env=rank_environment(),
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:

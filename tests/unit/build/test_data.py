@@ -54,6 +54,31 @@ def test_the_specific_set_is_opened_where_the_mixture_aligns_to_it(folder):
     assert names(static.held_out_specific) == ["target"]
 
 
+GUARDED = "mixing.general_guard={max_rise: 0.1, pull: 0.5}"
+
+
+def test_validation_splits_belong_to_a_run_that_is_guarded_by_their_loss(folder):
+    assert "held_out" not in data_of(folder).identity
+    before = data_of(folder, GUARDED).identity
+    shutil.rmtree(folder / "domains" / "d1")
+    write_domain(folder / "domains" / "d1", seed=5)
+    assert data_of(folder, GUARDED).identity["held_out"] != before["held_out"]
+
+
+def test_a_guard_by_a_loss_that_nobody_measures_is_refused(folder):
+    with pytest.raises(ConfigError) as error:
+        data_of(folder, GUARDED, "evaluation=null")
+    assert str(error.value) == (
+        "override 1: mixing.general_guard: expected null without evaluation, "
+        "found a guard that is never told a loss"
+    )
+    for name in ("d0", "d1"):
+        manifest = read_manifest(folder / "domains" / name)
+        edit_manifest(folder / "domains" / name, splits={"train": manifest.splits["train"]})
+    with pytest.raises(ConfigError, match="null, or a domain with a whole window in its valid"):
+        data_of(folder, GUARDED)
+
+
 def test_the_specific_set_is_packed_as_the_run_says(folder):
     packed = "data.specific={target: {path: examples, packing: examples}}"
     data = data_of(folder, packed)

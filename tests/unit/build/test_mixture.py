@@ -19,8 +19,10 @@ from megadga.config.loading import load_config
 from megadga.config.models import RunConfig
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
+from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.odm import Odm
 from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds
+from megadga.mixing.static import Static
 from megadga.mixing.step_size import AutoStep
 from megadga.mixing.unimax import unimax_weights
 from tests.support.runs import write_run
@@ -53,6 +55,24 @@ def first_weights(folder: Path, *overrides: str) -> Any:
 
 def static(weights: str) -> str:
     return f"mixing={{type: static, weights: {weights}}}"
+
+
+@pytest.mark.parametrize(
+    ("short", "weights"),
+    [
+        ("{type: uniform}", "uniform"),
+        ("{type: proportional}", "proportional"),
+        ("{type: temperature, temperature: 2}", "{type: temperature, temperature: 2}"),
+        ("{type: unimax, max_epochs: 0.5}", "{type: unimax, max_epochs: 0.5}"),
+    ],
+)
+def test_a_type_with_a_name_is_static_with_these_weights(folder, short, weights):
+    found = mixture(folder, f"mixing={short}")
+    np.testing.assert_array_equal(
+        found.scheduler.init().averaged_weights, first_weights(folder, static(weights))
+    )
+    assert isinstance(found.scheduler, Static)
+    assert found.interval is None
 
 
 def test_dga_comes_with_its_interval_and_measures_directionally(folder):
@@ -118,12 +138,14 @@ def test_dga_takes_every_guard(folder):
         "mixing.max_change=0.25",
         "mixing.warmup=2",
         "mixing.freeze_after=9",
+        "mixing.general_guard={max_rise: 0.25, pull: 0.5}",
         "mixing.min_effective_domains=1.5",
     )
     scheduler = found.scheduler
     assert isinstance(scheduler, Dga)
     assert scheduler.step_size == AutoStep(0.3)
     assert (scheduler.max_change, scheduler.warmup, scheduler.freeze_after) == (0.25, 2, 9)
+    assert scheduler.general_guard == GeneralGuard(max_rise=0.25, pull=0.5)
     assert found.min_effective_domains == 1.5
 
 

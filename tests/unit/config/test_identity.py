@@ -66,6 +66,16 @@ def test_what_changes_the_trained_bits_is_told_by_key(tmp_path, override, differ
     assert differences(before.identity(), after.identity()) == [difference]
 
 
+def test_evaluations_belong_to_a_run_that_is_guarded_by_them(tmp_path):
+    path = write_run(tmp_path)
+    guarded = "mixing.general_guard={max_rise: 0.1, pull: 0.5}"
+    before = load_config(path, [guarded])
+    after = load_config(path, [guarded, "evaluation.interval=3"])
+    assert differences(before.identity(), after.identity()) == [
+        "evaluation.interval: expected 500, found 3"
+    ]
+
+
 def test_a_longer_run_is_another_one_if_the_schedule_depends_on_it(tmp_path):
     path = write_run(tmp_path, scheduler=COSINE)
     before, after = load_config(path), load_config(path, ["training.steps=20"])

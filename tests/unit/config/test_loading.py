@@ -52,7 +52,7 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
             "  dga: 1",
             (
                 "run.yaml:11: mixing.dga: expected one of basis, ema, floor, freeze_after, "
-                "initial, "
+                "general_guard, initial, "
                 "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
                 "probe, score, step_size, type, warmup, without_moments, "
                 "found 'dga'"
@@ -81,7 +81,7 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
             "  weights: uniform",
             (
                 "run.yaml:11: mixing.weights: expected one of basis, ema, floor, freeze_after, "
-                "initial, "
+                "general_guard, initial, "
                 "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
                 "probe, score, step_size, type, warmup, without_moments, "
                 "found 'weights', a key of type static"
@@ -136,8 +136,9 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_text(tmp_path):
             "found 'tny'; did you mean 'tiny'?"
         ),
         (
-            "run.yaml:8: mixing.type: expected 'dga', 'static', 'importance', 'schedule' or "
-            "'odm', found 'dag'; did you mean 'dga'?"
+            "run.yaml:8: mixing.type: expected 'dga', 'static', 'importance', 'schedule', 'odm', "
+            "'uniform', 'proportional', 'temperature' or 'unimax', found 'dag'; did you mean "
+            "'dga'?"
         ),
         "run.yaml:11: training.steps: expected a number greater than or equal to 1, found 0",
         "zero.json:5: deepspeed.optimizer: expected a mapping, found 'AdamW'",

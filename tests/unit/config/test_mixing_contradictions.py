@@ -32,6 +32,13 @@ def complaints(folder, *overrides: str) -> list[str]:
             ),
         ),
         (
+            ["mixing.prior_pull=0.5", "mixing.general_guard={max_rise: 0.1, pull: 0.5}"],
+            (
+                "override 2: mixing.general_guard.pull: expected more than mixing.prior_pull "
+                "(0.5), or the guard does nothing, found 0.5"
+            ),
+        ),
+        (
             ["mixing={type: schedule}"],
             "override 1: mixing: expected exactly one of stages, csv and replay, found none",
         ),

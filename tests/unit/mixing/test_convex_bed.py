@@ -20,7 +20,7 @@ from megadga.mixing.odm import Odm
 from megadga.mixing.schedule import replay
 from megadga.mixing.static import Static, uniform_weights
 from megadga.mixing.step_size import AutoStep
-from tests.support.convex import Bed, make_bed, train
+from tools.trials.convex import Bed, make_bed, train
 
 BED = make_bed()
 NUM_DOMAINS = BED.best.size
@@ -130,6 +130,6 @@ def test_grape_serves_the_worse_of_two_targets_better_than_a_rule_for_one():
 
 def test_the_plot_of_the_documentation_can_be_drawn_again(tmp_path):
     output = tmp_path / "mixers.svg"
-    command = [sys.executable, "-m", "tools.plot_mixers", "--output", output]
+    command = [sys.executable, "tools/plot_mixers.py", "--output", output]
     subprocess.run(command, cwd=Path(__file__).parents[3], check=True, timeout=120)
     assert "<svg" in output.read_text()

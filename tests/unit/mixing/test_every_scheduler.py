@@ -13,6 +13,7 @@ from megadga.arrays import FloatArray
 from megadga.mixing.dga import Dga
 from megadga.mixing.doge import Doge
 from megadga.mixing.doremi import Doremi
+from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.grape import Grape
 from megadga.mixing.odm import Odm
 from megadga.mixing.schedule import Schedule
@@ -35,6 +36,10 @@ TARGETS = np.array([0.5, 0.5])
 def alignments(values: FloatArray, step: int) -> Observed:
     errors = np.full(values.shape[1], 0.1)
     return Alignments(values[0], 1.0, np.abs(values[1]), errors)
+
+
+def alignments_and_a_loss(values: FloatArray, step: int) -> Observed:
+    return Alignments(values[0], 1.0, general_loss=2.0 - step % 2)  # worse every other time
 
 
 def target_alignments(values: FloatArray, step: int) -> Observed:
@@ -73,6 +78,10 @@ def guarded_dga(initial: FloatArray) -> Scheduler:
     )
 
 
+def general_dga(initial: FloatArray) -> Scheduler:
+    return Dga(initial, step_size=0.3, ema=0.4, general_guard=GeneralGuard(0.5, 0.8))
+
+
 def ramp(initial: FloatArray) -> Scheduler:
     return Schedule(
         np.array([0, 3]), np.stack([initial, initial**2 / (initial**2).sum()]), "linear"
@@ -83,6 +92,7 @@ RULES = {
     "static": Rule(Static, alignments),
     "dga": Rule(lambda initial: Dga(initial, step_size=0.3, ema=0.4), alignments),
     "dga with guards": Rule(guarded_dga, alignments),
+    "dga with a general guard": Rule(general_dga, alignments_and_a_loss),
     "doge": Rule(lambda initial: Doge(initial, step_size=0.3), alignments),
     "doremi": Rule(Doremi, domain_losses),
     "odm": Rule(Odm, domain_losses),

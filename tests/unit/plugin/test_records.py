@@ -3,6 +3,7 @@
 import numpy as np
 
 from megadga.mixing.dga import Dga
+from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.over_basis import OverBasis
 from megadga.mixing.scheduler import Alignments
 from megadga.mixing.static import uniform_weights
@@ -32,6 +33,26 @@ def test_a_basis_is_told_beside_the_domains():
     assert record["basis_weights"] == {"qa": 0.5, "code": 0.5}
     assert record["basis_averaged_weights"] == {"qa": 0.5, "code": 0.5}
     assert record["averaged_weights"] == {"c0": 0.5, "c1": 0.5, "c2": 0.0}
+
+
+def test_a_guard_is_told_in_every_update_and_where_it_begins_and_ends():
+    rule = Dga(uniform_weights(2), step_size=0.5, general_guard=GeneralGuard(0.5, 0.5))
+    over = OverBasis(rule, mixtures_of(np.eye(2), BASIS))
+    records = UpdateRecords(BASIS, over.observes)
+    state, told, events = over.init(), [], []
+    for loss in (2.0, 3.0, 4.0, 2.25):
+        observed = Alignments(np.array([1.0, 2.0]), 4.0, general_loss=loss)
+        after = over.update(state, observed)
+        told.append(records.weights(after, np.zeros(2))["general_guard"])
+        events.append(records.guard(state, after, observed))
+        state = after
+
+    assert told == [False, True, True, False]
+    losses = {"general_loss": 3.0, "best_general_loss": 2.0}
+    assert events[1] == {"event": {"event": "general_guard_on", **losses}}
+    losses = {"general_loss": 2.25, "best_general_loss": 2.0}
+    assert events[3] == {"event": {"event": "general_guard_off", **losses}}
+    assert events[0] == events[2] == {}
 
 
 def test_too_many_domains_are_left_to_their_basis():

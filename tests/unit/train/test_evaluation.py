@@ -30,13 +30,16 @@ def sets(tmp_path):
     return opened
 
 
-def evaluation(engine, sets, *, sequences=100, interval=10, last_step=25, collective=None):
+def evaluation(
+    engine, sets, *, sequences=100, interval=10, last_step=25, collective=None, observe=None
+):
     return Evaluation(
         engine,
         domains=[sets["a"], sets["b"]],
         specific=[sets["target"]],
         plan=EvaluationPlan(interval=interval, last_step=last_step, sequences=sequences),
         collective=LoneRank() if collective is None else collective,
+        observe_general=observe,
     )
 
 
@@ -61,6 +64,26 @@ def test_losses_are_the_means_over_each_sets_first_windows(sets, sequences):
         "b": pytest.approx(expected["b"], rel=1e-6),
     }
     assert told["general"] == pytest.approx((expected["a"] + expected["b"]) / 2, rel=1e-6)
+
+
+def test_the_mean_over_the_domains_is_told_when_there_is_one(sets):
+    told = []
+    engine = FakeEngine(micro_batch_size=3)
+    evaluating = evaluation(engine, sets, observe=told.append)
+    records = [evaluating.after_step(step) for step in (9, 10, 20)]
+    assert records[0] == {}
+    assert told == [record["evaluation"]["general"] for record in records[1:]]
+
+    of_a_target_alone = Evaluation(
+        engine,
+        domains=[],
+        specific=[sets["target"]],
+        plan=EvaluationPlan(interval=1, last_step=1, sequences=3),
+        collective=LoneRank(),
+        observe_general=told.append,
+    )
+    assert of_a_target_alone.after_step(1)["evaluation"]["general"] is None
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize("world_size", [1, 3])

@@ -4,6 +4,7 @@ Domains and targets are quadratics with floors, as texts have entropies. Where t
 mixture is least is known in closed form, so a target can be placed where a chosen mixture ends.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,20 +123,57 @@ def make_bed() -> Bed:
 
 def train(bed: Bed, scheduler: Scheduler, *, updates: int = 400, interval: int = 5) -> Trace:
     """Descend along the mixture's gradient from 0, and update the mixture every few steps."""
-    state, parameters = scheduler.init(), np.zeros(bed.domains.centres.shape[1])
-    weights, domain_losses, target_losses = (
-        list[FloatArray](),
-        list[FloatArray](),
-        list[FloatArray](),
-    )
     steps = interval * np.arange(1, updates + 1)
-    for step in steps.tolist():
-        for _ in range(interval):
-            gradient = state.averaged_weights @ bed.domains.gradients(parameters)
-            parameters = parameters - 0.3 * gradient
-        if (needs := scheduler.observes) is not None:
-            state = scheduler.update(state, bed.observe(needs, parameters, step))
-        weights.append(state.averaged_weights)
-        domain_losses.append(bed.domains.losses(parameters))
-        target_losses.append(bed.targets.losses(parameters))
-    return Trace(steps, np.stack(weights), np.stack(domain_losses), np.stack(target_losses))
+    taken = [each for each in descend(bed, scheduler, steps[-1], interval) if each.updated]
+    return Trace(
+        steps,
+        np.stack([each.weights for each in taken]),
+        np.stack([bed.domains.losses(each.parameters) for each in taken]),
+        np.stack([bed.targets.losses(each.parameters) for each in taken]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """Where a run is after an optimizer step.
+
+    Attributes:
+        parameters: Shape ``(D,)``.
+        weights: What the next batch is sampled from, shape ``(K,)``.
+        updated: Whether the mixture was updated after the step.
+    """
+
+    parameters: FloatArray
+    weights: FloatArray
+    updated: bool
+
+
+Disturb = Callable[[Observed, int], Observed]
+
+
+def descend(
+    bed: Bed,
+    scheduler: Scheduler,
+    num_steps: int,
+    interval: int,
+    disturb: Disturb = lambda observed, _: observed,
+) -> Iterator[Descent]:
+    """Yield a run step by step: gradient descent from 0 at a rate of 0.3.
+
+    Args:
+        bed: What is trained on.
+        scheduler: Moves the mixture.
+        num_steps: Optimizer steps.
+        interval: Optimizer steps between updates.
+        disturb: Makes what an update sees after a step of what is true; by default, nothing else.
+    """
+    state, parameters = scheduler.init(), np.zeros(bed.domains.centres.shape[1])
+    needs = scheduler.observes
+    for step in range(1, num_steps + 1):
+        gradient = state.averaged_weights @ bed.domains.gradients(parameters)
+        parameters = parameters - 0.3 * gradient
+        due = step % interval == 0
+        if due and needs is not None:
+            observed = disturb(bed.observe(needs, parameters, step), step)
+            state = scheduler.update(state, observed)
+        yield Descent(parameters, state.averaged_weights, due)

@@ -1,0 +1,154 @@
+"""A run's mixture by a rule that is not ours: finds it, and validates all its keys at once."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any, Literal, Self, cast
+
+from pydantic import (
+    BaseModel,
+    Field,
+    GetCoreSchemaHandler,
+    PrivateAttr,
+    PydanticUserError,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    create_model,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from megadga.config.base import Count, Section
+from megadga.config.extension import Extension
+from megadga.config.installed import BrokenExtensionError, Installed, installed_extensions
+from megadga.config.mistakes import as_error, choice, from_validation
+from megadga.config.mixing import Mixing
+from megadga.config.places import KeyPath, Mistake
+from megadga.config.probes import Probe
+from megadga.config.schema import sections_in, type_name
+
+_TYPE: KeyPath = ("mixing", "type")
+BUILT_IN = frozenset(map(type_name, sections_in(Mixing)))
+"""Types that no extension can take the place of."""
+
+
+class ExtensionMixing(Section):
+    """A rule from another package; its options are keys of this section."""
+
+    type: str
+    """How the domains' weights are set."""
+    interval: Count | None = None
+    """Optimizer steps between updates of the weights, at least 1; null: they never move."""
+    probe: Probe | None = None
+    """How alignments are measured, if the rule observes them, as of type dga; null: as the default
+    there."""
+
+    _installed: Installed = PrivateAttr()
+    _extension: Extension[Any] = PrivateAttr()
+
+    def brought_by(self, installed: Installed, extension: Extension[Any]) -> Self:
+        """Note where the rule comes from, and what makes it of these options."""
+        self._installed, self._extension = installed, extension
+        return self
+
+    def origin(self) -> tuple[Installed, Extension[Any]]:
+        """Return where the rule comes from, and what makes it of these options."""
+        return self._installed, self._extension
+
+
+_RESERVED = frozenset({*ExtensionMixing.model_fields, "brought_by", "origin"})
+
+
+class WithExtensions:
+    """Annotates the mixture of a run: a section of ours, or else one that an extension brings."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Return a schema that looks for extensions only where the type is none of ours."""
+        return core_schema.no_info_wrap_validator_function(
+            _validate,
+            handler.generate_schema(Mixing),
+            # Written as what it is: keys that an extension's options add are keys of the section.
+            serialization=core_schema.simple_ser_schema("any"),
+        )
+
+
+def _validate(value: object, built_in: ValidatorFunctionWrapHandler) -> Any:
+    if isinstance(value, ExtensionMixing):
+        return value
+    if not isinstance(value, Mapping):
+        return built_in(value)
+    values = cast("Mapping[str, object]", value)
+    name = values.get("type")
+    if not isinstance(name, str) or name in BUILT_IN:
+        return built_in(value)
+    installed = _find(name)
+    try:
+        extension = installed.load()
+        section = _section_of(name, extension.options)
+    except BrokenExtensionError as error:
+        raise _mistaken("an extension that can be loaded", f"{installed}: {error}") from None
+    try:
+        chosen = section.model_validate(values)
+    except ValidationError as error:
+        mistakes = from_validation(error, section)
+        raise as_error([replace(m, path=("mixing", *m.path)) for m in mistakes]) from None
+    return chosen.brought_by(installed, extension)
+
+
+def _find(name: str) -> Installed:
+    """Return the one extension of a name."""
+    extensions = installed_extensions()
+    found = [each for each in extensions if each.name == name]
+    if not found:
+        ours = map(type_name, sections_in(Mixing))
+        theirs = (each.name for each in extensions if each.name not in BUILT_IN)
+        raise as_error([choice(_TYPE, dict.fromkeys([*ours, *theirs]), name)])
+    if len(found) > 1:
+        raise _mistaken("an extension that one distribution brings", _listed(found))
+    return found[0]
+
+
+def _listed(extensions: Iterable[Installed]) -> str:
+    return " and ".join(map(str, extensions))
+
+
+def _mistaken(expected: str, found: str) -> PydanticCustomError:
+    return as_error([Mistake(_TYPE, expected, found)])
+
+
+@cache  # sections of one class are equal or not by their values
+def _section_of(name: str, options: type[BaseModel]) -> type[ExtensionMixing]:
+    """Return the section of an extension: its options, and what every rule has.
+
+    Of what a class and `ExtensionMixing` both configure, the latter's counts: no unknown key, no
+    number that is not finite, nothing that changes.
+
+    Raises:
+        BrokenExtensionError: If the options cannot be keys of a section.
+    """
+    if taken := sorted(_RESERVED & options.model_fields.keys()):
+        raise BrokenExtensionError(f"options with the reserved key {taken[0]!r}")
+    if renamed := [key for key, field in options.model_fields.items() if _has_alias(field)]:
+        raise BrokenExtensionError(f"options with an alias for {renamed[0]!r}")
+    meaning = ExtensionMixing.model_fields["type"].description
+    chosen: Any = Literal[name]
+    bases: Any = (options, ExtensionMixing)
+    try:
+        section: Any = create_model(
+            options.__name__,
+            __base__=bases,
+            __module__=options.__module__,
+            __doc__=options.__doc__,
+            type=(chosen, Field(description=meaning)),
+        )
+    except (TypeError, PydanticUserError) as error:
+        text = " ".join(str(error).split())
+        raise BrokenExtensionError(f"options that are no model of keys: {text}") from None
+    return cast("type[ExtensionMixing]", section)
+
+
+def _has_alias(field: FieldInfo) -> bool:
+    """Return whether a key is written otherwise than the field is called."""
+    return any((field.alias, field.validation_alias, field.serialization_alias))
