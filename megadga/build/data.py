@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.build.basis import RunBasis, open_basis
+from megadga.config.grape import GrapeMixing
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
@@ -36,7 +37,8 @@ class RunData:
     Attributes:
         domains: Training splits in the order of the weights, K of them.
         left_out: Training tokens of each domain that is too short for a window, by name.
-        specific: Training split of the set that the mixture aligns to; None where none does.
+        specific: Training splits of the sets that the mixture aligns to, in order; none where it
+            aligns to nothing.
         held_out: Validation splits of the domains that have a whole window there, in order; none
             without evaluation.
         held_out_specific: Validation splits of the specific sets that have one, in order.
@@ -48,7 +50,7 @@ class RunData:
 
     domains: tuple[Domain, ...]
     left_out: Mapping[str, int]
-    specific: SequenceSet | None
+    specific: tuple[SequenceSet, ...]
     held_out: tuple[Domain, ...]
     held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
@@ -75,7 +77,7 @@ def open_data(config: RunConfig) -> RunData:
         read_folder(DomainSource(name, target.path))
         for name, target in config.data.specific.items()
     )
-    aligned = targets if isinstance(config.mixing, DgaMixing) else ()
+    aligned = targets if isinstance(config.mixing, DgaMixing | GrapeMixing) else ()
     check_same_tokenizer((*folders, *targets))
     opened = open_split(folders, split="train", sequence_length=length)
     _check_lengths(config, opened)
@@ -86,7 +88,7 @@ def open_data(config: RunConfig) -> RunData:
     return RunData(
         opened.domains,
         opened.too_short,
-        specific[0] if specific else None,
+        specific,
         held_out,
         held_out_specific,
         vocabulary_size=_vocabulary_size(config, tokenizer),

@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from megadga.config.base import Section
 from megadga.config.contradictions import find_contradictions
+from megadga.config.grape import GrapeMixing
 from megadga.config.identity import NOT_TRAINED, settings_identity
 from megadga.config.mistakes import as_error
 from megadga.config.mixing import DgaMixing, Mixing
@@ -15,6 +16,7 @@ from megadga.config.mixing_contradictions import (
     find_batch_contradictions,
     find_mixing_contradictions,
     find_schedule_contradictions,
+    find_target_contradictions,
 )
 from megadga.config.places import Mistake, Places
 from megadga.config.rules import ScheduleMixing
@@ -46,7 +48,7 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Mixing
-    """How the weights of the domains are set: type dga, odm, schedule,
+    """How the weights of the domains are set: type dga, grape, odm, schedule,
     static or importance."""
     sampling: SamplingSection = SamplingSection()
     """How batches are drawn from the weights."""
@@ -96,13 +98,11 @@ class RunConfig(Section):
             if mistakes := list(find_schedule_contradictions(mixing)):
                 raise as_error(mistakes)
             return mixing
-        if not isinstance(mixing, DgaMixing):
+        if not isinstance(mixing, DgaMixing | GrapeMixing):
             return mixing
-        mistakes = list(find_mixing_contradictions(mixing))
-        if data is not None and len(data.specific) != 1:
-            expected = "exactly one set, which mixing.type dga aligns to"
-            found = ", ".join(data.specific) or "none"
-            mistakes.append(Mistake(("data", "specific"), expected, found))
+        mistakes = list(find_mixing_contradictions(mixing)) if mixing.type == "dga" else []
+        if data is not None:
+            mistakes += find_target_contradictions(mixing, tuple(data.specific))
         if mistakes:
             raise as_error(mistakes)
         return mixing
