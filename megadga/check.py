@@ -13,7 +13,7 @@ from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.shape import model_shape
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.models import RunConfig
-from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, StepNeeds
+from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeeds
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
 from megadga.sampling.caps import cap_weights
 from megadga.shards.examples import Examples
@@ -87,8 +87,9 @@ def _model(config: RunConfig, data: RunData) -> str:
 
 def _data(data: RunData) -> str:
     text = _count(len(data.domains), "domain")
-    if data.specific is not None:
-        text = f"{text} and the specific set {data.specific.name} ({_sequences(data.specific)})"
+    if data.specific:
+        sets = ", ".join(f"{each.name} ({_sequences(each)})" for each in data.specific)
+        text = f"{text} and the specific {'set' if len(data.specific) == 1 else 'sets'} {sets}"
     tokenizer = data.tokenizer
     return f"{text}, all by {tokenizer.kind} {tokenizer.fingerprint[:12]}"
 
@@ -145,7 +146,7 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
         return f"none: the weights {what}, every {_count(mixture.interval or 1, 'step')}"
     if mixture.probing is None or mixture.interval is None:
         return "none: the weights stay as they are"
-    if not isinstance(needs, AlignmentNeeds):
+    if not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return "none: the weights stay as they are"
     domains, batch = num_measured(needs, len(data.domains)), config.training.global_batch_size
     overhead = predicted_overhead(
@@ -158,7 +159,10 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
     budget = mixture.probing.budget
     of_domains = _product(overhead.domains, domains, budget.sequences_per_domain)
     of_specific = _product(overhead.specific, budget.specific_sequences)
-    quotient = f"({of_domains} + {of_specific}) / ({mixture.interval} x {batch})"
+    reads = f"{of_domains} + {of_specific}"
+    if overhead.losses.times:
+        reads = f"{reads} + {_product(overhead.losses, budget.specific_sequences)} for losses"
+    quotient = f"({reads}) / ({mixture.interval} x {batch})"
     most = "at most " if isinstance(mixture.probing.method, InFlight) else ""
     text = (
         f"every {mixture.interval} steps: {quotient} = {most}{overhead.share:.1%} more sequences"
@@ -172,11 +176,12 @@ def _product(reads: Reads, *factors: int) -> str:
     return product if reads.every == 1 else f"{product} / {reads.every}"
 
 
-def _gradients(probing: Probing, domains: int, needs: AlignmentNeeds) -> str:
+def _gradients(probing: Probing, domains: int, needs: AlignmentNeeds | TargetNeeds) -> str:
     """Say what a probe forms and reduces over the ranks, which counting sequences leaves out."""
     match probing.method:
         case Sharded():
-            return f"sharded: {domains + 1} whole gradients an update"
+            targets = needs.num_targets if isinstance(needs, TargetNeeds) else 1
+            return f"sharded: {targets * (domains + 1)} whole gradients an update"
         case Directional() if needs.norms:
             return f"directional, with {domains} whole gradients an update for the norms"
         case Directional():

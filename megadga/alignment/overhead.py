@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from megadga.alignment.methods import Directional, InFlight, LowRank, Method, Probing, Sharded
-from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.mixing.scheduler import AlignmentNeeds, TargetNeeds
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,20 @@ class Overhead:
 
     Attributes:
         domains: Passes over the ``K b`` sequences of the domains.
-        specific: Passes over the ``b_spe`` specific sequences.
+        specific: Passes over ``b_spe`` specific sequences, of each target the same number.
+        losses: Passes over them that go forward alone, counted whole.
         sequences_per_update: Sequences that an update reads in the mean.
         share: Those, divided by what training reads from one update to the next.
     """
 
     domains: Reads
     specific: Reads
+    losses: Reads
     sequences_per_update: float
     share: float
 
 
-def num_measured(needs: AlignmentNeeds, num_domains: int) -> int:
+def num_measured(needs: AlignmentNeeds | TargetNeeds, num_domains: int) -> int:
     """Return how many gradients or sets of derivatives an update is of: K, or n of a basis."""
     return num_domains if needs.mixtures is None else len(needs.mixtures.names)
 
@@ -52,7 +54,7 @@ def predicted_overhead(
     num_domains: int,
     interval: int,
     global_batch_size: int,
-    needs: AlignmentNeeds,
+    needs: AlignmentNeeds | TargetNeeds,
 ) -> Overhead:
     """Return what alignments will cost beside training.
 
@@ -65,30 +67,34 @@ def predicted_overhead(
         interval: Optimizer steps between updates, ``T_r``.
         global_batch_size: Sequences of an optimizer step, ``B``.
         needs: What they are measured for. Norms make a directional probe form every domain's
-            gradient as well; in flight there are none to be had.
+            gradient as well; in flight there are none to be had. Of several targets each is
+            measured by itself, and its loss too.
     """
-    domains, specific = _reads(probing.method, needs)
+    num_targets = needs.num_targets if isinstance(needs, TargetNeeds) else 1
+    domains, specific = _reads(probing.method, num_targets, norms=needs.norms)
+    losses = Reads(num_targets if isinstance(needs, TargetNeeds) else 0)
     budget = probing.budget
     sequences = (
         num_domains * budget.sequences_per_domain * domains.per_update
-        + budget.specific_sequences * specific.per_update
+        + budget.specific_sequences * (specific.per_update + losses.per_update)
     )
     share = sequences / (interval * global_batch_size)
-    return Overhead(domains, specific, sequences, share)
+    return Overhead(domains, specific, losses, sequences, share)
 
 
-def _reads(method: Method, needs: AlignmentNeeds) -> tuple[Reads, Reads]:
+def _reads(method: Method, num_targets: int, *, norms: bool) -> tuple[Reads, Reads]:
     """Return the passes over the domains' sequences and over the specific ones."""
     match method:
         case Sharded():
-            return Reads(), Reads()
+            return Reads(num_targets), Reads(num_targets)
         case Directional(direction):
-            return Reads(times=2 if needs.norms else 1), _of_direction(direction)
+            return Reads(num_targets + norms), _of_direction(direction, num_targets)
         case InFlight(direction, refresh_every):
-            return Reads(every=refresh_every), _of_direction(direction)
+            return Reads(every=refresh_every), _of_direction(direction, num_targets)
 
 
-def _of_direction(low_rank: LowRank | None) -> Reads:
+def _of_direction(low_rank: LowRank | None, num_targets: int) -> Reads:
     if low_rank is None:
-        return Reads()
-    return Reads(times=2, every=low_rank.interval)  # the half-steps of a subspace iteration
+        return Reads(num_targets)
+    # The half-steps of a subspace iteration.
+    return Reads(times=2 * num_targets, every=low_rank.interval)

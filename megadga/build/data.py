@@ -9,6 +9,7 @@ from typing import Any
 
 from megadga.build.basis import RunBasis, open_basis
 from megadga.config.extending import ExtensionMixing
+from megadga.config.grape import GrapeMixing
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
@@ -37,7 +38,8 @@ class RunData:
     Attributes:
         domains: Training splits in the order of the weights, K of them.
         left_out: Training tokens of each domain that is too short for a window, by name.
-        specific: Training split of the set that the mixture aligns to; None where none does.
+        specific: Training splits of the sets that the mixture aligns to, in order; none where it
+            aligns to nothing.
         held_out: Validation splits of the domains that have a whole window there, in order; none
             without evaluation.
         held_out_specific: Validation splits of the specific sets that have one, in order.
@@ -50,7 +52,7 @@ class RunData:
 
     domains: tuple[Domain, ...]
     left_out: Mapping[str, int]
-    specific: SequenceSet | None
+    specific: tuple[SequenceSet, ...]
     held_out: tuple[Domain, ...]
     held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
@@ -89,7 +91,7 @@ def open_data(config: RunConfig) -> RunData:
     return RunData(
         opened.domains,
         opened.too_short,
-        specific[0] if specific else None,
+        specific,
         held_out,
         held_out_specific,
         vocabulary_size=_vocabulary_size(config, tokenizer),
@@ -107,11 +109,11 @@ def open_data(config: RunConfig) -> RunData:
 
 
 def _may_align(config: RunConfig) -> bool:
-    """Return whether the mixture may align to the specific set.
+    """Return whether the mixture may align to the specific sets.
 
     What an extension's rule observes is not known before there are domains to make it for.
     """
-    return isinstance(config.mixing, DgaMixing) or (
+    return isinstance(config.mixing, DgaMixing | GrapeMixing) or (
         isinstance(config.mixing, ExtensionMixing) and len(config.data.specific) == 1
     )
 

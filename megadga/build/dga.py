@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis, weights_of_rows
-from megadga.build.weights import RunWeights
+from megadga.build.weights import RunWeights, importance_of_sets
 from megadga.config.guards import GeneralGuardSection
 from megadga.config.mixing import DgaMixing
 from megadga.config.models import RunConfig
@@ -14,6 +14,7 @@ from megadga.mixing.dga import Dga
 from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.guards import effective_domains
 from megadga.mixing.over_basis import OverBasis
+from megadga.mixing.over_targets import OverTargets
 from megadga.mixing.scheduler import Scheduler
 from megadga.mixing.step_size import AutoStep
 
@@ -54,7 +55,7 @@ def _rule(
     mixing: DgaMixing,
     weights_of: Callable[[str, Weights], FloatArray],
     over: str,
-) -> Dga:
+) -> Scheduler:
     """Return the rule, given the weights under a key of its section, and what they are over."""
     initial = weights_of("initial", mixing.initial)
     if mixing.floor * initial.size > 1.0:
@@ -66,11 +67,12 @@ def _rule(
         if ((prior == 0.0) & (initial > 0.0)).any():
             expected = "a weight above 0 wherever mixing.initial has one"
             raise config.mistake("mixing", "prior", expected=expected, found="0")
-    return Dga(
+    importance = importance_of_sets(config)
+    rule = Dga(
         initial=initial,
         step_size=_step_size(mixing.step_size),
         ema=mixing.ema,
-        score=mixing.score,
+        score=mixing.score if importance.size == 1 else "raw",
         floor=mixing.floor,
         prior=prior,
         prior_pull=mixing.prior_pull,
@@ -80,6 +82,9 @@ def _rule(
         freeze_after=mixing.freeze_after,
         general_guard=_general_guard(mixing.general_guard),
     )
+    if importance.size == 1:
+        return rule
+    return OverTargets(rule, importance, mixing.combine, mixing.score)
 
 
 def _step_size(section: StepSize) -> float | AutoStep:

@@ -12,11 +12,13 @@ from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis
 from megadga.build.dga import make_dga
 from megadga.build.extension import make_extension
+from megadga.build.grape import make_grape
 from megadga.build.probing import make_probing
 from megadga.build.schedule import make_schedule
 from megadga.build.weights import RunWeights
 from megadga.config.extending import ExtensionMixing
 from megadga.config.fixed import ProportionalMixing, UniformMixing
+from megadga.config.grape import GrapeMixing
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing, StaticMixing
 from megadga.config.models import RunConfig
@@ -78,6 +80,10 @@ def make_mixture(
                 mixing.interval,
                 make_probing(mixing.probe, mixing.without_moments),
                 min_effective_domains=mixing.min_effective_domains,
+            )
+        case GrapeMixing() as mixing:
+            mixture = Mixture(
+                make_grape(mixing, weights), mixing.interval, make_probing(mixing.probe)
             )
         case StaticMixing() as mixing:
             mixture = Mixture(Static(weights.of(("mixing", "weights"), mixing.weights)))

@@ -17,6 +17,11 @@ from megadga.mixing.unimax import unimax_weights
 from megadga.shards.domain import Domain
 
 
+def importance_of_sets(config: RunConfig) -> FloatArray:
+    """Return the importance of the run's specific sets, in their order, shape ``(M,)``."""
+    return np.array([target.importance for target in config.data.specific.values()])
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class RunWeights:

@@ -75,7 +75,8 @@ def _unknown_key(
     key = str(path[-1])
     _, alternatives = follow(root, path[:-1])
     siblings, others = _fields(sections), _fields(alternatives)
-    types = [type_name(s) for s in alternatives if {key, "type"} <= s.model_fields.keys()]
+    having = (s for s in alternatives if {key, "type"} <= s.model_fields.keys())
+    types = dict.fromkeys(map(type_name, having))  # a section may be reached in several ways
     close = get_close_matches(key, siblings, n=1, cutoff=CLOSE)
     if key not in others:
         close = close or get_close_matches(key, others, n=1, cutoff=CLOSE)

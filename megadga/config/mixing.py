@@ -14,6 +14,7 @@ from megadga.config.base import (
     Whole,
 )
 from megadga.config.fixed import ProportionalMixing, UniformMixing
+from megadga.config.grape import GrapeMixing
 from megadga.config.guards import GeneralGuardSection
 from megadga.config.probes import DirectionalProbe, Probe
 from megadga.config.rules import OdmMixing, ScheduleMixing
@@ -55,6 +56,9 @@ class DgaMixing(Section):
     """Mixture that updates are pulled towards, written as `initial`; null: `initial`."""
     prior_pull: Share = 0.0
     """Share of the prior in every update (geometric), in [0, 1]; 0: the paper."""
+    combine: Literal["sum", "worst"] = "sum"
+    """What several specific sets come to; sum: their scores, by importance; worst: in each update
+    those of the set whose loss falls least, as a share of itself (max-min). One is as it is."""
     min_signal: NonNegative = 0.0
     """Least ratio of the scores' true differences to their noise; an update below it is skipped.
     At least 0; 0: none is, as in the paper."""
@@ -102,6 +106,7 @@ Mixing = Annotated[
     | ImportanceMixing
     | ScheduleMixing
     | OdmMixing
+    | GrapeMixing
     | UniformMixing
     | ProportionalMixing
     | TemperatureWeights

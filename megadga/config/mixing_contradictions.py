@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from megadga.config.extending import ExtensionMixing
+from megadga.config.grape import GrapeMixing
 from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.places import Mistake, shown
 from megadga.config.probes import DirectionalProbe, InFlightProbe, ShardedProbe
@@ -21,9 +22,9 @@ def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
     yield from _guards(mixing)
     match mixing.probe:
         case DirectionalProbe() as probe:
-            yield from _direction(mixing, probe)
+            yield from _direction(probe, mixing.score)
         case InFlightProbe() as probe:
-            yield from _direction(mixing, probe)
+            yield from _direction(probe, mixing.score)
             if mixing.score in _OF_NORMS:
                 expected = f"'raw' or 'adam' with {_IN_FLIGHT}, which forms no domain's gradient"
                 yield Mistake(("mixing", "score"), expected, shown(mixing.score))
@@ -36,6 +37,33 @@ def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
         path = ("mixing", "probe", "sequences_per_domain")
         expected = "at least 2 with mixing.min_signal above 0, or there is no noise to see"
         yield Mistake(path, expected, "1")
+
+
+def find_target_contradictions(
+    mixing: DgaMixing | GrapeMixing, specific: Sequence[str]
+) -> Iterator[Mistake]:
+    """Yield what cannot be said of so many specific sets.
+
+    Args:
+        mixing: What aligns to them.
+        specific: Their names.
+    """
+    if not specific:
+        expected = f"at least one set, which mixing.type {mixing.type} aligns to"
+        yield Mistake(("data", "specific"), expected, "none")
+    several = f"{len(specific)} sets in data.specific"
+    if isinstance(mixing, GrapeMixing):
+        several = "mixing.type grape"
+        if isinstance(mixing.probe, DirectionalProbe):
+            yield from _direction(mixing.probe, mixing.score)
+    elif len(specific) < 2:
+        return
+    elif mixing.min_signal > 0.0:
+        expected = f"0 with {several}, of whose scores together the noise is not known"
+        yield Mistake(("mixing", "min_signal"), expected, shown(mixing.min_signal))
+    if isinstance(mixing.probe, InFlightProbe):
+        expected = f"directional or sharded with {several}: a step is watched along one direction"
+        yield Mistake(("mixing", "probe", "type"), expected, shown(mixing.probe.type))
 
 
 def _guards(mixing: DgaMixing) -> Iterator[Mistake]:
@@ -109,9 +137,9 @@ def _over_basis(mixing: DgaMixing) -> Iterator[Mistake]:
         yield Mistake(("mixing", key), expected, found)
 
 
-def _direction(mixing: DgaMixing, probe: DirectionalProbe | InFlightProbe) -> Iterator[Mistake]:
+def _direction(probe: DirectionalProbe | InFlightProbe, score: str) -> Iterator[Mistake]:
     yield from _held_direction(probe)
-    if probe.direction != "full" and mixing.score == "adam":
+    if probe.direction != "full" and score == "adam":
         expected = "'full' with mixing.score adam, which divides element by element"
         found = shown(probe.direction.model_dump())
         yield Mistake(("mixing", "probe", "direction"), expected, found)

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from megadga.config.base import Section
 from megadga.config.contradictions import find_contradictions
 from megadga.config.extending import ExtensionMixing, WithExtensions
+from megadga.config.grape import GrapeMixing
 from megadga.config.identity import NOT_TRAINED, settings_identity
 from megadga.config.mistakes import as_error
 from megadga.config.mixing import DgaMixing, Mixing
@@ -17,6 +18,7 @@ from megadga.config.mixing_contradictions import (
     find_extension_contradictions,
     find_mixing_contradictions,
     find_schedule_contradictions,
+    find_target_contradictions,
 )
 from megadga.config.places import Mistake, Places
 from megadga.config.rules import ScheduleMixing
@@ -48,8 +50,9 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Annotated[Mixing | ExtensionMixing, WithExtensions()]
-    """How the weights of the domains are set: type dga, odm, schedule, importance, static or, for
-    short, uniform, proportional, temperature or unimax; or that of an installed extension."""
+    """How the weights of the domains are set: type dga, grape, odm, schedule, importance, static
+    or, for short, uniform, proportional, temperature or unimax; or that of an installed
+    extension."""
     sampling: SamplingSection = SamplingSection()
     """How batches are drawn from the weights."""
     training: TrainingSection
@@ -117,13 +120,11 @@ class RunConfig(Section):
             if mistakes := list(find_extension_contradictions(mixing)):
                 raise as_error(mistakes)
             return mixing
-        if not isinstance(mixing, DgaMixing):
+        if not isinstance(mixing, DgaMixing | GrapeMixing):
             return mixing
-        mistakes = list(find_mixing_contradictions(mixing))
-        if data is not None and len(data.specific) != 1:
-            expected = "exactly one set, which mixing.type dga aligns to"
-            found = ", ".join(data.specific) or "none"
-            mistakes.append(Mistake(("data", "specific"), expected, found))
+        mistakes = list(find_mixing_contradictions(mixing)) if mixing.type == "dga" else []
+        if data is not None:
+            mistakes += find_target_contradictions(mixing, tuple(data.specific))
         if mistakes:
             raise as_error(mistakes)
         return mixing

@@ -48,6 +48,8 @@ class SpecificSet(Section):
     packing: Packing = "stream"
     """How documents become sequences; stream: windows over all of them, one after the other;
     examples: each by itself, padded at its end, with the loss on its own tokens alone."""
+    importance: Positive = 1.0
+    """Share of this set in what several add up to, relative to the others', above 0."""
 
 
 def _domains_form(value: object) -> str:
@@ -79,7 +81,8 @@ class DataSection(Section):
     """What becomes of domains without a single window of sequence_length + 1 tokens; refuse: the
     run does not start; leave_out: they are no part of the mixture, and `check` says how many."""
     specific: dict[str, SpecificSet] = Field(default={})
-    """Target sets by name: {name: {path, packing}}. `dga` mixing needs exactly one."""
+    """Target sets by name: {name: {path, packing, importance}}. `dga` and `grape` mixing need at
+    least one."""
 
 
 class SamplingSection(Section):

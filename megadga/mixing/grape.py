@@ -17,7 +17,8 @@ from megadga.mixing.scheduler import (
 )
 from megadga.mixing.simplex import exponentiated_step
 
-_TASK_WEIGHTS = "task_weights"
+TASK_WEIGHTS = "task_weights"
+"""What rules for several targets call the targets' weights in their memory."""
 
 
 @final
@@ -80,13 +81,13 @@ class Grape:
     @property
     def observes(self) -> TargetNeeds:
         """Alignments with each target; the domains' norms if gradients are clipped."""
-        return TargetNeeds(norms=self.score == "clipped")
+        return TargetNeeds(self.task_weights.size, norms=self.score == "clipped")
 
     def init(self) -> MixtureState:
         """Return the initial mixture and task weights."""
         weights = check_simplex(self.initial)
         tasks = check_simplex(self.task_weights)
-        memory = {**first_average(weights), _TASK_WEIGHTS: tasks.copy()}
+        memory = {**first_average(weights), TASK_WEIGHTS: tasks.copy()}
         return MixtureState(weights.copy(), weights.copy(), 0, 0, memory)
 
     def update(self, state: MixtureState, observed: Observed) -> MixtureState:
@@ -114,7 +115,7 @@ class Grape:
             weights=weights,
             averaged_weights=weights,
             num_updates=state.num_updates + 1,
-            memory={**next_average(state, weights), _TASK_WEIGHTS: tasks},
+            memory={**next_average(state, weights), TASK_WEIGHTS: tasks},
         )
 
     def _alignments(self, observed: TargetAlignments) -> FloatArray:
@@ -140,8 +141,10 @@ def task_weights(state: MixtureState) -> FloatArray:
     """Return the targets' weights, shape ``(M,)``.
 
     Raises:
-        ValueError: If another rule than `Grape` made ``state``.
+        ValueError: If a rule that is not for several targets made ``state``.
     """
-    if _TASK_WEIGHTS not in state.memory:
-        raise ValueError(f"memory: expected {_TASK_WEIGHTS}, found none: only grape keeps them")
-    return state.memory[_TASK_WEIGHTS]
+    if TASK_WEIGHTS not in state.memory:
+        raise ValueError(
+            f"memory: expected {TASK_WEIGHTS}, found none: only rules for several have them"
+        )
+    return state.memory[TASK_WEIGHTS]

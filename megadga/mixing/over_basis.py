@@ -6,7 +6,13 @@ from typing import final
 
 from megadga.arrays import FloatArray
 from megadga.mixing.mixtures import Mixtures
-from megadga.mixing.scheduler import AlignmentNeeds, MixtureState, Observed, Scheduler
+from megadga.mixing.scheduler import (
+    AlignmentNeeds,
+    MixtureState,
+    Observed,
+    Scheduler,
+    TargetNeeds,
+)
 
 WEIGHTS = "basis_weights"
 AVERAGED_WEIGHTS = "basis_averaged_weights"
@@ -45,7 +51,7 @@ class OverBasis:
             raise ValueError(f"rule: expected weights of shape {expected}, found {found}")
 
     @property
-    def observes(self) -> AlignmentNeeds:
+    def observes(self) -> AlignmentNeeds | TargetNeeds:
         """What the rule needs, of mixtures of the domains."""
         return replace(self._needs(), mixtures=self.mixtures)
 
@@ -58,16 +64,16 @@ class OverBasis:
 
         Args:
             state: What `init` or the last update returned.
-            observed: What the rule asked for, of shape ``(n,)``.
+            observed: What the rule asked for, of ``n`` mixtures in the domains' place.
 
         Raises:
             ValueError: As the rule does.
         """
-        return self._mixed(self.rule.update(_unmixed(state), observed))
+        return self._mixed(self.rule.update(rule_state(state), observed))
 
-    def _needs(self) -> AlignmentNeeds:
+    def _needs(self) -> AlignmentNeeds | TargetNeeds:
         needs = self.rule.observes
-        if isinstance(needs, AlignmentNeeds) and needs.mixtures is None:
+        if isinstance(needs, AlignmentNeeds | TargetNeeds) and needs.mixtures is None:
             return needs
         raise ValueError(f"rule: expected one that observes alignments of domains, found {needs}")
 
@@ -89,23 +95,16 @@ def basis_weights(memory: Mapping[str, FloatArray]) -> tuple[FloatArray, FloatAr
     return memory[WEIGHTS], memory[AVERAGED_WEIGHTS]
 
 
-def rule_memory(memory: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
-    """Return what a rule itself remembers, whether or not it is one over basis distributions."""
-    if WEIGHTS not in memory:
-        return memory
-    return {
-        name.removeprefix(_PREFIX): array
-        for name, array in memory.items()
-        if name.startswith(_PREFIX)
-    }
-
-
-def _unmixed(state: MixtureState) -> MixtureState:
-    """Return the rule's own state."""
+def rule_state(state: MixtureState) -> MixtureState:
+    """Return the state of the rule inside `OverBasis`, over the basis distributions."""
     weights, averaged = basis_weights(state.memory)
     return replace(
         state,
         weights=weights,
         averaged_weights=averaged,
-        memory=rule_memory(state.memory),
+        memory={
+            name.removeprefix(_PREFIX): array
+            for name, array in state.memory.items()
+            if name.startswith(_PREFIX)
+        },
     )

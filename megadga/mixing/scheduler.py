@@ -81,10 +81,16 @@ class TargetNeeds:
     """What a rule for several targets reads besides the inner products.
 
     Attributes:
+        num_targets: Specific sets that the rule is for, M.
         norms: ``|g_k|^2`` of every domain; see `AlignmentNeeds`.
+        preconditioned: As there, of every target's gradient.
+        mixtures: As there; ``K`` is then the number of mixtures.
     """
 
+    num_targets: int = 1
     norms: bool = False
+    preconditioned: bool = False
+    mixtures: Mixtures | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +103,11 @@ class TargetAlignments:
             ``(M,)``.
         target_squared_norms: ``|v_m|^2``, shape ``(M,)``.
         squared_norms: ``|g_k|^2``, shape ``(K,)``; None if nobody asked for them.
+        standard_errors: Of ``dots``, as those of `Alignments`, shape ``(M, K)``; None likewise.
+            The targets share the domains' sequences, so their errors are not independent.
+        direction_energies: ``direction_energy`` of each target, shape ``(M,)``; None: all are 1.
+        preconditioned: Whether all directions are preconditioned.
+        general_loss: As that of `Alignments`.
 
     Raises:
         ValueError: If the shapes contradict each other.
@@ -106,6 +117,10 @@ class TargetAlignments:
     losses: FloatArray
     target_squared_norms: FloatArray
     squared_norms: FloatArray | None = None
+    standard_errors: FloatArray | None = None
+    direction_energies: FloatArray | None = None
+    preconditioned: bool = False
+    general_loss: float | None = None
 
     def __post_init__(self) -> None:
         if self.dots.ndim != 2:
@@ -119,11 +134,15 @@ class TargetAlignments:
         norms = self.squared_norms
         if norms is not None and norms.shape != (num_domains,):
             raise ValueError(f"squared_norms: expected ({num_domains},), found {norms.shape}")
+        errors = self.standard_errors
+        if errors is not None and errors.shape != self.dots.shape:
+            raise ValueError(f"standard_errors: expected {self.dots.shape}, found {errors.shape}")
 
     def is_finite(self) -> bool:
         """Tell whether every number is neither infinite nor NaN."""
-        arrays = (self.dots, self.losses, self.target_squared_norms, self.squared_norms)
-        return _all_finite(*(array for array in arrays if array is not None))
+        optional = (self.squared_norms, self.standard_errors)
+        given = (array for array in optional if array is not None)
+        return _all_finite(self.dots, self.losses, self.target_squared_norms, *given)
 
 
 @dataclass(frozen=True)

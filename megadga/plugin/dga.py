@@ -21,9 +21,11 @@ from megadga.mixing.scheduler import (
     Observed,
     Scheduler,
     StepNumber,
+    TargetAlignments,
+    TargetNeeds,
 )
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
-from megadga.plugin.observation import Measured, make_observation
+from megadga.plugin.observation import Measured, as_targets, make_observation
 from megadga.plugin.observing import LossObserver
 from megadga.plugin.overhead import ProbeClock
 from megadga.plugin.protocol import Metrics
@@ -48,9 +50,10 @@ class DgaPlugin:
     Args:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
         domains: The training domains, ``K`` of them, of one sequence length.
-        specific: What the model should become good at; None only for a scheduler that aligns to
-            nothing. If it is padded (``Examples``), the module is shown ``PADDING`` among its
-            tokens when alignments are measured, and at no other time.
+        specific: What the model should become good at: one set, or several in the order of a
+            scheduler's targets; None only for a scheduler that aligns to nothing. If it is padded
+            (``Examples``), the module is shown ``PADDING`` among its tokens when alignments are
+            measured, and at no other time.
         scheduler: The algorithm that moves the weights.
         sampling: How windows are drawn.
         interval: ``T_r``, optimizer steps between updates, at least 1.
@@ -73,7 +76,7 @@ class DgaPlugin:
         self,
         engine: Engine,
         domains: Sequence[Domain],
-        specific: SequenceSet | None,
+        specific: SequenceSet | Sequence[SequenceSet] | None,
         scheduler: Scheduler,
         *,
         sampling: Sampling,
@@ -101,6 +104,9 @@ class DgaPlugin:
             "global_batch_size": engine.train_batch_size(),
             "seed": sampling.seed,
         }
+        targets = as_targets(specific)
+        if isinstance(scheduler.observes, TargetNeeds):
+            self._identity["targets"] = [target.name for target in targets]
         self._sequence_length = domains[0].sequence_length
         self._clock = ProbeClock(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
@@ -109,13 +115,16 @@ class DgaPlugin:
         self._general_loss: float | None = None
         observation = make_observation(
             scheduler.observes,
-            Measured(engine, domains, specific, loss=loss, seed=sampling.seed),
+            Measured(engine, domains, targets, loss=loss, seed=sampling.seed),
             losses=self._losses,
             probing=probing,
             interval=interval,
         )
         self._needs, self._observer = observation.needs, observation.observer
         self._predicted_overhead = observation.predicted_overhead
+        self._records = UpdateRecords(
+            self.names, observation.needs, tuple(target.name for target in targets)
+        )
 
     @property
     def step(self) -> int:
@@ -189,7 +198,7 @@ class DgaPlugin:
                 f"after_step: expected step {self.step}, the batches handed out, found {step}"
             )
         due = self._is_update(step)
-        if due and isinstance(self._needs, AlignmentNeeds):
+        if due and isinstance(self._needs, AlignmentNeeds | TargetNeeds):
             self._synchronize()
         self._clock.end_step(watched=due and self._in_flight)
         if self._observer is None or not due:
@@ -197,7 +206,7 @@ class DgaPlugin:
         before = self._mixture
         with self._clock.probing():
             observed = self._observer.observe(self._num_measured, step)
-        if isinstance(observed, Alignments):
+        if isinstance(observed, Alignments | TargetAlignments):
             observed = replace(observed, general_loss=self._general_loss)
         self._mixture = self._agreed(self._scheduler.update(before, observed))
         return self._told(before, observed)
@@ -230,7 +239,7 @@ class DgaPlugin:
         """Continue from ``state``, on any number of ranks.
 
         Raises:
-            ResumeError: If it was saved with other domains, sizes, batch size or seed.
+            ResumeError: If it was saved with other domains, sizes, targets, batch size or seed.
         """
         for key, expected in self._identity.items():
             if (found := state.get(key)) != expected:
@@ -278,20 +287,20 @@ class DgaPlugin:
         )
 
     def _told(self, before: MixtureState, observed: Observed) -> Metrics:
-        records = UpdateRecords(self.names, self._needs)
         if self._mixture.num_skipped > before.num_skipped:
-            return {"event": records.skipped(observed, self._mixture)}
+            return {"event": self._records.skipped(observed, self._mixture)}
         overhead = self._clock.take()
-        weights = records.weights(self._mixture, self.epochs)
+        weights = self._records.weights(self._mixture, self.epochs)
+        cost = {
+            "predicted_overhead": self._predicted_overhead,
+            "observed_overhead": overhead.share,
+            "probe_s": overhead.probe_s,
+        }
         match observed:
-            case Alignments():
-                cost = {
-                    "predicted_overhead": self._predicted_overhead,
-                    "observed_overhead": overhead.share,
-                    "probe_s": overhead.probe_s,
-                }
-                update = {**records.alignments(observed), **weights, **cost}
-                return {"update": update, **records.guard(before, self._mixture, observed)}
+            case Alignments() | TargetAlignments():
+                told = self._records.measurement(observed, self._mixture)
+                event = self._records.guard(before, self._mixture, observed.general_loss)
+                return {"update": {**told, **weights, **cost}, **event}
             case StepNumber() if np.array_equal(
                 before.averaged_weights, self._mixture.averaged_weights
             ):

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from megadga.alignment.methods import Probing
 from megadga.alignment.overhead import num_measured, predicted_overhead
-from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, Needs, StepNeeds
+from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, Needs, StepNeeds, TargetNeeds
 from megadga.plugin.observing import AlignmentObserver, LossObserver, Observer, StepObserver
 from megadga.shards.domain import Domain
 from megadga.shards.sequences import SequenceSet
 from megadga.zero.engine import Engine
 from megadga.zero.loss import Loss
-from megadga.zero.measuring import make_measurement
+from megadga.zero.measuring import make_measurement, make_target_measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +21,14 @@ class Measured:
     Attributes:
         engine: A DeepSpeed engine.
         domains: The training domains, ``K`` of them.
-        specific: The specific set; None if there is none.
+        specific: The specific sets, in the order of a rule's targets.
         loss: Mean loss of tokens through a module.
         seed: Addresses the probe streams.
     """
 
     engine: Engine
     domains: Sequence[Domain]
-    specific: SequenceSet | None
+    specific: Sequence[SequenceSet]
     loss: Loss
     seed: int
 
@@ -46,6 +46,21 @@ class Observation:
     needs: Needs | None
     observer: Observer | None
     predicted_overhead: float = 0.0
+
+
+def as_targets(specific: SequenceSet | Sequence[SequenceSet] | None) -> tuple[SequenceSet, ...]:
+    """Return the specific sets.
+
+    Raises:
+        ValueError: If two have one name.
+    """
+    if specific is None:
+        return ()
+    targets = tuple(specific) if isinstance(specific, Sequence) else (specific,)
+    names = [target.name for target in targets]
+    if len(set(names)) < len(names):
+        raise ValueError(f"specific: expected different names, found {', '.join(names)}")
+    return targets
 
 
 def make_observation(
@@ -67,8 +82,8 @@ def make_observation(
 
     Raises:
         UnsupportedEngineError: If alignments are not known to be exact on the engine.
-        ValueError: If that is nothing that a training loop is observed for, or a specific set is
-            missing.
+        ValueError: If that is nothing that a training loop is observed for, or it is for another
+            number of specific sets than there are.
     """
     match needs:
         case None:
@@ -79,9 +94,11 @@ def make_observation(
             return Observation(needs, losses)
         case AlignmentNeeds(target="specific"):
             return _of_alignments(needs, measured, probing=probing, interval=interval)
+        case TargetNeeds():
+            return _of_targets(needs, measured, probing=probing, interval=interval)
         case _:
             raise ValueError(
-                "scheduler: expected a rule that observes alignments with the specific set, "
+                "scheduler: expected a rule that observes alignments with specific sets, "
                 f"losses of training, the step, or nothing, found one that observes {needs}"
             )
 
@@ -89,9 +106,25 @@ def make_observation(
 def _of_alignments(
     needs: AlignmentNeeds, measured: Measured, *, probing: Probing, interval: int
 ) -> Observation:
-    if measured.specific is None:
-        raise ValueError("specific: expected a specific set to align with, found None")
+    _check_number(measured.specific, 1)
     measurement = make_measurement(
+        measured.engine,
+        measured.domains,
+        measured.specific[0],
+        probing=probing,
+        needs=needs,
+        loss=measured.loss,
+        seed=measured.seed,
+    )
+    share = _predicted(needs, measured, probing=probing, interval=interval)
+    return Observation(needs, AlignmentObserver(measurement), share)
+
+
+def _of_targets(
+    needs: TargetNeeds, measured: Measured, *, probing: Probing, interval: int
+) -> Observation:
+    _check_number(measured.specific, needs.num_targets)
+    measurement = make_target_measurement(
         measured.engine,
         measured.domains,
         measured.specific,
@@ -100,6 +133,20 @@ def _of_alignments(
         loss=measured.loss,
         seed=measured.seed,
     )
+    share = _predicted(needs, measured, probing=probing, interval=interval)
+    return Observation(needs, AlignmentObserver(measurement), share)
+
+
+def _check_number(specific: Sequence[SequenceSet], expected: int) -> None:
+    if len(specific) != expected:
+        sets = "a specific set" if expected == 1 else f"{expected} specific sets"
+        found = ", ".join(each.name for each in specific) or "None"
+        raise ValueError(f"specific: expected {sets} to align with, found {found}")
+
+
+def _predicted(
+    needs: AlignmentNeeds | TargetNeeds, measured: Measured, *, probing: Probing, interval: int
+) -> float:
     overhead = predicted_overhead(
         probing,
         num_domains=num_measured(needs, len(measured.domains)),
@@ -107,4 +154,4 @@ def _of_alignments(
         global_batch_size=measured.engine.train_batch_size(),
         needs=needs,
     )
-    return Observation(needs, AlignmentObserver(measurement), overhead.share)
+    return overhead.share

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from megadga.alignment.protocols import Measurement, TrainedBatch
+from megadga.alignment.targets import TargetAligner
 from megadga.arrays import FloatArray, IntArray
 from megadga.mixing.scheduler import DomainLosses, Observed, StepNumber
 
@@ -44,10 +45,10 @@ class AlignmentObserver:
     """Measures gradients.
 
     Args:
-        measurement: The way.
+        measurement: The way, with one target or with several.
     """
 
-    def __init__(self, measurement: Measurement) -> None:
+    def __init__(self, measurement: Measurement | TargetAligner) -> None:
         self._measurement = measurement
 
     def prepare(self, update: int, batch: TrainedBatch) -> None:

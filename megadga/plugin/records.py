@@ -6,9 +6,11 @@ from typing import Any, final
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.mixing.general_guard import read_guard
+from megadga.mixing.general_guard import GuardReading, read_guard
+from megadga.mixing.grape import task_weights
 from megadga.mixing.mixtures import Mixtures
-from megadga.mixing.over_basis import basis_weights, rule_memory
+from megadga.mixing.over_basis import basis_weights, rule_state
+from megadga.mixing.over_targets import inner_state
 from megadga.mixing.scheduler import (
     AlignmentNeeds,
     Alignments,
@@ -16,6 +18,8 @@ from megadga.mixing.scheduler import (
     MixtureState,
     Needs,
     Observed,
+    TargetAlignments,
+    TargetNeeds,
 )
 
 MOST_DOMAINS = 4096
@@ -30,10 +34,12 @@ class UpdateRecords:
     Attributes:
         domains: Names of the domains, ``K`` of them.
         needs: What the rule asked for.
+        specific: Names of the specific sets, ``M`` of them.
     """
 
     domains: tuple[str, ...]
     needs: Needs | None
+    specific: tuple[str, ...] = ()
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -51,7 +57,7 @@ class UpdateRecords:
             epochs: How often each domain has been gone through, shape ``(K,)``.
         """
         record: dict[str, Any] = {}
-        if (guard := read_guard(rule_memory(mixture.memory))) is not None:
+        if (guard := self._guard(mixture)) is not None:
             record["general_guard"] = guard.is_on
         if self._mixtures is not None:
             of_rows, averaged = basis_weights(mixture.memory)
@@ -63,8 +69,22 @@ class UpdateRecords:
             record["epochs"] = _by_name(self.domains, epochs)
         return record
 
-    def alignments(self, alignments: Alignments) -> dict[str, Any]:
-        """Return what was measured."""
+    def measurement(
+        self, observed: Alignments | TargetAlignments, mixture: MixtureState
+    ) -> dict[str, Any]:
+        """Return what was measured.
+
+        Args:
+            observed: Against one specific set, or several.
+            mixture: After the update.
+        """
+        match observed:
+            case Alignments():
+                return self._alignments(observed)
+            case TargetAlignments():
+                return self._targets(observed, mixture)
+
+    def _alignments(self, alignments: Alignments) -> dict[str, Any]:
         record: dict[str, Any] = {
             "alignments": _by_name(self.measured, alignments.dots),
             "specific_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
@@ -81,18 +101,56 @@ class UpdateRecords:
         return record
 
     def guard(
-        self, before: MixtureState, after: MixtureState, observed: Alignments
+        self, before: MixtureState, after: MixtureState, general_loss: float | None
     ) -> dict[str, dict[str, Any]]:
-        """Return the ``event`` of an update with which a general guard began or ended, if any."""
-        was, now = (read_guard(rule_memory(state.memory)) for state in (before, after))
+        """Return the ``event`` of an update with which a general guard began or ended, if any.
+
+        Args:
+            before: The mixture before the update.
+            after: After it.
+            general_loss: What the guard was shown.
+        """
+        was, now = self._guard(before), self._guard(after)
         if was is None or now is None or was.is_on == now.is_on:
             return {}
         event = {
             "event": f"general_guard_{'on' if now.is_on else 'off'}",
-            "general_loss": observed.general_loss,
+            "general_loss": general_loss,
             "best_general_loss": now.best,
         }
         return {"event": event}
+
+    def _guard(self, mixture: MixtureState) -> GuardReading | None:
+        """Return what a guard remembers, however deep its rule is wrapped."""
+        state = mixture if self._mixtures is None else rule_state(mixture)
+        if isinstance(self.needs, TargetNeeds):
+            state = inner_state(state)
+        return read_guard(state.memory)
+
+    def _targets(self, observed: TargetAlignments, mixture: MixtureState) -> dict[str, Any]:
+        state = mixture if self._mixtures is None else rule_state(mixture)
+        of_targets = {
+            "target_losses": observed.losses,
+            "target_weights": task_weights(state),
+            "target_gradient_norms": np.sqrt(observed.target_squared_norms),
+        }
+        if observed.direction_energies is not None:
+            of_targets["target_direction_energies"] = observed.direction_energies
+        of_both = {"target_alignments": observed.dots}
+        if observed.standard_errors is not None:
+            of_both["target_standard_errors"] = observed.standard_errors
+        record: dict[str, Any] = {
+            key: {
+                name: _by_name(self.measured, row)
+                for name, row in zip(self.specific, rows, strict=True)
+            }
+            for key, rows in of_both.items()
+        } | {key: _by_name(self.specific, values) for key, values in of_targets.items()}
+        if observed.squared_norms is not None:
+            record["gradient_norms"] = _by_name(self.measured, np.sqrt(observed.squared_norms))
+        if isinstance(self.needs, TargetNeeds) and self.needs.preconditioned:
+            record["preconditioned"] = observed.preconditioned
+        return record
 
     def skipped(self, observed: Observed, mixture: MixtureState) -> dict[str, Any]:
         """Return the event of an update that was left out, with the names that are to blame.
@@ -110,6 +168,14 @@ class UpdateRecords:
                 reason = "alignments are not finite"
                 if observed.is_finite():
                     reason = "left out by the rule: min_signal, warmup or freeze_after"
+            case TargetAlignments():
+                for dots in observed.dots:
+                    finite &= np.isfinite(dots)
+                if observed.squared_norms is not None:
+                    finite &= np.isfinite(observed.squared_norms)
+                reason = "alignments or losses of the specific sets are not finite"
+                if observed.is_finite():
+                    reason = "left out by the rule: warmup, freeze_after or a loss that is not > 0"
             case DomainLosses():
                 finite = np.isfinite(observed.losses)
                 if not observed.is_finite():
@@ -126,7 +192,8 @@ class UpdateRecords:
 
     @property
     def _mixtures(self) -> Mixtures | None:
-        return self.needs.mixtures if isinstance(self.needs, AlignmentNeeds) else None
+        needs = self.needs
+        return needs.mixtures if isinstance(needs, AlignmentNeeds | TargetNeeds) else None
 
 
 def _by_name(names: tuple[str, ...], values: FloatArray) -> dict[str, float]:

@@ -9,8 +9,16 @@ import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
-from megadga.report.lines import COLOURS, MAX_LINES, frame, label_ends, new_axes, save
-from megadga.report.records import averaged_weights, read_records
+from megadga.report.lines import (
+    COLOURS,
+    MAX_LINES,
+    Axes,
+    frame,
+    label_ends,
+    new_panels,
+    save,
+)
+from megadga.report.records import Record, averaged_weights, read_records
 
 
 @dataclass(frozen=True)
@@ -32,22 +40,50 @@ class AlignmentHistory:
     weights: FloatArray
 
 
-def read_alignments(metrics: Path) -> AlignmentHistory:
-    """Return the alignments that a run's metrics tell of.
+def has_alignments(update: Record) -> bool:
+    """Tell whether an update measured alignments, with one specific set or with several."""
+    return "alignments" in update or "target_alignments" in update
+
+
+def read_alignments(metrics: Path) -> dict[str, AlignmentHistory]:
+    """Return the alignments that a run's metrics tell of, with each specific set.
+
+    Returns:
+        Histories by the sets' names; a single one, which metrics do not name, is ``the specific
+        set``.
 
     Raises:
         ConfigError: If no update measured any.
     """
-    updates = [one for one in read_records(metrics, "update") if "alignments" in one]
+    updates = [one for one in read_records(metrics, "update") if has_alignments(one)]
     if not updates:
         raise ConfigError(f"{metrics}: expected an update with alignments, found none")
-    names: tuple[str, ...] = tuple(updates[0]["alignments"])
+    if "alignments" in updates[0]:
+        errors = [update.get("standard_errors") for update in updates]
+        values = [update["alignments"] for update in updates]
+        return {"the specific set": _history(updates, values, errors)}
+    return {
+        name: _history(
+            updates,
+            [update["target_alignments"][name] for update in updates],
+            [update.get("target_standard_errors", {}).get(name) for update in updates],
+        )
+        for name in updates[0]["target_alignments"]
+    }
+
+
+def _history(
+    updates: list[Record],
+    alignments: list[dict[str, float]],
+    errors: list[dict[str, float] | None],
+) -> AlignmentHistory:
+    names = tuple(alignments[0])
     unknown = dict.fromkeys(names, np.nan)
     return AlignmentHistory(
         names,
         np.array([update["step"] for update in updates], dtype=np.int64),
-        _table([update["alignments"] for update in updates], names),
-        _table([update.get("standard_errors", unknown) for update in updates], names),
+        _table(alignments, names),
+        _table([unknown if each is None else each for each in errors], names),
         _table([averaged_weights(updates[-1], names)], names)[0],
     )
 
@@ -57,21 +93,27 @@ def plot_alignments(metrics: Path, image: Path) -> None:
 
     Args:
         metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
-        image: Where to write a PNG.
+        image: Where to write a PNG, with a panel a specific set.
 
     Raises:
         ConfigError: If the metrics hold no alignments.
     """
-    history = read_alignments(metrics)
+    histories = read_alignments(metrics)
+    figure, panels = new_panels(len(histories))
+    for axes, (name, history) in zip(panels, histories.items(), strict=True):
+        _draw(axes, name, history)
+    save(figure, image)
+
+
+def _draw(axes: Axes, target: str, history: AlignmentHistory) -> None:
     heaviest = np.argsort(-history.weights, kind="stable")[:MAX_LINES]
-    figure, axes = new_axes()
     for domain, colour in zip(heaviest, COLOURS, strict=False):
         values, errors = history.alignments[:, domain], history.standard_errors[:, domain]
         axes.plot(history.steps, values, color=colour, linewidth=1.5, marker=".", markevery=[-1])
         axes.fill_between(
             history.steps, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0.0
         )
-    title = "Alignments with the specific set, within a standard error"
+    title = f"Alignments with {target}, within a standard error"
     if len(heaviest) < len(history.names):
         title = f"{title}: the {len(heaviest)} heaviest domains"
     frame(axes, title=title, quantity="alignment", last_step=int(history.steps[-1]))
@@ -80,7 +122,6 @@ def plot_alignments(metrics: Path, image: Path) -> None:
     names = [history.names[int(domain)] for domain in heaviest]
     labels = [f"{name}  {value:.3g}" for name, value in zip(names, last, strict=True)]
     label_ends(axes, labels, last, COLOURS[: len(labels)])
-    save(figure, image)
 
 
 def _table(records: list[dict[str, float]], names: tuple[str, ...]) -> FloatArray:

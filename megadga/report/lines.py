@@ -46,8 +46,16 @@ _LABEL_GAP = 0.045  # of the height of the axes
 
 def new_axes() -> tuple[Figure, Axes]:
     """Return an empty figure with room for labels on the right."""
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH)
-    return figure, figure.add_axes((0.08, 0.11, 0.67, 0.79))
+    figure, (axes,) = new_panels(1)
+    return figure, axes
+
+
+def new_panels(number: int) -> tuple[Figure, tuple[Axes, ...]]:
+    """Return a figure with axes one below the other, each as high as a figure of its own."""
+    width, height = SIZE_INCHES
+    figure = Figure(figsize=(width, number * height), dpi=DOTS_PER_INCH)
+    bottoms = [(number - 1 - place + 0.11) / number for place in range(number)]
+    return figure, tuple(figure.add_axes((0.08, b, 0.67, 0.79 / number)) for b in bottoms)
 
 
 def frame(axes: Axes, *, title: str, quantity: str, last_step: int) -> None:
@@ -97,5 +105,5 @@ def label_ends(
 
 
 def save(figure: Figure, image: Path) -> None:
-    """Write a PNG of ``SIZE_INCHES`` at ``DOTS_PER_INCH``."""
+    """Write a PNG of ``SIZE_INCHES`` a panel at ``DOTS_PER_INCH``."""
     figure.savefig(image, format="png", dpi=DOTS_PER_INCH)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from megadga.report.alignments import plot_alignments
+from megadga.report.alignments import has_alignments, plot_alignments
 from megadga.report.records import read_records
 from megadga.report.weights import plot_weights
 
@@ -12,7 +12,7 @@ def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:
 
     Args:
         metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
-        folder: Gets ``weights.png`` and ``alignments.png``.
+        folder: Gets ``weights.png`` and ``alignments.png``, with a panel a specific set.
 
     Returns:
         The pictures; without alignments, where no update measured any, only the first.
@@ -22,7 +22,7 @@ def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:
     """
     weights, alignments = (folder / f"{name}.png" for name in ("weights", "alignments"))
     plot_weights(metrics, weights)
-    if not any("alignments" in update for update in read_records(metrics, "update")):
+    if not any(map(has_alignments, read_records(metrics, "update"))):
         return (weights,)
     plot_alignments(metrics, alignments)
     return weights, alignments

@@ -7,7 +7,8 @@ from megadga.alignment.drawing import ProbeDraws
 from megadga.alignment.in_flight import InFlightAligner
 from megadga.alignment.methods import Directional, InFlight, LowRank, Probing, Sharded
 from megadga.alignment.protocols import Measurement
-from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.alignment.targets import Target, TargetAligner
+from megadga.mixing.scheduler import AlignmentNeeds, TargetNeeds
 from megadga.shards.sequences import SequenceSet
 from megadga.zero.aim import AimSource, WholeGradient
 from megadga.zero.directional import DirectionalProbe
@@ -73,6 +74,59 @@ def make_measurement(
             source = _source(passes, direction, preconditioning, seed)
             probe = InFlightProbe(passes, source)
             return InFlightAligner(probe, draws, refresh_every=refresh_every)
+
+
+def make_target_measurement(
+    engine: Engine,
+    domains: Sequence[SequenceSet],
+    specific: Sequence[SequenceSet],
+    *,
+    probing: Probing,
+    needs: TargetNeeds,
+    loss: Loss,
+    seed: int,
+) -> TargetAligner:
+    """Return what measures the alignments with several specific sets that a rule needs.
+
+    Args:
+        engine: As `make_measurement`, like all that is not said here.
+        domains: The training domains, ``K`` of them.
+        specific: The specific sets, ``M`` of them, at least one.
+        probing: The way, and the sequences of each set.
+        needs: What else than inner products and losses the rule reads.
+        loss: Mean loss of a batch of tokens.
+        seed: Addresses the probe streams: the domains' sequences are the same for every target.
+
+    Raises:
+        UnsupportedEngineError: As `make_measurement`.
+        ValueError: If the way cannot measure what is needed.
+    """
+    sharded = False
+    match probing.method:
+        case InFlight():
+            raise ValueError(
+                "probing: expected a way that measures between steps, for a rule for several "
+                "specific sets, found in flight, where training is watched along one direction"
+            )
+        case Sharded():
+            sharded = True
+        case Directional():
+            pass
+    targets: list[Target] = []
+    for index, each in enumerate(specific):
+        of_one = AlignmentNeeds(
+            norms=needs.norms and (index == 0 or sharded),  # which are the same for every target
+            preconditioned=needs.preconditioned,
+            mixtures=needs.mixtures,
+        )
+        measurement = make_measurement(
+            engine, domains, each, probing=probing, needs=of_one, loss=loss, seed=seed
+        )
+        draws = ProbeDraws(
+            domains, each, budget=probing.budget, seed=seed, mixtures=needs.mixtures
+        )
+        targets.append(Target(measurement, draws))
+    return TargetAligner(targets, ProbePasses(engine, loss=loss).mean_loss)
 
 
 def _source(

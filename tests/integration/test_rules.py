@@ -25,13 +25,12 @@ checkpoint: {interval: 3, keep_last: null}
 """
 CLUSTERING = "cd" * 32
 CLUSTERS = ("c0", "c1", "c2", "c3")
+SCHEDULE = """{type: schedule, between: linear, stages: [
+    {step: 0, weights: uniform}, {step: 5, weights: {d0: 0.2, d1: 0.3, d2: 0.5}}]}"""
 RULES = {
     "dga": ("mixing.step_size={spread: 0.3}", "mixing.max_change=0.05", "mixing.warmup=1"),
     "odm": ("mixing={type: odm, interval: 1, smoothing: 0.5}",),
-    "schedule": (
-        "mixing={type: schedule, between: linear, stages: [{step: 0, weights: uniform},"
-        " {step: 5, weights: {d0: 0.2, d1: 0.3, d2: 0.5}}]}",
-    ),
+    "schedule": (f"mixing={SCHEDULE}",),
     "basis": (
         "data.domains=shards/clusters",
         "data.too_short=leave_out",

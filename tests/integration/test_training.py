@@ -64,6 +64,10 @@ class Case:
     before_death: tuple[str, ...] = ()
 
 
+TWO_SETS = (
+    "data.specific={target: {path: shards/specific}, "
+    "short: {path: shards/examples, packing: examples, importance: 2.0}}"
+)
 CASES = {
     "zero2-fp32-wsd": Case(2, STABLE_DECAY),
     # Without evaluations before its death the run must not differ: they leave no trace.
@@ -87,6 +91,17 @@ CASES = {
             "mixing.probe={type: in_flight, sequences_per_domain: 2, specific_sequences: 3}",
             "mixing.probe.direction={rank: 2}",
             "mixing.probe.direction_interval=2",
+        ),
+    ),
+    # The checkpoint lies between two updates, and has the sets' weights.
+    "zero2-fp32-grape": Case(
+        2,
+        STABLE_DECAY,
+        (
+            TWO_SETS,
+            "mixing={type: grape, interval: 2, step_size: 0.5, task_step_size: 2.0}",
+            "mixing.score=clipped",
+            "mixing.probe={sequences_per_domain: 2, specific_sequences: 3}",
         ),
     ),
 }
@@ -167,6 +182,23 @@ def test_one_process_trains_and_refuses_what_it_must(tmp_path, shards):
     assert train[0]["sequences_by_domain"] == {"d0": 3, "d1": 3, "d2": 2}
     assert "seed: 17" in (folder / "out/config.yaml").read_text()
     _check_refusals(folder)
+
+
+def test_several_specific_sets_are_told_of_one_by_one(tmp_path, shards):
+    folder = new_folder(tmp_path / "alone", shards, CASES["zero2-fp32-wsd"])
+    short = ["training.steps=2", "deepspeed.scheduler.params.total_num_steps=6"]
+
+    finished = run_job(alone(*train_arguments(TWO_SETS, "mixing.combine=worst", *short)), folder)
+    drawn = run_job(alone(CLI, "plot", "out"), folder)
+
+    assert finished.code == 0, finished.text
+    by_type = {record["type"]: record for record in records(folder)}
+    update, evaluation = by_type["update"], by_type["evaluation"]
+    for told in (update["target_alignments"], update["target_losses"], evaluation["specific"]):
+        assert list(told) == ["target", "short"]
+    assert sorted(update["target_weights"].values()) == [0.0, 1.0]
+    assert drawn.code == 0, drawn.text
+    assert "alignments.png" in drawn.text
 
 
 def _check_refusals(folder: Path) -> None:

@@ -29,14 +29,17 @@ class Reference:
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.module.parameters() if p.requires_grad]
 
-    def gradient(self, tokens: IntArray) -> Tensor:
-        """Return the gradient of the mean over all targets, of every parameter in one vector."""
+    def mean_loss(self, tokens: IntArray) -> Tensor:
+        """Return the mean over all targets."""
         sequences = [s[s != PADDING][None] for s in torch.from_numpy(tokens)]
         targets = torch.tensor([s.shape[1] - 1 for s in sequences])
         losses = torch.stack([self.loss(self.module, sequence) for sequence in sequences])
-        mean = (losses * targets).sum() / targets.sum()
+        return (losses * targets).sum() / targets.sum()
+
+    def gradient(self, tokens: IntArray) -> Tensor:
+        """Return the gradient of the mean over all targets, of every parameter in one vector."""
         gradients = torch.autograd.grad(
-            mean, self.parameters, allow_unused=True, materialize_grads=True
+            self.mean_loss(tokens), self.parameters, allow_unused=True, materialize_grads=True
         )
         return torch.cat([g.flatten() for g in gradients])
 

@@ -85,6 +85,49 @@ def test_each_probe_says_what_it_reads_and_forms(folder, overrides, cost):
     assert entry(report(folder, *overrides), "probe") == f"every 4 steps: {cost}"
 
 
+TWO_SETS = "data.specific={a: {path: specific}, b: {path: specific}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cost"),
+    [
+        (
+            [],
+            (
+                "(3 x 8 x 2 + 32 x 2 + 32 x 2 for losses) / (4 x 8) = 550.0% more sequences; "
+                "directional: no domain's gradient is formed"
+            ),
+        ),
+        (
+            ["mixing.score=cosine"],
+            (
+                "(3 x 8 x 3 + 32 x 2 + 32 x 2 for losses) / (4 x 8) = 625.0% more sequences; "
+                "directional, with 3 whole gradients an update for the norms"
+            ),
+        ),
+        (
+            [
+                "mixing={type: grape, interval: 4, step_size: 1.0, task_step_size: 1.0}",
+                "mixing.probe={type: sharded, specific_sequences: 4}",
+            ],
+            (
+                "(3 x 8 x 2 + 4 x 2 + 4 x 2 for losses) / (4 x 8) = 200.0% more sequences; "
+                "sharded: 8 whole gradients an update"
+            ),
+        ),
+    ],
+)
+def test_each_of_several_specific_sets_costs_as_much_as_one(folder, overrides, cost):
+    assert entry(report(folder, TWO_SETS, *overrides), "probe") == f"every 4 steps: {cost}"
+
+
+def test_every_specific_set_is_told(folder):
+    told = entry(report(folder, TWO_SETS), "data")
+    assert re.match(
+        r"3 domains and the specific sets a \(\d+ sequences\), b \(\d+ sequences\), all by ", told
+    )
+
+
 def test_the_specific_set_is_counted_as_it_is_packed(folder):
     told = entry(report(folder), "data")
     assert re.match(r"3 domains and the specific set target \(\d+ sequences\), all by ", told)

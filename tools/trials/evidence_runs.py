@@ -25,7 +25,7 @@ EXPERIMENTS = {
     "clusters": ("uniform", "importance", "distribution_dga"),
 }
 SENSITIVITY = {
-    "step_size 0.1": ("mixing.step_size=0.1",),
+    "step_size 0.3": ("mixing.step_size=0.3",),
     "step_size 1": ("mixing.step_size=1.0",),
     "interval 10": ("mixing.interval=10",),
     "interval 50": ("mixing.interval=50",),

@@ -10,13 +10,13 @@ from megadga.alignment.methods import (
     Sharded,
 )
 from megadga.alignment.overhead import Overhead, predicted_overhead
-from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.mixing.scheduler import AlignmentNeeds, TargetNeeds
 
 NORMS = AlignmentNeeds(norms=True)
 PRECONDITIONED = AlignmentNeeds(preconditioned=True)
 
 
-def overhead(method: Method, needs: AlignmentNeeds = AlignmentNeeds()) -> Overhead:
+def overhead(method: Method, needs: AlignmentNeeds | TargetNeeds = AlignmentNeeds()) -> Overhead:
     """With 20 domains of 8 sequences, 32 specific ones, and batches of 512 for 100 steps."""
     return predicted_overhead(
         Probing(method, ProbeBudget(8, 32)),
@@ -49,3 +49,20 @@ def test_an_update_reads_the_sequences_that_are_worked_out_here(method, needs, s
 
 def test_twenty_domains_cost_four_in_a_thousand():
     assert f"{overhead(Directional()).share:.2%}" == "0.38%"
+
+
+@pytest.mark.parametrize(
+    ("method", "needs", "sequences"),
+    [
+        (Directional(), TargetNeeds(3), 3 * (160 + 32 + 32)),
+        (Directional(), TargetNeeds(3, norms=True), 4 * 160 + 3 * (32 + 32)),
+        (Sharded(), TargetNeeds(3, norms=True), 3 * (160 + 32 + 32)),
+        (Directional(LowRank(interval=4)), TargetNeeds(3), 3 * (160 + 32 * 2 / 4 + 32)),
+    ],
+)
+def test_each_target_costs_what_one_does_and_the_pass_of_its_loss(
+    method: Method, needs: TargetNeeds, sequences: float
+) -> None:
+    found = overhead(method, needs)
+    assert found.sequences_per_update == pytest.approx(sequences)
+    assert found.share == pytest.approx(sequences / (100 * 512))

@@ -45,12 +45,14 @@ def test_domains_come_from_a_folder_or_from_a_list(folder):
     assert names(data_of(folder, listed).domains) == ["b", "a"]
 
 
-def test_the_specific_set_is_opened_where_the_mixture_aligns_to_it(folder):
+GRAPE = "mixing={type: grape, interval: 4, step_size: 1.0, task_step_size: 1.0}"
+
+
+def test_the_specific_sets_are_opened_where_the_mixture_aligns_to_them(folder):
     data = data_of(folder)
-    assert data.specific is not None
-    assert (data.specific.name, names(data.held_out_specific)) == ("target", ["target"])
+    assert (names(data.specific), names(data.held_out_specific)) == (["target"], ["target"])
     static = data_of(folder, "mixing={type: static, weights: uniform}")
-    assert static.specific is None
+    assert static.specific == ()
     assert names(static.held_out_specific) == ["target"]
 
 
@@ -79,12 +81,22 @@ def test_a_guard_by_a_loss_that_nobody_measures_is_refused(folder):
         data_of(folder, GUARDED)
 
 
+@pytest.mark.parametrize("rule", ["mixing.type=dga", GRAPE])
+def test_several_specific_sets_keep_their_order(folder, rule):
+    two = "data.specific={z: {path: specific}, a: {path: examples, packing: examples}}"
+    data = data_of(folder, two, rule)
+    assert names(data.specific) == names(data.held_out_specific) == ["z", "a"]
+    assert [type(each) for each in data.specific] == [Domain, Examples]
+    assert list(data.identity["specific"]) == ["z", "a"]
+
+
 def test_the_specific_set_is_packed_as_the_run_says(folder):
     packed = "data.specific={target: {path: examples, packing: examples}}"
     data = data_of(folder, packed)
-    assert isinstance(data.specific, Examples)
+    (specific,) = data.specific
+    assert isinstance(specific, Examples)
     assert [type(held) for held in data.held_out_specific] == [Examples]
-    assert data.specific.num_documents == 40
+    assert specific.num_documents == 40
     assert {type(domain) for domain in (*data.domains, *data.held_out)} == {Domain}
 
 

@@ -20,8 +20,10 @@ from megadga.config.models import RunConfig
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
 from megadga.mixing.general_guard import GeneralGuard
+from megadga.mixing.grape import Grape
 from megadga.mixing.odm import Odm
-from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds
+from megadga.mixing.over_targets import OverTargets
+from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, TargetNeeds
 from megadga.mixing.static import Static
 from megadga.mixing.step_size import AutoStep
 from megadga.mixing.unimax import unimax_weights
@@ -182,6 +184,40 @@ def test_unimax_weights_have_the_tokens_of_the_whole_run_as_their_budget(folder)
     assert len(set(expected.tolist())) > 1  # something is capped
     found = first_weights(folder, static("{type: unimax, max_epochs: 0.5}"))
     np.testing.assert_array_equal(found, expected)
+
+
+TWO_SETS = "data.specific={a: {path: specific, importance: 3.0}, b: {path: specific}}"
+
+
+def test_several_specific_sets_are_combined_before_the_rule_sees_them(folder):
+    found = mixture(folder, TWO_SETS, "mixing.score=cosine", "mixing.combine=worst")
+    scheduler = found.scheduler
+    assert isinstance(scheduler, OverTargets)
+    assert isinstance(scheduler.rule, Dga)
+    assert (scheduler.combine, scheduler.score, scheduler.rule.score) == ("worst", "cosine", "raw")
+    np.testing.assert_array_equal(scheduler.importance, [3.0, 1.0])
+    assert scheduler.observes == TargetNeeds(2, norms=True)
+
+
+def test_one_specific_set_is_left_to_the_rule_itself(folder):
+    assert isinstance(mixture(folder, "mixing.combine=worst").scheduler, Dga)
+
+
+def test_grape_takes_every_setting(folder):
+    found = mixture(
+        folder,
+        TWO_SETS,
+        "mixing={type: grape, interval: 2, step_size: 1.5, task_step_size: 5.0, score: clipped, "
+        "task_smoothing: 0.1, initial: {code: 0.5, novels: 0.5, recipes: 0}, "
+        "probe: {type: sharded, specific_sequences: 3}}",
+    )
+    scheduler = found.scheduler
+    assert isinstance(scheduler, Grape)
+    assert (scheduler.step_size, scheduler.task_step_size) == (1.5, 5.0)
+    assert (scheduler.task_smoothing, scheduler.score) == (0.1, "clipped")
+    np.testing.assert_array_equal(scheduler.initial, [0.5, 0.5, 0.0])
+    np.testing.assert_array_equal(scheduler.task_weights, [0.75, 0.25])
+    assert (found.interval, found.probing) == (2, Probing(Sharded(), ProbeBudget(8, 3)))
 
 
 def test_odm_follows_losses_and_measures_nothing(folder):

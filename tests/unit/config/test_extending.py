@@ -15,9 +15,7 @@ from tests.support.runs import write_run
 
 Write = Callable[..., Path]
 STAYING = "mixing={type: staying, interval: 3}"
-BUILT_IN = (
-    "'dga', 'static', 'importance', 'schedule', 'odm', 'uniform', 'proportional', 'temperature'"
-)
+BUILT_IN = "'dga', 'static', 'importance', 'schedule', 'odm', 'grape', 'uniform', 'proportional', 'temperature'"
 
 
 @pytest.fixture

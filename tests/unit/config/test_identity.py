@@ -89,7 +89,9 @@ def test_the_set_that_is_aligned_to_belongs_to_the_identity(tmp_path):
     after = load_config(write_run(tmp_path, RUN.replace("target:", "other:")))
     assert differences(before.identity(), after.identity()) == [
         "data.specific.target.packing: expected 'stream', found nothing",
+        "data.specific.target.importance: expected 1.0, found nothing",
         "data.specific.other.packing: expected nothing, found 'stream'",
+        "data.specific.other.importance: expected nothing, found 1.0",
     ]
 
 

@@ -51,8 +51,8 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         (
             "  dga: 1",
             (
-                "run.yaml:11: mixing.dga: expected one of basis, ema, floor, freeze_after, "
-                "general_guard, initial, "
+                "run.yaml:11: mixing.dga: expected one of basis, combine, ema, floor, "
+                "freeze_after, general_guard, initial, "
                 "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
                 "probe, score, step_size, type, warmup, without_moments, "
                 "found 'dga'"
@@ -80,8 +80,8 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         (
             "  weights: uniform",
             (
-                "run.yaml:11: mixing.weights: expected one of basis, ema, floor, freeze_after, "
-                "general_guard, initial, "
+                "run.yaml:11: mixing.weights: expected one of basis, combine, ema, floor, "
+                "freeze_after, general_guard, initial, "
                 "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
                 "probe, score, step_size, type, warmup, without_moments, "
                 "found 'weights', a key of type static"
@@ -137,8 +137,8 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_text(tmp_path):
         ),
         (
             "run.yaml:8: mixing.type: expected 'dga', 'static', 'importance', 'schedule', 'odm', "
-            "'uniform', 'proportional', 'temperature' or 'unimax', found 'dag'; did you mean "
-            "'dga'?"
+            "'grape', 'uniform', 'proportional', 'temperature' or 'unimax', found 'dag'; did you "
+            "mean 'dga'?"
         ),
         "run.yaml:11: training.steps: expected a number greater than or equal to 1, found 0",
         "zero.json:5: deepspeed.optimizer: expected a mapping, found 'AdamW'",
@@ -260,15 +260,27 @@ def test_domains_that_are_listed_have_different_names(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("sets", "found"), [("{}", "none"), ("{a: {path: x}, b: {path: y}}", "a, b")]
-)
-def test_dga_aligns_to_exactly_one_specific_set(tmp_path, sets, found):
-    assert complaints(write_run(tmp_path), f"data.specific={sets}") == [
+@pytest.mark.parametrize("mixing", ["dga", "grape"])
+def test_what_aligns_needs_a_specific_set(tmp_path, mixing):
+    rule = f"mixing={{type: {mixing}, interval: 4, step_size: 1.0"
+    rule += ", task_step_size: 1.0}" if mixing == "grape" else "}"
+    path, none = write_run(tmp_path), "data.specific={}"
+    assert complaints(path, none, rule) == [
         (
-            "override 1: data.specific: expected exactly one set, "
-            f"which mixing.type dga aligns to, found {found}"
+            "override 1: data.specific: expected at least one set, "
+            f"which mixing.type {mixing} aligns to, found none"
         )
     ]
-    static = "mixing={type: static, weights: uniform}"
-    assert load_config(write_run(tmp_path), [f"data.specific={sets}", static])
+    for sets in ("{a: {path: x}}", "{a: {path: x}, b: {path: y, importance: 0.5}}"):
+        assert load_config(path, [f"data.specific={sets}", rule])
+    assert load_config(path, [none, "mixing={type: static, weights: uniform}"])
+
+
+def test_importance_is_above_zero(tmp_path):
+    override = "data.specific.target.importance=0.0"
+    assert complaints(write_run(tmp_path), override) == [
+        (
+            "override 1: data.specific.target.importance: expected a number greater than 0, "
+            "found 0.0"
+        )
+    ]

@@ -198,3 +198,44 @@ def test_what_can_be_measured_is_no_contradiction(tmp_path, overrides):
 def test_what_a_basis_cannot_have_is_refused(tmp_path, override, complaint):
     (found,) = complaints(tmp_path, "mixing.basis=basis.npz", override)
     assert complaint in found
+
+
+TWO_SETS = "data.specific={a: {path: x}, b: {path: y}}"
+GRAPE = "mixing={type: grape, interval: 4, step_size: 1.0, task_step_size: 1.0}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (
+            [TWO_SETS, IN_FLIGHT],
+            (
+                "override 2: mixing.probe.type: expected directional or sharded with 2 sets in "
+                "data.specific: a step is watched along one direction, found 'in_flight'"
+            ),
+        ),
+        (
+            [TWO_SETS, "mixing.min_signal=0.5"],
+            (
+                "override 2: mixing.min_signal: expected 0 with 2 sets in data.specific, of whose "
+                "scores together the noise is not known, found 0.5"
+            ),
+        ),
+        (
+            [GRAPE, IN_FLIGHT],
+            (
+                "override 2: mixing.probe.type: expected directional or sharded with "
+                "mixing.type grape: a step is watched along one direction, found 'in_flight'"
+            ),
+        ),
+        (
+            [GRAPE, "mixing.probe={direction_interval: 2}"],
+            (
+                "override 2: mixing.probe.direction_interval: expected 1 with "
+                "mixing.probe.direction full, or a low-rank one, found 2"
+            ),
+        ),
+    ],
+)
+def test_what_several_specific_sets_cannot_have_is_refused(tmp_path, overrides, complaint):
+    assert complaints(tmp_path, *overrides) == [complaint]

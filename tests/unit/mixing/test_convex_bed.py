@@ -17,6 +17,7 @@ from megadga.mixing.grape import Grape
 from megadga.mixing.guards import total_variation
 from megadga.mixing.importance import importance_weights
 from megadga.mixing.odm import Odm
+from megadga.mixing.over_targets import OverTargets
 from megadga.mixing.schedule import replay
 from megadga.mixing.static import Static, uniform_weights
 from megadga.mixing.step_size import AutoStep
@@ -126,6 +127,18 @@ def test_grape_serves_the_worse_of_two_targets_better_than_a_rule_for_one():
     one = train(BED, Dga(UNIFORM, step_size=0.2)).target_losses[-1].max()
     uniform = train(BED, Static(UNIFORM)).target_losses[-1].max()
     assert both < uniform < one
+
+
+@pytest.mark.parametrize("ema", [1.0, 0.1])
+def test_the_worst_of_two_targets_fares_better_in_max_min_than_in_their_sum(ema):
+    of_sum, of_worst = (
+        train(BED, OverTargets(Dga(UNIFORM, step_size=0.2, ema=ema), importance, combine))
+        .target_losses[-1]
+        .max()
+        for combine in ("sum", "worst")
+        for importance in [np.array([4.0, 1.0])]
+    )
+    assert of_worst < of_sum
 
 
 def test_the_plot_of_the_documentation_can_be_drawn_again(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from megadga.mixing.dga import Dga
 from megadga.mixing.general_guard import GeneralGuard, GuardReading, read_guard
-from megadga.mixing.over_basis import OverBasis, rule_memory
+from megadga.mixing.over_basis import OverBasis, rule_state
 from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler
 from tests.support.mixtures import identity
 
@@ -25,7 +25,8 @@ def states(rule: Scheduler, *losses: float | None, dots=TOWARDS_FIRST) -> list[M
 
 
 def readings(rule: Scheduler, *losses: float | None) -> list[GuardReading | None]:
-    return [read_guard(rule_memory(state.memory)) for state in states(rule, *losses)]
+    inside = rule_state if isinstance(rule, OverBasis) else lambda state: state
+    return [read_guard(inside(state).memory) for state in states(rule, *losses)]
 
 
 def test_updates_are_pulled_while_the_loss_is_above_its_best_as_worked_out_by_hand():

@@ -80,7 +80,7 @@ def test_a_target_loss_without_a_logarithm_leaves_the_update_out(loss):
 def test_it_observes_norms_only_to_clip():
     raw = Grape(HALF, HALF, step_size=1.0, task_step_size=1.0)
     clipped = Grape(HALF, HALF, step_size=1.0, task_step_size=1.0, score="clipped")
-    assert (raw.observes, clipped.observes) == (TargetNeeds(), TargetNeeds(norms=True))
+    assert (raw.observes, clipped.observes) == (TargetNeeds(2), TargetNeeds(2, norms=True))
 
 
 def test_another_number_of_targets_is_refused():
@@ -118,3 +118,5 @@ def test_shapes_that_contradict_each_other_are_refused():
         TargetAlignments(np.ones((1, 2)), np.ones(2), np.ones(1))
     with pytest.raises(ValueError, match=r"squared_norms: expected \(2,\), found \(3,\)"):
         TargetAlignments(np.ones((1, 2)), np.ones(1), np.ones(1), np.ones(3))
+    with pytest.raises(ValueError, match=r"standard_errors: expected \(1, 2\), found \(2,\)"):
+        TargetAlignments(np.ones((1, 2)), np.ones(1), np.ones(1), standard_errors=np.ones(2))

@@ -5,7 +5,8 @@ import numpy as np
 from megadga.mixing.dga import Dga
 from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.over_basis import OverBasis
-from megadga.mixing.scheduler import Alignments
+from megadga.mixing.over_targets import OverTargets
+from megadga.mixing.scheduler import Alignments, TargetAlignments
 from megadga.mixing.static import uniform_weights
 from megadga.plugin.records import MOST_DOMAINS, UpdateRecords
 from tests.support.mixtures import mixtures_of
@@ -22,7 +23,7 @@ def record_over(num_domains: int):
     domains = tuple(f"c{i}" for i in range(num_domains))
     records = UpdateRecords(domains, rule.observes)
     weights = records.weights(rule.init(), np.zeros(num_domains))
-    return {**records.alignments(alignments), **weights}
+    return {**records.measurement(alignments, rule.init()), **weights}
 
 
 def test_a_basis_is_told_beside_the_domains():
@@ -44,7 +45,7 @@ def test_a_guard_is_told_in_every_update_and_where_it_begins_and_ends():
         observed = Alignments(np.array([1.0, 2.0]), 4.0, general_loss=loss)
         after = over.update(state, observed)
         told.append(records.weights(after, np.zeros(2))["general_guard"])
-        events.append(records.guard(state, after, observed))
+        events.append(records.guard(state, after, loss))
         state = after
 
     assert told == [False, True, True, False]
@@ -58,3 +59,51 @@ def test_a_guard_is_told_in_every_update_and_where_it_begins_and_ends():
 def test_too_many_domains_are_left_to_their_basis():
     assert record_over(MOST_DOMAINS).keys() >= OF_DOMAINS
     assert not record_over(MOST_DOMAINS + 1).keys() & OF_DOMAINS
+
+
+def of_two_sets(dots, **more):
+    return TargetAlignments(np.array(dots), np.array([1.5, 2.5]), np.array([4.0, 9.0]), **more)
+
+
+def test_several_specific_sets_are_told_by_name():
+    rule = OverTargets(Dga(uniform_weights(2), step_size=0.5), np.array([1.0, 3.0]))
+    observed = of_two_sets(
+        [[1.0, 2.0], [3.0, 4.0]],
+        standard_errors=np.array([[0.1, 0.2], [0.3, 0.4]]),
+        squared_norms=np.array([1.0, 25.0]),
+        direction_energies=np.array([1.0, 0.5]),
+    )
+    record = UpdateRecords(("a", "b"), rule.observes, ("qa", "law")).measurement(
+        observed, rule.init()
+    )
+
+    assert record == {
+        "target_alignments": {"qa": {"a": 1.0, "b": 2.0}, "law": {"a": 3.0, "b": 4.0}},
+        "target_standard_errors": {"qa": {"a": 0.1, "b": 0.2}, "law": {"a": 0.3, "b": 0.4}},
+        "target_losses": {"qa": 1.5, "law": 2.5},
+        "target_weights": {"qa": 0.25, "law": 0.75},
+        "target_gradient_norms": {"qa": 2.0, "law": 3.0},
+        "target_direction_energies": {"qa": 1.0, "law": 0.5},
+        "gradient_norms": {"a": 1.0, "b": 5.0},
+    }
+
+
+def test_of_several_specific_sets_over_a_basis_the_weights_are_told_too():
+    inner = OverTargets(Dga(uniform_weights(2), step_size=0.5), np.array([1.0, 3.0]))
+    rule = OverBasis(inner, mixtures_of([[1, 0, 0], [0, 0.5, 0.5]], BASIS))
+    record = UpdateRecords(("c0", "c1", "c2"), rule.observes, ("x", "y")).measurement(
+        of_two_sets([[1.0, 2.0], [3.0, 4.0]]), rule.init()
+    )
+
+    assert record["target_alignments"]["y"] == {"qa": 3.0, "code": 4.0}
+    assert record["target_weights"] == {"x": 0.25, "y": 0.75}
+
+
+def test_an_update_that_several_sets_leave_out_names_the_domains_to_blame():
+    rule = OverTargets(Dga(uniform_weights(2), step_size=0.5), np.ones(2))
+    observed = of_two_sets([[1.0, 2.0], [3.0, np.nan]])
+    after = rule.update(rule.init(), observed)
+    event = UpdateRecords(("a", "b"), rule.observes, ("x", "y")).skipped(observed, after)
+
+    assert event["reason"] == "alignments or losses of the specific sets are not finite"
+    assert (event["domains"], event["num_skipped"]) == (["b"], 1)

@@ -5,6 +5,7 @@ import pytest
 
 from megadga.errors import ConfigError
 from megadga.report.alignments import plot_alignments, read_alignments
+from megadga.report.plots import plot_run
 
 
 def write_updates(path, *updates):
@@ -17,9 +18,20 @@ def update(a, b, **more):
     return {"alignments": {"a": a, "b": b}, "averaged_weights": {"a": 0.25, "b": 0.75}, **more}
 
 
+def only(metrics):
+    """The history of a run with one specific set."""
+    (history,) = read_alignments(metrics).values()
+    return history
+
+
+def of_targets(**by_set):
+    weights = dict.fromkeys(next(iter(by_set.values())), 0.5)
+    return {"target_alignments": by_set, "averaged_weights": weights}
+
+
 def test_alignments_come_with_steps_names_and_errors(tmp_path):
     errors = {"standard_errors": {"a": 0.1, "b": 0.2}}
-    history = read_alignments(write_updates(tmp_path / "m", update(1, 2, **errors), update(3, 4)))
+    history = only(write_updates(tmp_path / "m", update(1, 2, **errors), update(3, 4)))
 
     assert history.names == ("a", "b")
     np.testing.assert_array_equal(history.steps, [5, 10])
@@ -28,7 +40,7 @@ def test_alignments_come_with_steps_names_and_errors(tmp_path):
 
 
 def test_an_alignment_that_was_not_finite_leaves_a_gap(tmp_path):
-    history = read_alignments(write_updates(tmp_path / "m", update(None, 2)))
+    history = only(write_updates(tmp_path / "m", update(None, 2)))
 
     np.testing.assert_array_equal(history.alignments, [[np.nan, 2]])
 
@@ -64,7 +76,32 @@ def test_the_measured_may_be_basis_distributions(tmp_path):
         "averaged_weights": {"a": 0.25, "b": 0.75},
         "basis_averaged_weights": {"qa": 0.4, "code": 0.6},
     }
-    history = read_alignments(write_updates(tmp_path / "m", over_basis))
+    history = only(write_updates(tmp_path / "m", over_basis))
 
     assert history.names == ("qa", "code")
     np.testing.assert_array_equal(history.weights, [0.4, 0.6])
+
+
+def test_several_specific_sets_have_a_history_each(tmp_path):
+    errors = {"target_standard_errors": {"qa": {"a": 0.1, "b": 0.2}, "law": {"a": 0.3, "b": 0.4}}}
+    first = of_targets(qa={"a": 1, "b": 2}, law={"a": 3, "b": None})
+    second = of_targets(qa={"a": 5, "b": 6}, law={"a": 7, "b": 8})
+    histories = read_alignments(write_updates(tmp_path / "m", first | errors, second))
+
+    assert list(histories) == ["qa", "law"]
+    np.testing.assert_array_equal(histories["qa"].alignments, [[1, 2], [5, 6]])
+    np.testing.assert_array_equal(histories["law"].alignments, [[3, np.nan], [7, 8]])
+    np.testing.assert_array_equal(histories["law"].standard_errors, [[0.3, 0.4], [np.nan, np.nan]])
+
+
+def test_several_specific_sets_have_a_panel_each(tmp_path):
+    heights = []
+    for number, targets in enumerate((["qa"], ["qa", "law"])):
+        record = of_targets(**{name: {"a": 1.0, "b": 2.0} for name in targets})
+        metrics = write_updates(tmp_path / f"{number}.jsonl", record, record)
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        _, image = plot_run(metrics, folder)
+        heights.append(int.from_bytes(image.read_bytes()[20:24]))  # of PNG's header
+
+    assert heights[1] == 2 * heights[0]

@@ -38,7 +38,7 @@ def test_errors_have_the_size_that_the_signal_to_noise_says():
         errors.append(disturbed.dots - exact.dots)
 
     # The relative error of a standard deviation of 24,000 normal numbers is 1 / sqrt(48,000).
-    deviation = np.std(errors)
+    deviation = float(np.std(errors))
     spread = np.std(exact.dots, ddof=1)
     assert spread / deviation == pytest.approx(0.5, rel=5 / math.sqrt(48_000))
     # Measured with these errors, the expected variance is the spread's and the errors'.
