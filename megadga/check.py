@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from megadga.alignment.methods import Directional, InFlight, Probing, Sharded
-from megadga.alignment.overhead import Reads, num_measured, predicted_overhead
+from megadga.alignment.overhead import Reads, num_compared, num_measured, predicted_overhead
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis
 from megadga.build.data import RunData, open_data
@@ -157,8 +157,8 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
     )
     budget = mixture.probing.budget
     of_domains = _product(overhead.domains, domains, budget.sequences_per_domain)
-    of_specific = _product(overhead.specific, budget.specific_sequences)
-    quotient = f"({of_domains} + {of_specific}) / ({mixture.interval} x {batch})"
+    of_target = _product(overhead.specific, num_compared(needs, budget, domains))
+    quotient = f"({of_domains} + {of_target}) / ({mixture.interval} x {batch})"
     most = "at most " if isinstance(mixture.probing.method, InFlight) else ""
     text = (
         f"every {mixture.interval} steps: {quotient} = {most}{overhead.share:.1%} more sequences"

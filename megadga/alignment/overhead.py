@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from megadga.alignment.methods import Directional, InFlight, LowRank, Method, Probing, Sharded
+from megadga.alignment.methods import (
+    Directional,
+    InFlight,
+    LowRank,
+    Method,
+    ProbeBudget,
+    Probing,
+    Sharded,
+)
 from megadga.mixing.scheduler import AlignmentNeeds
 
 
@@ -30,7 +38,7 @@ class Overhead:
 
     Attributes:
         domains: Passes over the ``K b`` sequences of the domains.
-        specific: Passes over the ``b_spe`` specific sequences.
+        specific: Passes over the target's (`num_compared`).
         sequences_per_update: Sequences that an update reads in the mean.
         share: Those, divided by what training reads from one update to the next.
     """
@@ -44,6 +52,13 @@ class Overhead:
 def num_measured(needs: AlignmentNeeds, num_domains: int) -> int:
     """Return how many gradients or sets of derivatives an update is of: K, or n of a basis."""
     return num_domains if needs.mixtures is None else len(needs.mixtures.names)
+
+
+def num_compared(needs: AlignmentNeeds, budget: ProbeBudget, num_domains: int) -> int:
+    """Return the sequences of the gradient that the domains' are compared with: b_spe or K b."""
+    if needs.target == "specific":
+        return budget.specific_sequences
+    return num_domains * budget.sequences_per_domain
 
 
 def predicted_overhead(
@@ -71,14 +86,14 @@ def predicted_overhead(
     budget = probing.budget
     sequences = (
         num_domains * budget.sequences_per_domain * domains.per_update
-        + budget.specific_sequences * specific.per_update
+        + num_compared(needs, budget, num_domains) * specific.per_update
     )
     share = sequences / (interval * global_batch_size)
     return Overhead(domains, specific, sequences, share)
 
 
 def _reads(method: Method, needs: AlignmentNeeds) -> tuple[Reads, Reads]:
-    """Return the passes over the domains' sequences and over the specific ones."""
+    """Return the passes over the domains' sequences and over the target's."""
     match method:
         case Sharded():
             return Reads(), Reads()

@@ -49,7 +49,7 @@ class DgaPlugin:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
         domains: The training domains, ``K`` of them, of one sequence length.
         specific: What the model should become good at; None only for a scheduler that aligns to
-            nothing. If it is padded (``Examples``), the module is shown ``PADDING`` among its
+            no such set. If it is padded (``Examples``), the module is shown ``PADDING`` among its
             tokens when alignments are measured, and at no other time.
         scheduler: The algorithm that moves the weights.
         sampling: How windows are drawn.

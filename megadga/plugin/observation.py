@@ -75,13 +75,13 @@ def make_observation(
             return Observation(None, None)
         case StepNeeds():
             return Observation(needs, StepObserver())
-        case LossNeeds(reference=False):
+        case LossNeeds():
             return Observation(needs, losses)
-        case AlignmentNeeds(target="specific"):
+        case AlignmentNeeds():
             return _of_alignments(needs, measured, probing=probing, interval=interval)
         case _:
             raise ValueError(
-                "scheduler: expected a rule that observes alignments with the specific set, "
+                "scheduler: expected a rule that observes alignments, "
                 f"losses of training, the step, or nothing, found one that observes {needs}"
             )
 
@@ -89,8 +89,6 @@ def make_observation(
 def _of_alignments(
     needs: AlignmentNeeds, measured: Measured, *, probing: Probing, interval: int
 ) -> Observation:
-    if measured.specific is None:
-        raise ValueError("specific: expected a specific set to align with, found None")
     measurement = make_measurement(
         measured.engine,
         measured.domains,
