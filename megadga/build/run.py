@@ -20,6 +20,7 @@ from megadga.train.checkpoints import CheckpointPlan, Checkpoints
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.header import latest_checkpoint, read_header
 from megadga.train.loop import Run
+from megadga.train.mean_weights import MeanWeightsFile
 from megadga.train.metrics import FanOut, MetricsFile
 from megadga.train.progress import Progress
 from megadga.train.trainer import Trainer
@@ -70,7 +71,7 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
         metrics=metrics,
     )
     checkpoints.resume()
-    sinks = () if metrics is None else (metrics, _progress(config, dga))
+    sinks = () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
     return Run(
         mixture=dga,
         trainer=Trainer(
@@ -158,6 +159,14 @@ def _open_output(config: RunConfig) -> MetricsFile:
             "output", expected="a folder that can be written", found=error.strerror or str(error)
         ) from None
     return MetricsFile(config.output / "metrics.jsonl")
+
+
+def _mean_weights(config: RunConfig) -> MeanWeightsFile:
+    return MeanWeightsFile(
+        config.output / "mean_weights.yaml",
+        due=_checkpoint_plan(config).due,
+        last_step=config.training.steps,
+    )
 
 
 def _progress(config: RunConfig, mixture: DgaPlugin) -> Progress:

@@ -6,6 +6,7 @@ from typing import Any, final
 import numpy as np
 
 from megadga.arrays import FloatArray
+from megadga.mixing.averages import average_weights, keeps_average
 from megadga.mixing.mixtures import Mixtures
 from megadga.mixing.over_basis import basis_weights
 from megadga.mixing.scheduler import (
@@ -19,6 +20,8 @@ from megadga.mixing.scheduler import (
 
 MOST_DOMAINS = 4096
 """Domains whose numbers are told one by one where a basis says the same in fewer."""
+MEAN_WEIGHTS = "mean_weights"
+"""Where an update has the mean of its rule's weights over the run, if the rule keeps one."""
 
 
 @final
@@ -58,13 +61,15 @@ class UpdateRecords:
             record["weights"] = _by_name(self.domains, mixture.weights)
             record["averaged_weights"] = _by_name(self.domains, mixture.averaged_weights)
             record["epochs"] = _by_name(self.domains, epochs)
+        if keeps_average(mixture):
+            record[MEAN_WEIGHTS] = _by_name(self.domains, average_weights(mixture))
         return record
 
     def alignments(self, alignments: Alignments) -> dict[str, Any]:
         """Return what was measured."""
         record: dict[str, Any] = {
             "alignments": _by_name(self.measured, alignments.dots),
-            "specific_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
+            f"{self._target}_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
         }
         if alignments.standard_errors is not None:
             record["standard_errors"] = _by_name(self.measured, alignments.standard_errors)
@@ -106,6 +111,11 @@ class UpdateRecords:
             "domains" if self._mixtures is None else "basis": blamed,
             "num_skipped": mixture.num_skipped,
         }
+
+    @property
+    def _target(self) -> str:
+        of_domains = isinstance(self.needs, AlignmentNeeds) and self.needs.target == "domains"
+        return "mean" if of_domains else "specific"
 
     @property
     def _mixtures(self) -> Mixtures | None:
