@@ -105,7 +105,8 @@ class DgaPlugin:
         self._clock = ProbeClock(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
-        self._losses = LossObserver(len(domains))
+        wants_reference = scheduler.observes == LossNeeds(reference=True)
+        self._losses = LossObserver(len(domains), reference=wants_reference)
         observation = make_observation(
             scheduler.observes,
             Measured(engine, domains, specific, loss=loss, seed=sampling.seed),
@@ -143,7 +144,9 @@ class DgaPlugin:
         self._prepare(indices)
         return indices
 
-    def observe_losses(self, domains: IntArray, losses: FloatArray) -> None:
+    def observe_losses(
+        self, domains: IntArray, losses: FloatArray, reference_losses: FloatArray | None = None
+    ) -> None:
         """Tell what an optimizer step was trained at, before ``after_step``. Not collective.
 
         Rules that follow the losses of training need it of every step; to others it is nothing.
@@ -152,12 +155,15 @@ class DgaPlugin:
             domains: Domain of each sequence, as ``indices.global_domains``, shape ``(B,)``.
             losses: Mean loss of each, nats a token, shape ``(B,)``. Of the whole global batch, and
                 equal on every rank.
+            reference_losses: A reference model's on the same sequences, for a rule that compares
+                the two (``Doremi``); to others it is nothing.
 
         Raises:
-            ValueError: If the shapes differ, or a domain is none.
+            ValueError: If the shapes differ, a domain is none, or the rule needs a reference
+                model's losses and there are none.
         """
         if isinstance(self._needs, LossNeeds):
-            self._losses.add(domains, losses)
+            self._losses.add(domains, losses, reference_losses)
 
     def after_step(self, step: int) -> Metrics:
         """Update the mixture if one is due. Collective: call it on every rank.
