@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from megadga.build.basis import RunBasis, open_basis
+from megadga.build.reference import RunReference, open_reference
 from megadga.config.histogram import read_histogram
-from megadga.config.mixing import DgaMixing, ImportanceMixing
+from megadga.config.mixing import ImportanceMixing, aligns_to_specific
 from megadga.config.models import RunConfig
 from megadga.config.rules import ScheduleMixing
 from megadga.errors import ConfigError
@@ -42,8 +43,9 @@ class RunData:
         held_out_specific: Validation splits of the specific sets that have one, in order.
         vocabulary_size: Rows of the model's embedding.
         basis: What a rule over mixtures of the domains lives on; None: it lives on the domains.
-        identity: What the training splits, the histogram and the basis hold, JSON-shaped: equal
-            for equal content, wherever it lies.
+        reference: The model that losses are compared with; None where none are.
+        identity: What the training splits, the histogram, the basis and the reference hold,
+            JSON-shaped: equal for equal content, wherever it lies.
     """
 
     domains: tuple[Domain, ...]
@@ -53,6 +55,7 @@ class RunData:
     held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
     basis: RunBasis | None
+    reference: RunReference | None
     identity: Mapping[str, Any]
 
     @property
@@ -67,7 +70,8 @@ def open_data(config: RunConfig) -> RunData:
     Raises:
         ShardError: If a set is missing or damaged, too short, or by another tokenizer.
         ConfigError: If the model's vocabulary is smaller than the tokenizer's, domains are too
-            short and not left out, or a basis is not one over them.
+            short and not left out, a basis is not one over them, or a reference model is not
+            one that fits the run.
     """
     length = config.model.sequence_length
     folders = read_folders(_domain_sources(config))
@@ -75,7 +79,7 @@ def open_data(config: RunConfig) -> RunData:
         read_folder(DomainSource(name, target.path))
         for name, target in config.data.specific.items()
     )
-    aligned = targets if isinstance(config.mixing, DgaMixing) else ()
+    aligned = targets if aligns_to_specific(config.mixing) else ()
     check_same_tokenizer((*folders, *targets))
     opened = open_split(folders, split="train", sequence_length=length)
     _check_lengths(config, opened)
@@ -83,6 +87,7 @@ def open_data(config: RunConfig) -> RunData:
     specific = _open_specific(config, aligned, split="train")
     held_out, held_out_specific = _held_out(config, folders, targets, opened)
     tokenizer = folders[0].manifest.tokenizer
+    reference = open_reference(config, tokenizer)
     return RunData(
         opened.domains,
         opened.too_short,
@@ -91,6 +96,7 @@ def open_data(config: RunConfig) -> RunData:
         held_out_specific,
         vocabulary_size=_vocabulary_size(config, tokenizer),
         basis=basis,
+        reference=reference,
         identity={
             "tokenizer": tokenizer.fingerprint,
             "domains": _identity(folders, opened),
@@ -98,6 +104,7 @@ def open_data(config: RunConfig) -> RunData:
             "histogram": _histogram_digest(config),
             "basis": None if basis is None else basis.digest,
             "schedule": _schedule_digest(config),
+            "reference": None if reference is None else reference.identity,
         },
     )
 

@@ -11,14 +11,16 @@ from megadga.alignment.methods import Probing
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis
 from megadga.build.dga import make_dga
+from megadga.build.doge import make_doge
 from megadga.build.probing import make_probing
 from megadga.build.schedule import make_schedule
 from megadga.build.weights import RunWeights
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing, StaticMixing
 from megadga.config.models import RunConfig
-from megadga.config.rules import OdmMixing, ScheduleMixing
+from megadga.config.rules import DogeMixing, DoremiMixing, OdmMixing, ScheduleMixing
 from megadga.errors import ConfigError
+from megadga.mixing.doremi import Doremi
 from megadga.mixing.importance import importance_weights
 from megadga.mixing.odm import Odm
 from megadga.mixing.scheduler import Scheduler
@@ -83,6 +85,12 @@ def make_mixture(
             mixture = Mixture(make_schedule(mixing, weights), mixing.interval)
         case OdmMixing() as mixing:
             mixture = Mixture(_odm(mixing, weights), mixing.interval)
+        case DogeMixing() as mixing:
+            mixture = Mixture(
+                make_doge(mixing, weights), mixing.interval, make_probing(mixing.probe)
+            )
+        case DoremiMixing() as mixing:
+            mixture = Mixture(_doremi(mixing, weights), mixing.interval)
     _check_supply(config, domains, mixture.scheduler.init().averaged_weights)
     return mixture
 
@@ -93,6 +101,14 @@ def _odm(mixing: OdmMixing, weights: RunWeights) -> Odm:
         smoothing=mixing.smoothing,
         warmup=mixing.warmup,
         reward=mixing.reward,
+    )
+
+
+def _doremi(mixing: DoremiMixing, weights: RunWeights) -> Doremi:
+    return Doremi(
+        weights.of(("mixing", "initial"), mixing.initial),
+        step_size=mixing.step_size,
+        smoothing=mixing.smoothing,
     )
 
 

@@ -14,7 +14,7 @@ from megadga.config.base import (
     Whole,
 )
 from megadga.config.probes import DirectionalProbe, Probe
-from megadga.config.rules import OdmMixing, ScheduleMixing
+from megadga.config.rules import DogeMixing, DoremiMixing, OdmMixing, ScheduleMixing
 from megadga.config.steps import StepSize
 from megadga.config.weights import Weights
 
@@ -92,6 +92,23 @@ class ImportanceMixing(Section):
 
 
 Mixing = Annotated[
-    DgaMixing | StaticMixing | ImportanceMixing | ScheduleMixing | OdmMixing,
+    DgaMixing
+    | StaticMixing
+    | ImportanceMixing
+    | ScheduleMixing
+    | OdmMixing
+    | DogeMixing
+    | DoremiMixing,
     Field(discriminator="type"),
 ]
+
+
+def aligns_to_specific(mixing: Mixing) -> bool:
+    """Tell whether a run's rule compares domains with the specific set."""
+    match mixing:
+        case DgaMixing():
+            return True
+        case DogeMixing():
+            return mixing.target == "specific"
+        case _:
+            return False

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.places import Mistake, shown
 from megadga.config.probes import DirectionalProbe, InFlightProbe, ShardedProbe
-from megadga.config.rules import ScheduleMixing
+from megadga.config.rules import DogeMixing, ScheduleMixing
 from megadga.config.sections import TrainingSection
 from megadga.config.weights import TemperatureWeights, UnimaxWeights
 
@@ -35,6 +35,18 @@ def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
         path = ("mixing", "probe", "sequences_per_domain")
         expected = "at least 2 with mixing.min_signal above 0, or there is no noise to see"
         yield Mistake(path, expected, "1")
+
+
+def find_doge_contradictions(mixing: DogeMixing) -> Iterator[Mistake]:
+    """Yield what a section says that cannot be measured the way that it says."""
+    match mixing.probe:
+        case DirectionalProbe() as probe:
+            yield from _direction_interval(probe)
+        case InFlightProbe():
+            expected = "directional or sharded with mixing.type doge, which needs every norm"
+            yield Mistake(("mixing", "probe", "type"), expected, shown(mixing.probe.type))
+        case ShardedProbe():
+            pass
 
 
 def _guards(mixing: DgaMixing) -> Iterator[Mistake]:
@@ -69,9 +81,14 @@ def _stages(steps: Sequence[int]) -> Iterator[Mistake]:
 
 
 def find_batch_contradictions(mixing: Mixing, training: TrainingSection) -> Iterator[Mistake]:
-    """Yield what a run's batches are too small for."""
-    in_flight = isinstance(mixing, DgaMixing) and isinstance(mixing.probe, InFlightProbe)
-    if in_flight and training.global_batch_size == 1:
+    """Yield what a run's batches cannot be measured on."""
+    if not isinstance(mixing, DgaMixing) or not isinstance(mixing.probe, InFlightProbe):
+        return
+    if training.loss_reweighting is not None:
+        expected = f"null with {_IN_FLIGHT}, which measures on batches that train on the mean loss"
+        found = training.loss_reweighting.strategy
+        yield Mistake(("training", "loss_reweighting"), expected, shown(found))
+    if training.global_batch_size == 1:
         expected = f"at least 2 with {_IN_FLIGHT}, which compares the sequences of a batch"
         yield Mistake(("training", "global_batch_size"), expected, "1")
 
@@ -96,13 +113,15 @@ def _over_basis(mixing: DgaMixing) -> Iterator[Mistake]:
 
 
 def _direction(mixing: DgaMixing, probe: DirectionalProbe | InFlightProbe) -> Iterator[Mistake]:
-    section = ("mixing", "probe")
-    if probe.direction == "full":
-        if probe.direction_interval > 1:
-            expected = "1 with mixing.probe.direction full, or a low-rank one"
-            found = shown(probe.direction_interval)
-            yield Mistake((*section, "direction_interval"), expected, found)
-    elif mixing.score == "adam":
+    yield from _direction_interval(probe)
+    if probe.direction != "full" and mixing.score == "adam":
         expected = "'full' with mixing.score adam, which divides element by element"
         found = shown(probe.direction.model_dump())
-        yield Mistake((*section, "direction"), expected, found)
+        yield Mistake(("mixing", "probe", "direction"), expected, found)
+
+
+def _direction_interval(probe: DirectionalProbe | InFlightProbe) -> Iterator[Mistake]:
+    if probe.direction == "full" and probe.direction_interval > 1:
+        path = ("mixing", "probe", "direction_interval")
+        expected = "1 with mixing.probe.direction full, or a low-rank one"
+        yield Mistake(path, expected, shown(probe.direction_interval))

@@ -10,14 +10,15 @@ from megadga.config.base import Section
 from megadga.config.contradictions import find_contradictions
 from megadga.config.identity import NOT_TRAINED, settings_identity
 from megadga.config.mistakes import as_error
-from megadga.config.mixing import DgaMixing, Mixing
+from megadga.config.mixing import DgaMixing, Mixing, aligns_to_specific
 from megadga.config.mixing_contradictions import (
     find_batch_contradictions,
+    find_doge_contradictions,
     find_mixing_contradictions,
     find_schedule_contradictions,
 )
 from megadga.config.places import Mistake, Places
-from megadga.config.rules import ScheduleMixing
+from megadga.config.rules import DogeMixing, ScheduleMixing
 from megadga.config.sections import (
     CheckpointSection,
     DataSection,
@@ -46,7 +47,7 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Mixing
-    """How the weights of the domains are set: type dga, odm, schedule,
+    """How the weights of the domains are set: type dga, doge, doremi, odm, schedule,
     static or importance."""
     sampling: SamplingSection = SamplingSection()
     """How batches are drawn from the weights."""
@@ -96,11 +97,15 @@ class RunConfig(Section):
             if mistakes := list(find_schedule_contradictions(mixing)):
                 raise as_error(mistakes)
             return mixing
-        if not isinstance(mixing, DgaMixing):
-            return mixing
-        mistakes = list(find_mixing_contradictions(mixing))
-        if data is not None and len(data.specific) != 1:
-            expected = "exactly one set, which mixing.type dga aligns to"
+        match mixing:
+            case DgaMixing():
+                mistakes = list(find_mixing_contradictions(mixing))
+            case DogeMixing():
+                mistakes = list(find_doge_contradictions(mixing))
+            case _:
+                return mixing
+        if data is not None and aligns_to_specific(mixing) and len(data.specific) != 1:
+            expected = f"exactly one set, which mixing.type {mixing.type} aligns to"
             found = ", ".join(data.specific) or "none"
             mistakes.append(Mistake(("data", "specific"), expected, found))
         if mistakes:
