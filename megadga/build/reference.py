@@ -11,7 +11,7 @@ from megadga.config.loading import load_config
 from megadga.config.models import RunConfig
 from megadga.config.rules import DoremiMixing
 from megadga.config.sections import LlamaModel
-from megadga.errors import ResumeError
+from megadga.errors import ConfigError, ResumeError
 from megadga.shards.manifest import TokenizerIdentity
 from megadga.train.header import CheckpointHeader, latest_checkpoint, load_header
 
@@ -90,7 +90,7 @@ def _header(config: RunConfig, checkpoint: Path) -> CheckpointHeader:
         raise _unfit(config, "a whole checkpoint", str(error)) from None
 
 
-def _unfit(config: RunConfig, expected: str, found: str) -> Exception:
+def _unfit(config: RunConfig, expected: str, found: str) -> ConfigError:
     return config.mistake("mixing", "reference", expected=expected, found=found)
 
 

@@ -117,13 +117,19 @@ def test_another_reference_is_another_run(folder):
 
 def test_weighted_steps_are_equal_on_any_number_of_ranks_and_micro_batches(folder):
     reweighted = "training.loss_reweighting={strategy: linupper, temperature: 0.1, warmup: 1}"
-    cases = {"one": (1, 2), "one at once": (1, 8), "two": (2, 2), "two at once": (2, 4)}
-    for name, (ranks, size) in cases.items():
+    cases = {
+        "one": (1, 2, 1),
+        "one at once": (1, 8, 0),
+        "two": (2, 2, 3),  # all of ZeRO-3's gathering, ahead and in training
+        "two at once": (2, 4, 2),
+    }
+    for name, (ranks, size, stage) in cases.items():
         train(
             folder,
             reweighted,
             f"output='{name}'",
             f"training.micro_batch_size={size}",
+            f"deepspeed.zero_optimization.stage={stage}",
             "checkpoint=null",
             ranks=ranks,
         )
