@@ -119,7 +119,7 @@ def test_weighted_steps_are_equal_on_any_number_of_ranks_and_micro_batches(folde
     reweighted = "training.loss_reweighting={strategy: linupper, temperature: 0.1, warmup: 1}"
     cases = {
         "one": (1, 2, 1),
-        "one at once": (1, 8, 0),
+        "one at once": (1, 8, 2),
         "two": (2, 2, 3),  # all of ZeRO-3's gathering, ahead and in training
         "two at once": (2, 4, 2),
     }
