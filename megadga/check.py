@@ -5,14 +5,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from megadga.alignment.methods import Directional, InFlight, Probing, Sharded
-from megadga.alignment.overhead import Reads, num_measured, predicted_overhead
+from megadga.alignment.overhead import Reads, num_compared, num_measured, predicted_overhead
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis
 from megadga.build.data import RunData, open_data
 from megadga.build.mixture import Mixture, make_mixture
+from megadga.build.reference import RunReference
 from megadga.build.shape import model_shape
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.models import RunConfig
+from megadga.config.sections import LossReweightingSection
 from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeeds
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
 from megadga.sampling.caps import cap_weights
@@ -50,6 +52,10 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     }
     if data.basis is not None:
         entries["basis"] = _basis(data.basis)
+    if data.reference is not None:
+        entries["reference"] = _reference(data.reference)
+    if config.training.loss_reweighting is not None:
+        entries["reweighting"] = _reweighting(config, config.training.loss_reweighting, world_size)
     if data.left_out:
         entries["left out"] = _left_out(data, mixture)
     for label, text in entries.items():
@@ -114,6 +120,23 @@ def _basis(basis: RunBasis) -> str:
     )
 
 
+def _reference(reference: RunReference) -> str:
+    model = reference.model
+    parameters = model_shape(model).num_parameters(reference.vocabulary_size)
+    what = f"{model.type} {model.preset}, {parameters:,} parameters on every rank"
+    return f"{reference.checkpoint} ({what}): a forward pass on each batch"
+
+
+def _reweighting(
+    config: RunConfig, section: LossReweightingSection, world_size: int | None
+) -> str:
+    what = f"{section.strategy} at temperature {section.temperature:g}"
+    more = "a forward pass more on each batch, a third of its time"
+    if world_size is None:
+        return f"{what}: where a rank has several micro-batches a step, {more}"
+    return f"{what}: {more if accumulation_steps(config, world_size) > 1 else 'no more passes'}"
+
+
 def _sequences(specific: SequenceSet) -> str:
     sequences = _count(specific.num_sequences, "sequence")
     if not isinstance(specific, Examples):
@@ -143,6 +166,8 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
     needs = mixture.scheduler.observes
     if isinstance(needs, StepNeeds | LossNeeds):
         what = "go by the step" if isinstance(needs, StepNeeds) else "follow training's losses"
+        if needs == LossNeeds(reference=True):
+            what = f"{what} above the reference's"
         return f"none: the weights {what}, every {_count(mixture.interval or 1, 'step')}"
     if mixture.probing is None or mixture.interval is None:
         return "none: the weights stay as they are"
@@ -158,10 +183,10 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
     )
     budget = mixture.probing.budget
     of_domains = _product(overhead.domains, domains, budget.sequences_per_domain)
-    of_specific = _product(overhead.specific, budget.specific_sequences)
-    reads = f"{of_domains} + {of_specific}"
+    compared = num_compared(needs, budget, domains)
+    reads = f"{of_domains} + {_product(overhead.specific, compared)}"
     if overhead.losses.times:
-        reads = f"{reads} + {_product(overhead.losses, budget.specific_sequences)} for losses"
+        reads = f"{reads} + {_product(overhead.losses, compared)} for losses"
     quotient = f"({reads}) / ({mixture.interval} x {batch})"
     most = "at most " if isinstance(mixture.probing.method, InFlight) else ""
     text = (

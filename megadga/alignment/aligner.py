@@ -10,7 +10,7 @@ from megadga.mixing.scheduler import Alignments
 
 @final
 class Aligner:
-    """Measures alignments with the specific set: of each domain (paper, Algorithm 1), or mixture.
+    """Measures alignments of each domain (paper, Algorithm 1), or mixture, with a target.
 
     Args:
         probe: The way gradients are measured.
@@ -27,7 +27,7 @@ class Aligner:
     def measure(self, update: int) -> Alignments:
         """Measure update number ``update`` (from 0). Collective; equal bits on every rank."""
         measured = [self._draws.measured(update, i) for i in range(self._draws.num_measured)]
-        return self._probe.measure(update, self._draws.specific(update), measured)
+        return self._probe.measure(update, self._draws.target(update), measured)
 
     def close(self) -> None:
         """Do nothing: the model is held only while it is measured."""

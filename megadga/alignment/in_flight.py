@@ -45,7 +45,7 @@ class InFlightAligner:
         apart = np.flatnonzero(due)
         watch = self._probe.start(
             update,
-            self._draws.specific(update),
+            self._draws.target(update),
             [self._draws.measured(update, int(index)) for index in apart],
         )
         self._prepared = _Prepared(batch, watch, apart)

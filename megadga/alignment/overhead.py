@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from megadga.alignment.methods import Directional, InFlight, LowRank, Method, Probing, Sharded
+from megadga.alignment.methods import (
+    Directional,
+    InFlight,
+    LowRank,
+    Method,
+    ProbeBudget,
+    Probing,
+    Sharded,
+)
 from megadga.mixing.scheduler import AlignmentNeeds, TargetNeeds
 
 
@@ -30,7 +38,7 @@ class Overhead:
 
     Attributes:
         domains: Passes over the ``K b`` sequences of the domains.
-        specific: Passes over ``b_spe`` specific sequences, of each target the same number.
+        specific: Passes over the target's sequences (`num_compared`), of several targets each.
         losses: Passes over them that go forward alone, counted whole.
         sequences_per_update: Sequences that an update reads in the mean.
         share: Those, divided by what training reads from one update to the next.
@@ -46,6 +54,15 @@ class Overhead:
 def num_measured(needs: AlignmentNeeds | TargetNeeds, num_domains: int) -> int:
     """Return how many gradients or sets of derivatives an update is of: K, or n of a basis."""
     return num_domains if needs.mixtures is None else len(needs.mixtures.names)
+
+
+def num_compared(
+    needs: AlignmentNeeds | TargetNeeds, budget: ProbeBudget, num_domains: int
+) -> int:
+    """Return the sequences of the gradient that the domains' are compared with: b_spe or K b."""
+    if isinstance(needs, TargetNeeds) or needs.target == "specific":
+        return budget.specific_sequences
+    return num_domains * budget.sequences_per_domain
 
 
 def predicted_overhead(
@@ -74,16 +91,15 @@ def predicted_overhead(
     domains, specific = _reads(probing.method, num_targets, norms=needs.norms)
     losses = Reads(num_targets if isinstance(needs, TargetNeeds) else 0)
     budget = probing.budget
-    sequences = (
-        num_domains * budget.sequences_per_domain * domains.per_update
-        + budget.specific_sequences * (specific.per_update + losses.per_update)
-    )
+    sequences = num_domains * budget.sequences_per_domain * domains.per_update + num_compared(
+        needs, budget, num_domains
+    ) * (specific.per_update + losses.per_update)
     share = sequences / (interval * global_batch_size)
     return Overhead(domains, specific, losses, sequences, share)
 
 
 def _reads(method: Method, num_targets: int, *, norms: bool) -> tuple[Reads, Reads]:
-    """Return the passes over the domains' sequences and over the specific ones."""
+    """Return the passes over the domains' sequences and over the targets'."""
     match method:
         case Sharded():
             return Reads(num_targets), Reads(num_targets)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from megadga.build.basis import RunBasis, open_basis
+from megadga.build.reference import RunReference, open_reference
 from megadga.config.extending import ExtensionMixing
-from megadga.config.grape import GrapeMixing
 from megadga.config.histogram import read_histogram
-from megadga.config.mixing import DgaMixing, ImportanceMixing
+from megadga.config.mixing import ImportanceMixing, aligns_to_specific
 from megadga.config.models import RunConfig
 from megadga.config.rules import ScheduleMixing
 from megadga.errors import ConfigError
@@ -45,9 +45,10 @@ class RunData:
         held_out_specific: Validation splits of the specific sets that have one, in order.
         vocabulary_size: Rows of the model's embedding.
         basis: What a rule over mixtures of the domains lives on; None: it lives on the domains.
-        identity: What the training splits, the histogram and the basis hold, and the validation
-            splits if the mixture depends on them, JSON-shaped: equal for equal content, wherever
-            it lies.
+        reference: The model that losses are compared with; None where none are.
+        identity: What the training splits, the histogram, the basis and the reference hold, and
+            the validation splits if the mixture depends on them, JSON-shaped: equal for equal
+            content, wherever it lies.
     """
 
     domains: tuple[Domain, ...]
@@ -57,6 +58,7 @@ class RunData:
     held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
     basis: RunBasis | None
+    reference: RunReference | None
     identity: Mapping[str, Any]
 
     @property
@@ -71,7 +73,8 @@ def open_data(config: RunConfig) -> RunData:
     Raises:
         ShardError: If a set is missing or damaged, too short, or by another tokenizer.
         ConfigError: If the model's vocabulary is smaller than the tokenizer's, domains are too
-            short and not left out, or a basis is not one over them.
+            short and not left out, a basis is not one over them, or a reference model is not
+            one that fits the run.
     """
     length = config.model.sequence_length
     folders = read_folders(_domain_sources(config))
@@ -88,6 +91,7 @@ def open_data(config: RunConfig) -> RunData:
     held_out, held_out_specific = _held_out(config, folders, targets, opened)
     _check_guarded(config, held_out)
     tokenizer = folders[0].manifest.tokenizer
+    reference = open_reference(config, tokenizer)
     return RunData(
         opened.domains,
         opened.too_short,
@@ -96,6 +100,7 @@ def open_data(config: RunConfig) -> RunData:
         held_out_specific,
         vocabulary_size=_vocabulary_size(config, tokenizer),
         basis=basis,
+        reference=reference,
         identity={
             "tokenizer": tokenizer.fingerprint,
             "domains": _identity(folders, opened),
@@ -103,6 +108,7 @@ def open_data(config: RunConfig) -> RunData:
             "histogram": _histogram_digest(config),
             "basis": None if basis is None else basis.digest,
             "schedule": _schedule_digest(config),
+            "reference": None if reference is None else reference.identity,
             **({"held_out": _held_out_digest(folders)} if config.is_guarded else {}),
         },
     )
@@ -113,9 +119,9 @@ def _may_align(config: RunConfig) -> bool:
 
     What an extension's rule observes is not known before there are domains to make it for.
     """
-    return isinstance(config.mixing, DgaMixing | GrapeMixing) or (
-        isinstance(config.mixing, ExtensionMixing) and len(config.data.specific) == 1
-    )
+    if isinstance(config.mixing, ExtensionMixing):
+        return len(config.data.specific) == 1
+    return aligns_to_specific(config.mixing)
 
 
 def _domain_sources(config: RunConfig) -> Path | Sequence[DomainSource]:

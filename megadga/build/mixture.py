@@ -11,6 +11,7 @@ from megadga.alignment.methods import Probing
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis
 from megadga.build.dga import make_dga
+from megadga.build.doge import make_doge
 from megadga.build.extension import make_extension
 from megadga.build.grape import make_grape
 from megadga.build.probing import make_probing
@@ -22,14 +23,17 @@ from megadga.config.grape import GrapeMixing
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import DgaMixing, ImportanceMixing, StaticMixing
 from megadga.config.models import RunConfig
-from megadga.config.rules import OdmMixing, ScheduleMixing
+from megadga.config.rules import DogeMixing, DoremiMixing, OdmMixing, ScheduleMixing
 from megadga.config.weights import TemperatureWeights, UnimaxWeights
 from megadga.errors import ConfigError
+from megadga.mixing.doremi import Doremi
 from megadga.mixing.importance import importance_weights
 from megadga.mixing.odm import Odm
 from megadga.mixing.scheduler import Scheduler
 from megadga.mixing.static import Static
 from megadga.shards.domain import Domain
+
+Fixed = StaticMixing | UniformMixing | ProportionalMixing | TemperatureWeights | UnimaxWeights
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,14 @@ def make_mixture(
             mixture = Mixture(
                 make_grape(mixing, weights), mixing.interval, make_probing(mixing.probe)
             )
-        case StaticMixing() as mixing:
-            mixture = Mixture(Static(weights.of(("mixing", "weights"), mixing.weights)))
-        case UniformMixing() | ProportionalMixing() as mixing:
-            mixture = Mixture(Static(weights.of(("mixing",), mixing.type)))
-        case TemperatureWeights() | UnimaxWeights() as mixing:
-            mixture = Mixture(Static(weights.of(("mixing",), mixing)))
+        case (
+            StaticMixing()
+            | UniformMixing()
+            | ProportionalMixing()
+            | TemperatureWeights()
+            | UnimaxWeights()
+        ) as mixing:
+            mixture = Mixture(Static(_fixed(mixing, weights)))
         case ExtensionMixing() as mixing:
             scheduler, probing = make_extension(mixing, weights)
             mixture = Mixture(scheduler, mixing.interval, probing)
@@ -100,8 +106,25 @@ def make_mixture(
             mixture = Mixture(make_schedule(mixing, weights), mixing.interval)
         case OdmMixing() as mixing:
             mixture = Mixture(_odm(mixing, weights), mixing.interval)
+        case DogeMixing() as mixing:
+            mixture = Mixture(
+                make_doge(mixing, weights), mixing.interval, make_probing(mixing.probe)
+            )
+        case DoremiMixing() as mixing:
+            mixture = Mixture(_doremi(mixing, weights), mixing.interval)
     _check_supply(config, domains, mixture.scheduler.init().averaged_weights)
     return mixture
+
+
+def _fixed(mixing: Fixed, weights: RunWeights) -> FloatArray:
+    """Return weights that stay as they are, shape ``(K,)``."""
+    match mixing:
+        case StaticMixing():
+            return weights.of(("mixing", "weights"), mixing.weights)
+        case UniformMixing() | ProportionalMixing():
+            return weights.of(("mixing",), mixing.type)
+        case TemperatureWeights() | UnimaxWeights():
+            return weights.of(("mixing",), mixing)
 
 
 def _odm(mixing: OdmMixing, weights: RunWeights) -> Odm:
@@ -110,6 +133,14 @@ def _odm(mixing: OdmMixing, weights: RunWeights) -> Odm:
         smoothing=mixing.smoothing,
         warmup=mixing.warmup,
         reward=mixing.reward,
+    )
+
+
+def _doremi(mixing: DoremiMixing, weights: RunWeights) -> Doremi:
+    return Doremi(
+        weights.of(("mixing", "initial"), mixing.initial),
+        step_size=mixing.step_size,
+        smoothing=mixing.smoothing,
     )
 
 

@@ -13,16 +13,21 @@ from megadga.build.data import RunData, open_data
 from megadga.build.engine import make_engine
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.ranks import process_group
+from megadga.build.reference_model import load_reference
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.models import RunConfig
+from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
 from megadga.train.checkpoints import CheckpointPlan, Checkpoints
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.header import latest_checkpoint, read_header
 from megadga.train.loop import Run
+from megadga.train.mean_weights import MeanWeightsFile
 from megadga.train.metrics import FanOut, MetricsFile
+from megadga.train.passes import Reweighting
 from megadga.train.progress import Progress
 from megadga.train.trainer import Trainer
+from megadga.zero.alone import losses_alone
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.engine import Engine
 
@@ -58,6 +63,7 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
+    trainer = _trainer(config, data, dga, engine, collective)
     alarms = _alarms(mixture, dga)
     plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
     metrics = _open_output(config) if collective.rank == 0 else None
@@ -70,16 +76,10 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
         metrics=metrics,
     )
     checkpoints.resume()
-    sinks = () if metrics is None else (metrics, _progress(config, dga))
+    sinks = () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
     return Run(
         mixture=dga,
-        trainer=Trainer(
-            engine,
-            dga.names,
-            collective=collective,
-            clock=time.perf_counter,
-            observe_losses=dga.observe_losses,
-        ),
+        trainer=trainer,
         plugins=plugins,
         metrics=FanOut(sinks),
         checkpoints=checkpoints,
@@ -110,6 +110,31 @@ def _mixture_plugin(
         ),
         interval=mixture.interval or config.training.steps,  # fixed mixtures have none
         probing=mixture.probing or Probing(),
+    )
+
+
+def _trainer(
+    config: RunConfig,
+    data: RunData,
+    dga: DgaPlugin,
+    engine: Engine,
+    collective: ProcessGroupCollective,
+) -> Trainer:
+    reference = None
+    if data.reference is not None:
+        reference = load_reference(config, data.reference, engine, collective=collective)
+    reweighting = None
+    if (section := config.training.loss_reweighting) is not None:
+        rule = LossReweighting(section.strategy, section.temperature, section.warmup)
+        reweighting = Reweighting(rule, losses_alone(engine, engine.module))
+    return Trainer(
+        engine,
+        dga.names,
+        collective=collective,
+        clock=time.perf_counter,
+        observe_losses=dga.observe_losses,
+        reference=reference,
+        reweighting=reweighting,
     )
 
 
@@ -163,6 +188,14 @@ def _open_output(config: RunConfig) -> MetricsFile:
             "output", expected="a folder that can be written", found=error.strerror or str(error)
         ) from None
     return MetricsFile(config.output / "metrics.jsonl")
+
+
+def _mean_weights(config: RunConfig) -> MeanWeightsFile:
+    return MeanWeightsFile(
+        config.output / "mean_weights.yaml",
+        due=_checkpoint_plan(config).due,
+        last_step=config.training.steps,
+    )
 
 
 def _progress(config: RunConfig, mixture: DgaPlugin) -> Progress:

@@ -17,7 +17,13 @@ NOT_TRAINED: dict[str, Any] = {
     # The same data may move; which domains are left out is seen in the domains that are not.
     "data": {"domains": True, "too_short": True, "specific": {"__all__": {"path"}}},
     # Files may move; what is in them counts.
-    "mixing": {"histogram": True, "basis": True, "csv": True, "replay": {"metrics": True}},
+    "mixing": {
+        "histogram": True,
+        "basis": True,
+        "csv": True,
+        "replay": {"metrics": True},
+        "reference": True,
+    },
     "training": {"steps"},  # training may go on for longer, unless the schedule depends on it
     "deepspeed": True,  # compared as it is completed
 }

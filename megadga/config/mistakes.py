@@ -84,7 +84,9 @@ def _unknown_key(
     return Mistake(
         path,
         expected="a known key" if close else f"one of {', '.join(siblings)}",
-        found=f"{key!r}, a key of type {' or '.join(types)}" if types else repr(key),
+        found=f"{key!r}, a key of type {' or '.join(dict.fromkeys(types))}"
+        if types
+        else repr(key),
         hint=" or ".join(map(repr, dict.fromkeys(close))),
     )
 

@@ -17,7 +17,7 @@ from megadga.config.fixed import ProportionalMixing, UniformMixing
 from megadga.config.grape import GrapeMixing
 from megadga.config.guards import GeneralGuardSection
 from megadga.config.probes import DirectionalProbe, Probe
-from megadga.config.rules import OdmMixing, ScheduleMixing
+from megadga.config.rules import DogeMixing, DoremiMixing, OdmMixing, ScheduleMixing
 from megadga.config.steps import StepSize
 from megadga.config.weights import TemperatureWeights, UnimaxWeights, Weights
 
@@ -107,9 +107,22 @@ Mixing = Annotated[
     | ScheduleMixing
     | OdmMixing
     | GrapeMixing
+    | DogeMixing
+    | DoremiMixing
     | UniformMixing
     | ProportionalMixing
     | TemperatureWeights
     | UnimaxWeights,
     Field(discriminator="type"),
 ]
+
+
+def aligns_to_specific(mixing: Mixing) -> bool:
+    """Tell whether a run's rule compares domains with the specific sets."""
+    match mixing:
+        case DgaMixing() | GrapeMixing():
+            return True
+        case DogeMixing():
+            return mixing.target == "specific"
+        case _:
+            return False

@@ -7,7 +7,7 @@ from megadga.config.grape import GrapeMixing
 from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.places import Mistake, shown
 from megadga.config.probes import DirectionalProbe, InFlightProbe, ShardedProbe
-from megadga.config.rules import ScheduleMixing
+from megadga.config.rules import DogeMixing, ScheduleMixing
 from megadga.config.sections import TrainingSection
 from megadga.config.weights import TemperatureWeights, UnimaxWeights
 
@@ -39,15 +39,35 @@ def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[Mistake]:
         yield Mistake(path, expected, "1")
 
 
-def find_target_contradictions(
-    mixing: DgaMixing | GrapeMixing, specific: Sequence[str]
+def find_rule_contradictions(
+    mixing: Mixing | ExtensionMixing, specific: Sequence[str] | None
 ) -> Iterator[Mistake]:
-    """Yield what cannot be said of so many specific sets.
+    """Yield what a rule's section says that cannot be done, or not the way that it says.
 
     Args:
-        mixing: What aligns to them.
-        specific: Their names.
+        mixing: The section.
+        specific: Names of the specific sets; None: they have mistakes of their own.
     """
+    match mixing:
+        case ScheduleMixing():
+            yield from find_schedule_contradictions(mixing)
+        case ExtensionMixing():
+            yield from find_extension_contradictions(mixing)
+        case DgaMixing():
+            yield from find_mixing_contradictions(mixing)
+            yield from _targets(mixing, specific)
+        case GrapeMixing():
+            yield from _targets(mixing, specific)
+        case DogeMixing():
+            yield from find_doge_contradictions(mixing, specific)
+        case _:
+            pass
+
+
+def _targets(mixing: DgaMixing | GrapeMixing, specific: Sequence[str] | None) -> Iterator[Mistake]:
+    """Yield what cannot be said of so many specific sets."""
+    if specific is None:
+        return
     if not specific:
         expected = f"at least one set, which mixing.type {mixing.type} aligns to"
         yield Mistake(("data", "specific"), expected, "none")
@@ -64,6 +84,23 @@ def find_target_contradictions(
     if isinstance(mixing.probe, InFlightProbe):
         expected = f"directional or sharded with {several}: a step is watched along one direction"
         yield Mistake(("mixing", "probe", "type"), expected, shown(mixing.probe.type))
+
+
+def find_doge_contradictions(
+    mixing: DogeMixing, specific: Sequence[str] | None
+) -> Iterator[Mistake]:
+    """Yield what a section says that cannot be measured the way that it says."""
+    match mixing.probe:
+        case DirectionalProbe() as probe:
+            yield from _held_direction(probe)
+        case InFlightProbe():
+            expected = "directional or sharded with mixing.type doge, which needs every norm"
+            yield Mistake(("mixing", "probe", "type"), expected, shown(mixing.probe.type))
+        case ShardedProbe():
+            pass
+    if specific is not None and mixing.target == "specific" and len(specific) != 1:
+        expected = "exactly one set, which mixing.type doge aligns to"
+        yield Mistake(("data", "specific"), expected, ", ".join(specific) or "none")
 
 
 def _guards(mixing: DgaMixing) -> Iterator[Mistake]:
@@ -110,10 +147,15 @@ def _stages(steps: Sequence[int]) -> Iterator[Mistake]:
 def find_batch_contradictions(
     mixing: Mixing | ExtensionMixing, training: TrainingSection
 ) -> Iterator[Mistake]:
-    """Yield what a run's batches are too small for."""
+    """Yield what a run's batches cannot be measured on."""
     measured = isinstance(mixing, DgaMixing | ExtensionMixing)
-    in_flight = measured and isinstance(mixing.probe, InFlightProbe)
-    if in_flight and training.global_batch_size == 1:
+    if not (measured and isinstance(mixing.probe, InFlightProbe)):
+        return
+    if training.loss_reweighting is not None:
+        expected = f"null with {_IN_FLIGHT}, which measures on batches that train on the mean loss"
+        found = training.loss_reweighting.strategy
+        yield Mistake(("training", "loss_reweighting"), expected, shown(found))
+    if training.global_batch_size == 1:
         expected = f"at least 2 with {_IN_FLIGHT}, which compares the sequences of a batch"
         yield Mistake(("training", "global_batch_size"), expected, "1")
 

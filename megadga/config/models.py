@@ -9,19 +9,14 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from megadga.config.base import Section
 from megadga.config.contradictions import find_contradictions
 from megadga.config.extending import ExtensionMixing, WithExtensions
-from megadga.config.grape import GrapeMixing
 from megadga.config.identity import NOT_TRAINED, settings_identity
 from megadga.config.mistakes import as_error
 from megadga.config.mixing import DgaMixing, Mixing
 from megadga.config.mixing_contradictions import (
     find_batch_contradictions,
-    find_extension_contradictions,
-    find_mixing_contradictions,
-    find_schedule_contradictions,
-    find_target_contradictions,
+    find_rule_contradictions,
 )
 from megadga.config.places import Mistake, Places
-from megadga.config.rules import ScheduleMixing
 from megadga.config.sections import (
     CheckpointSection,
     DataSection,
@@ -50,9 +45,9 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Annotated[Mixing | ExtensionMixing, WithExtensions()]
-    """How the weights of the domains are set: type dga, grape, odm, schedule, importance, static
-    or, for short, uniform, proportional, temperature or unimax; or that of an installed
-    extension."""
+    """How the weights of the domains are set: type dga, grape, doge, doremi, odm, schedule,
+    importance, static or, for short, uniform, proportional, temperature or unimax; or that of an
+    installed extension."""
     sampling: SamplingSection = SamplingSection()
     """How batches are drawn from the weights."""
     training: TrainingSection
@@ -112,20 +107,8 @@ class RunConfig(Section):
         cls, mixing: Mixing | ExtensionMixing, info: ValidationInfo
     ) -> Mixing | ExtensionMixing:
         data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
-        if isinstance(mixing, ScheduleMixing):
-            if mistakes := list(find_schedule_contradictions(mixing)):
-                raise as_error(mistakes)
-            return mixing
-        if isinstance(mixing, ExtensionMixing):
-            if mistakes := list(find_extension_contradictions(mixing)):
-                raise as_error(mistakes)
-            return mixing
-        if not isinstance(mixing, DgaMixing | GrapeMixing):
-            return mixing
-        mistakes = list(find_mixing_contradictions(mixing)) if mixing.type == "dga" else []
-        if data is not None:
-            mistakes += find_target_contradictions(mixing, tuple(data.specific))
-        if mistakes:
+        specific = None if data is None else tuple(data.specific)
+        if mistakes := list(find_rule_contradictions(mixing, specific)):
             raise as_error(mistakes)
         return mixing
 

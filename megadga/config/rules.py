@@ -1,11 +1,12 @@
-"""Rules that move the weights without measuring gradients. Knows no domain."""
+"""The rules of other papers, and weights that are known beforehand. Knows no domain."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from megadga.config.base import Count, Section, Whole
+from megadga.config.base import Count, NonNegative, Positive, Section, Share, Whole
+from megadga.config.probes import DirectionalProbe, Probe
 from megadga.config.weights import Weights
 
 
@@ -63,3 +64,43 @@ class OdmMixing(Section):
     reward: Literal["importance", "exponential"] = "importance"
     """What a domain is rewarded with; importance: its loss over its weight, as in the paper;
     exponential: exp(loss), as in the paper's code."""
+
+
+class DogeMixing(Section):
+    """DoGE (arXiv 2310.15393): domains that agree with the others, or a target, get weight."""
+
+    type: Literal["doge"]
+    """How the domains' weights are set."""
+    interval: Count
+    """Optimizer steps between updates of the weights, at least 1."""
+    step_size: Positive
+    """Mirror-descent step (eta / mu), above 0; the paper's 5e-4 and 0.05 give 0.01."""
+    target: Literal["domains", "specific"] = "domains"
+    """Whose gradient the domains' are compared with; domains: their sum, on the same sequences;
+    specific: the specific set's."""
+    max_score: Positive = 5.0
+    """Largest score of a domain, above 0, in units of the domains' mean gradient norm."""
+    initial: Weights = "uniform"
+    """Weights at step 0, written as the weights of type static."""
+    probe: Probe = DirectionalProbe()
+    """How alignments are measured and on how many sequences: type directional or sharded. For the
+    target domains, specific_sequences is not read."""
+
+
+class DoremiMixing(Section):
+    """DoReMi's proxy run (arXiv 2305.10429): domains that lag behind a reference get weight."""
+
+    type: Literal["doremi"]
+    """How the domains' weights are set."""
+    reference: Path
+    """Output folder of another run, finished or stopped, relative to the working directory: its
+    latest checkpoint is the reference model, of which every rank holds a whole copy."""
+    interval: Count = 1
+    """Optimizer steps between updates of the weights, at least 1; 1: the paper. Batches are read
+    ahead only up to the next one."""
+    step_size: NonNegative = 1.0
+    """Step of the exponentiated gradient (eta), at least 0, in 1/nats; 1: the paper."""
+    smoothing: Share = 1e-3
+    """Share of every new mixture that is spread evenly, in [0, 1]; 1e-3: the paper."""
+    initial: Weights = "uniform"
+    """Weights at step 0, written as the weights of type static."""

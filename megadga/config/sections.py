@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.config.base import Count, Flag, Positive, Section
+from megadga.config.base import Count, Flag, Positive, Section, Whole
 
 PresetName = Literal["tiny", "125m", "350m", "750m", "1b", "7b"]
 Precision = Literal["fp32", "bf16"]
@@ -82,7 +82,7 @@ class DataSection(Section):
     run does not start; leave_out: they are no part of the mixture, and `check` says how many."""
     specific: dict[str, SpecificSet] = Field(default={})
     """Target sets by name: {name: {path, packing, importance}}. `dga` and `grape` mixing need at
-    least one."""
+    least one, `doge` with the target specific exactly one."""
 
 
 class SamplingSection(Section):
@@ -96,6 +96,18 @@ class SamplingSection(Section):
     other domains. null: no cap."""
 
 
+class LossReweightingSection(Section):
+    """Weights of a batch's sequences by their losses (arXiv 2502.06733, Algorithm 1)."""
+
+    strategy: Literal["linupper", "quadratic", "extremes"] = "linupper"
+    """Which losses count; linupper: low ones less; quadratic: both ends less; extremes: both
+    more."""
+    temperature: Positive = 1.0
+    """Above 0; two weights differ by a factor of exp(1 / temperature) at most."""
+    warmup: Whole = 0
+    """Optimizer steps at equal weights, at least 0."""
+
+
 class TrainingSection(Section):
     """How long and in which batches the model trains."""
 
@@ -107,6 +119,9 @@ class TrainingSection(Section):
     """Sequences of one forward and backward pass on one rank."""
     precision: Precision = "fp32"
     """Arithmetic of forward and backward passes; the optimizer's own copy is fp32 either way."""
+    loss_reweighting: LossReweightingSection | None = None
+    """Train on a weighted mean of the global batch's losses; null: on their mean. A step of more
+    than one micro-batch a rank costs a forward pass more: about a third more time."""
 
 
 class EvaluationSection(Section):

@@ -5,6 +5,7 @@ of what the keys mean.
 """
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -190,3 +191,15 @@ _Dumper.add_representer(str, _represent)
 def dump(values: Any) -> str:
     """Return YAML that `parse` reads back as the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=99)
+
+
+def dump_line(values: Any) -> str:
+    """Return the same as one line, which can stand behind a key or in an override."""
+    return yaml.dump(
+        values,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=math.inf,
+        default_flow_style=True,
+    )

@@ -23,6 +23,11 @@ def average_weights(state: MixtureState) -> FloatArray:
     return state.memory[_KEY]
 
 
+def keeps_average(state: MixtureState) -> bool:
+    """Tell whether the rule that made ``state`` keeps an average."""
+    return _KEY in state.memory
+
+
 def first_average(weights: FloatArray) -> Mapping[str, FloatArray]:
     """Return the memory of an average over no update yet."""
     return {_KEY: weights.copy()}

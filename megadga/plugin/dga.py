@@ -51,9 +51,9 @@ class DgaPlugin:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
         domains: The training domains, ``K`` of them, of one sequence length.
         specific: What the model should become good at: one set, or several in the order of a
-            scheduler's targets; None only for a scheduler that aligns to nothing. If it is padded
-            (``Examples``), the module is shown ``PADDING`` among its tokens when alignments are
-            measured, and at no other time.
+            scheduler's targets; None only for a scheduler that aligns to no such set. If it is
+            padded (``Examples``), the module is shown ``PADDING`` among its tokens when alignments
+            are measured, and at no other time.
         scheduler: The algorithm that moves the weights.
         sampling: How windows are drawn.
         interval: ``T_r``, optimizer steps between updates, at least 1.
@@ -111,7 +111,8 @@ class DgaPlugin:
         self._clock = ProbeClock(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
-        self._losses = LossObserver(len(domains))
+        wants_reference = scheduler.observes == LossNeeds(reference=True)
+        self._losses = LossObserver(len(domains), reference=wants_reference)
         self._general_loss: float | None = None
         observation = make_observation(
             scheduler.observes,
@@ -153,7 +154,9 @@ class DgaPlugin:
         self._prepare(indices)
         return indices
 
-    def observe_losses(self, domains: IntArray, losses: FloatArray) -> None:
+    def observe_losses(
+        self, domains: IntArray, losses: FloatArray, reference_losses: FloatArray | None = None
+    ) -> None:
         """Tell what an optimizer step was trained at, before ``after_step``. Not collective.
 
         Rules that follow the losses of training need it of every step; to others it is nothing.
@@ -162,12 +165,15 @@ class DgaPlugin:
             domains: Domain of each sequence, as ``indices.global_domains``, shape ``(B,)``.
             losses: Mean loss of each, nats a token, shape ``(B,)``. Of the whole global batch, and
                 equal on every rank.
+            reference_losses: A reference model's on the same sequences, for a rule that compares
+                the two (``Doremi``); to others it is nothing.
 
         Raises:
-            ValueError: If the shapes differ, or a domain is none.
+            ValueError: If the shapes differ, a domain is none, or the rule needs a reference
+                model's losses and there are none.
         """
         if isinstance(self._needs, LossNeeds):
-            self._losses.add(domains, losses)
+            self._losses.add(domains, losses, reference_losses)
 
     def observe_general(self, loss: float) -> None:
         """Tell the mean validation loss over the domains after an evaluation. Not collective.

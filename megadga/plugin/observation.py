@@ -90,15 +90,15 @@ def make_observation(
             return Observation(None, None)
         case StepNeeds():
             return Observation(needs, StepObserver())
-        case LossNeeds(reference=False):
+        case LossNeeds():
             return Observation(needs, losses)
-        case AlignmentNeeds(target="specific"):
+        case AlignmentNeeds():
             return _of_alignments(needs, measured, probing=probing, interval=interval)
         case TargetNeeds():
             return _of_targets(needs, measured, probing=probing, interval=interval)
         case _:
             raise ValueError(
-                "scheduler: expected a rule that observes alignments with specific sets, "
+                "scheduler: expected a rule that observes alignments, "
                 f"losses of training, the step, or nothing, found one that observes {needs}"
             )
 
@@ -106,11 +106,12 @@ def make_observation(
 def _of_alignments(
     needs: AlignmentNeeds, measured: Measured, *, probing: Probing, interval: int
 ) -> Observation:
-    _check_number(measured.specific, 1)
+    if needs.target == "specific":
+        _check_number(measured.specific, 1)
     measurement = make_measurement(
         measured.engine,
         measured.domains,
-        measured.specific[0],
+        measured.specific[0] if needs.target == "specific" else None,
         probing=probing,
         needs=needs,
         loss=measured.loss,

@@ -79,21 +79,27 @@ class LossObserver:
 
     Args:
         num_domains: ``K``.
+        reference: Whether a reference model's losses are wanted too.
     """
 
-    def __init__(self, num_domains: int) -> None:
+    def __init__(self, num_domains: int, *, reference: bool = False) -> None:
         self._num_domains = num_domains
+        self._reference = reference
         self._forget()
 
-    def add(self, domains: IntArray, losses: FloatArray) -> None:
+    def add(
+        self, domains: IntArray, losses: FloatArray, reference_losses: FloatArray | None = None
+    ) -> None:
         """Take in some sequences.
 
         Args:
             domains: Domain of each, in ``[0, K)``, shape ``(N,)``.
             losses: Mean loss of each, nats a token, shape ``(N,)``.
+            reference_losses: A reference model's, same shape; not read if they are not wanted.
 
         Raises:
-            ValueError: If the shapes differ, or a domain is none.
+            ValueError: If the shapes differ, a domain is none, or a reference's losses are
+                wanted and missing.
         """
         if domains.ndim != 1 or domains.shape != losses.shape:
             raise ValueError(
@@ -104,6 +110,16 @@ class LossObserver:
             raise ValueError(
                 f"observe_losses: expected domains in [0, {self._num_domains}), found "
                 f"{domains.min()} to {domains.max()}"
+            )
+        if self._reference:
+            if reference_losses is None or reference_losses.shape != domains.shape:
+                found = None if reference_losses is None else reference_losses.shape
+                raise ValueError(
+                    "observe_losses: expected a reference model's losses of shape "
+                    f"{domains.shape}, found {found}"
+                )
+            self._reference_sums += np.bincount(
+                domains, reference_losses, minlength=self._num_domains
             )
         self._sums += np.bincount(domains, losses, minlength=self._num_domains)
         self._counts += np.bincount(domains, minlength=self._num_domains)
@@ -122,8 +138,9 @@ class LossObserver:
                 "observe_losses: expected the losses of the steps since the last update, "
                 "before after_step, found none"
             )
-        means = self._sums / np.maximum(self._counts, 1)
-        observed = DomainLosses(means, self._counts, step)
+        drawn = np.maximum(self._counts, 1)
+        reference = self._reference_sums / drawn if self._reference else None
+        observed = DomainLosses(self._sums / drawn, self._counts, step, reference)
         self._forget()
         return observed
 
@@ -132,18 +149,24 @@ class LossObserver:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was added up so far."""
-        return {
+        state = {
             "loss_sums": torch.from_numpy(self._sums.copy()),
             "loss_counts": torch.from_numpy(self._counts.copy()),
         }
+        if self._reference:
+            state["reference_loss_sums"] = torch.from_numpy(self._reference_sums.copy())
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See ``Observer``."""
         self._sums = state["loss_sums"].numpy().copy()
         self._counts = state["loss_counts"].numpy().copy()
+        if self._reference:
+            self._reference_sums = state["reference_loss_sums"].numpy().copy()
 
     def _forget(self) -> None:
         self._sums = np.zeros(self._num_domains)
+        self._reference_sums = np.zeros(self._num_domains)
         self._counts = np.zeros(self._num_domains, dtype=np.int64)
 
 

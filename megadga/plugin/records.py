@@ -6,6 +6,7 @@ from typing import Any, final
 import numpy as np
 
 from megadga.arrays import FloatArray
+from megadga.mixing.averages import average_weights, keeps_average
 from megadga.mixing.general_guard import GuardReading, read_guard
 from megadga.mixing.grape import task_weights
 from megadga.mixing.mixtures import Mixtures
@@ -24,6 +25,8 @@ from megadga.mixing.scheduler import (
 
 MOST_DOMAINS = 4096
 """Domains whose numbers are told one by one where a basis says the same in fewer."""
+MEAN_WEIGHTS = "mean_weights"
+"""Where an update has the mean of its rule's weights over the run, if the rule keeps one."""
 
 
 @final
@@ -67,6 +70,8 @@ class UpdateRecords:
             record["weights"] = _by_name(self.domains, mixture.weights)
             record["averaged_weights"] = _by_name(self.domains, mixture.averaged_weights)
             record["epochs"] = _by_name(self.domains, epochs)
+        if keeps_average(mixture):
+            record[MEAN_WEIGHTS] = _by_name(self.domains, average_weights(mixture))
         return record
 
     def measurement(
@@ -87,7 +92,7 @@ class UpdateRecords:
     def _alignments(self, alignments: Alignments) -> dict[str, Any]:
         record: dict[str, Any] = {
             "alignments": _by_name(self.measured, alignments.dots),
-            "specific_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
+            f"{self._target}_gradient_norm": float(np.sqrt(alignments.specific_squared_norm)),
         }
         if alignments.standard_errors is not None:
             record["standard_errors"] = _by_name(self.measured, alignments.standard_errors)
@@ -189,6 +194,11 @@ class UpdateRecords:
             "domains" if self._mixtures is None else "basis": blamed,
             "num_skipped": mixture.num_skipped,
         }
+
+    @property
+    def _target(self) -> str:
+        of_domains = isinstance(self.needs, AlignmentNeeds) and self.needs.target == "domains"
+        return "mean" if of_domains else "specific"
 
     @property
     def _mixtures(self) -> Mixtures | None:

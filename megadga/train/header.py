@@ -52,20 +52,30 @@ def read_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointH
         ResumeError: If there is no header, it is damaged, or it is of another run; the message
             names the keys that differ, what the checkpoint has and what this run has.
     """
+    header = load_header(checkpoint)
+    if differing := differences(header.identity, identity):
+        named = "; ".join(differing[:_NAMED])
+        more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+        path = checkpoint / _HEADER
+        raise ResumeError(f"{path}: belongs to another run: {named}{more}")
+    return header
+
+
+def load_header(checkpoint: Path) -> CheckpointHeader:
+    """Read the header of any run's checkpoint.
+
+    Raises:
+        ResumeError: If there is none, or it is damaged.
+    """
     path = checkpoint / _HEADER
     try:
-        header = CheckpointHeader(**json.loads(path.read_text(encoding="utf-8")))
+        return CheckpointHeader(**json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ResumeError(
             f"{path}: expected a checkpoint's header, found {error.strerror}"
         ) from None
     except (ValueError, TypeError) as error:
         raise ResumeError(f"{path}: expected a checkpoint's header, found {error}") from None
-    if differing := differences(header.identity, identity):
-        named = "; ".join(differing[:_NAMED])
-        more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
-        raise ResumeError(f"{path}: belongs to another run: {named}{more}")
-    return header
 
 
 def mark_latest(checkpoint: Path) -> None:

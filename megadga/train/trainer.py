@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches through the engine, and what they cost by domain.
+"""One optimizer step, and what it cost by domain.
 
 Knows an engine and a batch; not where batches come from.
 """
@@ -8,12 +8,24 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from megadga.alignment.protocols import Collective
 from megadga.arrays import FloatArray, IntArray
 from megadga.plugin import Batch, Metrics
+from megadga.train.passes import (
+    MeanPasses,
+    Passes,
+    Reweighting,
+    TokenLosses,
+    WeightedPasses,
+    gathered,
+)
 from megadga.zero.engine import Engine
+
+ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None], None]
+"""Takes the domain and the mean loss of every sequence of the global batch after each step, and a
+reference model's on the same sequences if there is one; all of shape ``(B,)``, equal on every
+rank."""
 
 
 @final
@@ -25,8 +37,9 @@ class Trainer:
         names: The domains' names, ``K`` of them.
         collective: The data-parallel ranks.
         clock: Seconds since any fixed moment.
-        observe_losses: Told the domain and the mean loss of every sequence of the global batch
-            after each step, both of shape ``(B,)``; equal on every rank.
+        observe_losses: Is told the losses of each step.
+        reference: A reference model, which is shown every batch.
+        reweighting: What sequences count for; None: all for the same.
     """
 
     def __init__(
@@ -36,13 +49,22 @@ class Trainer:
         *,
         collective: Collective,
         clock: Callable[[], float],
-        observe_losses: Callable[[IntArray, FloatArray], None] | None = None,
+        observe_losses: ObserveLosses | None = None,
+        reference: TokenLosses | None = None,
+        reweighting: Reweighting | None = None,
     ) -> None:
         self._engine = engine
         self._names = tuple(names)
         self._collective = collective
         self._clock = clock
         self._observe_losses = observe_losses
+        self._reference = reference
+        self._weighted = reweighting is not None
+        self._passes: Passes = (
+            MeanPasses(engine, collective)
+            if reweighting is None
+            else WeightedPasses(engine, reweighting, collective)
+        )
 
     def step(self, batch: Batch) -> Metrics:
         """Complete one optimizer step. Collective: every rank calls it with its part.
@@ -53,44 +75,56 @@ class Trainer:
         Returns:
             A ``train`` record: mean loss (nats a token), the learning rate that was used, the
             gradient's norm before clipping, tokens a second over all ranks, and of each domain in
-            the batch how many sequences it had and their mean loss.
+            the batch how many sequences it had and their mean loss, and a reference model's if
+            there is one. With weights, ``effective_sequences``: as many that counted for the same
+            would have a mean of the same variance. The losses themselves are never weighted.
         """
         started = self._clock()
         learning_rate = self._engine.get_lr()[0]
-        own_losses = torch.stack([self._micro_step(tokens) for tokens in batch.tokens])
-        losses = self._gather(own_losses, batch)
+        trained = self._passes(batch)
+        domains, losses = batch.indices.global_domains, trained.losses
+        reference_losses = self._reference_losses(batch)
         if self._observe_losses is not None:
-            self._observe_losses(batch.indices.global_domains, losses)
+            self._observe_losses(domains, losses, reference_losses)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)
         norm = self._engine.get_global_grad_norm()
-        return {
-            "train": {
-                "loss": float(losses.mean()),
-                "learning_rate": learning_rate,
-                "grad_norm": None if norm is None else float(norm),
-                "tokens_per_s": num_tokens / (self._clock() - started),
-                **self._by_domain(losses, batch.indices.global_domains),
-            }
+        record: dict[str, Any] = {
+            "loss": float(losses.mean()),
+            "learning_rate": learning_rate,
+            "grad_norm": None if norm is None else float(norm),
+            "tokens_per_s": num_tokens / (self._clock() - started),
+            "sequences_by_domain": self._counts(domains),
+            "loss_by_domain": self._means(losses, domains),
         }
+        if reference_losses is not None:
+            record["reference_loss_by_domain"] = self._means(reference_losses, domains)
+        if self._weighted:
+            record["effective_sequences"] = _effective(trained.weights, losses.size)
+        return {"train": record}
 
-    def _micro_step(self, tokens: Tensor) -> Tensor:
-        """Train on one micro-batch; return the mean loss of each sequence, shape ``(b,)``."""
-        losses = self._engine(tokens)
-        self._engine.backward(losses.mean())
-        self._engine.step()
-        return losses.detach().mean(dim=-1)
+    def _reference_losses(self, batch: Batch) -> FloatArray | None:
+        """Return the reference's loss of every sequence of the batch, ``(B,)``. Collective."""
+        if self._reference is None:
+            return None
+        own = torch.stack([self._reference(tokens).mean(dim=-1) for tokens in batch.tokens])
+        return gathered(own, batch, self._collective)
 
-    def _gather(self, own_losses: Tensor, batch: Batch) -> FloatArray:
-        """Return the loss of every sequence of the global batch, shape ``(B,)``. Collective."""
-        losses = np.zeros(batch.indices.global_domains.size)
-        losses[batch.indices.rows] = own_losses.double().cpu().numpy()
-        return self._collective.agreed_sum(losses)
+    def _counts(self, domains: IntArray) -> dict[str, int]:
+        """Return how many sequences each domain in the batch has."""
+        drawn, counts = np.unique(domains, return_counts=True)
+        return dict(zip(self._named(drawn), counts.tolist(), strict=True))
 
-    def _by_domain(self, losses: FloatArray, domains: IntArray) -> dict[str, Any]:
+    def _means(self, losses: FloatArray, domains: IntArray) -> dict[str, float]:
+        """Return the mean over each domain's sequences."""
         drawn, places, counts = np.unique(domains, return_inverse=True, return_counts=True)
         means = np.bincount(places, weights=losses) / counts
-        names: list[str] = [self._names[domain] for domain in drawn.tolist()]
-        return {
-            "sequences_by_domain": dict(zip(names, counts.tolist(), strict=True)),
-            "loss_by_domain": dict(zip(names, means.tolist(), strict=True)),
-        }
+        return dict(zip(self._named(drawn), means.tolist(), strict=True))
+
+    def _named(self, domains: IntArray) -> list[str]:
+        return [self._names[domain] for domain in domains.tolist()]
+
+
+def _effective(weights: FloatArray | None, number: int) -> float:
+    if weights is None:
+        return float(number)
+    return float(weights.sum() ** 2 / (weights**2).sum())

@@ -25,7 +25,7 @@ from megadga.zero.specific import Preconditioning
 def make_measurement(
     engine: Engine,
     domains: Sequence[SequenceSet],
-    specific: SequenceSet,
+    specific: SequenceSet | None,
     *,
     probing: Probing,
     needs: AlignmentNeeds,
@@ -37,7 +37,7 @@ def make_measurement(
     Args:
         engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
         domains: The training domains, ``K`` of them.
-        specific: The specific set.
+        specific: The specific set; not read if the domains are compared with their own mean.
         probing: The way, and the sequences.
         needs: What else than inner products the rule reads.
         loss: Mean loss of a batch of tokens, computed through the module that it is given.
@@ -45,8 +45,12 @@ def make_measurement(
 
     Raises:
         UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested.
-        ValueError: If the way cannot measure what is needed.
+        ValueError: If the way cannot measure what is needed, or a specific set is missing.
     """
+    if needs.target == "domains":
+        specific = None
+    elif specific is None:
+        raise ValueError("specific: expected a specific set to align with, found None")
     passes = ProbePasses(engine, loss=loss)
     draws = ProbeDraws(
         domains, specific, budget=probing.budget, seed=seed, mixtures=needs.mixtures

@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from megadga.build.data import open_data
+from megadga.config.loading import load_config
+from megadga.train.header import CheckpointHeader, mark_latest, write_header
+
 RUN = """\
 seed: 17
 output: out
@@ -31,3 +35,15 @@ def write_run(folder: Path, text: str = RUN, **settings: Any) -> Path:
     path = folder / "run.yaml"
     path.write_text(text)
     return path
+
+
+def write_reference(folder: Path, *overrides: str, step: int) -> Path:
+    """Write what a run of ``RUN`` leaves behind, but for the weights; its data must be there."""
+    config = load_config(write_run(folder.parent), overrides)
+    checkpoint = folder / "checkpoints" / f"step-{step:08d}"
+    checkpoint.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    identity = {**config.identity(), "shards": open_data(config).identity}
+    write_header(checkpoint, CheckpointHeader(step, 0, identity))
+    mark_latest(checkpoint)
+    return checkpoint

@@ -7,7 +7,7 @@ from megadga.check import check
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.shards.manifest import read_manifest
-from tests.support.runs import write_run
+from tests.support.runs import write_reference, write_run
 from tests.support.shards import write_domain, write_sets
 
 
@@ -62,6 +62,13 @@ def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
             ["mixing.score=cosine"],
             (
                 "(3 x 8 x 2 + 32) / (4 x 8) = 250.0% more sequences; "
+                "directional, with 3 whole gradients an update for the norms"
+            ),
+        ),
+        (
+            ["mixing={type: doge, interval: 4, step_size: 0.01}"],
+            (
+                "(3 x 8 x 2 + 24) / (4 x 8) = 225.0% more sequences; "
                 "directional, with 3 whole gradients an update for the norms"
             ),
         ),
@@ -125,6 +132,31 @@ def test_every_specific_set_is_told(folder):
     told = entry(report(folder, TWO_SETS), "data")
     assert re.match(
         r"3 domains and the specific sets a \(\d+ sequences\), b \(\d+ sequences\), all by ", told
+    )
+
+
+def test_reweighting_says_where_it_costs_a_pass(folder):
+    override = "training.loss_reweighting={temperature: 0.5}"
+    more = "a forward pass more on each batch, a third of its time"
+    what = "linupper at temperature 0.5"
+    assert entry(report(folder, override), "reweighting") == (
+        f"{what}: where a rank has several micro-batches a step, {more}"
+    )
+    assert entry(report(folder, override, world_size=2), "reweighting") == f"{what}: {more}"
+    alone = report(folder, override, world_size=4)
+    assert entry(alone, "reweighting") == f"{what}: no more passes"
+    assert not any(line.startswith("reweighting") for line in report(folder))
+
+
+def test_a_reference_is_told_with_what_every_rank_holds_of_it(folder):
+    write_reference(folder / "reference", step=3)
+    lines = report(folder, "mixing={type: doremi, reference: reference, interval: 5}")
+    assert entry(lines, "reference") == (
+        "reference/checkpoints/step-00000003 (llama tiny, 795,776 parameters on every rank): "
+        "a forward pass on each batch"
+    )
+    assert entry(lines, "probe") == (
+        "none: the weights follow training's losses above the reference's, every 5 steps"
     )
 
 

@@ -123,6 +123,26 @@ def test_a_mixture_reads_the_rows_that_are_asked_for_and_counts_their_targets(fo
     assert drawn.num_targets().tolist() == targets.tolist()
 
 
+def test_without_a_specific_set_the_target_is_all_that_is_drawn_of_the_domains(folder: Path):
+    domains, _ = open_sets(folder)
+    budget = ProbeBudget(sequences_per_domain=4, specific_sequences=6)
+    draws = ProbeDraws(domains, None, budget=budget, seed=5)
+
+    target = draws.target(2)
+
+    rows = np.arange(4)
+    expected = np.concatenate([draws.measured(2, i).read(rows) for i in range(3)])
+    np.testing.assert_array_equal(target.read(np.arange(len(target))), expected)
+    of_specific = draws_of(folder).target(2)
+    assert sequences_of(of_specific).domain.name == "specific"
+
+
+def test_mixtures_have_nothing_to_be_compared_with_but_a_specific_set(folder: Path):
+    domains, _ = open_sets(folder)
+    with pytest.raises(ValueError, match="specific: expected a set to compare mixtures with"):
+        ProbeDraws(domains, None, budget=ProbeBudget(), seed=5, mixtures=identity(3))
+
+
 def test_mixtures_of_other_domains_are_refused(folder: Path):
     with pytest.raises(ValueError, match="mixtures: expected some of 3 domains, found 2"):
         draws_of(folder, mixtures=identity(2))

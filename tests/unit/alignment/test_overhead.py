@@ -14,6 +14,7 @@ from megadga.mixing.scheduler import AlignmentNeeds, TargetNeeds
 
 NORMS = AlignmentNeeds(norms=True)
 PRECONDITIONED = AlignmentNeeds(preconditioned=True)
+AMONG_DOMAINS = AlignmentNeeds(norms=True, target="domains")
 
 
 def overhead(method: Method, needs: AlignmentNeeds | TargetNeeds = AlignmentNeeds()) -> Overhead:
@@ -37,6 +38,9 @@ def overhead(method: Method, needs: AlignmentNeeds | TargetNeeds = AlignmentNeed
         (Directional(), NORMS, 2 * 20 * 8 + 32),
         (Directional(LowRank()), AlignmentNeeds(), 20 * 8 + 2 * 32),
         (Directional(LowRank(interval=4)), AlignmentNeeds(), 20 * 8 + 2 * 32 / 4),
+        (Sharded(), AMONG_DOMAINS, 20 * 8 + 20 * 8),
+        (Directional(), AMONG_DOMAINS, 2 * 20 * 8 + 20 * 8),
+        (Directional(LowRank(interval=4)), AMONG_DOMAINS, 2 * 20 * 8 + 2 * 20 * 8 / 4),
         (InFlight(refresh_every=10), AlignmentNeeds(), 20 * 8 / 10 + 32),
         (InFlight(LowRank(interval=4), refresh_every=5), AlignmentNeeds(), 32 + 2 * 32 / 4),
     ],

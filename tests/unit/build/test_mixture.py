@@ -19,6 +19,7 @@ from megadga.config.loading import load_config
 from megadga.config.models import RunConfig
 from megadga.errors import ConfigError
 from megadga.mixing.dga import Dga
+from megadga.mixing.doge import Doge
 from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.grape import Grape
 from megadga.mixing.odm import Odm
@@ -230,6 +231,22 @@ def test_odm_follows_losses_and_measures_nothing(folder):
     assert scheduler.observes == LossNeeds()
     assert (scheduler.smoothing, scheduler.warmup, scheduler.reward) == (0.5, 7, "exponential")
     assert (found.interval, found.probing) == (2, None)
+
+
+def test_doge_aligns_domains_with_one_another_or_with_the_specific_set(folder):
+    doge = "mixing={type: doge, interval: 3, step_size: 0.01, max_score: 2.0}"
+    found = mixture(folder, doge, "mixing.probe={type: sharded, sequences_per_domain: 3}")
+    scheduler = found.scheduler
+    assert isinstance(scheduler, Doge)
+    assert (scheduler.step_size, scheduler.max_score) == (0.01, 2.0)
+    assert scheduler.observes == AlignmentNeeds(norms=True, target="domains")
+    assert (found.interval, found.probing) == (3, Probing(Sharded(), ProbeBudget(3, 32)))
+    assert load(folder, doge)[1].specific == ()
+
+    found = mixture(folder, doge, "mixing.target=specific")
+    assert found.scheduler.observes == AlignmentNeeds(norms=True)
+    (specific,) = load(folder, doge, "mixing.target=specific")[1].specific
+    assert specific.name == "target"
 
 
 def test_explicit_weights_go_by_name_and_are_normalised(folder):

@@ -15,7 +15,10 @@ from tests.support.runs import write_run
 
 Write = Callable[..., Path]
 STAYING = "mixing={type: staying, interval: 3}"
-BUILT_IN = "'dga', 'static', 'importance', 'schedule', 'odm', 'grape', 'uniform', 'proportional', 'temperature'"
+BUILT_IN = (
+    "'dga', 'static', 'importance', 'schedule', 'odm', 'grape', 'doge', 'doremi', 'uniform', "
+    "'proportional', 'temperature'"
+)
 
 
 @pytest.fixture

@@ -137,8 +137,8 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_text(tmp_path):
         ),
         (
             "run.yaml:8: mixing.type: expected 'dga', 'static', 'importance', 'schedule', 'odm', "
-            "'grape', 'uniform', 'proportional', 'temperature' or 'unimax', found 'dag'; did you "
-            "mean 'dga'?"
+            "'grape', 'doge', 'doremi', 'uniform', 'proportional', 'temperature' or 'unimax', "
+            "found 'dag'; did you mean 'dga'?"
         ),
         "run.yaml:11: training.steps: expected a number greater than or equal to 1, found 0",
         "zero.json:5: deepspeed.optimizer: expected a mapping, found 'AdamW'",

@@ -6,6 +6,7 @@ from tests.support.runs import write_run
 
 LOW_RANK = "mixing.probe.direction={rank: 8}"
 IN_FLIGHT = "mixing.probe.type=in_flight"
+DOGE = "{type: doge, interval: 2, step_size: 0.01}"
 
 
 def complaints(folder, *overrides: str) -> list[str]:
@@ -142,6 +143,39 @@ def complaints(folder, *overrides: str) -> list[str]:
                 "mixing.probe.type in_flight, which compares the sequences of a batch, found 1"
             ),
         ),
+        (
+            ["mixing={type: doge, interval: 2, step_size: 0.01, probe: {type: in_flight}}"],
+            (
+                "override 1: mixing.probe.type: expected directional or sharded with "
+                "mixing.type doge, which needs every norm, found 'in_flight'"
+            ),
+        ),
+        (
+            [f"mixing={DOGE}", "mixing.probe.direction_interval=2"],
+            (
+                "override 2: mixing.probe.direction_interval: expected 1 with "
+                "mixing.probe.direction full, or a low-rank one, found 2"
+            ),
+        ),
+        (
+            [f"mixing={DOGE}", "mixing.target=specific", "data.specific={}"],
+            (
+                "override 3: data.specific: expected exactly one set, which mixing.type doge "
+                "aligns to, found none"
+            ),
+        ),
+        (
+            [IN_FLIGHT, "training.loss_reweighting={strategy: quadratic}"],
+            (
+                "override 2: training.loss_reweighting: expected null with mixing.probe.type "
+                "in_flight, which measures on batches that train on the mean loss, "
+                "found 'quadratic'"
+            ),
+        ),
+        (
+            ["mixing={type: doremi}"],
+            "override 1: mixing.reference: expected a value, found nothing",
+        ),
     ],
 )
 def test_what_cannot_be_measured_that_way_is_told_at_its_key(tmp_path, overrides, complaint):
@@ -174,6 +208,10 @@ def test_all_that_contradicts_is_told_at_once(tmp_path):
         ["mixing.score=cosine", LOW_RANK],
         ["mixing.probe.type=sharded", "mixing.score=adam"],
         ["mixing.probe.sequences_per_domain=1"],
+        [f"mixing={DOGE}", "data.specific={}"],
+        [f"mixing={DOGE}", "mixing.target=specific", "mixing.probe.type=sharded"],
+        [f"mixing={DOGE}", LOW_RANK, "mixing.probe.direction_interval=5"],
+        ["training.loss_reweighting={}"],
         [
             "mixing={type: static, weights: uniform}",
             "training={steps: 1, global_batch_size: 1, micro_batch_size: 1}",

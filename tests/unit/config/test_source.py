@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.config.source import dump, parse, read_file
+from megadga.config.source import dump, dump_line, parse, read_file
 from megadga.errors import ConfigError
 
 TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126)) | st.sampled_from(
@@ -24,6 +24,13 @@ def place(line: int) -> str:
 @given(VALUES)
 def test_what_is_dumped_reads_back_the_same(values):
     assert parse(dump(values), place).values == values
+
+
+@given(VALUES)
+def test_what_is_dumped_in_one_line_reads_back_the_same_behind_a_key(values):
+    line = dump_line(values)
+    assert line.index("\n") == len(line) - 1
+    assert parse(f"mixing: {line}", place).values == {"mixing": values}
 
 
 @given(VALUES, st.sampled_from([None, 2]), st.sampled_from([(", ", ": "), (",", ":")]))

@@ -47,3 +47,36 @@ def test_a_loop_that_tells_no_losses_is_told():
 def test_losses_that_belong_to_no_domain_are_refused(domains, losses, found):
     with pytest.raises(ValueError, match=found):
         LossObserver(2).add(np.array(domains), np.array(losses))
+
+
+def test_a_reference_has_means_over_the_same_sequences():
+    before, after = (LossObserver(3, reference=True) for _ in range(2))
+    before.add(np.array([0, 2, 0]), np.ones(3), np.array([1.0, 8.0, 3.0]))
+    after.load_state_dict(before.state_dict())
+    after.add(np.array([0]), np.ones(1), np.array([5.0]))
+
+    first, second = seen(after, step=2), None
+    after.add(np.array([1]), np.ones(1), np.array([4.0]))
+    second = seen(after, step=3)
+
+    assert first.reference_losses is not None
+    assert second.reference_losses is not None
+    assert first.reference_losses.tolist() == [3.0, 0.0, 8.0]
+    assert second.reference_losses.tolist() == [0.0, 4.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("reference", "found"), [(None, "found None"), (np.ones(1), r"found \(1,\)")]
+)
+def test_a_rule_that_compares_with_a_reference_is_refused_none(reference, found):
+    observer = LossObserver(2, reference=True)
+    with pytest.raises(ValueError, match=rf"a reference model's losses of shape \(2,\), {found}"):
+        observer.add(np.array([0, 1]), np.ones(2), reference)
+
+
+def test_who_wants_no_reference_does_not_read_one():
+    observer = LossObserver(1)
+    observer.add(np.array([0]), np.ones(1), np.array([7.0]))
+
+    assert seen(observer, step=1).reference_losses is None
+    assert observer.state_dict().keys() == {"loss_sums", "loss_counts"}

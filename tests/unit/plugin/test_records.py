@@ -1,8 +1,12 @@
 """What is told of an update, by name."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from megadga.mixing.dga import Dga
+from megadga.mixing.doge import Doge
 from megadga.mixing.general_guard import GeneralGuard
 from megadga.mixing.over_basis import OverBasis
 from megadga.mixing.over_targets import OverTargets
@@ -54,6 +58,29 @@ def test_a_guard_is_told_in_every_update_and_where_it_begins_and_ends():
     losses = {"general_loss": 2.25, "best_general_loss": 2.0}
     assert events[3] == {"event": {"event": "general_guard_off", **losses}}
     assert events[0] == events[2] == {}
+
+
+def test_a_mean_of_the_weights_is_told_where_a_rule_keeps_one():
+    doge, dga = (rule(uniform_weights(2), step_size=0.5) for rule in (Doge, Dga))
+    moved = replace(doge.init(), weights=np.array([1.0, 0.0]))
+
+    told = UpdateRecords(("a", "b"), doge.observes).weights(moved, np.zeros(2))
+
+    assert told["mean_weights"] == {"a": 0.5, "b": 0.5}
+    assert told["weights"] == {"a": 1.0, "b": 0.0}
+    plain = UpdateRecords(("a", "b"), dga.observes).weights(dga.init(), np.zeros(2))
+    assert "mean_weights" not in plain
+
+
+@pytest.mark.parametrize(("target", "name"), [("domains", "mean"), ("specific", "specific")])
+def test_the_norm_of_what_domains_are_compared_with_is_told_under_its_name(target, name):
+    rule = Doge(uniform_weights(2), step_size=0.5, target=target)
+    record = UpdateRecords(("a", "b"), rule.observes).measurement(
+        Alignments(np.array([1.0, 2.0]), 4.0, np.array([9.0, 16.0])), rule.init()
+    )
+
+    assert record[f"{name}_gradient_norm"] == 2.0
+    assert record["gradient_norms"] == {"a": 3.0, "b": 4.0}
 
 
 def test_too_many_domains_are_left_to_their_basis():

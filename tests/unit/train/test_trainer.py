@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from megadga.train.trainer import Trainer
-from tests.unit.train.fakes import VOCABULARY, FakeEngine, LoneRank, batch
+from tests.unit.train.fakes import VOCABULARY, BigramModel, FakeEngine, LoneRank, batch
 
 TOKENS = torch.randint(VOCABULARY, (2, 2, 6), generator=torch.Generator().manual_seed(0))
 
@@ -89,11 +89,45 @@ def test_losses_of_the_whole_batch_are_told_with_their_domains():
         ["a", "b", "c"],
         collective=LoneRank(),
         clock=clock(0.0, 1.0),
-        observe_losses=lambda domains, losses: told.append((domains.tolist(), losses.tolist())),
+        observe_losses=lambda domains, losses, reference: told.append(
+            (domains.tolist(), losses.tolist(), reference)
+        ),
     )
 
     watched.step(batch(TOKENS, domains=[2, 0, 2, 2], rows=[[2, 0], [3, 1]]))
 
-    ((domains, losses),) = told
+    ((domains, losses, reference),) = told
+    assert reference is None
     assert domains == [2, 0, 2, 2]
     assert losses == pytest.approx([by_sequence[at] for at in (1, 3, 0, 2)])
+
+
+def test_a_reference_is_shown_every_sequence_and_told_beside_the_own_losses():
+    engine, other = FakeEngine(accumulation=2), BigramModel()
+    with torch.no_grad():
+        other.scores.mul_(0.5)
+    by_sequence = other(TOKENS.flatten(0, 1)).mean(-1).tolist()
+    told = []
+    compared = Trainer(
+        engine,
+        ["a", "b", "c"],
+        collective=LoneRank(),
+        clock=clock(0.0, 1.0),
+        observe_losses=lambda domains, losses, reference: told.append(reference),
+        reference=lambda tokens: other(tokens).detach(),
+    )
+
+    record = compared.step(batch(TOKENS, domains=[2, 0, 2, 2], rows=[[2, 0], [3, 1]]))["train"]
+
+    (reference,) = told
+    assert reference.tolist() == pytest.approx([by_sequence[at] for at in (1, 3, 0, 2)])
+    assert record["reference_loss_by_domain"] == {
+        "a": pytest.approx(by_sequence[3]),
+        "c": pytest.approx(sum(by_sequence[:3]) / 3),
+    }
+
+
+def test_without_a_reference_and_weights_nothing_is_told_of_them():
+    record = trainer(FakeEngine()).step(batch(TOKENS[:1], domains=[0, 0], rows=[[0, 1]]))["train"]
+
+    assert not record.keys() & {"reference_loss_by_domain", "effective_sequences"}

@@ -1,0 +1,102 @@
+"""From a run's folder to what its model is and where its weights lie. Knows no torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megadga.config.loading import load_config
+from megadga.config.models import RunConfig
+from megadga.config.rules import DoremiMixing
+from megadga.config.sections import LlamaModel
+from megadga.errors import ConfigError, ResumeError
+from megadga.shards.manifest import TokenizerIdentity
+from megadga.train.header import CheckpointHeader, latest_checkpoint, load_header
+
+
+@dataclass(frozen=True)
+class RunReference:
+    """A trained model, as another run left it.
+
+    Attributes:
+        model: What it is.
+        vocabulary_size: Rows of its embedding.
+        checkpoint: Folder of its weights.
+        zero_stage: How they are cut there.
+        step: Optimizer steps that it was trained for.
+        digest: Equal for equal runs up to that step, wherever they lie.
+    """
+
+    model: LlamaModel
+    vocabulary_size: int
+    checkpoint: Path
+    zero_stage: int
+    step: int
+    digest: str
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What it is, JSON-shaped: equal for equal models."""
+        return {"step": self.step, "digest": self.digest}
+
+
+def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunReference | None:
+    """Find the reference model of a run whose rule has one; None: it has none.
+
+    Args:
+        config: The run.
+        tokenizer: What wrote its tokens.
+
+    Raises:
+        ConfigError: If the folder is none of a run, has no checkpoint, or is of another tokenizer
+            or another sequence length.
+    """
+    if not isinstance(config.mixing, DoremiMixing):
+        return None
+    folder = config.mixing.reference
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise _unfit(config, "the output folder of a run", f"no {path}")
+    other = load_config(path)
+    length, other_length = config.model.sequence_length, other.model.sequence_length
+    if other_length != length:
+        expected = f"a model of model.sequence_length {length} ({path})"
+        raise _unfit(config, expected, str(other_length))
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is None:
+        raise _unfit(config, "a run with a checkpoint", f"none in {folder / 'checkpoints'}")
+    header = _header(config, checkpoint)
+    found = header.identity.get("shards", {}).get("tokenizer", "none")
+    if found != tokenizer.fingerprint:
+        expected = f"a run by the tokenizer {tokenizer.fingerprint[:12]} ({checkpoint})"
+        raise _unfit(config, expected, found[:12])
+    rows = other.model.vocabulary_size
+    return RunReference(
+        model=other.model,
+        vocabulary_size=tokenizer.vocab_size if rows is None else rows,
+        checkpoint=checkpoint,
+        zero_stage=other.deepspeed.get("zero_optimization", {}).get("stage", 0),
+        step=header.step,
+        digest=_digest(header.identity),
+    )
+
+
+def _header(config: RunConfig, checkpoint: Path) -> CheckpointHeader:
+    try:
+        return load_header(checkpoint)
+    except ResumeError as error:
+        raise _unfit(config, "a whole checkpoint", str(error)) from None
+
+
+def _unfit(config: RunConfig, expected: str, found: str) -> ConfigError:
+    return config.mistake("mixing", "reference", expected=expected, found=found)
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    """Return a digest of what a checkpoint says it is, which decides the bits of its weights.
+
+    Reading the weights themselves would take as long as loading them.
+    """
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

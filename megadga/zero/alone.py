@@ -1,0 +1,31 @@
+"""A module's losses beside training. Knows no batch and no mixture."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from megadga.zero.engine import Engine, probe_autocast
+
+
+def losses_alone(engine: Engine, module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what computes a module's losses in the engine's arithmetic, without any trace.
+
+    There are no gradients and no dropout, and counters, schedule and optimizer do not see it.
+
+    Args:
+        engine: A DeepSpeed engine.
+        module: Its own, and then a call is collective under ZeRO-3; or another one on its device.
+            From tokens ``(b, S + 1)`` to one loss a token, ``(b, S)``.
+    """
+
+    def losses(tokens: Tensor) -> Tensor:
+        was_training = module.training
+        module.eval()
+        try:
+            with torch.no_grad(), probe_autocast(engine):
+                return module(tokens)
+        finally:
+            module.train(was_training)
+
+    return losses
