@@ -1,0 +1,29 @@
+"""Which tests of clusters run here, and hosts for those that leave them as they were."""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+from tests.cluster.hosts import Host, hosts
+from tests.cluster.packages import PDSH, why_not
+
+ALL = "MEGADGA_TEST_CLUSTER"
+"""Variable that asks for the thorough tests too; ``make test-cluster`` sets it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if ALL not in os.environ:
+        skip = pytest.mark.skip(reason="takes long: make test-cluster runs it")
+        for item in items:
+            if "thorough" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Generator[tuple[Host, Host]]:
+    """Two hosts for a file's tests."""
+    if reason := why_not(PDSH):
+        pytest.skip(reason)
+    with hosts(2) as (first, second):
+        yield first, second
