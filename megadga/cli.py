@@ -15,6 +15,9 @@ from tqdm import tqdm
 
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
+from megadga.cluster.markers import finished_step
+from megadga.cluster.ranks import rank_to_tell
+from megadga.cluster.stopping import StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError, MegadgaError
@@ -23,6 +26,8 @@ from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
+STOPPED = 75
+"""Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL, start it again."""
 LEAKAGE = 1
 """Exit code of a check that ran and found more leakage than the user allows."""
 
@@ -43,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     """Print a line for each mistake; under a launcher, ranks other than the first say who."""
-    rank = os.environ.get("RANK", "0")
-    prefix = "" if rank == "0" else f"[rank {rank}] "
+    rank = rank_to_tell(os.environ)
+    prefix = "" if rank == 0 else f"[rank {rank}] "
     for line in message.splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
 
@@ -58,7 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     # DeepSpeed's launcher puts it before everything else; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands, "train", _train, "train a run, or continue it where it stopped")
+    _add_run(
+        commands,
+        "train",
+        _train,
+        f"train a run, or continue it where it stopped; exit code {STOPPED}: a signal ended it, "
+        "and it has saved",
+    )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
     checking.add_argument(
@@ -120,13 +131,17 @@ def _count(text: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.overrides)
-    from megadga.build.run import open_run  # noqa: PLC0415
-    from megadga.train.loop import train  # noqa: PLC0415
+    with StopSignal.of_environment(os.environ) as stop:
+        config = load_config(options.config, options.overrides)
+        if (step := finished_step(config)) is not None:
+            if rank_to_tell(os.environ) == 0:
+                print(f"{config.output}: finished after step {step}; nothing is left to train")
+            return 0
+        from megadga.build.run import open_run  # noqa: PLC0415
+        from megadga.train.loop import train  # noqa: PLC0415
 
-    with open_run(config) as run:
-        train(run)
-    return 0
+        with open_run(config, stop_requested=stop.requested) as run:
+            return 0 if train(run) else STOPPED
 
 
 def _check(options: argparse.Namespace) -> int:
