@@ -30,6 +30,8 @@ STOPPED = 75
 """Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL, start it again."""
 LEAKAGE = 1
 """Exit code of a check that ran and found more leakage than the user allows."""
+UNFIT = 1
+"""Exit code of a diagnosis that found something that would fail."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plotting.set_defaults(command=_plot)
     plotting.add_argument("run", type=Path, metavar="FOLDER", help="the run's output folder")
+    _add_doctor(commands)
     demo = commands.add_parser(
         "demo", help="train on text found on this machine, with DGA and with uniform weights"
     )
@@ -113,6 +116,11 @@ def _add_run(
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, allow_abbrev=False)
     parser.set_defaults(command=command)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the run's YAML file")
+    _add_overrides(parser)
+    return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -121,7 +129,33 @@ def _add_run(
         metavar="KEY=VALUE",
         help="override a dotted key with a YAML value, as mixing.step_size=0.5; repeatable",
     )
-    return parser
+
+
+def _add_doctor(commands: Any) -> None:
+    summary = "ask hosts whether they are fit for a run, and try all ranks together"
+    doctor = commands.add_parser("doctor", help=summary, description=summary, allow_abbrev=False)
+    doctor.set_defaults(command=_doctor)
+    doctor.add_argument(
+        "config", type=Path, nargs="?", metavar="CONFIG", help="whose output all must share"
+    )
+    _add_overrides(doctor)
+    doctor.add_argument(
+        "--hostfile",
+        type=Path,
+        metavar="FILE",
+        help="lines of NAME slots=N; without it: the hosts of this SLURM job, or this machine",
+    )
+    doctor.add_argument("--nodes", type=_count, metavar="N", help="the first N hosts alone")
+    doctor.add_argument(
+        "--accelerators-per-node", type=_count, metavar="N", help="ranks on each; its slots"
+    )
+    doctor.add_argument(
+        "--deadline",
+        type=_count,
+        default=60,
+        metavar="S",
+        help="seconds that ranks wait for each other; 60",
+    )
 
 
 def _count(text: str) -> int:
@@ -179,6 +213,22 @@ def _plot(options: argparse.Namespace) -> int:
 
     print("\n".join(map(str, plot_run(options.run / "metrics.jsonl", options.run))))
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from megadga.doctor.command import run_doctor  # noqa: PLC0415
+
+    return (
+        UNFIT
+        if run_doctor(
+            load_config(options.config, options.overrides) if options.config else None,
+            hostfile=options.hostfile,
+            nodes=options.nodes,
+            accelerators_per_node=options.accelerators_per_node,
+            deadline_s=options.deadline,
+        )
+        else 0
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:

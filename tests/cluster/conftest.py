@@ -1,4 +1,4 @@
-"""Which tests of clusters run here, and hosts for those that leave them as they were."""
+"""Which tests of clusters run here, and hosts for them."""
 
 import os
 from collections.abc import Generator
@@ -20,9 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pair() -> Generator[tuple[Host, Host]]:
-    """Two hosts for a file's tests."""
+    """Two hosts, a test's own."""
     if reason := why_not(PDSH):
         pytest.skip(reason)
     with hosts(2) as (first, second):
