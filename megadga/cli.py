@@ -16,8 +16,8 @@ from tqdm import tqdm
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
 from megadga.cluster.markers import finished_step
-from megadga.cluster.ranks import rank_to_tell
-from megadga.cluster.stopping import StopSignal
+from megadga.cluster.ranks import rank_to_tell, read_ranks
+from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError, MegadgaError
@@ -26,8 +26,6 @@ from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
-STOPPED = 75
-"""Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL, start it again."""
 LEAKAGE = 1
 """Exit code of a check that ran and found more leakage than the user allows."""
 UNFIT = 1
@@ -174,8 +172,11 @@ def _train(options: argparse.Namespace) -> int:
         from megadga.build.run import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
+        launcher = read_ranks(os.environ).launcher
         with open_run(config, stop_requested=stop.requested) as run:
-            return 0 if train(run) else STOPPED
+            finished = train(run)
+    # torchrun's agents would start again, at once, what does not end with 0.
+    return 0 if finished or launcher == "torchrun" else STOPPED
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -10,6 +10,9 @@ from typing import Any, Self, final
 STOP_FILE = "MEGADGA_STOP_FILE"
 """Variable with the path of a file by which a launcher asks for a stop, on any machine."""
 
+STOPPED = 75
+"""Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL, start it again."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
