@@ -16,10 +16,8 @@ from megadga.doctor.software import own_software
 def preflight(
     hosts: Sequence[Host],
     *,
-    accelerators_per_node: int | None = None,
     output: Path,
     port: int,
-    ssh_options: Sequence[str] = (),
 ) -> list[str]:
     """Return what would keep a run from starting or working on hosts, before any rank starts.
 
@@ -27,17 +25,14 @@ def preflight(
     there are no accelerators.
 
     Args:
-        hosts: In the order of ranks, at least one, each once.
-        accelerators_per_node: Ranks on each; None: as many as its slots.
+        hosts: In the order of ranks, at least one, each once, with its number of ranks as slots.
         output: The run's folder, which need not exist yet.
         port: Where rank 0 will listen.
-        ssh_options: For ssh, before the host's name.
 
     Returns:
         A line a failure, which begins with the host's name and ends with the remedy.
     """
-    used = tuple(Host(host.name, accelerators_per_node or host.slots) for host in hosts)
-    place = Place(used, Ssh(tuple(ssh_options)))
+    place = Place(tuple(hosts), Ssh())
     found = look_at(place, output=output, port=port, ops=())
     return [str(finding) for finding in found if finding.failed]
 

@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-_SSH = (
-    "ssh",
-    *("-o", "BatchMode=yes"),
-    *("-o", "ConnectTimeout=10"),
-    *("-o", "ServerAliveInterval=5"),
-    *("-o", "ServerAliveCountMax=3"),
-)
-"""Asks nobody for a password, and gives up on a host that is silent."""
+from megadga.cluster.launching.remote import SSH_OPTIONS
 
 
 class Reach(Protocol):
@@ -32,18 +25,13 @@ class Reach(Protocol):
 
 @dataclass(frozen=True)
 class Ssh:
-    """Over ssh, without passwords.
+    """Over ssh, without passwords."""
 
-    Attributes:
-        options: For ssh, before the host's name.
-    """
-
-    options: tuple[str, ...] = ()
     name: str = "ssh"
 
     def command(self, host: str, script: str) -> list[str]:
         """See ``Reach``."""
-        return [*_SSH, *self.options, "--", host, f"exec sh -c {shlex.quote(script)}"]
+        return ["ssh", *SSH_OPTIONS, "--", host, f"exec sh -c {shlex.quote(script)}"]
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def mpi_plan(
         ask_to_stop=touch(place.stop_file),
         patience=patience_of(request, end_s=15.0),
         max_restarts=request.max_restarts,
+        port=place.port,
         stop_file=place.stop_file,
     )
 

@@ -38,6 +38,7 @@ class Plan:
         max_restarts: How often they are started again after a failure.
         file: Written before, removed after; None: none.
         end: Ends the processes when they did not end by themselves; None: SIGTERM does.
+        port: Where rank 0 listens, if that is known on this machine.
         stop_file: Asks ranks on any machine to stop, and is removed after; None: signals ask.
     """
 
@@ -48,6 +49,7 @@ class Plan:
     max_restarts: int = 0
     file: PrivateFile | None = None
     end: Command | None = None
+    port: int | None = None
     stop_file: Path | None = None
 
     @property

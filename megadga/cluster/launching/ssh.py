@@ -82,6 +82,7 @@ def ssh_plan(
         max_restarts=request.max_restarts,
         file=file,
         end=Command(_end_command(hosts, argument), environment, root),
+        port=place.port,
         stop_file=place.stop_file,
     )
 

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from megadga.cluster.hostfile import Host, first_hosts, read_hostfile
@@ -21,14 +22,20 @@ from megadga.errors import ConfigError, MegadgaError
 class Preflight(Protocol):
     """Looks at machines before a run starts on them."""
 
-    def __call__(self, hosts: Sequence[Host], *, accelerators_per_node: int) -> list[str]:
-        """Return a line for everything that would make a run fail there."""
+    def __call__(self, hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
+        """Return a line for everything that would make a run fail there.
+
+        Args:
+            hosts: With as many slots as ranks will be there; rank 0 on the first.
+            output: The run's folder, absolute; it need not exist yet.
+            port: Where rank 0 will listen.
+        """
         ...
 
 
-def unchecked(hosts: Sequence[Host], *, accelerators_per_node: int) -> list[str]:
+def unchecked(hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
     """Look at nothing. A ``Preflight``."""
-    del hosts, accelerators_per_node
+    del hosts, output, port
     return []
 
 
@@ -117,8 +124,8 @@ def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight:
     if request.dry_run:
         print(show(plan, os.environ))
         return 0
-    if request.hostfile is not None:
-        failures = preflight(plan.hosts, accelerators_per_node=plan.hosts[0].slots)
+    if request.hostfile is not None and plan.port is not None:
+        failures = preflight(plan.hosts, output=config.output.absolute(), port=plan.port)
         if failures:
             raise ConfigError("\n".join(failures))
     if plan.stop_file is not None:

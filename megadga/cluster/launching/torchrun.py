@@ -77,6 +77,7 @@ def torchrun_plan(
         tuple(hosts),
         ask_to_stop=touch(place.stop_file),
         patience=patience_of(request, end_s=_END_S),
+        port=place.port,
         stop_file=place.stop_file,
     )
 

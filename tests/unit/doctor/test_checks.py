@@ -60,15 +60,15 @@ def test_of_fit_hosts_there_is_nothing_to_say() -> None:
         (
             {"software": Software(SOFTWARE.versions, "b" * 64)},
             (
-                "h2: expected megadga's code aaaaaaaaaaaa as here, found bbbbbbbbbbbb; bring the same "
-                "version of megadga there"
+                "h2: expected megadga's code aaaaaaaaaaaa as here, found bbbbbbbbbbbb; bring the "
+                "same version of megadga there"
             ),
         ),
         (
             {"devices": 7},
             (
-                "h2: expected 8 accelerators for 8 ranks, found 7; lower slots= in the hostfile, or "
-                "--accelerators-per-node"
+                "h2: expected 8 accelerators for 8 ranks, found 7; lower slots= in the hostfile, "
+                "or --accelerators-per-node"
             ),
         ),
         (
@@ -88,15 +88,15 @@ def test_of_fit_hosts_there_is_nothing_to_say() -> None:
         (
             {"master_address": "127.0.1.1", "interface": "lo"},
             (
-                "h2: expected h1 to be another machine, found 127.0.1.1; mend its /etc/hosts, where "
-                "the name means loopback"
+                "h2: expected h1 to be another machine, found 127.0.1.1; mend its /etc/hosts, "
+                "where the name means loopback"
             ),
         ),
         (
             {"interface": ""},
             (
-                "h2: expected an interface towards h1, found none that is up; mend its network, or "
-                "set GLOO_SOCKET_IFNAME"
+                "h2: expected an interface towards h1, found none that is up; mend its network, "
+                "or set GLOO_SOCKET_IFNAME"
             ),
         ),
     ],

@@ -26,9 +26,9 @@ def test_a_script_survives_two_shells_whatever_its_paths_are_called(tmp_path: Pa
 
 
 def test_ssh_asks_for_no_password_and_takes_no_host_for_an_option() -> None:
-    command = Ssh(("-p", "2222")).command("-h1", "true")
+    command = Ssh().command("-h1", "true")
     assert command[:3] == ["ssh", "-o", "BatchMode=yes"]
-    assert command[-5:] == ["-p", "2222", "--", "-h1", "exec sh -c true"]
+    assert command[-3:] == ["--", "-h1", "exec sh -c true"]
 
 
 def test_an_interpreter_is_named_by_its_absolute_path() -> None:
