@@ -13,7 +13,7 @@ from tests.support.shards import write_sets
 
 EXAMPLE = REPOSITORY / "docs" / "examples" / "plain_deepspeed.py"
 # DeepSpeed forwards few variables by itself; these are in its own file for more.
-FORWARDED = ("TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS")
+FORWARDED = ("PATH", "TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS")
 
 
 @pytest.mark.thorough
