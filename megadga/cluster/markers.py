@@ -6,11 +6,10 @@ saved, and should be started again. Neither: it runs, or something went wrong.
 
 import hashlib
 import json
-import os
-from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from megadga.config.models import RunConfig
+from megadga.shards.files import written_whole
 
 DONE = "DONE"
 REQUEUE = "REQUEUE"
@@ -55,18 +54,10 @@ class RunMarkers:
         """Say how the run ended, after optimizer step ``step``."""
         if self._writes:
             path = self._folder / (DONE if finished else REQUEUE)
-            _write_whole(path, {"step": step, "run": self._run})
+            with written_whole(path) as file:
+                file.write(f"{json.dumps({'step': step, 'run': self._run})}\n".encode())
 
 
 def _fingerprint(config: RunConfig) -> str:
     text = json.dumps(config.identity(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_whole(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megadga.errors import ConfigError
 
@@ -54,7 +54,8 @@ class _Names:
 
     Attributes:
         launcher: Its name.
-        rank: Rank; a launcher is taken to be at work if this variable is set.
+        present: The variable that is set if the launcher is at work.
+        rank: Rank.
         local_rank: Rank among those of the machine.
         size: Number of ranks.
         local_size: Number of ranks on this machine, if it says so.
@@ -62,6 +63,7 @@ class _Names:
     """
 
     launcher: str
+    present: str
     rank: str
     local_rank: str
     size: str
@@ -69,26 +71,33 @@ class _Names:
     nodes: str | None = None
 
 
-_TORCH = _Names("environment", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+_TORCH = _Names("environment", "RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+_PMI = _Names(
+    "pmi", "PMI_RANK", "PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", local_size="MPI_LOCALNRANKS"
+)
 _LAUNCHERS = (
     # First, as these may have been started by one of the others and speak for themselves.
     _TORCH,
     _Names(
         "openmpi",
         "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_LOCAL_RANK",
         "OMPI_COMM_WORLD_SIZE",
         local_size="OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
-    _Names("pmi", "PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", local_size="MPI_LOCALNRANKS"),
+    # srun sets PMI_RANK as well, and not this one: then SLURM's own variables say more.
+    replace(_PMI, present="MPI_LOCALRANKID"),
     # The variables of a step: a batch script has SLURM_NTASKS too, and is one process.
     _Names(
         "slurm",
+        "SLURM_STEP_NUM_TASKS",
         "SLURM_PROCID",
         "SLURM_LOCALID",
         "SLURM_STEP_NUM_TASKS",
         nodes="SLURM_STEP_NUM_NODES",
     ),
+    _PMI,  # to say what is missing
 )
 
 
@@ -99,7 +108,7 @@ def read_ranks(environment: Mapping[str, str]) -> RankEnvironment:
         ConfigError: If variables are missing, no numbers or contradict each other, or if there are
             other ranks than ``MEGADGA_RANKS``; the message names them.
     """
-    names = next((names for names in _LAUNCHERS if _at_work(names, environment)), None)
+    names = next((names for names in _LAUNCHERS if names.present in environment), None)
     if names is None:
         found = RankEnvironment(0, 0, 1, _LOOPBACK, 0, "none")
     else:
@@ -110,9 +119,9 @@ def read_ranks(environment: Mapping[str, str]) -> RankEnvironment:
 
 def rank_to_tell(environment: Mapping[str, str]) -> int:
     """Return the rank for messages: 0 where ``read_ranks`` would find none, or a mistake."""
-    found = (environment[names.rank] for names in _LAUNCHERS if _at_work(names, environment))
-    text = next(found, "0")
-    return int(text) if text.isdecimal() else 0
+    names = next((names for names in _LAUNCHERS if names.present in environment), None)
+    text = "0" if names is None else environment.get(names.rank, "0")
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def read_deadline_s(environment: Mapping[str, str]) -> float:
@@ -129,11 +138,6 @@ def read_deadline_s(environment: Mapping[str, str]) -> float:
     if not 0.0 < seconds < math.inf:
         raise ConfigError(f"{DEADLINE}: expected a number of seconds above 0, found {text!r}")
     return seconds
-
-
-def _at_work(names: _Names, environment: Mapping[str, str]) -> bool:
-    key = names.size if names.launcher == "slurm" else names.rank
-    return key in environment
 
 
 def _started(names: _Names, environment: Mapping[str, str]) -> RankEnvironment:

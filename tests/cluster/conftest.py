@@ -1,6 +1,7 @@
 """Which tests of clusters run here, and hosts for them."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -18,6 +19,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "thorough" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torn_down_when_terminated() -> Generator[None]:
+    """Have SIGTERM end the tests as Ctrl-C does: hosts outlive a process that just dies."""
+    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -4,14 +4,16 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.environment import shell_environment
 from tests.cluster.hosts import Host, hosts
 
 CORES = 4
+ENDED = ("", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 START_TIMEOUT_S = 60.0
 CGROUP = """\
 CgroupPlugin=cgroup/v1
@@ -66,6 +68,21 @@ class Slurm:
         """Where people work."""
         return self.hosts[0]
 
+    def submit(self, command: list[str], folder: Path) -> str:
+        """Run a command that submits a job; return the job's number."""
+        done = self.login.run(*command, env=shell_environment(), cwd=folder)
+        assert done.code == 0, done.text
+        return done.text.split()[-1]
+
+    def wait_for_end(self, job: str, timeout_s: float) -> None:
+        """Wait until a job has ended."""
+        wait_until(lambda: self.state(job) in ENDED, timeout_s, self.logs)
+
+    def start_again(self, job: str, timeout_s: float) -> None:
+        """Wait until a job is back in the queue, and have it start at once."""
+        wait_until(lambda: self.state(job) == "PENDING", timeout_s, self.logs)
+        self.login.sh(f"scontrol update JobId={job} StartTime=now")
+
     def state(self, job: str) -> str:
         """What SLURM calls a job's state, such as RUNNING; empty once it is forgotten."""
         done = self.login.run("squeue", "--noheader", "--format=%T", f"--jobs={job}")
@@ -79,6 +96,14 @@ class Slurm:
         """The ends of SLURM's own logs."""
         paths = sorted(self.folder.glob("*.log"))
         return "\n".join(f"{path.name}:\n{path.read_text()[-1500:]}" for path in paths)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, logs: Callable[[], str]) -> None:
+    """Wait for something; if it does not happen, say what the logs say."""
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends, f"{timeout_s} s without it:\n{logs()}"
+        time.sleep(0.5)
 
 
 @contextmanager
@@ -134,8 +159,8 @@ def _start_munge(host: Host, key: Path) -> None:
 
 
 def _wait_until_idle(cluster: Slurm) -> None:
-    ends = time.monotonic() + START_TIMEOUT_S
-    idle = "idle\n" * len(cluster.hosts)
-    while (states := cluster.login.run("sinfo", "-hNo", "%T").text) != idle:
-        assert time.monotonic() < ends, f"SLURM's hosts are {states}:\n{cluster.logs()}"
-        time.sleep(0.2)
+    def idle() -> bool:
+        states = cluster.login.run("sinfo", "--noheader", "--Node", "--format=%T").text
+        return states.split() == ["idle"] * len(cluster.hosts)
+
+    wait_until(idle, START_TIMEOUT_S, cluster.logs)

@@ -53,6 +53,17 @@ def test_ranks_of_a_launcher_within_another_are_those_of_the_inner_one():
     assert read_ranks({**outer, **TORCH}).world_size == 8
 
 
+def test_slurm_says_more_than_its_own_pmi():
+    assert read_ranks({**SLURM, **MASTER, "PMI_RANK": "5", "PMI_SIZE": "8"}).launcher == "slurm"
+    with pytest.raises(ConfigError, match="MPI_LOCALRANKID: expected a whole number"):
+        read_ranks({"PMI_RANK": "5", "PMI_SIZE": "8", **MASTER})
+
+
+def test_hydra_under_slurm_says_more_than_the_step_that_started_it():
+    found = read_ranks({**SLURM, "SLURM_PROCID": "0", **PMI, **MASTER})
+    assert (found.launcher, found.rank) == ("pmi", 5)
+
+
 @pytest.mark.parametrize(
     "one_machine",
     [
