@@ -129,6 +129,10 @@ def _operators(report: HostReport) -> Iterator[Finding]:
         remedy = "it takes a minute or two, once; TORCH_EXTENSIONS_DIR says where it is kept"
         yield Finding(report.host, what, remedy, failed=False)
 
+    for path in report.op_locks:
+        what = f"expected no lock on an operator, found {path}, for which ranks would wait"
+        yield Finding(report.host, what, "remove it, unless something is being compiled now")
+
 
 def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback

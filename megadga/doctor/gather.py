@@ -17,6 +17,7 @@ from megadga.doctor.machine import (
     count_devices,
     interface_to,
     missing_ops,
+    op_locks,
     port_error,
 )
 from megadga.doctor.reports import ANSWER, HostReport, Request
@@ -46,6 +47,7 @@ def answer(host: str, asked: IO[str], answers: IO[str]) -> None:
 def report(host: str, request: Request, *, folder_error: str) -> HostReport:
     """Say what is asked of this host."""
     devices, kind = count_devices()
+    ops = (*request.ops, *_OPS_OF_KIND[kind])
     return HostReport(
         host=host,
         software=own_software(),
@@ -55,7 +57,8 @@ def report(host: str, request: Request, *, folder_error: str) -> HostReport:
         port_error="" if request.port is None else port_error(request.port),
         master_address=address_of(request.master),
         interface=interface_to(request.master),
-        ops_missing=missing_ops((*request.ops, *_OPS_OF_KIND[kind]), os.environ),
+        ops_missing=missing_ops(ops, os.environ),
+        op_locks=op_locks(ops, os.environ),
     )
 
 

@@ -55,7 +55,19 @@ def interface_to(name: str) -> str:
 
 def missing_ops(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return which operators DeepSpeed will have to compile at first use."""
+    return tuple(name for name in names if not _found(name, f"{name}.so", environment))
+
+
+def op_locks(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return paths of locks on operators: ranks would wait until whoever holds them is done.
+
+    A process that is killed while it compiles or loads one leaves its lock for ever.
+    """
+    found = (path for name in names for path in _found(name, "lock", environment))
+    return tuple(map(str, found))
+
+
+def _found(operator: str, file: str, environment: Mapping[str, str]) -> list[Path]:
     own = environment.get("TORCH_EXTENSIONS_DIR")
     root = Path(own) if own else Path.home() / _DEFAULT_EXTENSIONS
-    pattern = "{0}/{0}.so" if own else "*/{0}/{0}.so"
-    return tuple(name for name in names if not any(root.glob(pattern.format(name))))
+    return sorted(root.glob(f"{operator}/{file}" if own else f"*/{operator}/{file}"))

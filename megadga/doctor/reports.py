@@ -66,6 +66,7 @@ class HostReport:
         master_address: What rank 0's host is called here, as numbers; empty: its name is unknown.
         interface: Which leads to rank 0's host; empty: none does.
         ops_missing: Operators that are not compiled yet.
+        op_locks: Paths of locks on operators.
     """
 
     host: str
@@ -77,6 +78,7 @@ class HostReport:
     master_address: str
     interface: str
     ops_missing: tuple[str, ...]
+    op_locks: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -86,7 +88,7 @@ class HostReport:
     def of_json(values: Mapping[str, Any]) -> "HostReport":
         """Return what ``as_json`` was made of."""
         copied: dict[str, Any] = {**values, "software": Software(**values["software"])}
-        copied["ops_missing"] = tuple(values["ops_missing"])
+        copied |= {name: tuple(values[name]) for name in ("ops_missing", "op_locks")}
         return HostReport(**copied)
 
 

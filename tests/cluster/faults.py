@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
-from tests.cluster.environment import shell_environment
 from tests.cluster.hosts import Host
 from tests.cluster.jobs import Job
 from tests.cluster.processes import Process
@@ -24,7 +23,7 @@ def endless(
 ) -> Generator[Job]:
     """Launch a run from a host, and have it train for a while."""
     command = trial.over_two_hosts(launcher, ENDLESS, *options)
-    environment = shell_environment(MEGADGA_DEADLINE_S=str(DEADLINE_S / 2))
+    environment = trial.environment(MEGADGA_DEADLINE_S=str(DEADLINE_S / 2))
     with host.start(*command, env=environment, cwd=trial.folder) as job:
         job.wait_until(lambda: trial.step() >= after_step, START_S, f"step {after_step}")
         yield job
@@ -34,7 +33,7 @@ def resume(trial: Trial, launcher: str, host: Host) -> str:
     """Launch a run again, to train a few steps more; return what it said."""
     steps = trial.step() + 3
     command = trial.over_two_hosts(launcher, f"--set=training.steps={steps}")
-    done = host.run(*command, env=shell_environment(), cwd=trial.folder, timeout_s=START_S)
+    done = host.run(*command, env=trial.environment(), cwd=trial.folder, timeout_s=START_S)
     assert done.code == 0, done.text
     assert trial.step() == steps
     assert trial.markers() == {"DONE"}

@@ -1,12 +1,13 @@
 """Small runs to launch on hosts, and what they leave in their folder."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.environment import write_hostfile
+from tests.cluster.environment import shell_environment, write_hostfile
 from tests.support.ranks import REPOSITORY
 from tests.support.runs import write_run
 
@@ -46,6 +47,13 @@ class Trial:
     def output(self) -> Path:
         """The run's own folder."""
         return self.folder / "out"
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """Return what its launcher's shell has: compiled operators of its own, for one.
+
+        A rank that is killed while it loads one leaves a lock, for which all later ranks wait.
+        """
+        return shell_environment(TORCH_EXTENSIONS_DIR=str(self.folder / "operators"), **variables)
 
     def launch(self, launcher: str, *options: str) -> list[str]:
         """Return the command that launches it."""
@@ -87,4 +95,7 @@ def write_trial(folder: Path, shards: Path, *, steps: int = 20) -> Trial:
     (folder / "shards").symlink_to(shards)
     write_run(folder, RUN.replace("steps: 20", f"steps: {steps}"))
     write_hostfile(folder / "hostfile", ["h1", "h2"])
+    compiled = Path(shell_environment()["TORCH_EXTENSIONS_DIR"])
+    if compiled.is_dir():
+        shutil.copytree(compiled, folder / "operators", ignore=shutil.ignore_patterns("lock"))
     return Trial(folder)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.environment import shell_environment
 from tests.cluster.hosts import Host, hosts
+from tests.cluster.runs import Trial
 
 CORES = 4
 ENDED = ("", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
@@ -68,9 +68,9 @@ class Slurm:
         """Where people work."""
         return self.hosts[0]
 
-    def submit(self, command: list[str], folder: Path) -> str:
-        """Run a command that submits a job; return the job's number."""
-        done = self.login.run(*command, env=shell_environment(), cwd=folder)
+    def submit(self, command: list[str], trial: Trial) -> str:
+        """Run a command that submits a trial; return the job's number."""
+        done = self.login.run(*command, env=trial.environment(), cwd=trial.folder)
         assert done.code == 0, done.text
         return done.text.split()[-1]
 

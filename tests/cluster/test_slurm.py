@@ -28,7 +28,7 @@ def trial(tmp_path: Path) -> Trial:
 
 def submit_endless(cluster: Slurm, trial: Trial, *options: str) -> str:
     """Submit a run that its time limit alone ends, and wait until it trains."""
-    job = cluster.submit(trial.over_two_hosts("slurm", *options), trial.folder)
+    job = cluster.submit(trial.over_two_hosts("slurm", *options), trial)
     wait_until(lambda: trial.step() >= 3, START_S, lambda: trial.logs() + cluster.logs())
     return job
 
@@ -52,7 +52,7 @@ def test_at_its_time_limit_a_run_saves_is_requeued_and_ends_as_if_undisturbed(
     assert f"continues after step {saved}" in trial.logs()
 
     undisturbed = write_trial(tmp_path / "undisturbed", tmp_path / "shards", steps=steps)
-    again = cluster.submit(undisturbed.over_two_hosts("slurm"), undisturbed.folder)
+    again = cluster.submit(undisturbed.over_two_hosts("slurm"), undisturbed)
     cluster.wait_for_end(again, 600)
     assert undisturbed.markers() == {"DONE"}, undisturbed.logs()
     assert trial.metrics() == undisturbed.metrics()

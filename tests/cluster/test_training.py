@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.environment import shell_environment
 from tests.cluster.hosts import Host, hosts
 from tests.cluster.packages import PDSH, SLURM, why_not
 from tests.cluster.runs import Trial, write_trial
@@ -33,7 +32,7 @@ def local(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     trial = write_trial(tmp_path_factory.mktemp("local") / "run", shards)
     with hosts(1) as (host,):
         command = trial.launch("local", "--accelerators-per-node=4")
-        environment = shell_environment()
+        environment = trial.environment()
         done = host.run(*command, env=environment, cwd=trial.folder, timeout_s=TIMEOUT_S)
     assert done.code == 0, done.text
     return trial
@@ -45,7 +44,7 @@ def test_two_hosts_train_on_the_sequences_of_one(
 ) -> None:
     trial = write_trial(tmp_path / "run", shards)
     command = trial.over_two_hosts(launcher)
-    done = pair[0].run(*command, env=shell_environment(), cwd=trial.folder, timeout_s=TIMEOUT_S)
+    done = pair[0].run(*command, env=trial.environment(), cwd=trial.folder, timeout_s=TIMEOUT_S)
     assert done.code == 0, done.text[-6000:]
     assert_same_training(trial, local)
 
@@ -58,7 +57,7 @@ def test_a_slurm_job_trains_on_the_sequences_of_one_host(
     trial = write_trial(tmp_path / "run", shards)
     command = trial.over_two_hosts("slurm", "--time=00:10:00")
     with slurm(2) as cluster:
-        text = cluster.submit(command, trial.folder)
+        text = cluster.submit(command, trial)
         cluster.wait_for_end(text, TIMEOUT_S)
     assert trial.markers() == {"DONE"}, trial.logs()
     assert_same_training(trial, local)

@@ -21,6 +21,7 @@ FIT = HostReport(
     master_address="192.0.2.1",
     interface="eth0",
     ops_missing=(),
+    op_locks=(),
 )
 WANTED = Wanted(
     hosts=(Host("h1", 8), Host("h2", 8)),
@@ -135,6 +136,15 @@ def test_a_compilation_that_is_still_to_come_is_no_failure() -> None:
     (finding,) = second(ops_missing=("cpu_adam",))
     assert finding.what.startswith("DeepSpeed's operator cpu_adam is not compiled yet")
     assert not finding.failed
+
+
+def test_a_lock_on_an_operator_is_named() -> None:
+    (finding,) = second(op_locks=("/ops/cpu_adam/lock",))
+    assert str(finding) == (
+        "h2: expected no lock on an operator, found /ops/cpu_adam/lock, for which ranks would "
+        "wait; remove it, unless something is being compiled now"
+    )
+    assert finding.failed
 
 
 def test_a_host_that_ssh_cannot_reach_is_told_from_one_without_the_interpreter() -> None:

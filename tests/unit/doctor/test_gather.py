@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from megadga.doctor.gather import answer
-from megadga.doctor.machine import missing_ops, port_error
+from megadga.doctor.machine import missing_ops, op_locks, port_error
 from megadga.doctor.operators import needed_ops
 from megadga.doctor.reports import ANSWER, HostReport, Request
 from megadga.doctor.software import hash_code, own_software
@@ -83,7 +83,11 @@ def test_operators_are_looked_for_where_torch_would_keep_them(tmp_path: Path) ->
     (tmp_path / "cpu_adam").mkdir()
     (tmp_path / "cpu_adam" / "cpu_adam.so").touch()
     variables = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    assert missing_ops(("cpu_adam", "fused_adam"), variables) == ("fused_adam",)
+    names = ("cpu_adam", "fused_adam")
+    assert missing_ops(names, variables) == ("fused_adam",)
+    assert op_locks(names, variables) == ()
+    (tmp_path / "cpu_adam" / "lock").touch()
+    assert op_locks(names, variables) == (str(tmp_path / "cpu_adam" / "lock"),)
 
 
 @pytest.mark.parametrize(
