@@ -10,8 +10,9 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench-sampler bench-reader bench-prepare bench-clusters \
-	bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers plot-sensitivity evidence \
+.PHONY: help setup demo test test-cluster lint format bench-sampler bench-reader bench-prepare \
+	bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers \
+	plot-sensitivity evidence \
 	clean
 
 # What benches read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
@@ -41,6 +42,10 @@ demo: setup  ## Train on text found on this machine, with DGA and with uniform w
 
 test: setup  ## Run the tests (under 15 minutes on two cores).
 	@$(BIN)/python -m pytest
+
+test-cluster: setup  ## Train on real hosts and SLURM, built of namespaces; as root, on Debian.
+	@tests/cluster/install
+	@MEGADGA_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 lint: setup  ## Check format, style, types and layers.
 	@$(BIN)/ruff format --check .

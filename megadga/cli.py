@@ -15,6 +15,9 @@ from tqdm import tqdm
 
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
+from megadga.cluster.markers import finished_step
+from megadga.cluster.ranks import rank_to_tell, read_ranks
+from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError, MegadgaError
@@ -25,6 +28,8 @@ USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
 LEAKAGE = 1
 """Exit code of a check that ran and found more leakage than the user allows."""
+UNFIT = 1
+"""Exit code of a diagnosis that found something that would fail."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     """Print a line for each mistake; under a launcher, ranks other than the first say who."""
-    rank = os.environ.get("RANK", "0")
-    prefix = "" if rank == "0" else f"[rank {rank}] "
+    rank = rank_to_tell(os.environ)
+    prefix = "" if rank == 0 else f"[rank {rank}] "
     for line in message.splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
 
@@ -58,7 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     # DeepSpeed's launcher puts it before everything else; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands, "train", _train, "train a run, or continue it where it stopped")
+    _add_run(
+        commands,
+        "train",
+        _train,
+        f"train a run, or continue it where it stopped; exit code {STOPPED}: a signal ended it, "
+        "and it has saved",
+    )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
     checking.add_argument(
@@ -79,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plotting.set_defaults(command=_plot)
     plotting.add_argument("run", type=Path, metavar="FOLDER", help="the run's output folder")
+    _add_doctor(commands)
     demo = commands.add_parser(
         "demo", help="train on text found on this machine, with DGA and with uniform weights"
     )
@@ -102,6 +114,11 @@ def _add_run(
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, allow_abbrev=False)
     parser.set_defaults(command=command)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the run's YAML file")
+    _add_overrides(parser)
+    return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -110,7 +127,33 @@ def _add_run(
         metavar="KEY=VALUE",
         help="override a dotted key with a YAML value, as mixing.step_size=0.5; repeatable",
     )
-    return parser
+
+
+def _add_doctor(commands: Any) -> None:
+    summary = "ask hosts whether they are fit for a run, and try all ranks together"
+    doctor = commands.add_parser("doctor", help=summary, description=summary, allow_abbrev=False)
+    doctor.set_defaults(command=_doctor)
+    doctor.add_argument(
+        "config", type=Path, nargs="?", metavar="CONFIG", help="whose output all must share"
+    )
+    _add_overrides(doctor)
+    doctor.add_argument(
+        "--hostfile",
+        type=Path,
+        metavar="FILE",
+        help="lines of NAME slots=N; without it: the hosts of this SLURM job, or this machine",
+    )
+    doctor.add_argument("--nodes", type=_count, metavar="N", help="the first N hosts alone")
+    doctor.add_argument(
+        "--accelerators-per-node", type=_count, metavar="N", help="ranks on each; its slots"
+    )
+    doctor.add_argument(
+        "--deadline",
+        type=_count,
+        default=60,
+        metavar="S",
+        help="seconds that ranks wait for each other; 60",
+    )
 
 
 def _count(text: str) -> int:
@@ -120,13 +163,20 @@ def _count(text: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.overrides)
-    from megadga.build.run import open_run  # noqa: PLC0415
-    from megadga.train.loop import train  # noqa: PLC0415
+    with StopSignal.of_environment(os.environ) as stop:
+        config = load_config(options.config, options.overrides)
+        if (step := finished_step(config)) is not None:
+            if rank_to_tell(os.environ) == 0:
+                print(f"{config.output}: finished after step {step}; nothing is left to train")
+            return 0
+        from megadga.build.run import open_run  # noqa: PLC0415
+        from megadga.train.loop import train  # noqa: PLC0415
 
-    with open_run(config) as run:
-        train(run)
-    return 0
+        launcher = read_ranks(os.environ).launcher
+        with open_run(config, stop_requested=stop.requested) as run:
+            finished = train(run)
+    # torchrun's agents would start again, at once, what does not end with 0.
+    return 0 if finished or launcher == "torchrun" else STOPPED
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -164,6 +214,22 @@ def _plot(options: argparse.Namespace) -> int:
 
     print("\n".join(map(str, plot_run(options.run / "metrics.jsonl", options.run))))
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from megadga.doctor.command import run_doctor  # noqa: PLC0415
+
+    return (
+        UNFIT
+        if run_doctor(
+            load_config(options.config, options.overrides) if options.config else None,
+            hostfile=options.hostfile,
+            nodes=options.nodes,
+            accelerators_per_node=options.accelerators_per_node,
+            deadline_s=options.deadline,
+        )
+        else 0
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,48 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-_LAUNCHED = ("RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-"""Variables of which a launcher sets one: ``deepspeed`` and ``torchrun``, or an MPI."""
+from megadga.cluster.interfaces import interface_variables
+from megadga.cluster.ranks import RankEnvironment, read_deadline_s, read_ranks
+from megadga.zero.deadline import limit_waiting
 
 
 @contextmanager
-def process_group() -> Generator[None]:
+def process_group() -> Generator[timedelta]:
     """Join the ranks that a launcher started; without a launcher, be the only one. Collective.
 
     A group that is there already is used, and left by who formed it.
 
     After an error the group is left to the launcher, which ends the other ranks: taking it down
     in good order would wait for them.
+
+    Yields:
+        How long ranks wait for each other: groups that are made later need telling.
+
+    Raises:
+        ConfigError: If what the launcher has set makes no sense, or there are other ranks than
+            it was asked for.
     """
     formed_here = not dist.is_initialized()
-    if not any(name in os.environ for name in _LAUNCHED):
-        # DeepSpeed reads these and nothing else. Port 0: any free one, as nobody else joins.
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": 0}
-        os.environ |= {name: str(value) for name, value in alone.items()}
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    deadline = timedelta(seconds=read_deadline_s(os.environ))
+    if formed_here:
+        _tell_torch(read_ranks(os.environ))
     _prefer_own_tools()
-    deepspeed.init_distributed()
+    deepspeed.init_distributed(timeout=deadline)
+    limit_waiting(deadline)
     accelerator: Any = get_accelerator()
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     _share_cores()
     _remove_shared_buffer()
-    yield
+    yield deadline
     if formed_here:
         leave()
+
+
+def _tell_torch(ranks: RankEnvironment) -> None:
+    """Put into the environment what torch and DeepSpeed look for there, and nowhere else."""
+    os.environ |= ranks.variables()
+    alone = ranks.world_size == 1 or ranks.master_address in ("127.0.0.1", "::1", "localhost")
+    os.environ |= interface_variables(os.environ, master_address=ranks.master_address, alone=alone)
 
 
 def leave() -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from megadga.build.engine import make_engine
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.ranks import process_group
 from megadga.build.reference_model import load_reference
+from megadga.cluster.markers import RunMarkers
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.models import RunConfig
 from megadga.mixing.loss_reweight import LossReweighting
@@ -26,18 +27,26 @@ from megadga.train.mean_weights import MeanWeightsFile
 from megadga.train.metrics import FanOut, MetricsFile
 from megadga.train.passes import Reweighting
 from megadga.train.progress import Progress
+from megadga.train.stopping import AgreedStop
 from megadga.train.trainer import Trainer
 from megadga.zero.alone import losses_alone
 from megadga.zero.collective import ProcessGroupCollective
+from megadga.zero.deadline import limit_waiting
 from megadga.zero.engine import Engine
 
 
 @contextmanager
-def open_run(config: RunConfig) -> Generator[Run]:
+def open_run(
+    config: RunConfig, *, stop_requested: Callable[[], bool] = lambda: False
+) -> Generator[Run]:
     """Yield the run that a configuration describes, at the step where it stopped. Collective.
 
-    Works under the launchers of DeepSpeed and torch, under MPI, and as a single process.
+    Works under the launchers of DeepSpeed and torch, under MPI and SLURM, and as a single process.
     Everything is validated before anything is written.
+
+    Args:
+        config: The run.
+        stop_requested: Whether this rank was asked to stop; asked after every step.
 
     Raises:
         ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed.
@@ -47,13 +56,16 @@ def open_run(config: RunConfig) -> Generator[Run]:
     """
     data = open_data(config)
     mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
-    with process_group():
-        run = _assemble(config, data, mixture)
+    with process_group() as deadline:
+        run = _assemble(config, data, mixture, stop_requested)
+        limit_waiting(deadline)  # in the groups, too, that DeepSpeed has made meanwhile
         yield run
         run.mixture.close()
 
 
-def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
+def _assemble(
+    config: RunConfig, data: RunData, mixture: Mixture, stop_requested: Callable[[], bool]
+) -> Run:
     """Build every part, then create the output folder, then continue from its checkpoint."""
     settings = deepspeed_settings(config, dist.get_world_size())
     identity = _identity(config, data)
@@ -76,6 +88,8 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
         metrics=metrics,
     )
     checkpoints.resume()
+    markers = RunMarkers(config, writes=collective.rank == 0)
+    markers.start()
     sinks = () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
     return Run(
         mixture=dga,
@@ -83,6 +97,8 @@ def _assemble(config: RunConfig, data: RunData, mixture: Mixture) -> Run:
         plugins=plugins,
         metrics=FanOut(sinks),
         checkpoints=checkpoints,
+        stop=AgreedStop(stop_requested, collective),
+        markers=markers,
         total_steps=config.training.steps,
     )
 

@@ -58,7 +58,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection | None = EvaluationSection()
     """Losses on held-out splits; null: none."""
     checkpoint: CheckpointSection | None = CheckpointSection()
-    """What is kept to resume from; null: nothing."""
+    """What is kept to resume from; null: nothing, unless a signal stops the run."""
 
     _places: Places = PrivateAttr(default_factory=Places)
 

@@ -1,11 +1,21 @@
 """The training loop, whole. Knows the order of things and none of the things."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from megadga.plugin import DgaPlugin, Plugin
 from megadga.train.checkpoints import Checkpoints
 from megadga.train.metrics import MetricSink
+from megadga.train.stopping import AgreedStop
 from megadga.train.trainer import Trainer
+
+
+class Markers(Protocol):
+    """Tells whoever starts runs how this one ended."""
+
+    def end(self, step: int, *, finished: bool) -> None:
+        """Say that the run is finished, or else stopped and saved, after step ``step``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -18,6 +28,8 @@ class Run:
         plugins: Called after every step, in this order; the mixture is one of them.
         metrics: Takes what the steps and the plugins report.
         checkpoints: Written in between.
+        stop: Asked after every step whether it is to be the last one for now.
+        markers: Told how the run ended.
         total_steps: Optimizer steps of the whole run.
     """
 
@@ -26,16 +38,28 @@ class Run:
     plugins: tuple[Plugin, ...]
     metrics: MetricSink
     checkpoints: Checkpoints
+    stop: AgreedStop
+    markers: Markers
     total_steps: int
 
 
-def train(run: Run) -> None:
-    """Train until ``run.total_steps`` optimizer steps are completed. Collective."""
+def train(run: Run) -> bool:
+    """Train until ``run.total_steps`` optimizer steps are completed, or the run is stopped.
+
+    Returns:
+        Whether the run is finished; False: it was stopped and has saved. Collective.
+    """
     while run.mixture.step < run.total_steps:
         batch = run.mixture.next_batch()
         metrics = run.trainer.step(batch)
         for plugin in run.plugins:
             metrics |= plugin.after_step(batch.step)
         run.metrics.log(batch.step, metrics)
-        if run.checkpoints.due(batch.step):
+        stopping = run.stop.agreed()
+        if stopping or run.checkpoints.due(batch.step):
             run.checkpoints.save(batch.step)
+        if stopping:
+            break
+    finished = run.mixture.step >= run.total_steps
+    run.markers.end(run.mixture.step, finished=finished)
+    return finished

@@ -7,7 +7,7 @@ from megadga.train.loop import Run, train
 class Log:
     """A run whose parts only write down that they were asked, and for which step."""
 
-    def __init__(self, *, completed: int, total_steps: int) -> None:
+    def __init__(self, *, completed: int, total_steps: int, stop_at: int | None = None) -> None:
         self.told: list[str] = []
         self.logged: dict[int, Any] = {}
         self.mixture = SimpleNamespace(step=completed, next_batch=self._next_batch)
@@ -19,6 +19,8 @@ class Log:
             ),
             "metrics": SimpleNamespace(log=self.logged.__setitem__),
             "checkpoints": SimpleNamespace(due=lambda step: step % 2 == 0, save=self._save),
+            "stop": SimpleNamespace(agreed=lambda: self.mixture.step == stop_at),
+            "markers": SimpleNamespace(end=self._end),
         }
         self.run = Run(**parts, total_steps=total_steps)
 
@@ -42,15 +44,19 @@ class Log:
         assert step in self.logged  # a checkpoint covers what its step reported
         self.told.append(f"save {step}")
 
+    def _end(self, step: int, *, finished: bool) -> None:
+        self.told.append(f"finished {step}" if finished else f"stopped {step}")
+
 
 def test_a_step_is_batch_training_plugins_and_the_checkpoint_if_due():
     log = Log(completed=0, total_steps=2)
 
-    train(log.run)
+    assert train(log.run)
 
     assert log.told == [
         *("batch 1", "train 1", "a 1", "b 1"),
         *("batch 2", "train 2", "a 2", "b 2", "save 2"),
+        "finished 2",
     ]
     assert log.logged[2] == {"train": {"loss": 1.0}, "a": {"seen": 2}, "b": {"seen": 2}}
 
@@ -66,6 +72,22 @@ def test_a_run_goes_on_after_the_steps_that_are_completed():
 def test_a_completed_run_does_nothing():
     log = Log(completed=4, total_steps=4)
 
-    train(log.run)
+    assert train(log.run)
 
-    assert log.told == []
+    assert log.told == ["finished 4"]
+
+
+def test_a_run_that_is_to_stop_saves_first_whether_or_not_a_checkpoint_is_due():
+    log = Log(completed=0, total_steps=4, stop_at=1)
+
+    assert not train(log.run)
+
+    assert log.told == ["batch 1", "train 1", "a 1", "b 1", "save 1", "stopped 1"]
+
+
+def test_a_stop_at_the_last_step_leaves_nothing_to_go_on_with():
+    log = Log(completed=3, total_steps=4, stop_at=4)
+
+    assert train(log.run)
+
+    assert log.told[-2:] == ["save 4", "finished 4"]

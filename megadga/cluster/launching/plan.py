@@ -1,0 +1,130 @@
+"""What a launcher is about to run: shown, or run and started again. Knows no kind of cluster."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megadga.cluster.hostfile import Host
+from megadga.cluster.stopping import STOPPED
+from megadga.cluster.supervision import Command, Ended, Patience, supervise
+
+USER_ERROR = 2
+"""Exit code of `megadga train` for what the user can mend: starting again would not help."""
+
+
+@dataclass(frozen=True)
+class PrivateFile:
+    """A file that machines share, and that only the user may read.
+
+    Attributes:
+        path: Where; its folder exists.
+        text: What is in it.
+    """
+
+    path: Path
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launcher runs on this machine.
+
+    Attributes:
+        commands: Processes that belong together, at least one.
+        hosts: The machines with their ranks.
+        ask_to_stop: Passes on the wish that the run should save and end, to the processes' ids.
+        patience: How long they get.
+        max_restarts: How often they are started again after a failure.
+        file: Written before, removed after; None: none.
+        end: Ends the processes when they did not end by themselves; None: SIGTERM does.
+        port: Where rank 0 listens, if that is known on this machine.
+        stop_file: Asks ranks on any machine to stop, and is removed after; None: signals ask.
+    """
+
+    commands: tuple[Command, ...]
+    hosts: tuple[Host, ...]
+    ask_to_stop: Callable[[Sequence[int]], None]
+    patience: Patience
+    max_restarts: int = 0
+    file: PrivateFile | None = None
+    end: Command | None = None
+    port: int | None = None
+    stop_file: Path | None = None
+
+    @property
+    def ranks(self) -> int:
+        """How many train together."""
+        return sum(host.slots for host in self.hosts)
+
+
+def run(plan: Plan, *, tell: Callable[[str], None]) -> int:
+    """Run a plan to its end; return the exit code.
+
+    A run that failed is started again, unless the user must mend something first.
+
+    Args:
+        plan: What to run.
+        tell: Takes a line for the user.
+    """
+    if plan.file is not None:
+        _write_private(plan.file)
+    try:
+        ended = Ended(0, asked=False)
+        for restart in range(plan.max_restarts + 1):
+            if restart:
+                tell(f"starting again from the last checkpoint ({restart}/{plan.max_restarts})")
+            ended = supervise(
+                plan.commands,
+                ask_to_stop=plan.ask_to_stop,
+                patience=plan.patience,
+                end=plan.end,
+            )
+            if _is_final(ended):
+                return ended.code
+            tell(f"the run ended with code {ended.code}")
+        return ended.code
+    finally:
+        for path in (plan.stop_file, plan.file and plan.file.path):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def show(plan: Plan, environment: Mapping[str, str]) -> str:
+    """Return what would run as text for a shell: files first, then a line for each process.
+
+    Args:
+        plan: What would run.
+        environment: What a shell would start with: only what is set besides is shown.
+    """
+    blocks: list[str] = []
+    if plan.file is not None:
+        path = shlex.quote(str(plan.file.path))
+        blocks.append(f"(umask 077; cat > {path}) <<'END'\n{plan.file.text.rstrip()}\nEND")
+    for command in plan.commands:
+        line = show_command(command, environment)
+        if command.input is not None:
+            line = f"{line} <<'END'\n{command.input.decode().rstrip()}\nEND"
+        blocks.append(line)
+    return "\n".join(blocks)
+
+
+def show_command(command: Command, environment: Mapping[str, str]) -> str:
+    """Return a command as a line that a shell would run the same way."""
+    unset = [f"--unset={name}" for name in environment if name not in command.environment]
+    added = [
+        f"{name}={value}"
+        for name, value in command.environment.items()
+        if environment.get(name) != value
+    ]
+    prefix = ("env", *unset, *added) if unset or added else ()
+    return f"cd {shlex.quote(str(command.folder))} && {shlex.join((*prefix, *command.arguments))}"
+
+
+def _is_final(ended: Ended) -> bool:
+    return ended.asked or ended.code in (0, USER_ERROR, STOPPED)
+
+
+def _write_private(file: PrivateFile) -> None:
+    file.path.touch(mode=0o600, exist_ok=False)
+    file.path.write_text(file.text, encoding="utf-8")

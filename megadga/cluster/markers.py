@@ -1,0 +1,63 @@
+"""What a run's folder says about how the run ended. Knows files, and no training.
+
+``DONE``: the run is finished, and is not started again. ``REQUEUE``: it was asked to stop, has
+saved, and should be started again. Neither: it runs, or something went wrong.
+"""
+
+import hashlib
+import json
+from typing import final
+
+from megadga.config.models import RunConfig
+from megadga.shards.files import written_whole
+
+DONE = "DONE"
+REQUEUE = "REQUEUE"
+
+
+def finished_step(config: RunConfig) -> int | None:
+    """Return the step at which this run finished; None: it has not.
+
+    A folder where another run finished, or this one with fewer steps than it has now, says
+    nothing: whether training may go on from there is for its checkpoint to tell.
+    """
+    try:
+        done = json.loads((config.output / DONE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if done["run"] != _fingerprint(config) or done["step"] < config.training.steps:
+        return None
+    return done["step"]
+
+
+@final
+class RunMarkers:
+    """Writes the markers of one run.
+
+    Args:
+        config: The run.
+        writes: False on all ranks but one.
+    """
+
+    def __init__(self, config: RunConfig, *, writes: bool) -> None:
+        self._folder = config.output
+        self._run = _fingerprint(config)
+        self._writes = writes
+
+    def start(self) -> None:
+        """Say that the run goes on: neither marker holds any longer."""
+        if self._writes:
+            (self._folder / REQUEUE).unlink(missing_ok=True)
+            (self._folder / DONE).unlink(missing_ok=True)
+
+    def end(self, step: int, *, finished: bool) -> None:
+        """Say how the run ended, after optimizer step ``step``."""
+        if self._writes:
+            path = self._folder / (DONE if finished else REQUEUE)
+            with written_whole(path) as file:
+                file.write(f"{json.dumps({'step': step, 'run': self._run})}\n".encode())
+
+
+def _fingerprint(config: RunConfig) -> str:
+    text = json.dumps(config.identity(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

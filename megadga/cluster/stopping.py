@@ -1,0 +1,65 @@
+"""The wish that a run should save and end. Knows signals and a file, and no run."""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self, final
+
+STOP_FILE = "MEGADGA_STOP_FILE"
+"""Variable with the path of a file by which a launcher asks for a stop, on any machine."""
+
+STOPPED = 75
+"""Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL, start it again."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+@final
+class StopSignal:
+    """Remembers that this process was asked to end, so that it can do so at a step's boundary.
+
+    While it is entered, SIGTERM, SIGUSR1 and SIGINT only set ``requested``; a second SIGINT ends
+    the process at once. Entered on the main thread, before anything slow is imported: schedulers
+    send signals up to a minute early.
+
+    Args:
+        file: Asks as well, as soon as it exists; None: signals alone.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._signalled = False
+        self._interrupted = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Return one that knows the launcher's file, if there is a launcher that has one."""
+        path = environment.get(STOP_FILE)
+        return cls(None if path is None else Path(path))
+
+    def requested(self) -> bool:
+        """Return whether this process was asked to stop."""
+        return self._signalled or (self._file is not None and self._file.exists())
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        self._signalled = True

@@ -1,0 +1,233 @@
+"""Processes that belong together: started, asked to stop, never left behind. Knows no ranks."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self, final
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1
+_PRCTL: Any = ctypes.CDLL(None, use_errno=True).prctl
+"""Looked up here: the child of a fork must not load libraries."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process to start.
+
+    Attributes:
+        arguments: Program and arguments; no shell sees them.
+        environment: All its variables.
+        folder: Where it starts.
+        input: What it reads from its standard input, which stays open as long as this process
+            lives; None: nothing.
+    """
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    folder: Path
+    input: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long processes get.
+
+    Attributes:
+        stop_s: From the wish to stop until they are told to end; the time to save.
+        straggle_s: From the first that ended with an error until the others are told to end.
+        end_s: From being told to end until they are killed.
+        limit_s: Until they are asked to stop anyway; None: no limit.
+    """
+
+    stop_s: float
+    straggle_s: float = 15.0
+    end_s: float = 10.0
+    limit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How processes ended.
+
+    Attributes:
+        code: The exit code of the first that ended with an error, 128 + N for signal N; 0 if none.
+        asked: They were asked to stop.
+    """
+
+    code: int
+    asked: bool
+
+
+def supervise(
+    commands: Sequence[Command],
+    *,
+    ask_to_stop: Callable[[Sequence[int]], None],
+    patience: Patience,
+    wished: Callable[[], bool] = lambda: False,
+    end: Command | None = None,
+) -> Ended:
+    """Run processes to their end; none is left when this returns, whatever happens.
+
+    SIGTERM, SIGINT, SIGUSR1 and SIGHUP make it ask them to stop; a second SIGINT, or the end of
+    the time to save, makes it end them. If this process is killed, they are sent SIGTERM.
+
+    Args:
+        commands: At least one.
+        ask_to_stop: Called with the processes' ids, once.
+        patience: How long they get.
+        wished: Looked at now and then: whether to ask them to stop without a signal.
+        end: Ends those that do not end by themselves; None: SIGTERM does.
+    """
+    with _Wishes(wished) as wishes:
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            processes.extend(map(_start, commands))
+            return _watch(processes, wishes, ask_to_stop, patience)
+        finally:
+            _end(processes, patience.end_s, end)
+
+
+@final
+class _Wishes:
+    """Remembers the signals that ask to stop.
+
+    Args:
+        wished: Asks as well.
+    """
+
+    def __init__(self, wished: Callable[[], bool]) -> None:
+        self.interrupts = 0
+        self._wished = wished
+        self._signalled = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def to_stop(self) -> bool:
+        """Return whether the processes should stop."""
+        return self._signalled or self._wished()
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        self._signalled = True
+        self.interrupts += number == signal.SIGINT
+
+
+def _watch(
+    processes: Sequence[subprocess.Popen[bytes]],
+    wishes: _Wishes,
+    ask_to_stop: Callable[[Sequence[int]], None],
+    patience: Patience,
+) -> Ended:
+    """Wait until all have ended by themselves, or until those that have not must be ended."""
+    limit = None if patience.limit_s is None else time.monotonic() + patience.limit_s
+    end_at: float | None = None
+    asked = False
+    while running := [process for process in processes if _exit_code(process) is None]:
+        now = time.monotonic()
+        if not asked and (wishes.to_stop() or (limit is not None and now >= limit)):
+            asked = True
+            end_at = now + patience.stop_s
+            _tell(f"asked to stop: the run has {patience.stop_s:.0f} s to save")
+            ask_to_stop([process.pid for process in running])
+        if end_at is None and _first_error(processes):
+            end_at = now + patience.straggle_s
+        if wishes.interrupts > 1 or (end_at is not None and now >= end_at):
+            break
+        time.sleep(_POLL_S)
+    code = _first_error(processes) or (128 + signal.SIGTERM if running else 0)
+    return Ended(code, asked)
+
+
+def _first_error(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    return next((code for process in processes if (code := _exit_code(process))), 0)
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """Return how a process ended, None while it runs.
+
+    It is not waited for: its number, and that of its session, stay its own until ``_end``.
+    """
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return None
+    died = ended.si_code != os.CLD_EXITED
+    return 128 + ended.si_status if died else ended.si_status
+
+
+def _start(command: Command) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own: a terminal's Ctrl-C is for this process alone."""
+    parent = os.getpid()
+    process = subprocess.Popen(  # noqa: S603  (no shell)
+        command.arguments,
+        env=dict(command.environment),
+        cwd=command.folder,
+        stdin=subprocess.DEVNULL if command.input is None else subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509  (there are no threads here)
+    )
+    if command.input is not None:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended then, and its exit code says more
+            process.stdin.write(command.input)
+            process.stdin.flush()
+    return process
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when the parent ends, however it does."""
+    _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)  # it ended before it could be watched
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]], end_s: float, end: Command | None) -> None:
+    """End every process and what it has started in its session, by force if it takes too long."""
+    if end is None:
+        _signal_all(processes, signal.SIGTERM)
+    elif any(_exit_code(process) is None for process in processes):
+        with suppress(subprocess.TimeoutExpired, OSError):  # then force has to do
+            subprocess.run(  # noqa: S603  (no shell)
+                end.arguments,
+                env=dict(end.environment),
+                cwd=end.folder,
+                check=False,
+                timeout=end_s,
+            )
+    until = time.monotonic() + end_s
+    while time.monotonic() < until and any(_exit_code(each) is None for each in processes):
+        time.sleep(_POLL_S)
+    _signal_all(processes, signal.SIGKILL)
+    for process in processes:
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in processes:
+        os.killpg(process.pid, number)  # it is there until it is waited for
+
+
+def _tell(message: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)

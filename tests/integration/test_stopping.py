@@ -1,0 +1,111 @@
+"""A run under `launch/local` is stopped and started again, as by somebody with other plans."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.jobs import Finished, run_job
+from tests.support.ranks import REPOSITORY, own_session, rank_environment
+from tests.support.runs import write_run
+from tests.support.shards import write_sets
+
+RUN = """\
+seed: 17
+output: out put/$run
+model: {type: llama, preset: tiny, sequence_length: 8}
+data:
+  domains: shards/domains
+  specific: {target: {path: shards/specific}}
+mixing:
+  type: dga
+  interval: 6
+  step_size: 0.02
+  ema: 0.5
+  probe: {type: sharded, sequences_per_domain: 2, specific_sequences: 3}
+training: {steps: 40, global_batch_size: 8, micro_batch_size: 2}
+deepspeed: zero.json
+evaluation: {interval: 20, sequences: 3}
+checkpoint: {interval: 1000, keep_last: 2}
+"""
+LAUNCH = [sys.executable, str(REPOSITORY / "launch/local")]
+COMMAND = [*LAUNCH, "--accelerators-per-node", "2", "my run.yaml", "--set", "seed=18"]
+OUTPUT = Path("out put/$run")
+TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
+
+
+def new_folder(folder: Path, shards: Path) -> Path:
+    folder.mkdir()
+    (folder / "shards").symlink_to(shards)
+    write_run(folder, RUN).rename(folder / "my run.yaml")
+    return folder
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / OUTPUT / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def wait_for_steps(folder: Path, step: int) -> None:
+    until = time.monotonic() + 240
+    metrics = folder / OUTPUT / "metrics.jsonl"
+    while not metrics.exists() or f'"step": {step},' not in metrics.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def run_and_signal(folder: Path, *, after_step: int) -> tuple[Finished, list[psutil.Process]]:
+    """Send SIGTERM to the launcher after a step; return how it ended, and all that it started."""
+    with own_session(
+        COMMAND,
+        cwd=folder,
+        env=rank_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as launcher:
+        wait_for_steps(folder, after_step)
+        started = psutil.Process(launcher.pid).children(recursive=True)
+        os.kill(launcher.pid, signal.SIGTERM)
+        text, _ = launcher.communicate(timeout=120)
+    return Finished(launcher.returncode, text.decode()), started
+
+
+def test_a_stopped_run_saves_ends_and_goes_on_as_if_nothing_had_happened(tmp_path):
+    shards = write_sets(tmp_path / "shards", num_domains=3)
+    whole, parts = (new_folder(tmp_path / name, shards) for name in ("whole", "two $parts"))
+
+    undisturbed = run_job(COMMAND, whole)
+    stopped, processes = run_and_signal(parts, after_step=3)
+    markers = {path.name for path in (parts / OUTPUT).iterdir()} & {"DONE", "REQUEUE"}
+    last = records(parts)[-1]["step"]
+
+    assert undisturbed.code == 0, undisturbed.text
+    assert stopped.code == 75, stopped.text
+    assert "asked to stop" in stopped.text
+    assert markers == {"REQUEUE"}
+    assert 3 <= last < 40
+    assert (parts / OUTPUT / f"checkpoints/step-{last:08d}").is_dir()
+    assert len(processes) >= 2
+    assert [process for process in processes if process.is_running()] == []
+
+    resumed = run_job(COMMAND, parts)
+
+    assert resumed.code == 0, resumed.text
+    assert f"continues after step {last}" in resumed.text
+    found = records(parts)
+    found.remove(
+        {"type": "event", "step": last, "event": "resume", "checkpoint": f"step-{last:08d}"}
+    )
+    assert found == records(whole)
+    assert (parts / OUTPUT / "DONE").exists()
+    assert not (parts / OUTPUT / "REQUEUE").exists()
+
+    again = run_job(COMMAND, parts, timeout_s=30)
+
+    assert again == Finished(0, f"{OUTPUT}: finished after step 40; nothing is left to train\n")

@@ -1,0 +1,45 @@
+from megadga.cluster.hostfile import Host
+from megadga.cluster.launching.mpi import mpi_plan
+from tests.unit.cluster.launching.places import (
+    ENVIRONMENT,
+    FOLDER,
+    HOSTS,
+    OUTPUT,
+    PLACE,
+    TOLD,
+    request,
+)
+
+
+def words(hosts, *, cores):
+    (command,) = mpi_plan(request(), hosts, PLACE, mpirun="/mpi/mpirun", cores=cores).commands
+    return command.arguments
+
+
+def test_mpirun_is_told_hosts_folder_and_variables_by_name():
+    plan = mpi_plan(request(), HOSTS, PLACE, mpirun="/mpi/mpirun", cores=2)
+    (command,) = plan.commands
+    names = (*TOLD, "MASTER_ADDR", "MASTER_PORT")
+    assert command.arguments == (
+        *("/mpi/mpirun", "-n", "4", "--host", "node-a:2,node-b:2", "--bind-to", "none"),
+        *("--wdir", str(FOLDER)),
+        *(word for name in names for word in ("-x", name)),
+        *request().train(),
+    )
+    told = {**TOLD, "MASTER_ADDR": "node-a", "MASTER_PORT": "20001"}
+    assert command.environment == {**ENVIRONMENT, **told}
+    assert plan.stop_file == OUTPUT / ".stop-launch-1"
+
+
+def test_values_are_not_in_the_command_line():
+    assert not [word for word in words(HOSTS, cores=2) if "hush" in word or word == TOLD["GLOO_X"]]
+
+
+def test_more_ranks_than_cores_are_allowed_when_asked_for():
+    assert "--oversubscribe" not in words(HOSTS, cores=2)
+    assert "--oversubscribe" in words((Host("localhost", 3),), cores=2)
+
+
+def test_on_this_machine_ranks_meet_over_loopback():
+    plan = mpi_plan(request(), (Host("localhost", 2),), PLACE, mpirun="mpirun", cores=2)
+    assert plan.commands[0].environment["MASTER_ADDR"] == "127.0.0.1"

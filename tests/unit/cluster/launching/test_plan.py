@@ -1,0 +1,96 @@
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megadga.cluster.hostfile import Host
+from megadga.cluster.launching.plan import Plan, PrivateFile, run, show
+from megadga.cluster.supervision import Command, Patience
+from tests.unit.cluster.launching.places import HOSTILE
+
+PATIENCE = Patience(stop_s=5.0, straggle_s=0.2, end_s=0.5)
+
+
+def plan(program: str, folder: Path, **options) -> Plan:
+    command = Command((sys.executable, "-c", program), os.environ, folder)
+    return Plan((command,), (Host("a", 1),), lambda _: None, PATIENCE, **options)
+
+
+COUNT = """\
+import sys
+from pathlib import Path
+starts = Path("n")
+n = len(starts.read_text()) if starts.exists() else 0
+starts.write_text("x" * (n + 1))
+"""
+MODE_AND_TEXT = """\
+import os
+print(oct(os.stat("job.json").st_mode), open("job.json").read(), file=open("seen", "w"))
+"""
+REPORT = """\
+import os, sys
+told = sys.argv[1:], os.getcwd(), os.environ["A"], os.environ.get("B"), sys.stdin.read()
+print(*told, sep="|", end="")
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "starts", "last"),
+    [([7, 7, 0], 3, 0), ([7, 7, 7, 7], 3, 7), ([0], 1, 0), ([2], 1, 2), ([7, 75], 2, 75)],
+)
+def test_a_run_that_failed_is_started_again_unless_that_cannot_help(tmp_path, codes, starts, last):
+    told = []
+    program = f"{COUNT}sys.exit({codes}[n])"
+
+    assert run(plan(program, tmp_path, max_restarts=2), tell=told.append) == last
+
+    assert len((tmp_path / "n").read_text()) == starts
+    assert len([line for line in told if "starting again" in line]) == starts - 1
+
+
+def test_a_private_file_is_there_while_the_run_is_and_for_nobody_else(tmp_path):
+    path = tmp_path / "job.json"
+
+    run(plan(MODE_AND_TEXT, tmp_path, file=PrivateFile(path, "text")), tell=lambda _: None)
+
+    mode, text = (tmp_path / "seen").read_text().split()
+    assert (stat.S_IMODE(int(mode, base=8)), text) == (0o600, "text")
+    assert not path.exists()
+
+
+def test_the_stop_file_does_not_outlive_the_run(tmp_path):
+    path = tmp_path / "stop"
+    run(plan("open('stop', 'w')", tmp_path, stop_file=path), tell=lambda _: None)
+    assert not path.exists()
+
+
+def test_what_is_shown_does_the_same_in_a_shell(tmp_path):
+    folder = tmp_path / HOSTILE.replace("/", "")
+    folder.mkdir()
+    environment = {**os.environ, "B": "unset"}
+    command = Command(
+        (sys.executable, "-c", REPORT, HOSTILE),
+        {**os.environ, "A": HOSTILE},
+        folder,
+        b'{"a": "$b"}\n',
+    )
+    file = PrivateFile(folder / "job.json", '{"c": "`d`"}\n')
+    text = show(Plan((command,), (), lambda _: None, PATIENCE, file=file), environment)
+
+    done = subprocess.run(
+        ["sh"], input=text, env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == f'{[HOSTILE]}|{folder}|{HOSTILE}|None|{{"a": "$b"}}\n'
+    assert file.path.read_text() == file.text
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_values_that_a_shell_has_anyway_are_not_shown():
+    environment = {"HF_TOKEN": "hush", "PATH": "/bin"}
+    command = Command(("a",), {**environment, "RANK": "0"}, Path("/"))
+    text = show(Plan((command,), (), lambda _: None, PATIENCE), environment)
+    assert text == "cd / && env RANK=0 a"

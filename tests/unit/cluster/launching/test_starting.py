@@ -1,0 +1,71 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from megadga.cluster.hostfile import Host
+from megadga.cluster.launching.options import Request
+from megadga.cluster.launching.plan import Plan
+from megadga.cluster.launching.starting import launch, patience_of
+from megadga.cluster.markers import RunMarkers
+from megadga.cluster.supervision import Command
+from megadga.config.loading import load_config
+from tests.support.runs import write_run
+
+REQUEST = Request(Path("run.yaml"), hostfile=Path("hosts"))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def planned(program: str, *, ranks: int = 2):
+    def plan(_config):
+        command = Command((sys.executable, "-c", program), os.environ, Path.cwd())
+        hosts = (Host("a", ranks),)
+        return Plan((command,), hosts, lambda _: None, patience_of(REQUEST, end_s=1.0))
+
+    return plan
+
+
+def test_a_finished_run_is_not_started(folder, capsys):
+    RunMarkers(load_config(Path("run.yaml"), []), writes=True).end(10, finished=True)
+    assert launch(REQUEST, planned("open('started', 'w')")) == 0
+    assert capsys.readouterr().out == "out: finished after step 10; nothing is left to train\n"
+    assert not (folder / "started").exists()
+
+
+def test_hosts_that_fail_the_preflight_are_told_and_nothing_starts(folder, capsys):
+    seen = []
+
+    def preflight(hosts, *, accelerators_per_node):
+        seen.append((hosts, accelerators_per_node))
+        return ["a: no route", "b: no space"]
+
+    assert launch(REQUEST, planned("open('started', 'w')"), preflight=preflight) == 2
+    assert seen == [((Host("a", 2),), 2)]
+    assert capsys.readouterr().err == "a: no route\nb: no space\n"
+    assert not (folder / "started").exists()
+
+
+def test_ranks_that_cannot_share_the_batch_are_refused(folder, capsys):
+    assert launch(REQUEST, planned("open('started', 'w')", ranks=3)) == 2
+    assert "a multiple of training.micro_batch_size x ranks (2 x 3)" in capsys.readouterr().err
+    assert not (folder / "started").exists()
+
+
+@pytest.mark.parametrize(("code", "marker", "found"), [(7, None, 7), (1, "REQUEUE", 75)])
+def test_whether_a_run_was_stopped_is_known_by_its_marker(code, marker, found):
+    program = f"open('out/{marker}', 'w'); " if marker else ""
+    assert launch(REQUEST, planned(f"{program}raise SystemExit({code})")) == found
+
+
+def test_a_run_is_asked_to_save_before_its_time_is_over():
+    patience = patience_of(Request(Path("x"), time_s=600, save_s=90), end_s=3.0)
+    assert (patience.limit_s, patience.stop_s, patience.end_s) == (510.0, 90.0, 3.0)
+    assert patience_of(REQUEST, end_s=3.0).limit_s is None

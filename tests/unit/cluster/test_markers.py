@@ -1,0 +1,48 @@
+import pytest
+
+from megadga.cluster.markers import RunMarkers, finished_step
+from megadga.config.loading import load_config
+from tests.support.runs import write_run
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    (tmp_path / "out").mkdir()
+    return lambda *overrides: load_config(tmp_path / "run.yaml", list(overrides))
+
+
+def test_a_finished_run_is_known_as_such(load, tmp_path):
+    config = load()
+    assert finished_step(config) is None
+    RunMarkers(config, writes=True).end(10, finished=True)
+    assert finished_step(config) == 10
+    assert finished_step(load("evaluation.interval=3")) == 10
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["DONE"]
+
+
+@pytest.mark.parametrize("other", ["seed=18", "training.steps=11", "output=elsewhere"])
+def test_another_run_is_not(load, other):
+    RunMarkers(load(), writes=True).end(10, finished=True)
+    assert finished_step(load(other)) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "step 10"])
+def test_a_damaged_marker_says_nothing(load, tmp_path, text):
+    (tmp_path / "out" / "DONE").write_text(text)
+    assert finished_step(load()) is None
+
+
+def test_a_stopped_run_asks_to_be_started_until_it_is(load, tmp_path):
+    markers = RunMarkers(load(), writes=True)
+    markers.end(4, finished=False)
+    assert (tmp_path / "out" / "REQUEUE").exists()
+    assert finished_step(load()) is None
+    markers.start()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_one_rank_writes_for_all(load, tmp_path):
+    RunMarkers(load(), writes=False).end(10, finished=True)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,67 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megadga.cluster.stopping import StopSignal
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_asks_to_stop_and_nothing_more(number):
+    with StopSignal() as stop:
+        assert not stop.requested()
+        os.kill(os.getpid(), number)
+        assert stop.requested()
+
+
+def test_handlers_are_as_before_afterwards():
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    with StopSignal():
+        pass
+    assert before == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+
+
+def test_a_signal_that_was_ignored_before_is_heard():
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert stop.requested()
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_launchers_file_asks_to_stop_as_soon_as_it_is_there(tmp_path):
+    path = tmp_path / "stop"
+    stop = StopSignal.of_environment({"MEGADGA_STOP_FILE": str(path)})
+    assert not stop.requested()
+    path.touch()
+    assert stop.requested()
+    assert not StopSignal.of_environment({}).requested()
+
+
+def test_a_second_interrupt_ends_the_process_at_once():
+    program = (
+        "import os, signal\n"
+        "from megadga.cluster.stopping import StopSignal\n"
+        "with StopSignal() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop.requested(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('still here', flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "True\n")
