@@ -74,9 +74,7 @@ class Progress:
             self._write(f"step {step}/{self._total_steps}  {told}")
 
     def _write(self, line: str) -> None:
-        with suppress(
-            OSError
-        ):  # a closed terminal ends no run: a stop saves first
+        with suppress(OSError):  # a closed terminal ends no run: a stop saves first
             self._bar.write(line, file=self._stream)
             self._stream.flush()
 
