@@ -169,10 +169,10 @@ def _train(options: argparse.Namespace) -> int:
             if rank_to_tell(os.environ) == 0:
                 print(f"{config.output}: finished after step {step}; nothing is left to train")
             return 0
+        launcher = read_ranks(os.environ).launcher  # refuses before torch is imported
         from megadga.build.run import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
-        launcher = read_ranks(os.environ).launcher
         with open_run(config, stop_requested=stop.requested) as run:
             finished = train(run)
     # torchrun's agents would start again, at once, what does not end with 0.

@@ -230,4 +230,5 @@ def _signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Sig
 
 
 def _tell(message: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal may be what is gone
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)

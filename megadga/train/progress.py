@@ -1,6 +1,7 @@
 """What a person sees while a run trains. Knows metrics by name, not where they come from."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TextIO, final
 
 from tqdm import tqdm
@@ -73,8 +74,9 @@ class Progress:
             self._write(f"step {step}/{self._total_steps}  {told}")
 
     def _write(self, line: str) -> None:
-        self._bar.write(line, file=self._stream)
-        self._stream.flush()
+        with suppress(OSError):  # a closed terminal ends no run: a stop saves first
+            self._bar.write(line, file=self._stream)
+            self._stream.flush()
 
 
 def _largest(weights: Mapping[str, float]) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from megadga.cli import main
+from megadga.cluster.markers import RunMarkers
+from megadga.config.loading import load_config
 from tests.support.leaks import write_leak
 from tests.support.runs import RUN, write_run
 from tests.support.shards import write_sets
@@ -121,6 +123,23 @@ def test_ranks_other_than_the_first_say_who_complains(folder, capsys, monkeypatc
     monkeypatch.setenv("RANK", "3")
     assert main(["check", "nowhere.yaml"]) == 2
     assert capsys.readouterr().err.startswith("[rank 3] nowhere.yaml: expected a readable file")
+
+
+def test_other_ranks_than_a_launcher_was_asked_for_are_refused(folder, capsys, monkeypatch):
+    monkeypatch.setenv("MEGADGA_RANKS", "4")
+    assert main(["train", "run.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("MEGADGA_RANKS: expected 4 ranks, found 1")
+
+
+@pytest.mark.parametrize(("rank", "told"), [("0", True), ("1", False)])
+def test_a_finished_run_is_not_started_again(folder, capsys, monkeypatch, rank, told):
+    monkeypatch.setenv("RANK", rank)
+    (folder / "out").mkdir()
+    RunMarkers(load_config(Path("run.yaml"), []), writes=True).end(10, finished=True)
+    assert main(["train", "run.yaml"]) == 0
+    line = "out: finished after step 10; nothing is left to train\n"
+    assert capsys.readouterr().out == (line if told else "")
 
 
 def test_a_damaged_shard_is_one_line(folder, capsys):

@@ -1,4 +1,7 @@
+import errno
 import io
+
+import pytest
 
 from megadga.train.progress import Progress
 
@@ -76,3 +79,26 @@ def test_a_run_that_continues_says_where():
     progress(stream, first_step=2)
 
     assert stream.getvalue() == "continues after step 2\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_that_was_closed_ends_nothing(terminal):
+    class Closed(Terminal):
+        open = True
+
+        def isatty(self):
+            return terminal
+
+        def write(self, text):
+            if not self.open:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    stream = Closed()
+    shown = progress(stream, line_interval=1)
+    shown.log(1, train(1.0))
+    stream.open = False
+
+    evaluation = {"specific": {"qa": 2.5}, "domains": {"a": 3.0}, "general": 3.0}
+    for step in (2, 3, 4):
+        shown.log(step, {**train(1.0), "evaluation": evaluation})
