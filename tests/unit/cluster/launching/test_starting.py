@@ -24,11 +24,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def planned(program: str, *, ranks: int = 2):
+def planned(program: str, *, ranks: int = 2, port: int | None = None):
     def plan(_config):
         command = Command((sys.executable, "-c", program), os.environ, Path.cwd())
         hosts = (Host("a", ranks),)
-        return Plan((command,), hosts, lambda _: None, patience_of(REQUEST, end_s=1.0))
+        return Plan((command,), hosts, lambda _: None, patience_of(REQUEST, end_s=1.0), port=port)
 
     return plan
 
@@ -43,12 +43,13 @@ def test_a_finished_run_is_not_started(folder, capsys):
 def test_hosts_that_fail_the_preflight_are_told_and_nothing_starts(folder, capsys):
     seen = []
 
-    def preflight(hosts, *, accelerators_per_node):
-        seen.append((hosts, accelerators_per_node))
+    def preflight(hosts, *, output, port):
+        seen.append((hosts, output, port))
         return ["a: no route", "b: no space"]
 
-    assert launch(REQUEST, planned("open('started', 'w')"), preflight=preflight) == 2
-    assert seen == [((Host("a", 2),), 2)]
+    plan = planned("open('started', 'w')", port=29500)
+    assert launch(REQUEST, plan, preflight=preflight) == 2
+    assert seen == [((Host("a", 2),), folder / "out", 29500)]
     assert capsys.readouterr().err == "a: no route\nb: no space\n"
     assert not (folder / "started").exists()
 
