@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
+from megadga.cluster.failures import failures_noted
 from megadga.cluster.markers import finished_step
 from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
@@ -173,7 +174,10 @@ def _train(options: argparse.Namespace) -> int:
         from megadga.build.run import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
-        with open_run(config, stop_requested=stop.requested) as run:
+        with (
+            failures_noted(config.output, rank=rank_to_tell(os.environ)),
+            open_run(config, stop_requested=stop.requested) as run,
+        ):
             finished = train(run)
     # torchrun's agents would start again, at once, what does not end with 0.
     return 0 if finished or launcher == "torchrun" else STOPPED

@@ -1,6 +1,7 @@
 """The hosts are what the tests of clusters take them for, and go without a trace."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ def test_a_link_that_was_cut_can_be_mended(pair: tuple[Host, Host]) -> None:
     other.cut()
     assert one.run("ssh", "-o", "ConnectTimeout=2", "h2", "true").code == 255
     other.mend()
-    assert one.run("ssh", "-o", "ConnectTimeout=20", "h2", "true").code == 0
+    ends = time.monotonic() + 60.0  # the bridge and the neighbours' tables learn of it in a while
+    while one.run("ssh", "-o", "ConnectTimeout=5", "h2", "true").code != 0:
+        assert time.monotonic() < ends, "a mended link carries nothing after a minute"
 
 
 def test_nothing_is_left_of_hosts_even_after_a_failure() -> None:
@@ -52,6 +55,7 @@ def test_nothing_is_left_of_hosts_even_after_a_failure() -> None:
     assert not [p for p in all_processes() if any(name in p.command for name in names)]
 
 
+@pytest.mark.thorough
 def test_slurm_runs_a_task_on_each_host() -> None:
     if reason := why_not(SLURM):
         pytest.skip(reason)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megadga.cluster.failures import first_failure, forget_failures
 from megadga.cluster.hostfile import Host
 from megadga.cluster.stopping import STOPPED
 from megadga.cluster.supervision import Command, Ended, Patience, supervise
@@ -58,13 +59,14 @@ class Plan:
         return sum(host.slots for host in self.hosts)
 
 
-def run(plan: Plan, *, tell: Callable[[str], None]) -> int:
+def run(plan: Plan, *, output: Path, tell: Callable[[str], None]) -> int:
     """Run a plan to its end; return the exit code.
 
     A run that failed is started again, unless the user must mend something first.
 
     Args:
         plan: What to run.
+        output: The run's folder, where ranks note what ends them.
         tell: Takes a line for the user.
     """
     if plan.file is not None:
@@ -74,6 +76,7 @@ def run(plan: Plan, *, tell: Callable[[str], None]) -> int:
         for restart in range(plan.max_restarts + 1):
             if restart:
                 tell(f"starting again from the last checkpoint ({restart}/{plan.max_restarts})")
+            forget_failures(output)
             ended = supervise(
                 plan.commands,
                 ask_to_stop=plan.ask_to_stop,
@@ -82,7 +85,8 @@ def run(plan: Plan, *, tell: Callable[[str], None]) -> int:
             )
             if _is_final(ended):
                 return ended.code
-            tell(f"the run ended with code {ended.code}")
+            why = first_failure(output) or "no rank has said why"
+            tell(f"the run ended with code {ended.code}: {why}")
         return ended.code
     finally:
         for path in (plan.stop_file, plan.file and plan.file.path):

@@ -130,7 +130,11 @@ def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight:
             raise ConfigError("\n".join(failures))
     if plan.stop_file is not None:
         make_output(config)
-    code = run(plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    code = run(
+        plan,
+        output=config.output,
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
     # Launchers in between have ideas of their own about exit codes; the run's folder has none.
     return STOPPED if (config.output / REQUEUE).exists() else code
 

@@ -1,14 +1,13 @@
 import copy
 from typing import Any
 
+import kubernetes_validate as validator
 import pytest
 import yaml
 
 from megadga.cluster.launching.kubernetes import Pods, indexed_job, mpi_job, pytorch_job
 from megadga.cluster.launching.kubernetes_command import main
 from tests.unit.cluster.launching.places import CONFIG, OVERRIDES, request
-
-validator = pytest.importorskip("kubernetes_validate")
 
 PODS = Pods(
     name="run",

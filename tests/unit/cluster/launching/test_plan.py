@@ -45,16 +45,27 @@ def test_a_run_that_failed_is_started_again_unless_that_cannot_help(tmp_path, co
     told = []
     program = f"{COUNT}sys.exit({codes}[n])"
 
-    assert run(plan(program, tmp_path, max_restarts=2), tell=told.append) == last
+    assert run(plan(program, tmp_path, max_restarts=2), output=tmp_path, tell=told.append) == last
 
     assert len((tmp_path / "n").read_text()) == starts
     assert len([line for line in told if "starting again" in line]) == starts - 1
 
 
+def test_the_last_line_says_what_the_first_rank_to_fail_has_noted(tmp_path):
+    told = []
+    notes = "import os, sys; os.mkdir('.failures'); open('.failures/1', 'w').write('rank 1 on h2')"
+    run(plan(f"{notes}; sys.exit(7)", tmp_path), output=tmp_path, tell=told.append)
+    assert told[-1] == "the run ended with code 7: rank 1 on h2"
+
+
 def test_a_private_file_is_there_while_the_run_is_and_for_nobody_else(tmp_path):
     path = tmp_path / "job.json"
 
-    run(plan(MODE_AND_TEXT, tmp_path, file=PrivateFile(path, "text")), tell=lambda _: None)
+    run(
+        plan(MODE_AND_TEXT, tmp_path, file=PrivateFile(path, "text")),
+        output=tmp_path,
+        tell=lambda _: None,
+    )
 
     mode, text = (tmp_path / "seen").read_text().split()
     assert (stat.S_IMODE(int(mode, base=8)), text) == (0o600, "text")
@@ -63,7 +74,7 @@ def test_a_private_file_is_there_while_the_run_is_and_for_nobody_else(tmp_path):
 
 def test_the_stop_file_does_not_outlive_the_run(tmp_path):
     path = tmp_path / "stop"
-    run(plan("open('stop', 'w')", tmp_path, stop_file=path), tell=lambda _: None)
+    run(plan("open('stop', 'w')", tmp_path, stop_file=path), output=tmp_path, tell=lambda _: None)
     assert not path.exists()
 
 

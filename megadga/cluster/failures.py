@@ -1,0 +1,54 @@
+"""What ranks leave in a run's folder when they fail, so that a launcher can name one.
+
+Knows files, and no training. A rank that is killed leaves nothing; the others find out when they
+wait for it, and what they say of that names it by its address where the network knows it.
+"""
+
+import shutil
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from megadga.errors import MegadgaError
+
+FOLDER = ".failures"
+MOST_CHARACTERS = 200
+"""Of a message; those of gloo go on with advice."""
+
+
+@contextmanager
+def failures_noted(output: Path, *, rank: int) -> Generator[None]:
+    """Note what ends a rank, beside letting it pass.
+
+    Errors that a user can mend are told by themselves, and are not noted.
+
+    Args:
+        output: The run's folder. If it is not there yet, nothing is noted.
+        rank: The number of the rank.
+    """
+    try:
+        yield
+    except MegadgaError:
+        raise
+    except Exception as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_CHARACTERS]
+        with suppress(OSError):  # what matters is the error itself
+            folder = output / FOLDER
+            folder.mkdir(exist_ok=True)
+            text = f"rank {rank} on {socket.gethostname()}: {message}"
+            (folder / str(rank)).write_text(text, encoding="utf-8")
+        raise
+
+
+def forget_failures(output: Path) -> None:
+    """Remove what ranks of an earlier start have noted."""
+    shutil.rmtree(output / FOLDER, ignore_errors=True)
+
+
+def first_failure(output: Path) -> str | None:
+    """Return what the first rank to fail has noted; None: none has."""
+    notes = [path for path in (output / FOLDER).glob("*") if path.is_file()]
+    if not notes:
+        return None
+    return min(notes, key=lambda path: path.stat().st_mtime_ns).read_text(encoding="utf-8")

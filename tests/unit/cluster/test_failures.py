@@ -1,0 +1,37 @@
+"""What ranks leave behind when they fail."""
+
+import os
+import socket
+
+import pytest
+
+from megadga.cluster.failures import FOLDER, failures_noted, first_failure, forget_failures
+from megadga.errors import ConfigError
+
+
+def fail(output, rank, error):
+    with pytest.raises(type(error)), failures_noted(output, rank=rank):
+        raise error
+
+
+def test_the_first_rank_to_fail_is_named_with_its_host(tmp_path):
+    fail(tmp_path, 3, RuntimeError("Connection closed by\npeer [192.0.2.2]:1"))
+    fail(tmp_path, 0, RuntimeError("Timed out"))
+    os.utime(tmp_path / FOLDER / "0", ns=(0, 1))
+    os.utime(tmp_path / FOLDER / "3", ns=(0, 0))
+
+    expected = f"rank 3 on {socket.gethostname()}: RuntimeError: Connection closed by peer"
+    assert first_failure(tmp_path) == f"{expected} [192.0.2.2]:1"
+
+
+def test_what_a_user_can_mend_and_a_folder_that_is_not_there_leave_nothing(tmp_path):
+    fail(tmp_path, 0, ConfigError("run.yaml:1: expected"))
+    fail(tmp_path / "missing", 0, RuntimeError("early"))
+    assert first_failure(tmp_path) is None
+    assert not (tmp_path / "missing").exists()
+
+
+def test_an_earlier_start_is_forgotten(tmp_path):
+    fail(tmp_path, 0, RuntimeError("once"))
+    forget_failures(tmp_path)
+    assert first_failure(tmp_path) is None
