@@ -85,12 +85,14 @@ def test_training_moves_the_weights_as_the_example_says_and_resumes(folder, pack
     for update, weight in zip(updates, (0.5, 0.2), strict=True):
         np.testing.assert_allclose(update["averaged_weights"]["d0"], weight, rtol=1e-12)
 
+    (folder / "out" / "DONE").unlink()  # as if it had died at its very end
     again = megadga(folder, packages, "train", "run.yaml", FOUR_STEPS)
     assert again.code == 0, again.text
     assert "continues after step 4" in again.text
     (information,) = packages.glob("megadga_annealed-*.dist-info")
     metadata = (information / "METADATA").read_text()
     (information / "METADATA").write_text(metadata.replace("Version: 0.1.0", "Version: 0.2.0"))
+    (folder / "out" / "DONE").unlink()
     other = megadga(folder, packages, "train", "run.yaml", FOUR_STEPS)
     (information / "METADATA").write_text(metadata)
     assert other.code == 2
