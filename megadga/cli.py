@@ -155,6 +155,12 @@ def _add_doctor(commands: Any) -> None:
         metavar="S",
         help="seconds that ranks wait for each other; 60",
     )
+    doctor.add_argument(
+        "--no-all-reduce",
+        dest="all_reduce",
+        action="store_false",
+        help="ask the hosts, and do not try all ranks together: seconds",
+    )
 
 
 def _count(text: str) -> int:
@@ -231,6 +237,7 @@ def _doctor(options: argparse.Namespace) -> int:
             nodes=options.nodes,
             accelerators_per_node=options.accelerators_per_node,
             deadline_s=options.deadline,
+            all_reduce=options.all_reduce,
         )
         else 0
     )

@@ -6,7 +6,8 @@ wait for it, and what they say of that names it by its address where the network
 
 import shutil
 import socket
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -52,3 +53,20 @@ def first_failure(output: Path) -> str | None:
     if not notes:
         return None
     return min(notes, key=lambda path: path.stat().st_mtime_ns).read_text(encoding="utf-8")
+
+
+def verdict(output: Path, code: int, lost: Sequence[str] = ()) -> str:
+    """Return a launcher's last line about a run that failed.
+
+    Args:
+        output: The run's folder.
+        code: The exit code of its ranks.
+        lost: Names of hosts that do not answer any more, as far as the launcher knows.
+    """
+    why = first_failure(output) or "no rank has said why"
+    hosts = f"; lost: {', '.join(lost)}" if lost else ""
+    return f"the run ended with code {code}: {why}{hosts}"
+
+
+if __name__ == "__main__":  # a batch script's last line: CODE OUTPUT [HOST ...]
+    print(verdict(Path(sys.argv[2]), int(sys.argv[1]), sys.argv[3:]), file=sys.stderr)

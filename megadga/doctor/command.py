@@ -19,6 +19,7 @@ def run_doctor(
     nodes: int | None,
     accelerators_per_node: int | None,
     deadline_s: float,
+    all_reduce: bool = True,
 ) -> bool:
     """Print a line for each finding, with its remedy; return whether something failed.
 
@@ -28,6 +29,7 @@ def run_doctor(
         nodes: See ``find_place``.
         accelerators_per_node: See ``find_place``.
         deadline_s: Seconds that ranks wait for each other, above 0.
+        all_reduce: Try all ranks together, if nothing has failed until then.
 
     Raises:
         ConfigError: If there are no such hosts, or ``MASTER_PORT`` is no port.
@@ -43,7 +45,7 @@ def run_doctor(
         output=Path() if config is None else config.output,
         port=_port(),
         ops=() if config is None else needed_ops(config.deepspeed),
-        deadline_s=deadline_s,
+        deadline_s=deadline_s if all_reduce else None,
     ):
         grave = isinstance(found, Finding) and found.failed
         failed |= grave

@@ -61,7 +61,7 @@ def look_at(place: Place, *, output: Path, port: int, ops: Sequence[str]) -> lis
 
 
 def diagnose(
-    place: Place, *, output: Path, port: int, ops: Sequence[str], deadline_s: float
+    place: Place, *, output: Path, port: int, ops: Sequence[str], deadline_s: float | None
 ) -> Iterator[Finding | Bandwidth]:
     """Yield what is found, as it is found.
 
@@ -72,11 +72,11 @@ def diagnose(
         output: The run's folder, which need not exist yet.
         port: Where rank 0 will listen.
         ops: DeepSpeed's compiled operators that the run needs.
-        deadline_s: Seconds that ranks wait for each other, above 0.
+        deadline_s: Seconds that ranks wait for each other, above 0; None: they are not tried.
     """
     found = look_at(place, output=output, port=port, ops=ops)
     yield from found
-    if not any(finding.failed for finding in found):
+    if deadline_s is not None and not any(finding.failed for finding in found):
         reduced = reduce_on(place.hosts, place.reach, port=port, deadline_s=deadline_s)
         yield from [reduced] if isinstance(reduced, Bandwidth) else reduced
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -41,8 +42,9 @@ def resume(trial: Trial, launcher: str, host: Host) -> str:
 
 
 def ranks_on(host: Host) -> list[Process]:
-    """Return the ranks that train on a host."""
-    return [p for p in host.processes() if " -u -m megadga.cli train " in f"{p.command} "]
+    """Return the ranks that train on a host, without what has started them."""
+    rank = f"{sys.executable} -u -m megadga.cli train "
+    return [p for p in host.processes() if p.command.startswith(rank)]
 
 
 def leftovers(hosts: Iterable[Host]) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.faults import DEADLINE_S
 from tests.cluster.hosts import Host, hosts
 from tests.cluster.runs import Trial
 
@@ -70,7 +71,8 @@ class Slurm:
 
     def submit(self, command: list[str], trial: Trial) -> str:
         """Run a command that submits a trial; return the job's number."""
-        done = self.login.run(*command, env=trial.environment(), cwd=trial.folder)
+        environment = trial.environment(MEGADGA_DEADLINE_S=str(DEADLINE_S / 2))
+        done = self.login.run(*command, env=environment, cwd=trial.folder)
         assert done.code == 0, done.text
         return done.text.split()[-1]
 

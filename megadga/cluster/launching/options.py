@@ -44,10 +44,17 @@ class Request:
         """
         return (python, "-u", *self.module())
 
+    def doctor(self, python: str) -> tuple[str, ...]:
+        """Return the command that looks at the hosts of a job, without trying all ranks."""
+        ranks = f"--accelerators-per-node={self.accelerators_per_node}"
+        return (python, "-m", "megadga.cli", "doctor", "--no-all-reduce", ranks, *self._run())
+
     def module(self) -> tuple[str, ...]:
         """Return it from ``-m`` on, for launchers that name the interpreter themselves."""
-        sets = (f"--set={override}" for override in self.overrides)
-        return ("-m", "megadga.cli", "train", str(self.config), *sets)
+        return ("-m", "megadga.cli", "train", *self._run())
+
+    def _run(self) -> tuple[str, ...]:
+        return (str(self.config), *(f"--set={override}" for override in self.overrides))
 
 
 def common_parser(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megadga.cluster.failures import first_failure, forget_failures
+from megadga.cluster.failures import forget_failures, verdict
 from megadga.cluster.hostfile import Host
 from megadga.cluster.stopping import STOPPED
 from megadga.cluster.supervision import Command, Ended, Patience, supervise
@@ -85,8 +85,7 @@ def run(plan: Plan, *, output: Path, tell: Callable[[str], None]) -> int:
             )
             if _is_final(ended):
                 return ended.code
-            why = first_failure(output) or "no rank has said why"
-            tell(f"the run ended with code {ended.code}: {why}")
+            tell(verdict(output, ended.code))
         return ended.code
     finally:
         for path in (plan.stop_file, plan.file and plan.file.path):

@@ -1,5 +1,7 @@
 """A batch script for SLURM: one task a rank, saved before the limit, requeued until it is done.
 
+The hosts are looked at inside the job, as nobody knows them before.
+
 Knows markers rather than exit codes: those pass through srun and the batch shell.
 """
 
@@ -12,11 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megadga.cluster.failures import FOLDER as FAILURES
 from megadga.cluster.launching.options import Request, common_parser, shown_duration, to_request
 from megadga.cluster.launching.plan import USER_ERROR
 from megadga.cluster.launching.starting import check_ranks, is_finished, make_output, told
 from megadga.cluster.markers import DONE, REQUEUE
 from megadga.cluster.ranks import EXPECTED_RANKS
+from megadga.cluster.stopping import STOPPED
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 
@@ -36,6 +40,8 @@ export {expected}={ranks}
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 MASTER_PORT="$((20000 + SLURM_JOB_ID % 12000))"
 export MASTER_ADDR MASTER_PORT
+rm -rf "$output/{failures}"
+{preflight} || exit
 
 # The request to stop is repeated until the step has ended: the first may reach a task before its
 # program has a handler, and is ignored then.
@@ -55,6 +61,11 @@ while wait "$step"; code=$?; kill -0 "$step" 2> /dev/null; do :; done
 # By markers, not by exit codes; and a job that was cancelled stays so.
 if [ -n "$near_limit" ] && [ -e "$output/{requeue}" ] && [ ! -e "$output/{done}" ]; then
     exec scontrol requeue "$SLURM_JOB_ID"
+fi
+if [ "$code" -ne 0 ] && [ "$code" -ne {stopped} ]; then
+    trap '' TERM  # which SLURM sends to all that is left of a job that has lost a node
+    lost="$(sinfo --dead --noheader --Node --nodes="$SLURM_JOB_NODELIST" --format=%N)"
+    {verdict} "$code" "$output" $lost
 fi
 exit "$code"
 """
@@ -78,7 +89,11 @@ def slurm_script(request: Request, output: Path, *, python: str = sys.executable
         save_s=request.save_s,
         output=shlex.quote(str(output)),
         expected=EXPECTED_RANKS,
+        failures=FAILURES,
+        preflight=shlex.join(request.doctor(python)),
         train=shlex.join(request.train(python)),
+        verdict=shlex.join((python, "-m", "megadga.cluster.failures")),
+        stopped=STOPPED,
         requeue=REQUEUE,
         done=DONE,
     )

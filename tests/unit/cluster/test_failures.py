@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -29,6 +31,16 @@ def test_what_a_user_can_mend_and_a_folder_that_is_not_there_leave_nothing(tmp_p
     fail(tmp_path / "missing", 0, RuntimeError("early"))
     assert first_failure(tmp_path) is None
     assert not (tmp_path / "missing").exists()
+
+
+def test_a_last_line_has_the_code_and_who_failed_if_anybody_said_so(tmp_path):
+    command = [sys.executable, "-m", "megadga.cluster.failures", "7", str(tmp_path)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    assert said == "the run ended with code 7: no rank has said why\n"
+    fail(tmp_path, 1, RuntimeError("lost"))
+    said = subprocess.run([*command, "a", "b"], check=True, capture_output=True, text=True).stderr
+    failed = f"rank 1 on {socket.gethostname()}: RuntimeError: lost"
+    assert said == f"the run ended with code 7: {failed}; lost: a, b\n"
 
 
 def test_an_earlier_start_is_forgotten(tmp_path):

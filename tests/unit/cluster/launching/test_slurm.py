@@ -30,10 +30,21 @@ SCONTROL = """\
 #!/bin/bash
 if [ "$1" = show ]; then printf 'node-7\\nnode-8\\n'; else echo "$@" > requeued; fi
 """
+SINFO = """\
+#!/bin/bash
+[ "$4" = "--nodes=node-[7-8]" ] && printf 'node-8\\nnode-9\\n'
+"""
 TASK = f"""\
 #!{sys.executable}
 import os, signal, sys, time
 from pathlib import Path
+
+if "doctor" in sys.argv:
+    Path("doctor-arguments").write_text("\\0".join((*sys.argv, "")))
+    sys.exit(int(os.environ["UNFIT"]))
+if "megadga.cluster.failures" in sys.argv:
+    Path("verdict-arguments").write_text("\\0".join((*sys.argv, "")))
+    sys.exit()
 
 def stop(*_):
     Path(os.environ["OUT"], os.environ["MARKER"]).touch()
@@ -47,6 +58,7 @@ while os.environ["FOREVER"]:
     time.sleep(0.05)
 sys.exit(int(os.environ["CODE"]))
 """
+PROGRAMS = {"srun": SRUN, "scontrol": SCONTROL, "sinfo": SINFO, "python": TASK}
 
 
 @dataclass
@@ -73,11 +85,12 @@ class Batch:
             "MARKER": "REQUEUE",
             "FOREVER": "yes",
             "CODE": "0",
+            "UNFIT": "0",
             **variables,
         }
         command = ["bash", "-c", self.script]
         with own_session(command, cwd=self.folder, env=environment) as job:
-            self.wait_for("started")
+            self.wait_for("doctor-arguments" if variables.get("UNFIT") else "started")
             yield job
 
     def wait_for(self, name: str) -> None:
@@ -96,7 +109,7 @@ def batch(tmp_path):
     output = folder / "out put"
     output.mkdir(parents=True)
     (folder / "bin").mkdir()
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "python": TASK}.items():
+    for name, text in PROGRAMS.items():
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o755)
     script = slurm_script(request(), output, python=str(folder / "bin/python"))
@@ -130,9 +143,35 @@ def test_ranks_get_their_command_and_their_first_machine_as_they_are(batch):
     assert not (batch.folder / "requeued").exists()
 
 
-def test_a_code_of_the_ranks_is_that_of_the_job(batch):
+def test_a_code_of_the_ranks_is_that_of_the_job_which_says_why_at_its_end(batch):
     with batch.started(FOREVER="", CODE="2") as job:
         assert job.wait(timeout=30) == 2
+    assert batch.words("verdict-arguments")[2:] == [
+        "megadga.cluster.failures",
+        "2",
+        str(batch.output),
+        "node-8",
+        "node-9",
+    ]
+
+
+def test_hosts_are_looked_at_before_any_rank_starts(batch):
+    with batch.started(UNFIT="1") as job:
+        assert job.wait(timeout=30) == 1
+    assert batch.words("doctor-arguments")[3:] == [
+        *("doctor", "--no-all-reduce", "--accelerators-per-node=2"),
+        *TRAIN[5:],
+    ]
+    assert not (batch.folder / "started").exists()
+    assert not (batch.folder / "requeued").exists()
+
+
+def test_what_ranks_of_an_earlier_start_have_noted_is_forgotten(batch):
+    (batch.output / ".failures").mkdir()
+    with batch.started(FOREVER="") as job:
+        assert job.wait(timeout=30) == 0
+    assert not (batch.output / ".failures").exists()
+    assert not (batch.folder / "verdict-arguments").exists()
 
 
 def test_near_its_limit_a_job_that_saved_is_requeued(batch):
