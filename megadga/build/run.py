@@ -1,5 +1,6 @@
 """From a configuration to a run that is ready to train: the only place that knows all parts."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 
 from megadga.alignment.methods import Probing
 from megadga.build.data import RunData, open_data
@@ -15,6 +17,8 @@ from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.ranks import process_group
 from megadga.build.reference_model import load_reference
 from megadga.cluster.markers import RunMarkers
+from megadga.cluster.operators import SHARED_MEMORY, needed_ops, wait_for_ops
+from megadga.cluster.ranks import read_deadline_s
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.models import RunConfig
 from megadga.mixing.loss_reweight import LossReweighting
@@ -56,11 +60,23 @@ def open_run(
     """
     data = open_data(config)
     mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
+    _wait_for_operators(config)
     with process_group() as deadline:
         run = _assemble(config, data, mixture, stop_requested)
         limit_waiting(deadline)  # in the groups, too, that DeepSpeed has made meanwhile
         yield run
         run.mixture.close()
+
+
+def _wait_for_operators(config: RunConfig) -> None:
+    accelerator: Any = get_accelerator()
+    on_cpu = accelerator.device_name() == "cpu"
+    wait_for_ops(
+        (*needed_ops(config.deepspeed), *((SHARED_MEMORY,) if on_cpu else ())),
+        os.environ,
+        deadline_s=read_deadline_s(os.environ),
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
 
 
 def _assemble(

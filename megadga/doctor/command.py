@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
+from megadga.cluster.operators import needed_ops
 from megadga.cluster.ranks import DEFAULT_PORT
 from megadga.config.models import RunConfig
 from megadga.doctor.checks import Finding
 from megadga.doctor.diagnosis import diagnose
-from megadga.doctor.operators import needed_ops
 from megadga.doctor.places import find_place
 from megadga.errors import ConfigError
 

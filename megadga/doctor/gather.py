@@ -12,18 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from megadga.cluster.operators import SHARED_MEMORY, missing_ops, op_locks
 from megadga.doctor.machine import (
     address_of,
     count_devices,
     interface_to,
-    missing_ops,
-    op_locks,
     port_error,
 )
 from megadga.doctor.reports import ANSWER, HostReport, Request
 from megadga.doctor.software import own_software
 
-_OPS_OF_KIND = {"cores": ("deepspeed_shm_comm",), "accelerators": ()}
+_OPS_OF_KIND = {"cores": (SHARED_MEMORY,), "accelerators": ()}
 """Operators that every run needs, by what it trains on."""
 
 

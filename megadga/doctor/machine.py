@@ -1,16 +1,14 @@
-"""What this machine has for ranks: devices, a port, ways to others, compiled operators."""
+"""What this machine has for ranks: devices, a port, ways to others."""
 
 import errno
 import os
 import socket
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from megadga.cluster.interfaces import interface_towards
 
 _DEVICE_NODES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "accel/accel*", "xpu*", "davinci[0-9]*")
 """What there is of in /dev where torch may find accelerators."""
-_DEFAULT_EXTENSIONS = ".cache/torch_extensions"
 
 
 def count_devices() -> tuple[int, str]:
@@ -51,23 +49,3 @@ def address_of(name: str) -> str:
 def interface_to(name: str) -> str:
     """Return which interface leads to a host; empty: none that is up."""
     return interface_towards(name) or ""
-
-
-def missing_ops(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return which operators DeepSpeed will have to compile at first use."""
-    return tuple(name for name in names if not _found(name, f"{name}.so", environment))
-
-
-def op_locks(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return paths of locks on operators: ranks would wait until whoever holds them is done.
-
-    A process that is killed while it compiles or loads one leaves its lock for ever.
-    """
-    found = (path for name in names for path in _found(name, "lock", environment))
-    return tuple(map(str, found))
-
-
-def _found(operator: str, file: str, environment: Mapping[str, str]) -> list[Path]:
-    own = environment.get("TORCH_EXTENSIONS_DIR")
-    root = Path(own) if own else Path.home() / _DEFAULT_EXTENSIONS
-    return sorted(root.glob(f"{operator}/{file}" if own else f"*/{operator}/{file}"))

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from megadga.doctor.gather import answer
-from megadga.doctor.machine import missing_ops, op_locks, port_error
-from megadga.doctor.operators import needed_ops
+from megadga.doctor.machine import port_error
 from megadga.doctor.reports import ANSWER, HostReport, Request
 from megadga.doctor.software import hash_code, own_software
 
@@ -77,30 +76,3 @@ def test_code_is_the_same_only_if_names_and_contents_are(tmp_path: Path) -> None
     hashes = {path.name: hash_code(path) for path in tmp_path.iterdir()}
     assert hashes.pop("same") == hashes["one"]
     assert len(set(hashes.values())) == len(hashes)
-
-
-def test_operators_are_looked_for_where_torch_would_keep_them(tmp_path: Path) -> None:
-    (tmp_path / "cpu_adam").mkdir()
-    (tmp_path / "cpu_adam" / "cpu_adam.so").touch()
-    variables = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    names = ("cpu_adam", "fused_adam")
-    assert missing_ops(names, variables) == ("fused_adam",)
-    assert op_locks(names, variables) == ()
-    (tmp_path / "cpu_adam" / "lock").touch()
-    assert op_locks(names, variables) == (str(tmp_path / "cpu_adam" / "lock"),)
-
-
-@pytest.mark.parametrize(
-    ("params", "zero", "ops"),
-    [
-        ({}, {}, ("fused_adam",)),
-        ({}, {"offload_optimizer": {"device": "cpu"}}, ("cpu_adam",)),
-        ({"torch_adam": True}, {"offload_optimizer": {"device": "cpu"}}, ()),
-    ],
-)
-def test_an_optimizer_needs_its_operators(
-    params: dict[str, Any], zero: dict[str, Any], ops: tuple[str, ...]
-) -> None:
-    optimizer = {"type": "AdamW", "params": params}
-    assert needed_ops({"optimizer": optimizer, "zero_optimization": zero}) == ops
-    assert needed_ops({"optimizer": {"type": "SGD"}}) == ()
