@@ -1,7 +1,7 @@
 """Hosts on one machine: namespaces joined by a bridge that exists nowhere else.
 
-A host has its own network, name, processes, mounts, ``/run`` and ``/dev/shm``, an sshd, and shares
-every other folder with the machine. Knows nothing of schedulers and launchers.
+A host has its own network, name, processes, mounts, ``/run``, ``/dev/shm`` and TMPDIR, an sshd, and
+shares every other folder with the machine. Knows nothing of schedulers and launchers.
 """
 
 import os
@@ -22,12 +22,14 @@ from tests.support.jobs import Finished
 
 NETNS_ETC = Path("/etc/netns")
 START_TIMEOUT_S = 30.0
+TEMPORARY = Path("/run/tmp")
+"""Names in /tmp would not do: two hosts have processes of the same number, and one /tmp."""
 STARTING = """\
 set -e
 hostname "$1"
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir /run/sshd
+mkdir /run/sshd "$3"
 /usr/sbin/sshd
 touch "$2"
 # The first process of a namespace inherits its orphans: dash buries them while it waits.
@@ -58,7 +60,8 @@ class Host:
     ) -> AbstractContextManager[Job]:
         """Start a command; what is left of its process group at the end is killed."""
         entering = ("--net", "--uts", "--pid", "--mount", f"--wdns={cwd}")
-        return start(["nsenter", f"--target={self.init}", *entering, "--", *command], env)
+        variables = {**(os.environ if env is None else env), "TMPDIR": str(TEMPORARY)}
+        return start(["nsenter", f"--target={self.init}", *entering, "--", *command], variables)
 
     def run(
         self,
@@ -119,7 +122,7 @@ def hosts(count: int, etc: Mapping[str, Path] | None = None) -> Generator[tuple[
         seen = {
             "hosts": folder / "hosts",
             "resolv.conf": folder / "resolv.conf",
-            "ssh": write_secure_shell(folder / "ssh", names),
+            "ssh": write_secure_shell(folder / "ssh", names, temporary=TEMPORARY),
             **(etc or {}),
         }
         yield tuple(
@@ -142,7 +145,7 @@ def _start_host(
         (NETNS_ETC / namespace / entry).symlink_to(path)
     ready = folder / f"{name}.ready"
     unshare = ("unshare", "--uts", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child")
-    script = ("sh", "-c", STARTING, "sh", name, str(ready))
+    script = ("sh", "-c", STARTING, "sh", name, str(ready), str(TEMPORARY))
     job = stack.enter_context(start(["ip", "netns", "exec", namespace, *unshare, *script]))
     job.wait_until(ready.exists, START_TIMEOUT_S, f"{name} was up")
     (init,) = [p.pid for p in all_processes() if p.parent == job.entering.pid]

@@ -23,8 +23,9 @@ def test_a_host_reaches_the_other_by_name_and_shares_folders_but_no_memory(
 ) -> None:
     one, other = pair
     assert one.sh("ssh h2 hostname") == "h2\n"
+    assert one.sh("echo $TMPDIR; ssh h2 'echo $TMPDIR'") == "/run/tmp\n/run/tmp\n"
     one.sh(f"touch {tmp_path}/shared /dev/shm/own /run/own")
-    assert other.sh(f"ls {tmp_path}; ls /dev/shm; ls /run") == "shared\nsshd\nsshd.pid\n"
+    assert other.sh(f"ls {tmp_path}; ls /dev/shm; ls /run") == "shared\nsshd\nsshd.pid\ntmp\n"
 
 
 def test_a_host_that_was_killed_answers_no_more() -> None:
