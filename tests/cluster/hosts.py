@@ -1,7 +1,7 @@
 """Hosts on one machine: namespaces joined by a bridge that exists nowhere else.
 
-A host has its own network, name, processes, mounts, ``/run``, ``/dev/shm`` and TMPDIR, an sshd, and
-shares every other folder with the machine. Knows nothing of schedulers and launchers.
+A host has its own network, name, processes, mounts, ``/run``, ``/dev/shm`` and TMPDIR, an sshd,
+and shares every other folder with the machine. Knows nothing of schedulers and launchers.
 """
 
 import os

@@ -27,6 +27,12 @@ from megadga.config.models import RunConfig
 from megadga.errors import ConfigError
 
 LOCALHOST = "localhost"
+_KEEP_ALIVE = {
+    f"{prefix}_MCA_oob_tcp_keepalive_{name}": value
+    for prefix in ("PRTE", "OMPI")  # from Open MPI 5 on, and before
+    for name, value in (("time", "10"), ("intvl", "5"), ("probes", "3"))
+}
+"""A lost host must end the run, not hang it: noticed after 25 s; after 8 minutes otherwise."""
 
 
 def mpi_plan(
@@ -59,7 +65,7 @@ def mpi_plan(
         *request.train(),
     )
     return Plan(
-        (Command(arguments, {**place.environment, **told}, place.folder),),
+        (Command(arguments, {**_KEEP_ALIVE, **place.environment, **told}, place.folder),),
         tuple(hosts),
         ask_to_stop=touch(place.stop_file),
         patience=patience_of(request, end_s=15.0),
