@@ -6,6 +6,9 @@ saved, and should be started again. Neither: it runs, or something went wrong.
 
 import hashlib
 import json
+import os
+import socket
+from contextlib import suppress
 from typing import final
 
 from megadga.config.models import RunConfig
@@ -28,6 +31,48 @@ def finished_step(config: RunConfig) -> int | None:
     if done["run"] != _fingerprint(config) or done["step"] < config.training.steps:
         return None
     return done["step"]
+
+
+@final
+class Outcome:
+    """Reads how a run has ended since this was made, from any machine.
+
+    Args:
+        config: The run. Its folder need not exist yet.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._requeued_before = self._requeued_at()
+
+    def stopped(self) -> bool:
+        """Return whether the run was asked to stop, and has saved."""
+        return self._requeued_at() not in (None, self._requeued_before)
+
+    def ended_well(self) -> bool:
+        """Return whether the run has stopped or is finished."""
+        if not self._is_told():
+            self._look_again()
+        return self._is_told()
+
+    def _is_told(self) -> bool:
+        return self.stopped() or finished_step(self._config) is not None
+
+    def _requeued_at(self) -> int | None:
+        try:
+            return (self._config.output / REQUEUE).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def _look_again(self) -> None:
+        """Have this machine forget which files it believes not to be in the folder.
+
+        On a network's file system it goes on believing for a minute, unless it changes the folder.
+        """
+        with suppress(OSError):
+            probe = self._config.output / f".look-{socket.gethostname()}-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
 
 
 @final

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megadga.cluster.failures import forget_failures, verdict
@@ -12,6 +12,9 @@ from megadga.cluster.supervision import Command, Ended, Patience, supervise
 
 USER_ERROR = 2
 """Exit code of `megadga train` for what the user can mend: starting again would not help."""
+
+LOST = 1
+"""Exit code where all processes end with 0, and the run is neither finished nor stopped."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Plan:
         return sum(host.slots for host in self.hosts)
 
 
-def run(plan: Plan, *, output: Path, tell: Callable[[str], None]) -> int:
+def run(
+    plan: Plan, *, output: Path, ended_well: Callable[[], bool], tell: Callable[[str], None]
+) -> int:
     """Run a plan to its end; return the exit code.
 
     A run that failed is started again, unless the user must mend something first.
@@ -67,6 +72,7 @@ def run(plan: Plan, *, output: Path, tell: Callable[[str], None]) -> int:
     Args:
         plan: What to run.
         output: The run's folder, where ranks note what ends them.
+        ended_well: Asked when the processes end with 0: whether the run has, too.
         tell: Takes a line for the user.
     """
     if plan.file is not None:
@@ -83,6 +89,8 @@ def run(plan: Plan, *, output: Path, tell: Callable[[str], None]) -> int:
                 patience=plan.patience,
                 end=plan.end,
             )
+            if ended.code == 0 and not ended_well():
+                ended = replace(ended, code=LOST)  # as mpirun says nothing of a host that it lost
             if _is_final(ended):
                 return ended.code
             tell(verdict(output, ended.code))

@@ -10,7 +10,7 @@ from typing import Protocol
 from megadga.cluster.hostfile import Host, first_hosts, read_hostfile
 from megadga.cluster.launching.options import Request
 from megadga.cluster.launching.plan import USER_ERROR, Plan, run, show
-from megadga.cluster.markers import REQUEUE, finished_step
+from megadga.cluster.markers import Outcome, finished_step
 from megadga.cluster.stopping import STOPPED
 from megadga.cluster.supervision import Patience
 from megadga.config.deepspeed import accumulation_steps
@@ -130,13 +130,15 @@ def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight:
             raise ConfigError("\n".join(failures))
     if plan.stop_file is not None:
         make_output(config)
+    outcome = Outcome(config)
     code = run(
         plan,
         output=config.output,
+        ended_well=outcome.ended_well,
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
     # Launchers in between have ideas of their own about exit codes; the run's folder has none.
-    return STOPPED if (config.output / REQUEUE).exists() else code
+    return STOPPED if outcome.stopped() else code
 
 
 def make_output(config: RunConfig) -> None:

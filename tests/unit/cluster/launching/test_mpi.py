@@ -27,7 +27,9 @@ def test_mpirun_is_told_hosts_folder_and_variables_by_name():
         *request().train(),
     )
     told = {**TOLD, "MASTER_ADDR": "node-a", "MASTER_PORT": "20001"}
-    assert command.environment == {**ENVIRONMENT, **told}
+    keep_alive = {name: v for name, v in command.environment.items() if "keepalive" in name}
+    assert command.environment == {**ENVIRONMENT, **told, **keep_alive}
+    assert keep_alive["PRTE_MCA_oob_tcp_keepalive_time"] == "10"
     assert plan.stop_file == OUTPUT / ".stop-launch-1"
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from megadga.cluster.hostfile import Host
-from megadga.cluster.launching.plan import Plan, PrivateFile, run, show
+from megadga.cluster.launching import plan as plans
+from megadga.cluster.launching.plan import Plan, PrivateFile, show
 from megadga.cluster.supervision import Command, Patience
 from tests.unit.cluster.launching.places import HOSTILE
 
@@ -17,6 +18,10 @@ PATIENCE = Patience(stop_s=5.0, straggle_s=0.2, end_s=0.5)
 def plan(program: str, folder: Path, **options) -> Plan:
     command = Command((sys.executable, "-c", program), os.environ, folder)
     return Plan((command,), (Host("a", 1),), lambda _: None, PATIENCE, **options)
+
+
+def run(planned: Plan, output: Path, tell=lambda _: None, *, ended_well: bool = True) -> int:
+    return plans.run(planned, output=output, ended_well=lambda: ended_well, tell=tell)
 
 
 COUNT = """\
@@ -45,27 +50,31 @@ def test_a_run_that_failed_is_started_again_unless_that_cannot_help(tmp_path, co
     told = []
     program = f"{COUNT}sys.exit({codes}[n])"
 
-    assert run(plan(program, tmp_path, max_restarts=2), output=tmp_path, tell=told.append) == last
+    assert run(plan(program, tmp_path, max_restarts=2), tmp_path, told.append) == last
 
     assert len((tmp_path / "n").read_text()) == starts
     assert len([line for line in told if "starting again" in line]) == starts - 1
 
 
+def test_processes_that_end_with_0_before_the_run_has_ended_have_failed(tmp_path):
+    told = []
+    planned = plan(COUNT, tmp_path, max_restarts=1)
+    assert run(planned, tmp_path, told.append, ended_well=False) == 1
+    assert len((tmp_path / "n").read_text()) == 2
+    assert told[-1] == "the run ended with code 1: no rank has said why"
+
+
 def test_the_last_line_says_what_the_first_rank_to_fail_has_noted(tmp_path):
     told = []
     notes = "import os, sys; os.mkdir('.failures'); open('.failures/1', 'w').write('rank 1 on h2')"
-    run(plan(f"{notes}; sys.exit(7)", tmp_path), output=tmp_path, tell=told.append)
+    run(plan(f"{notes}; sys.exit(7)", tmp_path), tmp_path, told.append)
     assert told[-1] == "the run ended with code 7: rank 1 on h2"
 
 
 def test_a_private_file_is_there_while_the_run_is_and_for_nobody_else(tmp_path):
     path = tmp_path / "job.json"
 
-    run(
-        plan(MODE_AND_TEXT, tmp_path, file=PrivateFile(path, "text")),
-        output=tmp_path,
-        tell=lambda _: None,
-    )
+    run(plan(MODE_AND_TEXT, tmp_path, file=PrivateFile(path, "text")), tmp_path)
 
     mode, text = (tmp_path / "seen").read_text().split()
     assert (stat.S_IMODE(int(mode, base=8)), text) == (0o600, "text")
@@ -74,7 +83,7 @@ def test_a_private_file_is_there_while_the_run_is_and_for_nobody_else(tmp_path):
 
 def test_the_stop_file_does_not_outlive_the_run(tmp_path):
     path = tmp_path / "stop"
-    run(plan("open('stop', 'w')", tmp_path, stop_file=path), output=tmp_path, tell=lambda _: None)
+    run(plan("open('stop', 'w')", tmp_path, stop_file=path), tmp_path)
     assert not path.exists()
 
 

@@ -66,6 +66,21 @@ def test_whether_a_run_was_stopped_is_known_by_its_marker(code, marker, found):
     assert launch(REQUEST, planned(f"{program}raise SystemExit({code})")) == found
 
 
+def test_a_marker_of_an_earlier_start_says_nothing_about_this_one(folder):
+    (folder / "out" / "REQUEUE").touch()
+    assert launch(REQUEST, planned("raise SystemExit(7)")) == 7
+    assert (folder / "out" / "REQUEUE").exists()
+
+
+def test_whether_a_run_is_finished_is_known_by_its_marker(folder):
+    assert launch(REQUEST, planned("pass")) == 1
+    config = load_config(Path("run.yaml"), [])
+    RunMarkers(config, writes=True).end(10, finished=True)
+    (folder / "out" / "DONE").rename(folder / "done")
+    assert launch(REQUEST, planned("import os; os.rename('done', 'out/DONE')")) == 0
+    assert [path.name for path in (folder / "out").iterdir()] == ["DONE"]
+
+
 def test_a_run_is_asked_to_save_before_its_time_is_over():
     patience = patience_of(Request(Path("x"), time_s=600, save_s=90), end_s=3.0)
     assert (patience.limit_s, patience.stop_s, patience.end_s) == (510.0, 90.0, 3.0)
