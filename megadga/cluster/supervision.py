@@ -15,6 +15,8 @@ from typing import Any, Self, final
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _POLL_S = 0.1
+PULSE_S = 5.0
+"""Seconds between the lines by which a process knows that it is still watched."""
 _PR_SET_PDEATHSIG = 1
 _PRCTL: Any = ctypes.CDLL(None, use_errno=True).prctl
 """Looked up here: the child of a fork must not load libraries."""
@@ -28,8 +30,8 @@ class Command:
         arguments: Program and arguments; no shell sees them.
         environment: All its variables.
         folder: Where it starts.
-        input: What it reads from its standard input, which stays open as long as this process
-            lives; None: nothing.
+        input: What it reads first from its standard input. Then comes an empty line every
+            ``PULSE_S``, as long as this process lives and the way to it is open; None: nothing.
     """
 
     arguments: tuple[str, ...]
@@ -92,7 +94,7 @@ def supervise(
         processes: list[subprocess.Popen[bytes]] = []
         try:
             processes.extend(map(_start, commands))
-            return _watch(processes, wishes, ask_to_stop, patience)
+            return _watch(processes, wishes, ask_to_stop, patience, _Pulse(processes))
         finally:
             _end(processes, patience.end_s, end)
 
@@ -133,11 +135,36 @@ class _Wishes:
         self.interrupts += number == signal.SIGINT
 
 
+@final
+class _Pulse:
+    """Tells processes that have an input that they are watched, wherever they are.
+
+    Args:
+        processes: All of them.
+    """
+
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        self._inputs = [each.stdin.fileno() for each in processes if each.stdin is not None]
+        for descriptor in self._inputs:
+            os.set_blocking(descriptor, False)
+        self._due = 0.0
+
+    def beat(self, now: float) -> None:
+        """Do so, if it is time to."""
+        if now < self._due:
+            return
+        self._due = now + PULSE_S
+        for descriptor in self._inputs:
+            with suppress(OSError):  # it has ended, or its connection is stuck
+                os.write(descriptor, b"\n")
+
+
 def _watch(
     processes: Sequence[subprocess.Popen[bytes]],
     wishes: _Wishes,
     ask_to_stop: Callable[[Sequence[int]], None],
     patience: Patience,
+    pulse: _Pulse,
 ) -> Ended:
     """Wait until all have ended by themselves, or until those that have not must be ended."""
     limit = None if patience.limit_s is None else time.monotonic() + patience.limit_s
@@ -145,6 +172,7 @@ def _watch(
     asked = False
     while running := [process for process in processes if _exit_code(process) is None]:
         now = time.monotonic()
+        pulse.beat(now)
         if not asked and (wishes.to_stop() or (limit is not None and now >= limit)):
             asked = True
             end_at = now + patience.stop_s

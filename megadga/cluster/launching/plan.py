@@ -8,7 +8,7 @@ from pathlib import Path
 from megadga.cluster.failures import forget_failures, verdict
 from megadga.cluster.hostfile import Host
 from megadga.cluster.stopping import STOPPED
-from megadga.cluster.supervision import Command, Ended, Patience, supervise
+from megadga.cluster.supervision import PULSE_S, Command, Ended, Patience, supervise
 
 USER_ERROR = 2
 """Exit code of `megadga train` for what the user can mend: starting again would not help."""
@@ -115,7 +115,8 @@ def show(plan: Plan, environment: Mapping[str, str]) -> str:
     for command in plan.commands:
         line = show_command(command, environment)
         if command.input is not None:
-            line = f"{line} <<'END'\n{command.input.decode().rstrip()}\nEND"
+            first = f"cat <<'END'\n{command.input.decode().rstrip()}\nEND\n"
+            line = f"{{ {first}while echo; do sleep {PULSE_S:g}; done; }} | ({line})"
         blocks.append(line)
     return "\n".join(blocks)
 

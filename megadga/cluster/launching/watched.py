@@ -1,37 +1,66 @@
-"""A command on another machine that ends when whoever started it over ssh is gone.
+"""A command on another machine that ends when whoever started it over ssh is gone, or cut off.
 
-Knows that its standard input stays open as long as that is there.
+Knows that a line comes over standard input every few seconds as long as neither is so.
 """
 
 import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import final
 
-from megadga.cluster.supervision import Command, Patience, supervise
+from megadga.cluster.supervision import PULSE_S, Command, Patience, supervise
 
 _PATIENCE = Patience(stop_s=35.0, end_s=10.0)
 """An agent of torchrun gives its ranks 30 s to end."""
+SILENCE_S = 4 * PULSE_S
+"""After which the connection counts as lost: sshd would hold it for hours."""
+_AT_ONCE = 4096
 
 
-def run_watched(arguments: Sequence[str]) -> int:
-    """Run a command until it ends or standard input does; return its exit code."""
+def run_watched(arguments: Sequence[str], *, silence_s: float = SILENCE_S) -> int:
+    """Run a command until it ends or nobody watches it any more; return its exit code.
+
+    Args:
+        arguments: The command.
+        silence_s: Seconds without a line after which nobody does.
+    """
     command = Command(tuple(arguments), os.environ, Path.cwd())
+    watch = _Watch(sys.stdin.fileno(), silence_s)
     return supervise(
-        [command], ask_to_stop=_terminate, patience=_PATIENCE, wished=_input_is_over
+        [command], ask_to_stop=_terminate, patience=_PATIENCE, wished=watch.is_over
     ).code
+
+
+@final
+class _Watch:
+    """Follows the lines that come in.
+
+    Args:
+        descriptor: Of the input.
+        silence_s: See ``run_watched``.
+    """
+
+    def __init__(self, descriptor: int, silence_s: float) -> None:
+        self._descriptor, self._silence_s = descriptor, silence_s
+        self._last = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Return whether the input has ended, or nothing has come for a while."""
+        now = time.monotonic()
+        if select.select([self._descriptor], [], [], 0.0)[0]:
+            if not os.read(self._descriptor, _AT_ONCE):
+                return True
+            self._last = now
+        return now - self._last > self._silence_s
 
 
 def _terminate(processes: Sequence[int]) -> None:
     for process in processes:
         os.kill(process, signal.SIGTERM)
-
-
-def _input_is_over() -> bool:
-    """Nothing is ever written to it any more: if it can be read, it is at its end."""
-    return bool(select.select([sys.stdin.fileno()], [], [], 0.0)[0])
 
 
 if __name__ == "__main__":

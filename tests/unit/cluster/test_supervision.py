@@ -46,13 +46,13 @@ def wait_for(path: Path) -> str:
 
 
 def test_processes_run_to_their_end_in_their_folder_with_their_input(tmp_path):
-    program = "import sys; open('said', 'w').write(sys.stdin.readline())"
+    program = "import sys; open('said', 'w').writelines(sys.stdin.readline() for _ in range(2))"
     command = python(program, tmp_path, standard_input=b"$hello\n")
 
     ended = supervise([command], ask_to_stop=terminate, patience=FAST)
 
     assert ended == Ended(0, asked=False)
-    assert (tmp_path / "said").read_text() == "$hello\n"
+    assert (tmp_path / "said").read_text() == "$hello\n\n"  # by which it knows that it is watched
 
 
 def test_a_process_that_fails_takes_the_others_along(tmp_path):
