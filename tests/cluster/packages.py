@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 HOSTS = {"iproute2": "ip", "openssh-server": "sshd", "openssh-client": "ssh"}
 """Debian's packages and a command of each: hosts."""
@@ -14,6 +15,7 @@ SLURM = {
     "slurm-wlm-basic-plugins": "slurmd",
 }
 """The same: SLURM on them."""
+COVERED = ("/etc/hosts", "/etc/resolv.conf")
 PDSH = {"pdsh": "pdsh"}
 """The same: DeepSpeed's own launcher."""
 
@@ -22,6 +24,8 @@ def why_not(packages: dict[str, str]) -> str:
     """Return what keeps hosts with these packages from being built here; empty: nothing."""
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
+    if files := [name for name in COVERED if not Path(name).exists()]:
+        return f"needs {' and '.join(files)}, which hosts see their own over"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     needed = HOSTS | packages
     missing = [name for name, command in needed.items() if not shutil.which(command, path=path)]
