@@ -3,9 +3,12 @@
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self, final
+from types import FrameType
+from typing import Self, final
+
+from megadga.cluster.signals import taken
 
 STOP_FILE = "MEGADGA_STOP_FILE"
 """Variable with the path of a file by which a launcher asks for a stop, on any machine."""
@@ -32,7 +35,7 @@ class StopSignal:
         self._file = file
         self._signalled = False
         self._interrupted = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._taking = ExitStack()
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -45,17 +48,11 @@ class StopSignal:
         return self._signalled or (self._file is not None and self._file.exists())
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        self._taking.enter_context(taken(_SIGNALS, self._take))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, *exception: object) -> None:
+        self._taking.close()
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self, final
+from types import FrameType
+from typing import Any, final
+
+from megadga.cluster.signals import taken
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _POLL_S = 0.1
@@ -90,7 +92,8 @@ def supervise(
         wished: Looked at now and then: whether to ask them to stop without a signal.
         end: Ends those that do not end by themselves; None: SIGTERM does.
     """
-    with _Wishes(wished) as wishes:
+    wishes = _Wishes(wished)
+    with taken(_SIGNALS, wishes.take):
         processes: list[subprocess.Popen[bytes]] = []
         try:
             processes.extend(map(_start, commands))
@@ -111,26 +114,13 @@ class _Wishes:
         self.interrupts = 0
         self._wished = wished
         self._signalled = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def to_stop(self) -> bool:
         """Return whether the processes should stop."""
         return self._signalled or self._wished()
 
-    def _take(self, number: int, _frame: FrameType | None) -> None:
+    def take(self, number: int, _frame: FrameType | None) -> None:
+        """Remember a signal."""
         self._signalled = True
         self.interrupts += number == signal.SIGINT
 

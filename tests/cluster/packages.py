@@ -15,9 +15,10 @@ SLURM = {
     "slurm-wlm-basic-plugins": "slurmd",
 }
 """The same: SLURM on them."""
-COVERED = ("/etc/hosts", "/etc/resolv.conf")
 PDSH = {"pdsh": "pdsh"}
 """The same: DeepSpeed's own launcher."""
+COVERED = ("/etc/hosts", "/etc/resolv.conf")
+"""Files of the machine over which hosts see their own."""
 
 
 def why_not(packages: dict[str, str]) -> str:
@@ -25,7 +26,7 @@ def why_not(packages: dict[str, str]) -> str:
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
     if files := [name for name in COVERED if not Path(name).exists()]:
-        return f"needs {' and '.join(files)}, which hosts see their own over"
+        return f"needs {' and '.join(files)}, over which hosts see their own"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     needed = HOSTS | packages
     missing = [name for name, command in needed.items() if not shutil.which(command, path=path)]

@@ -13,11 +13,10 @@ from pathlib import Path
 from megadga.cluster.hostfile import Host
 from megadga.cluster.launching.options import Request, common_parser, to_request
 from megadga.cluster.launching.plan import Plan
-from megadga.cluster.launching.remote import Place, pick_port, touch
+from megadga.cluster.launching.remote import Place, touch
 from megadga.cluster.launching.starting import (
     Preflight,
     launch,
-    launch_name,
     patience_of,
     requested_hosts,
     unchecked,
@@ -85,11 +84,10 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
     request = to_request(parser, parser.parse_args(arguments))
 
     def plan(config: RunConfig) -> Plan:
-        place = Place(os.environ, Path.cwd(), config.output.absolute(), launch_name(), pick_port())
         return mpi_plan(
             request,
             _hosts(request),
-            place,
+            Place.here(config.output),
             mpirun=_find_mpirun(),
             cores=len(os.sched_getaffinity(0)),
         )

@@ -6,10 +6,13 @@ standard input, and a line of Python with nothing to quote in it takes them from
 """
 
 import json
+import os
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from megadga.cluster.forwarding import forwarded
 from megadga.cluster.ranks import EXPECTED_RANKS
@@ -78,6 +81,12 @@ class Place:
     name: str
     port: int
 
+    @classmethod
+    def here(cls, output: Path) -> Self:
+        """Return that of this process, for a run's folder, with a name and a port of its own."""
+        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+        return cls(os.environ, Path.cwd(), output.absolute(), name, _pick_port())
+
     @property
     def stop_file(self) -> Path:
         """The file that asks the ranks to stop."""
@@ -101,7 +110,7 @@ def touch(path: Path) -> Callable[[Sequence[int]], None]:
     return ask
 
 
-def pick_port() -> int:
+def _pick_port() -> int:
     """Return a port that is probably free on another machine: two launches rarely get the same.
 
     From 32768 on Linux gives ports to whoever does not care.

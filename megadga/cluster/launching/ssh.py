@@ -19,13 +19,11 @@ from megadga.cluster.launching.remote import (
     SSH_OPTIONS,
     Job,
     Place,
-    pick_port,
     touch,
 )
 from megadga.cluster.launching.starting import (
     Preflight,
     launch,
-    launch_name,
     patience_of,
     requested_hosts,
     unchecked,
@@ -100,8 +98,7 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
         hosts = requested_hosts(request)
         if shutil.which("pdsh") is None and not request.dry_run:
             raise ConfigError("pdsh: expected it on the search path of this machine, found none")
-        place = Place(os.environ, Path.cwd(), config.output.absolute(), launch_name(), pick_port())
-        return ssh_plan(request, hosts, place)
+        return ssh_plan(request, hosts, Place.here(config.output))
 
     return launch(request, plan, preflight=preflight)
 

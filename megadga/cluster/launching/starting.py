@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -108,11 +107,6 @@ def requested_hosts(request: Request) -> tuple[Host, ...]:
         nodes=request.nodes,
         accelerators_per_node=request.accelerators_per_node,
     )
-
-
-def launch_name() -> str:
-    """Return a name that no other launch of this user has had."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
 
 
 def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight: Preflight) -> int:

@@ -3,12 +3,10 @@
 They meet at the first host, start the ranks, and start them again when one of them fails.
 """
 
-import os
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from megadga.cluster.hostfile import Host
 from megadga.cluster.launching.local import count_accelerators
@@ -19,13 +17,11 @@ from megadga.cluster.launching.remote import (
     SSH_OPTIONS,
     Job,
     Place,
-    pick_port,
     touch,
 )
 from megadga.cluster.launching.starting import (
     Preflight,
     launch,
-    launch_name,
     patience_of,
     requested_hosts,
     unchecked,
@@ -93,8 +89,7 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
     request = to_request(parser, parser.parse_args(arguments))
 
     def plan(config: RunConfig) -> Plan:
-        place = Place(os.environ, Path.cwd(), config.output.absolute(), launch_name(), pick_port())
-        return torchrun_plan(request, _hosts(request), place)
+        return torchrun_plan(request, _hosts(request), Place.here(config.output))
 
     return launch(request, plan, preflight=preflight)
 

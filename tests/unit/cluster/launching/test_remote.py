@@ -10,7 +10,7 @@ from megadga.cluster.launching.remote import (
     JOB_FROM_FILE,
     JOB_FROM_INPUT,
     Job,
-    pick_port,
+    Place,
     touch,
 )
 from tests.unit.cluster.launching.places import HOSTILE, OUTPUT, PLACE, TOLD
@@ -67,4 +67,4 @@ def test_the_stop_file_is_of_this_launch_alone(tmp_path):
 
 
 def test_ports_are_below_those_that_linux_gives_away():
-    assert all(20_000 <= pick_port() < 32_768 for _ in range(100))
+    assert all(20_000 <= Place.here(OUTPUT).port < 32_768 for _ in range(100))
