@@ -15,7 +15,7 @@ from tests.cluster.runs import Trial
 
 CORES = 4
 ENDED = ("", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 CGROUP = """\
 CgroupPlugin=cgroup/v1
 CgroupAutomount=no

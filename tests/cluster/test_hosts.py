@@ -56,7 +56,6 @@ def test_nothing_is_left_of_hosts_even_after_a_failure() -> None:
     assert not [p for p in all_processes() if any(name in p.command for name in names)]
 
 
-@pytest.mark.thorough
 def test_slurm_runs_a_task_on_each_host() -> None:
     if reason := why_not(SLURM):
         pytest.skip(reason)

@@ -10,7 +10,7 @@ from tests.cluster.runs import Trial, write_trial
 from tests.cluster.slurm import slurm
 from tests.support.shards import write_sets
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 TIMEOUT_S = 400.0
 EPSILON = 2.0**-23  # of float32, in which losses are averaged
 NUM_SEQUENCES = 8
@@ -38,6 +38,7 @@ def local(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     return trial
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("launcher", ["ssh", "mpi", "torchrun"])
 def test_two_hosts_train_on_the_sequences_of_one(
     pair: tuple[Host, Host], shards: Path, local: Trial, tmp_path: Path, launcher: str

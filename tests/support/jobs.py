@@ -53,13 +53,18 @@ def by_deepspeed(
 
 
 def run_job(
-    command: list[str], folder: Path, *, timeout_s: float = 300, packages: Path | None = None
+    command: list[str],
+    folder: Path,
+    *,
+    timeout_s: float = 300,
+    packages: Path | None = None,
+    **variables: str,
 ) -> Finished:
-    """Run a command in a folder to its end, in a session of its own.
+    """Run a command in a folder to its end, in a session of its own, with more variables.
 
     ``packages`` is a folder that more packages are imported from.
     """
-    environment = rank_environment()
+    environment = rank_environment(**variables)
     if packages is not None:
         environment["PYTHONPATH"] += f"{os.pathsep}{packages}"
     with own_session(
