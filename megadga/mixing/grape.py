@@ -99,16 +99,10 @@ class Grape:
             ValueError: If ``observed`` has another number of domains or targets than ``state``.
         """
         assert isinstance(observed, TargetAlignments)
-        check_domains("target dots", observed.dots.shape[1:], state)
-        tasks = task_weights(state)
-        if observed.losses.shape != tasks.shape:
-            raise ValueError(
-                f"target losses: expected shape {tasks.shape}, found {observed.losses.shape}"
-            )
-        if not observed.is_finite() or (observed.losses <= 0.0).any():
+        if not has_rates(observed, state):
             return left_out(state)
         alignments = self._alignments(observed)
-        tasks = self._next_tasks(tasks, alignments @ state.weights)
+        tasks = self._next_tasks(task_weights(state), alignments @ state.weights)
         weights = exponentiated_step(state.weights, tasks @ alignments, self.step_size)
         return replace(
             state,
@@ -135,6 +129,21 @@ class Grape:
     def _next_tasks(self, tasks: FloatArray, improvements: FloatArray) -> FloatArray:
         stepped = exponentiated_step(tasks, -improvements, self.task_step_size)
         return (1.0 - self.task_smoothing) * stepped + self.task_smoothing / stepped.size
+
+
+def has_rates(observed: TargetAlignments, state: MixtureState) -> bool:
+    """Return whether each target's rate of improvement is known: all finite, losses above 0.
+
+    Raises:
+        ValueError: If ``observed`` has another number of domains or targets than ``state``.
+    """
+    check_domains("target dots", observed.dots.shape[1:], state)
+    expected = task_weights(state).shape
+    if observed.losses.shape != expected:
+        raise ValueError(
+            f"target losses: expected shape {expected}, found {observed.losses.shape}"
+        )
+    return observed.is_finite() and bool((observed.losses > 0.0).all())
 
 
 def task_weights(state: MixtureState) -> FloatArray:

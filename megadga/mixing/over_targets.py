@@ -6,7 +6,7 @@ from typing import Literal, final
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.mixing.grape import TASK_WEIGHTS, task_weights
+from megadga.mixing.grape import TASK_WEIGHTS, has_rates, task_weights
 from megadga.mixing.scheduler import (
     AlignmentNeeds,
     Alignments,
@@ -15,7 +15,6 @@ from megadga.mixing.scheduler import (
     Scheduler,
     TargetAlignments,
     TargetNeeds,
-    check_domains,
     left_out,
 )
 from megadga.mixing.scores import SCORES, ScoreName
@@ -95,14 +94,9 @@ class OverTargets:
             ValueError: If ``observed`` has another number of domains or targets than ``state``.
         """
         assert isinstance(observed, TargetAlignments)
-        check_domains("target dots", observed.dots.shape[1:], state)
-        before = task_weights(state)
-        if observed.losses.shape != before.shape:
-            raise ValueError(
-                f"target losses: expected shape {before.shape}, found {observed.losses.shape}"
-            )
-        if not observed.is_finite() or (observed.losses <= 0.0).any():
+        if not has_rates(observed, state):
             return left_out(state)
+        before = task_weights(state)
         tasks = self._shares() if self.combine == "sum" else self._worst(state.weights, observed)
         inner = self.rule.update(inner_state(state), self._combined(tasks, observed))
         return _with_targets(inner, tasks if inner.num_updates > state.num_updates else before)
