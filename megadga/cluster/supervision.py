@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, final
 
+import psutil
+
 from megadga.cluster.signals import taken
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -77,7 +79,7 @@ def supervise(
     *,
     ask_to_stop: Callable[[Sequence[int]], None],
     patience: Patience,
-    wished: Callable[[], bool] = lambda: False,
+    wished: Callable[[], float | None] = lambda: None,
     end: Command | None = None,
 ) -> Ended:
     """Run processes to their end; none is left when this returns, whatever happens.
@@ -89,7 +91,8 @@ def supervise(
         commands: At least one.
         ask_to_stop: Called with the processes' ids, once.
         patience: How long they get.
-        wished: Looked at now and then: whether to ask them to stop without a signal.
+        wished: Looked at now and then: the seconds that they get to stop without a signal; None:
+            they need not.
         end: Ends those that do not end by themselves; None: SIGTERM does.
     """
     wishes = _Wishes(wished)
@@ -110,14 +113,14 @@ class _Wishes:
         wished: Asks as well.
     """
 
-    def __init__(self, wished: Callable[[], bool]) -> None:
+    def __init__(self, wished: Callable[[], float | None]) -> None:
         self.interrupts = 0
         self._wished = wished
         self._signalled = False
 
-    def to_stop(self) -> bool:
-        """Return whether the processes should stop."""
-        return self._signalled or self._wished()
+    def stop_s(self, after_signal: float) -> float | None:
+        """Return the seconds that processes get to stop; None: they need not."""
+        return after_signal if self._signalled else self._wished()
 
     def take(self, number: int, _frame: FrameType | None) -> None:
         """Remember a signal."""
@@ -163,10 +166,13 @@ def _watch(
     while running := [process for process in processes if _exit_code(process) is None]:
         now = time.monotonic()
         pulse.beat(now)
-        if not asked and (wishes.to_stop() or (limit is not None and now >= limit)):
+        stop_s = wishes.stop_s(patience.stop_s)
+        if stop_s is None and limit is not None and now >= limit:
+            stop_s = patience.stop_s
+        if not asked and stop_s is not None:
             asked = True
-            end_at = now + patience.stop_s
-            _tell(f"asked to stop: the run has {patience.stop_s:.0f} s to save")
+            end_at = now + stop_s
+            _tell(f"asked to stop: the run has {stop_s:.0f} s to save")
             ask_to_stop([process.pid for process in running])
         if end_at is None and _first_error(processes):
             end_at = now + patience.straggle_s
@@ -220,7 +226,7 @@ def _die_with(parent: int) -> None:
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]], end_s: float, end: Command | None) -> None:
-    """End every process and what it has started in its session, by force if it takes too long."""
+    """End every process and what it has started, by force if it takes too long."""
     if end is None:
         _signal_all(processes, signal.SIGTERM)
     elif any(_exit_code(process) is None for process in processes):
@@ -235,11 +241,22 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], end_s: float, end: Comman
     until = time.monotonic() + end_s
     while time.monotonic() < until and any(_exit_code(each) is None for each in processes):
         time.sleep(_POLL_S)
+    descendants = [each for process in processes for each in _descendants(process.pid)]
     _signal_all(processes, signal.SIGKILL)
+    for each in descendants:  # also those in sessions of their own
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
     for process in processes:
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
+
+
+def _descendants(process: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:

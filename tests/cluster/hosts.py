@@ -98,6 +98,12 @@ class Host:
         """Put its link back."""
         _ip("-n", self.namespace, "link", "set", "eth0", "up")
 
+    def wait_for(self, other: str, *, within_s: float) -> None:
+        """Wait until the way to another host is open: bridges and neighbours learn of it late."""
+        ends = time.monotonic() + within_s
+        while self.run("ssh", "-o", "ConnectTimeout=5", other, "true").code != 0:
+            assert time.monotonic() < ends, f"{self.name} has no way to {other}"
+
 
 @contextmanager
 def hosts(count: int, etc: Mapping[str, Path] | None = None) -> Generator[tuple[Host, ...]]:

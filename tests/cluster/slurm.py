@@ -128,9 +128,9 @@ def slurm(count: int, *, devices: int = 2, slurmd_timeout_s: int = 20) -> Genera
         with hosts(count, {"slurm": etc}) as running:
             for host in running:
                 _start_munge(host, key)
-            running[0].sh("slurmctld")
+            _start_daemon(running[0], "slurmctld")
             for host in running:
-                host.sh("slurmd")
+                _start_daemon(host, "slurmd")
             cluster = Slurm(running, folder)
             _wait_until_idle(cluster)
             yield cluster
@@ -157,7 +157,16 @@ def _write_settings(folder: Path, count: int, devices: int, slurmd_timeout_s: in
 def _start_munge(host: Host, key: Path) -> None:
     host.sh("mkdir --mode=755 /run/munge && chown munge:munge /run/munge")
     files = "--log-file=/run/munge/log --pid-file=/run/munge/pid --seed-file=/run/munge/seed"
-    host.sh(f"setpriv --reuid=munge --regid=munge --clear-groups munged --key-file={key} {files}")
+    as_munge = "setpriv --reuid=munge --regid=munge --clear-groups"
+    _start_daemon(host, f"{as_munge} munged --key-file={key} {files}")
+
+
+def _start_daemon(host: Host, command: str) -> None:
+    """Start one in a session of its own, not in that which ends with this command.
+
+    It makes itself one, too, but as the last thing: it might be killed before.
+    """
+    host.sh(f"setsid --wait {command}")
 
 
 def _wait_until_idle(cluster: Slurm) -> None:

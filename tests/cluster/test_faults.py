@@ -64,6 +64,7 @@ def test_a_lost_host_ends_the_run_on_the_others(
     assert "rank" in last or "h2" in last, done.text[-3000:]
     if loss == "link":
         pair[1].mend()
+        pair[0].wait_for("h2", within_s=60)
         assert "continues after step" in resume(trial, launcher, pair[0])
 
 

@@ -16,6 +16,8 @@ from megadga.cluster.supervision import PULSE_S, Command, Patience, supervise
 
 _PATIENCE = Patience(stop_s=35.0, end_s=10.0)
 """An agent of torchrun gives its ranks 30 s to end."""
+_CUT_OFF_S = 5.0
+"""For the agent to end, where ranks cannot save: they do not reach the others."""
 SILENCE_S = 4 * PULSE_S
 """After which the connection counts as lost: sshd would hold it for hours."""
 _AT_ONCE = 4096
@@ -31,7 +33,7 @@ def run_watched(arguments: Sequence[str], *, silence_s: float = SILENCE_S) -> in
     command = Command(tuple(arguments), os.environ, Path.cwd())
     watch = _Watch(sys.stdin.fileno(), silence_s)
     return supervise(
-        [command], ask_to_stop=_terminate, patience=_PATIENCE, wished=watch.is_over
+        [command], ask_to_stop=_terminate, patience=_PATIENCE, wished=watch.stop_s
     ).code
 
 
@@ -48,14 +50,14 @@ class _Watch:
         self._descriptor, self._silence_s = descriptor, silence_s
         self._last = time.monotonic()
 
-    def is_over(self) -> bool:
-        """Return whether the input has ended, or nothing has come for a while."""
+    def stop_s(self) -> float | None:
+        """Return the seconds to stop in, if the input is over or silent; None: it is not."""
         now = time.monotonic()
         if select.select([self._descriptor], [], [], 0.0)[0]:
             if not os.read(self._descriptor, _AT_ONCE):
-                return True
+                return _PATIENCE.stop_s
             self._last = now
-        return now - self._last > self._silence_s
+        return _CUT_OFF_S if now - self._last > self._silence_s else None
 
 
 def _terminate(processes: Sequence[int]) -> None:

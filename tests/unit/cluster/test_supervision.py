@@ -106,12 +106,23 @@ def test_processes_that_do_not_stop_in_time_are_ended(tmp_path):
     assert ended == Ended(128 + signal.SIGTERM, asked=True)
 
 
+def test_what_a_process_that_is_killed_has_started_in_other_sessions_is_killed_too(tmp_path):
+    child = f"{IGNORES}import subprocess, sys; "
+    child += f"p = subprocess.Popen([sys.executable, '-c', {IGNORES!r} 'time.sleep(60)'], "
+    child += "start_new_session=True); open('pid', 'w').write(str(p.pid)); time.sleep(60)"
+    patience = Patience(stop_s=0.1, end_s=0.2, limit_s=2.0)
+
+    supervise([python(child, tmp_path)], ask_to_stop=terminate, patience=patience)
+
+    assert is_gone_soon(int(wait_for(tmp_path / "pid")))
+
+
 def test_a_wish_from_elsewhere_is_as_good_as_a_signal(tmp_path):
     ended = supervise(
         [python("import time; time.sleep(60)", tmp_path)],
         ask_to_stop=terminate,
         patience=FAST,
-        wished=lambda: True,
+        wished=lambda: FAST.stop_s,
     )
     assert ended == Ended(128 + signal.SIGTERM, asked=True)
 
