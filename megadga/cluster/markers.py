@@ -47,15 +47,11 @@ class Outcome:
 
     def stopped(self) -> bool:
         """Return whether the run was asked to stop, and has saved."""
+        self._look_again()
         return self._requeued_at() not in (None, self._requeued_before)
 
     def ended_well(self) -> bool:
         """Return whether the run has stopped or is finished."""
-        if not self._is_told():
-            self._look_again()
-        return self._is_told()
-
-    def _is_told(self) -> bool:
         return self.stopped() or finished_step(self._config) is not None
 
     def _requeued_at(self) -> int | None:
