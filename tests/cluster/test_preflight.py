@@ -77,6 +77,7 @@ def change_code(host: Host) -> None:
         (hide_interpreter, f"h2: expected megadga under {sys.executable}, found exit code 127"),
         (change_code, "h2: expected megadga's code "),
     ],
+    ids=["down", "no sshd", "no interpreter", "other code"],
 )
 def test_a_host_that_is_not_fit_is_named(
     pair: Pair, trial: Trial, launcher: str, damage: Callable[[Host], None], beginning: str
