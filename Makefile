@@ -40,10 +40,10 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## Train on text found on this machine, with DGA and with uniform weights (5 minutes).
 	@$(BIN)/megadga demo
 
-test: setup  ## Run the tests (under 15 minutes on two cores).
+test: setup  ## Run the tests (20 minutes on two cores).
 	@$(BIN)/python -m pytest
 
-test-cluster: setup  ## Train on real hosts and SLURM, built of namespaces; as root, on Debian.
+test-cluster: setup  ## Train on real hosts and SLURM, of namespaces; as root, on Debian (20 minutes).
 	@tests/cluster/install
 	@MEGADGA_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
