@@ -8,12 +8,13 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from megadga.cluster.hostfile import Host
 from megadga.cluster.launching.options import Request, common_parser, to_request
 from megadga.cluster.launching.plan import Plan
-from megadga.cluster.launching.remote import Place, touch
+from megadga.cluster.launching.remote import Place, touch, unreachable
 from megadga.cluster.launching.starting import (
     Preflight,
     launch,
@@ -71,6 +72,7 @@ def mpi_plan(
         max_restarts=request.max_restarts,
         port=place.port,
         stop_file=place.stop_file,
+        lost=tuple if request.hostfile is None else partial(unreachable, hosts),
     )
 
 

@@ -43,6 +43,7 @@ class Plan:
         file: Written before, removed after; None: none.
         end: Ends the processes when they did not end by themselves; None: SIGTERM does.
         port: Where rank 0 listens, if that is known on this machine.
+        lost: Names the hosts that do not answer any more, after a failure.
         stop_file: Asks ranks on any machine to stop, and is removed after; None: signals ask.
     """
 
@@ -55,6 +56,7 @@ class Plan:
     end: Command | None = None
     port: int | None = None
     stop_file: Path | None = None
+    lost: Callable[[], Sequence[str]] = tuple
 
     @property
     def ranks(self) -> int:
@@ -93,7 +95,7 @@ def run(
                 ended = replace(ended, code=LOST)  # as mpirun says nothing of a host that it lost
             if _is_final(ended):
                 return ended.code
-            tell(verdict(output, ended.code))
+            tell(verdict(output, ended.code, plan.lost()))
         return ended.code
     finally:
         for path in (plan.stop_file, plan.file and plan.file.path):

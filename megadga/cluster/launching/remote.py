@@ -8,6 +8,7 @@ standard input, and a line of Python with nothing to quote in it takes them from
 import json
 import os
 import random
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Self
 
 from megadga.cluster.forwarding import forwarded
+from megadga.cluster.hostfile import Host
 from megadga.cluster.ranks import EXPECTED_RANKS
 from megadga.cluster.stopping import STOP_FILE
 
+_CONNECT_S = 5
 SSH_OPTIONS = (
     *("-o", "BatchMode=yes"),
     *("-o", "ConnectTimeout=15"),
@@ -108,6 +111,21 @@ def touch(path: Path) -> Callable[[Sequence[int]], None]:
         path.touch()
 
     return ask
+
+
+def unreachable(hosts: Sequence[Host]) -> tuple[str, ...]:
+    """Return the names of the hosts that ssh does not get into, asking all at the same time."""
+    asking = [
+        subprocess.Popen(  # noqa: S603  (no shell)
+            ("ssh", "-o", f"ConnectTimeout={_CONNECT_S}", *SSH_OPTIONS, "--", host.name, "true"),  # noqa: S607
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for host in hosts
+    ]
+    codes = [process.wait() for process in asking]
+    return tuple(host.name for host, code in zip(hosts, codes, strict=True) if code)
 
 
 def _pick_port() -> int:

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from megadga.cluster.hostfile import Host
@@ -20,6 +21,7 @@ from megadga.cluster.launching.remote import (
     Job,
     Place,
     touch,
+    unreachable,
 )
 from megadga.cluster.launching.starting import (
     Preflight,
@@ -82,6 +84,7 @@ def ssh_plan(
         end=Command(_end_command(hosts, argument), environment, root),
         port=place.port,
         stop_file=place.stop_file,
+        lost=partial(unreachable, hosts),
     )
 
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from megadga.cluster.hostfile import Host
 from megadga.cluster.launching.local import count_accelerators
@@ -18,6 +19,7 @@ from megadga.cluster.launching.remote import (
     Job,
     Place,
     touch,
+    unreachable,
 )
 from megadga.cluster.launching.starting import (
     Preflight,
@@ -75,6 +77,7 @@ def torchrun_plan(
         patience=patience_of(request, end_s=_END_S),
         port=place.port,
         stop_file=place.stop_file,
+        lost=tuple if request.hostfile is None else partial(unreachable, hosts),
     )
 
 
