@@ -71,6 +71,12 @@ def test_the_last_line_says_what_the_first_rank_to_fail_has_noted(tmp_path):
     assert told[-1] == "the run ended with code 7: rank 1 on h2"
 
 
+def test_the_last_line_names_the_hosts_that_do_not_answer_any_more(tmp_path):
+    told = []
+    run(plan("raise SystemExit(7)", tmp_path, lost=lambda: ["h2"]), tmp_path, told.append)
+    assert told[-1] == "the run ended with code 7: no rank has said why; lost: h2"
+
+
 def test_a_private_file_is_there_while_the_run_is_and_for_nobody_else(tmp_path):
     path = tmp_path / "job.json"
 
