@@ -12,7 +12,7 @@ from megadga.build.data import RunData, open_data
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.reference import RunReference
 from megadga.build.shape import model_shape
-from megadga.config.deepspeed import accumulation_steps
+from megadga.config.deepspeed import accumulation_steps, describe_settings
 from megadga.config.models import RunConfig
 from megadga.config.sections import LossReweightingSection
 from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeeds
@@ -46,6 +46,7 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         "model": _model(config, data),
         "data": _data(data),
         "training": _training(config),
+        "deepspeed": describe_settings(config),
         "ranks": _ranks(config, world_size),
         "probe": _probe(config, data, mixture),
         "evaluation": _evaluation(config, data),

@@ -29,6 +29,44 @@ def test_it_counts_tokens_and_steps(folder):
     assert entry(report(folder), "training") == "10 steps x 8 sequences x 8 tokens = 640 tokens"
 
 
+def test_it_says_how_the_model_trains(folder):
+    assert entry(report(folder), "deepspeed") == (
+        "ZeRO stage 1, AdamW at a peak learning rate of 0.001, which stays, "
+        "gradients clipped to norm 1 (DeepSpeed's default)"
+    )
+    params = "{total_num_steps: auto, warmup_num_steps: 3, decay_num_steps: 4}"
+    overrides = (
+        "deepspeed.optimizer={type: SGD, params: {lr: 3e-4}}",
+        "deepspeed.zero_optimization.stage=3",
+        f"deepspeed.scheduler={{type: WarmupStableDecayLR, params: {params}}}",
+        "deepspeed.gradient_clipping=0.5",
+    )
+    assert entry(report(folder, *overrides), "deepspeed") == (
+        "ZeRO stage 3, SGD at a peak learning rate of 0.0003, scheduled by WarmupStableDecayLR "
+        "over 10 steps (3 of warm-up, 4 of decay), gradients clipped to norm 0.5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "peak"),
+    [
+        ("{type: WarmupLR, params: {}}", "0.0003"),
+        ("{type: WarmupLR, params: {warmup_max_lr: 0.01}}", "0.01"),
+        ("{type: WarmupDecayLR, params: {total_num_steps: auto}}", "0.001"),
+        ("{type: WarmupCosineLR, params: {total_num_steps: auto}}", "0.0003"),
+        ("{type: OneCycle, params: {cycle_min_lr: 0.1, cycle_max_lr: 0.2}}", "0.2"),
+        ("{type: LRRangeTest, params: {lr_range_test_step_size: 5}}", "0.003"),
+        ("{type: StepLR, params: {step_size: 5}}", "0.0003"),
+    ],
+)
+def test_the_peak_learning_rate_is_the_schedules(folder, scheduler, peak):
+    rate = "deepspeed.optimizer.params.lr=3e-4"
+    line = entry(report(folder, rate, f"deepspeed.scheduler={scheduler}"), "deepspeed")
+    assert f"AdamW at a peak learning rate of {peak}, scheduled by" in line
+    clipping = report(folder, "deepspeed.gradient_clipping=0")
+    assert entry(clipping, "deepspeed").endswith("gradients not clipped")
+
+
 def test_it_counts_the_parameters(folder):
     shown = entry(report(folder), "model")
     assert shown == "llama tiny, 795,776 parameters, 64 tokens in the vocabulary"
