@@ -126,7 +126,8 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a dotted key with a YAML value, as mixing.step_size=0.5; repeatable",
+        help="override a dotted key with a YAML value, as mixing.step_size=0.5; paths in it are "
+        "relative to the working directory, those in CONFIG to its folder; repeatable",
     )
 
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed's settings must not say, alone or beside the run. Knows neither files nor torch."""
+"""What DeepSpeed's settings must not say, alone or beside the run. Knows no files and no torch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -114,7 +114,7 @@ def _schedule(scheduler: Mapping[str, Any], training: TrainingSection) -> Iterat
 def _numbers(settings: Mapping[str, Any]) -> Iterator[Mistake]:
     """Find what must be a number of at least 0, and is not: DeepSpeed would compute with it."""
     params: Any = settings.get("optimizer", {}).get("params", {})
-    rate: Any = params.get("lr", 0.0) if isinstance(params, dict) else 0.0
+    rate: Any = cast("dict[str, Any]", params).get("lr", 0.0) if isinstance(params, dict) else 0.0
     given: tuple[tuple[KeyPath, Any], ...] = (
         (("optimizer", "params", "lr"), rate),
         (("gradient_clipping",), settings.get("gradient_clipping", 0.0)),

@@ -101,7 +101,9 @@ def _implementation(name: str, settings: Mapping[str, Any], params: Any) -> str:
         return "torch"
     zero: Any = settings.get("zero_optimization", {})
     offload: Any = zero.get("offload_optimizer")
-    device: Any = offload.get("device") if isinstance(offload, Mapping) else None
+    device: Any = (
+        cast("Mapping[str, Any]", offload).get("device") if isinstance(offload, Mapping) else None
+    )
     return "cpu" if zero.get("cpu_offload") or device in _CPU else "accelerator"
 
 

@@ -16,6 +16,7 @@ from megadga.config.mixing_contradictions import (
     find_batch_contradictions,
     find_rule_contradictions,
 )
+from megadga.config.paths import under, with_paths
 from megadga.config.places import Mistake, Places
 from megadga.config.sections import (
     CheckpointSection,
@@ -39,7 +40,8 @@ class RunConfig(Section):
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
     """Seed of everything random: initialisation, batches, probes; in [0, 2^63)."""
     output: Path
-    """Folder of the run's metrics and checkpoints, relative to the working directory."""
+    """Folder of the run's metrics and checkpoints. As every path here, relative to the folder of
+    this file; in an override (--set), to the working directory."""
     model: LlamaModel
     """What is trained."""
     data: DataSection
@@ -93,13 +95,19 @@ class RunConfig(Section):
             values["evaluation"] = self.evaluation.model_dump(mode="json")
         if isinstance(self.mixing, ExtensionMixing):
             installed, _ = self.mixing.origin()
-            values["mixing"] = self.mixing.model_dump(mode="json")  # none of its keys is known
+            # None of its keys is known but by its type: files may move.
+            moved = with_paths(self.mixing, lambda _, path: Path(path.name))
+            values["mixing"] = moved.model_dump(mode="json")
             values["extension"] = installed.distribution
         return values
 
     def to_yaml(self) -> str:
-        """Return the run as text that `load_config` reads back, defaults spelt out."""
-        return dump(self.model_dump(mode="json"))
+        """Return the run as text that `load_config` reads back, defaults spelt out.
+
+        Paths are absolute: the text is read from another folder than the run's file was.
+        """
+        absolute = with_paths(self, lambda _, path: under(Path.cwd(), path))
+        return dump(absolute.model_dump(mode="json"))
 
     @field_validator("mixing")
     @classmethod

@@ -37,14 +37,14 @@ class NamedFolder(Section):
     name: Annotated[str, Field(min_length=1)]
     """What metrics and weights call the domain; unique."""
     path: Path
-    """The domain's folder of shards, relative to the working directory."""
+    """The domain's folder of shards, relative to this file."""
 
 
 class SpecificSet(Section):
     """The few examples of the target task."""
 
     path: Path
-    """Folder of shards, as a domain's, relative to the working directory."""
+    """Folder of shards, as a domain's, relative to this file."""
     packing: Packing = "stream"
     """How documents become sequences; stream: windows over all of them, one after the other;
     examples: each by itself, padded at its end, with the loss on its own tokens alone."""
@@ -76,7 +76,7 @@ class DataSection(Section):
         Discriminator(_domains_form),
     ]
     """Training domains: a folder with one folder a domain, a folder of many domains in shared
-    shards, or a list of {name, path}."""
+    shards, or a list of {name, path}. Paths are relative to this file."""
     too_short: Literal["refuse", "leave_out"] = "refuse"
     """What becomes of domains without a single window of sequence_length + 1 tokens; refuse: the
     run does not start; leave_out: they are no part of the mixture, and `check` says how many."""
