@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.build.basis import RunBasis, open_basis
+from megadga.build.inputs import check_inputs
 from megadga.build.reference import RunReference, open_reference
 from megadga.config.extending import ExtensionMixing
 from megadga.config.histogram import read_histogram
@@ -73,9 +74,10 @@ def open_data(config: RunConfig) -> RunData:
     Raises:
         ShardError: If a set is missing or damaged, too short, or by another tokenizer.
         ConfigError: If the model's vocabulary is smaller than the tokenizer's, domains are too
-            short and not left out, a basis is not one over them, or a reference model is not
-            one that fits the run.
+            short and not left out, a basis is not one over them, a reference model is not one
+            that fits the run, or files or folders are missing: all of them are named.
     """
+    check_inputs(config)
     length = config.model.sequence_length
     folders = read_folders(_domain_sources(config))
     targets = tuple(

@@ -13,6 +13,7 @@ from deepspeed.accelerator import get_accelerator
 from megadga.alignment.methods import Probing
 from megadga.build.data import RunData, open_data
 from megadga.build.engine import make_engine
+from megadga.build.inputs import check_output
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.ranks import process_group
 from megadga.build.reference_model import load_reference
@@ -58,6 +59,7 @@ def open_run(
         ResumeError: If the output folder holds a checkpoint of another run.
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
+    check_output(config)
     data = open_data(config)
     mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
     _wait_for_operators(config)

@@ -96,7 +96,7 @@ def peak_rate(config: RunConfig) -> float:
     """Return the largest learning rate that the run's schedule may reach."""
     scheduler: Mapping[str, Any] = config.deepspeed.get("scheduler", {})
     params: Mapping[str, Any] = scheduler.get("params", {})
-    rate = _optimizer_rate(config)
+    rate = optimizer_rate(config)
     match scheduler.get("type"):
         case "WarmupLR":
             peak = params.get("warmup_max_lr")
@@ -115,7 +115,8 @@ def peak_rate(config: RunConfig) -> float:
     return rate if peak is None else peak
 
 
-def _optimizer_rate(config: RunConfig) -> float:
+def optimizer_rate(config: RunConfig) -> float:
+    """Return the learning rate that the optimizer is given, whatever the schedule does with it."""
     name = optimizer_name(config.deepspeed) or ""
     default = DEFAULT_RATES.get(name, DEFAULT_RATE)
     return config.deepspeed.get("optimizer", {}).get("params", {}).get("lr", default)

@@ -77,6 +77,14 @@ class RunConfig(Section):
         """Return the error that says what is wrong, with a line and its place for each mistake."""
         return self._places.error(mistakes)
 
+    def says(self, *path: str | int) -> bool:
+        """Return whether a key was written, in a file or in an override."""
+        return self._places.has(path)
+
+    def tell(self, mistake: Mistake) -> str:
+        """Return what is wrong at a key, or may be, as one line with its place."""
+        return self._places.tell(mistake)
+
     @property
     def is_guarded(self) -> bool:
         """Whether evaluations change what is trained."""

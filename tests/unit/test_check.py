@@ -262,8 +262,167 @@ def test_of_many_domains_the_most_repeated_are_listed(folder):
     for index in range(3, 45):
         write_domain(folder / "domains" / f"d{index}", seed=index, num_documents=index)
     lines = report(folder)
-    table = lines[lines.index("") + 1 :]
+    table = "\n".join(lines).split("\n\n")[1].split("\n")
     assert len(table) == 1 + 40 + 1
     assert re.fullmatch(r"and 5 domains more with at most \d\.\d+ epochs", table[-1])
     left_out = float(table[-1].split()[-2])
     assert left_out <= min(float(row.split()[-1]) for row in table[1:-1])
+
+
+FEW = ("mixing.probe.specific_sequences=4", "mixing.probe.sequences_per_domain=2")
+"""Measurements that the sets suffice for."""
+
+
+def warnings(folder: Path, *overrides: str) -> list[str]:
+    lines = report(folder, *FEW, *overrides)
+    return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
+
+
+def test_a_run_that_can_be_meant_gets_no_warning(folder):
+    assert warnings(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "warning"),
+    [
+        (
+            "mixing.interval=11",
+            (
+                "mixing.interval: expected at most training.steps (10), or the weights never "
+                "move, found 11"
+            ),
+        ),
+        (
+            "mixing.warmup=2",
+            (
+                "mixing.warmup: expected fewer than the run's updates (2), or the weights never "
+                "move, found 2"
+            ),
+        ),
+        (
+            "mixing.probe.specific_sequences=1000000",
+            (
+                "mixing.probe.specific_sequences: expected at most {specific}, the sequences of "
+                "target, found 1000000"
+            ),
+        ),
+        (
+            "mixing.probe.sequences_per_domain=1000000",
+            (
+                "mixing.probe.sequences_per_domain: expected at most {least}, the sequences of "
+                "{name}, found 1000000 (2 more domains have too few)"
+            ),
+        ),
+        (
+            "checkpoint.interval=11",
+            (
+                "checkpoint.interval: expected at most training.steps (10): there is one, at the "
+                "end, found 11"
+            ),
+        ),
+        (
+            "evaluation.interval=20",
+            (
+                "evaluation.interval: expected at most training.steps (10): there is one, at the "
+                "end, found 20"
+            ),
+        ),
+        (
+            "training.loss_reweighting={warmup: 10}",
+            (
+                "training.loss_reweighting.warmup: expected less than training.steps (10), or "
+                "losses never count, found 10"
+            ),
+        ),
+        (
+            "deepspeed.scheduler={type: WarmupCosineLR, params: {total_num_steps: 20}}",
+            (
+                'deepspeed.scheduler.params.total_num_steps: expected "auto", or training.steps '
+                "(10), found 20"
+            ),
+        ),
+        (
+            "deepspeed.scheduler={type: WarmupLR, params: {warmup_num_steps: 10}}",
+            (
+                "deepspeed.scheduler.params.warmup_num_steps: expected less than training.steps "
+                "(10), or the peak rate is never reached, found 10"
+            ),
+        ),
+        (
+            "deepspeed.optimizer.params.lr=3.0",
+            "deepspeed.optimizer.params.lr: expected at most 0.1 for AdamW, found 3",
+        ),
+        (
+            "deepspeed.optimizer.params.lr=0",
+            (
+                "deepspeed.optimizer.params.lr: expected a number above 0, or nothing is learnt, "
+                "found 0"
+            ),
+        ),
+    ],
+)
+def test_what_can_hardly_be_meant_is_told_with_its_key(folder, override, warning):
+    specific = re.search(r"target \((\d+) sequences\)", entry(report(folder), "data"))
+    assert specific is not None
+    sizes = [(int(entry(report(folder), name).split()[0]) - 1) // 8 for name in ("d0", "d1", "d2")]
+    expected = warning.format(
+        specific=specific[1], least=min(sizes), name=f"d{sizes.index(min(sizes))}"
+    )
+    place = "override 3"
+    assert warnings(folder, override) == [f"{place}: {expected}"]
+
+
+def test_other_rules_that_begin_too_late_are_told(folder):
+    stages = "stages: [{step: 0, weights: uniform}, {step: 10, weights: uniform}]"
+    lines = report(folder, f"mixing={{type: schedule, {stages}}}")
+    assert lines[-1] == (
+        "warning: override 1: mixing.stages.1.step: expected less than training.steps (10), or "
+        "the stage never begins, found 10"
+    )
+    lines = report(folder, "mixing={type: odm, warmup: 10}")
+    assert lines[-1] == (
+        "warning: override 1: mixing.warmup: expected less than training.steps (10), or the "
+        "weights never move, found 10"
+    )
+
+
+def test_a_rate_that_the_schedule_replaces_is_told(folder):
+    params = "{total_num_steps: auto, warmup_num_steps: 2}"
+    decay = f"deepspeed.scheduler={{type: WarmupDecayLR, params: {params}}}"
+    assert warnings(folder, decay, "deepspeed.optimizer.params.lr=3e-4") == [
+        (
+            "override 4: deepspeed.optimizer.params.lr: expected the peak rate of the "
+            "WarmupDecayLR schedule (0.001), which takes its place, found 0.0003"
+        )
+    ]
+
+
+def test_domains_that_are_repeated_over_and_over_are_told(folder):
+    (warning,) = warnings(folder, "training.steps=100000")
+    assert re.fullmatch(
+        r"run\.yaml:1: sampling\.max_epochs: expected at most 16 epochs of a domain at the first "
+        r"weights \(a cap holds it\), found [\d.e+]+ of d\d \(and 2 more domains beyond 16\)",
+        warning.replace(f"{folder}/", ""),
+    )
+
+
+def test_text_that_is_read_twice_is_told(folder):
+    listed = "data.domains=[{name: a, path: domains/d0}, {name: b, path: domains/../domains/d0}]"
+    assert warnings(folder, listed) == [
+        (
+            "override 3: data.domains.1.path: expected another folder than other domains have, "
+            "found a's"
+        )
+    ]
+    aligned = "data.specific={target: {path: domains/d1}}"
+    assert [each for each in warnings(folder, aligned) if "specific_sequences" not in each] == [
+        (
+            "override 3: data.specific.target.path: expected a folder that is no training domain, "
+            "found the domain d1"
+        )
+    ]
+
+
+def test_an_output_that_cannot_be_made_is_refused(folder):
+    with pytest.raises(ConfigError, match="override 1: output: expected a folder that can be"):
+        report(folder, "output=zero.json/deeper")
