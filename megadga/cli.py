@@ -71,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         f"train a run, or continue it where it stopped; exit code {STOPPED}: a signal ended it, "
         "and it has saved",
     )
+    _add_run(
+        commands,
+        "evaluate",
+        _evaluate,
+        "evaluate a run's latest checkpoint, on sets of its own or on new ones "
+        "(evaluation.sets); train nothing",
+    )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
     checking.add_argument(
@@ -188,6 +195,29 @@ def _train(options: argparse.Namespace) -> int:
             finished = train(run)
     # torchrun's agents would start again, at once, what does not end with 0.
     return 0 if finished or launcher == "torchrun" else STOPPED
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    if config.evaluation is None:
+        raise config.mistake("evaluation", expected="a section", found="null")
+    read_ranks(os.environ)
+    from megadga.build.run import open_run  # noqa: PLC0415
+    from megadga.train.header import latest_checkpoint  # noqa: PLC0415
+    from megadga.train.loop import evaluate  # noqa: PLC0415
+    from megadga.train.metrics import MetricsFile  # noqa: PLC0415
+
+    if latest_checkpoint(config.output / "checkpoints") is None:
+        found = f"none in {config.output / 'checkpoints'}"
+        raise config.mistake("output", expected="a run with a checkpoint", found=found)
+    rank = rank_to_tell(os.environ)
+    with failures_noted(config.output, rank=rank), open_run(config) as run:
+        metrics, step = evaluate(run), run.mixture.step
+    if rank == 0 and metrics:
+        MetricsFile(config.output / "evaluations.jsonl").log(step, metrics)
+        losses = {**metrics["evaluation"]["specific"], **metrics["evaluation"]["domains"]}
+        print("\n".join(f"step {step}: {name} {loss:.4f}" for name, loss in losses.items()))
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -54,6 +54,9 @@ def _folders(config: RunConfig) -> Iterator[Mistake]:
             yield from _shards(("data", "domains", index, "path"), domain.path)
     for name, target in config.data.specific.items():
         yield from _shards(("data", "specific", name, "path"), target.path)
+    evaluated = {} if config.evaluation is None else config.evaluation.sets
+    for name, held_out in evaluated.items():
+        yield from _shards(("evaluation", "sets", name, "path"), held_out.path)
     if isinstance(config.mixing, DoremiMixing):
         folder = config.mixing.reference
         if not folder.is_dir():

@@ -21,6 +21,7 @@ from megadga.cluster.markers import RunMarkers
 from megadga.cluster.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.cluster.ranks import read_deadline_s
 from megadga.config.deepspeed import deepspeed_settings
+from megadga.config.identity import changes
 from megadga.config.models import RunConfig
 from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
@@ -88,8 +89,11 @@ def _assemble(
     settings = deepspeed_settings(config, dist.get_world_size())
     identity = _identity(config, data)
     folder = config.output / "checkpoints"
+    changed: dict[str, Any] = {}
     if (checkpoint := latest_checkpoint(folder)) is not None:
-        read_header(checkpoint, identity=identity)  # before minutes go into building a model
+        # Before minutes go into building a model.
+        header = read_header(checkpoint, identity=identity)
+        changed = changes(header.identity, identity)
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
@@ -109,6 +113,8 @@ def _assemble(
     markers = RunMarkers(config, writes=collective.rank == 0)
     markers.start()
     sinks = () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
+    if changed:
+        FanOut(sinks).log(dga.step, {"event": {"event": "changed", "keys": changed}})
     return Run(
         mixture=dga,
         trainer=trainer,

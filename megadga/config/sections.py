@@ -124,6 +124,15 @@ class TrainingSection(Section):
     than one micro-batch a rank costs a forward pass more: about a third more time."""
 
 
+class EvaluatedSet(Section):
+    """A set whose loss is measured, and nothing else."""
+
+    path: Path
+    """Folder of shards with a validation split, relative to this file."""
+    packing: Packing = "stream"
+    """How documents become sequences, as of a specific set."""
+
+
 class EvaluationSection(Section):
     """Losses on the held-out splits."""
 
@@ -131,6 +140,9 @@ class EvaluationSection(Section):
     """Optimizer steps between evaluations, at least 1; the last step is always evaluated."""
     sequences: Count = 64
     """Sequences of each validation split that are evaluated, at most; always the same ones."""
+    sets: dict[str, EvaluatedSet] = Field(default={})
+    """More sets to evaluate beside the domains and the specific sets, by name: {name: {path,
+    packing}}. A run may get new ones where it goes on, or when it is finished."""
 
 
 class CheckpointSection(Section):

@@ -27,6 +27,7 @@ PLACES = {
     "mixing.histogram": RUN.replace(OF_DGA, "  type: importance\n  histogram: here\n"),
     "mixing.csv": RUN.replace(OF_DGA, "  type: schedule\n  csv: here\n"),
     "mixing.replay.metrics": RUN.replace(OF_DGA, "  type: schedule\n  replay: {metrics: here}\n"),
+    "evaluation.sets.path": f"{RUN}evaluation: {{sets: {{new: {{path: here}}}}}}\n",
     "mixing.reference": RUN.replace(OF_DGA, "  type: doremi\n  reference: here\n"),
 }
 """A run for each key that holds a path."""
