@@ -25,6 +25,7 @@ from megadga.config.identity import changes
 from megadga.config.models import RunConfig
 from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
+from megadga.report.history import START
 from megadga.train.checkpoints import CheckpointPlan, Checkpoints
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.header import latest_checkpoint, read_header
@@ -113,6 +114,8 @@ def _assemble(
     markers = RunMarkers(config, writes=collective.rank == 0)
     markers.start()
     sinks = () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
+    if dga.step == 0:
+        FanOut(sinks).log(0, {"event": {"event": START, **dga.first_weights()}})
     if changed:
         FanOut(sinks).log(dga.step, {"event": {"event": "changed", "keys": changed}})
     return Run(
