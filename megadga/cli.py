@@ -18,7 +18,7 @@ from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
 from megadga.cluster.failures import failures_noted, note_presence
 from megadga.cluster.markers import finished_step
-from megadga.cluster.quiet import prints_kept_apart, quieten
+from megadga.cluster.quiet import prints_of_first_rank, quieten
 from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
@@ -194,7 +194,7 @@ def _train(options: argparse.Namespace) -> int:
         from megadga.train.loop import train  # noqa: PLC0415
 
         with failures_noted(config.output, rank=rank), ExitStack() as stack:
-            with prints_kept_apart(os.environ, rank=rank):
+            with prints_of_first_rank(os.environ, rank=rank):
                 run = stack.enter_context(open_run(config, stop_requested=stop.requested))
             note_presence(config.output, rank=rank)
             finished = train(run)
@@ -223,7 +223,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         found = f"none in {config.output / 'checkpoints'}"
         raise config.mistake("output", expected="a run with a checkpoint", found=found)
     with failures_noted(config.output, rank=rank), ExitStack() as stack:
-        with prints_kept_apart(os.environ, rank=rank):
+        with prints_of_first_rank(os.environ, rank=rank):
             run = stack.enter_context(open_run(config))
         metrics, step = evaluate(run), run.mixture.step
     if rank == 0 and metrics:

@@ -7,7 +7,6 @@ import contextlib
 import io
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Generator, Mapping
 
@@ -40,12 +39,12 @@ def quieten(environment: Mapping[str, str], *, rank: int) -> None:
 
 
 @contextlib.contextmanager
-def prints_kept_apart(environment: Mapping[str, str], *, rank: int) -> Generator[None]:
-    """Have what libraries print meanwhile go to standard error, or nowhere on further ranks."""
-    if _is_verbose(environment):
+def prints_of_first_rank(environment: Mapping[str, str], *, rank: int) -> Generator[None]:
+    """Have what ranks but the first print on standard output meanwhile go nowhere."""
+    if rank == 0 or _is_verbose(environment):
         yield
         return
-    with contextlib.redirect_stdout(sys.stderr if rank == 0 else io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
