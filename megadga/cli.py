@@ -27,6 +27,7 @@ from megadga.errors import ConfigError, MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
 from megadga.terminal import draws_bars
+from megadga.train.header import latest_checkpoint
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
@@ -211,17 +212,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     if config.evaluation is None:
         raise config.mistake("evaluation", expected="a section", found="null")
+    if latest_checkpoint(config.output / "checkpoints") is None:
+        found = f"none in {config.output / 'checkpoints'}"
+        raise config.mistake("output", expected="a run with a checkpoint", found=found)
     read_ranks(os.environ)
     rank = rank_to_tell(os.environ)
     quieten(os.environ, rank=rank)
     from megadga.build.run import open_run  # noqa: PLC0415
-    from megadga.train.header import latest_checkpoint  # noqa: PLC0415
     from megadga.train.loop import evaluate  # noqa: PLC0415
     from megadga.train.metrics import MetricsFile  # noqa: PLC0415
 
-    if latest_checkpoint(config.output / "checkpoints") is None:
-        found = f"none in {config.output / 'checkpoints'}"
-        raise config.mistake("output", expected="a run with a checkpoint", found=found)
     with failures_noted(config.output, rank=rank), ExitStack() as stack:
         with prints_of_first_rank(os.environ, rank=rank):
             run = stack.enter_context(open_run(config))
