@@ -1,6 +1,7 @@
 """Train a sentencepiece tokenizer on text files."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -8,6 +9,7 @@ from tqdm import tqdm
 from megadga.errors import MegadgaError
 from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.training import sample_texts, train_tokenizer
+from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -37,7 +39,9 @@ def main() -> None:
     args = parser.parse_args()
     try:
         texts = sample_texts(expand_inputs(args.input), text_key=args.text_key)
-        reading = tqdm(texts, desc="reading", unit=" documents", disable=None)
+        reading = tqdm(
+            texts, desc="reading", unit=" documents", disable=not draws_bars(sys.stderr)
+        )
         tokenizer = train_tokenizer(reading, vocab_size=args.vocab_size, prefix=args.output)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
