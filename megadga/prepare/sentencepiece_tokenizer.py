@@ -1,7 +1,7 @@
 """The tokenizers that sentencepiece trains. Knows no documents, no shards."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -9,6 +9,7 @@ from sentencepiece import SentencePieceProcessor
 
 from megadga.arrays import TokenArray
 from megadga.errors import ConfigError
+from megadga.prepare.round_trips import check_round_trips
 from megadga.prepare.tokenizer_file import read_tokenizer_file
 from megadga.shards.manifest import TokenizerIdentity
 from megadga.shards.writer import best_dtype
@@ -48,9 +49,10 @@ class SentencePieceTokenizer:
 
         Raises:
             ConfigError: If it is missing, no sentencepiece model or another one, if it has no
-                such control piece, or if some text would become ``<unk>`` for want of byte pieces.
+                such control piece, or if some text would become ``<unk>`` for want of byte pieces
+                or come back changed.
         """
-        content, fingerprint = read_tokenizer_file(path, fingerprint=fingerprint)
+        content, found = read_tokenizer_file(path, fingerprint=fingerprint)
         processor = SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(content)
@@ -62,7 +64,10 @@ class SentencePieceTokenizer:
                 f"{path}: expected {NUM_BYTES} byte pieces (byte_fallback), found {num_bytes}: "
                 "unknown characters would become <unk>"
             )
-        return cls(path, processor, fingerprint=fingerprint, eod=_find_eod(path, processor, eod))
+        tokenizer = cls(path, processor, fingerprint=found, eod=_find_eod(path, processor, eod))
+        if fingerprint is None:  # else it is one that has been checked
+            check_round_trips(path, tokenizer, names=_named_pieces(processor))
+        return tokenizer
 
     @property
     def identity(self) -> TokenizerIdentity:
@@ -103,3 +108,13 @@ def _find_eod(path: Path, processor: SentencePieceProcessor, name: str | None) -
             f"found {name!r}, {found}"
         )
     return piece
+
+
+def _named_pieces(processor: SentencePieceProcessor) -> Iterator[str]:
+    """Yield the control and the user-defined pieces, and perhaps a few others.
+
+    The library does not say which ones are user-defined; but those it gives the score 0.
+    """
+    for piece in range(processor.vocab_size()):
+        if processor.get_score(piece) == 0.0 and not processor.is_byte(piece):
+            yield processor.id_to_piece(piece)
