@@ -12,6 +12,9 @@ LEAST_TASK_BYTES = 1 << 18
 MOST_TASK_BYTES = 1 << 26
 TASKS_WANTED = 64
 """A corpus is cut into about this many tasks, or more if they would be too large."""
+CHECKED_BYTES = 1 << 26
+"""Documents that are decoded again to see whether they come back: about as many bytes of the
+corpus, spread evenly, and as many again, an equal part of each file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,12 @@ class Part:
     Attributes:
         source: The file.
         span: Where in the file.
+        checked: Share of its documents, in (0, 1], that must survive tokenizing and decoding.
     """
 
     source: Source
     span: Span
+    checked: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +122,11 @@ def plan_tasks(corpus: Corpus) -> tuple[Task, ...]:
     Raises:
         ConfigError: If a file cannot be read.
     """
-    total = sum(source.path.stat().st_size for source in corpus.sources)
-    task_bytes = min(max(total // TASKS_WANTED, LEAST_TASK_BYTES), MOST_TASK_BYTES)
+    sizes = [source.path.stat().st_size for source in corpus.sources]
+    task_bytes = min(max(sum(sizes) // TASKS_WANTED, LEAST_TASK_BYTES), MOST_TASK_BYTES)
     return tuple(
-        Task(number, parts) for number, parts in enumerate(_packed(corpus.sources, task_bytes))
+        Task(number, parts)
+        for number, parts in enumerate(_packed(corpus.sources, _checked_shares(sizes), task_bytes))
     )
 
 
@@ -133,15 +139,23 @@ def _input_sources(one: DomainInput, domain: int, valid_fraction: float) -> Iter
         yield Source(file, ordinal, domain, fraction)
 
 
-def _packed(sources: Sequence[Source], task_bytes: int) -> Iterator[tuple[Part, ...]]:
+def _checked_shares(sizes: Sequence[int]) -> list[float]:
+    """Return the share of each file's documents that are checked, given the sizes of all."""
+    evenly = CHECKED_BYTES / max(sum(sizes), 1)
+    return [min(max(evenly, CHECKED_BYTES / max(size * len(sizes), 1)), 1.0) for size in sizes]
+
+
+def _packed(
+    sources: Sequence[Source], shares: Sequence[float], task_bytes: int
+) -> Iterator[tuple[Part, ...]]:
     parts: list[Part] = []
     held = 0
-    for source in sources:
+    for source, share in zip(sources, shares, strict=True):
         for span in split_file(source.path, span_bytes=task_bytes):
             if parts and held + span.input_bytes > task_bytes:
                 yield tuple(parts)
                 parts, held = [], 0
-            parts.append(Part(source, span))
+            parts.append(Part(source, span, share))
             held += span.input_bytes
     if parts:
         yield tuple(parts)

@@ -72,6 +72,28 @@ def test_tasks_grow_with_the_corpus_up_to_a_bound(tmp_path, monkeypatch):
     assert counts == [1, 4, 4, 8]
 
 
+def test_all_of_a_small_corpus_is_checked_and_a_part_of_every_file_of_a_large_one(
+    tmp_path, monkeypatch
+):
+    files = [write(tmp_path / "a.jsonl", 100), write(tmp_path / "b.jsonl", 1900)]
+    corpus = corpus_of_files(files, valid_fraction=0.0)
+
+    def shares():
+        return [
+            {
+                part.checked
+                for task in plan_tasks(corpus)
+                for part in task.parts
+                if part.source == s
+            }
+            for s in corpus.sources
+        ]
+
+    assert shares() == [{1.0}, {1.0}]
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.CHECKED_BYTES", 20)
+    assert shares() == [{0.1}, {0.01}]
+
+
 def test_no_files_are_no_tasks():
     assert plan_tasks(corpus_of_files([], valid_fraction=0.0)) == ()
 
