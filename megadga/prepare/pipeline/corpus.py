@@ -4,8 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megadga.prepare.reading.documents import list_files, split_file
-from megadga.prepare.reading.inputs import DomainInput
+from megadga.prepare.reading.documents import split_file
+from megadga.prepare.reading.inputs import (
+    DomainInput,
+    divide_input,
+    list_files,
+    pair_files,
+)
 from megadga.prepare.reading.spans import Span
 
 LEAST_TASK_BYTES = 1 << 18
@@ -131,12 +136,15 @@ def plan_tasks(corpus: Corpus) -> tuple[Task, ...]:
 
 
 def _input_sources(one: DomainInput, domain: int, valid_fraction: float) -> Iterator[Source]:
-    paths = [(one.train, valid_fraction)]
     if one.valid is not None:
-        paths = [(one.train, 0.0), (one.valid, 1.0)]
-    files = [(file, fraction) for path, fraction in paths for file in list_files(path)]
-    for ordinal, (file, fraction) in enumerate(files):
-        yield Source(file, ordinal, domain, fraction)
+        train, valid = pair_files(one.train, "train"), pair_files(one.valid, "valid")
+    else:
+        divided = divide_input(one.train, list_files(one.train))
+        train, valid = divided.train, divided.valid
+    fraction = 0.0 if valid or one.valid is not None else valid_fraction
+    files = [*((file, fraction) for file in train), *((file, 1.0) for file in valid)]
+    for ordinal, (file, share) in enumerate(files):
+        yield Source(file, ordinal, domain, share)
 
 
 def _checked_shares(sizes: Sequence[int]) -> list[float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from megadga.errors import ConfigError
 from megadga.prepare.reading.compression import open_gzip, open_zstd
-from megadga.prepare.reading.inputs import list_files
+from megadga.prepare.reading.inputs import training_files
 from megadga.prepare.reading.lines import iterate_compressed, iterate_plain
 from megadga.prepare.reading.parquet import iterate_rows, measure_row_groups
 from megadga.prepare.reading.records import (
@@ -81,7 +81,7 @@ def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
 
 
 def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Document]:
-    """Yield the documents of a file, or of all files of a folder, in order.
+    """Yield the documents of a file, or of a folder's files for training, in order.
 
     A record without text is a document without: its ``text`` is empty.
 
@@ -91,10 +91,10 @@ def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Documen
 
     Raises:
         ConfigError: If a record is bad for another reason, or a file cannot be read; names file
-            and line.
+            and line. If the files of a folder contradict each other.
     """
     keys = Keys(text_key)
-    for file in list_files(path):
+    for file in training_files(path):
         for record in iterate_records(Span(file, 0, None, _file_bytes(file)), keys):
             match record:
                 case Document():
@@ -110,12 +110,12 @@ def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Documen
 
 
 def count_input_bytes(path: Path) -> int:
-    """Return the bytes on the disk of a file, or of all files of a folder.
+    """Return the bytes on the disk of a file, or of a folder's files for training.
 
     Raises:
         ConfigError: If the path does not exist, or a file cannot be read.
     """
-    return sum(map(_file_bytes, list_files(path)))
+    return sum(map(_file_bytes, training_files(path)))
 
 
 def _iterate_whole(file: Path, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:

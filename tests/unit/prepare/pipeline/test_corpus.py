@@ -39,6 +39,17 @@ def test_an_input_is_a_domain_and_files_are_numbered_within_it(tmp_path):
     )
 
 
+def test_files_of_a_folder_are_of_the_split_that_they_say(tmp_path):
+    names = ("train-0.jsonl", "train-1.jsonl", "valid-0.jsonl", "test-0.jsonl", "README.md")
+    files = [write(tmp_path / "qa" / name, 1) for name in names]
+    inputs = [DomainInput("qa", tmp_path / "qa", None)]
+    assert corpus_by_input(inputs, valid_fraction=0.1).sources == (
+        Source(files[0], 0, 0, 0.0),
+        Source(files[1], 1, 0, 0.0),
+        Source(files[2], 2, 0, 1.0),
+    )
+
+
 def test_files_without_a_domain_leave_it_to_their_documents(tmp_path):
     files = [write(tmp_path / name, 1) for name in ("a.jsonl", "b.jsonl")]
     corpus = corpus_of_files(files, valid_fraction=0.1)
