@@ -19,6 +19,8 @@ from megadga.prepare.reading.splits import (
 )
 
 FILE_TYPES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
+NAMES_SHOWN = 3
+"""Files that a line names."""
 _SAME_TEXT = frozenset({".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet"})
 """Formats that the same documents may come in."""
 EXPECTED_TYPES = f"a folder or a file that ends in {', '.join(FILE_TYPES)}"
@@ -160,18 +162,58 @@ def training_files(path: Path) -> tuple[Path, ...]:
     return divide_input(path, list_files(path)).train
 
 
-def left_out_files(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the files of inputs that are not read because of their names.
+def training_inputs(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return those of some inputs that are not called after validation or test.
 
     Raises:
-        ConfigError: As ``list_files`` and ``divide_files``.
+        ConfigError: If none is left.
     """
-    return tuple(
-        file
-        for path in paths
-        if not _split(_stem(path.name))[1]  # of a pair nothing is left out
-        for file in divide_input(path, list_files(path), mixed=True).left_out
+    kept = tuple(
+        path for path in paths if said_split([path.name], anywhere=True) not in ("valid", "test")
     )
+    if paths and not kept:
+        raise ConfigError(
+            f"{paths[0]}: expected inputs to train on, found names that say validation or test"
+        )
+    return kept
+
+
+def left_out_files(paths: Sequence[Path], *, pairs: bool = False) -> tuple[Path, ...]:
+    """Return the inputs, and the files of inputs, that are not read because of their names.
+
+    Args:
+        paths: All inputs.
+        pairs: Whether ``NAME.train.EXT`` and ``NAME.valid.EXT`` are read as splits of a domain.
+
+    Raises:
+        ConfigError: As ``list_files``, ``divide_files`` and ``training_inputs``.
+    """
+    paired = [path for path in paths if pairs and _split(_stem(path.name))[1]]
+    kept = training_inputs([path for path in paths if path not in paired])
+    left_out = [path for path in paths if path not in (*kept, *paired)]
+    for path in kept:
+        left_out += divide_input(path, list_files(path), mixed=True).left_out
+    return tuple(left_out)
+
+
+def left_out_lines(paths: Sequence[Path], *, pairs: bool = False) -> list[str]:
+    """Return a line for a person that names what ``left_out_files`` returns, or none.
+
+    Args:
+        paths: All inputs.
+        pairs: As for ``left_out_files``.
+
+    Raises:
+        ConfigError: As ``left_out_files``.
+    """
+    files = left_out_files(paths, pairs=pairs)
+    if not files:
+        return []
+    names = ", ".join(map(str, files[:NAMES_SHOWN]))
+    more = f" and {len(files) - NAMES_SHOWN:,} more" if len(files) > NAMES_SHOWN else ""
+    return [
+        f"left out, for names that say validation, test, or nothing beside splits: {names}{more}"
+    ]
 
 
 def list_files(path: Path) -> tuple[Path, ...]:

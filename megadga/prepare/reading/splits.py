@@ -151,13 +151,6 @@ def is_record(file: Path, *, maybe: bool = False) -> bool:
     return kind in _MAYBE_RECORDS and (maybe or bool(compression))
 
 
-def describe_left_out(files: Sequence[Path], *, shown: int = 3) -> str:
-    """Return a line that names files that were left out, at least one of them."""
-    names = ", ".join(map(str, files[:shown]))
-    more = f" and {len(files) - shown:,} more" if len(files) > shown else ""
-    return f"left out, for they say test, or no split beside records that do: {names}{more}"
-
-
 def _said(parts: Sequence[str], *, anywhere: bool) -> set[Split]:
     found: list[str] = []
     for part in parts:

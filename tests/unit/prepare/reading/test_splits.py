@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.prepare.reading.splits import describe_left_out, divide_files, said_split
+from megadga.prepare.reading.splits import divide_files, said_split
 
 FOLDER = Path("/data/qa")
 
@@ -114,9 +114,3 @@ def test_names_that_contradict_are_refused(names, message):
 
 def test_where_records_decide_names_may_say_nothing_beside_others():
     assert divide("more.jsonl", "train.jsonl", mixed=True)[0] == ["more.jsonl", "train.jsonl"]
-
-
-def test_what_is_left_out_is_named():
-    files = [Path(f"{number}") for number in range(5)]
-    assert describe_left_out(files[:2]).endswith("that do: 0, 1")
-    assert describe_left_out(files).endswith("that do: 0, 1, 2 and 2 more")
