@@ -63,7 +63,12 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def load(
-        cls, path: Path, *, eod: str | None = None, fingerprint: str | None = None
+        cls,
+        path: Path,
+        *,
+        eod: str | None = None,
+        fingerprint: str | None = None,
+        encodes: bool = True,
     ) -> "HuggingFaceTokenizer":
         """Read a ``tokenizer.json``, whatever its name.
 
@@ -71,7 +76,9 @@ class HuggingFaceTokenizer:
             path: The file.
             eod: Name of the special token that ends documents; None: the only one of
                 ``WELL_KNOWN_EODS`` that it has.
-            fingerprint: What the file's SHA-256 must be; None: anything.
+            fingerprint: What the file's SHA-256 must be, in which case it has been checked
+                already; None: anything.
+            encodes: Whether text will be encoded, and so must not be lost.
 
         Raises:
             ConfigError: If it is missing, no tokenizer or another one, if ``eod`` is missing,
@@ -92,7 +99,7 @@ class HuggingFaceTokenizer:
         library.encode_special_tokens = True  # as the text that they are
         special = _special_tokens(library)
         tokenizer = cls(path, library, fingerprint=found, eod=_find_eod(path, special, eod))
-        if fingerprint is None:  # else it is one that has been checked
+        if encodes and fingerprint is None:
             _check_spells_everything(path, library)
             added = library.get_added_tokens_decoder().values()
             check_round_trips(path, tokenizer, names=[token.content for token in added])

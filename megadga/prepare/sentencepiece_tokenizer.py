@@ -38,14 +38,21 @@ class SentencePieceTokenizer:
 
     @classmethod
     def load(
-        cls, path: Path, *, eod: str | None = None, fingerprint: str | None = None
+        cls,
+        path: Path,
+        *,
+        eod: str | None = None,
+        fingerprint: str | None = None,
+        encodes: bool = True,
     ) -> "SentencePieceTokenizer":
         """Read a ``.model`` file.
 
         Args:
             path: The file.
             eod: Name of the control piece that ends documents; None: the model's own, ``</s>``.
-            fingerprint: What the file's SHA-256 must be; None: anything.
+            fingerprint: What the file's SHA-256 must be, in which case it has been checked
+                already; None: anything.
+            encodes: Whether text will be encoded, and so must not be lost.
 
         Raises:
             ConfigError: If it is missing, no sentencepiece model or another one, if it has no
@@ -58,14 +65,9 @@ class SentencePieceTokenizer:
             processor.LoadFromSerializedProto(content)
         except RuntimeError as error:
             raise ConfigError(f"{path}: expected a sentencepiece model, found {error}") from error
-        num_bytes = sum(processor.is_byte(list(range(processor.vocab_size()))))
-        if num_bytes != NUM_BYTES:
-            raise ConfigError(
-                f"{path}: expected {NUM_BYTES} byte pieces (byte_fallback), found {num_bytes}: "
-                "unknown characters would become <unk>"
-            )
         tokenizer = cls(path, processor, fingerprint=found, eod=_find_eod(path, processor, eod))
-        if fingerprint is None:  # else it is one that has been checked
+        if encodes and fingerprint is None:
+            _check_spells_everything(path, processor)
             check_round_trips(path, tokenizer, names=_named_pieces(processor))
         return tokenizer
 
@@ -93,6 +95,15 @@ class SentencePieceTokenizer:
 @functools.cache
 def _load_once(path: Path, eod: str, fingerprint: str) -> SentencePieceTokenizer:
     return SentencePieceTokenizer.load(path, eod=eod, fingerprint=fingerprint)
+
+
+def _check_spells_everything(path: Path, processor: SentencePieceProcessor) -> None:
+    num_bytes = sum(processor.is_byte(list(range(processor.vocab_size()))))
+    if num_bytes != NUM_BYTES:
+        raise ConfigError(
+            f"{path}: expected {NUM_BYTES} byte pieces (byte_fallback), found {num_bytes}: "
+            "unknown characters would become <unk>"
+        )
 
 
 def _find_eod(path: Path, processor: SentencePieceProcessor, name: str | None) -> int:
