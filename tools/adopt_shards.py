@@ -33,7 +33,7 @@ def main() -> None:
     add("--valid", metavar="GLOB", help="names, without .idx, of shards to validate on")
     args = parser.parse_args()
     try:
-        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod)
+        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False)
         total = count_token_bytes(args.folder)
         with tqdm(
             total=total,

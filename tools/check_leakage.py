@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         rule = LeakageRule(args.n, args.document_share, args.max_overlap)
-        decode = load_tokenizer(args.tokenizer).decode if args.tokenizer else None
+        decode = load_tokenizer(args.tokenizer, encodes=False).decode if args.tokenizer else None
         folders = read_folders(args.domains)
         domains = open_split(folders, split="train", sequence_length=1).domains
         searches = [plan_search(source, domains, rule) for source in find_sources(args.specific)]

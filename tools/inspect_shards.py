@@ -47,7 +47,7 @@ def main() -> None:
             found = [line for source in bar for line in inspect_domain(source)]
             print(render_table(found, sequence_length=args.sequence_length))
             return
-        tokenizer, split = load_tokenizer(args.tokenizer, eod=args.eod), args.split
+        tokenizer, split = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False), args.split
         for source in sources:
             stored = read_document(source, tokenizer.identity, split=split, index=args.decode)
             place = "" if stored.document_id is None else f" {json.dumps(stored.document_id)},"
