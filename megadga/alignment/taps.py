@@ -16,18 +16,33 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
-from megadga.alignment.tangents.choosing import choose_tangent
+from megadga.alignment.layouts import Layouts
+from megadga.alignment.tangents.choosing import (
+    choose_tangent,
+    is_callable_module,
+    own_parameters,
+)
 from megadga.alignment.tangents.randomness import random_states
-from megadga.alignment.tangents.tangent import Call, Tangent, Trace
-from megadga.errors import UnsupportedEngineError
+from megadga.alignment.tangents.tangent import Call, SequenceRows, Tangent, Trace
 
 
 @final
 class Taps:
-    """The per-sequence numbers of the micro-batch that is passing through a tapped module."""
+    """The per-sequence numbers of the micro-batch that is passing through a tapped module.
 
-    def __init__(self) -> None:
+    Args:
+        layouts: Where the sequences lie in the outputs of modules; not asked for micro-batches of
+            one sequence.
+
+    Attributes:
+        unknown: Modules in whose outputs the sequences could not be told from one another, and the
+            shape of one. Numbers are not those of single sequences then, but add up to their sum.
+    """
+
+    def __init__(self, layouts: Layouts) -> None:
         self._epsilon: Tensor | None = None
+        self._layouts = layouts
+        self.unknown: dict[str, tuple[int, ...]] = {}
 
     def begin(self, num_sequences: int, device: torch.device) -> Tensor:
         """Start a micro-batch.
@@ -51,47 +66,73 @@ class Taps:
         """Return a module's outputs with the identity behind each that is a tensor."""
         if self._epsilon is None or not torch.is_grad_enabled():
             return outputs
-        num_sequences = self._epsilon.numel()
         leaves, form = pytree.tree_flatten(outputs)
         places = [
             place
             for place, leaf in enumerate(leaves)
             if isinstance(leaf, Tensor) and leaf.is_floating_point()
         ]
-        batched = [_with_batch_axis(leaves[p], call, num_sequences, name) for p in places]
-        trace = tangent.trace(call, num_sequences)
-        identical = _tap(self._epsilon, trace, len(batched), *batched, *trace.kept)
+        if not places:
+            return outputs
+        num_sequences = self._epsilon.numel()
+        laid_out = [
+            self._lay_out(name, index, leaves[place], num_sequences)
+            for index, place in enumerate(places)
+        ]
+        trace = tangent.trace(call, [rows for _, rows in laid_out])
+        tensors = [tensor for tensor, _ in laid_out]
+        identical = _tap(self._epsilon, trace, len(tensors), *tensors, *trace.kept)
         for place, tensor in zip(places, identical, strict=True):
             leaves[place] = tensor
         return pytree.tree_unflatten(leaves, form)
 
+    def _lay_out(
+        self, name: str, index: int, output: Tensor, num_sequences: int
+    ) -> tuple[Tensor, SequenceRows]:
+        """Return an output with a row a sequence, and where the sequences are in it."""
+        if num_sequences == 1:
+            return output, SequenceRows(1)
+        layout = self._layouts.find(name, index, output.shape, num_sequences)
+        if layout is not None:
+            return layout.apply(output, num_sequences)
+        self.unknown[name] = tuple(output.shape)
+        # Not left out: where a direction is gathered, every rank asks for the same pieces.
+        first = torch.zeros((), dtype=torch.int64, device=output.device)
+        return output, SequenceRows(num_sequences, numbers=first)
+
 
 @contextmanager
-def tapped(module: nn.Module, direction: Direction) -> Generator[Taps]:
+def tapped(module: nn.Module, direction: Direction, layouts: Layouts) -> Generator[Taps]:
     """Tap every module that owns a parameter of the direction; take the hooks off at the end."""
-    taps = Taps()
+    taps = Taps(layouts)
     with ExitStack() as hooks:
-        for name, child in _tappable(module):
+        for name, child in modules_with_parameters(module):
             if (tangent := choose_tangent(child, direction)) is not None:
                 _ModuleTap(taps, name, tangent).hook_onto(child, hooks)
         yield taps
 
 
-def _tappable(module: nn.Module, name: str = "") -> Generator[tuple[str, nn.Module]]:
-    """Yield a module and its descendants, each once, but none inside one that uses them itself."""
+def modules_with_parameters(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules, each once, that use parameters of their own when they are called.
+
+    None inside one that uses its children's parameters itself.
+    """
+    found: list[tuple[str, nn.Module]] = []
     seen: set[nn.Module] = set()
 
-    def walk(child: nn.Module, name: str) -> Generator[tuple[str, nn.Module]]:
+    def walk(child: nn.Module, name: str) -> None:
         if child in seen:
             return
         seen.add(child)
-        yield name, child
+        if is_callable_module(child) and own_parameters(child):
+            found.append((name, child))
         if isinstance(child, nn.MultiheadAttention):
             return
         for key, grandchild in child.named_children():
-            yield from walk(grandchild, f"{name}.{key}" if name else key)
+            walk(grandchild, f"{name}.{key}" if name else key)
 
-    yield from walk(module, name)
+    walk(module, "")
+    return found
 
 
 @final
@@ -121,29 +162,6 @@ class _ModuleTap:
     ) -> Any:
         call = Call(positional, named, self._states)
         return self._taps.tap(self._name, self._tangent, call, outputs)
-
-
-def _with_batch_axis(output: Tensor, call: Call, num_sequences: int, name: str) -> Tensor:
-    """Return an output with one row a sequence; what all of them share is repeated.
-
-    Position embeddings are looked up once for all sequences, by ids of shape ``(S,)`` or
-    ``(1, S)``.
-    """
-    if num_sequences == 1:
-        return output
-    arguments = pytree.tree_leaves((call.positional, dict(call.named)))
-    ids = [argument for argument in arguments if isinstance(argument, Tensor)]
-    if len(ids) == 1 and ids[0].ndim == 1 and not ids[0].is_floating_point():
-        return output.unsqueeze(0).expand(num_sequences, *output.shape)
-    if output.ndim and output.shape[0] == 1:
-        return output.expand(num_sequences, *output.shape[1:])
-    if output.ndim == 0 or output.shape[0] != num_sequences:
-        raise UnsupportedEngineError(
-            f"module {name!r}: expected an output with the {num_sequences} sequences of the "
-            f"micro-batch along its first axis, found shape {tuple(output.shape)}; "
-            "a sharded probe asks nothing of modules"
-        )
-    return output
 
 
 class _Tap(torch.autograd.Function):

@@ -10,7 +10,7 @@ from megadga.alignment.directions import ResidentDirection
 from megadga.alignment.tangents.choosing import choose_tangent
 from megadga.alignment.tangents.generic import AnyModuleTangent
 from megadga.alignment.tangents.randomness import random_states
-from megadga.alignment.tangents.tangent import Call, Trace
+from megadga.alignment.tangents.tangent import Call, SequenceRows, Trace
 from tests.support.derivatives import (
     check_tangent,
     filled,
@@ -76,7 +76,7 @@ def trace_of(module: nn.Module, direction: ResidentDirection, inputs: Tensor) ->
     call = Call((inputs,), {}, random_states(torch.device("cpu")))
     tangent = choose_tangent(module, direction)
     assert isinstance(tangent, AnyModuleTangent)
-    return tangent.trace(call, B)
+    return tangent.trace(call, [SequenceRows(B)])
 
 
 def test_a_module_with_a_parameter_of_its_own():
