@@ -25,7 +25,7 @@ from megadga.shards.sequences import PADDING
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.engine import Engine, check_supported, eager, probe_autocast, release_gathered
 from megadga.zero.layout import ShardedSum, ShardLayout
-from megadga.zero.loss import Loss
+from megadga.zero.loss import Loss, loss_tensor
 
 TakeGradient = Callable[[int, Tensor], None]
 """Takes the number of a parameter and its gradient on this rank, which nobody keeps."""
@@ -68,9 +68,12 @@ class ProbePasses:
         self.parameters = [p for p in engine.module.parameters() if p.requires_grad]
         self.collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
         self.layout = ShardLayout(self.parameters, self.collective.world_size)
-        self._loss = loss
+        self._given_loss = loss
         self._layouts: Layouts | None = None
         self._single = False  # whether directions are followed a sequence at a time
+
+    def _loss(self, module: nn.Module, tokens: Tensor) -> Tensor:
+        return loss_tensor(self._given_loss(module, tokens), "loss")
 
     @contextmanager
     def _no_trace(self) -> Generator[None]:
