@@ -36,7 +36,7 @@ class TrainingTaps:
     """
 
     def __init__(self, passes: ProbePasses) -> None:
-        self._engine = passes.engine
+        self._passes, self._engine = passes, passes.engine
         self._collective = passes.collective
         self._open: ExitStack | None = None
         self._taps: Taps | None = None
@@ -50,11 +50,15 @@ class TrainingTaps:
                 another in the outputs of every module.
         """
         self.stop()
-        if layouts.unknown:
+        if self._passes.single:
             raise UnsupportedEngineError(_cannot_tell(layouts.unknown))
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
-            taps = stack.enter_context(tapped(self._engine.module, direction, layouts))
+            taps = stack.enter_context(
+                tapped(
+                    self._engine.module, direction, layouts, following=self._passes.following
+                )
+            )
             hook = self._engine.module.register_forward_pre_hook(self._begin(taps), prepend=True)
             stack.callback(hook.remove)
             self._open, self._taps = stack.pop_all(), taps
@@ -97,9 +101,11 @@ class TrainingTaps:
     def _begin(self, taps: Taps) -> Any:
         size, device = self._engine.train_micro_batch_size_per_gpu(), self._engine.device
 
-        def begin(_: nn.Module, __: tuple[Any, ...]) -> None:
+        def begin(_: nn.Module, positional: tuple[Any, ...]) -> None:
             if torch.is_grad_enabled():
-                self._epsilons.append(taps.begin(size, device))
+                tokens = positional[0] if positional else None
+                known = isinstance(tokens, Tensor) and len(tokens) == size
+                self._epsilons.append(taps.begin(size, device, tokens if known else None))
 
         return begin
 

@@ -57,6 +57,9 @@ class ProbePasses:
         parameters: The trainable ones; their numbers are places here.
         collective: The ranks that share the work.
         layout: How a gradient is divided over them.
+        following: Whether sequences are followed through the functions of their micro-batch, as
+            the outputs of some modules do not tell them by their places.
+        single: Whether derivatives are measured a sequence at a time, as that did not tell either.
 
     Raises:
         UnsupportedEngineError: If the engine uses a setting that was not tested.
@@ -70,7 +73,8 @@ class ProbePasses:
         self.layout = ShardLayout(self.parameters, self.collective.world_size)
         self._given_loss = loss
         self._layouts: Layouts | None = None
-        self._single = False  # whether directions are followed a sequence at a time
+        self.following = False  # whether sequences are followed through their micro-batch
+        self.single = False  # whether derivatives are measured a sequence at a time
 
     def _loss(self, module: nn.Module, tokens: Tensor) -> Tensor:
         return loss_tensor(self._given_loss(module, tokens), "loss")
@@ -124,6 +128,7 @@ class ProbePasses:
                 self._layouts = NO_LAYOUTS
             else:
                 self._layouts = self._learned(sequences)
+                self.following = bool(self._layouts.unknown)
         return self._layouts
 
     def _learned(self, sequences: PackedSequences) -> Layouts:
@@ -149,17 +154,17 @@ class ProbePasses:
         """Differentiate each sequence's summed loss along a direction.
 
         One forward and one backward pass without weight gradients, over micro-batches of the
-        engine's size; or over one sequence at a time, where those of a micro-batch cannot be told
-        from one another in the outputs of every module. Collective; equal bits on every rank.
+        engine's size. Where the sequences of one cannot be told from one another in the outputs of
+        every module, not even by following them, over one sequence at a time, from then on.
+        Collective; equal bits on every rank.
         """
         layouts = self.layouts(sequences)
-        if layouts.unknown:
-            self._single = True
-        if not self._single:
-            size = self.engine.train_micro_batch_size_per_gpu()
-            if (found := self._derivatives(sequences, direction, layouts, size)) is not None:
+        size = self.engine.train_micro_batch_size_per_gpu()
+        while size > 1 and not self.single:
+            found = self._derivatives(sequences, direction, layouts, size)
+            if found is not None:
                 return found
-            self._single = True
+            self.following, self.single = True, self.following
         found = self._derivatives(sequences, direction, layouts, 1)
         assert found is not None
         return found
@@ -172,10 +177,12 @@ class ProbePasses:
         with (
             self._no_trace(),
             _frozen(self.parameters),
-            tapped(self.engine.module, direction, layouts) as taps,
+            tapped(
+                self.engine.module, direction, layouts, following=self.following and size > 1
+            ) as taps,
         ):
             for chunk, tokens in self._micro_batches(sequences, size):
-                epsilon = taps.begin(chunk.rows.size, self.engine.device)
+                epsilon = taps.begin(chunk.rows.size, self.engine.device, tokens)
                 loss = self._loss(self.engine.module, tokens)
                 loss.backward()
                 release_gathered(self.engine)

@@ -46,8 +46,8 @@ def derivatives(
 ) -> Tensor:
     """Of the mean loss of each sequence, shape ``(B,)``, in one backward pass."""
     layouts = layouts_of(module, tokens, lambda pair: loss(module, pair))
-    with tapped(module, direction, layouts) as taps:
-        epsilon = taps.begin(len(tokens), CPU)
+    with tapped(module, direction, layouts, following=bool(layouts.unknown)) as taps:
+        epsilon = taps.begin(len(tokens), CPU, tokens)
         loss(module, tokens).backward()
     assert not taps.unknown
     assert epsilon.grad is not None
@@ -62,7 +62,7 @@ def alone(module: nn.Module, tokens: Tensor, loss: Loss = mean_loss) -> list[Ten
 def of_outputs(module: nn.Module, direction: Direction, inputs: Tensor) -> Tensor:
     """Derivatives of the sum of what a module makes of each sequence, shape ``(B,)``."""
     layouts = layouts_of(module, inputs)
-    with tapped(module, direction, layouts) as taps:
+    with tapped(module, direction, layouts, following=bool(layouts.unknown)) as taps:
         epsilon = taps.begin(len(inputs), CPU)
         module(inputs).sum().backward()
     assert not taps.unknown

@@ -1,5 +1,6 @@
 """The protocol of a tangent, and the inner products it is made of. Knows no module."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -68,7 +69,8 @@ class SequenceRows:
     def matrix(self, tensor: Tensor) -> Tensor:
         """Return a tensor with a row a sequence; or, where they are numbered, a row a number."""
         if self.numbers is not None:
-            return tensor.reshape(self.numbers.numel(), -1)
+            trailing = math.prod(tensor.shape[self.numbers.ndim :])  # there may be no rows
+            return tensor.reshape(self.numbers.numel(), trailing)
         if self.num_sequences == 1 or (self.axis == 0 and not self.interleaved):
             return tensor.reshape(self.num_sequences, -1)
         if self.interleaved:
