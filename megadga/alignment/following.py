@@ -1,12 +1,13 @@
-"""Follows which sequence each row of a tensor is of, through functions that choose and reorder rows.
+"""Follows which sequence each row of a tensor is of, through functions that choose and sort rows.
 
 Modules that route tokens (experts) or drop padding are given rows whose number and order depend on
 the data. A number of the sequence goes with every row, from outputs whose layout is known to the
-inputs of such modules. What a function does that is not listed here is not followed: its result has
-no numbers.
+inputs of such modules. Through a function that is not listed here nothing is followed: its result
+has no numbers.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -16,23 +17,6 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from megadga.alignment.tangents.tangent import SequenceRows
-
-# Functions by name, as methods and operators have them too.
-ELEMENTWISE = frozenset(
-    pattern.format(name)
-    for name in ("add", "sub", "mul", "div", "truediv", "true_divide", "pow")
-    for pattern in ("{}", "{}_", "__{}__", "__r{}__", "__i{}__")
-)
-UNARY = frozenset(
-    "to float double half bfloat16 long type type_as contiguous clone detach dropout gelu silu relu relu_ "
-    "sigmoid tanh neg exp sqrt rsqrt square abs clamp clamp_min clamp_max softplus leaky_relu "
-    "mish elu hardtanh".split()
-)
-_ROW_BY_ROW = frozenset("linear layer_norm rms_norm".split())
-_OVER_LAST_AXIS = frozenset("mean sum var softmax log_softmax".split())
-_NEW_SHAPES = frozenset("view reshape flatten unsqueeze squeeze unflatten".split())
-_ALONG_AN_AXIS = frozenset("index_select repeat_interleave split chunk narrow flip roll".split())
-_JOINING = frozenset("cat concat concatenate".split())
 
 
 @final
@@ -72,7 +56,9 @@ class Following(TorchFunctionMode):
         elif rows.axis < tensor.ndim - 1:
             self._numbers[tensor] = self._numbered(rows, tuple(tensor.shape[:-1]), tensor.device)
 
-    def _numbered(self, rows: SequenceRows, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    def _numbered(
+        self, rows: SequenceRows, shape: tuple[int, ...], device: torch.device
+    ) -> Tensor:
         key = (shape, rows.axis, rows.interleaved)
         if key not in self._of_rows:
             length = shape[rows.axis]
@@ -86,7 +72,7 @@ class Following(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
@@ -116,112 +102,185 @@ class Following(TorchFunctionMode):
             if func.__name__ == "__setitem__":  # its rows may be of other sequences now
                 self._numbers.pop(before[0][0], None)
             return
-        found = list(_followed(func, args, named, before, results))
-        for tensor, numbers in zip(results, found or [None] * len(results), strict=True):
+        rule = _RULES.get(func.__name__, _nothing)
+        found = rule(_Called(func, args, named, before, results))
+        for tensor, numbers in zip(results, found, strict=True):
             if numbers is not None:
                 self._numbers[tensor] = numbers
             else:
                 self._numbers.pop(tensor, None)
 
 
-def _followed(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    named: Mapping[str, Any],
-    before: Sequence[tuple[Tensor, Tensor | None]],
-    results: Sequence[Tensor],
-) -> Iterator[Tensor | None]:
-    """Yield the numbers of each result's rows; nothing if they are not known."""
-    name, result = func.__name__, results[0]
-    if name in ELEMENTWISE:
-        yield _common([n for t, n in before if n is not None], before, result)
-        return
-    (tensor, numbers), *others = before
-    if name in _JOINING:
-        axis = args[1] if len(args) > 1 else named.get("dim", 0)
-        known = [n for _, n in before if n is not None]
-        if len(known) == len(before) and 0 <= axis < min(n.ndim for n in known):
-            yield torch.cat(known, axis)
-        return
+_Found = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Called:
+    """A function of torch that was called.
+
+    Attributes:
+        func: The function.
+        args: Its positional arguments.
+        named: Its keyword arguments.
+        before: The tensors among its first arguments, and the numbers of their rows.
+        results: The tensors that it returned.
+    """
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    named: Mapping[str, Any]
+    before: Sequence[tuple[Tensor, Tensor | None]]
+    results: Sequence[Tensor]
+
+    def argument(self, place: int, name: str) -> Any:
+        """Return an argument however it was passed, None if it was not."""
+        return self.args[place] if len(self.args) > place else self.named.get(name)
+
+    @property
+    def numbers(self) -> Tensor | None:
+        """Of the rows of the first tensor."""
+        return self.before[0][1]
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the first tensor has rows, and the result has as many in as many axes."""
+        (tensor, numbers), result = self.before[0], self.results[0]
+        return (
+            numbers is not None
+            and numbers.ndim < tensor.ndim == result.ndim
+            and tensor.shape[:-1] == result.shape[:-1]
+        )
+
+
+def _nothing(called: _Called) -> _Found:
+    return [None] * len(called.results)
+
+
+def _elementwise(called: _Called) -> _Found:
+    """The numbers of all whose rows have some, if they are the same and lie as the result's do."""
+    (result,) = called.results
+    known = [(tensor, numbers) for tensor, numbers in called.before if numbers is not None]
+    first = known[0][1]
+    for tensor, numbers in known:
+        axes = numbers.ndim
+        if tensor.ndim != result.ndim or tensor.shape[:axes] != result.shape[:axes]:
+            return [None]
+        if numbers is not first and not torch.equal(numbers, first):
+            return [None]
+    return [first]
+
+
+def _unary(called: _Called) -> _Found:
+    (result,) = called.results
+    return [called.numbers if result.shape == called.before[0][0].shape else None]
+
+
+def _row_by_row(called: _Called) -> _Found:
+    return [called.numbers if called.keeps_rows else None]
+
+
+def _times_matrix(called: _Called) -> _Found:
+    is_matrix = len(called.before) > 1 and called.before[1][0].ndim == 2
+    return _row_by_row(called) if is_matrix else [None]
+
+
+def _over_last_axis(called: _Called) -> _Found:
+    axis = called.argument(1, "dim")
+    last = axis in (-1, called.before[0][0].ndim - 1, [-1], (-1,))
+    return _row_by_row(called) if last else _nothing(called)
+
+
+def _reshaped(called: _Called) -> _Found:
+    """What is left in its order, as long as a row's own axes are as they were."""
+    (tensor, numbers), result = called.before[0], called.results[0]
     if numbers is None:
-        return
-    trailing = tuple(tensor.shape[numbers.ndim :])
-    if name in UNARY:
-        yield numbers if result.shape == tensor.shape else None
-    elif name in _ROW_BY_ROW or (name in ("matmul", "__matmul__") and others[0][0].ndim == 2):
-        if trailing and result.shape[:-1] == tensor.shape[:-1]:
-            yield numbers
-    elif name in _OVER_LAST_AXIS:
-        axis = args[1] if len(args) > 1 else named.get("dim")
-        if axis in (-1, [-1], (-1,)) and trailing and result.shape[:-1] == tensor.shape[:-1]:
-            yield numbers if result.ndim == tensor.ndim else None
-    elif name in _NEW_SHAPES:
-        leading = result.ndim - len(trailing)
-        if trailing and leading >= 0 and tuple(result.shape[leading:]) == trailing:
-            yield numbers.reshape(result.shape[:leading])
-        elif not trailing:
-            yield numbers.reshape(result.shape)
-    elif name == "__getitem__":
-        if _num_indexed(args[1]) <= numbers.ndim:
-            yield numbers[args[1]]
-    elif name in _ALONG_AN_AXIS:
-        yield from _along_an_axis(func, args, named, numbers, tensor, len(results))
+        return [None]
+    trailing = tensor.shape[numbers.ndim :]
+    leading = result.ndim - len(trailing)
+    if leading < 0 or result.shape[leading:] != trailing:
+        return [None]
+    return [numbers.reshape(result.shape[:leading])]
 
 
-def _common(
-    known: Sequence[Tensor], before: Sequence[tuple[Tensor, Tensor | None]], result: Tensor
-) -> Tensor | None:
-    """Return the numbers of rows that are combined element by element, if they are the same."""
-    for tensor, numbers in before:
-        if numbers is not None and (
-            tensor.ndim != result.ndim
-            or tensor.shape[: numbers.ndim] != result.shape[: numbers.ndim]
-        ):
-            return None
-    first = known[0]
-    if all(each is first or torch.equal(each, first) for each in known[1:]):
-        return first
-    return None
+def _indexed(called: _Called) -> _Found:
+    index = called.args[1]
+    if called.numbers is None or _num_indexed(index) > called.numbers.ndim:
+        return [None]
+    return [called.numbers[index]]
 
 
 def _num_indexed(index: Any) -> float:
     """Return how many axes an index is about; infinite where that is not plain."""
-    parts = index if isinstance(index, tuple) else (index,)
     count = 0.0
-    for part in parts:
-        if part is None:
-            continue
+    for part in index if isinstance(index, tuple) else (index,):
         if isinstance(part, Tensor) and part.dtype == torch.bool:
             count += part.ndim
         elif isinstance(part, Tensor | slice | int | list):
             count += 1
-        else:  # an ellipsis, for one
+        elif part is not None:  # an ellipsis, for one
             return float("inf")
     return count
 
 
-def _along_an_axis(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    named: Mapping[str, Any],
-    numbers: Tensor,
-    tensor: Tensor,
-    num_results: int,
-) -> Iterator[Tensor | None]:
-    """Do with the numbers what was done with the rows, or nothing where that was along others."""
-    name = func.__name__
-    place = {"index_select": 1, "narrow": 1, "flip": 1, "roll": 2}.get(name, 2)
-    axis = args[place] if len(args) > place else named.get("dim", named.get("dims"))
-    if axis is None:
-        axis = 0 if name in ("split", "chunk") else None
-    if not isinstance(axis, int):
-        return
-    axis %= tensor.ndim
-    if axis < numbers.ndim:
-        # In the tensor's own terms, should the axis have been counted from the end.
-        moved = [axis if i == place else each for i, each in enumerate(args)]
-        changed = {k: axis if k in ("dim", "dims") else each for k, each in named.items()}
-        found = func(numbers, *moved[1:], **changed)
-        yield from found if isinstance(found, list | tuple) else (found,)
-    elif name in ("split", "chunk"):
-        yield from [numbers] * num_results
+def _joined(called: _Called) -> _Found:
+    axis = called.argument(1, "dim") or 0
+    known = [numbers for _, numbers in called.before if numbers is not None]
+    if len(known) < len(called.before) or not 0 <= axis < min(each.ndim for each in known):
+        return [None]
+    return [torch.cat(known, axis)]
+
+
+def _along_axis(place: int, *, default: int | None = None) -> Callable[[_Called], _Found]:
+    """Return a rule that does with the numbers what is done with the rows along an axis.
+
+    Args:
+        place: Of the axis among the arguments.
+        default: The axis, if it is not among them.
+    """
+
+    def rule(called: _Called) -> _Found:
+        (tensor, numbers), name = called.before[0], "dim"
+        axis = called.argument(place, name)
+        axis = default if axis is None else axis
+        if numbers is None or not isinstance(axis, int):
+            return _nothing(called)
+        axis %= tensor.ndim
+        if axis >= numbers.ndim:  # within the rows
+            return [numbers if each.ndim == tensor.ndim else None for each in called.results]
+        # Counted from the front, as the numbers have fewer axes.
+        args = [axis if i == place else each for i, each in enumerate(called.args)]
+        named = {key: axis if key == name else each for key, each in called.named.items()}
+        found = called.func(numbers, *args[1:], **named)
+        return found if isinstance(found, list | tuple) else [found]
+
+    return rule
+
+
+def _operators(*names: str) -> set[str]:
+    """Return the names of operations as functions, methods and operators, in place or not."""
+    patterns = ("{}", "{}_", "__{}__", "__r{}__", "__i{}__")
+    return {pattern.format(name) for name in names for pattern in patterns}
+
+
+ELEMENTWISE = frozenset(_operators("add", "sub", "mul", "div", "truediv", "true_divide", "pow"))
+UNARY = frozenset(
+    {"to", "float", "double", "half", "bfloat16", "long", "type", "type_as"}
+    | {"contiguous", "clone", "detach", "dropout", "neg", "abs", "square", "exp", "sqrt", "rsqrt"}
+    | {"gelu", "silu", "relu", "relu_", "sigmoid", "tanh", "softplus", "leaky_relu", "mish", "elu"}
+    | {"clamp", "clamp_min", "clamp_max", "hardtanh"}
+)
+
+_RULES: Mapping[str, Callable[[_Called], _Found]] = {
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(UNARY, _unary),
+    **dict.fromkeys(("linear", "layer_norm", "rms_norm"), _row_by_row),
+    **dict.fromkeys(("matmul", "__matmul__"), _times_matrix),
+    **dict.fromkeys(("mean", "sum", "var", "softmax", "log_softmax"), _over_last_axis),
+    **dict.fromkeys(("view", "reshape", "flatten", "unflatten"), _reshaped),
+    **dict.fromkeys(("unsqueeze", "squeeze"), _reshaped),
+    **dict.fromkeys(("cat", "concat", "concatenate"), _joined),
+    **dict.fromkeys(("index_select", "narrow", "flip"), _along_axis(1)),
+    **dict.fromkeys(("split", "chunk"), _along_axis(2, default=0)),
+    "repeat_interleave": _along_axis(2),
+    "__getitem__": _indexed,
+}

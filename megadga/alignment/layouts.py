@@ -60,7 +60,7 @@ class Layout:
         return tuple(shape) == (*self.shape[: self.axis], length, *self.shape[self.axis + 1 :])
 
     def apply(self, output: Tensor, num_sequences: int) -> tuple[Tensor, SequenceRows]:
-        """Return an output with a row a sequence, repeated if they share it, and where they are."""
+        """Return an output, repeated if sequences share it, and where they are in it."""
         if self.shared == "new":
             return output.expand(num_sequences, *output.shape), SequenceRows(num_sequences)
         if self.shared == "axis":

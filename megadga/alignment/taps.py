@@ -193,7 +193,11 @@ class _ModuleTap:
         self._states = self._taps.random_states()
 
     def _after(
-        self, module: nn.Module, positional: tuple[Any, ...], named: Mapping[str, Any], outputs: Any
+        self,
+        module: nn.Module,
+        positional: tuple[Any, ...],
+        named: Mapping[str, Any],
+        outputs: Any,
     ) -> Any:
         call = Call(positional, named, self._states)
         return self._taps.tap(module, self._name, self._tangent, call, outputs)

@@ -1,4 +1,4 @@
-"""What becomes of a module's output that depends on no sequence: what it is added to, in the end."""
+"""What becomes of a module's output that depends on no sequence, until it meets some."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,21 +8,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from megadga.alignment.following import ELEMENTWISE, UNARY
+
 Signature = TypeVar("Signature")
 
 # Functions by name, as methods and operators have them too.
-_ELEMENTWISE = frozenset(
-    f"{pattern.format(name)}"
-    for name in ("add", "sub", "mul", "div", "truediv", "true_divide")
-    for pattern in ("{}", "{}_", "__{}__", "__r{}__", "__i{}__")
-)
-_SAME_PLACES = frozenset(
-    "to float double half bfloat16 type type_as contiguous clone detach neg dropout gelu silu relu "
-    "sigmoid tanh".split()
-)
-_NEW_AXES = frozenset("unsqueeze __getitem__ view reshape".split())
-_REPEATED = frozenset("expand expand_as broadcast_to".split())
-_JOINED = frozenset("cat concat concatenate".split())
+_NEW_AXES = frozenset({"unsqueeze", "__getitem__", "view", "reshape"})
+_REPEATED = frozenset({"expand", "expand_as", "broadcast_to"})
+_JOINED = frozenset({"cat", "concat", "concatenate"})
 _LONGEST = 8  # functions from an output to what it is added to
 
 
@@ -81,7 +74,7 @@ class Uses(TorchFunctionMode, Generic[Signature]):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
@@ -131,9 +124,9 @@ class Uses(TorchFunctionMode, Generic[Signature]):
     ) -> Use[Signature]:
         shape, own = tuple(result.shape), tuple(followed.tensor.shape)
         viewed, joined, known = followed.viewed, None, False
-        if name in _ELEMENTWISE:
+        if name in ELEMENTWISE:
             known = _broadcasts(own, shape)
-        elif name in _SAME_PLACES:
+        elif name in UNARY:
             known = num_tensors == 1 and shape == own
         elif name in _NEW_AXES:
             index = args[1:] if name == "__getitem__" else ()

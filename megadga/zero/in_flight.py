@@ -55,9 +55,7 @@ class TrainingTaps:
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
             taps = stack.enter_context(
-                tapped(
-                    self._engine.module, direction, layouts, following=self._passes.following
-                )
+                tapped(self._engine.module, direction, layouts, following=self._passes.following)
             )
             hook = self._engine.module.register_forward_pre_hook(self._begin(taps), prepend=True)
             stack.callback(hook.remove)

@@ -59,7 +59,8 @@ def loss_tensor(returned: Any, what: str) -> Tensor:
     if hasattr(returned, "loss") or isinstance(returned, Mapping):
         described += " without one (is it called without labels?)"
     raise ValueError(
-        f"{what}: expected a tensor of losses, or an object with one as its loss, found {described}"
+        f"{what}: expected a tensor of losses, or an object with one as its loss, found "
+        f"{described}"
     )
 
 

@@ -1,8 +1,8 @@
 """Weights that a module computes from other parameters before each call.
 
-``weight_norm`` and ``spectral_norm`` of ``torch.nn.utils`` and its pruning replace a parameter by
-an attribute that a forward pre-hook computes. Whoever calls the module's forward function by itself
-has to compute it as well.
+``weight_norm`` and ``spectral_norm`` of ``torch.nn.utils`` and its pruning put an attribute in the
+place of a parameter, which a forward pre-hook computes. Whoever calls the forward function by
+itself has to compute it as well.
 """
 
 from collections.abc import Generator, Iterator
@@ -18,7 +18,7 @@ _Hook = WeightNorm | SpectralNorm | BasePruningMethod
 
 
 def norm_vectors(module: nn.Module) -> tuple[Tensor, ...]:
-    """Return copies of what a call's power iterations ended at; empty without ``spectral_norm``."""
+    """Return copies of what a call's power iterations ended at; none without ``spectral_norm``."""
     return tuple(
         module.get_buffer(f"{hook.name}_{side}").clone()
         for hook in _hooks(module)
@@ -47,13 +47,13 @@ def weights_recomputed(module: nn.Module, vectors: tuple[Tensor, ...]) -> Genera
 
 
 def _hooks(module: nn.Module) -> list[_Hook]:
-    hooks = module._forward_pre_hooks.values()
+    hooks = module._forward_pre_hooks.values()  # noqa: SLF001  (torch has no other way)
     return [hook for hook in hooks if isinstance(hook, _Hook)]
 
 
 def _name(hook: _Hook) -> str:
     if isinstance(hook, BasePruningMethod):
-        return hook._tensor_name
+        return hook._tensor_name  # noqa: SLF001  (likewise)
     return hook.name
 
 

@@ -11,8 +11,8 @@ from megadga.alignment.directions import ResidentDirection
 from megadga.alignment.following import Following
 from megadga.alignment.tangents.tangent import SequenceRows
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
-from tests.support.tapping import alone, derivatives, layouts_of, of_outputs, tokens_of
 from tests.support.shards import VOCABULARY
+from tests.support.tapping import alone, derivatives, layouts_of, of_outputs, tokens_of
 
 S, WIDTH, EXPERTS, CHOSEN = 5, 4, 4, 2
 
@@ -124,14 +124,13 @@ class WithoutPadding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tokens = nn.Embedding(VOCABULARY, WIDTH)
-        self.positions = nn.Embedding(64, WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, tokens: Tensor) -> Tensor:
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         kept = targets >= 0
         places = kept.cumsum(1) - 1
-        row = self.tokens(inputs[kept]) * self.positions(places[kept])
+        row = self.tokens(inputs[kept]) * places[kept, None].cos()
         found = functional.cross_entropy(self.head(row), targets[kept], reduction="none")
         return torch.zeros(kept.shape, dtype=found.dtype).masked_scatter(kept, found)
 

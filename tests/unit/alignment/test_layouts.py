@@ -30,7 +30,9 @@ class PackedRow(nn.Module):
         row = x.reshape(1, -1, WIDTH) + self.positions(torch.arange(S).repeat(len(x))[None])
         h = self.norm(row)
         mask = sequence[:, None] == sequence[None]
-        return (row + self.project(functional.scaled_dot_product_attention(h, h, h, mask))).square()
+        return (
+            row + self.project(functional.scaled_dot_product_attention(h, h, h, mask))
+        ).square()
 
 
 class FlatRow(PackedRow):

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.taps import tapped
-from megadga.errors import UnsupportedEngineError
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
-from tests.support.tapping import CPU, of_outputs
+from tests.support.tapping import of_outputs
 
 
 class Twice(nn.Module):
@@ -122,5 +120,3 @@ class Flat(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x.flatten(0, 1)).view_as(x)
-
-

@@ -89,7 +89,10 @@ def test_the_loss_of_an_output_is_taken(loss: Tensor):
     ("returned", "found"),
     [
         ((torch.zeros(()), torch.zeros(2)), "found a tuple of 2"),
-        (Output(None, torch.zeros(2)), "found a Output without one (is it called without labels?)"),
+        (
+            Output(None, torch.zeros(2)),
+            "found a Output without one (is it called without labels?)",
+        ),
         ({"logits": torch.zeros(2)}, "found a dict without one (is it called without labels?)"),
         (2.5, "found a float"),
         (None, "found a NoneType"),
