@@ -8,7 +8,7 @@ has no numbers.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -79,8 +79,8 @@ class Following(TorchFunctionMode):
         """Call a function of torch; number the rows of its result."""
         named = kwargs or {}
         first = args[0] if args else next(iter(named.values()), None)
-        candidates = first if isinstance(first, list | tuple) else (first, *args[1:2])
-        tensors = [each for each in candidates if isinstance(each, Tensor)]
+        given = _listed(first)
+        tensors = [each for each in (*given, *args[1:2]) if isinstance(each, Tensor)]
         # Looked up before the call, which may write into one of them.
         before = [(each, self._numbers.get(each)) for each in tensors]
         result = func(*args, **named)
@@ -152,6 +152,11 @@ class _Called:
         )
 
 
+def _listed(value: Any) -> list[Any]:
+    """Return the elements of a list or tuple, or the one that anything else is."""
+    return list(cast("Sequence[Any]", value)) if isinstance(value, list | tuple) else [value]
+
+
 def _nothing(called: _Called) -> _Found:
     return [None] * len(called.results)
 
@@ -212,10 +217,10 @@ def _indexed(called: _Called) -> _Found:
 def _num_indexed(index: Any) -> float:
     """Return how many axes an index is about; infinite where that is not plain."""
     count = 0.0
-    for part in index if isinstance(index, tuple) else (index,):
+    for part in _listed(index) if isinstance(index, tuple) else [index]:
         if isinstance(part, Tensor) and part.dtype == torch.bool:
             count += part.ndim
-        elif isinstance(part, Tensor | slice | int | list):
+        elif isinstance(part, Tensor | slice | int | list) and not isinstance(part, bool):
             count += 1
         elif part is not None:  # an ellipsis, for one
             return float("inf")
@@ -251,7 +256,7 @@ def _along_axis(place: int, *, default: int | None = None) -> Callable[[_Called]
         args = [axis if i == place else each for i, each in enumerate(called.args)]
         named = {key: axis if key == name else each for key, each in called.named.items()}
         found = called.func(numbers, *args[1:], **named)
-        return found if isinstance(found, list | tuple) else [found]
+        return _listed(found)
 
     return rule
 

@@ -278,12 +278,16 @@ def _changes(signatures: Sequence[_Signature]) -> list[Tensor]:
     first, *others = signatures
     if first.rounding is None:
         return [other.numbers != first.numbers for other in others]
-    norm = first.numbers.norm(dim=-1)
+    norm = _norms(first.numbers)
     return [
-        (other.numbers - first.numbers).norm(dim=-1)
-        > first.rounding * torch.maximum(norm, other.numbers.norm(dim=-1))
+        _norms(other.numbers - first.numbers)
+        > first.rounding * torch.maximum(norm, _norms(other.numbers))
         for other in others
     ]
+
+
+def _norms(rows: Tensor) -> Tensor:
+    return rows.square().sum(dim=-1).sqrt()
 
 
 def _layout(shape: tuple[int, ...], changes: Sequence[Tensor]) -> Layout | None:

@@ -35,7 +35,7 @@ class Use(Generic[Signature]):
     signature: Signature | None
     viewed: bool = False
     joined_along: int | None = None
-    next: "list[Use[Signature]]" = field(default_factory=list)
+    next: "list[Use[Signature]]" = field(default_factory=list["Use[Signature]"])
 
 
 @dataclass(eq=False)

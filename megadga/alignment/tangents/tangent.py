@@ -74,7 +74,9 @@ class SequenceRows:
         if self.num_sequences == 1 or (self.axis == 0 and not self.interleaved):
             return tensor.reshape(self.num_sequences, -1)
         if self.interleaved:
-            sequences = tensor.unflatten(self.axis, (-1, self.num_sequences))
+            shape = tensor.shape
+            turns = (shape[self.axis] // self.num_sequences, self.num_sequences)
+            sequences = tensor.reshape(*shape[: self.axis], *turns, *shape[self.axis + 1 :])
             return sequences.movedim(self.axis + 1, 0).reshape(self.num_sequences, -1)
         return tensor.movedim(self.axis, 0).reshape(self.num_sequences, -1)
 
