@@ -21,6 +21,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORPUS ?=
 TARGET ?=
 
+# Processes that tests run in; many a test starts several ranks of its own.
+TEST_WORKERS ?= 2
+
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 24
 
@@ -41,7 +44,7 @@ demo: setup  ## Train on text found on this machine, with DGA and with uniform w
 	@$(BIN)/megadga demo
 
 test: setup  ## Run the tests (20 minutes on two cores).
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 test-cluster: setup  ## Train on real hosts and SLURM, of namespaces; as root, on Debian (20 minutes).
 	@tests/cluster/install

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,9 @@ ALL = "MEGADGA_TEST_CLUSTER"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("cluster"))  # hosts have names and addresses
     if ALL not in os.environ:
         skip = pytest.mark.skip(reason="takes long: make test-cluster runs it")
         for item in items:

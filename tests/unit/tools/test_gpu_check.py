@@ -16,7 +16,7 @@ from gpu_checks.supervising import Record, Supervisor
 from tests.support.ranks import REPOSITORY
 
 WORKER = """\
-import json, sys, time
+import json, os, sys, time
 _, setting, events, backend, *limits = sys.argv
 def write(**event):
     with open(events, "a") as file:
@@ -25,6 +25,10 @@ for name in (limit.split("=")[0] for limit in limits):
     if name == "refused" and backend != "gloo":
         sys.exit(3)
     write(event="begin", stage=name)
+    if name == "buffers":
+        buffer = f"/dev/shm/deepspeed_allreduce_buffer_0_test_{os.environ['MASTER_PORT']}_0"
+        open(buffer, "w").close()
+        write(event="row", stage=name, row={"check": "nothing", "buffer": buffer})
     write(event="row", stage=name, row={"check": "nothing", "of": name, "backend": backend})
     if name == "hangs":
         time.sleep(60)
@@ -88,6 +92,13 @@ def test_ranks_that_nccl_refuses_meet_over_gloo(setting: Setting) -> None:
 
     assert found["refused"]["status"] == "passed"
     assert {row["backend"] for row in found["refused"]["rows"]} == {"gloo"}
+
+
+def test_shared_memory_that_deepspeed_leaves_behind_is_removed(setting: Setting) -> None:
+    found = supervised(setting, Stage("buffers", "", 20))
+
+    (buffer,) = [row["buffer"] for row in found["buffers"]["rows"] if "buffer" in row]
+    assert not Path(buffer).exists()
 
 
 def test_stages_of_one_number_of_ranks_share_processes_until_one_ends_them() -> None:
