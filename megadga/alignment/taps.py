@@ -8,7 +8,7 @@ at a time. Knows no engine and no rank.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast, final
 
 import torch
@@ -21,13 +21,22 @@ from megadga.alignment.tangents.randomness import random_states
 from megadga.alignment.tangents.tangent import Call, Tangent, Trace
 from megadga.errors import UnsupportedEngineError
 
+Hold = Callable[[nn.Module], AbstractContextManager[Any]]
+"""From a module to a context in which its parameters, once gathered, stay so (ZeRO-3)."""
+
 
 @final
 class Taps:
-    """The per-sequence numbers of the micro-batch that is passing through a tapped module."""
+    """The per-sequence numbers of the micro-batch that is passing through a tapped module.
 
-    def __init__(self) -> None:
+    Args:
+        hold: Keeps the parameters of a module, and of those that it calls, where they are while
+            the module is called again and differentiated.
+    """
+
+    def __init__(self, hold: Hold) -> None:
         self._epsilon: Tensor | None = None
+        self._hold = hold
 
     def begin(self, num_sequences: int, device: torch.device) -> Tensor:
         """Start a micro-batch.
@@ -47,7 +56,17 @@ class Taps:
             return ()
         return random_states(self._epsilon.device)
 
-    def tap(self, name: str, tangent: Tangent, call: Call, outputs: Any) -> Any:
+    @contextmanager
+    def _calling_again(self, module: nn.Module) -> Generator[None]:
+        """Let a tangent call a module, and those that it calls, without being tapped."""
+        epsilon, self._epsilon = self._epsilon, None
+        try:
+            with self._hold(module) if next(module.children(), None) else nullcontext():
+                yield
+        finally:
+            self._epsilon = epsilon
+
+    def tap(self, name: str, module: nn.Module, tangent: Tangent, call: Call, outputs: Any) -> Any:
         """Return a module's outputs with the identity behind each that is a tensor."""
         if self._epsilon is None or not torch.is_grad_enabled():
             return outputs
@@ -59,7 +78,8 @@ class Taps:
             if isinstance(leaf, Tensor) and leaf.is_floating_point()
         ]
         batched = [_with_batch_axis(leaves[p], call, num_sequences, name) for p in places]
-        trace = tangent.trace(call, num_sequences)
+        with self._calling_again(module):
+            trace = tangent.trace(call, num_sequences)
         identical = _tap(self._epsilon, trace, len(batched), *batched, *trace.kept)
         for place, tensor in zip(places, identical, strict=True):
             leaves[place] = tensor
@@ -67,9 +87,15 @@ class Taps:
 
 
 @contextmanager
-def tapped(module: nn.Module, direction: Direction) -> Generator[Taps]:
-    """Tap every module that owns a parameter of the direction; take the hooks off at the end."""
-    taps = Taps()
+def tapped(module: nn.Module, direction: Direction, hold: Hold = nullcontext) -> Generator[Taps]:
+    """Tap every module that owns a parameter of the direction; take the hooks off at the end.
+
+    Args:
+        module: Is called while its hooks are on.
+        direction: What derivatives are taken along.
+        hold: See ``Taps``.
+    """
+    taps = Taps(hold)
     with ExitStack() as hooks:
         for name, child in _tappable(module):
             if (tangent := choose_tangent(child, direction)) is not None:
@@ -117,10 +143,14 @@ class _ModuleTap:
         self._states = self._taps.random_states()
 
     def _after(
-        self, _: nn.Module, positional: tuple[Any, ...], named: Mapping[str, Any], outputs: Any
+        self,
+        module: nn.Module,
+        positional: tuple[Any, ...],
+        named: Mapping[str, Any],
+        outputs: Any,
     ) -> Any:
         call = Call(positional, named, self._states)
-        return self._taps.tap(self._name, self._tangent, call, outputs)
+        return self._taps.tap(self._name, module, self._tangent, call, outputs)
 
 
 def _with_batch_axis(output: Tensor, call: Call, num_sequences: int, name: str) -> Tensor:

@@ -40,6 +40,7 @@ class DirectionalProbe:
 
     def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
         """Measure every domain; see ``GradientProbe``."""
+        self._passes.renew()
         target, packed = PackedSequences([specific]), PackedSequences(domains)
         aim = self._source.aim(update, target)
         self._check(aim, target)

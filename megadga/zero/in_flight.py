@@ -5,6 +5,7 @@ The identities behind the modules pass gradients on as they are, so training kee
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -17,7 +18,7 @@ from megadga.alignment.protocols import Drawn, MeasuredSequences, TrainedBatch, 
 from megadga.alignment.taps import Taps, tapped
 from megadga.arrays import FloatArray
 from megadga.zero.aim import AimSource
-from megadga.zero.engine import eager
+from megadga.zero.engine import eager, hold_gathered
 from megadga.zero.passes import ProbePasses
 from megadga.zero.sight import TapsCheck
 
@@ -44,7 +45,8 @@ class TrainingTaps:
         self.stop()
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
-            taps = stack.enter_context(tapped(self._engine.module, direction))
+            hold = partial(hold_gathered, self._engine)
+            taps = stack.enter_context(tapped(self._engine.module, direction, hold))
             hook = self._engine.module.register_forward_pre_hook(self._begin(taps), prepend=True)
             stack.callback(hook.remove)
             self._open = stack.pop_all()
@@ -105,6 +107,7 @@ class InFlightProbe:
 
     def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
         """See ``TrainingProbe``."""
+        self._passes.renew()
         target = PackedSequences([specific])
         aim = self._source.aim(update, target)
         self._check(aim, target)

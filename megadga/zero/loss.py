@@ -34,7 +34,8 @@ def mean_loss(module: nn.Module, tokens: Tensor) -> Tensor:
             f"module: expected a scalar loss or one loss a token, shape {tuple(padding.shape)}, "
             f"found shape {tuple(losses.shape)}"
         )
-    return losses.masked_fill(padding, 0.0).sum() / (~padding).sum()
+    precise = losses.to(torch.promote_types(losses.dtype, torch.float32))
+    return precise.masked_fill(padding, 0.0).sum() / (~padding).sum()
 
 
 def causal_lm_loss(module: nn.Module, tokens: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ They run on ``engine.module`` itself. DeepSpeed reduces gradients where they are
 parameters; here nothing is accumulated, inside a gradient-accumulation window or outside.
 """
 
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -16,12 +18,22 @@ from torch import Tensor, nn
 from megadga.alignment.directions import Direction
 from megadga.alignment.gradient import GradientShard
 from megadga.alignment.packing import PackedSequences
+from megadga.alignment.preserving import preserved
 from megadga.alignment.taps import tapped
 from megadga.arrays import FloatArray
+from megadga.errors import UnsupportedEngineError
 from megadga.sampling.rows import RowShare, shared_rows
 from megadga.zero.collective import ProcessGroupCollective
-from megadga.zero.engine import Engine, check_supported, eager, probe_autocast, release_gathered
-from megadga.zero.layout import ShardedSum, ShardLayout
+from megadga.zero.engine import (
+    Engine,
+    check_supported,
+    eager,
+    hold_gathered,
+    optimized_parameters,
+    probe_autocast,
+    release_gathered,
+)
+from megadga.zero.layout import ShardedSum, ShardLayout, full_shape
 from megadga.zero.loss import Loss
 
 TakeGradient = Callable[[int, Tensor], None]
@@ -51,32 +63,67 @@ class ProbePasses:
 
     Attributes:
         engine: As given.
-        parameters: The trainable ones; their numbers are places here.
+        parameters: Those that train, as far as ``renew`` knows: which the optimizer holds and
+            which are not frozen. Their numbers are places here.
         collective: The ranks that share the work.
         layout: How a gradient is divided over them.
 
     Raises:
-        UnsupportedEngineError: If the engine uses a setting that was not tested.
+        UnsupportedEngineError: If the engine uses a setting that was not tested, or nothing
+            trains.
     """
 
     def __init__(self, engine: Engine, *, loss: Loss) -> None:
         check_supported(engine)
         self.engine = engine
-        self.parameters = [p for p in engine.module.parameters() if p.requires_grad]
+        self.parameters: list[nn.Parameter] = []
         self.collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-        self.layout = ShardLayout(self.parameters, self.collective.world_size)
         self._loss = loss
+        self._ignored: tuple[str, ...] = ()
+        self.renew()
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters' names in the module, in their order."""
+        names = {parameter: name for name, parameter in self.engine.module.named_parameters()}
+        return [names[parameter] for parameter in self.parameters]
+
+    def renew(self) -> None:
+        """Look again at what trains: parameters may be frozen and unfrozen between updates.
+
+        Parameters that could be trained, but that the optimizer does not hold, are told of once.
+
+        Raises:
+            UnsupportedEngineError: If nothing trains.
+        """
+        held = optimized_parameters(self.engine)
+        able = {n: p for n, p in self.engine.module.named_parameters() if p.requires_grad}
+        training = [parameter for parameter in able.values() if parameter in held]
+        if not training:
+            raise UnsupportedEngineError(
+                "probe: expected parameters that require a gradient and that the optimizer holds, "
+                "found none"
+            )
+        ignored = tuple(name for name, parameter in able.items() if parameter not in held)
+        if ignored and ignored != self._ignored and self.collective.rank == 0:
+            warnings.warn(
+                f"alignments leave out {_listed(ignored)}: the optimizer does not hold what "
+                "requires a gradient there",
+                stacklevel=2,
+            )
+        self._ignored = ignored
+        if len(training) != len(self.parameters) or any(map(_differ, training, self.parameters)):
+            self.parameters = training
+            self.layout = ShardLayout(training, self.collective.world_size)
 
     @contextmanager
     def _no_trace(self) -> Generator[None]:
-        """Keep random states as they were, so that dropout in a probe does not move training's.
+        """Keep buffers and random states as they were: probes move nothing of training's.
 
         Every pass starts from the same state, so that passes over the same sequences agree.
         """
-        device = self.engine.device
-        devices = [] if device.type == "cpu" else [device]
         with (
-            torch.random.fork_rng(devices=devices, device_type=device.type),
+            preserved(self.engine.module),
             eager(self.engine),
             probe_autocast(self.engine),
         ):
@@ -94,16 +141,22 @@ class ProbePasses:
     def each_gradient(self, sequences: PackedSequences, take: TakeGradient) -> None:
         """Hand over each rank's summands of the gradient of the mean loss over all targets.
 
-        Every rank calls ``take`` for the same parameters in the same order, once a micro-batch,
-        whose loss is the mean over its own targets and counts as much as it has of all. Collective
-        under ZeRO-3.
+        Every rank calls ``take`` for every parameter once a micro-batch, whose loss is the mean
+        over its own targets and counts as much as it has of all. A parameter that the micro-batch
+        did not use (an expert without tokens) has a gradient of zeros, and comes last. The order
+        is otherwise that of the backward pass, and may differ between ranks. Collective under
+        ZeRO-3.
         """
         with self._no_trace():
             for chunk, tokens in self._micro_batches(sequences):
-                with _gradients_into(take, self.parameters):
+                absent = dict(enumerate(self.parameters))
+                with _gradients_into(take, absent):
                     loss = self._loss(self.engine.module, tokens) * chunk.share
                     torch.autograd.grad(loss, self.parameters, allow_unused=True)
                 release_gathered(self.engine)
+                for index, parameter in absent.items():
+                    zero = torch.zeros((), dtype=parameter.dtype, device=self.engine.device)
+                    take(index, zero.expand(full_shape(parameter)))
 
     def derivatives(self, sequences: PackedSequences, direction: Direction) -> Derivatives:
         """Differentiate each sequence's summed loss along a direction.
@@ -114,8 +167,8 @@ class ProbePasses:
         parts: list[tuple[RowShare, Tensor, Tensor]] = []
         with (
             self._no_trace(),
-            _frozen(self.parameters),
-            tapped(self.engine.module, direction) as taps,
+            _frozen(self.engine.module),
+            tapped(self.engine.module, direction, partial(hold_gathered, self.engine)) as taps,
         ):
             for chunk, tokens in self._micro_batches(sequences):
                 epsilon = taps.begin(chunk.rows.size, self.engine.device)
@@ -153,22 +206,37 @@ class ProbePasses:
             yield chunk, tokens.to(self.engine.device)
 
 
+def _differ(one: nn.Parameter, other: nn.Parameter) -> bool:
+    return one is not other
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    """Return some of many names, and how many there are more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 @contextmanager
-def _gradients_into(take: TakeGradient, parameters: Sequence[nn.Parameter]) -> Generator[None]:
+def _gradients_into(take: TakeGradient, absent: dict[int, nn.Parameter]) -> Generator[None]:
     """Hand over each parameter's gradient the moment a backward pass has made it.
 
     The hook returns a zero of no size in its place, so that no full gradient outlives it, and so
     that ZeRO-3 may release the parameter.
+
+    Args:
+        take: Takes it.
+        absent: The parameters by their numbers; those that have had a gradient are removed.
     """
 
     def taker(index: int) -> Callable[[Tensor], Tensor]:
         def hook(gradient: Tensor) -> Tensor:
+            del absent[index]
             take(index, gradient.detach())
             return gradient.new_zeros(()).expand(gradient.shape)
 
         return hook
 
-    hooks = [p.register_hook(taker(index)) for index, p in enumerate(parameters)]
+    hooks = [p.register_hook(taker(index)) for index, p in absent.items()]
     try:
         yield
     finally:
@@ -177,8 +245,12 @@ def _gradients_into(take: TakeGradient, parameters: Sequence[nn.Parameter]) -> G
 
 
 @contextmanager
-def _frozen(parameters: Sequence[nn.Parameter]) -> Generator[None]:
-    """Switch weight gradients off: ZeRO-3's linear layers compute them whether asked or not."""
+def _frozen(module: nn.Module) -> Generator[None]:
+    """Switch weight gradients off, also of parameters that are not measured.
+
+    They would be left in ``grad``, and ZeRO-3's linear layers compute them whether asked or not.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

@@ -11,10 +11,12 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
+from megadga.alignment.preserving import preserved
 from megadga.alignment.tangents.randomness import from_states
 from megadga.alignment.tangents.tangent import Call, Trace, sequence_dots
 
@@ -43,29 +45,32 @@ class AnyModuleTangent:
         self._direction = direction
 
     def trace(self, call: Call, num_sequences: int) -> Trace:
-        """Keep every tensor among the arguments, and the states that dropout started from."""
+        """Call the module again, on the numbers that it has drawn, and keep how outputs move.
+
+        That is done in the forward pass, not where the derivatives are needed: there a module
+        that the module calls may have given its parameters back (ZeRO-3), or be about to be
+        differentiated itself. The second call leaves no buffer and no random state moved.
+        """
         leaves, form = pytree.tree_flatten((call.positional, dict(call.named)))
-        tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        detached = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        positional, named = pytree.tree_unflatten(detached, form)
         device = self._parameters[0].device
-        num_states = len(call.random_states)
-        autocast = _autocast_as_now(device)
+        with (
+            preserved(self._module),
+            from_states(call.random_states, device),
+            _saved_as_they_are(),
+        ):
+            changes = self._changes(positional, named)
+        moving = [place for place, change in enumerate(changes) if change is not None]
 
         def derivatives(gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]) -> Tensor:
-            filled = list(others)
-            for place, tensor in zip(places, kept[num_states:], strict=True):
-                filled[place] = tensor
-            positional, named = pytree.tree_unflatten(filled, form)
-            with from_states(kept[:num_states], device), autocast:
-                changes = self._changes(positional, named)
             total = torch.zeros(num_sequences, dtype=torch.float64, device=device)
-            for gradient, change in zip(gradients, changes, strict=True):
-                if gradient is not None and change is not None:
+            for place, change in zip(moving, kept, strict=True):
+                if (gradient := gradients[place]) is not None:
                     total += sequence_dots(gradient, change, num_sequences)
             return total
 
-        return Trace((*call.random_states, *tensors), derivatives)
+        return Trace(tuple(change for change in changes if change is not None), derivatives)
 
     def _changes(
         self, positional: tuple[Any, ...], named: dict[str, Any]
@@ -94,6 +99,11 @@ class AnyModuleTangent:
         return tuple(next(changes) if output.requires_grad else None for output in outputs)
 
 
+def _saved_as_they_are() -> saved_tensors_hooks:
+    """Keep an own graph's tensors out of activation checkpointing, which would drop them."""
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+
+
 @contextmanager
 def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     """Record operations on these parameters, also where gradients are switched off."""
@@ -106,11 +116,3 @@ def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     finally:
         for parameter, required in zip(parameters, before, strict=True):
             parameter.requires_grad_(required)
-
-
-def _autocast_as_now(device: torch.device) -> torch.autocast:
-    return torch.autocast(
-        device.type,
-        dtype=torch.get_autocast_dtype(device.type),
-        enabled=torch.is_autocast_enabled(device.type),
-    )

@@ -7,6 +7,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+_CONVERTED = 1 << 22  # elements that are held in another precision at once
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -62,13 +64,25 @@ class Tangent(Protocol):
 def sequence_dots(left: Tensor, right: Tensor, num_sequences: int) -> Tensor:
     """Return the inner product of each sequence's part, float64, shape ``(num_sequences,)``.
 
+    It is multiplied and added up in float32 at least: products of bfloat16 that are rounded to
+    bfloat16 again are off by 1e-3 of the inner product.
+
     Args:
         left: Shape ``(num_sequences, ...)``.
         right: Of a shape that broadcasts to ``left``'s.
         num_sequences: Sequences of the micro-batch.
     """
     right = right.expand_as(left).reshape(num_sequences, -1)
-    return _vecdot(left.reshape(num_sequences, -1), right).double()
+    left = left.reshape(num_sequences, -1)
+    precise = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+    if left.dtype == right.dtype == precise:
+        return _vecdot(left, right).double()
+    total = torch.zeros(num_sequences, dtype=torch.float64, device=left.device)
+    columns = max(1, _CONVERTED // num_sequences)  # so that no whole copy is ever held
+    for start in range(0, left.shape[1], columns):
+        part = slice(start, start + columns)
+        total += _vecdot(left[:, part].to(precise), right[:, part].to(precise)).double()
+    return total
 
 
 _vecdot = cast("Callable[[Tensor, Tensor], Tensor]", torch.linalg.vecdot)

@@ -51,6 +51,16 @@ def test_without_padding_it_is_the_mean_to_the_bit():
     assert mean_loss(Constant(losses), tokens).item() == losses.mean().item()
 
 
+def test_losses_in_half_precision_are_averaged_in_single():
+    losses = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0078125]], dtype=torch.bfloat16)
+    tokens = torch.ones(2, 4, dtype=torch.int64)
+
+    found = mean_loss(Constant(losses), tokens)
+
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(1.0 + 0.0078125 / 6, rel=EPSILON)
+
+
 @pytest.mark.parametrize("shape", [(1,), (6,), (2,), (2, 4), (2, 3, 1)])
 def test_anything_else_is_refused_by_shape(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"one loss a token, shape \(2, 3\), found shape \(") as e:
