@@ -37,6 +37,13 @@ def evaluating(module: nn.Module) -> Generator[None]:
             owner.training = training
 
 
+def seed_everything(seed: int) -> None:
+    """Seed every global generator that a module may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def _copies(owner: nn.Module) -> dict[str, tuple[Tensor | None, Tensor | None]]:
     """Return each buffer of a module with a copy of what is in it."""
     return {

@@ -7,7 +7,7 @@ modules that is the derivative of the loss in the length of a step along the dir
 at a time. Knows no engine and no rank.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast, final
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from megadga.alignment.directions import Direction
-from megadga.alignment.tangents.choosing import choose_tangent
+from megadga.alignment.directions import Direction, OnePiece
+from megadga.alignment.tangents.choosing import choose_tangent, own_parameters
 from megadga.alignment.tangents.randomness import random_states
 from megadga.alignment.tangents.tangent import Call, Tangent, Trace
 from megadga.errors import UnsupportedEngineError
@@ -59,10 +59,16 @@ class Taps:
     @contextmanager
     def _calling_again(self, module: nn.Module) -> Generator[None]:
         """Let a tangent call a module, and those that it calls, without being tapped."""
+        calls_others = next(module.children(), None) is not None
+        with self.paused(), self._hold(module) if calls_others else nullcontext():
+            yield
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Let modules be called as if they were not tapped."""
         epsilon, self._epsilon = self._epsilon, None
         try:
-            with self._hold(module) if next(module.children(), None) else nullcontext():
-                yield
+            yield
         finally:
             self._epsilon = epsilon
 
@@ -101,6 +107,37 @@ def tapped(module: nn.Module, direction: Direction, hold: Hold = nullcontext) ->
             if (tangent := choose_tangent(child, direction)) is not None:
                 _ModuleTap(taps, name, tangent).hook_onto(child, hooks)
         yield taps
+
+
+@contextmanager
+def tapped_apart(
+    module: nn.Module,
+    direction: Direction,
+    parameters: Sequence[nn.Parameter],
+    hold: Hold = nullcontext,
+) -> Generator[list[Taps]]:
+    """Tap along each parameter's piece of a direction by itself; see ``tapped``.
+
+    Yields:
+        Those of each parameter. A micro-batch begins with all of them.
+    """
+
+    @contextmanager
+    def hold_and_pause(child: nn.Module) -> Generator[None]:
+        with ExitStack() as stack:
+            for each in taps.values():
+                stack.enter_context(each.paused())
+            stack.enter_context(hold(child))
+            yield
+
+    taps = {parameter: Taps(hold_and_pause) for parameter in parameters}
+    with ExitStack() as hooks:
+        for name, child in _tappable(module):
+            for parameter in own_parameters(child):
+                piece = OnePiece(direction, parameter)
+                if parameter in taps and (tangent := choose_tangent(child, piece)) is not None:
+                    _ModuleTap(taps[parameter], name, tangent).hook_onto(child, hooks)
+        yield list(taps.values())
 
 
 def _tappable(module: nn.Module, name: str = "") -> Generator[tuple[str, nn.Module]]:

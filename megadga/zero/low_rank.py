@@ -204,8 +204,10 @@ class LowRankGradient:
             summand = gradient.float()
             sum_of[index] += project(places[index], summand) if index in places else summand
 
-        self._passes.each_gradient(specific, take)
+        scale = self._passes.each_gradient(specific, take)
         agreed = self._passes.collective.agreed_sum_of_tensors(sums)
+        if scale != 1.0:
+            agreed = [each * scale for each in agreed]
         return agreed[: len(shapes)], agreed[len(shapes) :]
 
     def _as_aim(self, found: _Found, *, age: int) -> Aim:

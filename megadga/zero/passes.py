@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from megadga.alignment.directions import Direction
 from megadga.alignment.gradient import GradientShard
 from megadga.alignment.packing import PackedSequences
-from megadga.alignment.preserving import preserved
-from megadga.alignment.taps import tapped
-from megadga.arrays import FloatArray
+from megadga.alignment.preserving import preserved, seed_everything
+from megadga.alignment.taps import Taps, tapped, tapped_apart
+from megadga.arrays import FloatArray, IntArray
 from megadga.errors import UnsupportedEngineError
 from megadga.sampling.rows import RowShare, shared_rows
 from megadga.zero.collective import ProcessGroupCollective
@@ -34,7 +34,7 @@ from megadga.zero.engine import (
     release_gathered,
 )
 from megadga.zero.layout import ShardedSum, ShardLayout, full_shape
-from megadga.zero.loss import Loss
+from megadga.zero.loss import CountedLoss, Loss, as_counted, watching_targets
 
 TakeGradient = Callable[[int, Tensor], None]
 """Takes the number of a parameter and its gradient on this rank, which nobody keeps."""
@@ -46,10 +46,12 @@ class Derivatives:
 
     Attributes:
         along: Derivative of each sequence's summed loss, shape ``(N,)``.
+        num_targets: Targets that the loss counts of each, shape ``(N,)``.
         loss: Mean loss over all targets.
     """
 
     along: FloatArray
+    num_targets: IntArray
     loss: float
 
 
@@ -79,6 +81,7 @@ class ProbePasses:
         self.parameters: list[nn.Parameter] = []
         self.collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
         self._loss = loss
+        self._counts_targets = self._counts_together = False
         self._ignored: tuple[str, ...] = ()
         self.renew()
 
@@ -129,77 +132,185 @@ class ProbePasses:
         ):
             yield
 
-    def gradient(self, sequences: PackedSequences) -> GradientShard:
+    def gradient(
+        self, sequences: PackedSequences, *, micro_batch_size: int | None = None
+    ) -> GradientShard:
         """Return this rank's shard of the gradient of the mean loss over all targets. Collective.
 
         Memory: the shard and one bucket.
+
+        Args:
+            sequences: At least one.
+            micro_batch_size: Of one forward pass; None: training's.
         """
         total = ShardedSum(self.layout, self.collective, device=self.engine.device)
-        self.each_gradient(sequences, total.add)
-        return total.finish()
+        scale = self.each_gradient(sequences, total.add, micro_batch_size=micro_batch_size)
+        shard = total.finish()
+        return shard if scale == 1.0 else GradientShard(shard.values * scale)
 
-    def each_gradient(self, sequences: PackedSequences, take: TakeGradient) -> None:
+    def each_gradient(
+        self,
+        sequences: PackedSequences,
+        take: TakeGradient,
+        *,
+        micro_batch_size: int | None = None,
+    ) -> float:
         """Hand over each rank's summands of the gradient of the mean loss over all targets.
 
         Every rank calls ``take`` for every parameter once a micro-batch, whose loss is the mean
         over its own targets and counts as much as it has of all. A parameter that the micro-batch
         did not use (an expert without tokens) has a gradient of zeros, and comes last. The order
-        is otherwise that of the backward pass, and may differ between ranks. Collective under
-        ZeRO-3.
+        is otherwise that of the backward pass, and may differ between ranks. Collective.
+
+        Returns:
+            What the sum is to be multiplied by: 1, but for a loss that counts its own targets,
+            whose number is known when all have passed.
         """
+        num_targets = int(sequences.num_targets.sum())
+        counted = 0.0
         with self._no_trace():
-            for chunk, tokens in self._micro_batches(sequences):
+            for chunk, tokens in self._micro_batches(sequences, micro_batch_size):
                 absent = dict(enumerate(self.parameters))
                 with _gradients_into(take, absent):
-                    loss = self._loss(self.engine.module, tokens) * chunk.share
-                    torch.autograd.grad(loss, self.parameters, allow_unused=True)
+                    loss = self._measured(tokens)
+                    if isinstance(loss, CountedLoss):
+                        here = float(chunk.share > 0.0)
+                        counted += here * float(loss.counts.sum())
+                        part = loss.total * (here / num_targets)
+                    else:
+                        part = loss * chunk.share
+                    torch.autograd.grad(part, self.parameters, allow_unused=True)
                 release_gathered(self.engine)
                 for index, parameter in absent.items():
                     zero = torch.zeros((), dtype=parameter.dtype, device=self.engine.device)
                     take(index, zero.expand(full_shape(parameter)))
+        if not self.counts_targets:
+            return 1.0
+        return num_targets / max(1.0, float(self.collective.agreed_sum(np.array([counted]))[0]))
 
-    def derivatives(self, sequences: PackedSequences, direction: Direction) -> Derivatives:
+    def derivatives(
+        self,
+        sequences: PackedSequences,
+        direction: Direction,
+        *,
+        micro_batch_size: int | None = None,
+    ) -> Derivatives:
         """Differentiate each sequence's summed loss along a direction.
 
         One forward and one backward pass without weight gradients. Collective; equal bits on every
         rank.
+
+        Args:
+            sequences: At least one.
+            direction: What is differentiated along.
+            micro_batch_size: Of one forward pass; None: training's, or 1 if the loss tells only
+                how many targets it counts of several sequences together.
         """
-        parts: list[tuple[RowShare, Tensor, Tensor]] = []
-        with (
-            self._no_trace(),
-            _frozen(self.engine.module),
-            tapped(self.engine.module, direction, partial(hold_gathered, self.engine)) as taps,
-        ):
-            for chunk, tokens in self._micro_batches(sequences):
-                epsilon = taps.begin(chunk.rows.size, self.engine.device)
-                loss = self._loss(self.engine.module, tokens)
-                loss.backward()
-                release_gathered(self.engine)
-                if chunk.share and epsilon.grad is not None:
-                    parts.append((chunk, epsilon.grad, loss.detach()))
-        numbers = np.zeros(sequences.num_targets.size + 1)
-        for chunk, of_mean, loss in parts:
-            num_targets = sequences.num_targets[chunk.rows].sum()
-            numbers[chunk.rows] = of_mean.cpu().numpy() * num_targets
-            numbers[-1] += float(loss) * chunk.share
-        *along, loss = self.collective.agreed_sum(numbers)
-        return Derivatives(np.array(along), float(loss))
+        hold = partial(hold_gathered, self.engine)
+        with tapped(self.engine.module, direction, hold) as taps:
+            found = self._derivatives(sequences, [taps], micro_batch_size)
+        return Derivatives(found.along[0], found.num_targets, found.loss)
 
-    def mean_loss(self, sequences: PackedSequences) -> float:
-        """Return the mean loss over all targets. Collective; equal bits on every rank."""
+    def derivatives_apart(
+        self,
+        sequences: PackedSequences,
+        direction: Direction,
+        *,
+        micro_batch_size: int | None = None,
+    ) -> Derivatives:
+        """Differentiate along the direction's piece of each parameter by itself.
+
+        ``along`` has shape ``(parameters, N)``. It takes as many hooks as there are parameters,
+        and is not for every update. Otherwise as ``derivatives``.
+        """
+        hold = partial(hold_gathered, self.engine)
+        with tapped_apart(self.engine.module, direction, self.parameters, hold) as taps:
+            return self._derivatives(sequences, taps, micro_batch_size)
+
+    def _derivatives(
+        self, sequences: PackedSequences, taps: Sequence[Taps], micro_batch_size: int | None
+    ) -> Derivatives:
+        size = 1 if self._counts_together else micro_batch_size
+        numbers = np.zeros((len(taps) + 1, sequences.num_targets.size))
         total = 0.0
-        with self._no_trace(), torch.no_grad():
-            for chunk, tokens in self._micro_batches(sequences):
-                total += float(self._loss(self.engine.module, tokens)) * chunk.share
-        return float(self.collective.agreed_sum(np.array([total]))[0])
+        with self._no_trace(), _frozen(self.engine.module):
+            for chunk, tokens in self._micro_batches(sequences, size):
+                epsilons = [each.begin(chunk.rows.size, self.engine.device) for each in taps]
+                loss = self._measured(tokens)
+                if isinstance(loss, CountedLoss):
+                    scale, counts = 1.0, loss.counts.cpu().numpy()
+                    loss.total.backward()
+                    total += float(loss.total.detach()) * (chunk.share > 0.0)
+                else:
+                    counts = sequences.num_targets[chunk.rows]
+                    scale = counts.sum()
+                    loss.backward()
+                    total += float(loss.detach()) * chunk.share
+                release_gathered(self.engine)
+                if not chunk.share:
+                    continue
+                for row, epsilon in zip(numbers, epsilons, strict=False):
+                    if epsilon.grad is not None:
+                        row[chunk.rows] = epsilon.grad.cpu().numpy() * scale
+                numbers[-1, chunk.rows] = counts
+        agreed = self.collective.agreed_sum(np.append(numbers.ravel(), total))
+        *along, counts = agreed[:-1].reshape(numbers.shape)
+        mean = agreed[-1] / max(1.0, counts.sum()) if self.counts_targets else agreed[-1]
+        return Derivatives(np.array(along), counts.astype(np.int64), float(mean))
 
-    def _micro_batches(self, sequences: PackedSequences) -> Iterator[tuple[RowShare, Tensor]]:
+    def mean_loss(
+        self, sequences: PackedSequences, *, micro_batch_size: int | None = None, seed: int = 0
+    ) -> float:
+        """Return the mean loss over all targets. Collective; equal bits on every rank.
+
+        Args:
+            sequences: At least one.
+            micro_batch_size: Of one forward pass; None: training's.
+            seed: Above 0, random numbers are others than those of training.
+        """
+        total = counted = 0.0
+        with self._no_trace(), torch.no_grad():
+            if seed:
+                seed_everything(seed)
+            for chunk, tokens in self._micro_batches(sequences, micro_batch_size):
+                loss = self._measured(tokens)
+                if isinstance(loss, CountedLoss):
+                    here = float(chunk.share > 0.0)
+                    total += float(loss.total) * here
+                    counted += float(loss.counts.sum()) * here
+                else:
+                    total += float(loss) * chunk.share
+        total, counted = self.collective.agreed_sum(np.array([total, counted]))
+        return float(total / max(1.0, counted)) if self.counts_targets else float(total)
+
+    @property
+    def counts_targets(self) -> bool:
+        """Whether the loss says itself how many targets it counts; known when it was called."""
+        return self._counts_targets
+
+    def watch_targets(self) -> None:
+        """Have targets counted that the loss's own cross-entropy counts, and no others."""
+        self._loss = watching_targets(self._loss)
+
+    def _measured(self, tokens: Tensor) -> Tensor | CountedLoss:
+        """Return the mean loss of a micro-batch, or what the loss counts."""
+        returned = self._loss(self.engine.module, tokens)
+        counted = as_counted(returned, len(tokens))
+        if counted is None:
+            return returned.to(torch.promote_types(returned.dtype, torch.float32))
+        self._counts_targets = True
+        self._counts_together |= counted.counts.numel() != len(tokens)
+        return counted
+
+    def _micro_batches(
+        self, sequences: PackedSequences, size: int | None = None
+    ) -> Iterator[tuple[RowShare, Tensor]]:
         """Yield this rank's micro-batches; as many on every rank."""
         chunks = shared_rows(
             sequences.num_targets,
             rank=self.collective.rank,
             world_size=self.collective.world_size,
-            micro_batch_size=self.engine.train_micro_batch_size_per_gpu(),
+            micro_batch_size=size or self.engine.train_micro_batch_size_per_gpu(),
         )
         for chunk in chunks:
             tokens = torch.from_numpy(sequences.read(chunk.rows))
