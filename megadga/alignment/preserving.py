@@ -11,15 +11,20 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def preserved(module: nn.Module) -> Generator[None]:
+def preserved(module: nn.Module, *, restart: Callable[[], None] = lambda: None) -> Generator[None]:
     """Put back, at the end, what forward and backward passes of a module may move.
 
     Its buffers (running statistics, counters), each submodule's mode (``training``), and every
     random state: Python's, numpy's, torch's of the CPU and of the module's devices, and those of
     generators that submodules hold as attributes.
+
+    Args:
+        module: What the passes go through.
+        restart: Sets random states to where they shall begin (see ``random_states_of``).
     """
     with ExitStack() as stack:
-        stack.callback(_random_states(module))
+        stack.callback(random_states_of(module))
+        restart()
         for owner in module.modules():
             stack.callback(_put_back, owner, owner.training, _copies(owner))
         yield
@@ -70,7 +75,7 @@ def _put_back(
         registered[name] = buffer
 
 
-def _random_states(module: nn.Module) -> Callable[[], None]:
+def random_states_of(module: nn.Module) -> Callable[[], None]:
     """Return what sets every random state back to what it is now."""
     devices = {parameter.device for parameter in module.parameters()} - {torch.device("cpu")}
     devices = {device for device in devices if device.type != "meta"}

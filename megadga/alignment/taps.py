@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction, OnePiece
+from megadga.alignment.preserving import random_states_of
 from megadga.alignment.tangents.choosing import choose_tangent, own_parameters
+from megadga.alignment.tangents.generic import AnyModuleTangent
 from megadga.alignment.tangents.randomness import random_states
 from megadga.alignment.tangents.tangent import Call, Tangent, Trace
 from megadga.errors import UnsupportedEngineError
@@ -157,6 +159,10 @@ def _tappable(module: nn.Module, name: str = "") -> Generator[tuple[str, nn.Modu
     yield from walk(module, name)
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 @final
 class _ModuleTap:
     """What happens before and after each call of one module."""
@@ -166,6 +172,7 @@ class _ModuleTap:
         self._name = name
         self._tangent = tangent
         self._states: tuple[Tensor, ...] = ()
+        self._restart: Callable[[], None] = _nothing
 
     def hook_onto(self, module: nn.Module, hooks: ExitStack) -> None:
         """Hook onto the module, and off when the stack closes."""
@@ -176,8 +183,10 @@ class _ModuleTap:
         after = module.register_forward_hook(self._after, with_kwargs=True, prepend=True)
         hooks.callback(after.remove)
 
-    def _before(self, _: nn.Module, __: tuple[Any, ...]) -> None:
+    def _before(self, module: nn.Module, _: tuple[Any, ...]) -> None:
         self._states = self._taps.random_states()
+        if self._states and isinstance(self._tangent, AnyModuleTangent):
+            self._restart = random_states_of(module)
 
     def _after(
         self,
@@ -186,7 +195,7 @@ class _ModuleTap:
         named: Mapping[str, Any],
         outputs: Any,
     ) -> Any:
-        call = Call(positional, named, self._states)
+        call = Call(positional, named, self._states, self._restart)
         return self._taps.tap(self._name, module, self._tangent, call, outputs)
 
 

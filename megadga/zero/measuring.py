@@ -34,7 +34,7 @@ def make_measurement(
     loss: Loss,
     seed: int,
 ) -> Measurement:
-    """Return what measures the alignments that a rule needs.
+    """Return what measures the alignments that a rule needs, checked on a few sequences. Collective.
 
     Args:
         engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
@@ -42,11 +42,12 @@ def make_measurement(
         specific: The specific set; not read if the domains are compared with their own mean.
         probing: The way, and the sequences.
         needs: What else than inner products the rule reads.
-        loss: Mean loss of a batch of tokens, computed through the module that it is given.
+        loss: Of a batch of tokens, computed through the module that it is given.
         seed: Addresses the probe streams.
 
     Raises:
-        UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested.
+        UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested, or the
+            module or its loss cannot be measured.
         ValueError: If the way cannot measure what is needed, or a specific set is missing.
     """
     if needs.target == "domains":

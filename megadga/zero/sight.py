@@ -100,7 +100,8 @@ class ProbeCheck:
         Raises:
             UnsupportedEngineError: As when it was made.
         """
-        if self._derivatives and (self._unproven or self._parameters != self._passes.parameters):
+        others_train = self._parameters is not self._passes.parameters
+        if self._derivatives and (self._unproven or others_train):
             self._dry(self._check_parameters)
             self._unproven = False
 
@@ -128,8 +129,9 @@ class ProbeCheck:
             return
         raise UnsupportedEngineError(
             "loss: expected the mean over the targets of a micro-batch that are not padding, "
-            "found a value for several sequences that is not such a mean of theirs; if it leaves "
-            "out targets, return (losses, mask) of shape (b, S) or (sums, counts) of shape (b,)"
+            "found a value for several sequences that is not such a mean of what each has alone; "
+            "if it leaves out targets, return (losses, mask) of shape (b, S) or (sums, counts) of "
+            "shape (b,); sequences must not depend on each other"
         )
 
     def _passes_counted(self) -> bool:

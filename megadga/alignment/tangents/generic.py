@@ -56,7 +56,7 @@ class AnyModuleTangent:
         positional, named = pytree.tree_unflatten(detached, form)
         device = self._parameters[0].device
         with (
-            preserved(self._module),
+            preserved(self._module, restart=call.restart),
             from_states(call.random_states, device),
             _saved_as_they_are(),
         ):

@@ -19,11 +19,14 @@ class Call:
         named: Its keyword arguments.
         random_states: Those that it drew from (see ``randomness``): before the call, since by the
             time its outputs are seen dropout has moved on.
+        restart: Sets every other generator back to where the call began: Python's, numpy's, and
+            those that modules hold. Only for modules that are called again.
     """
 
     positional: tuple[Any, ...]
     named: Mapping[str, Any]
     random_states: tuple[Tensor, ...]
+    restart: Callable[[], None] = lambda: None
 
     @property
     def input(self) -> Tensor:

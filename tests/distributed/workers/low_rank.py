@@ -116,11 +116,12 @@ def another_processor() -> Generator[None]:
         yield
         return
     qr, svd = torch.linalg.qr, factoring._svd
+    as_returned: Any = torch.return_types
 
     def other_qr(matrix: Tensor) -> Any:
         q, r = qr(matrix)
         signs = torch.ones(q.shape[1]).index_fill_(0, torch.arange(0, q.shape[1], 2), -1.0)
-        return torch.return_types.linalg_qr((q * signs, signs[:, None] * r))
+        return as_returned.linalg_qr((q * signs, signs[:, None] * r))
 
     def other_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         left, values, right = svd(matrix)
