@@ -26,4 +26,4 @@ class ResumeError(MegadgaError):
 
 
 class UnsupportedEngineError(MegadgaError):
-    """Alignments are not known to be exact: by a setting of the DeepSpeed engine, or its module."""
+    """Alignments are not known to be exact by a setting of the DeepSpeed engine, or its module."""

@@ -34,7 +34,9 @@ def make_measurement(
     loss: Loss,
     seed: int,
 ) -> Measurement:
-    """Return what measures the alignments that a rule needs, checked on a few sequences. Collective.
+    """Return what measures the alignments that a rule needs. Collective.
+
+    It is checked on a few sequences.
 
     Args:
         engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.

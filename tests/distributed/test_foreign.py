@@ -74,6 +74,16 @@ def test_a_loss_that_is_no_mean_over_its_targets_is_refused_at_construction(
     assert "found one that leaves out some" in refusals["masked, in flight"]
 
 
+def test_whatever_a_module_does_not_stand_is_refused_at_construction(
+    found: dict[str, Any],
+) -> None:
+    told = found["refusals"]["unrepeatable"]
+    assert told.startswith("probe: expected a module that can be differentiated along a direction")
+    assert "found KeyError: 'saved'" in told
+    assert told.endswith("measure with probe type sharded")
+    assert found["refusals"]["unrepeatable, sharded"] == ""
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_parameter_that_is_used_out_of_sight_is_named_at_construction(
     found: dict[str, Any], precision: str

@@ -108,6 +108,19 @@ class Unseen(nn.Module):
         return self.called(h) + 0.3 * F.linear(torch.tanh(h), self.called.weight)
 
 
+class Unrepeatable(nn.Module):
+    """Has a parameter of its own, and cannot be called again by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, h: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not h.requires_grad:
+            raise KeyError("saved")  # as those that look for what a first pass has left do
+        return self.gain * h
+
+
 class Masking(Foreign):
     """Leaves out two targets of three, and says so in one of several ways.
 

@@ -34,6 +34,7 @@ from tests.support.foreign_models import (
     Moving,
     Scalar,
     Unlike,
+    Unrepeatable,
     Unseen,
     loss_of_logits,
 )
@@ -305,6 +306,8 @@ def of_refusals(folder: Path) -> dict[str, str]:
         "masked by hand, directional": complaint(folder, by_hand, Directional()),
         "masked, in flight": complaint(folder, lambda: Masking("mask"), InFlight()),
         "sequences that mix": complaint(folder, block(Unlike), Directional()),
+        "unrepeatable": complaint(folder, block(Unrepeatable), Directional()),
+        "unrepeatable, sharded": complaint(folder, block(Unrepeatable), Sharded()),
     }
     for precision in ("fp32", "bf16"):
         told[f"unseen, {precision}"] = complaint(
