@@ -169,7 +169,9 @@ def test_a_run_killed_after_a_checkpoint_ends_like_the_uninterrupted_one(tmp_pat
     assert found == expected
     assert {r["step"] for r in records(parts, "metrics.abandoned.jsonl")} == {4}
     last = "out/checkpoints/step-00000006"
-    assert differing(whole / last, parts / last) == []
+    # Checkpoints hold DeepSpeed's settings, and those are others where parameters are released.
+    places = differing(whole / last, parts / last)
+    assert [place for place in places if ".ds_config." not in place] == []
     assert shared_buffers() <= buffers
 
 
