@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
+from megadga.alignment.layouts import Layouts
 from megadga.alignment.packing import PackedSequences
 from megadga.alignment.protocols import Drawn, MeasuredSequences, TrainedBatch, Watch
 from megadga.alignment.taps import Taps, tapped
@@ -104,30 +105,39 @@ class TrainingTaps:
     """
 
     def __init__(self, passes: ProbePasses) -> None:
-        self._engine = passes.engine
+        self._passes, self._engine = passes, passes.engine
         self._collective = passes.collective
         self._open: ExitStack | None = None
+        self._taps: Taps | None = None
         self._epsilons: list[Tensor] = []
         self._scales: list[SeenScale] = []
 
-    def start(self, direction: Direction) -> None:
-        """Tap every forward and backward pass from here on. A compiled module runs eagerly."""
+    def start(self, direction: Direction, layouts: Layouts) -> None:
+        """Tap every forward and backward pass from here on. A compiled module runs eagerly.
+
+        Raises:
+            UnsupportedEngineError: If the sequences of a micro-batch cannot be told from one
+                another in the outputs of every module.
+        """
         self.stop()
+        _check_told_apart(self._passes)
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
-            hold = partial(hold_gathered, self._engine)
-            taps = stack.enter_context(tapped(self._engine.module, direction, hold))
+            hold, following = partial(hold_gathered, self._engine), self._passes.following
+            taps = stack.enter_context(
+                tapped(self._engine.module, direction, layouts, hold=hold, following=following)
+            )
             hook = self._engine.module.register_forward_pre_hook(self._begin(taps), prepend=True)
             stack.callback(hook.remove)
             seen = self._engine.module.register_forward_hook(self._see)
             stack.callback(seen.remove)
-            self._open = stack.pop_all()
+            self._open, self._taps = stack.pop_all(), taps
 
     def stop(self) -> None:
         """Take all hooks off, if there are any."""
         if self._open is not None:
             self._open.close()
-        self._open, self._epsilons, self._scales = None, [], []
+        self._open, self._taps, self._epsilons, self._scales = None, None, [], []
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         """Take the hooks off and return the derivative of each sequence's summed loss, ``(B,)``.
@@ -136,17 +146,19 @@ class TrainingTaps:
 
         Raises:
             ValueError: If the step trained on another number of micro-batches.
-            UnsupportedEngineError: If targets of a sequence did not all count for the same.
+            UnsupportedEngineError: If targets of a sequence did not all count for the same, or a
+                module has returned what it had not before, and the sequences in it cannot be told
+                from one another.
         """
-        epsilons, scales = self._epsilons, self._scales
+        epsilons, scales, taps = self._epsilons, self._scales, self._taps
         self.stop()
         if len(epsilons) != len(batch.rows):
             raise ValueError(
                 f"in-flight probe: expected the {len(batch.rows)} micro-batches of the step to "
                 f"pass through the engine, found {len(epsilons)}"
             )
-        # One more: whether something was refused, which every rank is to know.
-        numbers = torch.zeros(batch.domains.size + 1, dtype=torch.float64)
+        # Two more: what was refused or cannot be told apart, which every rank is to know.
+        numbers = torch.zeros(batch.domains.size + 2, dtype=torch.float64)
         # engine.backward divides the mean loss of a micro-batch by the number of micro-batches.
         scale = batch.rows.size * batch.sequence_length
         expected = 1.0 / batch.rows.size
@@ -159,9 +171,13 @@ class TrainingTaps:
             of_rows = epsilon.grad.cpu() * scale
             if weights is not None and not bool((weights / expected - 1.0).abs().max() < _CLOSE):
                 of_rows = of_rows * (expected / weights)
-                numbers[-1] += float(not bool((weights != 0.0).all()))
+                numbers[-2] += float(not bool((weights != 0.0).all()))
             numbers[rows] = of_rows
-        *along, num_refused = self._collective.agreed_sum(numbers.numpy())
+        unknown = {} if taps is None else taps.unknown
+        numbers[-1] = len(unknown)
+        *along, num_refused, num_unknown = self._collective.agreed_sum(numbers.numpy())
+        if num_unknown:
+            raise UnsupportedEngineError(_cannot_tell(unknown))
         if num_refused:
             raise UnsupportedEngineError(
                 "in-flight probe: expected training's loss to be the mean over the targets of a "
@@ -177,11 +193,29 @@ class TrainingTaps:
     def _begin(self, taps: Taps) -> Any:
         size, device = self._engine.train_micro_batch_size_per_gpu(), self._engine.device
 
-        def begin(_: nn.Module, __: tuple[Any, ...]) -> None:
+        def begin(_: nn.Module, positional: tuple[Any, ...]) -> None:
             if torch.is_grad_enabled():
-                self._epsilons.append(taps.begin(size, device))
+                tokens = positional[0] if positional else None
+                known = isinstance(tokens, Tensor) and len(tokens) == size
+                self._epsilons.append(taps.begin(size, device, tokens if known else None))
 
         return begin
+
+
+def _check_told_apart(passes: ProbePasses) -> None:
+    """Refuse modules whose outputs have shown that sequences are told by passing alone."""
+    if passes.single:
+        raise UnsupportedEngineError(_cannot_tell(passes.unknown))
+
+
+def _cannot_tell(unknown: Mapping[str, tuple[int, ...]]) -> str:
+    some = [f"{name!r} (an output of shape {shape})" for name, shape in unknown.items()]
+    modules = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
+    return (
+        "in-flight probe: expected every module to return the sequences of a micro-batch along an "
+        f"axis, found no such axis in {modules or 'a module of another rank'}; measure with probe "
+        "type directional or sharded, or train with micro-batches of one sequence"
+    )
 
 
 @final
@@ -192,9 +226,14 @@ class InFlightProbe:
         passes: Forward and backward passes on the engine that trains.
         source: Finds each update's direction.
         check: Has looked at the module.
+
+    Raises:
+        UnsupportedEngineError: If the sequences of a micro-batch cannot be told from one another
+            in the outputs of every module.
     """
 
     def __init__(self, passes: ProbePasses, source: AimSource, check: ProbeCheck) -> None:
+        _check_told_apart(passes)
         self._passes = passes
         self._source = source
         self._check = check
@@ -207,7 +246,7 @@ class InFlightProbe:
         target = PackedSequences([specific])
         aim = self._source.aim(update, target)
         measured = self._measured_apart(aim.direction, apart)
-        self._taps.start(aim.direction)
+        self._taps.start(aim.direction, self._passes.layouts(target))
         return Watch(measured, aim.squared_norm, aim.energy, aim.preconditioned)
 
     def finish(self, batch: TrainedBatch) -> FloatArray:

@@ -1,6 +1,6 @@
 """From a module and tokens to the loss that gradients are taken of. Knows no engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -104,7 +104,7 @@ def watching_targets(loss: Loss) -> Loss:
 
     def watched(module: nn.Module, tokens: Tensor) -> Any:
         with _WatchedTargets() as targets:
-            mean = loss(module, tokens)
+            mean = loss_of(loss(module, tokens), "loss")
         counted = [each for each in targets.counted if each[1].numel() % len(tokens) == 0]
         if len(counted) != 1 or not isinstance(mean, Tensor) or mean.ndim:
             return mean
@@ -123,14 +123,16 @@ def mean_loss(module: nn.Module, tokens: Tensor) -> Any:
 
     Args:
         module: Returns that mean itself, a scalar, as ``cross_entropy`` does by default; or one
-            loss a token, shape ``(b, S)``; or a pair as ``Loss`` describes, which is passed on.
+            loss a token, shape ``(b, S)``; or a pair as ``Loss`` describes, which is passed on; or
+            an object whose ``loss`` is one of these, such as a ``ModelOutput`` of Hugging Face's
+            ``transformers``.
         tokens: Shape ``(b, S + 1)``.
 
     Raises:
         ValueError: If the module returns something else.
     """
-    losses: Tensor = module(tokens)
-    if isinstance(losses, tuple) or losses.ndim == 0:
+    losses = loss_of(module(tokens), "module")
+    if not isinstance(losses, Tensor) or losses.ndim == 0:
         return losses
     padding = tokens[:, 1:] == PADDING
     if losses.shape != padding.shape:
@@ -140,6 +142,43 @@ def mean_loss(module: nn.Module, tokens: Tensor) -> Any:
         )
     precise = losses.to(torch.promote_types(losses.dtype, torch.float32))
     return precise.masked_fill(padding, 0.0).sum() / (~padding).sum()
+
+
+def loss_of(returned: Any, what: str) -> Any:
+    """Return a loss as a tensor, or as it counts its targets: what was returned, or its ``loss``.
+
+    Args:
+        returned: By a module or a loss function.
+        what: Which of these; for the message.
+
+    Raises:
+        ValueError: If there is nothing in it to be the loss.
+    """
+    if _may_be_loss(returned):
+        return returned
+    found = returned.get("loss") if isinstance(returned, Mapping) else None
+    found = getattr(returned, "loss", found)
+    if _may_be_loss(found):
+        return found
+    kind = type(returned).__name__
+    described = f"a {kind} of {len(returned)}" if isinstance(returned, tuple) else f"a {kind}"
+    if hasattr(returned, "loss") or isinstance(returned, Mapping):
+        described += " without one (is it called without labels?)"
+    raise ValueError(
+        f"{what}: expected a tensor of losses, or an object with one as its loss, found "
+        f"{described}"
+    )
+
+
+def _may_be_loss(value: Any) -> bool:
+    """Tell whether this is a tensor, or what ``as_counted`` may take for a loss with counts."""
+    match value:
+        case Tensor() | CountedLoss():
+            return True
+        case (Tensor() as losses, Tensor() | int() as counted):
+            return losses.shape == torch.as_tensor(counted).shape
+        case _:
+            return False
 
 
 def causal_lm_loss(module: nn.Module, tokens: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ parameters; here nothing is accumulated, inside a gradient-accumulation window o
 """
 
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from megadga.alignment.directions import Direction
 from megadga.alignment.gradient import GradientShard
+from megadga.alignment.layouts import NO_LAYOUTS, Layouts, learn_layouts
 from megadga.alignment.packing import PackedSequences
 from megadga.alignment.preserving import preserved, seed_everything
-from megadga.alignment.taps import Taps, tapped, tapped_apart
+from megadga.alignment.tangents.choosing import own_parameters
+from megadga.alignment.taps import Taps, modules_with_parameters, tapped, tapped_apart
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import UnsupportedEngineError
 from megadga.sampling.rows import RowShare, shared_rows
+from megadga.shards.sequences import PADDING
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.engine import (
     Engine,
@@ -34,10 +37,13 @@ from megadga.zero.engine import (
     release_gathered,
 )
 from megadga.zero.layout import ShardedSum, ShardLayout, full_shape
-from megadga.zero.loss import CountedLoss, Loss, as_counted, watching_targets
+from megadga.zero.loss import CountedLoss, Loss, as_counted, loss_of, watching_targets
 
 TakeGradient = Callable[[int, Tensor], None]
 """Takes the number of a parameter and its gradient on this rank, which nobody keeps."""
+
+_Tap = Callable[[Layouts, bool], AbstractContextManager[Sequence[Taps]]]
+"""From layouts, and whether sequences are followed, to a context in which a module is tapped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,11 @@ class ProbePasses:
             which are not frozen. Their numbers are places here.
         collective: The ranks that share the work.
         layout: How a gradient is divided over them.
+        following: Whether sequences are followed through the functions of their micro-batch, as
+            the outputs of some modules do not tell them by their places.
+        single: Whether derivatives are measured a sequence at a time, as that did not tell either.
+        unknown: Modules in whose outputs the sequences could not be told on this rank, and the
+            shape of one.
 
     Raises:
         UnsupportedEngineError: If the engine uses a setting that was not tested, or nothing
@@ -83,6 +94,7 @@ class ProbePasses:
         self._loss = loss
         self._counts_targets = self._counts_together = False
         self._ignored: tuple[str, ...] = ()
+        self.unknown: Mapping[str, tuple[int, ...]] = {}
         self.renew()
 
     @property
@@ -117,6 +129,9 @@ class ProbePasses:
         self._ignored = ignored
         if len(training) != len(self.parameters) or any(map(_differ, training, self.parameters)):
             self.parameters = training
+            # Outputs that no measured parameter had moved may be of another layout.
+            self._layouts: Layouts | None = None
+            self.following = self.single = False
             self.layout = ShardLayout(training, self.collective.world_size)
 
     @contextmanager
@@ -188,6 +203,39 @@ class ProbePasses:
             return 1.0
         return num_targets / max(1.0, float(self.collective.agreed_sum(np.array([counted]))[0]))
 
+    def layouts(self, sequences: PackedSequences) -> Layouts:
+        """Return where the sequences of a micro-batch lie in the outputs of the module's modules.
+
+        Learned at the first call, from runs without gradients on two sequences, and anew when
+        other parameters train. Collective.
+        """
+        if self._layouts is None:
+            if self.engine.train_micro_batch_size_per_gpu() == 1:
+                self._layouts = NO_LAYOUTS
+            else:
+                self._layouts = self._learned(sequences)
+                self.following = bool(self._layouts.unknown)
+        return self._layouts
+
+    def _learned(self, sequences: PackedSequences) -> Layouts:
+        def run(tokens: Tensor) -> None:
+            with self._no_trace():
+                self._loss(self.engine.module, tokens)
+
+        measured = set(self.parameters)
+        # The same on every rank, so that every rank learns the same.
+        pair = np.arange(2, dtype=np.int64) % sequences.num_targets.size
+        return learn_layouts(
+            [
+                (name, module)
+                for name, module in modules_with_parameters(self.engine.module)
+                if not measured.isdisjoint(own_parameters(module))
+            ],
+            torch.from_numpy(sequences.read(pair)).to(self.engine.device),
+            run=run,
+            padding=PADDING,
+        )
+
     def derivatives(
         self,
         sequences: PackedSequences,
@@ -197,8 +245,9 @@ class ProbePasses:
     ) -> Derivatives:
         """Differentiate each sequence's summed loss along a direction.
 
-        One forward and one backward pass without weight gradients. Collective; equal bits on every
-        rank.
+        One forward and one backward pass without weight gradients. Where the sequences of a
+        micro-batch cannot be told from one another in the outputs of every module, not even by
+        following them, a sequence at a time, from then on. Collective; equal bits on every rank.
 
         Args:
             sequences: At least one.
@@ -206,9 +255,16 @@ class ProbePasses:
             micro_batch_size: Of one forward pass; None: training's, or 1 if the loss tells only
                 how many targets it counts of several sequences together.
         """
-        hold = partial(hold_gathered, self.engine)
-        with tapped(self.engine.module, direction, hold) as taps:
-            found = self._derivatives(sequences, [taps], micro_batch_size)
+
+        @contextmanager
+        def tap(layouts: Layouts, following: bool) -> Generator[list[Taps]]:
+            hold = partial(hold_gathered, self.engine)
+            with tapped(
+                self.engine.module, direction, layouts, hold=hold, following=following
+            ) as taps:
+                yield [taps]
+
+        found = self._derivatives(sequences, tap, micro_batch_size)
         return Derivatives(found.along[0], found.num_targets, found.loss)
 
     def derivatives_apart(
@@ -223,19 +279,47 @@ class ProbePasses:
         ``along`` has shape ``(parameters, N)``. It takes as many hooks as there are parameters,
         and is not for every update. Otherwise as ``derivatives``.
         """
-        hold = partial(hold_gathered, self.engine)
-        with tapped_apart(self.engine.module, direction, self.parameters, hold) as taps:
-            return self._derivatives(sequences, taps, micro_batch_size)
+
+        def tap(layouts: Layouts, following: bool) -> AbstractContextManager[list[Taps]]:
+            return tapped_apart(
+                self.engine.module,
+                direction,
+                self.parameters,
+                layouts,
+                hold=partial(hold_gathered, self.engine),
+                following=following,
+            )
+
+        return self._derivatives(sequences, tap, micro_batch_size)
 
     def _derivatives(
-        self, sequences: PackedSequences, taps: Sequence[Taps], micro_batch_size: int | None
+        self, sequences: PackedSequences, tap: _Tap, micro_batch_size: int | None
     ) -> Derivatives:
-        size = 1 if self._counts_together else micro_batch_size
+        layouts = self.layouts(sequences)
+        size = micro_batch_size or self.engine.train_micro_batch_size_per_gpu()
+        size = 1 if self._counts_together else size
+        while size > 1 and not self.single:
+            with tap(layouts, self.following) as taps:
+                found = self._through(taps, sequences, size)
+            if found is not None:
+                return found
+            self.following, self.single = True, self.following
+        with tap(layouts, False) as taps:
+            found = self._through(taps, sequences, 1)
+        assert found is not None
+        return found
+
+    def _through(
+        self, taps: Sequence[Taps], sequences: PackedSequences, size: int
+    ) -> Derivatives | None:
+        """Return None if a rank could not tell the sequences of a micro-batch. Collective."""
         numbers = np.zeros((len(taps) + 1, sequences.num_targets.size))
         total = 0.0
         with self._no_trace(), _frozen(self.engine.module):
             for chunk, tokens in self._micro_batches(sequences, size):
-                epsilons = [each.begin(chunk.rows.size, self.engine.device) for each in taps]
+                epsilons = [
+                    each.begin(chunk.rows.size, self.engine.device, tokens) for each in taps
+                ]
                 loss = self._measured(tokens)
                 if isinstance(loss, CountedLoss):
                     scale, counts = 1.0, loss.counts.cpu().numpy()
@@ -253,9 +337,15 @@ class ProbePasses:
                     if epsilon.grad is not None:
                         row[chunk.rows] = epsilon.grad.cpu().numpy() * scale
                 numbers[-1, chunk.rows] = counts
-        agreed = self.collective.agreed_sum(np.append(numbers.ravel(), total))
-        *along, counts = agreed[:-1].reshape(numbers.shape)
-        mean = agreed[-1] / max(1.0, counts.sum()) if self.counts_targets else agreed[-1]
+        unknown = {name: shape for each in taps for name, shape in each.unknown.items()}
+        *along_and_counts, total, num_unknown = self.collective.agreed_sum(
+            np.append(numbers.ravel(), [total, len(unknown)])
+        )
+        if num_unknown:
+            self.unknown = unknown
+            return None
+        *along, counts = np.reshape(along_and_counts, numbers.shape)
+        mean = total / max(1.0, counts.sum()) if self.counts_targets else total
         return Derivatives(np.array(along), counts.astype(np.int64), float(mean))
 
     def mean_loss(
@@ -294,7 +384,7 @@ class ProbePasses:
 
     def _measured(self, tokens: Tensor) -> Tensor | CountedLoss:
         """Return the mean loss of a micro-batch, or what the loss counts."""
-        returned = self._loss(self.engine.module, tokens)
+        returned = loss_of(self._loss(self.engine.module, tokens), "loss")
         counted = as_counted(returned, len(tokens))
         if counted is None:
             return returned.to(torch.promote_types(returned.dtype, torch.float32))

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 from megadga.alignment.directions import Direction
 from megadga.alignment.preserving import preserved
 from megadga.alignment.tangents.randomness import from_states
-from megadga.alignment.tangents.tangent import Call, Trace, sequence_dots
+from megadga.alignment.tangents.recomputed import weights_recomputed
+from megadga.alignment.tangents.tangent import Call, SequenceRows, Trace, sequence_dots
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
@@ -44,7 +45,7 @@ class AnyModuleTangent:
         self._parameters = tuple(parameters)
         self._direction = direction
 
-    def trace(self, call: Call, num_sequences: int) -> Trace:
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
         """Call the module again, on the numbers that it has drawn, and keep how outputs move.
 
         That is done in the forward pass, not where the derivatives are needed: there a module
@@ -64,10 +65,10 @@ class AnyModuleTangent:
         moving = [place for place, change in enumerate(changes) if change is not None]
 
         def derivatives(gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]) -> Tensor:
-            total = torch.zeros(num_sequences, dtype=torch.float64, device=device)
+            total = torch.zeros(rows[0].num_sequences, dtype=torch.float64, device=device)
             for place, change in zip(moving, kept, strict=True):
                 if (gradient := gradients[place]) is not None:
-                    total += sequence_dots(gradient, change, num_sequences)
+                    total += sequence_dots(gradient, change, rows[place])
             return total
 
         return Trace(tuple(change for change in changes if change is not None), derivatives)
@@ -76,10 +77,18 @@ class AnyModuleTangent:
         self, positional: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[Tensor | None, ...]:
         """Return ``J v`` for each output, None for one that does not depend on the parameters."""
-        with _trainable(self._parameters), sdpa_kernel(SDPBackend.MATH):
+        with (
+            _trainable(self._parameters),
+            sdpa_kernel(SDPBackend.MATH),
+            weights_recomputed(self._module),
+        ):
             # By its forward alone: the hooks of the call have run already.
             outputs = output_tensors(self._module.forward(*positional, **named))
-            moving = [output for output in outputs if output.requires_grad]
+            # Now, while the parameters are trainable: an output may be one of them.
+            places = [place for place, output in enumerate(outputs) if output.requires_grad]
+            if not places:  # this call has used none of them
+                return (None,) * len(outputs)
+            moving = [outputs[place] for place in places]
             cotangents = [torch.zeros_like(output, requires_grad=True) for output in moving]
             grad: Any = torch.autograd.grad  # annotated as if no gradient were ever None
             products: Sequence[Tensor | None] = grad(
@@ -90,13 +99,13 @@ class AnyModuleTangent:
                 for parameter, product in zip(self._parameters, products, strict=True)
                 if product is not None
             ]
-            if not along:  # this call has used none of them
+            if not along:  # what moves the outputs is none of them
                 return (None,) * len(outputs)
             found: Sequence[Tensor | None] = grad(
                 torch.stack(along).sum(), cotangents, allow_unused=True
             )
-        changes = iter(found)
-        return tuple(next(changes) if output.requires_grad else None for output in outputs)
+        changes = dict(zip(places, found, strict=True))
+        return tuple(changes.get(place) for place in range(len(outputs)))
 
 
 def _saved_as_they_are() -> saved_tensors_hooks:

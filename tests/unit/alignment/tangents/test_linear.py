@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from megadga.alignment.directions import ResidentDirection
 from megadga.alignment.tangents.choosing import choose_tangent
-from megadga.alignment.tangents.tangent import Call, sequence_dots
+from megadga.alignment.tangents.tangent import Call, SequenceRows, sequence_dots
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
 B, S, INPUTS, OUTPUTS = 3, 5, 4, 6
@@ -92,7 +92,7 @@ def test_a_bias_alone_keeps_nothing():
 def kept_by(module: nn.Module, pieces) -> tuple[torch.Tensor, ...]:
     tangent = choose_tangent(module, ResidentDirection(pieces))
     assert tangent is not None
-    return tangent.trace(Call((normal(B, S, INPUTS),), {}, ()), B).kept
+    return tangent.trace(Call((normal(B, S, INPUTS),), {}, ()), [SequenceRows(B)]).kept
 
 
 ROWS, WIDTH = 7, 4
@@ -127,7 +127,7 @@ def test_an_embedding_that_bounds_the_norm_of_its_rows():
 def test_inner_products_of_half_precision_are_as_exact_as_those_of_single(columns: int):
     left, right = (normal(2, columns, seed=seed).bfloat16() for seed in (1, 2))
 
-    found = sequence_dots(left, right, 2)
+    found = sequence_dots(left, right, SequenceRows(2))
 
     products = left.double() * right.double()
     error = (found - products.sum(1)).abs() / products.abs().sum(1)
