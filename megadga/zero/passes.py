@@ -19,7 +19,7 @@ from megadga.alignment.directions import Direction
 from megadga.alignment.gradient import GradientShard
 from megadga.alignment.layouts import NO_LAYOUTS, Layouts, learn_layouts
 from megadga.alignment.packing import PackedSequences
-from megadga.alignment.preserving import preserved, seed_everything
+from megadga.alignment.preserving import evaluating, preserved, seed_everything
 from megadga.alignment.tangents.choosing import own_parameters
 from megadga.alignment.taps import Taps, modules_with_parameters, tapped, tapped_apart
 from megadga.arrays import FloatArray, IntArray
@@ -218,6 +218,16 @@ class ProbePasses:
         return self._layouts
 
     def _learned(self, sequences: PackedSequences) -> Layouts:
+        learned = self._learned_now(sequences)
+        if learned.unknown:
+            # Statistics of a micro-batch (BatchNorm) let its sequences change each other's rows.
+            with evaluating(self.engine.module):
+                apart = self._learned_now(sequences)
+            if len(apart.unknown) < len(learned.unknown):
+                return apart
+        return learned
+
+    def _learned_now(self, sequences: PackedSequences) -> Layouts:
         def run(tokens: Tensor) -> None:
             with self._no_trace():
                 self._loss(self.engine.module, tokens)
