@@ -26,4 +26,4 @@ class ResumeError(MegadgaError):
 
 
 class UnsupportedEngineError(MegadgaError):
-    """The DeepSpeed engine uses a setting under which alignments are not known to be exact."""
+    """Alignments are not known to be exact by a setting of the DeepSpeed engine, or its module."""

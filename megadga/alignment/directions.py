@@ -64,3 +64,31 @@ class ResidentDirection:
         """See ``Direction``. Communicates nothing."""
         piece = self._pieces[parameter]
         return piece.left @ piece.right.T if isinstance(piece, Factors) else piece
+
+
+@final
+class OnePiece:
+    """A direction along which a single parameter moves.
+
+    Args:
+        direction: Has the piece.
+        parameter: Moves.
+    """
+
+    def __init__(self, direction: Direction, parameter: nn.Parameter) -> None:
+        self._direction = direction
+        self._parameter = parameter
+
+    def __contains__(self, parameter: nn.Parameter) -> bool:
+        """See ``Direction``."""
+        return parameter is self._parameter
+
+    def factors(self, parameter: nn.Parameter) -> Factors | None:
+        """See ``Direction``."""
+        assert parameter in self
+        return self._direction.factors(parameter)
+
+    def dense(self, parameter: nn.Parameter) -> Tensor:
+        """See ``Direction``, also for what is collective."""
+        assert parameter in self
+        return self._direction.dense(parameter)

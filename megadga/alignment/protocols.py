@@ -105,6 +105,30 @@ class DrawnMixture:
 
 
 @dataclass(frozen=True, eq=False)
+class DrawnPart:
+    """Some of other drawn sequences; ``Drawn``.
+
+    Attributes:
+        whole: The others.
+        rows: Their places there, shape ``(N,)``, ``N >= 1``.
+    """
+
+    whole: Drawn
+    rows: IntArray
+
+    def __len__(self) -> int:
+        return self.rows.size
+
+    def read(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some of the sequences, shape ``(len(rows), S + 1)``."""
+        return self.whole.read(self.rows[rows])
+
+    def num_targets(self) -> IntArray:
+        """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
+        return self.whole.num_targets()[self.rows]
+
+
+@dataclass(frozen=True, eq=False)
 class TrainedBatch:
     """The sequences of one optimizer step, none of them padded.
 

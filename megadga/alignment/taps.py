@@ -7,25 +7,30 @@ modules that is the derivative of the loss in the length of a step along the dir
 at a time. Knows no engine and no rank.
 """
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from megadga.alignment.directions import Direction
+from megadga.alignment.directions import Direction, OnePiece
 from megadga.alignment.following import Following
 from megadga.alignment.layouts import Layouts
+from megadga.alignment.preserving import random_states_of
 from megadga.alignment.tangents.choosing import (
     choose_tangent,
     is_callable_module,
     maps_rows,
     own_parameters,
 )
+from megadga.alignment.tangents.generic import AnyModuleTangent
 from megadga.alignment.tangents.randomness import random_states
 from megadga.alignment.tangents.tangent import Call, SequenceRows, Tangent, Trace
+
+Hold = Callable[[nn.Module], AbstractContextManager[Any]]
+"""From a module to a context in which its parameters, once gathered, stay so (ZeRO-3)."""
 
 
 @final
@@ -36,16 +41,19 @@ class Taps:
         layouts: Where the sequences lie in the outputs of modules; not asked for micro-batches of
             one sequence.
         following: Follows the sequences where layouts are not known; None: they are not followed.
+        hold: Keeps the parameters of a module, and of those that it calls, where they are while
+            the module is called again and differentiated.
 
     Attributes:
         unknown: Modules in whose outputs the sequences could not be told from one another, and the
             shape of one. Numbers are not those of single sequences then, but add up to their sum.
     """
 
-    def __init__(self, layouts: Layouts, following: Following | None) -> None:
+    def __init__(self, layouts: Layouts, following: Following | None, hold: Hold) -> None:
         self._epsilon: Tensor | None = None
         self._layouts = layouts
         self._following = following
+        self._hold = hold
         self.unknown: dict[str, tuple[int, ...]] = {}
 
     def begin(
@@ -76,6 +84,22 @@ class Taps:
             return ()
         return random_states(self._epsilon.device)
 
+    @contextmanager
+    def _calling_again(self, module: nn.Module) -> Generator[None]:
+        """Let a tangent call a module, and those that it calls, without being tapped."""
+        calls_others = next(module.children(), None) is not None
+        with self.paused(), self._hold(module) if calls_others else nullcontext():
+            yield
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Let modules be called as if they were not tapped."""
+        epsilon, self._epsilon = self._epsilon, None
+        try:
+            yield
+        finally:
+            self._epsilon = epsilon
+
     def tap(self, module: nn.Module, name: str, tangent: Tangent, call: Call, outputs: Any) -> Any:
         """Return a module's outputs with the identity behind each that is a tensor."""
         if self._epsilon is None or not torch.is_grad_enabled():
@@ -92,7 +116,8 @@ class Taps:
             self._lay_out(module, name, index, call, leaves[place])
             for index, place in enumerate(places)
         ]
-        trace = tangent.trace(call, [rows for _, rows in laid_out])
+        with self._calling_again(module):
+            trace = tangent.trace(call, [rows for _, rows in laid_out])
         tensors = [tensor for tensor, _ in laid_out]
         identical = _tap(self._epsilon, trace, len(tensors), *tensors, *trace.kept)
         for place, tensor, (_, rows) in zip(places, identical, laid_out, strict=True):
@@ -125,7 +150,12 @@ class Taps:
 
 @contextmanager
 def tapped(
-    module: nn.Module, direction: Direction, layouts: Layouts, *, following: bool = False
+    module: nn.Module,
+    direction: Direction,
+    layouts: Layouts,
+    *,
+    hold: Hold = nullcontext,
+    following: bool = False,
 ) -> Generator[Taps]:
     """Tap every module that owns a parameter of the direction; take the hooks off at the end.
 
@@ -133,11 +163,12 @@ def tapped(
         module: The whole model.
         direction: What derivatives are taken along.
         layouts: Where sequences lie in the outputs of its modules.
+        hold: See ``Taps``.
         following: Whether they are followed where that is not known, function by function of
             torch; it takes some time of each.
     """
     follows = Following() if following else None
-    taps = Taps(layouts, follows)
+    taps = Taps(layouts, follows, hold)
     with ExitStack() as hooks:
         if follows is not None:
             hooks.enter_context(follows)
@@ -145,6 +176,43 @@ def tapped(
             if (tangent := choose_tangent(child, direction)) is not None:
                 _ModuleTap(taps, name, tangent).hook_onto(child, hooks)
         yield taps
+
+
+@contextmanager
+def tapped_apart(
+    module: nn.Module,
+    direction: Direction,
+    parameters: Sequence[nn.Parameter],
+    layouts: Layouts,
+    *,
+    hold: Hold = nullcontext,
+    following: bool = False,
+) -> Generator[list[Taps]]:
+    """Tap along each parameter's piece of a direction by itself; see ``tapped``.
+
+    Yields:
+        Those of each parameter. A micro-batch begins with all of them.
+    """
+
+    @contextmanager
+    def hold_and_pause(child: nn.Module) -> Generator[None]:
+        with ExitStack() as stack:
+            for each in taps.values():
+                stack.enter_context(each.paused())
+            stack.enter_context(hold(child))
+            yield
+
+    follows = Following() if following else None
+    taps = {parameter: Taps(layouts, follows, hold_and_pause) for parameter in parameters}
+    with ExitStack() as hooks:
+        if follows is not None:
+            hooks.enter_context(follows)
+        for name, child in modules_with_parameters(module):
+            for parameter in own_parameters(child):
+                piece = OnePiece(direction, parameter)
+                if parameter in taps and (tangent := choose_tangent(child, piece)) is not None:
+                    _ModuleTap(taps[parameter], name, tangent).hook_onto(child, hooks)
+        yield list(taps.values())
 
 
 def modules_with_parameters(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -170,6 +238,10 @@ def modules_with_parameters(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 @final
 class _ModuleTap:
     """What happens before and after each call of one module."""
@@ -179,6 +251,7 @@ class _ModuleTap:
         self._name = name
         self._tangent = tangent
         self._states: tuple[Tensor, ...] = ()
+        self._restart: Callable[[], None] = _nothing
 
     def hook_onto(self, module: nn.Module, hooks: ExitStack) -> None:
         """Hook onto the module, and off when the stack closes."""
@@ -189,8 +262,10 @@ class _ModuleTap:
         after = module.register_forward_hook(self._after, with_kwargs=True, prepend=True)
         hooks.callback(after.remove)
 
-    def _before(self, _: nn.Module, __: tuple[Any, ...]) -> None:
+    def _before(self, module: nn.Module, _: tuple[Any, ...]) -> None:
         self._states = self._taps.random_states()
+        if self._states and isinstance(self._tangent, AnyModuleTangent):
+            self._restart = random_states_of(module)
 
     def _after(
         self,
@@ -199,7 +274,7 @@ class _ModuleTap:
         named: Mapping[str, Any],
         outputs: Any,
     ) -> Any:
-        call = Call(positional, named, self._states)
+        call = Call(positional, named, self._states, self._restart)
         return self._taps.tap(module, self._name, self._tangent, call, outputs)
 
 

@@ -59,14 +59,19 @@ class DgaPlugin:
         interval: ``T_r``, optimizer steps between updates, at least 1.
         probing: How an update's alignments are measured, and on how many sequences.
         loss: Mean loss of tokens ``(b, S + 1)`` through a module, over the targets that are not
-            padding; by default what the module returns, or its mean if that is a loss a token.
+            padding, or what it counts of them (see ``Loss``); by default what the module returns,
+            or its mean if that is a loss a token.
+
+    Where the rule measures alignments, construction is collective: a few sequences pass through
+    the module, so that what cannot be measured is refused before anything is trained.
 
     In flight (``probing.method``), what is handed to ``engine.backward`` must be the mean loss
-    over the targets of a micro-batch, and taking the batch of an update step is collective, as
-    that is when the direction is measured.
+    over the targets of a micro-batch, times any number, and taking the batch of an update step is
+    collective, as that is when the direction is measured.
 
     Raises:
-        UnsupportedEngineError: If alignments are not known to be exact on this engine.
+        UnsupportedEngineError: If alignments are not known to be exact on this engine, or this
+            module and its loss cannot be measured.
         ValueError: If the arguments contradict each other.
     """
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from megadga.alignment.preserving import evaluating
 from megadga.alignment.protocols import Collective
 from megadga.arrays import FloatArray, IntArray
 from megadga.plugin import Metrics
@@ -166,10 +167,5 @@ def _num_targets(sets: Sequence[SequenceSet], most: int) -> IntArray:
 @contextmanager
 def _without_training(module: nn.Module) -> Generator[None]:
     """Switch gradients and dropout off, and leave the module as it was found."""
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(was_training)
+    with evaluating(module), torch.no_grad():
+        yield

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from megadga.alignment.preserving import evaluating, preserved
 from megadga.zero.engine import Engine, probe_autocast
 
 
@@ -20,12 +21,7 @@ def losses_alone(engine: Engine, module: nn.Module) -> Callable[[Tensor], Tensor
     """
 
     def losses(tokens: Tensor) -> Tensor:
-        was_training = module.training
-        module.eval()
-        try:
-            with torch.no_grad(), probe_autocast(engine):
-                return module(tokens)
-        finally:
-            module.train(was_training)
+        with preserved(module), evaluating(module), torch.no_grad(), probe_autocast(engine):
+            return module(tokens)
 
     return losses

@@ -18,7 +18,7 @@ from megadga.mixing.scheduler import Alignments
 from megadga.zero.aim import AimSource
 from megadga.zero.passes import ProbePasses
 from megadga.zero.sharded import squared_norms
-from megadga.zero.sight import TapsCheck
+from megadga.zero.sight import ProbeCheck
 
 
 @final
@@ -28,24 +28,28 @@ class DirectionalProbe:
     Args:
         passes: Forward and backward passes on an engine.
         source: Finds each update's direction.
+        check: Has looked at the module.
         norms: Whether ``|g_i|`` is measured too: a whole gradient of every domain, reduced over
             the ranks, which costs more than all the rest.
     """
 
-    def __init__(self, passes: ProbePasses, source: AimSource, *, norms: bool) -> None:
+    def __init__(
+        self, passes: ProbePasses, source: AimSource, check: ProbeCheck, *, norms: bool
+    ) -> None:
         self._passes = passes
         self._source = source
         self._norms = norms
-        self._check = TapsCheck(passes)
+        self._check = check
 
     def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
         """Measure every domain; see ``GradientProbe``."""
+        self._passes.renew()
+        self._check.renew()
         target, packed = PackedSequences([specific]), PackedSequences(domains)
         aim = self._source.aim(update, target)
-        self._check(aim, target)
         found = self._passes.derivatives(packed, aim.direction)
         sampled = domain_alignments(
-            found.along, packed.num_targets, packed.sets_of_rows, len(domains)
+            found.along, found.num_targets, packed.sets_of_rows, len(domains)
         )
         errors = sampled.standard_errors
         return Alignments(

@@ -8,24 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import final
 
 import torch
-from deepspeed.runtime.zero.partition_parameters import is_zero_param
 from torch import Tensor, nn
 
 from megadga.alignment.directions import Direction, Factors, ResidentDirection
 from megadga.alignment.gradient import GradientShard
 from megadga.zero.engine import is_partitioned
-from megadga.zero.layout import num_elements
+from megadga.zero.layout import full_shape, num_elements
 from megadga.zero.passes import ProbePasses
 
 _BUCKET = 1 << 22  # elements that are gathered at once, and held twice while they are
 _SMALL = 1 << 16  # elements of a piece that every rank keeps, under ZeRO-3 too
-
-
-def full_shape(parameter: nn.Parameter) -> torch.Size:
-    """Return a parameter's shape, also where ZeRO-3 keeps only a part of it here."""
-    if is_zero_param(parameter):
-        return parameter.ds_shape  # pyright: ignore[reportAttributeAccessIssue]
-    return parameter.shape
 
 
 def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor, nn
 
 from megadga.errors import UnsupportedEngineError
@@ -126,6 +127,42 @@ def uses_autocast(engine: Any) -> bool:
     return engine.torch_autocast_enabled()
 
 
+# Where DeepSpeed's optimizers keep the module's own parameters; the groups of those that they wrap
+# hold float32 copies, flattened ones or parts.
+_GROUPS: Mapping[str, str] = {
+    "DeepSpeedZeroOptimizer": "bit16_groups",
+    "DeepSpeedZeroOptimizer_Stage3": "fp16_groups",
+    "FP16_UnfusedOptimizer": "fp16_groups",
+    "FP16_Optimizer": "fp16_groups",
+    "BF16_Optimizer": "bf16_groups",
+}
+
+
+_HOLDER = -1  # among the ids of modules that need a parameter gathered, which are not negative
+
+
+def optimized_parameters(engine: Any) -> set[nn.Parameter]:
+    """Return the parameters of the engine's module that its optimizer holds at present.
+
+    Raises:
+        UnsupportedEngineError: If it holds none of them that could be recognised.
+    """
+    optimizer = engine.optimizer
+    attribute = _GROUPS.get(type(optimizer).__name__)
+    if attribute is None:
+        groups = [group["params"] for group in engine.basic_optimizer.param_groups]
+    else:
+        groups = getattr(optimizer, attribute)
+    held = {parameter for group in groups for parameter in group}
+    held.intersection_update(engine.module.parameters())
+    if not held:
+        raise UnsupportedEngineError(
+            "optimizer: expected one that holds parameters of the engine's module, found "
+            f"{type(optimizer).__name__}, which holds none that could be recognised"
+        )
+    return held
+
+
 def release_gathered(engine: Any) -> None:
     """Release what a backward pass outside the engine has left gathered, as the engine would.
 
@@ -135,6 +172,31 @@ def release_gathered(engine: Any) -> None:
     """
     if is_partitioned(engine):
         engine.optimizer.parameter_offload.release_backward_leftovers()
+
+
+@contextmanager
+def hold_gathered(engine: Any, module: nn.Module) -> Generator[None]:
+    """Keep what ZeRO-3 gathers of a module, and of all that it calls, until the end.
+
+    Inside, the module may be called and differentiated more than once; ZeRO-3 would release
+    parameters after the first backward pass. Nothing to do on other stages.
+    """
+    if not is_partitioned(engine):
+        yield
+        return
+    parameters: list[Any] = list(module.parameters())
+    before = {p for p in parameters if p.ds_status is not ZeroParamStatus.NOT_AVAILABLE}
+    for parameter in parameters:
+        parameter.ds_active_sub_modules.add(_HOLDER)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.discard(_HOLDER)
+            idle = not parameter.ds_active_sub_modules
+            gathered = parameter.ds_status is ZeroParamStatus.AVAILABLE
+            if gathered and idle and parameter not in before:
+                parameter.partition()
 
 
 @contextmanager

@@ -5,11 +5,13 @@ The identities behind the modules pass gradients on as they are, so training kee
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
 from megadga.alignment.layouts import Layouts
@@ -19,9 +21,75 @@ from megadga.alignment.taps import Taps, tapped
 from megadga.arrays import FloatArray
 from megadga.errors import UnsupportedEngineError
 from megadga.zero.aim import AimSource
-from megadga.zero.engine import eager
+from megadga.zero.engine import eager, hold_gathered
 from megadga.zero.passes import ProbePasses
-from megadga.zero.sight import TapsCheck
+from megadga.zero.sight import ProbeCheck
+
+_CLOSE = 1e-2  # apart by less, a scale is taken for the one that is expected, but for rounding
+
+
+@final
+class SeenScale:
+    """What each sequence counts for in the loss that a backward pass is taken of.
+
+    It is read from the gradients of what a module has returned: of a mean loss (a scalar), of one
+    loss a token, shape ``(b, S)``, or of logits, shape ``(b, S, V)``, of which a cross-entropy is
+    taken. Of other outputs nothing is known, nor if gradients reach more than one.
+
+    Args:
+        outputs: A module's, before the backward pass.
+    """
+
+    def __init__(self, outputs: Any) -> None:
+        self._found: list[tuple[Tensor, Tensor]] = []
+        for leaf in pytree.tree_leaves(outputs):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf.register_hook(self._taker(_few(leaf.detach())))
+
+    def weights(self, num_sequences: int, sequence_length: int) -> Tensor | None:
+        """Return the weight of each sequence's mean loss, float64, shape ``(b,)``; None: unknown.
+
+        It is 0 where targets of a sequence count for more than others.
+        """
+        if len(self._found) != 1:
+            return None
+        ((output, gradient),) = self._found
+        output, gradient = output.cpu(), gradient.double().cpu()
+        if output.ndim == 0:
+            return (gradient / num_sequences).expand(num_sequences)
+        if output.shape == (num_sequences, sequence_length):
+            least, most = gradient.min(dim=1).values, gradient.max(dim=1).values
+            even = (most - least).abs() <= _CLOSE * most.abs()
+            return gradient.sum(dim=1) * even
+        if output.ndim == 3 and output.shape[0] == num_sequences:
+            return _of_cross_entropy(output[:, 0], gradient[:, 0], sequence_length)
+        return None
+
+    def _taker(self, output: Tensor) -> Any:
+        def take(gradient: Tensor) -> None:
+            self._found.append((output, _few(gradient.detach())))
+
+        return take
+
+
+def _few(tensor: Tensor) -> Tensor:
+    """Return what of a tensor tells a scale: of logits the first position, copied."""
+    return tensor[:, :1].clone() if tensor.ndim == 3 else tensor
+
+
+def _of_cross_entropy(logits: Tensor, gradient: Tensor, sequence_length: int) -> Tensor | None:
+    """Return weights from each sequence's first position; None if that is no cross-entropy.
+
+    Its gradient is ``w / S * softmax(logits)``, but less at the target.
+    """
+    probabilities = logits.double().softmax(dim=-1)
+    others = (gradient > 0.0) & (probabilities > 1e-6)
+    ratios = torch.where(others, gradient / probabilities, torch.nan)
+    middle = ratios.nanmedian(dim=-1, keepdim=True).values
+    even = ((ratios / middle - 1.0).abs() < 2 * _CLOSE) | ~others
+    if not bool(even.all()) or bool(middle.isnan().any()):
+        return None
+    return middle[:, 0] * sequence_length
 
 
 @final
@@ -29,7 +97,8 @@ class TrainingTaps:
     """Derivatives of the sequences that one optimizer step trains on.
 
     The loss that the engine's backward pass gets must be the mean over the targets of a
-    micro-batch, none of them padding.
+    micro-batch, none of them padding, times whatever number: by how much it was scaled is seen at
+    the module's output (see ``SeenScale``).
 
     Args:
         passes: On the engine that trains.
@@ -41,6 +110,7 @@ class TrainingTaps:
         self._open: ExitStack | None = None
         self._taps: Taps | None = None
         self._epsilons: list[Tensor] = []
+        self._scales: list[SeenScale] = []
 
     def start(self, direction: Direction, layouts: Layouts) -> None:
         """Tap every forward and backward pass from here on. A compiled module runs eagerly.
@@ -50,22 +120,24 @@ class TrainingTaps:
                 another in the outputs of every module.
         """
         self.stop()
-        if self._passes.single:
-            raise UnsupportedEngineError(_cannot_tell(layouts.unknown))
+        _check_told_apart(self._passes)
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
+            hold, following = partial(hold_gathered, self._engine), self._passes.following
             taps = stack.enter_context(
-                tapped(self._engine.module, direction, layouts, following=self._passes.following)
+                tapped(self._engine.module, direction, layouts, hold=hold, following=following)
             )
             hook = self._engine.module.register_forward_pre_hook(self._begin(taps), prepend=True)
             stack.callback(hook.remove)
+            seen = self._engine.module.register_forward_hook(self._see)
+            stack.callback(seen.remove)
             self._open, self._taps = stack.pop_all(), taps
 
     def stop(self) -> None:
         """Take all hooks off, if there are any."""
         if self._open is not None:
             self._open.close()
-        self._open, self._taps, self._epsilons = None, None, []
+        self._open, self._taps, self._epsilons, self._scales = None, None, [], []
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         """Take the hooks off and return the derivative of each sequence's summed loss, ``(B,)``.
@@ -74,27 +146,49 @@ class TrainingTaps:
 
         Raises:
             ValueError: If the step trained on another number of micro-batches.
-            UnsupportedEngineError: If a module of this rank has returned what it had not before,
-                and the sequences in it cannot be told from one another.
+            UnsupportedEngineError: If targets of a sequence did not all count for the same, or a
+                module has returned what it had not before, and the sequences in it cannot be told
+                from one another.
         """
-        epsilons, taps = self._epsilons, self._taps
+        epsilons, scales, taps = self._epsilons, self._scales, self._taps
         self.stop()
         if len(epsilons) != len(batch.rows):
             raise ValueError(
                 f"in-flight probe: expected the {len(batch.rows)} micro-batches of the step to "
                 f"pass through the engine, found {len(epsilons)}"
             )
-        numbers = torch.zeros(batch.domains.size, dtype=torch.float64)
+        # Two more: what was refused or cannot be told apart, which every rank is to know.
+        numbers = torch.zeros(batch.domains.size + 2, dtype=torch.float64)
         # engine.backward divides the mean loss of a micro-batch by the number of micro-batches.
         scale = batch.rows.size * batch.sequence_length
-        for rows, epsilon in zip(torch.from_numpy(batch.rows), epsilons, strict=True):
-            if epsilon.grad is not None:
-                numbers[rows] = epsilon.grad.cpu() * scale
+        expected = 1.0 / batch.rows.size
+        for rows, epsilon, seen in zip(
+            torch.from_numpy(batch.rows), epsilons, scales, strict=True
+        ):
+            if epsilon.grad is None:
+                continue
+            weights = seen.weights(len(rows), batch.sequence_length)
+            of_rows = epsilon.grad.cpu() * scale
+            if weights is not None and not bool((weights / expected - 1.0).abs().max() < _CLOSE):
+                of_rows = of_rows * (expected / weights)
+                numbers[-2] += float(not bool((weights != 0.0).all()))
+            numbers[rows] = of_rows
         unknown = {} if taps is None else taps.unknown
-        *along, num_unknown = self._collective.agreed_sum(np.append(numbers, len(unknown)))
+        numbers[-1] = len(unknown)
+        *along, num_refused, num_unknown = self._collective.agreed_sum(numbers.numpy())
         if num_unknown:
             raise UnsupportedEngineError(_cannot_tell(unknown))
+        if num_refused:
+            raise UnsupportedEngineError(
+                "in-flight probe: expected training's loss to be the mean over the targets of a "
+                "micro-batch, found targets that count for more than others of their sequence; "
+                "measure with probe type directional"
+            )
         return np.array(along)
+
+    def _see(self, _: nn.Module, __: tuple[Any, ...], outputs: Any) -> None:
+        if torch.is_grad_enabled():
+            self._scales.append(SeenScale(outputs))
 
     def _begin(self, taps: Taps) -> Any:
         size, device = self._engine.train_micro_batch_size_per_gpu(), self._engine.device
@@ -106,6 +200,12 @@ class TrainingTaps:
                 self._epsilons.append(taps.begin(size, device, tokens if known else None))
 
         return begin
+
+
+def _check_told_apart(passes: ProbePasses) -> None:
+    """Refuse modules whose outputs have shown that sequences are told by passing alone."""
+    if passes.single:
+        raise UnsupportedEngineError(_cannot_tell(passes.unknown))
 
 
 def _cannot_tell(unknown: Mapping[str, tuple[int, ...]]) -> str:
@@ -125,19 +225,26 @@ class InFlightProbe:
     Args:
         passes: Forward and backward passes on the engine that trains.
         source: Finds each update's direction.
+        check: Has looked at the module.
+
+    Raises:
+        UnsupportedEngineError: If the sequences of a micro-batch cannot be told from one another
+            in the outputs of every module.
     """
 
-    def __init__(self, passes: ProbePasses, source: AimSource) -> None:
+    def __init__(self, passes: ProbePasses, source: AimSource, check: ProbeCheck) -> None:
+        _check_told_apart(passes)
         self._passes = passes
         self._source = source
-        self._check = TapsCheck(passes)
+        self._check = check
         self._taps = TrainingTaps(passes)
 
     def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
         """See ``TrainingProbe``."""
+        self._passes.renew()
+        self._check.renew()
         target = PackedSequences([specific])
         aim = self._source.aim(update, target)
-        self._check(aim, target)
         measured = self._measured_apart(aim.direction, apart)
         self._taps.start(aim.direction, self._passes.layouts(target))
         return Watch(measured, aim.squared_norm, aim.energy, aim.preconditioned)
@@ -164,4 +271,4 @@ class InFlightProbe:
             return MeasuredSequences(np.empty(0), nothing, nothing)
         packed = PackedSequences(apart)
         found = self._passes.derivatives(packed, direction)
-        return MeasuredSequences(found.along, packed.num_targets, packed.sets_of_rows)
+        return MeasuredSequences(found.along, found.num_targets, packed.sets_of_rows)

@@ -23,6 +23,13 @@ def num_elements(parameter: nn.Parameter) -> int:
     return parameter.numel()
 
 
+def full_shape(parameter: nn.Parameter) -> torch.Size:
+    """Return a parameter's shape, also where ZeRO-3 keeps only a part of it here."""
+    if is_zero_param(parameter):
+        return parameter.ds_shape  # pyright: ignore[reportAttributeAccessIssue]
+    return parameter.shape
+
+
 @final
 class ShardLayout:
     """Offsets of each parameter's part in a rank's shard.
@@ -48,9 +55,11 @@ class ShardLayout:
 class ShardedSum:
     """Sums gradients over micro-batches and ranks, and keeps this rank's shard alone.
 
-    Gradients arrive one parameter at a time, in whatever order a backward pass makes them (the
-    same on every rank), wait in a bucket, and are reduce-scattered when it is full, so that a
-    full gradient is never held.
+    Gradients arrive one parameter at a time, in whatever order a backward pass makes them on this
+    rank. They enter a bucket in one order, from the last parameter to the first, which is about
+    that of a backward pass: what comes early waits. Full buckets are reduce-scattered, so that a
+    full gradient is never held. Buckets are thus the same on every rank, whatever its gradients'
+    order is.
 
     Args:
         layout: How the gradient is divided.
@@ -72,11 +81,24 @@ class ShardedSum:
         self._collective = collective
         self._bucket_elements = bucket_elements
         self._bucket: list[tuple[int, Tensor]] = []
+        self._early: dict[int, Tensor] = {}
+        self._next = len(layout.part_sizes) - 1
         self._shard = torch.zeros(layout.offsets[-1], dtype=torch.float32, device=device)
 
     def add(self, index: int, gradient: Tensor) -> None:
-        """Add one parameter's local gradient. Collective when it finds the bucket full."""
-        flat = gradient.detach().reshape(-1).float()
+        """Add one parameter's local gradient. Collective when it finds the bucket full.
+
+        Every rank adds every parameter as often as any other, and again only when it has added
+        all of them.
+        """
+        assert index not in self._early
+        self._early[index] = gradient.detach()
+        while (ready := self._early.pop(self._next, None)) is not None:
+            self._append(self._next, ready)
+            self._next = (self._next or len(self._layout.part_sizes)) - 1
+
+    def _append(self, index: int, gradient: Tensor) -> None:
+        flat = gradient.reshape(-1).float()
         padding = self._layout.part_sizes[index] * self._layout.world_size - flat.numel()
         rows = nn.functional.pad(flat, (0, padding)).view(self._layout.world_size, -1)
         waiting = sum(others.numel() for _, others in self._bucket)
@@ -86,6 +108,7 @@ class ShardedSum:
 
     def finish(self) -> GradientShard:
         """Return the sum of all that was added. Collective."""
+        assert not self._early
         self._flush()
         return GradientShard(self._shard)
 

@@ -24,7 +24,7 @@ from megadga.alignment.factoring import fewest_directions, left_factors
 from megadga.alignment.methods import LowRank
 from megadga.alignment.packing import PackedSequences
 from megadga.zero.aim import Aim
-from megadga.zero.directions import full_shape
+from megadga.zero.layout import full_shape
 from megadga.zero.passes import ProbePasses
 
 _TEST_COLUMNS = 4  # of Z: a matrix's estimate is off by about half, that of all by much less
@@ -65,18 +65,15 @@ class LowRankGradient:
         self._passes = passes
         self._method = method
         self._seed = seed
-        shapes = [full_shape(parameter) for parameter in passes.parameters]
-        self._matrices: dict[int, torch.Size] = {
-            index: shape
-            for index, shape in enumerate(shapes)
-            if len(shape) == 2 and method.rank * sum(shape) < shape.numel()
-        }
-        self._whole = {i: shape for i, shape in enumerate(shapes) if i not in self._matrices}
+        self._names: list[str] = []
+        self._matrices: dict[int, torch.Size] = {}
+        self._whole: dict[int, torch.Size] = {}
         self._starts: list[Tensor] | None = None
         self._found: _Found | None = None
 
     def aim(self, update: int, specific: PackedSequences) -> Aim:
-        """See ``AimSource``; reused for as many updates as the method says."""
+        """See ``AimSource``; reused for as many updates as the method says. Collective."""
+        self._look_again()
         found = self._found
         if found is None or update - found.update >= self._method.interval:
             if self._starts is None:
@@ -86,7 +83,10 @@ class LowRankGradient:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the next iteration starts, and the direction if it will be used again."""
-        state: dict[str, Any] = {"starts": None if self._starts is None else _on_cpu(self._starts)}
+        state: dict[str, Any] = {
+            "parameters": list(self._names),
+            "starts": None if self._starts is None else _on_cpu(self._starts),
+        }
         if self._method.interval > 1 and (found := self._found) is not None:
             state["found"] = {
                 "lefts": _on_cpu(found.lefts),
@@ -104,11 +104,24 @@ class LowRankGradient:
         def placed(tensors: list[Tensor]) -> list[Tensor]:
             return [tensor.to(device) for tensor in tensors]
 
+        self._names = list(state["parameters"])
         self._starts = None if state["starts"] is None else placed(state["starts"])
         self._found = None
         if (found := state.get("found")) is not None:
             tensors = {key: placed(found[key]) for key in ("lefts", "rights", "whole")}
             self._found = _Found(**tensors, residual=found["residual"], update=found["update"])
+
+    def _look_again(self) -> None:
+        """Begin anew if other parameters train than those that the last direction is of."""
+        if (names := self._passes.names) != self._names:
+            self._names, self._starts, self._found = names, None, None
+        shapes = [full_shape(parameter) for parameter in self._passes.parameters]
+        self._matrices = {
+            index: shape
+            for index, shape in enumerate(shapes)
+            if len(shape) == 2 and self._method.rank * sum(shape) < shape.numel()
+        }
+        self._whole = {i: shape for i, shape in enumerate(shapes) if i not in self._matrices}
 
     def _iterate(self, update: int, specific: PackedSequences) -> _Found:
         """Take two half-steps, and remember where they led. Collective."""
@@ -123,7 +136,10 @@ class LowRankGradient:
         # What is not finite is good for one update, which will be left out.
         finite = all(bool(part.isfinite().all()) for part in (*rights, *whole))
         self._found = found if finite else None
-        self._starts = [torch.linalg.qr(right).Q for right in rights] if finite else None
+        # Each rank's own factorization may differ from the others': in signs, and by more where
+        # singular values are close. What is summed next must be along one basis.
+        starts = [torch.linalg.qr(right).Q for right in rights] if finite else None
+        self._starts = starts and self._passes.collective.tensors_of_first_rank(starts)
         return found
 
     def _left_half(self, update: int, specific: PackedSequences) -> tuple[list[Tensor], float]:
@@ -137,7 +153,24 @@ class LowRankGradient:
             return gradient @ torch.cat((starts[place], tests[place]), dim=1)
 
         sketches, _ = self._summed(specific, sketch, shapes)
-        return left_factors(sketches, rank)
+        bases, residual = left_factors(sketches, rank)
+        collective = self._passes.collective
+        agreed = collective.of_first_rank(np.array([residual]))
+        return collective.tensors_of_first_rank(bases), float(agreed[0])
+
+    def _of_first_rank(self, own: Sequence[Factors]) -> list[Factors]:
+        """Return the first rank's factors, which may have other numbers of columns. Collective."""
+        if not own:
+            return []
+        collective = self._passes.collective
+        numbers = np.array([each.left.shape[1] for each in own], dtype=np.float64)
+        pairs: list[Tensor] = []
+        for each, columns in zip(own, collective.of_first_rank(numbers).astype(int), strict=True):
+            for part in (each.left, each.right):
+                same = part.shape[1] == columns
+                pairs.append(part if same else part.new_empty((part.shape[0], columns)))
+        pairs = collective.tensors_of_first_rank(pairs)
+        return [Factors(*pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
 
     def _normal(self, columns: int, *address: int) -> list[Tensor]:
         """Return normal columns for each matrix, the same on every rank."""
@@ -171,8 +204,10 @@ class LowRankGradient:
             summand = gradient.float()
             sum_of[index] += project(places[index], summand) if index in places else summand
 
-        self._passes.each_gradient(specific, take)
+        scale = self._passes.each_gradient(specific, take)
         agreed = self._passes.collective.agreed_sum_of_tensors(sums)
+        if scale != 1.0:
+            agreed = [each * scale for each in agreed]
         return agreed[: len(shapes)], agreed[len(shapes) :]
 
     def _as_aim(self, found: _Found, *, age: int) -> Aim:
@@ -181,9 +216,12 @@ class LowRankGradient:
         of_whole = _squared_norm(found.whole)
         total = of_whole + _squared_norm(found.rights) + found.residual
         if self._method.energy is not None:
-            factors = fewest_directions(factors, self._method.energy * total - of_whole)
+            own = fewest_directions(factors, self._method.energy * total - of_whole)
+            factors = self._of_first_rank(own)
         # Left factors have orthonormal columns.
         kept = of_whole + _squared_norm([each.right for each in factors])
+        numbers = self._passes.collective.of_first_rank(np.array([total, kept]))
+        total, kept = map(float, numbers)
         parameters = self._passes.parameters
         pieces: dict[nn.Parameter, Tensor | Factors] = {}
         for index, each in zip(self._matrices, factors, strict=True):

@@ -8,6 +8,7 @@ from megadga.alignment.in_flight import InFlightAligner
 from megadga.alignment.methods import Directional, InFlight, LowRank, Probing, Sharded
 from megadga.alignment.protocols import Measurement
 from megadga.alignment.targets import Target, TargetAligner
+from megadga.errors import UnsupportedEngineError
 from megadga.mixing.scheduler import AlignmentNeeds, TargetNeeds
 from megadga.shards.sequences import SequenceSet
 from megadga.zero.aim import AimSource, WholeGradient
@@ -19,6 +20,7 @@ from megadga.zero.low_rank import LowRankGradient
 from megadga.zero.moments import check_moments
 from megadga.zero.passes import ProbePasses
 from megadga.zero.sharded import ShardedProbe
+from megadga.zero.sight import ProbeCheck
 from megadga.zero.specific import Preconditioning
 
 
@@ -32,7 +34,9 @@ def make_measurement(
     loss: Loss,
     seed: int,
 ) -> Measurement:
-    """Return what measures the alignments that a rule needs.
+    """Return what measures the alignments that a rule needs. Collective.
+
+    It is checked on a few sequences.
 
     Args:
         engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
@@ -40,11 +44,12 @@ def make_measurement(
         specific: The specific set; not read if the domains are compared with their own mean.
         probing: The way, and the sequences.
         needs: What else than inner products the rule reads.
-        loss: Mean loss of a batch of tokens, computed through the module that it is given.
+        loss: Of a batch of tokens, computed through the module that it is given.
         seed: Addresses the probe streams.
 
     Raises:
-        UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested.
+        UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested, or the
+            module or its loss cannot be measured.
         ValueError: If the way cannot measure what is needed, or a specific set is missing.
     """
     if needs.target == "domains":
@@ -60,10 +65,13 @@ def make_measurement(
         check_moments(engine)
     match probing.method:
         case Sharded():
+            ProbeCheck(passes, draws, derivatives=False)
             return Aligner(ShardedProbe(passes, preconditioning), draws)
         case Directional(direction):
             source = _source(passes, direction, preconditioning, seed)
-            return Aligner(DirectionalProbe(passes, source, norms=needs.norms), draws)
+            check = ProbeCheck(passes, draws, derivatives=True)
+            probe = DirectionalProbe(passes, source, check, norms=needs.norms)
+            return Aligner(probe, draws)
         case InFlight(direction, refresh_every):
             if needs.norms:
                 raise ValueError(
@@ -76,7 +84,14 @@ def make_measurement(
                     "domains, found in flight, where a batch has sequences of few domains each"
                 )
             source = _source(passes, direction, preconditioning, seed)
-            probe = InFlightProbe(passes, source)
+            check = ProbeCheck(passes, draws, derivatives=True)
+            if passes.counts_targets:
+                raise UnsupportedEngineError(
+                    "probe: expected a loss that is the mean over all targets, in flight, where "
+                    "training's own loss is differentiated, found one that leaves out some; "
+                    "measure with probe type directional"
+                )
+            probe = InFlightProbe(passes, source, check)
             return InFlightAligner(probe, draws, refresh_every=refresh_every)
 
 

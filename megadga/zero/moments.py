@@ -96,7 +96,7 @@ def _from_fragments(passes: ProbePasses, rule: _Rule) -> Tensor:
     """Collect what ZeRO-1 and -2 keep on each rank: a stretch of some parameters. Collective."""
     device = passes.engine.device
     total = ShardedSum(passes.layout, passes.collective, device=device)
-    for index, parameter in enumerate(passes.parameters):
+    for index, parameter in reversed(list(enumerate(passes.parameters))):  # see ``ShardedSum``
         values = torch.zeros(parameter.numel(), device=device)
         mapping: Any = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
         if mapping is not None:

@@ -38,6 +38,7 @@ class ShardedProbe:
         domains: Sequence[Drawn],
     ) -> Alignments:
         """Measure every domain; see ``GradientProbe``. Memory: two shards and one bucket."""
+        self._passes.renew()
         num_domains = len(domains)
         numbers = np.empty(2 * num_domains)
         target = PackedSequences([specific])

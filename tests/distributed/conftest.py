@@ -42,3 +42,22 @@ def measured(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured
         return reports[key]
 
     return report
+
+
+TwoRanks = Callable[[str], dict[str, Any]]
+"""From a ZeRO stage to what ``workers.among_domains`` found on two ranks."""
+
+
+@pytest.fixture(scope="session")
+def two_ranks(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
+    """See ``TwoRanks``; a job runs when it is first asked for."""
+    reports: dict[str, dict[str, Any]] = {}
+    worker = "tests.distributed.workers.among_domains"
+
+    def report(kind: str) -> dict[str, Any]:
+        if kind not in reports:
+            output = tmp_path_factory.mktemp("two_ranks")
+            reports[kind] = run_ranks(worker, 2, output, str(folder), kind, timeout_s=550)
+        return reports[kind]
+
+    return report

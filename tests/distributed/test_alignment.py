@@ -131,6 +131,7 @@ def test_what_a_probe_cannot_see_is_refused_and_sharded_is_named(
     assert hidden["sharded"] == ""
     for name in ("directional", "directional-low-rank", "in_flight", "in_flight-low-rank"):
         assert hidden[name].startswith("UnsupportedEngineError: probe: expected a derivative of")
+        assert "'embedding.weight'" in hidden[name]
         assert "no hook" in hidden[name]
         assert hidden[name].endswith("measure with probe type sharded")
 

@@ -1,20 +1,19 @@
 """Domains that are compared with the mean over all of them, as DoGE does."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.ranks import run_ranks
+from tests.distributed.conftest import TwoRanks
 
 TOLERANCE = 1e-6  # of |g_i||v|: float32's own error over a forward and backward pass
 
 
-@pytest.mark.parametrize("kind", ["2", "3"])
+@pytest.mark.parametrize(("job", "kind"), [("2", "2"), ("3", "3"), ("3", "3-released")])
 def test_alignments_with_the_mean_of_the_domains_equal_float64_gradients(
-    folder: Path, tmp_path: Path, kind: str
+    two_ranks: TwoRanks, job: str, kind: str
 ) -> None:
-    worker = "tests.distributed.workers.among_domains"
-    found = run_ranks(worker, 2, tmp_path, str(folder), kind)
+    found: dict[str, Any] = two_ranks(job)["among"][kind]
 
     assert found["errors"].keys() == {"sharded", "directional"}
     for name, error in found["errors"].items():

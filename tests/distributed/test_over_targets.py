@@ -10,7 +10,9 @@ from tests.support.ranks import run_ranks
 TOLERANCE = 1e-6  # relative to |g_k||v_m|: float32's own error
 
 
-@pytest.fixture(scope="module", params=["2", "3"], ids=["zero2", "zero3"])
+@pytest.fixture(
+    scope="module", params=["2", "3", "3-released"], ids=["zero2", "zero3", "zero3-released"]
+)
 def found(
     request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:

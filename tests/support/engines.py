@@ -8,6 +8,14 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
+OFFLOADED: dict[str, Any] = {"offload_optimizer": {"device": "cpu"}}
+RELEASED: dict[str, Any] = {
+    "stage3_param_persistence_threshold": 0,
+    "stage3_prefetch_bucket_size": 0,
+    "stage3_max_live_parameters": 0,
+    "stage3_max_reuse_distance": 0,
+}
+
 
 def init_ranks() -> int:
     """Join the ranks that a launcher started; return how many there are. Collective."""
@@ -16,10 +24,14 @@ def init_ranks() -> int:
 
 
 def zero_settings(kind: str) -> dict[str, Any]:
-    """ZeRO's block: a stage (``"2"``), with the optimizer kept on the CPU (``"2-offload"``)."""
-    stage, _, offload = kind.partition("-")
+    """ZeRO's block: a stage (``"2"``), perhaps with more.
+
+    With the optimizer kept on the CPU (``"2-offload"``); with parameters that ZeRO-3 releases as
+    soon as it can (``"3-released"``), which it never does with those of small models by default.
+    """
+    stage, _, more = kind.partition("-")
     block: dict[str, Any] = {"stage": int(stage)}
-    return block | {"offload_optimizer": {"device": "cpu"}} if offload else block
+    return block | {"": {}, "offload": OFFLOADED, "released": RELEASED}[more]
 
 
 def settings(kind: str, precision: str, **more: Any) -> dict[str, Any]:

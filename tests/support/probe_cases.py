@@ -9,7 +9,7 @@ PACKINGS = ("stream", "examples")
 # DeepSpeed patches F.linear for ZeRO-3 for the rest of the process, so stage 3 runs apart.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "zero0-2": ("0", "1", "2", "2-offload"),
-    "zero3": ("3", "3-offload"),
+    "zero3": ("3", "3-offload", "3-released"),
 }
 
 _SOME = ("llama", "hf-llama", "llama-compiled", "gpt2", "small")
@@ -23,7 +23,7 @@ class ProbeCase:
     """One engine in training.
 
     Attributes:
-        kind: ZeRO stage, perhaps with ``-offload``.
+        kind: ZeRO stage, perhaps with ``-offload`` or ``-released`` (see ``zero_settings``).
         precision: Of the parameters, ``fp32`` or ``bf16``.
         model: A name in ``PROBED_MODELS``.
         packing: Of the specific set: ``stream``, or ``examples`` of unequal lengths.

@@ -113,7 +113,8 @@ def mixtral() -> nn.Module:
             bos_token_id=None,
             eos_token_id=None,
             pad_token_id=None,
-            experts_implementation="eager",  # the others want no float64, which references are in
+            # Of its base class; the others want no float64, which references are in.
+            experts_implementation="eager",  # pyright: ignore[reportCallIssue]
         )
     )
 

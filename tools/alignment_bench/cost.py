@@ -72,7 +72,7 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
             gradient.dot(gradient)
 
     def in_flight(aim: Aim) -> None:
-        taps.start(aim.direction)
+        taps.start(aim.direction, passes.layouts(packed))
         bench.train()
         taps.finish(bench.trained)
 

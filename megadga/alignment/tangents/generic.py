@@ -11,12 +11,14 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
+from megadga.alignment.preserving import preserved
 from megadga.alignment.tangents.randomness import from_states
-from megadga.alignment.tangents.recomputed import norm_vectors, weights_recomputed
+from megadga.alignment.tangents.recomputed import weights_recomputed
 from megadga.alignment.tangents.tangent import Call, SequenceRows, Trace, sequence_dots
 
 
@@ -44,40 +46,41 @@ class AnyModuleTangent:
         self._direction = direction
 
     def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
-        """Keep every tensor among the arguments, and the states that dropout started from."""
+        """Call the module again, on the numbers that it has drawn, and keep how outputs move.
+
+        That is done in the forward pass, not where the derivatives are needed: there a module
+        that the module calls may have given its parameters back (ZeRO-3), or be about to be
+        differentiated itself. The second call leaves no buffer and no random state moved.
+        """
         leaves, form = pytree.tree_flatten((call.positional, dict(call.named)))
-        tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        detached = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        positional, named = pytree.tree_unflatten(detached, form)
         device = self._parameters[0].device
-        num_states = len(call.random_states)
-        vectors = norm_vectors(self._module)
-        autocast = _autocast_as_now(device)
+        with (
+            preserved(self._module, restart=call.restart),
+            from_states(call.random_states, device),
+            _saved_as_they_are(),
+        ):
+            changes = self._changes(positional, named)
+        moving = [place for place, change in enumerate(changes) if change is not None]
 
         def derivatives(gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]) -> Tensor:
-            filled = list(others)
-            states, arguments = kept[:num_states], kept[num_states:]
-            for place, tensor in zip(places, arguments, strict=False):
-                filled[place] = tensor
-            positional, named = pytree.tree_unflatten(filled, form)
-            with from_states(states, device), autocast:
-                changes = self._changes(positional, named, arguments[len(places) :])
             total = torch.zeros(rows[0].num_sequences, dtype=torch.float64, device=device)
-            for gradient, change, of_output in zip(gradients, changes, rows, strict=True):
-                if gradient is not None and change is not None:
-                    total += sequence_dots(gradient, change, of_output)
+            for place, change in zip(moving, kept, strict=True):
+                if (gradient := gradients[place]) is not None:
+                    total += sequence_dots(gradient, change, rows[place])
             return total
 
-        return Trace((*call.random_states, *tensors, *vectors), derivatives)
+        return Trace(tuple(change for change in changes if change is not None), derivatives)
 
     def _changes(
-        self, positional: tuple[Any, ...], named: dict[str, Any], vectors: tuple[Tensor, ...]
+        self, positional: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[Tensor | None, ...]:
         """Return ``J v`` for each output, None for one that does not depend on the parameters."""
         with (
             _trainable(self._parameters),
             sdpa_kernel(SDPBackend.MATH),
-            weights_recomputed(self._module, vectors),
+            weights_recomputed(self._module),
         ):
             # By its forward alone: the hooks of the call have run already.
             outputs = output_tensors(self._module.forward(*positional, **named))
@@ -105,6 +108,11 @@ class AnyModuleTangent:
         return tuple(changes.get(place) for place in range(len(outputs)))
 
 
+def _saved_as_they_are() -> saved_tensors_hooks:
+    """Keep an own graph's tensors out of activation checkpointing, which would drop them."""
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+
+
 @contextmanager
 def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     """Record operations on these parameters, also where gradients are switched off."""
@@ -117,11 +125,3 @@ def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     finally:
         for parameter, required in zip(parameters, before, strict=True):
             parameter.requires_grad_(required)
-
-
-def _autocast_as_now(device: torch.device) -> torch.autocast:
-    return torch.autocast(
-        device.type,
-        dtype=torch.get_autocast_dtype(device.type),
-        enabled=torch.is_autocast_enabled(device.type),
-    )

@@ -5,7 +5,7 @@ place of a parameter, which a forward pre-hook computes. Whoever calls the forwa
 itself has to compute it as well.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import cast
 
@@ -18,29 +18,16 @@ from torch.nn.utils.weight_norm import WeightNorm
 _Hook = WeightNorm | SpectralNorm | BasePruningMethod
 
 
-def norm_vectors(module: nn.Module) -> tuple[Tensor, ...]:
-    """Return copies of what a call's power iterations ended at; none without ``spectral_norm``."""
-    return tuple(
-        module.get_buffer(f"{hook.name}_{side}").clone()
-        for hook in _hooks(module)
-        if isinstance(hook, SpectralNorm)
-        for side in ("u", "v")
-    )
-
-
 @contextmanager
-def weights_recomputed(module: nn.Module, vectors: tuple[Tensor, ...]) -> Generator[None]:
+def weights_recomputed(module: nn.Module) -> Generator[None]:
     """Compute such weights anew, as functions of the parameters; put the old ones back after.
 
-    Args:
-        module: Is left as it was.
-        vectors: Of `norm_vectors`, at the time of the call.
+    They are those of the last call: ``spectral_norm`` has moved on with the next one.
     """
-    remaining = iter(vectors)
     before = {name: getattr(module, name) for name in map(_name, _hooks(module))}
     try:
         for hook in _hooks(module):
-            setattr(module, _name(hook), _weight(hook, module, remaining))
+            setattr(module, _name(hook), _weight(hook, module))
         yield
     finally:
         for name, weight in before.items():
@@ -59,15 +46,15 @@ def _name(hook: _Hook) -> str:
     return hook.name
 
 
-def _weight(hook: _Hook, module: nn.Module, vectors: Iterator[Tensor]) -> Tensor:
+def _weight(hook: _Hook, module: nn.Module) -> Tensor:
     match hook:
         case WeightNorm():
             return hook.compute_weight(module)
         case BasePruningMethod():
             return hook.apply_mask(module)
         case SpectralNorm():
-            # As its own function does, for vectors that have moved on by now.
+            # As its own function does, but for the steps of its power iteration.
             weight = module.get_parameter(f"{hook.name}_orig")
             matrix = hook.reshape_weight_to_matrix(weight)
-            left, right = next(vectors), next(vectors)
+            left, right = (module.get_buffer(f"{hook.name}_{side}") for side in ("u", "v"))
             return weight / torch.dot(left, torch.mv(matrix, right))

@@ -1,4 +1,4 @@
-"""Measures domains against their own mean in both ways that see norms, beside float64."""
+"""Measures domains against their own mean in both ways that see norms; then users' modules."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ import torch
 from megadga.alignment.methods import Directional, Method, Sharded
 from megadga.build.ranks import leave
 from megadga.mixing.scheduler import AlignmentNeeds, Alignments
+from tests.distributed.workers import foreign
 from tests.distributed.workers.exactness import measured_numbers
 from tests.support.engines import init_ranks
 from tests.support.probe_cases import ProbeCase
@@ -22,8 +23,19 @@ UPDATE = 3
 
 
 def main(output: str, folder: str, kind: str) -> None:
-    world_size = init_ranks()
-    training = start_training(Path(folder), ProbeCase(kind, "fp32"))
+    init_ranks()
+    kinds = (kind, f"{kind}-released") if kind == "3" else (kind,)
+    report: dict[str, Any] = {"among": {each: results_of(Path(folder), each) for each in kinds}}
+    # What follows needs two ranks too, and is put into the process group that there is.
+    report["foreign"] = foreign.results_of(Path(folder), kind)
+    if torch.distributed.get_rank() == 0:
+        Path(output).write_text(json.dumps(report))
+    leave()
+
+
+def results_of(folder: Path, kind: str) -> dict[str, Any]:
+    """Measure in each way under one kind of ZeRO. Collective."""
+    training = start_training(folder, ProbeCase(kind, "fp32"))
     training.train_step()
     found = {
         name: training.measurement(method, NEEDS).measure(UPDATE)
@@ -32,14 +44,15 @@ def main(output: str, folder: str, kind: str) -> None:
     reference = training.reference()
     errors = {name: largest_error(each, reference, training) for name, each in found.items()}
     numbers = {name: measured_numbers(each) for name, each in found.items()}
-    everyone: list[Any] = [None] * world_size
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyone, numbers)
-    if torch.distributed.get_rank() == 0:
-        dots = {name: each.dots.tolist() for name, each in found.items()}
-        equal_bits = [of_rank == everyone[0] for of_rank in everyone]
-        report = {"errors": errors, "equal_bits": equal_bits, "dots": dots, "scale": scale(found)}
-        Path(output).write_text(json.dumps(report))
-    leave()
+    training.engine.destroy()
+    return {
+        "errors": errors,
+        "equal_bits": [of_rank == everyone[0] for of_rank in everyone],
+        "dots": {name: each.dots.tolist() for name, each in found.items()},
+        "scale": scale(found),
+    }
 
 
 def largest_error(found: Alignments, reference: Reference, training: Training) -> float:

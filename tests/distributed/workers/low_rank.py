@@ -1,12 +1,16 @@
 """Compares thin factors of the specific gradient with the whole of it in float64."""
 
 import dataclasses
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
+from megadga.alignment import factoring
 from megadga.alignment.directions import Direction
 from megadga.alignment.methods import Directional, InFlight, LowRank, ProbeBudget
 from megadga.zero.aim import Aim
@@ -105,15 +109,43 @@ def errors_along_factors(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
     return results
 
 
+@contextmanager
+def another_processor() -> Generator[None]:
+    """Have ranks but the first factor matrices as well, but not into the same factors."""
+    if torch.distributed.get_rank() == 0:
+        yield
+        return
+    qr, svd = torch.linalg.qr, factoring._svd
+    as_returned: Any = torch.return_types
+
+    def other_qr(matrix: Tensor) -> Any:
+        q, r = qr(matrix)
+        signs = torch.ones(q.shape[1]).index_fill_(0, torch.arange(0, q.shape[1], 2), -1.0)
+        return as_returned.linalg_qr((q * signs, signs[:, None] * r))
+
+    def other_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        left, values, right = svd(matrix)
+        return -left, values, -right
+
+    with (
+        patch.object(torch.linalg, "qr", other_qr),
+        patch.object(factoring, "_qr", other_qr),
+        patch.object(factoring, "_svd", other_svd),
+    ):
+        yield
+
+
 def results_of_wide(folder: Path, kind: str) -> list[dict[str, Any]]:
     """What there is to know of a model all of whose matrices are factored."""
     few = start_training(folder, ProbeCase(kind, "fp32", "llama-wide"), budget=ONE_SEQUENCE)
     few.train_step()
-    complete = _complete(few)
+    with another_processor():
+        complete = _complete(few)
     few.engine.destroy()
     many = start_training(folder, ProbeCase(kind, "fp32", "llama-wide"))
     many.train_step()
-    energy, memory = _energies(many), _memory(many)
+    with another_processor():
+        energy, memory = _energies(many), _memory(many)
     many.engine.destroy()
     return [
         {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megadga.shards.sequences import PADDING
-from megadga.zero.loss import causal_lm_loss, mean_loss
+from megadga.zero.loss import as_counted, causal_lm_loss, mean_loss
 from tests.support.probed_models import gpt2, hf_llama
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
 
@@ -53,6 +53,16 @@ def test_without_padding_it_is_the_mean_to_the_bit():
     assert mean_loss(Constant(losses), tokens).item() == losses.mean().item()
 
 
+def test_losses_in_half_precision_are_averaged_in_single():
+    losses = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0078125]], dtype=torch.bfloat16)
+    tokens = torch.ones(2, 4, dtype=torch.int64)
+
+    found = mean_loss(Constant(losses), tokens)
+
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(1.0 + 0.0078125 / 6, rel=EPSILON)
+
+
 @pytest.mark.parametrize("shape", [(1,), (6,), (2,), (2, 4), (2, 3, 1)])
 def test_anything_else_is_refused_by_shape(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"one loss a token, shape \(2, 3\), found shape \(") as e:
@@ -83,6 +93,31 @@ class Returning(nn.Module):
 def test_the_loss_of_an_output_is_taken(loss: Tensor):
     assert mean_loss(Returning(Output(loss, torch.zeros(()))), TOKENS).item() == 2.5
     assert mean_loss(Returning({"loss": loss}), TOKENS).item() == 2.5
+
+
+COUNTED: dict[str, tuple[tuple[Tensor, Tensor | int], float, list[float]]] = {
+    "losses and a mask": (
+        (torch.full((2, 3), 2.5), torch.tensor([[1, 1, 0], [0, 1, 0]])),
+        7.5,
+        [2.0, 1.0],
+    ),
+    "sums and counts": ((torch.tensor([5.0, 2.5]), torch.tensor([2, 1])), 7.5, [2.0, 1.0]),
+    "sum and count": ((torch.tensor(7.5), torch.tensor(3)), 7.5, [3.0]),
+    "sum and number": ((torch.tensor(7.5), 3), 7.5, [3.0]),
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_module_may_say_what_its_loss_counts(name: str, *, wrapped: bool):
+    pair, total, counts = COUNTED[name]
+    module = Returning({"loss": pair} if wrapped else pair)
+
+    counted = as_counted(mean_loss(module, TOKENS), len(TOKENS))
+
+    assert counted is not None
+    assert counted.total.item() == total
+    assert counted.counts.tolist() == counts
 
 
 @pytest.mark.parametrize(

@@ -267,10 +267,10 @@ def test_calling_again_leaves_parameters_and_random_numbers_as_they_are(*, train
     module = filled(Scale(dropout=0.5))
     direction = ResidentDirection(pieces_of(module))
     module.requires_grad_(trainable)
-    trace = trace_of(module, direction, normal(B, S, WIDTH))
     torch.manual_seed(3)
     before = torch.get_rng_state()
 
+    trace = trace_of(module, direction, normal(B, S, WIDTH))
     trace.derivatives([torch.ones(B, S, WIDTH, dtype=torch.float64)], trace.kept)
 
     assert torch.equal(torch.get_rng_state(), before)

@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from megadga.alignment.directions import ResidentDirection
 from megadga.alignment.tangents.choosing import choose_tangent
-from megadga.alignment.tangents.tangent import Call, SequenceRows
+from megadga.alignment.tangents.tangent import Call, SequenceRows, sequence_dots
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
 B, S, INPUTS, OUTPUTS = 3, 5, 4, 6
@@ -121,3 +121,14 @@ def test_an_embedding_that_bounds_the_norm_of_its_rows():
     pieces = pieces_of(module)
     ids = torch.tensor([[0, 2], [1, 1], [6, 3]])
     check_tangent(module, ResidentDirection(pieces), pieces, ids, num_sequences=B)
+
+
+@pytest.mark.parametrize("columns", [7, 3_000_001])
+def test_inner_products_of_half_precision_are_as_exact_as_those_of_single(columns: int):
+    left, right = (normal(2, columns, seed=seed).bfloat16() for seed in (1, 2))
+
+    found = sequence_dots(left, right, SequenceRows(2))
+
+    products = left.double() * right.double()
+    error = (found - products.sum(1)).abs() / products.abs().sum(1)
+    assert error.max() < torch.finfo(torch.float32).eps
