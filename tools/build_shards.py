@@ -5,7 +5,12 @@ import argparse
 from megadga.errors import MegadgaError
 from megadga.prepare.bars import Bars
 from megadga.prepare.pipeline.build import build_shards
-from megadga.prepare.pipeline.command import add_options, read_build, read_execution
+from megadga.prepare.pipeline.command import (
+    add_options,
+    describe_exceptions,
+    read_build,
+    read_execution,
+)
 from megadga.prepare.ranks import open_workers
 from megadga.shards.inspection import render_table, summarize
 
@@ -46,9 +51,8 @@ def main() -> None:
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted; the same command goes on from here\n")
     print(render_table([line for one in built.manifests for line in summarize(one)]))
-    if built.rejects is not None:
-        bad = f"{built.num_bad:,} of {built.num_records:,} records"
-        print(f"left out {bad}: {built.rejects} lists them")
+    for line in describe_exceptions(built):
+        print(line)
 
 
 if __name__ == "__main__":

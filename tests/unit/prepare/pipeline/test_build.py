@@ -1,4 +1,6 @@
 import json
+import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import pytest
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.pipeline.build import Build, Built, build_shards
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
+from megadga.prepare.pipeline.merging import Merging
 from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.pipeline.workplace import Workplace
+from megadga.prepare.progress import unseen
 from megadga.prepare.reading.inputs import DomainInput, plan_domains
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.workers import open_processes
@@ -308,6 +312,70 @@ def test_what_is_built_is_not_built_again(source, tokenizer, tmp_path):
     assert stages.seen == []
 
 
+def change(path: Path, *, later_ns: int) -> None:
+    """Change a file but for its size, and say when that was."""
+    time = path.stat().st_mtime_ns + later_ns
+    path.write_bytes(path.read_bytes().replace(b"a", b"e"))
+    os.utime(path, ns=(time, time))
+
+
+@pytest.mark.parametrize("later_ns", [1, -1])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_was_built_of_a_file_that_has_changed_since_is_refused(
+    source, tokenizer, tmp_path, grouped, later_ns
+):
+    output = Output(tmp_path / "out", grouped=grouped)
+    build([source], tokenizer, output)
+    change(source.train, later_ns=later_ns)
+    stages = SeenStages()
+    named = source.train if later_ns > 0 else output.final_path("web")
+    with pytest.raises(ShardError, match=f"^{re.escape(str(named))}: expected the input as it"):
+        build([source], tokenizer, output, stages=stages)
+    assert stages.seen == []
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_records_said_of_a_file_that_has_changed_is_refused_before_any_work(
+    mixed, tokenizer, tmp_path, grouped
+):
+    recipe, output = Recipe(Keys(domain="source")), Output(tmp_path / "out", grouped=grouped)
+    build(mixed, tokenizer, output, recipe)
+    change(mixed.sources[1].path, later_ns=1)
+    stages = SeenStages()
+    with pytest.raises(ShardError, match=r"1\.jsonl: expected the input as it was when .*out"):
+        build(mixed, tokenizer, output, recipe, stages=stages)
+    assert stages.seen == []
+
+
+def test_a_build_that_stopped_does_not_go_on_with_a_file_that_has_changed(tokenizer, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(BAD)
+    with pytest.raises(ConfigError, match="bad records"):
+        build(list(plan_domains([path])), tokenizer, tmp_path / "out")
+    change(path, later_ns=1)
+    with pytest.raises(
+        ConfigError, match=rf"modified\.{re.escape(str(path))}: expected \d+, found"
+    ):
+        build(list(plan_domains([path])), tokenizer, tmp_path / "out", max_bad=MaxBad(2))
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_file_that_changes_while_it_is_read_is_missed(source, tokenizer, tmp_path, append):
+    def changing(stage, total, unit, /):
+        if stage == "tokenizing":
+            if append:
+                source.train.write_bytes(source.train.read_bytes() + b'{"text": "more"}\n')
+            else:
+                change(source.train, later_ns=1)
+        return unseen(stage, total, unit)
+
+    with pytest.raises(
+        ConfigError, match=r"web\.jsonl: expected .* found .*: remove .* and build"
+    ):
+        build([source], tokenizer, tmp_path / "out", stages=changing)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_build_that_was_killed_at_its_very_end_is_tidied_up(source, tokenizer, tmp_path):
     def killed(workplace):
         raise KeyboardInterrupt
@@ -409,11 +477,108 @@ def test_an_unfinished_build_is_not_continued_with_something_else(tokenizer, tmp
         build(inputs, tokenizer, tmp_path / "out", Recipe(seed=7))
 
 
+def write_sites(path: Path, texts: list[str], *, documents_of_each: int = 1) -> Corpus:
+    """Write documents of very many small domains, named by the records; return their corpus."""
+    records = [
+        {"text": text, "source": f"site{number // documents_of_each:03d}"}
+        for number, text in enumerate(texts)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return corpus_of_files([path], valid_fraction=0.5)
+
+
+@pytest.mark.parametrize(("documents_of_each", "memory_bytes"), [(1, 500), (2, 1 << 20)])
+def test_a_domain_of_which_all_would_be_held_out_is_trained_on_whole(
+    tokenizer, tmp_path, memory_bytes, documents_of_each
+):
+    texts = made_up_texts(40)
+    corpus = write_sites(tmp_path / "a.jsonl", texts, documents_of_each=documents_of_each)
+    recipe = Recipe(Keys(domain="source"), valid_fraction=0.5)
+    built = build(corpus, tokenizer, tmp_path / "out", recipe, memory_bytes=memory_bytes)
+    found: list[str] = []
+    for manifest in built.manifests:
+        folder = tmp_path / "out" / manifest.name
+        train, valid = (read_split(folder, split, tokenizer) for split in ("train", "valid"))
+        assert train
+        assert not (manifest.name in built.whole and valid)
+        found += train + valid
+    assert sorted(found) == sorted(texts)
+    # Chance holds out 0.5 of documents: in 40 / n domains of n, all of 0.5^n of the domains.
+    expected = 40 / documents_of_each * 0.5**documents_of_each
+    assert abs(len(built.whole) - expected) < 4 * np.sqrt(expected)
+
+
+def test_grouped_domains_are_trained_on_whole_likewise(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", 3000)
+    texts = made_up_texts(40)
+    corpus = write_sites(tmp_path / "a.jsonl", texts)
+    recipe = Recipe(Keys(domain="source"), valid_fraction=0.5, shard_tokens=700)
+    output = Output(tmp_path / "out", grouped=True)
+    built = build(corpus, tokenizer, output, recipe, memory_bytes=500)
+    grouping = read_grouping(tmp_path / "out", built.manifests[0])
+    train = read_split(tmp_path / "out", "train", tokenizer)
+    assert built.manifests[0].num_documents("valid") == 0
+    assert grouping.bounds["train"].documents.tolist() == list(range(41))
+    assert train == texts
+
+
+def test_ids_go_with_the_documents_of_a_domain_that_is_trained_on_whole(tokenizer, tmp_path):
+    texts = made_up_texts(20)
+    corpus = write_sites(tmp_path / "a.jsonl", texts, documents_of_each=2)
+    recipe = Recipe(Keys(domain="source", id="text"), valid_fraction=0.5)
+    output = Output(tmp_path / "out", grouped=True)
+    built = build(corpus, tokenizer, output, recipe)
+    assert built.whole
+    for split in ("train", "valid"):
+        (entry,) = built.manifests[0].splits[split]
+        ids = (tmp_path / "out" / f"{entry.file}.ids").read_text().splitlines()
+        assert [json.loads(one) for one in ids] == read_split(tmp_path / "out", split, tokenizer)
+
+
+def test_what_a_file_holds_out_is_never_trained_on(tokenizer, tmp_path):
+    train = write_lines(tmp_path / "qa.train.jsonl", [" "])
+    valid = write_lines(tmp_path / "qa.valid.jsonl", made_up_texts(3))
+    with pytest.raises(ConfigError, match=r"one document to train on .* found none in qa"):
+        build(list(plan_domains([train, valid])), tokenizer, tmp_path / "out", max_bad=MaxBad(1))
+
+
+@pytest.mark.parametrize("changes", [{"grouped": True}, {"shard_tokens": 2000}])
+def test_other_shards_are_made_of_what_is_tokenized(mixed, tokenizer, tmp_path, changes):
+    write = Merging.__call__
+
+    def killed(merging, task):
+        write(merging, task)
+        raise KeyboardInterrupt
+
+    def recipe(shard_tokens=1 << 20, **_):
+        return Recipe(Keys(domain="source"), shard_tokens=shard_tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Merging, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(mixed, tokenizer, tmp_path / "out", recipe())
+    stages = SeenStages()
+    output = Output(tmp_path / "out", grouped="grouped" in changes)
+    again = build(mixed, tokenizer, output, recipe(**changes), stages=stages)
+    whole = Output(tmp_path / "whole/out", grouped="grouped" in changes)
+    assert again.manifests == build(mixed, tokenizer, whole, recipe(**changes)).manifests
+    checked, tokenized, written = stages.seen
+    assert [checked[0], tokenized[0], written[0]] == ["checking", "tokenizing", "writing"]
+
+
 @pytest.mark.parametrize("texts", [[], [""]])
 def test_an_empty_domain_is_refused(tokenizer, tmp_path, texts):
     path = write_lines(tmp_path / "a.jsonl", texts)
     with pytest.raises(ConfigError, match=r"at least one document to train on .* found none in a"):
         build(list(plan_domains([path])), tokenizer, tmp_path / "out", max_bad=MaxBad(1))
+
+
+def test_an_empty_file_is_refused_before_any_work(source, tokenizer, tmp_path):
+    empty = DomainInput("empty", write_lines(tmp_path / "empty.jsonl", []), None)
+    stages = SeenStages()
+    with pytest.raises(ConfigError, match=r"document to train on .* found none in empty$"):
+        build([source, empty], tokenizer, tmp_path / "out", stages=stages)
+    assert stages.seen == []
 
 
 @pytest.mark.parametrize(
