@@ -39,7 +39,7 @@ def main() -> None:
     add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
     args = parser.parse_args()
     try:
-        sets = references.parse_references(args.input)
+        sets = references.parse_references(args.input, output=args.output)
         references.check_output(args.output, len(sets))
         tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
         cut = plan_cut(tokenizer, args.piece_tokens)

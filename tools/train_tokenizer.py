@@ -36,7 +36,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
-        texts = sample_texts(expand_inputs(args.input), text_key=args.text_key)
+        inputs = expand_inputs(args.input, output=Path(f"{args.output}.model"))
+        texts = sample_texts(inputs, text_key=args.text_key)
         reading = tqdm(texts, desc="reading", unit=" documents", disable=None)
         tokenizer = train_tokenizer(reading, vocab_size=args.vocab_size, prefix=args.output)
     except MegadgaError as error:

@@ -18,22 +18,27 @@ from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
 
 
-def parse_references(arguments: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+def parse_references(
+    arguments: Sequence[str], *, output: Path | None = None
+) -> dict[str, tuple[Path, ...]]:
     """Return the files and folders of each reference set, in the order in which sets come.
 
     Args:
         arguments: ``NAME=GLOB``; a name may come again, with more of its files.
+        output: A file that will be written, which no pattern matches.
 
     Raises:
-        ConfigError: If one has another form, or a pattern matches nothing.
+        ConfigError: If one has another form, or a pattern matches nothing that is an input.
     """
     patterns: dict[str, list[str]] = {}
     for argument in arguments:
         name, equals, pattern = argument.partition("=")
         if not (name and equals and pattern):
             raise ConfigError(f"{argument}: expected NAME=GLOB, found something else")
+        if not name.isprintable():
+            raise ConfigError(f"{name!r}: expected a name of printable characters, found others")
         patterns.setdefault(name, []).append(pattern)
-    return {name: expand_inputs(globs) for name, globs in patterns.items()}
+    return {name: expand_inputs(globs, output=output) for name, globs in patterns.items()}
 
 
 def measure_references(

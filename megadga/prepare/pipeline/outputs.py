@@ -17,6 +17,7 @@ from megadga.errors import ShardError
 from megadga.prepare.pipeline.merging import ShardTask, Sizes
 from megadga.prepare.pipeline.recipe import SPLITS
 from megadga.prepare.pipeline.workplace import Workplace
+from megadga.prepare.reading.products import rejects_path
 from megadga.shards.files import written_whole
 from megadga.shards.grouping import Bounds, Grouping, write_grouping
 from megadga.shards.manifest import (
@@ -99,8 +100,7 @@ class Output:
 
     def rejects_path(self, digest: str) -> Path:
         """Return where the bad records of a build are listed, beside the output."""
-        path = self.path.absolute()
-        return path.with_name(f"{path.name}.rejects-{digest[:8]}.jsonl")
+        return rejects_path(self.path.absolute(), digest)
 
     def folders(self, names: Sequence[str]) -> dict[str, range]:
         """Return the name of each folder with shards, and the numbers of the domains in it."""

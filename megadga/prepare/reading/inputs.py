@@ -1,4 +1,8 @@
-"""Which inputs become which domains. Knows paths only, and opens no file."""
+"""Which inputs become which domains. Knows paths only, and opens no file.
+
+What these tools have written themselves is no input: patterns and folders leave it aside, and
+where it is named outright it is refused.
+"""
 
 import glob
 import os
@@ -8,6 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.products import (
+    describe_folder,
+    describe_product,
+    is_product,
+    is_rejects_list,
+)
+from megadga.prepare.reading.records import FOLDER_NAME, is_folder_name
 
 FILE_TYPES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 EXPECTED_TYPES = f"a folder or a file that ends in {', '.join(FILE_TYPES)}"
@@ -28,18 +39,25 @@ class DomainInput:
     valid: Path | None
 
 
-def expand_inputs(patterns: Iterable[str]) -> tuple[Path, ...]:
+def expand_inputs(patterns: Iterable[str], *, output: Path | None = None) -> tuple[Path, ...]:
     """Return the files and folders that the patterns name, sorted, each once.
 
     Args:
         patterns: Paths or glob patterns; ``**`` stands for any number of folders.
+        output: A file that will be written, which no pattern matches.
 
     Raises:
-        ConfigError: If a pattern matches nothing.
+        ConfigError: If a pattern matches nothing, a path is of something that these tools have
+            written, or a folder would hold the output.
     """
     paths: set[Path] = set()
     for pattern in patterns:
-        paths.update(_matches(pattern))
+        paths.update(_matches(pattern, output))
+    for path in paths:
+        if output is not None and output.resolve().is_relative_to(path.resolve()):
+            raise ConfigError(
+                f"{output}: expected an output outside of the inputs, found it in {path}"
+            )
     return tuple(sorted(paths))
 
 
@@ -49,12 +67,12 @@ def plan_domains(paths: Sequence[Path]) -> tuple[DomainInput, ...]:
     ``NAME.train.EXT`` and ``NAME.valid.EXT`` (files or folders) are the two splits of ``NAME``.
 
     Raises:
-        ConfigError: If a file is of an unknown type, two inputs make the same domain, or half of a
-            pair is missing.
+        ConfigError: If a file is of an unknown type or its name cannot name a domain, two inputs
+            make the same domain, or half of a pair is missing.
     """
     names: dict[str, Path] = {}
     for path in paths:
-        name = _name(path)
+        name = _domain_name(path)
         if name in names:
             raise ConfigError(
                 f"{path}: expected one input for the domain {name}, found {names[name]} too"
@@ -103,7 +121,8 @@ def plan_files(paths: Sequence[Path]) -> tuple[Path, ...]:
 def list_files(path: Path) -> tuple[Path, ...]:
     """Return a file itself, or the files of a folder and its folders, sorted by path.
 
-    What is hidden in the folder is left aside, as are links to other folders.
+    What is hidden in the folder is left aside, as are links to other folders and what these tools
+    have written.
 
     Raises:
         ConfigError: If the path or something in the folder cannot be read or does not exist.
@@ -118,21 +137,33 @@ def list_files(path: Path) -> tuple[Path, ...]:
         raise ConfigError(f"{path}: expected a file or folder, found {error}") from error
 
 
-def _matches(pattern: str) -> list[Path]:
-    if Path(pattern).exists():  # meant as it stands, even with brackets in it
-        return [Path(pattern)]
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute ones)
+def _matches(pattern: str, output: Path | None) -> list[Path]:
+    if (path := Path(pattern)).exists():  # meant as it stands, even with brackets in it
+        if (kind := describe_product(path)) is not None:
+            raise ConfigError(f"{pattern}: expected documents, found {kind}")
+        return [path]
+    names = glob.glob(pattern, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute ones)
+    written = None if output is None else output.absolute()
+    matched = [Path(name) for name in names]
+    found = [path for path in matched if path.absolute() != written and not is_product(path)]
     if not found:
-        raise ConfigError(f"{pattern}: expected a file or folder, found none")
-    return [Path(name) for name in found]
+        rest = f" but {len(matched)} that these tools have written" if matched else ""
+        raise ConfigError(f"{pattern}: expected a file or folder, found none{rest}")
+    return found
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and describe_folder(Path(parent, name)) is None
+        ]
         for name in names:
             file = Path(parent, name)
-            if not name.startswith(".") and stat.S_ISREG(file.stat().st_mode):
+            if name.startswith(".") or is_rejects_list(name):
+                continue
+            if stat.S_ISREG(file.stat().st_mode):
                 yield file
 
 
@@ -144,6 +175,14 @@ def _name(path: Path) -> str:
     name = path.name if path.is_dir() else _stem(path.name)
     if (name == path.name and not path.is_dir()) or not name or name.startswith("."):
         raise ConfigError(f"{path}: expected {EXPECTED_TYPES}, found another name")
+    return name
+
+
+def _domain_name(path: Path) -> str:
+    """Return the name of the domain that an input makes, or its half of a pair."""
+    name = _name(path)
+    if not is_folder_name(_split(name)[0]):
+        raise ConfigError(f"{path}: expected {FOLDER_NAME}, found {name!a}")
     return name
 
 

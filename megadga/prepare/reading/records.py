@@ -8,6 +8,11 @@ from typing import TypeGuard, TypeVar
 SourceT = TypeVar("SourceT")
 
 MAX_DOMAIN_BYTES = 200  # a file system takes 255; some are left for what is written beside it
+FOLDER_NAME = (
+    'a name for a folder, of printable characters, without "/", no "." at its beginning, of 1 to '
+    f"{MAX_DOMAIN_BYTES} bytes"
+)
+_RESERVED = frozenset(("manifest.json",))  # by which a folder of domains is told from a domain's
 
 _KINDS: Mapping[type, str] = {
     type(None): "null",
@@ -190,6 +195,22 @@ def check_content(text: object, id_: object, domain: object, keys: Keys) -> Cont
     return Content(checked_text, checked_id, checked_domain)
 
 
+def is_folder_name(name: str) -> bool:
+    """Return whether a domain can be called so: see ``FOLDER_NAME``.
+
+    Names are written into files that have one a line, and on terminals: of what cannot be printed,
+    a line break ends a name, and half a surrogate pair, as names of files that are no UTF-8 have,
+    cannot be written at all.
+    """
+    return (
+        name.isprintable()  # which surrogates are not
+        and 1 <= len(name.encode()) <= MAX_DOMAIN_BYTES
+        and "/" not in name
+        and not name.startswith(".")
+        and name not in _RESERVED
+    )
+
+
 def show_names(names: Iterable[str]) -> str:
     """Return names in one line, a few of them, long and unprintable ones cut and escaped."""
     shown = [_show(name) for name in names]
@@ -246,17 +267,8 @@ def _check_id(value: object, key: str) -> str:
 
 def _check_domain(value: object, key: str) -> str:
     name = _check_string(value, key)
-    if (
-        not name
-        or name.startswith(".")
-        or "/" in name
-        or "\0" in name
-        or len(name.encode()) > MAX_DOMAIN_BYTES
-    ):
-        raise RecordError(
-            f'{key}: expected a name for a folder, without "/" or NUL, no "." at its beginning, '
-            f"of 1 to {MAX_DOMAIN_BYTES} bytes, found {_show(name) or 'none'}"
-        )
+    if not is_folder_name(name):
+        raise RecordError(f"{key}: expected {FOLDER_NAME}, found {_show(name) or 'none'}")
     return name
 
 

@@ -17,7 +17,7 @@ from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.pipeline.workplace import Workplace
 from megadga.prepare.progress import unseen
-from megadga.prepare.reading.inputs import DomainInput, plan_domains
+from megadga.prepare.reading.inputs import DomainInput, expand_inputs, plan_domains
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.workers import open_processes
 from megadga.shards.folder import open_domains
@@ -455,6 +455,43 @@ def test_after_too_many_bad_records_more_can_be_allowed(tokenizer, tmp_path, mon
     )  # nothing to read
     built = build(inputs, tokenizer, tmp_path / "out", max_bad=MaxBad(2))
     assert built.num_bad == 2
+
+
+@pytest.mark.parametrize("pattern", ["*.jsonl", "*", ""])
+def test_where_the_output_lies_among_the_inputs_the_build_goes_on(tokenizer, tmp_path, pattern):
+    (tmp_path / "a.jsonl").write_text(BAD)
+
+    def again(**options):
+        inputs = list(plan_domains(expand_inputs([f"{tmp_path}/{pattern}"])))
+        return build(inputs, tokenizer, tmp_path / "out", **options)
+
+    with pytest.raises(ConfigError, match="bad records"):
+        again()
+    built = again(max_bad=MaxBad(2))
+    assert [built.num_records, built.num_bad, len(built.manifests)] == [4, 2, 1]
+    assert again(max_bad=MaxBad(2)).manifests == built.manifests
+
+
+def test_a_domain_of_another_line_is_a_bad_record(tokenizer, tmp_path):
+    path = tmp_path / "a.jsonl"
+    records = [{"text": f"good {n}", "source": ("web\n", "books")[n % 2]} for n in range(20)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    output, recipe = Output(tmp_path / "out", grouped=True), Recipe(Keys(domain="source"))
+    corpus = corpus_of_files([path], valid_fraction=0.05)
+    built = build(corpus, tokenizer, output, recipe, max_bad=MaxBad(10))
+    assert built.num_bad == 10
+    assert read_grouping(output.path, built.manifests[0]).names == ("books",)
+
+
+def test_files_whose_names_are_no_utf_8_are_read(tokenizer, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    path = write_lines(folder / os.fsdecode(b"\xff.jsonl"), [*made_up_texts(20), " "])
+    corpus = corpus_by_input([DomainInput("web", folder, None)], valid_fraction=0.05)
+    built = build(corpus, tokenizer, folder / os.fsdecode(b"\xfe"), max_bad=MaxBad(1))
+    assert built.rejects is not None
+    assert json.loads(built.rejects.read_text())["file"] == str(path)
+    assert built.manifests[0].num_documents("train") > 10
 
 
 def test_after_a_wrong_key_the_right_one_can_be_given(source, tokenizer, tmp_path):
