@@ -21,6 +21,7 @@ from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
+from megadga.console import in_console
 from megadga.errors import ConfigError, MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What follows the program's name; None: this process's own.
     """
+    return in_console(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)

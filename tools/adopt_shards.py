@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import run_program
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.adopt import adopt_shards, count_token_bytes
@@ -45,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

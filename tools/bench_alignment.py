@@ -30,6 +30,7 @@ from alignment_bench.case import SECTIONS, Case, Row, Section, llama_shape
 from alignment_bench.launching import run_case
 from alignment_bench.tables import merged, show
 from alignment_bench.tokens import write_tokens
+from megadga.console import run_program
 from megadga.model.presets import PRESETS
 
 EPILOG = """\
@@ -164,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from megadga.console import run_program
 from megadga.demo.benchmark import prepare_corpus
 from megadga.errors import MegadgaError
 from megadga.prepare.clustering.assignment import assign_inputs
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from megadga.alignment.methods import ProbeBudget
 from megadga.build.ranks import process_group
+from megadga.console import run_program
 from megadga.demo.benchmark import prepare_shards
 from megadga.errors import ConfigError, MegadgaError
 from megadga.shards.folder import DomainSource, open_domain, open_domains
@@ -130,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from megadga.arrays import TokenArray
+from megadga.console import run_program
 from megadga.report.records import read_records
 from megadga.shards.create import create_domain
 from megadga.shards.manifest import TokenizerIdentity
@@ -219,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

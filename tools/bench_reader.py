@@ -27,6 +27,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from megadga.arrays import FloatArray, TokenArray
+from megadga.console import run_program
 from megadga.sampling.sampler import BatchPlan, MixtureSampler
 from megadga.shards.create import create_domain
 from megadga.shards.domain import Domain
@@ -270,4 +271,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -2,6 +2,7 @@
 
 import argparse
 
+from megadga.console import run_program
 from megadga.errors import MegadgaError
 from megadga.prepare.bars import Bars
 from megadga.prepare.pipeline.build import build_shards
@@ -56,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

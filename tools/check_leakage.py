@@ -1,10 +1,10 @@
 """Look for the validation split of specific sets in training domains, n-gram by n-gram."""
 
-import argparse
 from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage, write_leakage
 from megadga.prepare.leakage.search import LeakageRule, plan_search
@@ -24,9 +24,7 @@ n-grams than --max-overlap; 2 if it could not be found out.
 
 def main() -> None:
     """Parse the command line, search, and print a table for each set."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add, usual = parser.add_argument, LeakageRule()
     add("--domains", type=Path, required=True, metavar="FOLDER", help="one folder a domain")
     add("--specific", type=Path, required=True, metavar="FOLDER", help="a set or a folder of sets")
@@ -57,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import run_program
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.inspection import find_sources, inspect_domain, read_document, render_table
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import run_program
 from megadga.errors import MegadgaError
 from megadga.shards.create import SHARD_TOKENS
 from megadga.shards.inspection import render_table, summarize
@@ -52,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from megadga.console import run_program
 from megadga.errors import MegadgaError
 from trials.evidence_data import EvidenceFolder, prepare
 from trials.evidence_runs import EXPERIMENTS, planned_runs, result_table, train_all
@@ -48,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

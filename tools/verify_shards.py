@@ -1,12 +1,12 @@
 """Read every byte of domains' shards and say exactly what is wrong with them."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.workers import open_processes
 from megadga.shards.verify import find_folders, plan_checks, verify_shard
@@ -22,9 +22,7 @@ counts and checksums with the manifest. Ends with 1 if anything is wrong, a line
 
 def main() -> None:
     """Parse the command line, check, and print every problem and a summary."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="FOLDER", help="of domains, or of one domain")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
@@ -57,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sentencepiece import SentencePieceTrainer
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.documents import iterate_documents
 from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
 from megadga.shards.files import written_whole
@@ -19,7 +20,11 @@ NUM_THREADS = 8
 
 
 def sample_texts(
-    paths: Sequence[Path], *, text_key: str = "text", max_characters: int = MAX_CHARACTERS
+    paths: Sequence[Path],
+    *,
+    text_key: str = "text",
+    max_characters: int = MAX_CHARACTERS,
+    bad: BadRecords | None = None,
 ) -> Iterator[str]:
     """Yield text from the beginning of each input, as much of one as of any other.
 
@@ -27,17 +32,20 @@ def sample_texts(
         paths: Files or folders of documents.
         text_key: Where the objects of JSON lines have their text.
         max_characters: Bound on the text of all inputs together: training holds it in memory.
+        bad: Counts the bad records of what is read; None: the first is too many.
 
     Raises:
-        ConfigError: If an input cannot be read.
+        ConfigError: If an input cannot be read, or too many records are bad.
     """
+    bad = bad or BadRecords()
     for path in paths:
         remaining = max_characters // len(paths)
-        for document in iterate_documents(path, text_key=text_key):
+        for document in iterate_documents(path, text_key=text_key, bad=bad):
             yield document.text[:remaining]
             remaining -= len(document.text)
             if remaining <= 0:
                 break
+    bad.check_all()
 
 
 def train_tokenizer(

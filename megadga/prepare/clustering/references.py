@@ -14,6 +14,7 @@ from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.histograms import Smoothing, histogram
 from megadga.prepare.pieces import Cut
 from megadga.prepare.progress import Stages, unseen
+from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
 
@@ -48,6 +49,7 @@ def measure_references(
     *,
     cut: Cut = list,
     text_key: str = "text",
+    bad: BadRecords | None = None,
     smoothing: Smoothing | None = None,
     stages: Stages = unseen,
 ) -> Basis:
@@ -59,22 +61,26 @@ def measure_references(
         level: Its number of clusters (``K``).
         cut: What turns documents into texts; that of the domains.
         text_key: Where the objects of JSON lines have their text.
+        bad: Counts the bad records of all sets; None: the first is too many.
         smoothing: None: each text counts for one cluster.
         stages: Shows progress, in bytes of input.
 
     Raises:
-        ConfigError: If there is no such level, or a set cannot be read or has no text.
+        ConfigError: If there is no such level, or a set cannot be read or has no text, or too many
+            records are bad.
     """
     progress = stages("measuring", count_bytes(chain.from_iterable(references.values())), "B")
     classifier = clustering.classifier(level)
     rows: list[FloatArray] = []
+    bad = bad or BadRecords()
     for name, paths in references.items():
-        documents = read_texts(paths, text_key=text_key, progress=progress)
+        documents = read_texts(paths, text_key=text_key, bad=bad, progress=progress)
         texts = chain.from_iterable(map(cut, chunk_texts(documents)))
         try:
             rows.append(histogram(texts, clustering, level, smoothing=smoothing))
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
+    bad.check_all()
     return Basis.from_rows(
         rows,
         names=tuple(references),

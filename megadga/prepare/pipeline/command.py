@@ -10,9 +10,9 @@ from megadga.prepare.pipeline.build import Build, Built, shown_names
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
-from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
 from megadga.prepare.progress import Stages
+from megadga.prepare.reading.bad import MaxBad
 from megadga.prepare.reading.inputs import expand_inputs, plan_domains, plan_files
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.tokenizer import load_tokenizer

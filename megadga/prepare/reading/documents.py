@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.compression import open_gzip, open_zstd
 from megadga.prepare.reading.inputs import list_files
 from megadga.prepare.reading.lines import iterate_compressed, iterate_plain
@@ -80,31 +81,37 @@ def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
     return (Span(path, 0, None, num_bytes),)
 
 
-def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Document]:
+def iterate_documents(
+    path: Path, *, text_key: str = "text", bad: BadRecords | None = None
+) -> Iterator[Document]:
     """Yield the documents of a file, or of all files of a folder, in order.
 
-    A record without text is a document without: its ``text`` is empty.
+    A record without text is a document without: its ``text`` is empty. One that is bad for another
+    reason is left out, and is an empty document likewise, so that bytes add up.
 
     Args:
         path: The file or folder.
         text_key: Where records have their text; see ``Keys``.
+        bad: Counts the bad records; None: the first is too many.
 
     Raises:
-        ConfigError: If a record is bad for another reason, or a file cannot be read; names file
-            and line.
+        ConfigError: If too many records are bad, or a file cannot be read; names file and line.
     """
-    keys = Keys(text_key)
+    keys, bad = Keys(text_key), bad or BadRecords()
     for file in list_files(path):
         for record in iterate_records(Span(file, 0, None, _file_bytes(file)), keys):
             match record:
                 case Document():
+                    bad.add_good()
                     yield record
-                case Reject(empty=True):
+                case Reject():
+                    if record.empty:
+                        bad.add_good()
+                    else:
+                        bad.add(file, record.line, record.reason)
                     yield Document(
                         "", record.position, record.line, None, None, record.input_bytes
                     )
-                case Reject():
-                    raise ConfigError(f"{file}:{record.line}: {record.reason}")
                 case SpanEnd():
                     pass
 

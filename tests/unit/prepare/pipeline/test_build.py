@@ -13,10 +13,10 @@ from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_f
 from megadga.prepare.pipeline.merging import Merging
 from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
-from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.pipeline.workplace import Workplace
 from megadga.prepare.progress import unseen
+from megadga.prepare.reading.bad import MaxBad
 from megadga.prepare.reading.inputs import DomainInput, expand_inputs, plan_domains
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.workers import open_processes

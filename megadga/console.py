@@ -1,0 +1,78 @@
+"""How a program ends where its output is cut off, and prints where not every sign can be shown.
+
+Knows streams and exit codes, and nothing of what is printed.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TextIO
+
+CLOSED = 141
+"""Exit code after the reader of the output has gone, as under ``| head``: what a shell shows of a
+program that SIGPIPE ended."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell shows it."""
+
+
+def in_console(main: Callable[[], int | None]) -> int:
+    r"""Run a program and return its exit code.
+
+    What standard output cannot encode (Greek letters or Chinese text on an ASCII terminal, names
+    of files that are no UTF-8) is printed as ``\u03b7``; if whoever reads the output goes away,
+    the program ends without a word.
+
+    Args:
+        main: The program, from parsing its command line on; None: it has succeeded.
+    """
+    _show_everything(sys.stdout)
+    try:
+        try:
+            code = main() or 0
+        finally:
+            sys.stdout.flush()  # here, where it can fail in order
+    except BrokenPipeError:
+        _discard(sys.stdout)
+        _discard(sys.stderr)
+        return CLOSED
+    except KeyboardInterrupt:
+        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)  # noqa: PTH119
+        return INTERRUPTED
+    return code
+
+
+def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
+    """Return the parser of a tool, which shows its epilog as it is written.
+
+    Args:
+        description: The docstring of the tool.
+        epilog: An example, and more.
+    """
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run_program(main: Callable[[], int | None]) -> NoReturn:
+    """Run a program as ``in_console`` does, and end with its exit code."""
+    sys.exit(in_console(main))
+
+
+def _show_everything(stream: TextIO) -> None:
+    if isinstance(stream, io.TextIOWrapper):  # else it was replaced, and keeps text as it is
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, so that flushing it at the end does not fail."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # it was replaced by one without a file, or is closed
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
