@@ -16,12 +16,13 @@ from tqdm import tqdm
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
 from megadga.cluster.failures import failures_noted
+from megadga.cluster.launching.options import count, machines, ranks
 from megadga.cluster.markers import finished_step
 from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
-from megadga.console import in_console
+from megadga.console import in_console, whole_number
 from megadga.errors import ConfigError, MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "and it has saved",
     )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
-    checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
+    checking.add_argument("--world-size", type=count, metavar="N", help="ranks it is meant for")
     checking.add_argument(
         "--leakage",
         action="store_true",
@@ -104,9 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--output", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="runs/demo"
     )
-    demo.add_argument("--steps", type=_count, metavar="N", help="optimizer steps of each run")
+    demo.add_argument("--steps", type=count, metavar="N", help="optimizer steps of each run")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of both runs")
-    demo.add_argument("--ranks", type=_count, default=2, metavar="N", help="processes")
+    demo.add_argument("--ranks", type=ranks, default=2, metavar="N", help="processes")
     demo.add_argument(
         "--fresh", action="store_true", help="remove what an earlier demo made there"
     )
@@ -149,13 +150,13 @@ def _add_doctor(commands: Any) -> None:
         metavar="FILE",
         help="lines of NAME slots=N; without it: the hosts of this SLURM job, or this machine",
     )
-    doctor.add_argument("--nodes", type=_count, metavar="N", help="the first N hosts alone")
+    doctor.add_argument("--nodes", type=machines, metavar="N", help="the first N hosts alone")
     doctor.add_argument(
-        "--accelerators-per-node", type=_count, metavar="N", help="ranks on each; its slots"
+        "--accelerators-per-node", type=ranks, metavar="N", help="ranks on each; its slots"
     )
     doctor.add_argument(
         "--deadline",
-        type=_count,
+        type=_deadline,
         default=60,
         metavar="S",
         help="seconds that ranks wait for each other; 60",
@@ -168,10 +169,8 @@ def _add_doctor(commands: Any) -> None:
     )
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
-    return int(text)
+def _deadline(text: str) -> int:
+    return whole_number(text, least=1, most=86_400)
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -43,6 +43,26 @@ def in_console(main: Callable[[], int | None]) -> int:
     return code
 
 
+def whole_number(text: str, *, least: int, most: int = (1 << 31) - 1) -> int:
+    """Return the number that an option says.
+
+    Args:
+        text: What was given.
+        least: The smallest that it may be, at least 0.
+        most: The largest.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none, or out of range.
+    """
+    digits = text.lstrip("0") or text[:1]
+    known = text.isascii() and text.isdecimal() and len(digits) <= len(str(most))
+    if not known or not least <= int(digits) <= most:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least {least}, at most {most}, found {text[:80]!r}"
+        )
+    return int(digits)
+
+
 def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
     """Return the parser of a tool, which shows its epilog as it is written.
 

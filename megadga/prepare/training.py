@@ -12,6 +12,7 @@ from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.documents import iterate_documents
 from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
 from megadga.shards.files import written_whole
+from megadga.shards.manifest import MOST_IDS
 
 MAX_CHARACTERS = 100_000_000
 LINE_CHARACTERS = 1000  # sentencepiece drops lines of more than 4192 bytes; a character takes 4
@@ -66,6 +67,8 @@ def train_tokenizer(
     Raises:
         ConfigError: If there is no text, or ``vocab_size`` is too large or too small for it.
     """
+    if not 1 <= vocab_size < MOST_IDS:
+        raise ConfigError(f"vocab_size: expected 1 <= N < 2^31, found {vocab_size}")
     # A list first: errors inside an iterator come out of the trainer as its own.
     lines = [piece for text in texts for piece in _pieces(text)]
     if not lines:

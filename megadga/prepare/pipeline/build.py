@@ -8,7 +8,8 @@ are the same whoever did what, in which order, and however often everybody was k
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from megadga.arrays import IntArray
-from megadga.errors import ConfigError
+from megadga.errors import ConfigError, ShardError
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pipeline.corpus import Corpus, plan_tasks
 from megadga.prepare.pipeline.merging import Merging, ShardTask, Sizes, SortedRun, plan_shards
@@ -132,8 +133,14 @@ def build_shards(build: Build, execution: Execution = Execution()) -> Built:
             domain has no document to train on, or a build of something else was begun at the same
             place.
         ShardError: If a domain's folder exists already and is of something else, or of the same
-            files as they were before they were modified.
+            files as they were before they were modified, or if the disk refuses; what is done is
+            kept.
     """
+    with _written(build.output):
+        return _build(build, execution)
+
+
+def _build(build: Build, execution: Execution) -> Built:
     plan, workplace = build.describe(), build.output.workplace
     _check_before(build)
     made = Provenance(_digest({**plan, "modified": None}), plan["modified"])
@@ -159,6 +166,20 @@ def build_shards(build: Build, execution: Execution = Execution()) -> Built:
         rejects=rejects if num_bad else None,
         whole=whole,
     )
+
+
+@contextmanager
+def _written(output: Output) -> Generator[None]:
+    """Say in a line what the disk refuses, of the output or of what is kept beside it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # of whoever watches the progress
+    except OSError as error:
+        path, reason = error.filename or output.workplace.folder, error.strerror or error
+        raise ShardError(
+            f"{path}: expected to write the shards of {output.path}, found {reason}"
+        ) from error
 
 
 def _tokenize(build: Build, execution: Execution, rejects: Path) -> list[TaskRecord]:
@@ -267,7 +288,9 @@ def _held_out_whole(build: Build, sizes: Sizes) -> IntArray:
 
 
 def _check_before(build: Build) -> None:
-    """Check what can be known of the domains before anything is read."""
+    """Check what can be known of the output and the domains before anything is read."""
+    if build.output.path.exists() and not build.output.path.is_dir():
+        raise ShardError(f"{build.output.path}: expected a folder or nothing yet, found a file")
     if build.names is None:
         return
     _check_number(build, build.names)

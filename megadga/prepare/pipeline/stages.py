@@ -41,8 +41,10 @@ class Execution:
     stages: Stages = unseen
 
     def __post_init__(self) -> None:
-        if self.memory_bytes < 1:
-            raise ConfigError(f"memory: expected at least 1 byte, found {self.memory_bytes}")
+        if not 1 <= self.memory_bytes < 1 << 62:
+            raise ConfigError(
+                f"memory: expected at least 1 byte, less than 2^62, found {self.memory_bytes}"
+            )
 
     def held_tokens(self, token_bytes: int) -> int:
         """Return the tokens of so many bytes that a worker holds at a time, at least 1."""

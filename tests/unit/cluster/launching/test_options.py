@@ -46,7 +46,7 @@ def test_a_time_of_another_form_is_refused(text):
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.0", "", "２"])
 def test_a_count_is_at_least_one(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="expected a number of at least 1"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number of at least 1"):
         count(text)
 
 

@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import resource
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -492,6 +494,45 @@ def test_files_whose_names_are_no_utf_8_are_read(tokenizer, tmp_path):
     assert built.rejects is not None
     assert json.loads(built.rejects.read_text())["file"] == str(path)
     assert built.manifests[0].num_documents("train") > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("file", "file: expected a folder or nothing yet, found a file"),
+        (
+            "file/out",
+            r"file/\.out\.building: expected to write the shards of .*file/out, found Not",
+        ),
+        ("x" * 256, "x: expected to write the shards of .*, found File name too long"),
+    ],
+)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_output_that_cannot_be_made_is_refused_in_a_line_that_names_it(
+    source, tokenizer, tmp_path, name, named, grouped
+):
+    (tmp_path / "file").touch()
+    stages = SeenStages()
+    with pytest.raises(ShardError, match=named) as caught:
+        build([source], tokenizer, Output(tmp_path / name, grouped=grouped), stages=stages)
+    assert "\n" not in str(caught.value)
+    assert stages.seen == []
+
+
+@pytest.mark.parametrize("kept", [50, 5000])
+def test_a_full_disk_ends_the_build_in_a_line_and_it_goes_on(source, tokenizer, tmp_path, kept):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kept, limit[1]))
+    try:
+        with pytest.raises(ShardError, match=r"out\.building.*: expected to write .* too large$"):
+            build([source], tokenizer, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    again = build([source], tokenizer, tmp_path / "out")
+    whole = build([source], tokenizer, tmp_path / "whole" / "out")
+    assert again.manifests == whole.manifests
 
 
 def test_after_a_wrong_key_the_right_one_can_be_given(source, tokenizer, tmp_path):
