@@ -189,6 +189,7 @@ def _tokenize(build: Build, execution: Execution, rejects: Path) -> list[TaskRec
         build.recipe,
         build.classifier,
         run_tokens=execution.held_tokens(build.token_bytes),
+        record_bytes=execution.record_bytes,
     )
     tasks = plan_tasks(build.corpus)
     return tokenize_all(job, tasks, execution, rejects_path=rejects)

@@ -19,6 +19,7 @@ from megadga.prepare.reading.bad import MaxBad
 from megadga.prepare.workers import Workers
 
 MEMORY_BYTES = 1 << 26
+LEAST_RECORD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,14 @@ class Execution:
             raise ConfigError(
                 f"memory: expected at least 1 byte, less than 2^62, found {self.memory_bytes}"
             )
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes that one record may have, its line included: a quarter, 1 MiB at least.
+
+        While it is tokenized, a text takes some 50 times its size.
+        """
+        return max(self.memory_bytes // 4, LEAST_RECORD_BYTES)
 
     def held_tokens(self, token_bytes: int) -> int:
         """Return the tokens of so many bytes that a worker holds at a time, at least 1."""

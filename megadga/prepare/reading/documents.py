@@ -7,7 +7,7 @@ from megadga.errors import ConfigError
 from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.compression import open_gzip, open_zstd
 from megadga.prepare.reading.inputs import list_files
-from megadga.prepare.reading.lines import iterate_compressed, iterate_plain
+from megadga.prepare.reading.lines import check_size, iterate_compressed, iterate_plain
 from megadga.prepare.reading.parquet import iterate_rows, measure_row_groups
 from megadga.prepare.reading.records import (
     Document,
@@ -20,7 +20,9 @@ from megadga.prepare.reading.records import (
 from megadga.prepare.reading.spans import Span, cut_bytes, cut_groups
 
 
-def iterate_records(span: Span, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:
+def iterate_records(
+    span: Span, keys: Keys, *, most_bytes: int | None = None
+) -> Iterator[Document | Reject | SpanEnd]:
     """Yield the records of a span in order, good and bad ones, and its end as the last item.
 
     - ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``: one JSON object a line; lines of white space are
@@ -34,23 +36,27 @@ def iterate_records(span: Span, keys: Keys) -> Iterator[Document | Reject | Span
     Args:
         span: One of those that ``split_file`` gives.
         keys: Where records have text, id and domain.
+        most_bytes: Of a line, or of a file that is one document: no more is held in memory. None:
+            any number. Rows of parquet are not bounded.
 
     Raises:
         ConfigError: If the file cannot be read or is damaged, in which case nothing that follows
-            can be trusted; names the file, and the line if there is one. If the columns of a
+            can be trusted; names the file, and the line if there is one. If a line has more
+            bytes. If the columns of a
             parquet file are not those that are needed, or a package that reads it is missing.
     """
     name = span.file.name
     try:
         if name.endswith(".jsonl"):
-            yield from iterate_plain(span, keys)
+            yield from iterate_plain(span, keys, most_bytes=most_bytes)
         elif name.endswith(".jsonl.gz"):
-            yield from iterate_compressed(span, keys, open_gzip)
+            yield from iterate_compressed(span, keys, open_gzip, most_bytes=most_bytes)
         elif name.endswith(".jsonl.zst"):
-            yield from iterate_compressed(span, keys, open_zstd)
+            yield from iterate_compressed(span, keys, open_zstd, most_bytes=most_bytes)
         elif name.endswith(".parquet"):
             yield from iterate_rows(span, keys)
         else:
+            check_size(span.file, "", _file_bytes(span.file), most_bytes)
             yield from _iterate_whole(span.file, keys)
     except OSError as error:
         raise _unreadable(span.file, error) from error

@@ -7,6 +7,8 @@ from typing import TypeGuard, TypeVar
 
 SourceT = TypeVar("SourceT")
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What editors of Windows write in front of UTF-8; no part of the text."""
 MAX_DOMAIN_BYTES = 200  # a file system takes 255; some are left for what is written beside it
 FOLDER_NAME = (
     'a name for a folder, of printable characters, without "/", no "." at its beginning, of 1 to '
@@ -147,7 +149,7 @@ def parse_file(content: bytes, keys: Keys) -> Content:
         if key is not None:
             raise RecordError(f"{key}: expected a record with fields, found a file of mere text")
     try:
-        text = content.decode()
+        text = content.removeprefix(BYTE_ORDER_MARK).decode()
     except UnicodeDecodeError as error:
         raise RecordError(f"expected UTF-8 text, found {error}") from error
     return Content(_check_not_blank(text, "expected text"), None, None)

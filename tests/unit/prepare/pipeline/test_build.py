@@ -535,6 +535,18 @@ def test_a_full_disk_ends_the_build_in_a_line_and_it_goes_on(source, tokenizer, 
     assert again.manifests == whole.manifests
 
 
+def test_a_document_too_large_for_the_memory_is_refused_and_more_memory_goes_on(
+    tokenizer, tmp_path
+):
+    texts = [*made_up_texts(20), "a word " * 180_000]
+    inputs = list(plan_domains([write_lines(tmp_path / "a.jsonl.gz", texts)]))
+    recipe = Recipe(valid_fraction=0.0)
+    with pytest.raises(ConfigError, match=r"a\.jsonl\.gz: expected records of at most 1,048,576 "):
+        build(inputs, tokenizer, tmp_path / "out", recipe, memory_bytes=1 << 22)
+    build(inputs, tokenizer, tmp_path / "out", recipe, memory_bytes=1 << 23)
+    assert sorted(read_split(tmp_path / "out/a", "train", tokenizer)) == sorted(texts)
+
+
 def test_after_a_wrong_key_the_right_one_can_be_given(source, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match="body: expected a string, found only text"):
         build([source], tokenizer, tmp_path / "out", Recipe(Keys("body")))
