@@ -41,8 +41,7 @@ def main() -> None:
     try:
         sets = references.parse_references(args.input, output=args.output)
         references.check_output(args.output, len(sets))
-        tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
-        cut = plan_cut(tokenizer, args.piece_tokens)
+        cut = plan_cut(args.tokenizer and load_tokenizer(args.tokenizer), args.piece_tokens)
         bad = BadRecords(MaxBad.parse(args.max_bad))
         smoothing = None if args.smooth is None else Smoothing(args.smooth, args.temperature)
         clustering = Clustering.load(args.clusters, embedder_path=args.embedder)

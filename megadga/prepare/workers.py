@@ -127,8 +127,10 @@ def open_processes(count: int | None) -> Generator[Workers]:
     Raises:
         ConfigError: If ``count`` is out of range.
     """
-    if count is not None and not 1 <= count <= MOST_PROCESSES:
-        raise ConfigError(f"workers: expected at least 1, at most {MOST_PROCESSES}, found {count}")
+    if count is not None and count < 1:
+        raise ConfigError(f"workers: expected at least 1, found {count}")
+    if count is not None and count > MOST_PROCESSES:
+        raise ConfigError(f"workers: expected at most {MOST_PROCESSES}, found {count}")
     if (processes := count or os.cpu_count() or 1) == 1:
         yield Workers()
         return

@@ -111,8 +111,10 @@ def merge_domains(
         ShardError: If the output exists, the disk refuses, only some shards have ids, or a shard
             is missing, damaged, or holds an empty document.
     """
-    if not 1 <= shard_tokens <= MOST_TOKENS:
-        raise ConfigError(f"shard_tokens: expected at least 1, at most 2^62, found {shard_tokens}")
+    if shard_tokens < 1:
+        raise ConfigError(f"shard_tokens: expected at least 1, found {shard_tokens}")
+    if shard_tokens > MOST_TOKENS:
+        raise ConfigError(f"shard_tokens: expected at most 2^62, found {shard_tokens}")
     ids = not drop_ids and _have_ids(sources)
     tokenizer = sources[0].manifest.tokenizer
     parts = _open_parts(sources)

@@ -40,8 +40,10 @@ class LeakageRule:
     max_overlap: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n < 1 << 31:
-            raise ConfigError(f"n: expected at least 1 token, less than 2^31, found {self.n}")
+        if self.n < 1:
+            raise ConfigError(f"n: expected at least 1 token, found {self.n}")
+        if self.n >= 1 << 31:
+            raise ConfigError(f"n: expected less than 2^31 tokens, found {self.n}")
         if not 0.0 < self.document_share <= 1.0:
             raise ConfigError(f"document_share: expected 0 < F <= 1, found {self.document_share}")
         if not 0.0 <= self.max_overlap <= 1.0:

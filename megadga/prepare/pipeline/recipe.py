@@ -42,5 +42,7 @@ class Recipe:
             ("piece_tokens", self.piece_tokens),
             ("shard_tokens", self.shard_tokens),
         ):
-            if value is not None and not 1 <= value <= MOST_TOKENS:
-                raise ConfigError(f"{name}: expected at least 1, at most 2^62, found {value}")
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {value}")
+            if value is not None and value > MOST_TOKENS:
+                raise ConfigError(f"{name}: expected at most 2^62, found {value}")

@@ -20,6 +20,7 @@ from megadga.prepare.workers import Workers
 
 MEMORY_BYTES = 1 << 26
 LEAST_RECORD_BYTES = 1 << 20
+MOST_MEMORY_BYTES = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,10 @@ class Execution:
     stages: Stages = unseen
 
     def __post_init__(self) -> None:
-        if not 1 <= self.memory_bytes < 1 << 62:
-            raise ConfigError(
-                f"memory: expected at least 1 byte, less than 2^62, found {self.memory_bytes}"
-            )
+        if self.memory_bytes < 1:
+            raise ConfigError(f"memory: expected at least 1 byte, found {self.memory_bytes}")
+        if self.memory_bytes > MOST_MEMORY_BYTES:
+            raise ConfigError(f"memory: expected at most 2^62 bytes, found {self.memory_bytes}")
 
     @property
     def record_bytes(self) -> int:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # At a time, which bounds what one step expands to: gzip makes at most 1,032 bytes of one, zstd
 # 32,768.
-GZIP_READ_BYTES = 1 << 13
+GZIP_READ_BYTES = 1 << 12
 ZSTD_READ_BYTES = 1 << 9
 BUFFER_BYTES = 1 << 18
 GZIP_WINDOW = 31  # zlib's number for "with gzip's header and checksum"

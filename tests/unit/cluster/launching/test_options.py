@@ -50,6 +50,21 @@ def test_a_count_is_at_least_one(text):
         count(text)
 
 
+@pytest.mark.parametrize("option", ["--nodes", "--accelerators-per-node", "--time-to-save"])
+@pytest.mark.parametrize("number", ["9999999999", "9" * 30, "9" * 5000])
+def test_numbers_that_nobody_can_mean_end_with_2(option, number, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("run.yaml", option, number)
+    assert stop.value.code == 2
+    assert "expected a whole number of at least 1, at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("days", ["9" * 10, "9" * 30, "9" * 5000])
+def test_a_time_that_nobody_can_mean_is_refused(days):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected HH:MM:SS"):
+        duration(f"{days}-00:00:00")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -73,7 +73,7 @@ def test_a_byte_order_mark_in_front_of_a_text_file_is_no_part_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"])
-@pytest.mark.parametrize("filling", [b" ", b"\0", b"[", b'{"text": "'])
+@pytest.mark.parametrize("filling", [b" ", b"["])
 def test_of_a_record_that_is_too_long_no_more_is_held_than_it_may_have(tmp_path, name, filling):
     size, most = 1 << 25, 1 << 20
     path = write_packed(tmp_path / name, b'{"text": "a"}\n' + (size // len(filling)) * filling)
