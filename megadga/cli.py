@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from tqdm import tqdm
 
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
-from megadga.cluster.failures import failures_noted
+from megadga.cluster.failures import failures_noted, note_presence
 from megadga.cluster.launching.options import count, machines, ranks
 from megadga.cluster.markers import finished_step
+from megadga.cluster.quiet import prints_of_first_rank, quieten
 from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
-from megadga.console import in_console, whole_number
+from megadga.console import draws_bars, in_console, whole_number
 from megadga.errors import ConfigError, MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
+from megadga.train.header import latest_checkpoint
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
@@ -76,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
         _train,
         f"train a run, or continue it where it stopped; exit code {STOPPED}: a signal ended it, "
         "and it has saved",
+    )
+    _add_run(
+        commands,
+        "evaluate",
+        _evaluate,
+        "evaluate a run's latest checkpoint, on sets of its own or on new ones "
+        "(evaluation.sets); train nothing",
     )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=count, metavar="N", help="ranks it is meant for")
@@ -132,7 +142,8 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a dotted key with a YAML value, as mixing.step_size=0.5; repeatable",
+        help="override a dotted key with a YAML value, as mixing.step_size=0.5; paths in it are "
+        "relative to the working directory, those in CONFIG to its folder; repeatable",
     )
 
 
@@ -181,16 +192,48 @@ def _train(options: argparse.Namespace) -> int:
                 print(f"{config.output}: finished after step {step}; nothing is left to train")
             return 0
         launcher = read_ranks(os.environ).launcher  # refuses before torch is imported
+        rank = rank_to_tell(os.environ)
+        quieten(os.environ, rank=rank)
         from megadga.build.run import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
-        with (
-            failures_noted(config.output, rank=rank_to_tell(os.environ)),
-            open_run(config, stop_requested=stop.requested) as run,
-        ):
+        with failures_noted(config.output, rank=rank), ExitStack() as stack:
+            with prints_of_first_rank(os.environ, rank=rank):
+                run = stack.enter_context(open_run(config, stop_requested=stop.requested))
+            note_presence(config.output, rank=rank)
             finished = train(run)
+            step = run.mixture.step
+    if not finished and rank == 0:
+        told = f"{config.output}: saved at step {step}; the same command continues"
+        with suppress(OSError):  # the terminal may be what is gone
+            print(told, file=sys.stderr)
     # torchrun's agents would start again, at once, what does not end with 0.
     return 0 if finished or launcher == "torchrun" else STOPPED
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    if config.evaluation is None:
+        raise config.mistake("evaluation", expected="a section", found="null")
+    if latest_checkpoint(config.output / "checkpoints") is None:
+        found = f"none in {config.output / 'checkpoints'}"
+        raise config.mistake("output", expected="a run with a checkpoint", found=found)
+    read_ranks(os.environ)
+    rank = rank_to_tell(os.environ)
+    quieten(os.environ, rank=rank)
+    from megadga.build.run import open_run  # noqa: PLC0415
+    from megadga.train.loop import evaluate  # noqa: PLC0415
+    from megadga.train.metrics import MetricsFile  # noqa: PLC0415
+
+    with failures_noted(config.output, rank=rank), ExitStack() as stack:
+        with prints_of_first_rank(os.environ, rank=rank):
+            run = stack.enter_context(open_run(config))
+        metrics, step = evaluate(run), run.mixture.step
+    if rank == 0 and metrics:
+        MetricsFile(config.output / "evaluations.jsonl").log(step, metrics)
+        losses = {**metrics["evaluation"]["specific"], **metrics["evaluation"]["domains"]}
+        print("\n".join(f"step {step}: {name} {loss:.4f}" for name, loss in losses.items()))
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -207,7 +250,7 @@ def _check(options: argparse.Namespace) -> int:
 def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:
     """Print what of each specific set's validation split is in training text."""
     total = sum(search.num_tokens for search in searches)
-    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=None) as bar:
+    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not draws_bars()) as bar:
         found = [search.run(bar.update) for search in searches]
     for leakage in found:
         print("", *render_leakage(leakage), sep="\n")

@@ -1,6 +1,8 @@
-"""How a program ends where its output is cut off, and prints where not every sign can be shown.
+"""What a program does in the console that it is started in.
 
-Knows streams and exit codes, and nothing of what is printed.
+How it reads numbers there, prints where not every sign can be shown, draws bars where there is
+room for them, and ends where its output is cut off. Knows streams and exit codes, and nothing of
+what is printed.
 """
 
 import argparse
@@ -75,6 +77,21 @@ def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def draws_bars(stream: TextIO | None = None) -> bool:
+    """Return whether a stream is a terminal with columns: that of a container may have none.
+
+    Args:
+        stream: What bars are drawn on; None: standard error.
+    """
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # none of the system's: whoever made it knows its width
+        return True
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:

@@ -1,11 +1,10 @@
 """Write the manifest of a folder with shards that Megatron has built."""
 
-import argparse
 from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import run_program
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.adopt import adopt_shards, count_token_bytes
@@ -22,9 +21,7 @@ before web_10), except those that match --valid. The shards are read whole, and 
 
 def main() -> None:
     """Parse the command line, adopt, and print a table of what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="with .bin and .idx; gets a manifest.json")
     add("--tokenizer", type=Path, required=True, metavar="FILE", help="what wrote the tokens")
@@ -32,9 +29,15 @@ def main() -> None:
     add("--valid", metavar="GLOB", help="names, without .idx, of shards to validate on")
     args = parser.parse_args()
     try:
-        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod)
+        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False)
         total = count_token_bytes(args.folder)
-        with tqdm(total=total, unit="B", unit_scale=True, desc="reading", disable=None) as bar:
+        with tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc="reading",
+            disable=not draws_bars(),
+        ) as bar:
             adopted = adopt_shards(
                 args.folder, tokenizer.identity, valid=args.valid, progress=bar.update
             )

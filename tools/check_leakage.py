@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import run_program, tool_parser
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage, write_leakage
 from megadga.prepare.leakage.search import LeakageRule, plan_search
@@ -38,12 +38,12 @@ def main() -> None:
     args = parser.parse_args()
     try:
         rule = LeakageRule(args.n, args.document_share, args.max_overlap)
-        decode = load_tokenizer(args.tokenizer).decode if args.tokenizer else None
+        decode = load_tokenizer(args.tokenizer, encodes=False).decode if args.tokenizer else None
         folders = read_folders(args.domains)
         domains = open_split(folders, split="train", sequence_length=1).domains
         searches = [plan_search(source, domains, rule) for source in find_sources(args.specific)]
         total = sum(search.num_tokens for search in searches)
-        with tqdm(total=total, unit=" tokens", unit_scale=True, disable=None) as bar:
+        with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not draws_bars()) as bar:
             found = [search.run(bar.update) for search in searches]
         if args.json:
             write_leakage(args.json, found)

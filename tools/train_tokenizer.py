@@ -4,11 +4,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import run_program, tool_parser
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.options import add_reading_options
 from megadga.prepare.reading.bad import BadRecords, MaxBad
-from megadga.prepare.reading.inputs import expand_inputs
+from megadga.prepare.reading.inputs import expand_inputs, left_out_lines
 from megadga.prepare.training import sample_texts, train_tokenizer
 
 EPILOG = """\
@@ -16,7 +16,8 @@ example:
   python tools/train_tokenizer.py --input 'text/*.jsonl.gz' --vocab-size 32000 --output tok/web32k
 
 writes tok/web32k.model. The vocabulary holds 256 bytes and 3 control pieces; </s> ends documents.
-Every input contributes the same amount of text, 100 million characters together at most.
+Every input contributes the same amount of text, 100 million characters together at most. Files
+whose names say validation or test are left out.
 """
 
 
@@ -35,13 +36,15 @@ def main() -> None:
     args = parser.parse_args()
     try:
         inputs = expand_inputs(args.input, output=Path(f"{args.output}.model"))
+        left_out = left_out_lines(inputs)
         bad = BadRecords(MaxBad.parse(args.max_bad))
         texts = sample_texts(inputs, text_key=args.text_key, bad=bad)
-        reading = tqdm(texts, desc="reading", unit=" documents", disable=None)
+        reading = tqdm(texts, desc="reading", unit=" documents", disable=not draws_bars())
         tokenizer = train_tokenizer(reading, vocab_size=args.vocab_size, prefix=args.output)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    print(*bad.describe(), f"{tokenizer.path}: {tokenizer.identity.vocab_size} ids", sep="\n")
+    learnt = f"{tokenizer.path}: {tokenizer.identity.vocab_size} ids"
+    print(*left_out, *bad.describe(), learnt, sep="\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import run_program, tool_parser
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.workers import open_processes
 from megadga.shards.verify import find_folders, plan_checks, verify_shard
@@ -36,7 +36,13 @@ def main() -> None:
     try:
         with (
             open_processes(args.workers) as pool,
-            tqdm(total=total, unit="B", unit_scale=True, desc="verifying", disable=None) as bar,
+            tqdm(
+                total=total,
+                unit="B",
+                unit_scale=True,
+                desc="verifying",
+                disable=not draws_bars(),
+            ) as bar,
         ):
             for report in pool.map_in_order(verify_shard, checks):
                 for line in (*report.problems, *report.warnings):

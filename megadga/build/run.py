@@ -13,6 +13,7 @@ from deepspeed.accelerator import get_accelerator
 from megadga.alignment.methods import Probing
 from megadga.build.data import RunData, open_data
 from megadga.build.engine import make_engine
+from megadga.build.inputs import check_output
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.ranks import process_group
 from megadga.build.reference_model import load_reference
@@ -20,9 +21,11 @@ from megadga.cluster.markers import RunMarkers
 from megadga.cluster.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.cluster.ranks import read_deadline_s
 from megadga.config.deepspeed import deepspeed_settings
+from megadga.config.identity import changes
 from megadga.config.models import RunConfig
 from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
+from megadga.report.history import START
 from megadga.train.checkpoints import CheckpointPlan, Checkpoints
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.header import latest_checkpoint, read_header
@@ -58,6 +61,7 @@ def open_run(
         ResumeError: If the output folder holds a checkpoint of another run.
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
+    check_output(config)
     data = open_data(config)
     mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
     _wait_for_operators(config)
@@ -86,8 +90,11 @@ def _assemble(
     settings = deepspeed_settings(config, dist.get_world_size())
     identity = _identity(config, data)
     folder = config.output / "checkpoints"
+    changed: dict[str, Any] = {}
     if (checkpoint := latest_checkpoint(folder)) is not None:
-        read_header(checkpoint, identity=identity)  # before minutes go into building a model
+        # Before minutes go into building a model.
+        header = read_header(checkpoint, identity=identity)
+        changed = changes(header.identity, identity)
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
@@ -107,6 +114,10 @@ def _assemble(
     markers = RunMarkers(config, writes=collective.rank == 0)
     markers.start()
     sinks = () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
+    if dga.step == 0:
+        FanOut(sinks).log(0, {"event": {"event": START, **dga.first_weights()}})
+    if changed:
+        FanOut(sinks).log(dga.step, {"event": {"event": "changed", "keys": changed}})
     return Run(
         mixture=dga,
         trainer=trainer,

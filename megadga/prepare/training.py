@@ -10,6 +10,7 @@ from sentencepiece import SentencePieceTrainer
 from megadga.errors import ConfigError
 from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.documents import iterate_documents
+from megadga.prepare.reading.inputs import training_inputs
 from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
 from megadga.shards.files import written_whole
 from megadga.shards.manifest import MOST_IDS
@@ -30,17 +31,18 @@ def sample_texts(
     """Yield text from the beginning of each input, as much of one as of any other.
 
     Args:
-        paths: Files or folders of documents.
+        paths: Files or folders of documents; those called after validation or test are left out.
         text_key: Where the objects of JSON lines have their text.
         max_characters: Bound on the text of all inputs together: training holds it in memory.
         bad: Counts the bad records of what is read; None: the first is too many.
 
     Raises:
-        ConfigError: If an input cannot be read, or too many records are bad.
+        ConfigError: If an input cannot be read, none is to train on, or too many records are bad.
     """
     bad = bad or BadRecords()
-    for path in paths:
-        remaining = max_characters // len(paths)
+    kept = training_inputs(paths)
+    for path in kept:
+        remaining = max_characters // len(kept)
         for document in iterate_documents(path, text_key=text_key, bad=bad):
             yield document.text[:remaining]
             remaining -= len(document.text)
