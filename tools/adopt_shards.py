@@ -32,11 +32,7 @@ def main() -> None:
         tokenizer = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False)
         total = count_token_bytes(args.folder)
         with tqdm(
-            total=total,
-            unit="B",
-            unit_scale=True,
-            desc="reading",
-            disable=not draws_bars(),
+            total=total, unit="B", unit_scale=True, desc="reading", disable=not draws_bars()
         ) as bar:
             adopted = adopt_shards(
                 args.folder, tokenizer.identity, valid=args.valid, progress=bar.update

@@ -35,11 +35,7 @@ def main() -> None:
         sources = read_sources(args.folders)
         total = sum(source.num_tokens for source in sources)
         with tqdm(
-            total=total,
-            unit=" tokens",
-            unit_scale=True,
-            desc="merging",
-            disable=not draws_bars(),
+            total=total, unit=" tokens", unit_scale=True, desc="merging", disable=not draws_bars()
         ) as bar:
             manifest = merge_domains(
                 sources,

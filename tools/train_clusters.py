@@ -11,7 +11,7 @@ from megadga.prepare.clustering.sentences import SentenceEmbedder
 from megadga.prepare.options import add_reading_options
 from megadga.prepare.pieces import plan_cut
 from megadga.prepare.reading.bad import MaxBad
-from megadga.prepare.reading.inputs import expand_inputs, left_out_lines, training_inputs
+from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\
@@ -45,18 +45,15 @@ def main() -> None:
         max_bad = MaxBad.parse(args.max_bad)
         recipe = ClusteringRecipe(tuple(args.levels), cut, args.text_key, args.seed, max_bad)
         embedder = args.embedder and SentenceEmbedder.load(args.embedder)
-        inputs = expand_inputs(args.input)
-        left_out = left_out_lines(inputs)
         with Bars() as bars:
             clustering = learn_clusters(
-                training_inputs(inputs), args.output, recipe,
+                expand_inputs(args.input), args.output, recipe,
                 embedder=embedder, workers=args.workers, stages=bars, report=print,
             )  # fmt: skip
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     levels = ", ".join(f"{level:,}" for level in clustering.tree.levels)
-    learnt = f"{args.output}: {levels} clusters, fingerprint {clustering.fingerprint[:12]}"
-    print(*left_out, learnt, sep="\n")
+    print(f"{args.output}: {levels} clusters, fingerprint {clustering.fingerprint[:12]}")
 
 
 if __name__ == "__main__":

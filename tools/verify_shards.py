@@ -37,11 +37,7 @@ def main() -> None:
         with (
             open_processes(args.workers) as pool,
             tqdm(
-                total=total,
-                unit="B",
-                unit_scale=True,
-                desc="verifying",
-                disable=not draws_bars(),
+                total=total, unit="B", unit_scale=True, desc="verifying", disable=not draws_bars()
             ) as bar,
         ):
             for report in pool.map_in_order(verify_shard, checks):

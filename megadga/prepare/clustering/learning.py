@@ -19,6 +19,7 @@ from megadga.prepare.extras import import_extra
 from megadga.prepare.pieces import Cut
 from megadga.prepare.progress import Stages, unseen
 from megadga.prepare.reading.bad import BadRecords, MaxBad
+from megadga.prepare.reading.inputs import left_out_lines, training_inputs
 from megadga.prepare.reading.samples import TextSample, sample_texts, thin_out
 from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
 from megadga.prepare.workers import Workers, open_processes
@@ -72,21 +73,26 @@ def learn_clusters(
     a sentence-transformers model, as far as its embeddings are the same.
 
     Args:
-        paths: Files and folders of documents; every document has the same chance.
+        paths: Files and folders of documents, of which those called after validation or test are
+            left out; every document has the same chance.
         output: Must not exist; folders above it are made.
         recipe: Levels, pieces, text key and seed.
         embedder: None: TF-IDF, fitted to the input.
         workers: Processes that cut and embed, at least 1.
         stages: Shows progress; bytes of input, then runs of k-means.
-        report: Called with a line on the records that were left out, if there are any.
+        report: Called with a line on the files and one on the records that were left out, if
+            there are any.
 
     Raises:
-        ConfigError: If the output exists or cannot be written, an input cannot be read, too many
-            records are bad, there is no text to learn from, a package is not installed, or
-            ``workers`` is below 1.
+        ConfigError: If the output exists or cannot be written, an input cannot be read or none is
+            to train on, too many records are bad, there is no text to learn from, a package is not
+            installed, or ``workers`` is below 1.
     """
     if output.exists():
         raise ConfigError(f"{output}: expected no folder of this name yet, found one")
+    inputs = training_inputs(paths)
+    for line in left_out_lines(paths):
+        report(line)
     partial_output = output.with_name(f".{output.name}.partial")
     # One thread: how sums are divided among several depends on their number.
     threads = import_extra("threadpoolctl", extra="clusters")
@@ -95,7 +101,7 @@ def learn_clusters(
         try:
             shutil.rmtree(partial_output, ignore_errors=True)
             partial_output.mkdir(parents=True)
-            _Learning(paths, recipe, pool, stages, report).write(partial_output, embedder)
+            _Learning(inputs, recipe, pool, stages, report).write(partial_output, embedder)
             partial_output.rename(output)
         except OSError as error:
             raise ConfigError(f"{output}: expected to write it, found {error}") from error
