@@ -85,11 +85,11 @@ def draws_bars(stream: TextIO | None = None) -> bool:
     Args:
         stream: What bars are drawn on; None: standard error.
     """
-    stream = stream or sys.stderr
-    if not stream.isatty():
+    drawn_on = sys.stderr if stream is None else stream
+    if not drawn_on.isatty():
         return False
     try:
-        return os.get_terminal_size(stream.fileno()).columns > 0
+        return os.get_terminal_size(drawn_on.fileno()).columns > 0
     except (OSError, ValueError):  # none of the system's: whoever made it knows its width
         return True
 
