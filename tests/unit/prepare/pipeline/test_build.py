@@ -512,11 +512,13 @@ def test_after_too_many_bad_records_more_can_be_allowed(tokenizer, tmp_path, mon
 
 @pytest.mark.parametrize("pattern", ["*.jsonl", "*", ""])
 def test_where_the_output_lies_among_the_inputs_the_build_goes_on(tokenizer, tmp_path, pattern):
-    (tmp_path / "a.jsonl").write_text(BAD)
+    folder = tmp_path / "text"  # pytest's own says test
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(BAD)
 
     def again(**options):
-        inputs = list(plan_domains(expand_inputs([f"{tmp_path}/{pattern}"])))
-        return build(inputs, tokenizer, tmp_path / "out", **options)
+        inputs = list(plan_domains(expand_inputs([f"{folder}/{pattern}"])))
+        return build(inputs, tokenizer, folder / "out", **options)
 
     with pytest.raises(ConfigError, match="bad records"):
         again()

@@ -114,6 +114,14 @@ def test_what_the_tools_have_written_into_a_folder_is_left_aside(touch, tmp_path
     assert list_files(tmp_path) == (text,)
 
 
+def test_links_do_not_lead_to_what_the_tools_have_written(touch, tmp_path):
+    text, *_ = touch("in/a.jsonl", *SHARDS, *CLUSTERS)
+    (tmp_path / "in/linked").symlink_to(tmp_path / "out")
+    (tmp_path / "in/web").symlink_to(tmp_path / "out/web")
+    (tmp_path / "in/clusters").symlink_to(tmp_path / "clusters")
+    assert list_files(tmp_path / "in") == (text,)
+
+
 @pytest.mark.parametrize(
     ("names", "named", "kind"),
     [
@@ -138,6 +146,8 @@ def test_a_pattern_that_matches_nothing_else_says_so(touch, tmp_path):
 def test_a_pattern_does_not_match_the_output_and_no_folder_may_hold_it(touch, tmp_path):
     text, output = touch("in/a.jsonl", "in/tok.model")
     assert expand_inputs([f"{tmp_path}/in/*"], output=output) == (text,)
+    (tmp_path / "link").symlink_to("in")
+    assert len(expand_inputs([f"{tmp_path}/link/*"], output=output)) == 1
     with pytest.raises(ConfigError, match=r"tok\.model: expected an output outside of the inputs"):
         expand_inputs([str(tmp_path / "in")], output=output)
 
