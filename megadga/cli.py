@@ -17,16 +17,17 @@ from tqdm import tqdm
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
 from megadga.cluster.failures import failures_noted, note_presence
+from megadga.cluster.launching.options import count, machines, ranks
 from megadga.cluster.markers import finished_step
 from megadga.cluster.quiet import prints_of_first_rank, quieten
 from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
+from megadga.console import draws_bars, in_console, whole_number
 from megadga.errors import ConfigError, MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
-from megadga.terminal import draws_bars
 from megadga.train.header import latest_checkpoint
 
 USER_ERROR = 2
@@ -43,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What follows the program's name; None: this process's own.
     """
+    return in_console(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -83,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "(evaluation.sets); train nothing",
     )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
-    checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
+    checking.add_argument("--world-size", type=count, metavar="N", help="ranks it is meant for")
     checking.add_argument(
         "--leakage",
         action="store_true",
@@ -110,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--output", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="runs/demo"
     )
-    demo.add_argument("--steps", type=_count, metavar="N", help="optimizer steps of each run")
+    demo.add_argument("--steps", type=count, metavar="N", help="optimizer steps of each run")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of both runs")
-    demo.add_argument("--ranks", type=_count, default=2, metavar="N", help="processes")
+    demo.add_argument("--ranks", type=ranks, default=2, metavar="N", help="processes")
     demo.add_argument(
         "--fresh", action="store_true", help="remove what an earlier demo made there"
     )
@@ -156,13 +161,13 @@ def _add_doctor(commands: Any) -> None:
         metavar="FILE",
         help="lines of NAME slots=N; without it: the hosts of this SLURM job, or this machine",
     )
-    doctor.add_argument("--nodes", type=_count, metavar="N", help="the first N hosts alone")
+    doctor.add_argument("--nodes", type=machines, metavar="N", help="the first N hosts alone")
     doctor.add_argument(
-        "--accelerators-per-node", type=_count, metavar="N", help="ranks on each; its slots"
+        "--accelerators-per-node", type=ranks, metavar="N", help="ranks on each; its slots"
     )
     doctor.add_argument(
         "--deadline",
-        type=_count,
+        type=_deadline,
         default=60,
         metavar="S",
         help="seconds that ranks wait for each other; 60",
@@ -175,10 +180,8 @@ def _add_doctor(commands: Any) -> None:
     )
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
-    return int(text)
+def _deadline(text: str) -> int:
+    return whole_number(text, least=1, most=86_400)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -247,9 +250,7 @@ def _check(options: argparse.Namespace) -> int:
 def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:
     """Print what of each specific set's validation split is in training text."""
     total = sum(search.num_tokens for search in searches)
-    with tqdm(
-        total=total, unit=" tokens", unit_scale=True, disable=not draws_bars(sys.stderr)
-    ) as bar:
+    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not draws_bars()) as bar:
         found = [search.run(bar.update) for search in searches]
     for leakage in found:
         print("", *render_leakage(leakage), sep="\n")

@@ -1,16 +1,14 @@
 """Write the manifest of a folder with shards that Megatron has built."""
 
-import argparse
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.adopt import adopt_shards, count_token_bytes
 from megadga.shards.inspection import render_table, summarize
-from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -23,9 +21,7 @@ before web_10), except those that match --valid. The shards are read whole, and 
 
 def main() -> None:
     """Parse the command line, adopt, and print a table of what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="with .bin and .idx; gets a manifest.json")
     add("--tokenizer", type=Path, required=True, metavar="FILE", help="what wrote the tokens")
@@ -36,11 +32,7 @@ def main() -> None:
         tokenizer = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False)
         total = count_token_bytes(args.folder)
         with tqdm(
-            total=total,
-            unit="B",
-            unit_scale=True,
-            desc="reading",
-            disable=not draws_bars(sys.stderr),
+            total=total, unit="B", unit_scale=True, desc="reading", disable=not draws_bars()
         ) as bar:
             adopted = adopt_shards(
                 args.folder, tokenizer.identity, valid=args.valid, progress=bar.update
@@ -53,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -30,6 +30,7 @@ from alignment_bench.case import SECTIONS, Case, Row, Section, llama_shape
 from alignment_bench.launching import run_case
 from alignment_bench.tables import merged, show
 from alignment_bench.tokens import write_tokens
+from megadga.console import run_program, tool_parser
 from megadga.model.presets import PRESETS
 
 EPILOG = """\
@@ -43,9 +44,7 @@ sequences of 1,024 tokens instead, a rank a CUDA device; without a device it doe
 
 def parse() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION",
         help="cost, memory, communication, domains (all)")  # fmt: skip
@@ -164,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,6 +1,5 @@
 """Cluster a corpus whose domains are known, one an input; report purity, time and memory."""
 
-import argparse
 import json
 import os
 import resource
@@ -9,6 +8,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from megadga.console import run_program, tool_parser
 from megadga.demo.benchmark import prepare_corpus
 from megadga.errors import MegadgaError
 from megadga.prepare.clustering.assignment import assign_inputs
@@ -23,7 +23,7 @@ LEVELS, PIECE_TOKENS = (64, 4096), 256
 
 def main() -> None:
     """Parse the command line, measure, print the numbers and write them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("--input", nargs="+", metavar="GLOB", help="files, one a domain (text of this machine)")
     add("--vocab-size", type=int, default=16_000, metavar="N", help="(%(default)s)")
@@ -57,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

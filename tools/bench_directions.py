@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from megadga.alignment.methods import ProbeBudget
 from megadga.build.ranks import process_group
+from megadga.console import run_program, tool_parser
 from megadga.demo.benchmark import prepare_shards
 from megadga.errors import ConfigError, MegadgaError
 from megadga.shards.folder import DomainSource, open_domain, open_domains
@@ -36,9 +37,7 @@ Takes about ten minutes on two cores. Writes directions.md, directions.json and 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("--input", nargs="+", metavar="GLOB", help="files, one a domain (text of this machine)")
     add("--target", nargs="+", metavar="GLOB", help="files of the specific set, with --input")
@@ -130,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

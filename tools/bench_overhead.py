@@ -7,7 +7,6 @@ is at most a given share of what is trained. The overhead is the time with, divi
 time without on both sides of it, less 1. Synthetic shards: the text does not matter here.
 """
 
-import argparse
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from megadga.arrays import TokenArray
+from megadga.console import run_program, tool_parser
 from megadga.report.records import read_records
 from megadga.shards.create import create_domain
 from megadga.shards.manifest import TokenizerIdentity
@@ -174,9 +174,7 @@ def show(name: str, overhead: Overhead, own: Mapping[str, float]) -> str:
 
 def main() -> None:
     """Parse the command line, train in turns, and write the overheads as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("--domains", type=int, default=64, metavar="K", help="(%(default)s)")
     add("--interval", type=int, default=100, metavar="T", help="steps (%(default)s)")
@@ -219,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

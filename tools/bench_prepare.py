@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 import psutil
 from sentencepiece import SentencePieceProcessor
 
+from megadga.console import run_program
 from megadga.demo.benchmark import prepare_corpus
 from megadga.prepare.reading.documents import iterate_documents
 
@@ -159,4 +160,4 @@ def _most_resident(process: psutil.Process) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,7 +8,6 @@ can be cached cached: sample after sample, int64 tokens (S,), labels (S,) and a 
 nobody collates. Order and mixture are computed by ours while it reads, and by theirs before.
 """
 
-import argparse
 import json
 import logging
 import platform
@@ -27,6 +26,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from megadga.arrays import FloatArray, TokenArray
+from megadga.console import run_program, tool_parser
 from megadga.sampling.sampler import BatchPlan, MixtureSampler
 from megadga.shards.create import create_domain
 from megadga.shards.domain import Domain
@@ -233,9 +233,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Parse the command line, measure, print tables and write the numbers as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("--domains", type=int, nargs="+", default=[8, 64], metavar="K", help="(8 and 64)")
     add("--tokens", type=int, default=1_000_000, metavar="N", help="of a domain (%(default)s)")
@@ -270,4 +268,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

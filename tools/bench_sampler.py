@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megadga.console import run_program
 from megadga.sampling.sampler import MixtureSampler
 
 
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -11,7 +11,6 @@ tqdm, psutil, pyyaml ...), but neither DeepSpeed nor a network. The folder gets
 What is there already is not made again, but for megadga and the check, which are always new.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from megadga.console import run_program, tool_parser
 from megadga.demo.data import collect_documents, learn_tokenizer, write_shards
 from megadga.demo.folder import DemoFolder
 
@@ -108,9 +108,7 @@ def describe(folder: Path) -> int:
 
 def main() -> None:
     """Parse the command line and fill the folder."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     parser.add_argument("--output", type=Path, default=ROOT / ".gpu-kit", metavar="FOLDER")
     parser.add_argument("--no-wheels", action="store_true", help="shards and the check alone")
     args = parser.parse_args()
@@ -127,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

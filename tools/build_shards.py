@@ -1,11 +1,15 @@
 """Turn text into shards of domains, on one machine or, under mpirun, on many."""
 
-import argparse
-
+from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.bars import Bars
 from megadga.prepare.pipeline.build import build_shards
-from megadga.prepare.pipeline.command import add_options, read_build, read_execution
+from megadga.prepare.pipeline.command import (
+    add_options,
+    describe_exceptions,
+    read_build,
+    read_execution,
+)
 from megadga.prepare.ranks import open_workers
 from megadga.prepare.reading.inputs import expand_inputs, left_out_lines
 from megadga.shards.inspection import render_table, summarize
@@ -31,9 +35,7 @@ same for any number of workers, ranks and interruptions. Under mpirun one rank h
 
 def main() -> None:
     """Parse the command line, build, and print a table of what was built."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add_options(parser)
     args = parser.parse_args()
     try:
@@ -49,11 +51,8 @@ def main() -> None:
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted; the same command goes on from here\n")
     table = render_table([line for one in built.manifests for line in summarize(one)])
-    print(table, *left_out, sep="\n")
-    if built.rejects is not None:
-        bad = f"{built.num_bad:,} of {built.num_records:,} records"
-        print(f"left out {bad}: {built.rejects} lists them")
+    print(table, *left_out, *describe_exceptions(built), sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

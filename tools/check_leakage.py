@@ -1,18 +1,16 @@
 """Look for the validation split of specific sets in training domains, n-gram by n-gram."""
 
-import argparse
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage, write_leakage
 from megadga.prepare.leakage.search import LeakageRule, plan_search
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.folder import open_split, read_folders
 from megadga.shards.inspection import find_sources
-from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -26,9 +24,7 @@ n-grams than --max-overlap; 2 if it could not be found out.
 
 def main() -> None:
     """Parse the command line, search, and print a table for each set."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add, usual = parser.add_argument, LeakageRule()
     add("--domains", type=Path, required=True, metavar="FOLDER", help="one folder a domain")
     add("--specific", type=Path, required=True, metavar="FOLDER", help="a set or a folder of sets")
@@ -47,9 +43,7 @@ def main() -> None:
         domains = open_split(folders, split="train", sequence_length=1).domains
         searches = [plan_search(source, domains, rule) for source in find_sources(args.specific)]
         total = sum(search.num_tokens for search in searches)
-        with tqdm(
-            total=total, unit=" tokens", unit_scale=True, disable=not draws_bars(sys.stderr)
-        ) as bar:
+        with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not draws_bars()) as bar:
             found = [search.run(bar.update) for search in searches]
         if args.json:
             write_leakage(args.json, found)
@@ -61,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

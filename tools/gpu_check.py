@@ -32,6 +32,7 @@ from gpu_checks.expected import verdicts
 from gpu_checks.plan import STAGES
 from gpu_checks.setting import Row, Setting
 from gpu_checks.supervising import Record, Supervisor
+from megadga.console import run_program, tool_parser
 
 HERE = Path(__file__).absolute().parent
 EPILOG = """\
@@ -47,9 +48,7 @@ with code 0 if every stage has passed, else 1; expectations that are missed chan
 
 def parse() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     names = [stage.name for stage in STAGES]
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="gets what is found")
@@ -132,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

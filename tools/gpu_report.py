@@ -1,11 +1,11 @@
 """Write docs/gpu.md from the records of `gpu_check.py` in docs/gpu/*.json."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from gpu_checks.report import document
+from megadga.console import run_program, tool_parser
 
 ROOT = Path(__file__).absolute().parents[1]
 EPILOG = """\
@@ -16,9 +16,7 @@ example:
 
 def main() -> None:
     """Parse the command line, read every record, write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("--records", type=Path, default=ROOT / "docs" / "gpu", metavar="FOLDER", help="of JSON")
     add("--output", type=Path, default=ROOT / "docs" / "gpu.md", metavar="FILE")
@@ -34,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,14 +1,16 @@
 """Measure the share of reference sets in each cluster: importance weights, or a basis."""
 
-import argparse
 from pathlib import Path
 
+from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.bars import Bars
 from megadga.prepare.clustering import references
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.histograms import Smoothing
+from megadga.prepare.options import add_reading_options
 from megadga.prepare.pieces import plan_cut
+from megadga.prepare.reading.bad import BadRecords, MaxBad
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\
@@ -23,9 +25,7 @@ FILE.npz is a basis of one row a set; FILE.json takes one set and is what the co
 
 def main() -> None:
     """Parse the command line, measure, write, and say what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("--clusters", type=Path, required=True, metavar="FOLDER", help="of train_clusters.py")
     add("--level", type=int, required=True, metavar="K", help="its number of clusters")
@@ -36,25 +36,25 @@ def main() -> None:
     add("--piece-tokens", type=int, metavar="N", help="cut documents (they stay whole)")
     add("--smooth", type=int, metavar="M", help="clusters that an example counts for (its own)")
     add("--temperature", type=float, default=0.02, metavar="T", help="of --smooth (%(default)s)")
-    add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
+    add_reading_options(parser)
     args = parser.parse_args()
     try:
-        sets = references.parse_references(args.input)
+        sets = references.parse_references(args.input, output=args.output)
         references.check_output(args.output, len(sets))
-        tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
-        cut = plan_cut(tokenizer, args.piece_tokens)
+        cut = plan_cut(args.tokenizer and load_tokenizer(args.tokenizer), args.piece_tokens)
+        bad = BadRecords(MaxBad.parse(args.max_bad))
         smoothing = None if args.smooth is None else Smoothing(args.smooth, args.temperature)
         clustering = Clustering.load(args.clusters, embedder_path=args.embedder)
         with Bars() as bars:
             basis = references.measure_references(
                 sets, clustering, args.level,
-                cut=cut, text_key=args.text_key, smoothing=smoothing, stages=bars,
+                cut=cut, text_key=args.text_key, bad=bad, smoothing=smoothing, stages=bars,
             )  # fmt: skip
         references.write_shares(args.output, basis)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    print("\n".join(references.describe_rows(basis)))
+    print("\n".join((*bad.describe(), *references.describe_rows(basis))))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

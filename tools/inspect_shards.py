@@ -1,16 +1,14 @@
 """Show what is in a folder of domains, or in one domain's folder."""
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.inspection import find_sources, inspect_domain, read_document, render_table
-from megadga.terminal import draws_bars
 
 EPILOG = """\
 examples:
@@ -23,9 +21,7 @@ Every shard's header is checked; tools/verify_shards.py reads all the rest.
 
 def main() -> None:
     """Parse the command line and print what was asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="a folder of domains, or one domain's folder")
     add("--sequence-length", type=int, metavar="S", help="count windows of S + 1 tokens")
@@ -41,9 +37,7 @@ def main() -> None:
     try:
         sources = find_sources(args.folder)
         if args.decode is None:
-            bar = tqdm(
-                sources, desc="inspecting", unit=" domains", disable=not draws_bars(sys.stderr)
-            )
+            bar = tqdm(sources, desc="inspecting", unit=" domains", disable=not draws_bars())
             found = [line for source in bar for line in inspect_domain(source)]
             print(render_table(found, sequence_length=args.sequence_length))
             return
@@ -58,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,16 +1,14 @@
 """Make one domain of several, with the same tokenizer."""
 
-import argparse
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.shards.create import SHARD_TOKENS
 from megadga.shards.inspection import render_table, summarize
 from megadga.shards.merge import merge_domains, read_sources
-from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -23,9 +21,7 @@ Checksums are compared on the way. The domains themselves are left as they are.
 
 def main() -> None:
     """Parse the command line, merge, and print a table of what was written."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="FOLDER", help="of one domain each")
     add("--output", type=Path, required=True, metavar="FOLDER", help="of the new domain")
@@ -39,11 +35,7 @@ def main() -> None:
         sources = read_sources(args.folders)
         total = sum(source.num_tokens for source in sources)
         with tqdm(
-            total=total,
-            unit=" tokens",
-            unit_scale=True,
-            desc="merging",
-            disable=not draws_bars(sys.stderr),
+            total=total, unit=" tokens", unit_scale=True, desc="merging", disable=not draws_bars()
         ) as bar:
             manifest = merge_domains(
                 sources,
@@ -58,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from megadga.console import run_program
 from megadga.mixing.dga import Dga
 from megadga.mixing.doge import Doge
 from megadga.mixing.doremi import Doremi
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

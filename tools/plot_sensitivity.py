@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from megadga.console import run_program
 from trials.convex import make_bed
 from trials.sensitivity import EMAS, INTERVALS, NEAR, Outcome, study, table
 
@@ -52,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

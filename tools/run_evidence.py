@@ -1,8 +1,8 @@
 """Train the runs of configs/evidence on a corpus of real text, and compare their losses."""
 
-import argparse
 from pathlib import Path
 
+from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from trials.evidence_data import EvidenceFolder, prepare
 from trials.evidence_runs import EXPERIMENTS, planned_runs, result_table, train_all
@@ -24,9 +24,7 @@ ROOT = Path("build/evidence")
 
 def main() -> None:
     """Parse the command line, prepare, train, and print tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     names = (*EXPERIMENTS, "sensitivity")
     add = parser.add_argument
     add("--corpus", type=Path, required=True, metavar="FOLDER", help="of documents")
@@ -48,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

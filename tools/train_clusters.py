@@ -1,15 +1,17 @@
 """Learn an embedding and hierarchical clusters from a sample of documents."""
 
-import argparse
 import os
 from pathlib import Path
 
+from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.bars import Bars
 from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
 from megadga.prepare.clustering.sentences import SentenceEmbedder
+from megadga.prepare.options import add_reading_options
 from megadga.prepare.pieces import plan_cut
-from megadga.prepare.reading.inputs import expand_inputs, left_out_lines, training_inputs
+from megadga.prepare.reading.bad import MaxBad
+from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\
@@ -25,9 +27,7 @@ What says validation or test is left out. The result is the same for any number 
 
 def main() -> None:
     """Parse the command line, learn, and say what was written."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders of documents")
     add("--output", type=Path, required=True, metavar="FOLDER", help="gets the clustering")
@@ -35,26 +35,26 @@ def main() -> None:
     add("--embedder", type=Path, metavar="FOLDER", help="a sentence-transformers model (TF-IDF)")
     add("--tokenizer", type=Path, metavar="MODEL", help="what counts the tokens of pieces")
     add("--piece-tokens", type=int, metavar="N", help="cut documents (they stay whole)")
-    add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
+    add_reading_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="of samples and k-means (%(default)s)")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
     args = parser.parse_args()
     try:
         tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
         cut = plan_cut(tokenizer, args.piece_tokens)
-        recipe = ClusteringRecipe(tuple(args.levels), cut, args.text_key, args.seed)
+        max_bad = MaxBad.parse(args.max_bad)
+        recipe = ClusteringRecipe(tuple(args.levels), cut, args.text_key, args.seed, max_bad)
         embedder = args.embedder and SentenceEmbedder.load(args.embedder)
         with Bars() as bars:
             clustering = learn_clusters(
-                training_inputs(expand_inputs(args.input)), args.output, recipe,
-                embedder=embedder, workers=args.workers, stages=bars,
+                expand_inputs(args.input), args.output, recipe,
+                embedder=embedder, workers=args.workers, stages=bars, report=print,
             )  # fmt: skip
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     levels = ", ".join(f"{level:,}" for level in clustering.tree.levels)
-    learnt = f"{args.output}: {levels} clusters, fingerprint {clustering.fingerprint[:12]}"
-    print(*left_out_lines(expand_inputs(args.input)), learnt, sep="\n")
+    print(f"{args.output}: {levels} clusters, fingerprint {clustering.fingerprint[:12]}")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

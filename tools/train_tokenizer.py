@@ -1,15 +1,15 @@
 """Train a sentencepiece tokenizer on text files."""
 
-import argparse
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
+from megadga.prepare.options import add_reading_options
+from megadga.prepare.reading.bad import BadRecords, MaxBad
 from megadga.prepare.reading.inputs import expand_inputs, left_out_lines
 from megadga.prepare.training import sample_texts, train_tokenizer
-from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -23,9 +23,7 @@ whose names say validation or test are left out.
 
 def main() -> None:
     """Parse the command line, train, and say what was written."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="GLOB",
         help="files (.jsonl, .jsonl.gz, .txt) or folders of files",
@@ -34,22 +32,20 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="PREFIX", help="the model is PREFIX.model"
     )
-    parser.add_argument(
-        "--text-key", default="text", metavar="KEY", help="key of the text in JSON (default: text)"
-    )
+    add_reading_options(parser)
     args = parser.parse_args()
     try:
-        inputs = expand_inputs(args.input)
+        inputs = expand_inputs(args.input, output=Path(f"{args.output}.model"))
         left_out = left_out_lines(inputs)
-        texts = sample_texts(inputs, text_key=args.text_key)
-        reading = tqdm(
-            texts, desc="reading", unit=" documents", disable=not draws_bars(sys.stderr)
-        )
+        bad = BadRecords(MaxBad.parse(args.max_bad))
+        texts = sample_texts(inputs, text_key=args.text_key, bad=bad)
+        reading = tqdm(texts, desc="reading", unit=" documents", disable=not draws_bars())
         tokenizer = train_tokenizer(reading, vocab_size=args.vocab_size, prefix=args.output)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    print(*left_out, f"{tokenizer.path}: {tokenizer.identity.vocab_size} ids", sep="\n")
+    learnt = f"{tokenizer.path}: {tokenizer.identity.vocab_size} ids"
+    print(*left_out, *bad.describe(), learnt, sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

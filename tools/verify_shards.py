@@ -1,16 +1,15 @@
 """Read every byte of domains' shards and say exactly what is wrong with them."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.workers import open_processes
 from megadga.shards.verify import find_folders, plan_checks, verify_shard
-from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -23,9 +22,7 @@ counts and checksums with the manifest. Ends with 1 if anything is wrong, a line
 
 def main() -> None:
     """Parse the command line, check, and print every problem and a summary."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="FOLDER", help="of domains, or of one domain")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
@@ -40,11 +37,7 @@ def main() -> None:
         with (
             open_processes(args.workers) as pool,
             tqdm(
-                total=total,
-                unit="B",
-                unit_scale=True,
-                desc="verifying",
-                disable=not draws_bars(sys.stderr),
+                total=total, unit="B", unit_scale=True, desc="verifying", disable=not draws_bars()
             ) as bar,
         ):
             for report in pool.map_in_order(verify_shard, checks):
@@ -64,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -69,7 +69,7 @@ def _of_table(path: Path, domains: Sequence[Domain], between: Between) -> Schedu
 def _read_columns(path: Path) -> dict[str, FloatArray]:
     """Return the columns of a table under what its first line calls them, `step` among them."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             header, *lines = [line for line in csv.reader(file) if line] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: expected a table, found {error}") from None

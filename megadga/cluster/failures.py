@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from megadga.console import run_program
 from megadga.errors import MegadgaError
 
 FOLDER = ".failures"
@@ -100,4 +101,6 @@ def verdict(output: Path, code: int, lost: Sequence[str] = ()) -> str:
 
 
 if __name__ == "__main__":  # a batch script's last line: CODE OUTPUT [HOST ...]
-    print(verdict(Path(sys.argv[2]), int(sys.argv[1]), sys.argv[3:]), file=sys.stderr)
+    run_program(
+        lambda: print(verdict(Path(sys.argv[2]), int(sys.argv[1]), sys.argv[3:]), file=sys.stderr)
+    )

@@ -35,7 +35,7 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
             one of these; the message names the file and the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         found = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
         raise ConfigError(f"{path}: expected a readable hostfile, found: {found}") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from megadga.cluster.operators import SHARED_MEMORY, missing_ops, op_locks
+from megadga.console import run_program
 from megadga.doctor.machine import (
     address_of,
     count_devices,
@@ -90,4 +91,4 @@ def _say(answers: IO[str], value: object) -> None:
 
 
 if __name__ == "__main__":
-    answer(sys.argv[1], sys.stdin, sys.stdout)
+    run_program(lambda: answer(sys.argv[1], sys.stdin, sys.stdout))

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from megadga.cluster.interfaces import interface_variables
+from megadga.console import run_program
 
 _POLL_S = 0.05
 _MODULE = "megadga.doctor.allreduce"
@@ -109,4 +110,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TextIO, final
 
-from megadga.terminal import draws_bars
+from megadga.console import draws_bars
 
 LINE_INTERVAL_S = 60.0
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from sentencepiece import SentencePieceTrainer
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.documents import iterate_documents
 from megadga.prepare.reading.inputs import training_inputs
 from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
 from megadga.shards.files import written_whole
+from megadga.shards.manifest import MOST_IDS
 
 MAX_CHARACTERS = 100_000_000
 LINE_CHARACTERS = 1000  # sentencepiece drops lines of more than 4192 bytes; a character takes 4
@@ -20,7 +22,11 @@ NUM_THREADS = 8
 
 
 def sample_texts(
-    paths: Sequence[Path], *, text_key: str = "text", max_characters: int = MAX_CHARACTERS
+    paths: Sequence[Path],
+    *,
+    text_key: str = "text",
+    max_characters: int = MAX_CHARACTERS,
+    bad: BadRecords | None = None,
 ) -> Iterator[str]:
     """Yield text from the beginning of each input, as much of one as of any other.
 
@@ -28,18 +34,21 @@ def sample_texts(
         paths: Files or folders of documents; those called after validation or test are left out.
         text_key: Where the objects of JSON lines have their text.
         max_characters: Bound on the text of all inputs together: training holds it in memory.
+        bad: Counts the bad records of what is read; None: the first is too many.
 
     Raises:
-        ConfigError: If an input cannot be read, or none is to train on.
+        ConfigError: If an input cannot be read, none is to train on, or too many records are bad.
     """
+    bad = bad or BadRecords()
     kept = training_inputs(paths)
     for path in kept:
         remaining = max_characters // len(kept)
-        for document in iterate_documents(path, text_key=text_key):
+        for document in iterate_documents(path, text_key=text_key, bad=bad):
             yield document.text[:remaining]
             remaining -= len(document.text)
             if remaining <= 0:
                 break
+    bad.check_all()
 
 
 def train_tokenizer(
@@ -60,6 +69,8 @@ def train_tokenizer(
     Raises:
         ConfigError: If there is no text, or ``vocab_size`` is too large or too small for it.
     """
+    if not 1 <= vocab_size < MOST_IDS:
+        raise ConfigError(f"vocab_size: expected 1 <= N < 2^31, found {vocab_size}")
     # A list first: errors inside an iterator come out of the trainer as its own.
     lines = [piece for text in texts for piece in _pieces(text)]
     if not lines:

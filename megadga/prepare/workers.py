@@ -20,6 +20,8 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 POLL_S = 0.5
+MOST_PROCESSES = 4096
+"""More than a machine has cores: each takes some 50 MB."""
 
 
 @final
@@ -120,13 +122,15 @@ def open_processes(count: int | None) -> Generator[Workers]:
     be importable without effect.
 
     Args:
-        count: Processes, at least 1; 1: this one does the work. None: one a core.
+        count: Processes, in [1, ``MOST_PROCESSES``]; 1: this one does the work. None: one a core.
 
     Raises:
-        ConfigError: If ``count`` is below 1.
+        ConfigError: If ``count`` is out of range.
     """
     if count is not None and count < 1:
         raise ConfigError(f"workers: expected at least 1, found {count}")
+    if count is not None and count > MOST_PROCESSES:
+        raise ConfigError(f"workers: expected at most {MOST_PROCESSES}, found {count}")
     if (processes := count or os.cpu_count() or 1) == 1:
         yield Workers()
         return

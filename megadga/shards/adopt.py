@@ -51,7 +51,7 @@ def adopt_shards(
         progress: Called with the bytes of tokens that have been read since the last call.
 
     Raises:
-        ShardError: If the folder has a manifest already or nothing to train on, no name matches
+        ShardError: If the folder has a manifest already, a split has no tokens, no name matches
             ``valid``, or a shard is damaged or holds an id that is not the tokenizer's.
     """
     if manifest_path(folder).exists():
@@ -61,6 +61,10 @@ def adopt_shards(
         for split, names in _divide(folder, valid).items()
     }
     splits = {split: tuple(entry for entry, _ in found) for split, found in scans.items()}
+    for split, entries in splits.items():
+        if not any(entry.tokens for entry in entries):
+            names = ", ".join(entry.file for entry in entries)
+            raise ShardError(f"{folder}: expected tokens for {split}, found none in {names}")
     manifest = Manifest(folder.resolve().name, tokenizer, splits)
     try:
         write_manifest(folder, manifest)

@@ -12,6 +12,8 @@ from megadga.shards.manifest import Manifest, ShardEntry, TokenizerIdentity, wri
 from megadga.shards.writer import ShardWriter, best_dtype
 
 SHARD_TOKENS = 1 << 28
+MOST_TOKENS = 1 << 62
+"""Larger than what fits on disks, and than no 64-bit number."""
 
 
 def create_domain(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +27,7 @@ def written_whole(path: Path, *, durable: bool = True) -> Generator[BinaryIO]:
         The binary file.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written; names it.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -37,8 +37,11 @@ def written_whole(path: Path, *, durable: bool = True) -> Generator[BinaryIO]:
             if durable:
                 os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # writing to an open file does not say which it is
+        with suppress(OSError):  # what matters is the error itself
+            partial.unlink(missing_ok=True)
         raise
 
 

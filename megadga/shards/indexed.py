@@ -8,7 +8,8 @@ little-endian:
     pointers   int64 (n,)   byte offset of each sentence in the ``.bin``
     bounds     int64 (d,)   first sentence of each document, and n at the end: d - 1 documents
 
-A document may hold several sentences; what megadga writes has one each. Source: Megatron-LM,
+A document may hold several sentences; what megadga writes has one each. A multimodal index, which
+goes on with one byte for each sentence, is refused. Source: Megatron-LM,
 ``megatron/core/datasets/indexed_dataset.py``.
 """
 
@@ -241,6 +242,11 @@ def _check_header(path: Path, header: bytes, size: int) -> tuple[TokenType, int,
         known = ", ".join(f"{code} ({dtype.name})" for code, dtype in DTYPE_CODES.items())
         raise ShardError(f"{path}: expected a dtype code among {known}, found {code}")
     expected = HEADER.size + 12 * num_sentences + 8 * num_bounds
+    if num_sentences and num_bounds and size == expected + num_sentences:
+        raise ShardError(
+            f"{path}: expected text alone, found a multimodal index: a mode of one byte for each "
+            f"of {num_sentences} sentences after the rest"
+        )
     if num_bounds < 1 or size != expected:
         raise ShardError(
             f"{path}: expected {expected} bytes for {num_sentences} sentences and "

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from megadga.errors import ConfigError, ShardError
-from megadga.shards.create import SHARD_TOKENS, created_whole
+from megadga.shards.create import MOST_TOKENS, SHARD_TOKENS, created_whole
 from megadga.shards.documents import Documents, check_index, read_documents
 from megadga.shards.files import checksum
 from megadga.shards.folder import DomainSource, open_shards
@@ -99,7 +99,7 @@ def merge_domains(
     Args:
         sources: What ``read_sources`` gave.
         output: The new domain's folder, which must not exist yet; folders above it are made.
-        shard_tokens: A shard is closed once it holds this many tokens, at least 1.
+        shard_tokens: A shard is closed once it holds this many tokens, in [1, 2^62].
         drop_ids: Leave out where documents came from, which otherwise all shards must say or none.
         progress: Called with the tokens that have been written since the last call.
 
@@ -107,12 +107,14 @@ def merge_domains(
         What was written.
 
     Raises:
-        ConfigError: If ``shard_tokens`` is below 1.
+        ConfigError: If ``shard_tokens`` is out of range.
         ShardError: If the output exists, the disk refuses, only some shards have ids, or a shard
             is missing, damaged, or holds an empty document.
     """
     if shard_tokens < 1:
         raise ConfigError(f"shard_tokens: expected at least 1, found {shard_tokens}")
+    if shard_tokens > MOST_TOKENS:
+        raise ConfigError(f"shard_tokens: expected at most 2^62, found {shard_tokens}")
     ids = not drop_ids and _have_ids(sources)
     tokenizer = sources[0].manifest.tokenizer
     parts = _open_parts(sources)

@@ -4,6 +4,9 @@ import json
 from collections import Counter
 from typing import Any
 
+BYTE_ORDER_MARK = "\ufeff"
+"""What editors of Windows write in front of UTF-8; no part of the text."""
+
 
 def parse_strictly(content: str | bytes) -> Any:
     """Return what JSON holds.
@@ -14,7 +17,7 @@ def parse_strictly(content: str | bytes) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode()
-        return json.loads(text, object_pairs_hook=_each_once)
+        return json.loads(text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=_each_once)
     except RecursionError as error:
         raise ValueError(str(error)) from error
 

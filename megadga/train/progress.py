@@ -7,8 +7,8 @@ from typing import Any, TextIO, final
 
 from tqdm import tqdm
 
+from megadga.console import draws_bars
 from megadga.plugin import Metrics
-from megadga.terminal import draws_bars
 
 _SHOWN_WEIGHTS = 3
 _UNTOLD = ("start",)

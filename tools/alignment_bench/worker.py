@@ -11,6 +11,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from megadga.build.ranks import process_group
+from megadga.console import run_program
 
 from .accounting import communication_rows, memory_rows
 from .case import Case, Row, Section
@@ -62,4 +63,4 @@ def main(case: str, tokens: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_program(lambda: main(*sys.argv[1:]))

@@ -19,6 +19,8 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
+from megadga.console import run_program
+
 from .environment import environment
 from .exactness import exactness, two_ranks
 from .no_trace import no_trace
@@ -90,4 +92,4 @@ def main(setting_text: str, events_path: str, backend: str, *limits: str) -> Non
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_program(lambda: main(*sys.argv[1:]))

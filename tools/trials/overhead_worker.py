@@ -15,6 +15,7 @@ import torch.distributed as dist
 from megadga.build.ranks import process_group
 from megadga.build.run import open_run
 from megadga.config.loading import load_config
+from megadga.console import run_program
 from megadga.train.loop import Run, train
 from trials.interleaving import PLAIN, Segment, order_of_round
 
@@ -50,4 +51,4 @@ def main(output: str, interval: str, rounds: str, *configs: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_program(lambda: main(*sys.argv[1:]))

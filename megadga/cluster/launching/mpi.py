@@ -24,6 +24,7 @@ from megadga.cluster.launching.starting import (
 )
 from megadga.cluster.supervision import Command
 from megadga.config.models import RunConfig
+from megadga.console import run_program
 from megadga.errors import ConfigError
 
 LOCALHOST = "localhost"
@@ -117,4 +118,4 @@ def _find_mpirun() -> str:
 
 
 if __name__ == "__main__":  # as the launcher's pod of an MPIJob does
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: main(sys.argv[1:]))

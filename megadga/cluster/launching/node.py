@@ -14,6 +14,7 @@ from megadga.cluster.launching.options import common_parser, count, to_request, 
 from megadga.cluster.launching.plan import Plan
 from megadga.cluster.launching.starting import launch, patience_of
 from megadga.config.models import RunConfig
+from megadga.console import run_program
 
 END_S = 10.0
 """What ending the ranks of a machine takes."""
@@ -43,4 +44,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: main(sys.argv[1:]))

@@ -6,7 +6,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_DURATION = re.compile(r"(?:(\d+)-)?(\d{1,3}):([0-5]\d):([0-5]\d)", re.ASCII)
+from megadga.console import whole_number
+
+MOST_MACHINES = 1 << 20
+MOST_RANKS = 4096
+"""On one machine: more than any has accelerators or cores."""
+_DURATION = re.compile(r"(?:(\d{1,5})-)?(\d{1,3}):([0-5]\d):([0-5]\d)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,10 @@ def common_parser(
         "working directory, those in CONFIG to its folder; repeatable",
     )
     if nodes:
-        add("--nodes", type=count, default=1, metavar="N", help="machines (1)")
+        add("--nodes", type=machines, default=1, metavar="N", help="machines (1)")
     add(
         "--accelerators-per-node",
-        type=count,
+        type=ranks,
         metavar="N",
         help="ranks on each machine, one an accelerator; without accelerators, one a CPU process",
     )
@@ -156,14 +161,20 @@ def shown_duration(seconds: int) -> str:
 
 
 def count(text: str) -> int:
-    """Return a whole number of at least 1."""
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
-    return int(text)
+    """Return a whole number of at least 1, below 2^31."""
+    return whole_number(text, least=1)
 
 
 def whole(text: str) -> int:
-    """Return a whole number from 0."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected a number from 0, found {text!r}")
-    return int(text)
+    """Return a whole number from 0, below 2^31."""
+    return whole_number(text, least=0)
+
+
+def machines(text: str) -> int:
+    """Return a number of machines, at least 1."""
+    return whole_number(text, least=1, most=MOST_MACHINES)
+
+
+def ranks(text: str) -> int:
+    """Return a number of ranks on one machine, at least 1."""
+    return whole_number(text, least=1, most=MOST_RANKS)

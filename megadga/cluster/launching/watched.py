@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import final
 
 from megadga.cluster.supervision import PULSE_S, Command, Patience, supervise
+from megadga.console import run_program
 
 _PATIENCE = Patience(stop_s=35.0, end_s=10.0)
 """An agent of torchrun gives its ranks 30 s to end."""
@@ -66,4 +67,4 @@ def _terminate(processes: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_watched(sys.argv[1:]))
+    run_program(lambda: run_watched(sys.argv[1:]))

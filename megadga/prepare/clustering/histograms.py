@@ -23,6 +23,9 @@ from megadga.prepare.reading.texts import chunk_texts
 COMPARED_NUMBERS = 1 << 24
 """Bound on the similarities of one step: 128 MiB."""
 
+LEAST_TEMPERATURE = 1e-6
+"""Similarities are known to about 1e-7: below, rounding would decide."""
+
 
 @dataclass(frozen=True, slots=True)
 class Smoothing:
@@ -31,7 +34,8 @@ class Smoothing:
     Attributes:
         nearest: Clusters that get some (m), at least 1.
         temperature: Difference of two similarities, which are in [-1, 1], that makes a factor of
-            e (t), above 0. Among thousands of clusters, the nearest few differ by hundredths.
+            e (t), at least ``LEAST_TEMPERATURE``. Among thousands of clusters, the nearest few
+            differ by hundredths.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -43,8 +47,10 @@ class Smoothing:
     def __post_init__(self) -> None:
         if self.nearest < 1:
             raise ConfigError(f"nearest: expected at least 1, found {self.nearest}")
-        if not 0.0 < self.temperature < float("inf"):
-            raise ConfigError(f"temperature: expected 0 < t < inf, found {self.temperature}")
+        if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
+            raise ConfigError(
+                f"temperature: expected {LEAST_TEMPERATURE} <= t < inf, found {self.temperature}"
+            )
 
 
 def histogram(

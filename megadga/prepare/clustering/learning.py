@@ -1,7 +1,7 @@
 """Documents to a clustering: sampled, embedded, clustered. Knows neither tokens nor shards."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,6 +18,8 @@ from megadga.prepare.clustering.tree import check_levels
 from megadga.prepare.extras import import_extra
 from megadga.prepare.pieces import Cut
 from megadga.prepare.progress import Stages, unseen
+from megadga.prepare.reading.bad import BadRecords, MaxBad
+from megadga.prepare.reading.inputs import left_out_lines, training_inputs
 from megadga.prepare.reading.samples import TextSample, sample_texts, thin_out
 from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
 from megadga.prepare.workers import Workers, open_processes
@@ -34,6 +36,7 @@ class ClusteringRecipe:
         cut: What turns documents into texts (``plan_cut``); ``list``: each document is one.
         text_key: Where the objects of JSON lines have their text.
         seed: Of samples, embedding and k-means, in [0, 2^32).
+        max_bad: Bad records that are left out, each time that the input is read, before it fails.
 
     Raises:
         ConfigError: If the levels do not divide one another, or the seed is out of range.
@@ -43,6 +46,7 @@ class ClusteringRecipe:
     cut: Cut = list
     text_key: str = "text"
     seed: int = 0
+    max_bad: MaxBad = MaxBad()
 
     def __post_init__(self) -> None:
         check_levels(self.levels)
@@ -58,6 +62,7 @@ def learn_clusters(
     embedder: Embedder | None = None,
     workers: int = 1,
     stages: Stages = unseen,
+    report: Callable[[str], object] = lambda _: None,
 ) -> Clustering:
     """Learn a clustering and write its folder, whole or not at all.
 
@@ -68,19 +73,26 @@ def learn_clusters(
     a sentence-transformers model, as far as its embeddings are the same.
 
     Args:
-        paths: Files and folders of documents; every document has the same chance.
+        paths: Files and folders of documents, of which those called after validation or test are
+            left out; every document has the same chance.
         output: Must not exist; folders above it are made.
         recipe: Levels, pieces, text key and seed.
         embedder: None: TF-IDF, fitted to the input.
         workers: Processes that cut and embed, at least 1.
         stages: Shows progress; bytes of input, then runs of k-means.
+        report: Called with a line on the files and one on the records that were left out, if
+            there are any.
 
     Raises:
-        ConfigError: If the output exists or cannot be written, an input cannot be read, there is
-            no text to learn from, a package is not installed, or ``workers`` is below 1.
+        ConfigError: If the output exists or cannot be written, an input cannot be read or none is
+            to train on, too many records are bad, there is no text to learn from, a package is not
+            installed, or ``workers`` is below 1.
     """
     if output.exists():
         raise ConfigError(f"{output}: expected no folder of this name yet, found one")
+    inputs = training_inputs(paths)
+    for line in left_out_lines(paths):
+        report(line)
     partial_output = output.with_name(f".{output.name}.partial")
     # One thread: how sums are divided among several depends on their number.
     threads = import_extra("threadpoolctl", extra="clusters")
@@ -89,7 +101,7 @@ def learn_clusters(
         try:
             shutil.rmtree(partial_output, ignore_errors=True)
             partial_output.mkdir(parents=True)
-            _Learning(paths, recipe, pool, stages).write(partial_output, embedder)
+            _Learning(inputs, recipe, pool, stages, report).write(partial_output, embedder)
             partial_output.rename(output)
         except OSError as error:
             raise ConfigError(f"{output}: expected to write it, found {error}") from error
@@ -106,6 +118,7 @@ class _Learning:
     recipe: ClusteringRecipe
     pool: Workers
     stages: Stages
+    report: Callable[[str], object]
 
     def write(self, folder: Path, embedder: Embedder | None) -> None:
         """Write a clustering into a folder."""
@@ -152,7 +165,14 @@ class _Learning:
 
     def _read(self, stage: str) -> Iterator[str]:
         progress = self.stages(stage, count_bytes(self.paths), "B")
-        return read_texts(self.paths, text_key=self.recipe.text_key, progress=progress)
+        bad = BadRecords(self.recipe.max_bad)
+        yield from read_texts(
+            self.paths, text_key=self.recipe.text_key, bad=bad, progress=progress
+        )
+        bad.check_all()
+        if stage == "sampling":  # the others read the same again
+            for line in bad.describe():
+                self.report(line)
 
 
 def _embed(texts: Sequence[str], *, embedder: Embedder, cut: Cut) -> PointArray:

@@ -14,26 +14,32 @@ from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.histograms import Smoothing, histogram
 from megadga.prepare.pieces import Cut
 from megadga.prepare.progress import Stages, unseen
+from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.reading.texts import chunk_texts, count_bytes, read_texts
 
 
-def parse_references(arguments: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+def parse_references(
+    arguments: Sequence[str], *, output: Path | None = None
+) -> dict[str, tuple[Path, ...]]:
     """Return the files and folders of each reference set, in the order in which sets come.
 
     Args:
         arguments: ``NAME=GLOB``; a name may come again, with more of its files.
+        output: A file that will be written, which no pattern matches.
 
     Raises:
-        ConfigError: If one has another form, or a pattern matches nothing.
+        ConfigError: If one has another form, or a pattern matches nothing that is an input.
     """
     patterns: dict[str, list[str]] = {}
     for argument in arguments:
         name, equals, pattern = argument.partition("=")
         if not (name and equals and pattern):
             raise ConfigError(f"{argument}: expected NAME=GLOB, found something else")
+        if not name.isprintable():
+            raise ConfigError(f"{name!r}: expected a name of printable characters, found others")
         patterns.setdefault(name, []).append(pattern)
-    return {name: expand_inputs(globs) for name, globs in patterns.items()}
+    return {name: expand_inputs(globs, output=output) for name, globs in patterns.items()}
 
 
 def measure_references(
@@ -43,6 +49,7 @@ def measure_references(
     *,
     cut: Cut = list,
     text_key: str = "text",
+    bad: BadRecords | None = None,
     smoothing: Smoothing | None = None,
     stages: Stages = unseen,
 ) -> Basis:
@@ -54,22 +61,26 @@ def measure_references(
         level: Its number of clusters (``K``).
         cut: What turns documents into texts; that of the domains.
         text_key: Where the objects of JSON lines have their text.
+        bad: Counts the bad records of all sets; None: the first is too many.
         smoothing: None: each text counts for one cluster.
         stages: Shows progress, in bytes of input.
 
     Raises:
-        ConfigError: If there is no such level, or a set cannot be read or has no text.
+        ConfigError: If there is no such level, or a set cannot be read or has no text, or too many
+            records are bad.
     """
     progress = stages("measuring", count_bytes(chain.from_iterable(references.values())), "B")
     classifier = clustering.classifier(level)
     rows: list[FloatArray] = []
+    bad = bad or BadRecords()
     for name, paths in references.items():
-        documents = read_texts(paths, text_key=text_key, progress=progress)
+        documents = read_texts(paths, text_key=text_key, bad=bad, progress=progress)
         texts = chain.from_iterable(map(cut, chunk_texts(documents)))
         try:
             rows.append(histogram(texts, clustering, level, smoothing=smoothing))
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
+    bad.check_all()
     return Basis.from_rows(
         rows,
         names=tuple(references),

@@ -19,14 +19,21 @@ GATHERED_NUMBERS = 1 << 22
 """Bound on the numbers of centres that are gathered for the points of one step: 16 MiB."""
 
 
+MOST_CLUSTERS = 1 << 20
+"""At 128 dimensions, centroids of 512 MiB."""
+
+
 def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
     """Return the numbers of clusters, from coarse to fine, after checking them.
 
     Raises:
-        ConfigError: If there is none, or one is not a proper multiple of the one before.
+        ConfigError: If there is none, one is not a proper multiple of the one before, or the last
+            is above ``MOST_CLUSTERS``.
     """
     if not levels:
         raise ConfigError("levels: expected at least one number of clusters, found none")
+    if levels[-1] > MOST_CLUSTERS:
+        raise ConfigError(f"levels: expected at most {MOST_CLUSTERS} clusters, found {levels[-1]}")
     if levels[0] < 1:
         raise ConfigError(f"levels: expected numbers of at least 1, found {levels[0]}")
     for coarse, fine in pairwise(levels):

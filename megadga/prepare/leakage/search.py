@@ -26,7 +26,7 @@ class LeakageRule:
     """What counts as leakage.
 
     Attributes:
-        n: Tokens of an n-gram, at least 1.
+        n: Tokens of an n-gram, in [1, 2^31).
         document_share: Part of its n-grams that makes a document leaked, in ``(0, 1]``.
         max_overlap: The largest part of a set's n-grams that one place may hold, in ``[0, 1]``;
             1: all of them.
@@ -42,6 +42,8 @@ class LeakageRule:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ConfigError(f"n: expected at least 1 token, found {self.n}")
+        if self.n >= 1 << 31:
+            raise ConfigError(f"n: expected less than 2^31 tokens, found {self.n}")
         if not 0.0 < self.document_share <= 1.0:
             raise ConfigError(f"document_share: expected 0 < F <= 1, found {self.document_share}")
         if not 0.0 <= self.max_overlap <= 1.0:

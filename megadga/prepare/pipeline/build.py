@@ -8,8 +8,9 @@ are the same whoever did what, in which order, and however often everybody was k
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from megadga.arrays import IntArray
-from megadga.errors import ConfigError
+from megadga.errors import ConfigError, ShardError
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pipeline.corpus import Corpus, plan_tasks
 from megadga.prepare.pipeline.merging import Merging, ShardTask, Sizes, SortedRun, plan_shards
-from megadga.prepare.pipeline.outputs import Finishing, Output
+from megadga.prepare.pipeline.outputs import Finishing, Output, Provenance
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.stages import Execution, tokenize_all, write_all
 from megadga.prepare.pipeline.tokenizing import Tokenizing
@@ -43,12 +44,15 @@ class Built:
         num_records: Records that were read, the bad ones too; 0 if all was there already.
         num_bad: Those that were left out.
         rejects: Where they are listed; None: there are none.
+        whole: Domains of which nothing is held out, as everything would have been; none if all
+            was there already.
     """
 
     manifests: tuple[Manifest, ...]
     num_records: int = 0
     num_bad: int = 0
     rejects: Path | None = None
+    whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Build:
         return best_dtype(self.tokenizer.identity.vocab_size).itemsize
 
     def describe(self) -> dict[str, Any]:
-        """Return it JSON-shaped, with sizes and, under ``modified``, times of its files.
+        """Return it JSON-shaped, with sizes and, by file under ``modified``, times of its files.
 
         Raises:
             ConfigError: If a file cannot be read.
@@ -91,23 +95,31 @@ class Build:
             raise ConfigError(
                 f"{error.filename}: expected a file, found {error.strerror}"
             ) from error
+        recipe = asdict(self.recipe)
+        merging = {"grouped": self.output.grouped, "shard_tokens": recipe.pop("shard_tokens")}
         return {
             "version": 1,
             "files": [
                 [str(s.path.absolute()), stat.st_size, s.ordinal, s.domain, s.valid_fraction]
                 for s, stat in zip(self.corpus.sources, stats, strict=True)
             ],
-            "modified": [stat.st_mtime_ns for stat in stats],
+            "modified": {
+                str(s.path.absolute()): stat.st_mtime_ns
+                for s, stat in zip(self.corpus.sources, stats, strict=True)
+            },
             "names": self.corpus.names,
             "tokenizer": asdict(self.tokenizer.identity),
             "classifier": None if self.classifier is None else self.classifier.fingerprint,
-            "recipe": asdict(self.recipe),
-            "grouped": self.output.grouped,
+            "recipe": recipe,
+            "merging": merging,
         }
 
 
 def build_shards(build: Build, execution: Execution = Execution()) -> Built:
     """Write the domains of a corpus, each document ended by EOD, in a random order.
+
+    A domain of which every document would be held out, by its text, is trained on whole: copies
+    of a document stay together, and a domain without training text is none.
 
     Killed at any moment and called again with the same build, it goes on where it was. Until it is
     finished everything is in a hidden folder beside the output, with as much room as that needs.
@@ -117,64 +129,115 @@ def build_shards(build: Build, execution: Execution = Execution()) -> Built:
         execution: Who does it, and what is too much for them.
 
     Raises:
-        ConfigError: If a file cannot be read, too many records are bad, a domain has no document
-            to train on, or a build of something else was begun at the same place.
-        ShardError: If a domain's folder exists already and is of something else.
+        ConfigError: If a file cannot be read or changes while it is, too many records are bad, a
+            domain has no document to train on, or a build of something else was begun at the same
+            place.
+        ShardError: If a domain's folder exists already and is of something else, or of the same
+            files as they were before they were modified, or if the disk refuses; what is done is
+            kept.
     """
+    with _written(build.output):
+        return _build(build, execution)
+
+
+def _build(build: Build, execution: Execution) -> Built:
     plan, workplace = build.describe(), build.output.workplace
-    # Copies of the corpus have other times.
-    digest = hashlib.sha256(json.dumps({**plan, "modified": None}).encode()).hexdigest()
+    _check_before(build)
+    made = Provenance(_digest({**plan, "modified": None}), plan["modified"])
     if build.names is not None:
         folders = build.output.folders(build.names)
-        there = [build.output.finished(folder, digest) for folder in folders]
+        there = [build.output.finished(folder, made) for folder in folders]
         if all(there) and not workplace.holds(plan):
             return Built(tuple(manifest for manifest in there if manifest is not None))
+    else:
+        build.output.check_left(made)
     with workplace.claimed(plan):
-        records = _tokenize(build, execution, digest)
-        manifests = _merge(build, execution, records, digest)
+        # Shards of another size, or another place for them, leave out the same records.
+        rejects = build.output.rejects_path(_digest({**plan, "modified": None, "merging": None}))
+        records = _tokenize(build, execution, rejects)
+        _check_unchanged(build, plan)
+        manifests, whole = _merge(build, execution, records, made)
         workplace.remove()
     num_bad = sum(record.num_bad for record in records)
     return Built(
         manifests,
         num_records=sum(record.num_records for record in records),
         num_bad=num_bad,
-        rejects=build.output.rejects_path(digest) if num_bad else None,
+        rejects=rejects if num_bad else None,
+        whole=whole,
     )
 
 
-def _tokenize(build: Build, execution: Execution, digest: str) -> list[TaskRecord]:
+@contextmanager
+def _written(output: Output) -> Generator[None]:
+    """Say in a line what the disk refuses, of the output or of what is kept beside it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # of whoever watches the progress
+    except OSError as error:
+        path, reason = error.filename or output.workplace.folder, error.strerror or error
+        raise ShardError(
+            f"{path}: expected to write the shards of {output.path}, found {reason}"
+        ) from error
+
+
+def _tokenize(build: Build, execution: Execution, rejects: Path) -> list[TaskRecord]:
     job = Tokenizing(
         build.output.workplace,
         build.tokenizer,
         build.recipe,
         build.classifier,
         run_tokens=execution.held_tokens(build.token_bytes),
+        record_bytes=execution.record_bytes,
     )
     tasks = plan_tasks(build.corpus)
-    return tokenize_all(job, tasks, execution, rejects_path=build.output.rejects_path(digest))
+    return tokenize_all(job, tasks, execution, rejects_path=rejects)
+
+
+def _check_unchanged(build: Build, plan: Mapping[str, Any]) -> None:
+    """Check that what was read is what was there when the build began."""
+    now = build.describe()
+    before = {path: (size, plan["modified"][path]) for path, size, *_ in plan["files"]}
+    for path, size, *_ in now["files"]:
+        if (size, now["modified"][path]) != before[path]:
+            raise ConfigError(
+                f"{path}: expected it to stay as it is while it is read, found it modified: "
+                f"remove {build.output.workplace.folder} and build again"
+            )
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _merge(
-    build: Build, execution: Execution, records: Sequence[TaskRecord], digest: str
-) -> tuple[Manifest, ...]:
-    """Write all shards, and put each folder in its place once all of its shards are there."""
+    build: Build, execution: Execution, records: Sequence[TaskRecord], made: Provenance
+) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:
+    """Write all shards, and put each folder in its place once all of its shards are there.
+
+    Returns:
+        The folders' manifests, and the names of the domains that are trained on whole.
+    """
     names = build.names
     if names is None:
         names = sorted({n for record in records for run in record.runs for n in run.domains})
+        _check_number(build, names)
     merging = _merging(build, records, names)
-    sizes = merging.sizes(len(names))
+    found = merging.sizes(len(names))
+    whole = _held_out_whole(build, found)
+    merging, sizes = replace(merging, whole=whole), found.trained_on(whole)
     _check_domains(build, names, sizes)
-    note = {"version": 1, "build": digest, "recipe": asdict(build.recipe)}
     finish = Finishing(
         build.output,
         build.tokenizer.identity,
         names,
         sizes,
         classifier=None if build.classifier is None else build.classifier.fingerprint,
-        build=note,
+        build={**made.describe(), "recipe": asdict(build.recipe)},
     )
     folders = build.output.folders(names)
-    finished = {folder: build.output.finished(folder, digest) for folder in folders}
+    finished = {folder: build.output.finished(folder, made) for folder in folders}
     plan = partial(
         plan_shards,
         tokens=sizes.tokens,
@@ -187,8 +250,10 @@ def _merge(
         if finished[folder] is None
     }
     write_all(merging, [shard for of_folder in shards.values() for shard in of_folder], execution)
-    made = {folder: finish(folder, of_folder) for folder, of_folder in shards.items()}
-    return tuple(made[folder] if there is None else there for folder, there in finished.items())
+    written = {folder: finish(folder, of_folder) for folder, of_folder in shards.items()}
+    manifests = (written[one] if there is None else there for one, there in finished.items())
+    trained_on: list[int] = whole.tolist()
+    return tuple(manifests), tuple(names[number] for number in trained_on)
 
 
 def _merging(build: Build, records: Sequence[TaskRecord], names: Sequence[str]) -> Merging:
@@ -209,6 +274,36 @@ def _merging(build: Build, records: Sequence[TaskRecord], names: Sequence[str]) 
     )
 
 
+def _held_out_whole(build: Build, sizes: Sizes) -> IntArray:
+    """Return the domains of which chance holds out everything, rising.
+
+    Where files say what is held out, nothing of it is ever trained on.
+    """
+    given = {one.domain for one in build.corpus.sources if one.valid_fraction == 1.0}
+    train, valid = sizes.documents
+    held_out = (train == 0) & (valid > 0)
+    if None in given:
+        held_out[:] = False
+    held_out[[number for number in given if number is not None]] = False
+    return np.flatnonzero(held_out)
+
+
+def _check_before(build: Build) -> None:
+    """Check what can be known of the output and the domains before anything is read."""
+    if build.output.path.exists() and not build.output.path.is_dir():
+        raise ShardError(f"{build.output.path}: expected a folder or nothing yet, found a file")
+    if build.names is None:
+        return
+    _check_number(build, build.names)
+    if build.output.grouped or build.classifier is not None:
+        return
+    text = dict.fromkeys(range(len(build.names)), 0)
+    for source in build.corpus.sources:
+        if source.domain is not None and source.valid_fraction < 1.0:
+            text[source.domain] += source.path.stat().st_size
+    _refuse_empty(build, [build.names[number] for number, size in text.items() if not size])
+
+
 def _check_domains(build: Build, names: Sequence[str], sizes: Sizes) -> None:
     """Check that every domain has something to train on, if they do not share a folder."""
     to_train_on = sizes.documents[0]
@@ -216,15 +311,26 @@ def _check_domains(build: Build, names: Sequence[str], sizes: Sizes) -> None:
         empty = [] if to_train_on.any() else ["any domain"]
     else:
         empty = [name for name, n in zip(names, to_train_on, strict=True) if n == 0]
-    if empty or not names:
-        shown = ", ".join(empty[:NAMES_SHOWN]) or "any domain"
-        more = f" and {len(empty) - NAMES_SHOWN} more" if len(empty) > NAMES_SHOWN else ""
+    _refuse_empty(build, empty if names else ["any domain"])
+
+
+def _refuse_empty(build: Build, empty: Sequence[str]) -> None:
+    if empty:
         raise ConfigError(
             f"{build.output.path}: expected at least one document to train on in each domain, "
-            f"found none in {shown}{more}"
+            f"found none in {shown_names(empty)}"
         )
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Return some names in a line, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def _check_number(build: Build, names: Sequence[str]) -> None:
     if len(names) > MOST_FOLDERS and not build.output.grouped:
         raise ConfigError(
-            f"{build.recipe.keys.domain}: expected at most {MOST_FOLDERS} domains with a folder "
-            f"each, found {len(names)}: group them into one"
+            f"{build.recipe.keys.domain or build.output.path}: expected at most {MOST_FOLDERS} "
+            f"domains with a folder each, found {len(names)}: group them into one (--grouped)"
         )

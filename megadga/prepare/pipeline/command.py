@@ -1,18 +1,18 @@
 """The options of a build. Knows the command line; builds nothing."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megadga.errors import ConfigError
 from megadga.prepare.classifier import Classifier
-from megadga.prepare.pipeline.build import Build
+from megadga.prepare.pipeline.build import Build, Built, shown_names
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
-from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
 from megadga.prepare.progress import Stages
+from megadga.prepare.reading.bad import MaxBad
 from megadga.prepare.reading.inputs import expand_inputs, plan_domains, plan_files
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.tokenizer import load_tokenizer
@@ -59,7 +59,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--embedder", type=Path, metavar="FOLDER", help="where the clusters' model is now")
     add("--grouped", action="store_true", help="one folder of shards for all domains")
     add("--piece-tokens", type=int, metavar="N", help="cut documents into pieces of N tokens")
-    add("--valid-fraction", type=float, default=0.05, metavar="F", help="in [0, 1) (%(default)s)")
+    add(
+        "--valid-fraction",
+        type=float,
+        default=0.05,
+        metavar="F",
+        help="held out, in [0, 1); a domain of which that would be all is trained on whole "
+        "(%(default)s)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="of the shuffle (%(default)s)")
     add(
         "--shard-tokens",
@@ -118,6 +125,18 @@ def read_execution(args: argparse.Namespace, workers: Workers, *, stages: Stages
         ConfigError: If a number is out of range.
     """
     return Execution(workers, args.memory * MEGABYTE, MaxBad.parse(args.max_bad), stages)
+
+
+def describe_exceptions(built: Built) -> Iterator[str]:
+    """Yield a line on what a build did not treat like the rest."""
+    if built.whole:
+        yield (
+            f"held out nothing of {len(built.whole):,} domains, as it would have been all they "
+            f"have: {shown_names(built.whole)}"
+        )
+    if built.rejects is not None:
+        bad = f"{built.num_bad:,} of {built.num_records:,} records"
+        yield f"left out {bad}: {built.rejects} lists them"
 
 
 def _read_corpus(args: argparse.Namespace) -> Corpus:

@@ -5,20 +5,29 @@ Any range of it is gathered by itself, so memory is bounded by the range, whatev
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 
 from megadga.arrays import IntArray, TokenArray
 from megadga.prepare.pipeline.recipe import SPLITS
-from megadga.prepare.pipeline.runs import Documents, Point, Run, divide_groups, split_documents
+from megadga.prepare.pipeline.runs import (
+    SPLIT_SHIFT,
+    Documents,
+    Point,
+    Run,
+    divide_groups,
+    group_numbers,
+    split_documents,
+)
 from megadga.prepare.pipeline.workplace import Workplace
 from megadga.shards.indexed import TokenType
 from megadga.shards.manifest import ShardEntry
 from megadga.shards.writer import ShardWriter
 
 GATHERED_TOKENS = 1 << 20
+TRAIN, VALID = range(len(SPLITS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +54,16 @@ class Sizes:
 
     documents: IntArray
     tokens: IntArray
+
+    def trained_on(self, domains: IntArray) -> "Sizes":
+        """Return what it is when all of some domains is in the training split."""
+        moved: list[IntArray] = []
+        for sizes in (self.documents, self.tokens):
+            sums = sizes.copy()
+            sums[TRAIN, domains] = sizes[:, domains].sum(axis=0)
+            sums[VALID, domains] = 0
+            moved.append(sums)
+        return Sizes(*moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +99,14 @@ class Merging:
         runs: All of them, in the order of the corpus.
         dtype: Type of the tokens.
         ids: Whether documents have ids.
+        whole: Domains all of whose held out documents go into the training split, rising.
     """
 
     workplace: Workplace
     runs: Sequence[SortedRun]
     dtype: TokenType
     ids: bool
+    whole: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __call__(self, task: ShardTask) -> ShardEntry:
         """Write one shard; it is whole, and recorded, when this returns."""
@@ -111,7 +132,7 @@ class Merging:
 
     def _gathered(self, first: Point, last: Point) -> Iterator[Documents]:
         """Yield the documents of a range of the order, some at a time."""
-        found = [self._open(run).between(first, last) for run in self.runs]
+        found = [part for run in self.runs for part in self._parts(self._open(run), first, last)]
         keys = np.concatenate([documents.keys for documents in found])
         groups = np.concatenate([documents.groups for documents in found])
         lengths = np.concatenate([documents.lengths for documents in found])
@@ -132,6 +153,27 @@ class Merging:
                     keys=keys[chosen],
                     ids=[ids[place] for place in places] if self.ids else (),
                 )
+
+    def _parts(self, run: Run, first: Point, last: Point) -> Iterator[Documents]:
+        """Yield what a run has in a range, which is of one split, in any order."""
+        documents = run.between(first, last)
+        domains = self.whole[
+            np.isin(group_numbers(np.full_like(self.whole, VALID), self.whole), run.groups)
+        ]
+        if not domains.size:
+            yield documents
+        elif first.split == VALID:
+            yield documents.without(group_numbers(np.full_like(domains, VALID), domains))
+        else:
+            yield documents
+            within = (domains >= first.domain) & (domains <= last.domain)
+            for domain in domains[within].tolist():
+                begin = Point(VALID, domain, first.key if domain == first.domain else 0)
+                end = replace(last, split=VALID)
+                part = run.between(
+                    begin, end if domain == last.domain else Point(VALID, domain + 1)
+                )
+                yield replace(part, groups=part.groups - (VALID << SPLIT_SHIFT))
 
     def _open(self, run: SortedRun) -> Run:
         return Run(self.workplace.run_prefix(run.name), self.dtype, domains=run.domains)

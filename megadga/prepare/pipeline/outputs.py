@@ -3,11 +3,12 @@
 Knows folders, manifests and what was built into them; not how shards are made.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from megadga.errors import ShardError
 from megadga.prepare.pipeline.merging import ShardTask, Sizes
 from megadga.prepare.pipeline.recipe import SPLITS
 from megadga.prepare.pipeline.workplace import Workplace
+from megadga.prepare.reading.products import rejects_path
 from megadga.shards.files import written_whole
 from megadga.shards.grouping import Bounds, Grouping, write_grouping
 from megadga.shards.manifest import (
@@ -27,6 +29,55 @@ from megadga.shards.manifest import (
 )
 
 BUILD_FILE = "build.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a build is of, by which its finished folders are known again.
+
+    Attributes:
+        digest: SHA-256 of everything that decides it, with names and sizes of its files,
+            hexadecimal.
+        modified: When each file was modified, in nanoseconds, by its absolute path.
+    """
+
+    digest: str
+    modified: Mapping[str, int]
+
+    def describe(self) -> dict[str, Any]:
+        """Return it JSON-shaped, of bounded size however many files there are."""
+        times = json.dumps(sorted(self.modified.items())).encode()
+        return {
+            "version": 2,
+            "build": self.digest,
+            "modified": hashlib.sha256(times).hexdigest(),
+            "newest": max(self.modified.values(), default=0),
+        }
+
+    def check(self, note: Mapping[str, Any], folder: Path) -> None:
+        """Check that the files are still what a folder was built from.
+
+        Args:
+            note: What ``describe`` said then.
+            folder: What was built.
+
+        Raises:
+            ShardError: If one of them was modified since; names the first that is newer than all
+                were, if there is one.
+        """
+        if note.get("modified") == self.describe()["modified"]:
+            return
+        newest = note.get("newest")
+        newer = [
+            path
+            for path, time in self.modified.items()
+            if isinstance(newest, int) and time > newest
+        ]
+        raise ShardError(
+            f"{newer[0] if newer else folder}: expected the input as it was when {folder} was "
+            "built from it, found other times of modification: remove that folder to build it "
+            "again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +100,7 @@ class Output:
 
     def rejects_path(self, digest: str) -> Path:
         """Return where the bad records of a build are listed, beside the output."""
-        path = self.path.absolute()
-        return path.with_name(f"{path.name}.rejects-{digest[:8]}.jsonl")
+        return rejects_path(self.path.absolute(), digest)
 
     def folders(self, names: Sequence[str]) -> dict[str, range]:
         """Return the name of each folder with shards, and the numbers of the domains in it."""
@@ -62,22 +112,36 @@ class Output:
         """Return where a folder with shards ends up."""
         return self.path if self.grouped else self.path / folder
 
-    def finished(self, folder: str, digest: str) -> Manifest | None:
+    def finished(self, folder: str, made: Provenance) -> Manifest | None:
         """Return what a build has put in its place already; None: nothing yet.
 
         Raises:
-            ShardError: If something else is there.
+            ShardError: If something else is there, or the same from files that were modified
+                since.
         """
         path = self.final_path(folder)
         if not path.exists():
             return None
-        try:
-            found = json.loads((path / BUILD_FILE).read_bytes())["build"]
-        except (OSError, ValueError, TypeError, KeyError):
-            found = None
-        if found != digest:
+        note = _read_note(path)
+        if note.get("build") != made.digest:
             raise ShardError(f"{path}: expected no domain of this name yet, found one")
+        made.check(note, path)
         return read_manifest(path)
+
+    def check_left(self, made: Provenance) -> None:
+        """Check what was built here before, where the records are still to say what domains are.
+
+        Raises:
+            ShardError: If something of the same build is there, from files that were modified
+                since; grouped, if something else is there.
+        """
+        if self.grouped:
+            self.finished(self.path.absolute().name, made)
+            return
+        for note_path in sorted(self.path.glob(f"*/{BUILD_FILE}")):
+            note = _read_note(note_path.parent)
+            if note.get("build") == made.digest:
+                made.check(note, note_path.parent)
 
 
 @dataclass(frozen=True)
@@ -133,6 +197,15 @@ class Finishing:
             for number, split in enumerate(SPLITS)
         }
         return Grouping(tuple(self.names), bounds, self.classifier)
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    """Return what a build noted in a folder; empty: nothing that can be read."""
+    try:
+        note: object = json.loads((folder / BUILD_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", note) if isinstance(note, dict) else {}
 
 
 def _entries(workplace: Workplace, shards: Sequence[ShardTask]) -> Iterator[ShardEntry]:

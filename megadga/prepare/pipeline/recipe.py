@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from megadga.errors import ConfigError
 from megadga.prepare.reading.records import Keys
-from megadga.shards.create import SHARD_TOKENS
+from megadga.shards.create import MOST_TOKENS, SHARD_TOKENS
 
 SPLITS = ("train", "valid")
 
@@ -20,8 +20,8 @@ class Recipe:
             whatever the seed and whatever is added to the input.
         seed: Of the shuffle, in [0, 2^64).
         piece_tokens: Longer documents are cut into pieces of so many tokens, each a document of
-            its own from then on, at least 1; None: documents stay whole.
-        shard_tokens: Tokens of a shard, about, at least 1.
+            its own from then on, in [1, 2^62]; None: documents stay whole.
+        shard_tokens: Tokens of a shard, about, in [1, 2^62].
 
     Raises:
         ConfigError: If a value is out of range.
@@ -44,3 +44,5 @@ class Recipe:
         ):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {value}")
+            if value is not None and value > MOST_TOKENS:
+                raise ConfigError(f"{name}: expected at most 2^62, found {value}")

@@ -1,61 +1,16 @@
-"""Records that were left out: how many are too many, and the list of them. Knows no formats."""
+"""Records that were left out: the list of them. Knows no formats."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import Part, Task
 from megadga.prepare.pipeline.workplace import TaskRecord, Workplace
 from megadga.prepare.reading.formats import Format, find_format
 from megadga.shards.files import written_whole
 
 BLOCK_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class MaxBad:
-    """The most bad records that a build may leave out.
-
-    Attributes:
-        count: Records, at least 0; None: any number.
-        share: Of all records, in [0, 1].
-    """
-
-    count: int | None = 0
-    share: float = 1.0
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``"100"`` or ``"0.1%"``.
-
-        Raises:
-            ConfigError: If it is neither.
-        """
-        number = text.removesuffix("%")
-        if text.isdecimal():
-            return cls(int(text))
-        if number != text and number.replace(".", "", 1).isdecimal() and float(number) <= 100.0:
-            return cls(None, float(number) / 100.0)
-        raise ConfigError(f"max_bad: expected a number or a share such as 0.1%, found {text!r}")
-
-    def __str__(self) -> str:
-        """Return what ``parse`` reads."""
-        return f"{100.0 * self.share:g}%" if self.count is None else str(self.count)
-
-    def exceeded(self, num_bad: int, num_records: int, *, complete: bool) -> bool:
-        """Return whether so many are too many.
-
-        Args:
-            num_bad: Bad records so far.
-            num_records: Records so far.
-            complete: Whether these are all; a share says something only then.
-        """
-        if self.count is not None:
-            return num_bad > self.count
-        return complete and num_bad > self.share * num_records
 
 
 @dataclass(frozen=True, slots=True)

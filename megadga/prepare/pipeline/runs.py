@@ -53,6 +53,19 @@ class Documents:
     keys: KeyArray
     ids: Sequence[str]
 
+    def without(self, groups: IntArray) -> "Documents":
+        """Return them but for those of some groups."""
+        kept = ~np.isin(self.groups, groups)
+        return Documents(
+            tokens=self.tokens[np.repeat(kept, self.lengths)],
+            lengths=self.lengths[kept],
+            groups=self.groups[kept],
+            keys=self.keys[kept],
+            ids=[one for one, keep in zip(self.ids, kept, strict=True) if keep]
+            if self.ids
+            else (),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Point:

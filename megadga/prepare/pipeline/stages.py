@@ -10,14 +10,17 @@ from pathlib import Path
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import Task
 from megadga.prepare.pipeline.merging import Merging, ShardTask
-from megadga.prepare.pipeline.rejects import MaxBad, find_rejects, write_rejects
+from megadga.prepare.pipeline.rejects import find_rejects, write_rejects
 from megadga.prepare.pipeline.task_progress import read_progress
 from megadga.prepare.pipeline.tokenizing import Tokenizing
 from megadga.prepare.pipeline.workplace import TaskRecord
 from megadga.prepare.progress import Stages, unseen
+from megadga.prepare.reading.bad import MaxBad
 from megadga.prepare.workers import Workers
 
 MEMORY_BYTES = 1 << 26
+LEAST_RECORD_BYTES = 1 << 20
+MOST_MEMORY_BYTES = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,16 @@ class Execution:
     def __post_init__(self) -> None:
         if self.memory_bytes < 1:
             raise ConfigError(f"memory: expected at least 1 byte, found {self.memory_bytes}")
+        if self.memory_bytes > MOST_MEMORY_BYTES:
+            raise ConfigError(f"memory: expected at most 2^62 bytes, found {self.memory_bytes}")
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes that one record may have, its line included: a quarter, 1 MiB at least.
+
+        While it is tokenized, a text takes some 50 times its size.
+        """
+        return max(self.memory_bytes // 4, LEAST_RECORD_BYTES)
 
     def held_tokens(self, token_bytes: int) -> int:
         """Return the tokens of so many bytes that a worker holds at a time, at least 1."""

@@ -45,6 +45,8 @@ class Tokenizing:
         recipe: How documents are read, cut and split.
         classifier: Sorts documents into domains; None: their source or a key does.
         run_tokens: Tokens that are held in memory before they are written as a run, at least 1.
+        record_bytes: Of a line, or of a file that is one document; more is too much for the
+            memory. None: any number.
     """
 
     workplace: Workplace
@@ -52,6 +54,7 @@ class Tokenizing:
     recipe: Recipe
     classifier: Classifier | None
     run_tokens: int
+    record_bytes: int | None = None
 
     def __call__(self, task: Task) -> TaskRecord:
         """Tokenize one task; what it leaves is whole, and recorded, when this returns.
@@ -65,7 +68,9 @@ class Tokenizing:
         lines: list[int] = []
         num_records = 0
         for number, part in enumerate(task.parts):
-            for chunk in _chunks(iterate_records(part.span, self.recipe.keys)):
+            for chunk in _chunks(
+                iterate_records(part.span, self.recipe.keys, most_bytes=self.record_bytes)
+            ):
                 refused = self._tokenize(part, chunk.documents, runs)
                 refused += [(reject.line, reject.reason) for reject in chunk.rejects]
                 rejected += [Rejected(number, *one) for one in sorted(refused)]

@@ -179,7 +179,11 @@ class Workplace:
         return self.folder.with_name(f"{self.folder.name}.removed")
 
     def _continue(self, plan: Mapping[str, Any]) -> None:
-        """Check that what was begun here is what is planned, or begin."""
+        """Check that what was begun here is what is planned, or begin.
+
+        What stands under ``merging`` decides on shards and not on runs: another value makes the
+        shards anew, of the same runs.
+        """
         before = _read_json(self._plan_path)
         if before is None or not any((self.folder / "runs").iterdir()):  # nothing to go on with
             for name in FOLDERS:
@@ -189,6 +193,8 @@ class Workplace:
             return
         for left in self.progress_paths():
             left.unlink()
+        before, plan = dict(before), dict(plan)
+        merging = before.pop("merging", None), plan.pop("merging", None)
         expected, found = dict(_leaves(before, "")), dict(_leaves(plan, ""))
         for key in {**expected, **found}:
             one, other = expected.get(key), found.get(key)
@@ -197,6 +203,11 @@ class Workplace:
                     f"{self._plan_path}: {key}: expected {one}, found {other}: a build of "
                     f"something else stopped here; finish that one, or remove {self.folder}"
                 )
+        if merging[0] != merging[1]:
+            for name in ("merged", "entries"):
+                shutil.rmtree(self.folder / name)
+                (self.folder / name).mkdir()
+            _write_json(self._plan_path, {**plan, "merging": merging[1]}, durable=True)
 
     def _task_path(self, task: int) -> Path:
         return self.folder / "tasks" / f"{task:06d}.json"

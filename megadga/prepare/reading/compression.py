@@ -10,7 +10,10 @@ from megadga.errors import ConfigError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-READ_BYTES = 1 << 15  # bounds what one step can expand to
+# At a time, which bounds what one step expands to: gzip makes at most 1,032 bytes of one, zstd
+# 32,768.
+GZIP_READ_BYTES = 1 << 12
+ZSTD_READ_BYTES = 1 << 9
 BUFFER_BYTES = 1 << 18
 GZIP_WINDOW = 31  # zlib's number for "with gzip's header and checksum"
 MAX_ZSTD_WINDOW = 1 << 31  # what zstd --long=31 writes; no memory is taken before a file asks
@@ -40,7 +43,8 @@ class DamageError(Exception):
 
 def open_gzip(raw: BinaryIO) -> BinaryIO:
     """Return what a gzip file expands to; reading it raises ``DamageError``."""
-    return _buffered(_Frames(raw, "gzip", lambda: zlib.decompressobj(GZIP_WINDOW), zlib.error))
+    new = lambda: zlib.decompressobj(GZIP_WINDOW)  # noqa: E731
+    return _buffered(_Frames(raw, "gzip", new, zlib.error, GZIP_READ_BYTES, padding=b"\0"))
 
 
 def open_zstd(raw: BinaryIO) -> BinaryIO:
@@ -57,7 +61,9 @@ def open_zstd(raw: BinaryIO) -> BinaryIO:
             'install "megadga[data]"'
         ) from error
     context = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
-    return _buffered(_Frames(raw, "zstd", context.decompressobj, zstandard.ZstdError))
+    return _buffered(
+        _Frames(raw, "zstd", context.decompressobj, zstandard.ZstdError, ZSTD_READ_BYTES)
+    )
 
 
 def _buffered(frames: io.RawIOBase) -> BinaryIO:
@@ -68,14 +74,24 @@ def _buffered(frames: io.RawIOBase) -> BinaryIO:
 class _Frames(io.RawIOBase):
     """Reads a file of one frame or more, the end of each of which is insisted on.
 
+    Between frames and after the last there may be padding, as tapes and blocks of disks leave it.
     ``gzip.GzipFile`` takes half as long again, and zstandard's own reader takes a file that breaks
     off for one that ends.
     """
 
     def __init__(
-        self, raw: BinaryIO, kind: str, new: Callable[[], Decompressor], damage: type[Exception]
+        self,
+        raw: BinaryIO,
+        kind: str,
+        new: Callable[[], Decompressor],
+        damage: type[Exception],
+        read_bytes: int,
+        *,
+        padding: bytes = b"",
     ) -> None:
         self._raw = raw
+        self._padding = padding
+        self._read_bytes = read_bytes
         self._kind = kind
         self._new = new
         self._damage = damage
@@ -103,11 +119,13 @@ class _Frames(io.RawIOBase):
     def _next_data(self) -> bytes:
         """Return bytes for the present frame or a new one, none at the end of the file."""
         if not self._frame.eof:
-            data = self._raw.read(READ_BYTES)
+            data = self._raw.read(self._read_bytes)
             if not data:
                 raise DamageError(f"expected whole {self._kind}, found that it breaks off")
             return data
-        data = self._frame.unused_data or self._raw.read(READ_BYTES)
+        data = self._frame.unused_data or self._raw.read(self._read_bytes)
+        while data and self._padding and not (data := data.lstrip(self._padding)):
+            data = self._raw.read(self._read_bytes)
         if data:
             self._frame = self._new()
         return data

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.compression import open_gzip, open_zstd
 from megadga.prepare.reading.formats import Format, find_format, named_format
 from megadga.prepare.reading.inputs import training_files
-from megadga.prepare.reading.lines import iterate_compressed, iterate_plain
+from megadga.prepare.reading.lines import check_size, iterate_compressed, iterate_plain
 from megadga.prepare.reading.parquet import iterate_rows, measure_row_groups
 from megadga.prepare.reading.records import (
     Document,
@@ -22,7 +23,9 @@ from megadga.prepare.reading.spans import Span, cut_bytes, cut_groups
 TABLE = "expected text or JSON lines, found a table by its name: write one JSON object a line"
 
 
-def iterate_records(span: Span, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:
+def iterate_records(
+    span: Span, keys: Keys, *, most_bytes: int | None = None
+) -> Iterator[Document | Reject | SpanEnd]:
     """Yield the records of a span in order, good and bad ones, and its end as the last item.
 
     - JSON lines, plain, gzip or zstd: one object a line; lines of white space are no records. A
@@ -39,26 +42,30 @@ def iterate_records(span: Span, keys: Keys) -> Iterator[Document | Reject | Span
     Args:
         span: One of those that ``split_file`` gives.
         keys: Where records have text, id and domain.
+        most_bytes: Of a line, or of a file that is one document: no more is held in memory. None:
+            any number. Rows of parquet are not bounded.
 
     Raises:
         ConfigError: If the file cannot be read or is damaged, in which case nothing that follows
-            can be trusted; names the file, and the line if there is one. If the columns of a
-            parquet file are not those that are needed, or a package that reads it is missing.
+            can be trusted; names the file, and the line if there is one. If a record has more
+            than ``most_bytes``. If the columns of a parquet file are not those that are needed,
+            or a package that reads it is missing.
     """
     try:
         match find_format(span.file):
             case Format.LINES:
-                yield from iterate_plain(span, keys)
+                yield from iterate_plain(span, keys, most_bytes=most_bytes)
             case Format.LINES_GZIP:
-                yield from iterate_compressed(span, keys, open_gzip)
+                yield from iterate_compressed(span, keys, open_gzip, most_bytes=most_bytes)
             case Format.LINES_ZSTD:
-                yield from iterate_compressed(span, keys, open_zstd)
+                yield from iterate_compressed(span, keys, open_zstd, most_bytes=most_bytes)
             case Format.PARQUET:
                 yield from iterate_rows(span, keys)
             case Format.TABLE:
                 yield Reject(0, 1, TABLE, empty=False, input_bytes=span.input_bytes)
                 yield SpanEnd(num_lines=1, input_bytes=0)
             case Format.WHOLE:
+                check_size(span.file, "", _file_bytes(span.file), most_bytes)
                 yield from _iterate_whole(span.file, keys)
     except OSError as error:
         raise _unreadable(span.file, error) from error
@@ -95,31 +102,38 @@ def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
     return (Span(path, 0, None, num_bytes),)
 
 
-def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Document]:
+def iterate_documents(
+    path: Path, *, text_key: str = "text", bad: BadRecords | None = None
+) -> Iterator[Document]:
     """Yield the documents of a file, or of a folder's files for training, in order.
 
-    A record without text is a document without: its ``text`` is empty.
+    A record without text is a document without: its ``text`` is empty. One that is bad for another
+    reason is left out, and is an empty document likewise, so that bytes add up.
 
     Args:
         path: The file or folder.
         text_key: Where records have their text; see ``Keys``.
+        bad: Counts the bad records; None: the first is too many.
 
     Raises:
-        ConfigError: If a record is bad for another reason, or a file cannot be read; names file
-            and line. If the files of a folder contradict each other.
+        ConfigError: If too many records are bad, or a file cannot be read; names file and line.
+            If the files of a folder contradict each other.
     """
-    keys = Keys(text_key)
+    keys, bad = Keys(text_key), bad or BadRecords()
     for file in training_files(path):
         for record in iterate_records(Span(file, 0, None, _file_bytes(file)), keys):
             match record:
                 case Document():
+                    bad.add_good()
                     yield record
-                case Reject(empty=True):
+                case Reject():
+                    if record.empty:
+                        bad.add_good()
+                    else:
+                        bad.add(file, record.line, record.reason)
                     yield Document(
                         "", record.position, record.line, None, None, record.input_bytes
                     )
-                case Reject():
-                    raise ConfigError(f"{file}:{record.line}: {record.reason}")
                 case SpanEnd():
                     pass
 

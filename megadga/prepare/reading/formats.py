@@ -10,13 +10,13 @@ from enum import Enum, auto
 from pathlib import Path
 
 from megadga.prepare.reading.compression import DamageError, open_gzip, open_zstd
+from megadga.prepare.reading.records import BYTE_ORDER_MARK
 from megadga.prepare.reading.splits import name_type
 
 HEAD_BYTES = 1 << 16
 """Read of a file whose name does not say what it is."""
 _LINES_TRIED = 8
 _BEGINS_OBJECT = re.compile(rb'\s*\{\s*["}]')
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Format(Enum):
@@ -82,7 +82,7 @@ def find_format(path: Path) -> Format:
 
 def _are_lines(head: bytes) -> bool:
     """Return whether a file that begins so holds one JSON object a line, some broken perhaps."""
-    *whole, last = head.removeprefix(_BYTE_ORDER_MARK).split(b"\n")
+    *whole, last = head.removeprefix(BYTE_ORDER_MARK).split(b"\n")
     lines = [line for line in whole if not line.isspace() and line]
     if len(head) < HEAD_BYTES:
         lines += [last] if last.strip() else []

@@ -1,4 +1,8 @@
-"""Which inputs become which domains. Knows paths only, and opens no file."""
+"""Which inputs become which domains. Knows paths only, and opens no file.
+
+What these tools have written themselves is no input: patterns and folders leave it aside, and
+where it is named outright it is refused.
+"""
 
 import glob
 import stat
@@ -8,6 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.products import (
+    describe_folder,
+    describe_product,
+    is_product,
+    is_rejects_list,
+)
+from megadga.prepare.reading.records import FOLDER_NAME, is_folder_name
 from megadga.prepare.reading.splits import (
     FolderSplits,
     Split,
@@ -42,21 +53,27 @@ class DomainInput:
     valid: Path | None
 
 
-def expand_inputs(patterns: Iterable[str]) -> tuple[Path, ...]:
+def expand_inputs(patterns: Iterable[str], *, output: Path | None = None) -> tuple[Path, ...]:
     """Return the files and folders that the patterns name, sorted, each once however spelt.
 
     Args:
         patterns: Paths or glob patterns; ``**`` stands for any number of folders.
+        output: A file that will be written, which no pattern matches.
 
     Raises:
         ConfigError: If a pattern matches nothing, or something in a folder that is called after
-            validation or test and is not named by the pattern itself.
+            validation or test and is not named by the pattern itself; if a path is of something
+            that these tools have written, or a folder would hold the output.
     """
     paths: set[Path] = set()
     for pattern in patterns:
-        paths.update(_matches(pattern))
+        paths.update(_matches(pattern, output))
     spelt: dict[Path, Path] = {}
     for path in sorted(paths):
+        if output is not None and output.resolve().is_relative_to(path.resolve()):
+            raise ConfigError(
+                f"{output}: expected an output outside of the inputs, found it in {path}"
+            )
         spelt.setdefault(_place(path), path)
     return tuple(spelt.values())
 
@@ -67,12 +84,13 @@ def plan_domains(paths: Sequence[Path]) -> tuple[DomainInput, ...]:
     ``NAME.train.EXT`` and ``NAME.valid.EXT`` (files or folders) are the two splits of ``NAME``.
 
     Raises:
-        ConfigError: If a file is of an unknown type, two inputs make the same domain or hold the
-            same file, half of a pair is missing, or another name says validation or test.
+        ConfigError: If a file is of an unknown type or its name cannot name a domain, two inputs
+            make the same domain or hold the same file, half of a pair is missing, or another name
+            says validation or test.
     """
     names: dict[str, Path] = {}
     for path in paths:
-        name = _name(path)
+        name = _domain_name(path)
         if name in names:
             raise ConfigError(
                 f"{path}: expected one input for the domain {name}, found {names[name]} too"
@@ -219,8 +237,9 @@ def left_out_lines(paths: Sequence[Path], *, pairs: bool = False) -> list[str]:
 def list_files(path: Path) -> tuple[Path, ...]:
     """Return a file itself, or the files of a folder and its folders, sorted by path.
 
-    What is hidden in the folder is left aside. Links are followed, but for those to a folder that
-    holds them; a file that is there several times, by links of any sort, is listed once.
+    What is hidden in the folder is left aside, and what these tools have written. Links are
+    followed, but for those to a folder that holds them; a file that is there several times, by
+    links of any sort, is listed once.
 
     Raises:
         ConfigError: If the path or something in the folder cannot be read or does not exist, or
@@ -236,12 +255,17 @@ def list_files(path: Path) -> tuple[Path, ...]:
         raise ConfigError(f"{path}: expected a file or folder, found {error}") from error
 
 
-def _matches(pattern: str) -> list[Path]:
-    if Path(pattern).exists():  # meant as it stands, even with brackets in it
-        return [Path(pattern)]
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207
+def _matches(pattern: str, output: Path | None) -> list[Path]:
+    if (path := Path(pattern)).exists():  # meant as it stands, even with brackets in it
+        if (kind := describe_product(path)) is not None:
+            raise ConfigError(f"{pattern}: expected documents, found {kind}")
+        return [path]
+    matched = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207
+    written = None if output is None else _place(output)
+    found = [path for path in matched if _place(path) != written and not is_product(path)]
     if not found:
-        raise ConfigError(f"{pattern}: expected a file or folder, found none")
+        rest = f" but {len(matched)} that these tools have written" if matched else ""
+        raise ConfigError(f"{pattern}: expected a file or folder, found none{rest}")
     parts = Path(pattern).parts
     named = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     for path in found:
@@ -305,11 +329,13 @@ def _walk(folder: Path) -> Iterator[Path]:
             if path.name.startswith("."):
                 continue
             if path.is_dir():
+                if describe_folder(path) is not None:
+                    continue
                 if not path.is_symlink():
                     folders.append(path)
                 elif not path.parent.resolve().is_relative_to(path.resolve()):
                     linked.append(path)
-            elif stat.S_ISREG(path.stat().st_mode):
+            elif stat.S_ISREG(path.stat().st_mode) and not is_rejects_list(path.name):
                 yield path
 
 
@@ -348,6 +374,14 @@ def _name(path: Path) -> str:
     name = path.name if path.is_dir() else _stem(path.name)
     if (name == path.name and not path.is_dir()) or not name or name.startswith("."):
         raise ConfigError(f"{path}: expected {EXPECTED_TYPES}, found another name")
+    return name
+
+
+def _domain_name(path: Path) -> str:
+    """Return the name of the domain that an input makes, or its half of a pair."""
+    name = _name(path)
+    if not is_folder_name(_split(name)[0]):
+        raise ConfigError(f"{path}: expected {FOLDER_NAME}, found {name!a}")
     return name
 
 

@@ -1,11 +1,13 @@
 """Records out of JSON lines, plain or compressed. Knows where lines begin, not what they hold."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from megadga.errors import ConfigError
 from megadga.prepare.reading.compression import DamageError
 from megadga.prepare.reading.records import (
+    BYTE_ORDER_MARK,
     Document,
     Keys,
     Reject,
@@ -18,21 +20,37 @@ from megadga.prepare.reading.spans import Span
 BUFFER_BYTES = 1 << 18
 
 
-def iterate_plain(span: Span, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:
+def iterate_plain(
+    span: Span, keys: Keys, *, most_bytes: int | None = None
+) -> Iterator[Document | Reject | SpanEnd]:
     """Yield the records of all lines that begin inside a span of a plain file, then its end.
 
+    Args:
+        span: A part of the file.
+        keys: How records are read.
+        most_bytes: Of a line; None: any number.
+
     Raises:
+        ConfigError: If a line is longer.
         OSError: If the file cannot be read.
     """
     with span.file.open("rb", buffering=BUFFER_BYTES) as file:
         if span.start:
             file.seek(span.start - 1)  # the span begins with a line if this byte ends one
-            file.readline(-1 if span.stop is None else span.stop - span.start + 1)
-        yield from _iterate(file, file, span, keys)
+            while (span.stop is None or file.tell() < span.stop) and (
+                part := file.readline(BUFFER_BYTES)
+            ):
+                if part.endswith(b"\n"):
+                    break
+        yield from _iterate(file, file, span, keys, most_bytes)
 
 
 def iterate_compressed(
-    span: Span, keys: Keys, expand: Callable[[BinaryIO], BinaryIO]
+    span: Span,
+    keys: Keys,
+    expand: Callable[[BinaryIO], BinaryIO],
+    *,
+    most_bytes: int | None = None,
 ) -> Iterator[Document | Reject | SpanEnd]:
     """Yield the records of all lines of a compressed file, then its end.
 
@@ -40,30 +58,54 @@ def iterate_compressed(
         span: The whole file.
         keys: How records are read.
         expand: Opens what the bytes of the file expand to.
+        most_bytes: Of a line; None: any number.
 
     Raises:
-        ConfigError: If the file is damaged; names the line.
+        ConfigError: If the file is damaged or a line is longer; names the line or its place.
         OSError: If the file cannot be read.
     """
     with span.file.open("rb", buffering=0) as file:  # it tells how far expanding has come
-        yield from _iterate(expand(file), file, span, keys)
+        yield from _iterate(expand(file), file, span, keys, most_bytes)
+
+
+def check_size(file: Path, place: str, size: int, most_bytes: int | None) -> None:
+    """Check that a record is not too large to be read in the memory that there is for it.
+
+    Args:
+        file: Where it is.
+        place: Where it is in the file, as ``", at byte 7"``; may be empty.
+        size: Its bytes, or as many as are known.
+        most_bytes: As many as it may have; None: any number.
+
+    Raises:
+        ConfigError: If it has more.
+    """
+    if most_bytes is not None and size > most_bytes:
+        raise ConfigError(
+            f"{file}: expected records of at most {most_bytes:,} bytes, a quarter of --memory, "
+            f"found a longer one{place}: give more memory"
+        )
 
 
 def _iterate(
-    lines: BinaryIO, file: BinaryIO, span: Span, keys: Keys
+    lines: BinaryIO, file: BinaryIO, span: Span, keys: Keys, most_bytes: int | None
 ) -> Iterator[Document | Reject | SpanEnd]:
     number = 0
     counted = offset = file.tell()
+    limit = -1 if most_bytes is None else most_bytes + 1
     while span.stop is None or offset < span.stop:
         try:
-            line = lines.readline()  # bytes: lines end at "\n" alone
+            line = lines.readline(limit)  # bytes: lines end at "\n" alone
         except DamageError as error:
             raise ConfigError(f"{span.file}:{number + 1}: {error}") from error
         if not line:
             break
+        check_size(span.file, f", at byte {offset:,} of its text", len(line), most_bytes)
         number += 1
         position, offset = offset, offset + len(line)
-        if line.isspace():
+        if position == 0:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        if line.isspace() or not line:
             continue
         before, counted = counted, file.tell()
         yield make_record(

@@ -8,7 +8,14 @@ from typing import TypeGuard, TypeVar, cast
 
 SourceT = TypeVar("SourceT")
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What editors of Windows write in front of UTF-8; no part of the text."""
 MAX_DOMAIN_BYTES = 200  # a file system takes 255; some are left for what is written beside it
+FOLDER_NAME = (
+    'a name for a folder, of printable characters, without "/", no "." at its beginning, of 1 to '
+    f"{MAX_DOMAIN_BYTES} bytes"
+)
+_RESERVED = frozenset(("manifest.json",))  # by which a folder of domains is told from a domain's
 
 _SPACE = re.compile(r"[\ufeff\s]*")
 _KINDS: Mapping[type, str] = {
@@ -145,7 +152,7 @@ def parse_file(content: bytes, keys: Keys) -> Content:
         if key is not None:
             raise RecordError(f"{key}: expected a record with fields, found a file of mere text")
     try:
-        text = content.decode()
+        text = content.removeprefix(BYTE_ORDER_MARK).decode()
     except UnicodeDecodeError as error:
         raise RecordError(f"expected UTF-8 text, found {error}") from error
     _check_no_records(text, keys.text)
@@ -192,6 +199,22 @@ def check_content(text: object, id_: object, domain: object, keys: Keys) -> Cont
     # The last check: then nothing else is wrong.
     _check_not_blank(checked_text, f"{keys.text}: expected text")
     return Content(checked_text, checked_id, checked_domain)
+
+
+def is_folder_name(name: str) -> bool:
+    """Return whether a domain can be called so: see ``FOLDER_NAME``.
+
+    Names are written into files that have one a line, and on terminals: of what cannot be printed,
+    a line break ends a name, and half a surrogate pair, as names of files that are no UTF-8 have,
+    cannot be written at all.
+    """
+    return (
+        name.isprintable()  # which surrogates are not
+        and 1 <= len(name.encode()) <= MAX_DOMAIN_BYTES
+        and "/" not in name
+        and not name.startswith(".")
+        and name not in _RESERVED
+    )
 
 
 def show_names(names: Iterable[str]) -> str:
@@ -297,17 +320,8 @@ def _check_id(value: object, key: str) -> str:
 
 def _check_domain(value: object, key: str) -> str:
     name = _check_string(value, key)
-    if (
-        not name
-        or name.startswith(".")
-        or "/" in name
-        or "\0" in name
-        or len(name.encode()) > MAX_DOMAIN_BYTES
-    ):
-        raise RecordError(
-            f'{key}: expected a name for a folder, without "/" or NUL, no "." at its beginning, '
-            f"of 1 to {MAX_DOMAIN_BYTES} bytes, found {_show(name) or 'none'}"
-        )
+    if not is_folder_name(name):
+        raise RecordError(f"{key}: expected {FOLDER_NAME}, found {_show(name) or 'none'}")
     return name
 
 

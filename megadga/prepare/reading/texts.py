@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.documents import count_input_bytes, iterate_documents
 
 CHUNK_CHARACTERS = 1 << 20
@@ -12,6 +13,7 @@ def read_texts(
     paths: Sequence[Path],
     *,
     text_key: str = "text",
+    bad: BadRecords | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Iterator[str]:
     """Yield the text of every document that has some, file after file.
@@ -19,14 +21,17 @@ def read_texts(
     Args:
         paths: Files and folders of documents.
         text_key: Where the objects of JSON lines have their text.
+        bad: Counts the bad records, and is to be asked at the end whether they are too many; None:
+            the first is.
         progress: Called with the bytes of input read since the last call, ``count_bytes``
             in all.
 
     Raises:
-        ConfigError: If an input cannot be read.
+        ConfigError: If an input cannot be read, or too many records are bad.
     """
+    bad = bad or BadRecords()
     for path in paths:
-        for document in iterate_documents(path, text_key=text_key):
+        for document in iterate_documents(path, text_key=text_key, bad=bad):
             progress(document.input_bytes)
             if document.text:
                 yield document.text

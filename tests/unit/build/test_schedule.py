@@ -63,6 +63,11 @@ def test_a_table_has_a_line_a_stage_and_a_column_a_domain(folder):
     assert [found.at(step).tolist() for step in (4, 5)] == [[0.75, 0.25], [0.5, 0.5]]
 
 
+def test_a_table_may_begin_with_a_byte_order_mark(folder):
+    (folder / "t.csv").write_text("step,code,novels\n0,3,1\n", encoding="utf-8-sig")
+    assert schedule(folder, "csv: t.csv").at(0).tolist() == [0.75, 0.25]
+
+
 def test_the_weights_of_another_run_come_back_to_the_bit(folder):
     write_updates(folder / "m.jsonl", ("code", "novels"))
     found = schedule(folder, "replay: {metrics: m.jsonl, initial: {code: 1, novels: 0}}")

@@ -17,6 +17,12 @@ def test_hosts_are_read_in_order_and_comments_passed_over(tmp_path):
     assert read_hostfile(path) == (Host("node-1", 4), Host("192.0.2.7", 8), Host("fd00::2", 1))
 
 
+def test_a_byte_order_mark_in_front_is_passed_over(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text("node-1 slots=4\n", encoding="utf-8-sig")
+    assert read_hostfile(path) == (Host("node-1", 4),)
+
+
 @pytest.mark.parametrize(
     "line",
     [

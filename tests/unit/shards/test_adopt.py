@@ -91,6 +91,25 @@ def test_a_folder_without_shards_is_refused(tmp_path):
         adopt_shards(tmp_path / "missing", IDENTITY)
 
 
+@pytest.mark.parametrize("sentences", [[], [[]], [[], []]])
+def test_a_split_without_tokens_is_refused(tmp_path, sentences):
+    write_raw_shard(tmp_path / "a", sentences, range(len(sentences) + 1))
+    with pytest.raises(ShardError, match=r"expected tokens for train, found none in a$"):
+        adopt_shards(tmp_path, IDENTITY)
+    write_one(tmp_path / "b", 5, EOD)
+    with pytest.raises(ShardError, match=r"expected tokens for valid, found none in a$"):
+        adopt_shards(tmp_path, IDENTITY, valid="a")
+    assert adopt_shards(tmp_path, IDENTITY).manifest.num_tokens("train") == 2
+
+
+def test_a_multimodal_index_is_refused_as_what_it_is(tmp_path):
+    write_raw_shard(tmp_path / "a", [[5, EOD], [6, EOD]], [0, 1, 2])
+    with (tmp_path / "a.idx").open("ab") as file:
+        file.write(bytes((0, 1)))
+    with pytest.raises(ShardError, match=r"a\.idx: expected text alone, found a multimodal index"):
+        adopt_shards(tmp_path, IDENTITY)
+
+
 def test_a_folder_that_has_a_manifest_is_refused(folder):
     (folder / "manifest.json").write_text(json.dumps("mine"))
     with pytest.raises(ShardError, match=r"manifest\.json: expected no manifest yet, found one"):

@@ -46,8 +46,23 @@ def test_a_time_of_another_form_is_refused(text):
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.0", "", "２"])
 def test_a_count_is_at_least_one(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="expected a number of at least 1"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number of at least 1"):
         count(text)
+
+
+@pytest.mark.parametrize("option", ["--nodes", "--accelerators-per-node", "--time-to-save"])
+@pytest.mark.parametrize("number", ["9999999999", "9" * 30, "9" * 5000])
+def test_numbers_that_nobody_can_mean_end_with_2(option, number, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("run.yaml", option, number)
+    assert stop.value.code == 2
+    assert "expected a whole number of at least 1, at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("days", ["9" * 10, "9" * 30, "9" * 5000])
+def test_a_time_that_nobody_can_mean_is_refused(days):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected HH:MM:SS"):
+        duration(f"{days}-00:00:00")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,13 @@ def test_a_set_without_name_or_files_is_refused(argument):
         parse_references([argument])
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "caf\udce9"])
+def test_a_set_whose_name_cannot_be_printed_is_refused_before_any_work(tmp_path, name):
+    path = write_lines(tmp_path / "a.jsonl", ["x"])
+    with pytest.raises(ConfigError, match="expected a name of printable characters"):
+        parse_references([f"{name}={path}"])
+
+
 @pytest.mark.parametrize("smoothing", [None, Smoothing(3, 0.2)])
 def test_every_set_is_a_row(clustering, references, smoothing):
     basis = measure_references(references, clustering, 16, smoothing=smoothing)

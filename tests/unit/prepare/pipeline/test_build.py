@@ -1,4 +1,8 @@
 import json
+import os
+import re
+import resource
+import signal
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -9,12 +13,14 @@ import pytest
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.pipeline.build import Build, Built, build_shards
 from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
+from megadga.prepare.pipeline.merging import Merging
 from megadga.prepare.pipeline.outputs import Output
 from megadga.prepare.pipeline.recipe import Recipe
-from megadga.prepare.pipeline.rejects import MaxBad
 from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.pipeline.workplace import Workplace
-from megadga.prepare.reading.inputs import DomainInput, plan_domains
+from megadga.prepare.progress import unseen
+from megadga.prepare.reading.bad import MaxBad
+from megadga.prepare.reading.inputs import DomainInput, expand_inputs, plan_domains
 from megadga.prepare.reading.records import Keys
 from megadga.prepare.workers import open_processes
 from megadga.shards.folder import open_domains
@@ -306,6 +312,7 @@ def test_documents_that_do_not_survive_the_tokenizer_are_bad_records(tokenizer, 
         build(inputs, Composing(tokenizer), tmp_path / "out", recipe)
     built = build(inputs, Composing(tokenizer), tmp_path / "out", recipe, max_bad=MaxBad(1))
     assert built.num_bad == 1
+    assert built.rejects is not None
     assert built.rejects.read_text().count("\n") == 1
     assert sorted(read_split(tmp_path / "out/a", "train", tokenizer)) == ["caf\u00e9", "tea"]
 
@@ -326,6 +333,7 @@ def test_a_part_of_the_documents_is_checked_and_the_same_whatever_else_is_done(
         monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", least)
         out = tmp_path / f"{least}"
         built = build(list(plan_domains([path])), Composing(tokenizer), out, max_bad=MaxBad(400))
+        assert built.rejects is not None
         found.append((built.num_bad, built.manifests, built.rejects.read_bytes()))
     assert found[0] == found[1]
     assert 65 <= found[0][0] <= 135  # of a binomial distribution: 4 deviations
@@ -355,6 +363,70 @@ def test_what_is_built_is_not_built_again(source, tokenizer, tmp_path):
     again = build([source], tokenizer, tmp_path / "out", stages=stages)
     assert again.manifests == first.manifests
     assert stages.seen == []
+
+
+def change(path: Path, *, later_ns: int) -> None:
+    """Change a file but for its size, and say when that was."""
+    time = path.stat().st_mtime_ns + later_ns
+    path.write_bytes(path.read_bytes().replace(b"a", b"e"))
+    os.utime(path, ns=(time, time))
+
+
+@pytest.mark.parametrize("later_ns", [1, -1])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_was_built_of_a_file_that_has_changed_since_is_refused(
+    source, tokenizer, tmp_path, grouped, later_ns
+):
+    output = Output(tmp_path / "out", grouped=grouped)
+    build([source], tokenizer, output)
+    change(source.train, later_ns=later_ns)
+    stages = SeenStages()
+    named = source.train if later_ns > 0 else output.final_path("web")
+    with pytest.raises(ShardError, match=f"^{re.escape(str(named))}: expected the input as it"):
+        build([source], tokenizer, output, stages=stages)
+    assert stages.seen == []
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_records_said_of_a_file_that_has_changed_is_refused_before_any_work(
+    mixed, tokenizer, tmp_path, grouped
+):
+    recipe, output = Recipe(Keys(domain="source")), Output(tmp_path / "out", grouped=grouped)
+    build(mixed, tokenizer, output, recipe)
+    change(mixed.sources[1].path, later_ns=1)
+    stages = SeenStages()
+    with pytest.raises(ShardError, match=r"1\.jsonl: expected the input as it was when .*out"):
+        build(mixed, tokenizer, output, recipe, stages=stages)
+    assert stages.seen == []
+
+
+def test_a_build_that_stopped_does_not_go_on_with_a_file_that_has_changed(tokenizer, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(BAD)
+    with pytest.raises(ConfigError, match="bad records"):
+        build(list(plan_domains([path])), tokenizer, tmp_path / "out")
+    change(path, later_ns=1)
+    with pytest.raises(
+        ConfigError, match=rf"modified\.{re.escape(str(path))}: expected \d+, found"
+    ):
+        build(list(plan_domains([path])), tokenizer, tmp_path / "out", max_bad=MaxBad(2))
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_file_that_changes_while_it_is_read_is_missed(source, tokenizer, tmp_path, append):
+    def changing(stage, total, unit, /):
+        if stage == "tokenizing":
+            if append:
+                source.train.write_bytes(source.train.read_bytes() + b'{"text": "more"}\n')
+            else:
+                change(source.train, later_ns=1)
+        return unseen(stage, total, unit)
+
+    with pytest.raises(
+        ConfigError, match=r"web\.jsonl: expected .* found .*: remove .* and build"
+    ):
+        build([source], tokenizer, tmp_path / "out", stages=changing)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_build_that_was_killed_at_its_very_end_is_tidied_up(source, tokenizer, tmp_path):
@@ -438,6 +510,96 @@ def test_after_too_many_bad_records_more_can_be_allowed(tokenizer, tmp_path, mon
     assert built.num_bad == 2
 
 
+@pytest.mark.parametrize("pattern", ["*.jsonl", "*", ""])
+def test_where_the_output_lies_among_the_inputs_the_build_goes_on(tokenizer, tmp_path, pattern):
+    folder = tmp_path / "text"  # pytest's own says test
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(BAD)
+
+    def again(**options):
+        inputs = list(plan_domains(expand_inputs([f"{folder}/{pattern}"])))
+        return build(inputs, tokenizer, folder / "out", **options)
+
+    with pytest.raises(ConfigError, match="bad records"):
+        again()
+    built = again(max_bad=MaxBad(2))
+    assert [built.num_records, built.num_bad, len(built.manifests)] == [4, 2, 1]
+    assert again(max_bad=MaxBad(2)).manifests == built.manifests
+
+
+def test_a_domain_of_another_line_is_a_bad_record(tokenizer, tmp_path):
+    path = tmp_path / "a.jsonl"
+    records = [{"text": f"good {n}", "source": ("web\n", "books")[n % 2]} for n in range(20)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    output, recipe = Output(tmp_path / "out", grouped=True), Recipe(Keys(domain="source"))
+    corpus = corpus_of_files([path], valid_fraction=0.05)
+    built = build(corpus, tokenizer, output, recipe, max_bad=MaxBad(10))
+    assert built.num_bad == 10
+    assert read_grouping(output.path, built.manifests[0]).names == ("books",)
+
+
+def test_files_whose_names_are_no_utf_8_are_read(tokenizer, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    path = write_lines(folder / os.fsdecode(b"\xff.jsonl"), [*made_up_texts(20), " "])
+    corpus = corpus_by_input([DomainInput("web", folder, None)], valid_fraction=0.05)
+    built = build(corpus, tokenizer, folder / os.fsdecode(b"\xfe"), max_bad=MaxBad(1))
+    assert built.rejects is not None
+    assert json.loads(built.rejects.read_text())["file"] == str(path)
+    assert built.manifests[0].num_documents("train") > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("file", "file: expected a folder or nothing yet, found a file"),
+        (
+            "file/out",
+            r"file/\.out\.building: expected to write the shards of .*file/out, found Not",
+        ),
+        ("x" * 256, "x: expected to write the shards of .*, found File name too long"),
+    ],
+)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_output_that_cannot_be_made_is_refused_in_a_line_that_names_it(
+    source, tokenizer, tmp_path, name, named, grouped
+):
+    (tmp_path / "file").touch()
+    stages = SeenStages()
+    with pytest.raises(ShardError, match=named) as caught:
+        build([source], tokenizer, Output(tmp_path / name, grouped=grouped), stages=stages)
+    assert "\n" not in str(caught.value)
+    assert stages.seen == []
+
+
+@pytest.mark.parametrize("kept", [50, 5000])
+def test_a_full_disk_ends_the_build_in_a_line_and_it_goes_on(source, tokenizer, tmp_path, kept):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kept, limit[1]))
+    try:
+        with pytest.raises(ShardError, match=r"out\.building.*: expected to write .* too large$"):
+            build([source], tokenizer, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    again = build([source], tokenizer, tmp_path / "out")
+    whole = build([source], tokenizer, tmp_path / "whole" / "out")
+    assert again.manifests == whole.manifests
+
+
+def test_a_document_too_large_for_the_memory_is_refused_and_more_memory_goes_on(
+    tokenizer, tmp_path
+):
+    texts = [*made_up_texts(20), "a word " * 180_000]
+    inputs = list(plan_domains([write_lines(tmp_path / "a.jsonl.gz", texts)]))
+    recipe = Recipe(valid_fraction=0.0)
+    with pytest.raises(ConfigError, match=r"a\.jsonl\.gz: expected records of at most 1,048,576 "):
+        build(inputs, tokenizer, tmp_path / "out", recipe, memory_bytes=1 << 22)
+    build(inputs, tokenizer, tmp_path / "out", recipe, memory_bytes=1 << 23)
+    assert sorted(read_split(tmp_path / "out/a", "train", tokenizer)) == sorted(texts)
+
+
 def test_after_a_wrong_key_the_right_one_can_be_given(source, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match="body: expected a string, found only text"):
         build([source], tokenizer, tmp_path / "out", Recipe(Keys("body")))
@@ -458,11 +620,108 @@ def test_an_unfinished_build_is_not_continued_with_something_else(tokenizer, tmp
         build(inputs, tokenizer, tmp_path / "out", Recipe(seed=7))
 
 
+def write_sites(path: Path, texts: list[str], *, documents_of_each: int = 1) -> Corpus:
+    """Write documents of very many small domains, named by the records; return their corpus."""
+    records = [
+        {"text": text, "source": f"site{number // documents_of_each:03d}"}
+        for number, text in enumerate(texts)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return corpus_of_files([path], valid_fraction=0.5)
+
+
+@pytest.mark.parametrize(("documents_of_each", "memory_bytes"), [(1, 500), (2, 1 << 20)])
+def test_a_domain_of_which_all_would_be_held_out_is_trained_on_whole(
+    tokenizer, tmp_path, memory_bytes, documents_of_each
+):
+    texts = made_up_texts(40)
+    corpus = write_sites(tmp_path / "a.jsonl", texts, documents_of_each=documents_of_each)
+    recipe = Recipe(Keys(domain="source"), valid_fraction=0.5)
+    built = build(corpus, tokenizer, tmp_path / "out", recipe, memory_bytes=memory_bytes)
+    found: list[str] = []
+    for manifest in built.manifests:
+        folder = tmp_path / "out" / manifest.name
+        train, valid = (read_split(folder, split, tokenizer) for split in ("train", "valid"))
+        assert train
+        assert not (manifest.name in built.whole and valid)
+        found += train + valid
+    assert sorted(found) == sorted(texts)
+    # Chance holds out 0.5 of documents: in 40 / n domains of n, all of 0.5^n of the domains.
+    expected = 40 / documents_of_each * 0.5**documents_of_each
+    assert abs(len(built.whole) - expected) < 4 * np.sqrt(expected)
+
+
+def test_grouped_domains_are_trained_on_whole_likewise(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", 3000)
+    texts = made_up_texts(40)
+    corpus = write_sites(tmp_path / "a.jsonl", texts)
+    recipe = Recipe(Keys(domain="source"), valid_fraction=0.5, shard_tokens=700)
+    output = Output(tmp_path / "out", grouped=True)
+    built = build(corpus, tokenizer, output, recipe, memory_bytes=500)
+    grouping = read_grouping(tmp_path / "out", built.manifests[0])
+    train = read_split(tmp_path / "out", "train", tokenizer)
+    assert built.manifests[0].num_documents("valid") == 0
+    assert grouping.bounds["train"].documents.tolist() == list(range(41))
+    assert train == texts
+
+
+def test_ids_go_with_the_documents_of_a_domain_that_is_trained_on_whole(tokenizer, tmp_path):
+    texts = made_up_texts(20)
+    corpus = write_sites(tmp_path / "a.jsonl", texts, documents_of_each=2)
+    recipe = Recipe(Keys(domain="source", id="text"), valid_fraction=0.5)
+    output = Output(tmp_path / "out", grouped=True)
+    built = build(corpus, tokenizer, output, recipe)
+    assert built.whole
+    for split in ("train", "valid"):
+        (entry,) = built.manifests[0].splits[split]
+        ids = (tmp_path / "out" / f"{entry.file}.ids").read_text().splitlines()
+        assert [json.loads(one) for one in ids] == read_split(tmp_path / "out", split, tokenizer)
+
+
+def test_what_a_file_holds_out_is_never_trained_on(tokenizer, tmp_path):
+    train = write_lines(tmp_path / "qa.train.jsonl", [" "])
+    valid = write_lines(tmp_path / "qa.valid.jsonl", made_up_texts(3))
+    with pytest.raises(ConfigError, match=r"one document to train on .* found none in qa"):
+        build(list(plan_domains([train, valid])), tokenizer, tmp_path / "out", max_bad=MaxBad(1))
+
+
+@pytest.mark.parametrize("changes", [{"grouped": True}, {"shard_tokens": 2000}])
+def test_other_shards_are_made_of_what_is_tokenized(mixed, tokenizer, tmp_path, changes):
+    write = Merging.__call__
+
+    def killed(merging, task):
+        write(merging, task)
+        raise KeyboardInterrupt
+
+    def recipe(shard_tokens=1 << 20, **_):
+        return Recipe(Keys(domain="source"), shard_tokens=shard_tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Merging, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(mixed, tokenizer, tmp_path / "out", recipe())
+    stages = SeenStages()
+    output = Output(tmp_path / "out", grouped="grouped" in changes)
+    again = build(mixed, tokenizer, output, recipe(**changes), stages=stages)
+    whole = Output(tmp_path / "whole/out", grouped="grouped" in changes)
+    assert again.manifests == build(mixed, tokenizer, whole, recipe(**changes)).manifests
+    checked, tokenized, written = stages.seen
+    assert [checked[0], tokenized[0], written[0]] == ["checking", "tokenizing", "writing"]
+
+
 @pytest.mark.parametrize("texts", [[], [""]])
 def test_an_empty_domain_is_refused(tokenizer, tmp_path, texts):
     path = write_lines(tmp_path / "a.jsonl", texts)
     with pytest.raises(ConfigError, match=r"at least one document to train on .* found none in a"):
         build(list(plan_domains([path])), tokenizer, tmp_path / "out", max_bad=MaxBad(1))
+
+
+def test_an_empty_file_is_refused_before_any_work(source, tokenizer, tmp_path):
+    empty = DomainInput("empty", write_lines(tmp_path / "empty.jsonl", []), None)
+    stages = SeenStages()
+    with pytest.raises(ConfigError, match=r"document to train on .* found none in empty$"):
+        build([source, empty], tokenizer, tmp_path / "out", stages=stages)
+    assert stages.seen == []
 
 
 @pytest.mark.parametrize(

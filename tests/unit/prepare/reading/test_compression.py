@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
-from megadga.prepare.reading.compression import DamageError, open_gzip, open_zstd
+from megadga.prepare.reading.compression import GZIP_READ_BYTES, DamageError, open_gzip, open_zstd
 
 FORMATS = pytest.mark.parametrize(
     ("compress", "expand"), [(gzip.compress, open_gzip), (zstandard.compress, open_zstd)]
@@ -52,11 +52,29 @@ def test_a_file_that_breaks_off_anywhere_is_damaged(compress, expand):
             expand(io.BytesIO(whole[:length])).read()
 
 
-@FORMATS
-@pytest.mark.parametrize("extra", [b"\0", b"extra bytes"])
+@pytest.mark.parametrize(
+    ("compress", "expand", "extra"),
+    [
+        (gzip.compress, open_gzip, b"extra bytes"),
+        (gzip.compress, open_gzip, b"\0\0extra bytes"),
+        (zstandard.compress, open_zstd, b"extra bytes"),
+        (zstandard.compress, open_zstd, b"\0"),
+    ],
+)
 def test_a_file_with_something_behind_it_is_damaged(compress, expand, extra):
     with pytest.raises(DamageError, match="expected whole "):
         expand(io.BytesIO(compress(b"some text") + extra)).read()
+
+
+@given(frames=st.lists(st.binary(), min_size=1), paddings=st.lists(st.integers(0, 3), min_size=1))
+@pytest.mark.parametrize("unit", [1, 512, GZIP_READ_BYTES])
+def test_zeros_behind_a_frame_of_gzip_are_padding_as_gzip_has_it(frames, paddings, unit):
+    content = b"".join(
+        gzip.compress(frame) + bytes(unit * paddings[number % len(paddings)])
+        for number, frame in enumerate(frames)
+    )
+    expected = gzip.decompress(content)
+    assert open_gzip(io.BytesIO(content)).read() == expected == b"".join(frames)
 
 
 @FORMATS

@@ -1,4 +1,6 @@
 import gzip
+import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ from megadga.prepare.reading.documents import (
     split_file,
 )
 from megadga.prepare.reading.records import Document, Keys, Reject, SpanEnd
+from megadga.prepare.reading.spans import Span
 from tests.support.texts import write_lines, write_packed
 
 TEXTS = ["first", "with\nnewline and \u2028 separator", "é🎉\x00"]
@@ -149,6 +152,48 @@ def test_blank_lines_are_no_documents(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n\n  \n{"text": "b"}')
     assert read_texts(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
+def test_a_byte_order_mark_in_front_is_no_part_of_the_text(tmp_path, name):
+    path = write_packed(tmp_path / name, b'\xef\xbb\xbf{"text": "a"}\n{"text": "\xef\xbb\xbfb"}\n')
+    assert read_texts(path) == ["a", "\ufeffb"]
+    write_packed(path, b"\xef\xbb\xbf\n\xef\xbb\xbf{}")
+    with pytest.raises(ConfigError, match=r"a\.jsonl.*:2: expected one JSON object"):
+        read_texts(path)
+
+
+def test_a_byte_order_mark_in_front_of_a_text_file_is_no_part_of_it(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo")
+    assert read_texts(tmp_path / "a.txt") == ["one\n\ufefftwo"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"])
+@pytest.mark.parametrize("filling", [b" ", b"["])
+def test_of_a_record_that_is_too_long_no_more_is_held_than_it_may_have(tmp_path, name, filling):
+    size, most = 1 << 25, 1 << 20
+    path = write_packed(tmp_path / name, b'{"text": "a"}\n' + (size // len(filling)) * filling)
+    span = Span(path, 0, None, path.stat().st_size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ConfigError, match=r"a\..* expected records of at most 1,048,576 bytes"
+        ):
+            list(iterate_records(span, Keys(), most_bytes=most))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * most
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
+def test_a_record_may_have_as_many_bytes_as_it_may_have(tmp_path, name):
+    lines = [json.dumps({"text": "x" * length}) + "\n" for length in (1, 50, 30)]
+    path = write_packed(tmp_path / name, "".join(lines).encode())
+    span, most = Span(path, 0, None, path.stat().st_size), len(lines[1])
+    assert len(list(iterate_records(span, Keys(), most_bytes=most))) == 4
+    with pytest.raises(ConfigError, match=f"at byte {len(lines[0])} of its text"):
+        list(iterate_records(span, Keys(), most_bytes=most - 1))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"])

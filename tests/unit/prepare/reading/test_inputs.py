@@ -21,7 +21,7 @@ from megadga.prepare.reading.inputs import (
 def touch(tmp_path):
     def create(*names):
         for name in names:
-            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text("")
         return [tmp_path / name for name in names]
 
@@ -88,6 +88,68 @@ def test_a_pair_makes_the_two_splits_of_one_domain(touch):
 def test_inputs_that_contradict_are_refused(touch, names, message):
     with pytest.raises(ConfigError, match=message):
         plan_domains(touch(*names))
+
+
+@pytest.mark.parametrize("name", ["web\n", "caf\udce9", "a\x1b[1m", "x" * 201, "manifest.json"])
+@pytest.mark.parametrize("kind", ["{}.jsonl", "{}.train.jsonl", "{}/a.txt"])
+def test_an_input_whose_name_can_name_no_domain_is_refused(touch, name, kind):
+    (path,) = touch(kind.format(name))
+    with pytest.raises(ConfigError, match=r"expected a name for a folder, of printable .* found"):
+        plan_domains([path.parent if path.name == "a.txt" else path])
+
+
+SHARDS = ("out/web/manifest.json", "out/web/train-00000.idx", "out/web/train-00000.bin")
+CLUSTERS = ("clusters/clusters.json", "clusters/centroids.npz")
+REJECTS = ("out.rejects-0123abcd.jsonl",)
+
+
+@pytest.mark.parametrize("pattern", ["*", "*.jsonl", "**/*", "**/*.jsonl"])
+def test_no_pattern_matches_what_the_tools_have_written(touch, tmp_path, pattern):
+    text, *_ = touch("a.jsonl", *SHARDS, *CLUSTERS, *REJECTS)
+    assert expand_inputs([f"{tmp_path}/{pattern}"]) == (text,)
+
+
+def test_what_the_tools_have_written_into_a_folder_is_left_aside(touch, tmp_path):
+    text, *_ = touch("a.jsonl", *SHARDS, *CLUSTERS, *REJECTS)
+    assert list_files(tmp_path) == (text,)
+
+
+def test_links_do_not_lead_to_what_the_tools_have_written(touch, tmp_path):
+    text, *_ = touch("in/a.jsonl", *SHARDS, *CLUSTERS)
+    (tmp_path / "in/linked").symlink_to(tmp_path / "out")
+    (tmp_path / "in/web").symlink_to(tmp_path / "out/web")
+    (tmp_path / "in/clusters").symlink_to(tmp_path / "clusters")
+    assert list_files(tmp_path / "in") == (text,)
+
+
+@pytest.mark.parametrize(
+    ("names", "named", "kind"),
+    [
+        (SHARDS, "out", "shards"),
+        (SHARDS, "out/web", "the shards of a domain"),
+        (CLUSTERS, "clusters", "a clustering"),
+        (REJECTS, REJECTS[0], "a list of rejected records"),
+    ],
+)
+def test_what_the_tools_have_written_is_refused_by_name(touch, tmp_path, names, named, kind):
+    touch(*names)
+    with pytest.raises(ConfigError, match=f"{named}: expected documents, found {kind}$"):
+        expand_inputs([str(tmp_path / named)])
+
+
+def test_a_pattern_that_matches_nothing_else_says_so(touch, tmp_path):
+    touch(*REJECTS)
+    with pytest.raises(ConfigError, match="found none but 1 that these tools have written"):
+        expand_inputs([f"{tmp_path}/*"])
+
+
+def test_a_pattern_does_not_match_the_output_and_no_folder_may_hold_it(touch, tmp_path):
+    text, output = touch("in/a.jsonl", "in/tok.model")
+    assert expand_inputs([f"{tmp_path}/in/*"], output=output) == (text,)
+    (tmp_path / "link").symlink_to("in")
+    assert len(expand_inputs([f"{tmp_path}/link/*"], output=output)) == 1
+    with pytest.raises(ConfigError, match=r"tok\.model: expected an output outside of the inputs"):
+        expand_inputs([str(tmp_path / "in")], output=output)
 
 
 def test_a_folder_that_says_test_makes_no_domain(touch):

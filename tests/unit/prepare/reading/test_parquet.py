@@ -115,7 +115,7 @@ def test_bad_rows_are_rejected_by_number_with_their_reason(tmp_path):
         (2, 3, "text: expected text, found none"),
         (3, 4, "id: expected a string or an integer, fou"),
         (4, 5, "meta.d: expected a string, found null"),
-        (5, 6, "meta.d: expected a name for a folder, wi"),
+        (5, 6, "meta.d: expected a name for a folder, of"),
     ]
     assert [reject.empty for reject in bad] == [False, True, False, False, False]
 

@@ -130,14 +130,19 @@ def test_a_bad_id_is_rejected_with_its_reason(value, reason):
         (".git", ".git"),
         ("a/b", "a/b"),
         ("a\0b", r"'a\x00b'"),
+        ("web\n", r"'web\n'"),
+        ("\tweb", r"'\tweb'"),
+        ("a\u2028b", r"'a\u2028b'"),
+        ("a\u200bb", r"'a\u200bb'"),
+        ("manifest.json", "manifest.json"),
         ("é" * 101, "é" * 40 + "..."),
     ],
 )
 def test_a_domain_that_cannot_name_a_folder_is_rejected(value, found):
     line = json.dumps({"text": "a", "from": value}).encode()
     assert reason_of(line, Keys(domain="from")) == (
-        'from: expected a name for a folder, without "/" or NUL, no "." at its beginning, '
-        f"of 1 to 200 bytes, found {found}"
+        'from: expected a name for a folder, of printable characters, without "/", no "." at its '
+        f"beginning, of 1 to 200 bytes, found {found}"
     )
 
 
