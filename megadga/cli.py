@@ -16,11 +16,12 @@ from tqdm import tqdm
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage
 from megadga.cluster.failures import failures_noted
-from megadga.cluster.markers import finished_step
+from megadga.cluster.markers import RunFinishedError, finished_step
 from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
+from megadga.config.models import RunConfig
 from megadga.errors import ConfigError, MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
@@ -64,12 +65,19 @@ def _parser() -> argparse.ArgumentParser:
     # DeepSpeed's launcher puts it before everything else; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(
+    training = _add_run(
         commands,
         "train",
         _train,
         f"train a run, or continue it where it stopped; exit code {STOPPED}: a signal ended it, "
         "and it has saved",
+    )
+    training.add_argument(
+        "--from",
+        dest="resume_from",
+        metavar="NAME",
+        help="continue from this checkpoint, as step-00000500, and not from the latest; what was "
+        "trained beyond it is left behind",
     )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
@@ -172,21 +180,34 @@ def _count(text: str) -> int:
 def _train(options: argparse.Namespace) -> int:
     with StopSignal.of_environment(os.environ) as stop:
         config = load_config(options.config, options.overrides)
-        if (step := finished_step(config)) is not None:
-            if rank_to_tell(os.environ) == 0:
-                print(f"{config.output}: finished after step {step}; nothing is left to train")
-            return 0
-        launcher = read_ranks(os.environ).launcher  # refuses before torch is imported
+        ranks = read_ranks(os.environ)  # refuses before torch is imported
+        # torchrun starts ranks again with the same arguments: once is enough to go back.
+        again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        resume_from = None if again else options.resume_from
+        # One rank of several must not decide that it is not needed: the first one does, for all.
+        if ranks.world_size == 1 and resume_from is None:
+            step = finished_step(config)
+            if step is not None:
+                return _nothing_left(config, step)
         from megadga.build.run import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
-        with (
-            failures_noted(config.output, rank=rank_to_tell(os.environ)),
-            open_run(config, stop_requested=stop.requested) as run,
-        ):
-            finished = train(run)
+        try:
+            with (
+                failures_noted(config.output, rank=rank_to_tell(os.environ)),
+                open_run(config, stop_requested=stop.requested, resume_from=resume_from) as run,
+            ):
+                finished = train(run)
+        except RunFinishedError as done:
+            return _nothing_left(config, done.step)
     # torchrun's agents would start again, at once, what does not end with 0.
-    return 0 if finished or launcher == "torchrun" else STOPPED
+    return 0 if finished or ranks.launcher == "torchrun" else STOPPED
+
+
+def _nothing_left(config: RunConfig, step: int) -> int:
+    if rank_to_tell(os.environ) == 0:
+        print(f"{config.output}: finished after step {step}; nothing is left to train")
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

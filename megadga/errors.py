@@ -22,8 +22,12 @@ class ExhaustedError(MegadgaError):
 
 
 class ResumeError(MegadgaError):
-    """A checkpoint does not belong to this run."""
+    """A checkpoint does not belong to this run, or is not whole."""
 
 
 class UnsupportedEngineError(MegadgaError):
     """The DeepSpeed engine uses a setting under which alignments are not known to be exact."""
+
+
+class LockedError(MegadgaError):
+    """Another process trains in the run's folder."""

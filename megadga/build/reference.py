@@ -13,7 +13,8 @@ from megadga.config.rules import DoremiMixing
 from megadga.config.sections import LlamaModel
 from megadga.errors import ConfigError, ResumeError
 from megadga.shards.manifest import TokenizerIdentity
-from megadga.train.header import CheckpointHeader, latest_checkpoint, load_header
+from megadga.train.folder import CHECKPOINTS, find_checkpoint
+from megadga.train.header import CheckpointHeader, load_header
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,7 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunRefere
     if other_length != length:
         expected = f"a model of model.sequence_length {length} ({path})"
         raise _unfit(config, expected, str(other_length))
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is None:
-        raise _unfit(config, "a run with a checkpoint", f"none in {folder / 'checkpoints'}")
-    header = _header(config, checkpoint)
+    checkpoint, header = _checkpoint(config, folder / CHECKPOINTS)
     found = header.identity.get("shards", {}).get("tokenizer", "none")
     if found != tokenizer.fingerprint:
         expected = f"a run by the tokenizer {tokenizer.fingerprint[:12]} ({checkpoint})"
@@ -83,11 +81,15 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunRefere
     )
 
 
-def _header(config: RunConfig, checkpoint: Path) -> CheckpointHeader:
+def _checkpoint(config: RunConfig, folder: Path) -> tuple[Path, CheckpointHeader]:
+    """Return the checkpoint that the other run would continue from, and its header."""
     try:
-        return load_header(checkpoint)
+        checkpoint = find_checkpoint(folder)
+        if checkpoint is not None:
+            return checkpoint, load_header(checkpoint)
     except ResumeError as error:
         raise _unfit(config, "a whole checkpoint", str(error)) from None
+    raise _unfit(config, "a run with a checkpoint", f"none in {folder}")
 
 
 def _unfit(config: RunConfig, expected: str, found: str) -> ConfigError:

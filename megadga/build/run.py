@@ -1,12 +1,14 @@
 """From a configuration to a run that is ready to train: the only place that knows all parts."""
 
 import os
+import socket
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, final
 
+import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
@@ -16,16 +18,27 @@ from megadga.build.engine import make_engine
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.ranks import process_group
 from megadga.build.reference_model import load_reference
-from megadga.cluster.markers import RunMarkers
+from megadga.cluster.lock import RunLock
+from megadga.cluster.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.cluster.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.cluster.ranks import read_deadline_s
 from megadga.config.deepspeed import deepspeed_settings
+from megadga.config.identity import differences
 from megadga.config.models import RunConfig
+from megadga.errors import ConfigError, ResumeError
 from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
-from megadga.train.checkpoints import CheckpointPlan, Checkpoints
+from megadga.shards.files import written_whole
+from megadga.train.agreement import Ranks, on_every_rank, on_first_rank
+from megadga.train.checkpoints import (
+    CheckpointPlan,
+    Checkpoints,
+    ResumePoint,
+    check_whole,
+    find_resume_point,
+)
 from megadga.train.evaluation import Evaluation, EvaluationPlan
-from megadga.train.header import latest_checkpoint, read_header
+from megadga.train.folder import CHECKPOINTS, find_checkpoint
 from megadga.train.loop import Run
 from megadga.train.mean_weights import MeanWeightsFile
 from megadga.train.metrics import FanOut, MetricsFile
@@ -41,31 +54,72 @@ from megadga.zero.engine import Engine
 
 @contextmanager
 def open_run(
-    config: RunConfig, *, stop_requested: Callable[[], bool] = lambda: False
+    config: RunConfig,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+    resume_from: str | None = None,
 ) -> Generator[Run]:
     """Yield the run that a configuration describes, at the step where it stopped. Collective.
 
     Works under the launchers of DeepSpeed and torch, under MPI and SLURM, and as a single process.
-    Everything is validated before anything is written.
+    Everything is validated before anything is written. What the run's folder says is read by the
+    first rank, for all.
 
     Args:
         config: The run.
         stop_requested: Whether this rank was asked to stop; asked after every step.
+        resume_from: Name of the checkpoint to continue from; None: the latest.
 
     Raises:
-        ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed.
+        RunFinishedError: If nothing is left to train; on every rank, after they have parted.
+        ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed, or ranks
+            have read different configurations.
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
-        ResumeError: If the output folder holds a checkpoint of another run.
+        ResumeError: If the output folder holds a checkpoint of another run, or a damaged one.
+        LockedError: If another process trains in the output folder.
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
     data = open_data(config)
     mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
     _wait_for_operators(config)
-    with process_group() as deadline:
-        run = _assemble(config, data, mixture, stop_requested)
-        limit_waiting(deadline)  # in the groups, too, that DeepSpeed has made meanwhile
-        yield run
-        run.mixture.close()
+    lock = RunLock(config.output, tell=_tell)
+    try:
+        with process_group() as deadline:
+            accelerator: Any = get_accelerator()
+            ranks = ProcessGroupCollective(None, torch.device(accelerator.current_device_name()))
+            _check_same_everywhere(config, data, ranks)
+            finished = on_first_rank(ranks, lambda: finished_step(config))
+            if finished is None or resume_from is not None:
+                finished = None
+                run = _assemble(config, data, mixture, stop_requested, ranks, lock, resume_from)
+                limit_waiting(deadline)  # in the groups, too, that DeepSpeed has made meanwhile
+                yield run
+                run.mixture.close()
+    finally:
+        lock.release()
+    if finished is not None:
+        raise RunFinishedError(finished)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check_same_everywhere(config: RunConfig, data: RunData, ranks: Ranks) -> None:
+    """Check that every rank has read the same as the first. Collective.
+
+    They would train different runs otherwise, or wait for each other without end: every rank plans
+    its batches, evaluations and checkpoints by itself.
+    """
+    own = {"config": config.model_dump(mode="json"), "shards": data.identity}
+    first: Mapping[str, Any] = ranks.object_of_first_rank(own)
+
+    def compare() -> None:
+        if differing := differences(first, own):
+            who = f"rank {ranks.rank} on {socket.gethostname()}"
+            raise ConfigError(f"{who}: expected what rank 0 has read: {differing[0]}")
+
+    on_every_rank(ranks, compare)
 
 
 def _wait_for_operators(config: RunConfig) -> None:
@@ -80,43 +134,84 @@ def _wait_for_operators(config: RunConfig) -> None:
 
 
 def _assemble(
-    config: RunConfig, data: RunData, mixture: Mixture, stop_requested: Callable[[], bool]
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    stop_requested: Callable[[], bool],
+    ranks: Ranks,
+    lock: RunLock,
+    resume_from: str | None,
 ) -> Run:
     """Build every part, then create the output folder, then continue from its checkpoint."""
     settings = deepspeed_settings(config, dist.get_world_size())
     identity = _identity(config, data)
-    folder = config.output / "checkpoints"
-    if (checkpoint := latest_checkpoint(folder)) is not None:
-        read_header(checkpoint, identity=identity)  # before minutes go into building a model
+    # Before minutes go into building a model.
+    point = _resume_point(config, identity, ranks, lock, resume_from)
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     trainer = _trainer(config, data, dga, engine, collective)
     alarms = _alarms(mixture, dga)
     plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
-    metrics = _open_output(config) if collective.rank == 0 else None
+    on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
+    metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
+    sinks = FanOut(
+        () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
+    )
+
+    def watch() -> Mapping[str, Any]:
+        sinks.check()
+        lock.check()
+        return {}
+
     checkpoints = Checkpoints(
         engine,
-        folder,
+        config.output / CHECKPOINTS,
         plan=_checkpoint_plan(config),
         plugins=plugins,
         identity=identity,
         metrics=metrics,
+        ranks=ranks,
+        watch=watch,
     )
-    checkpoints.resume()
-    markers = RunMarkers(config, writes=collective.rank == 0)
+    checkpoints.resume(point)
+    markers = _AgreedMarkers(RunMarkers(config, writes=ranks.rank == 0), ranks)
     markers.start()
-    sinks = () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
     return Run(
         mixture=dga,
         trainer=trainer,
         plugins=plugins,
-        metrics=FanOut(sinks),
+        metrics=sinks,
         checkpoints=checkpoints,
-        stop=AgreedStop(stop_requested, collective),
+        stop=AgreedStop(lambda: stop_requested() or sinks.failed, collective),
         markers=markers,
         total_steps=config.training.steps,
     )
+
+
+def _resume_point(
+    config: RunConfig,
+    identity: Mapping[str, Any],
+    ranks: Ranks,
+    lock: RunLock,
+    resume_from: str | None,
+) -> ResumePoint | None:
+    """Return the checkpoint to continue from, after reading all of it. Collective.
+
+    Where there is one, the folder is this run's, and is locked from here on.
+    """
+    folder = config.output / CHECKPOINTS
+
+    def find() -> ResumePoint | None:
+        return find_resume_point(folder, identity=identity, ranks=ranks, wanted=resume_from)
+
+    if find() is None:
+        return None
+    on_first_rank(ranks, lambda: _lock(config, lock))
+    point = find()  # again: whoever had the lock may have written others
+    if point is not None:
+        check_whole(point, ranks)
+    return point
 
 
 def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
@@ -210,16 +305,57 @@ def _checkpoint_plan(config: RunConfig) -> CheckpointPlan:
     )
 
 
-def _open_output(config: RunConfig) -> MetricsFile:
-    """Create the run's folder and write down what the run is."""
+def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
+    """Create the run's folder, lock it, and write down what the run is; on the first rank."""
     try:
         config.output.mkdir(parents=True, exist_ok=True)
-        (config.output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:
-        raise config.mistake(
-            "output", expected="a folder that can be written", found=error.strerror or str(error)
-        ) from None
-    return MetricsFile(config.output / "metrics.jsonl")
+        raise _unwritable(config, error) from None
+    _lock(config, lock)
+    if is_new and find_checkpoint(config.output / CHECKPOINTS) is not None:
+        raise ResumeError(
+            f"{config.output}: expected no checkpoint, as when this run started, found one: "
+            "another process has trained here meanwhile; start again to continue"
+        )
+    try:
+        with written_whole(config.output / "config.yaml") as file:
+            file.write(config.to_yaml().encode())
+    except OSError as error:
+        raise _unwritable(config, error) from None
+
+
+def _lock(config: RunConfig, lock: RunLock) -> None:
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(config, error) from None
+
+
+def _unwritable(config: RunConfig, error: OSError) -> ConfigError:
+    found = error.strerror or str(error)
+    return config.mistake("output", expected="a folder that can be written", found=found)
+
+
+@final
+class _AgreedMarkers:
+    """Writes markers on the first rank, so that all know whether it could.
+
+    Args:
+        markers: Of the run.
+        ranks: All ranks.
+    """
+
+    def __init__(self, markers: RunMarkers, ranks: Ranks) -> None:
+        self._markers = markers
+        self._ranks = ranks
+
+    def start(self) -> None:
+        """See ``RunMarkers``. Collective."""
+        on_first_rank(self._ranks, self._markers.start)
+
+    def end(self, step: int, *, finished: bool) -> None:
+        """See ``RunMarkers``. Collective."""
+        on_first_rank(self._ranks, lambda: self._markers.end(step, finished=finished))
 
 
 def _mean_weights(config: RunConfig) -> MeanWeightsFile:

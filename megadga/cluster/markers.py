@@ -12,10 +12,23 @@ from contextlib import suppress
 from typing import final
 
 from megadga.config.models import RunConfig
+from megadga.errors import MegadgaError
 from megadga.shards.files import written_whole
 
 DONE = "DONE"
 REQUEUE = "REQUEUE"
+
+
+class RunFinishedError(MegadgaError):
+    """Nothing is left to train: no failure, and no reason to start again.
+
+    Args:
+        step: The step at which the run finished.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"finished after step {step}")
+        self.step = step
 
 
 def finished_step(config: RunConfig) -> int | None:

@@ -1,7 +1,7 @@
 """Collectives over torch.distributed whose results are equal bits on every rank."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -79,6 +79,18 @@ class ProcessGroupCollective:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.broadcast(flat, group_src=0, group=self._group)
         return _like(tensors, flat)
+
+    def object_of_first_rank(self, value: Any) -> Any:
+        """Return the first rank's value, of any type that pickles. Collective."""
+        values = [value if self.rank == 0 else None]
+        dist.broadcast_object_list(values, group_src=0, group=self._group)
+        return values[0]
+
+    def objects(self, value: Any) -> list[Any]:
+        """Return every rank's value, in the order of the ranks. Collective."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
 
 def _like(tensors: Sequence[Tensor], flat: Tensor) -> list[Tensor]:

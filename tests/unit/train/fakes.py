@@ -99,6 +99,12 @@ class LoneRank:
     def agreed_sum(self, numbers: FloatArray) -> FloatArray:
         return numbers + self.others
 
+    def object_of_first_rank(self, value: Any) -> Any:
+        return value
+
+    def objects(self, value: Any) -> list[Any]:
+        return [value]
+
 
 def batch(tokens: Tensor, *, domains: list[int], rows: list[list[int]], step: int = 1) -> Batch:
     """A batch of micro-batches ``(accumulation, micro, S + 1)`` in a global batch ``domains``."""
