@@ -234,8 +234,8 @@ def _read(descriptor: int) -> _Owner | None:
 
 def _parse(content: bytes) -> _Owner | None:
     try:
-        return _Owner(**json.loads(content))
-    except (ValueError, TypeError):
+        return _Owner(**json.loads(content.partition(b"\n")[0]))
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

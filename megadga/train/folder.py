@@ -63,7 +63,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     path = folder / _LATEST
     try:
         name = path.read_bytes().strip().decode("ascii", errors="backslashreplace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ResumeError(
@@ -206,7 +206,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     """Return everything that has the name of a checkpoint, oldest first."""
     try:
         named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise ResumeError(

@@ -141,8 +141,10 @@ def find_damage(
 def _parse(content: object) -> CheckpointHeader:
     fields = dict(_object(content, "JSON"))
     stated = fields.pop(_CHECKSUM, None)
+    if stated is None:
+        raise ValueError("one without a checksum, as earlier versions wrote it")
     if stated != _digest(fields):
-        raise ValueError("one that was changed after it was written (sha256)")
+        raise ValueError("one that was changed after it was written")
     files = _object(fields.pop("files", None), "files")
     saved = {name: SavedFile(**_object(entry, name)) for name, entry in files.items()}
     return CheckpointHeader(files=saved, **fields)

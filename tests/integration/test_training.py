@@ -1,12 +1,14 @@
 """Whole runs as people start them: launchers, death by SIGKILL, resumption, refusals."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megadga.cluster.lock import RunLock
 from tests.support.checkpoints import differing
 from tests.support.jobs import alone, by_deepspeed, by_torchrun, run_job
 from tests.support.runs import write_run
@@ -203,6 +205,8 @@ def test_several_specific_sets_are_told_of_one_by_one(tmp_path, shards):
 
 def _check_refusals(folder: Path) -> None:
     """Try what must be refused in one line, with exit code 2 and nothing written."""
+    lock = RunLock(folder / "out", beat_s=3600)
+    lock.acquire()  # as another process that trains there
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     elsewhere = "output=elsewhere"
     cases = {
@@ -211,6 +215,7 @@ def _check_refusals(folder: Path) -> None:
         "misspelt": [elsewhere, "deepspeed.optimizer.params.lrr=1"],
         "removed": [elsewhere, "deepspeed.sparse_gradients=true"],
         "no folder": ["output=run.yaml"],
+        "locked": [],
     }
 
     job = run_job(
@@ -234,4 +239,8 @@ def _check_refusals(folder: Path) -> None:
         assert "deepspeed: expected settings that DeepSpeed accepts, found" in messages[name]
         assert key in messages[name]
     assert "output: expected a folder that can be written, found" in messages["no folder"]
+    assert messages["locked"].startswith(
+        f"out: expected no other process that trains here, found process {os.getpid()} on"
+    )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    lock.release()

@@ -1,4 +1,4 @@
-"""Has a rank wait for one that does not come, in every group that there is."""
+"""Has a rank fail alone, and one wait for another that does not come, in every group there is."""
 
 import json
 import os
@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from megadga.build.ranks import process_group
+from megadga.train.agreement import OtherRankError, on_first_rank
+from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.deadline import limit_waiting
 from tests.support.engines import build_engine, settings
 from tests.support.probed_models import small
@@ -26,6 +28,22 @@ def wait_in(group):
     return "finished", time.monotonic() - started
 
 
+def fail_alone(ranks):
+    """Return what every rank raises when the first one cannot do its work, and after how long."""
+
+    def work():
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    started = time.monotonic()
+    try:
+        on_first_rank(ranks, work)
+    except (OSError, OtherRankError) as error:
+        raised = f"{type(error).__name__}: {error}"
+    else:
+        raised = "nothing"
+    return ranks.objects((raised, time.monotonic() - started))
+
+
 def main() -> None:
     output, deadline_s = Path(sys.argv[1]), sys.argv[2]
     os.environ["MEGADGA_DEADLINE_S"] = deadline_s
@@ -35,8 +53,12 @@ def main() -> None:
         limit_waiting(deadline)
         dist.barrier()
         groups = [g for g in distributed_c10d._world.pg_map if dist.get_world_size(g) == 2]
+        ranks = ProcessGroupCollective(None, torch.device("cpu"))
+        failed = fail_alone(ranks)
+        shared = ranks.objects(on_first_rank(ranks, lambda: ranks.rank))
         if dist.get_rank() == 0:
-            found = [wait_in(group) for group in groups]
+            waits = [wait_in(group) for group in groups]
+            found = {"waits": waits, "failed": failed, "shared": shared}
             output.write_text(json.dumps(found))
         else:
             time.sleep(float(deadline_s) * (len(groups) + 2))
