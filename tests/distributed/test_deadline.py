@@ -37,3 +37,7 @@ def test_what_fails_on_the_first_rank_alone_reaches_the_others_at_once(found):
 
 def test_what_the_first_rank_reads_is_what_all_ranks_have(found):
     assert found["shared"] == [0, 0]
+
+
+def test_a_finished_run_is_finished_on_every_rank_whatever_the_others_see(found):
+    assert found["finished"] == ["finished after step 10"] * 2
