@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from megadga.build.shape import describe_size
-from megadga.check import check, plan_leakage
+from megadga.check import check, plan_leakage, plan_verification
 from megadga.cluster.failures import failures_noted
 from megadga.cluster.markers import RunFinishedError, finished_step
 from megadga.cluster.ranks import rank_to_tell, read_ranks
@@ -22,9 +22,11 @@ from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
 from megadga.config.models import RunConfig
-from megadga.errors import ConfigError, MegadgaError
+from megadga.errors import ConfigError, MegadgaError, ShardError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
+from megadga.prepare.workers import open_processes
+from megadga.shards.verify import FolderCheck, verify_shard
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
@@ -81,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
+    checking.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every byte of the shards, and compare checksums and counts with the manifests",
+    )
     checking.add_argument(
         "--leakage",
         action="store_true",
@@ -218,7 +225,27 @@ def _check(options: argparse.Namespace) -> int:
     lines = list(check(config, world_size=options.world_size))
     searches = plan_leakage(config, rule) if options.leakage else ()
     print("\n".join(lines), flush=True)
+    if options.verify:
+        _verify(plan_verification(config))
     return _look_for_leakage(searches) if searches else 0
+
+
+def _verify(folders: Sequence[FolderCheck]) -> None:
+    """Compare shards with their manifests; print what is no more than a warning, and a summary."""
+    checks = [check for folder in folders for check in folder.shards]
+    problems = [line for folder in folders for line in folder.problems]
+    total = sum(check.num_bytes for check in checks)
+    with (
+        open_processes(max(1, min(len(checks), os.cpu_count() or 1))) as pool,
+        tqdm(total=total, unit="B", unit_scale=True, desc="verifying", disable=None) as bar,
+    ):
+        for report in pool.map_in_order(verify_shard, checks):
+            _complain("\n".join(report.warnings))
+            problems += report.problems
+            bar.update(report.num_bytes)
+    if problems:
+        raise ShardError("\n".join(problems))
+    print(f"\n{len(checks):,} shards, {total:,} bytes: all as their manifests say")
 
 
 def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:

@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -29,6 +29,7 @@ from megadga.errors import ConfigError, ResumeError
 from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
 from megadga.shards.files import written_whole
+from megadga.shards.watch import DataWatch, check_content
 from megadga.train.agreement import Ranks, on_every_rank, on_first_rank
 from megadga.train.checkpoints import (
     CheckpointPlan,
@@ -147,6 +148,9 @@ def _assemble(
     identity = _identity(config, data)
     # Before minutes go into building a model.
     point = _resume_point(config, identity, ranks, lock, resume_from)
+    files = on_first_rank(ranks, lambda: DataWatch(data.files))
+    if point is not None:
+        _check_unchanged(data, files.changed_since(point.header.data), ranks)
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
@@ -162,7 +166,8 @@ def _assemble(
     def watch() -> Mapping[str, Any]:
         sinks.check()
         lock.check()
-        return {}
+        files.check()
+        return files.stamps
 
     checkpoints = Checkpoints(
         engine,
@@ -187,6 +192,18 @@ def _assemble(
         markers=markers,
         total_steps=config.training.steps,
     )
+
+
+def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
+    """Compare files that were touched, copied or rewritten with their manifests. Collective."""
+    if names and ranks.rank == 0:
+        size = sum(data.files[name].path.stat().st_size for name in names)
+        _tell(
+            f"{len(names)} files of shards have other times than when the checkpoint was written: "
+            f"comparing their checksums, {size / 1e9:.2f} GB"
+        )
+    own = [data.files[name] for name in names[ranks.rank :: ranks.world_size]]
+    on_every_rank(ranks, lambda: check_content(own))
 
 
 def _resume_point(

@@ -200,3 +200,16 @@ def test_a_mistake_leaves_no_traceback_under_deepspeeds_launcher(folder):
     assert done.stderr == (
         "override 1: sed: expected a known key, found 'sed'; did you mean 'seed'?\n"
     )
+
+
+def test_checksums_are_compared_if_asked_to(folder, capsys):
+    shard = folder / "domains" / "d0" / "train-00000.bin"
+    assert main(["check", "run.yaml", "--verify"]) == 0
+    assert "all as their manifests say" in capsys.readouterr().out
+    shard.write_bytes(shard.read_bytes()[::-1][1:] + b"\x00")
+
+    assert main(["check", "run.yaml"]) == 0
+    assert main(["check", "run.yaml", "--verify"]) == 2
+
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert line.startswith("domains/d0/train-00000.bin: bin_sha256: expected")
