@@ -13,7 +13,7 @@ from megadga.config.rules import DoremiMixing
 from megadga.config.sections import LlamaModel
 from megadga.errors import ConfigError, ResumeError
 from megadga.shards.manifest import TokenizerIdentity
-from megadga.train.folder import CHECKPOINTS, find_checkpoint
+from megadga.train.folder import CHECKPOINTS, latest_checkpoint
 from megadga.train.header import CheckpointHeader, load_header
 
 
@@ -25,6 +25,7 @@ class RunReference:
         model: What it is.
         vocabulary_size: Rows of its embedding.
         checkpoint: Folder of its weights.
+        header: What the checkpoint says of itself.
         zero_stage: How they are cut there.
         step: Optimizer steps that it was trained for.
         digest: Equal for equal runs up to that step, wherever they lie.
@@ -33,6 +34,7 @@ class RunReference:
     model: LlamaModel
     vocabulary_size: int
     checkpoint: Path
+    header: CheckpointHeader
     zero_stage: int
     step: int
     digest: str
@@ -75,6 +77,7 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunRefere
         model=other.model,
         vocabulary_size=tokenizer.vocab_size if rows is None else rows,
         checkpoint=checkpoint,
+        header=header,
         zero_stage=other.deepspeed.get("zero_optimization", {}).get("stage", 0),
         step=header.step,
         digest=_digest(header.identity),
@@ -84,7 +87,7 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunRefere
 def _checkpoint(config: RunConfig, folder: Path) -> tuple[Path, CheckpointHeader]:
     """Return the checkpoint that the other run would continue from, and its header."""
     try:
-        checkpoint = find_checkpoint(folder)
+        checkpoint = latest_checkpoint(folder)
         if checkpoint is not None:
             return checkpoint, load_header(checkpoint)
     except ResumeError as error:

@@ -51,6 +51,7 @@ from megadga.zero.alone import losses_alone
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.deadline import limit_waiting
 from megadga.zero.engine import Engine
+from megadga.zero.weights_only import WeightsOnlyEngine
 
 
 @contextmanager
@@ -170,7 +171,7 @@ def _assemble(
         return files.stamps
 
     checkpoints = Checkpoints(
-        engine,
+        WeightsOnlyEngine(engine),
         config.output / CHECKPOINTS,
         plan=_checkpoint_plan(config),
         plugins=plugins,

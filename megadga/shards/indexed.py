@@ -64,10 +64,12 @@ class _Version:
     Attributes:
         stamp: Its size in bytes and time of change in nanoseconds.
         sha256: Its checksum; None: not known.
+        found: Another stamp that it was read with; None: none.
     """
 
     stamp: tuple[int, int]
     sha256: str | None
+    found: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ class IndexedShard:
             Token ids, read-only, shape ``(n, count)``.
 
         Raises:
-            ShardError: If the ``.bin`` is gone, or was cut or changed since the shard was opened.
+            ShardError: If the ``.bin`` is gone or has been cut since the shard was opened. Whether
+                it was changed otherwise is for ``check_unchanged`` to say.
         """
         size = count * self.dtype.itemsize
         offsets = (starts * self.dtype.itemsize).tolist()
@@ -144,8 +147,31 @@ class IndexedShard:
                 f"{tokens_path(self.prefix)}: expected {size} bytes at {offset}, found {len(row)}"
             )
         if stamp != self._version.stamp:
-            self._check_content(stamp)
+            self._version.found = stamp
         return np.frombuffer(content, dtype=self.dtype).reshape(starts.size, count)
+
+    def check_unchanged(self) -> None:
+        """Refuse a ``.bin`` that was rewritten since the shard was opened.
+
+        Of one that was read at another size or time the checksum decides, if it is known: one that
+        was only touched, or copied, is the same. Otherwise this costs nothing.
+
+        Raises:
+            ShardError: If what was read is not what was opened.
+        """
+        if self._version.found is None:
+            return
+        path, expected = tokens_path(self.prefix), self._version.sha256
+        try:
+            found = None if expected is None else checksum(path)
+        except OSError as error:
+            raise ShardError(f"{path}: expected tokens, found {error.strerror}") from error
+        if found is None or found != expected:
+            raise ShardError(
+                f"{path}: expected the file as it was when it was opened, found that it was "
+                "changed meanwhile"
+            )
+        self._version.stamp, self._version.found = self._version.found, None
 
     @property
     def tokens(self) -> TokenArray:
@@ -225,20 +251,6 @@ class IndexedShard:
             )
         first, last = self.document_starts[index : index + 2]
         return self.tokens[first:last]
-
-    def _check_content(self, stamp: tuple[int, int]) -> None:
-        """Refuse a ``.bin`` that was rewritten; one that was touched or copied is the same."""
-        path, expected = tokens_path(self.prefix), self._version.sha256
-        try:
-            found = None if expected is None else checksum(path)
-        except OSError as error:
-            raise ShardError(f"{path}: expected tokens, found {error.strerror}") from error
-        if found is None or found != expected:
-            raise ShardError(
-                f"{path}: expected the file as it was when it was opened, found that it was "
-                "changed meanwhile"
-            )
-        self._version.stamp = stamp
 
     def _read(self, dtype: str, count: int, offset: int) -> NDArray[Any]:
         path = index_path(self.prefix)

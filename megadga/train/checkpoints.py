@@ -6,6 +6,7 @@ Knows no batch and no loss.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import PickleError
 from typing import Any, Protocol, final
 
 from megadga.errors import ResumeError
@@ -217,7 +218,13 @@ class Checkpoints:
             prune(self._folder, newest=checkpoint, keep_last=self._plan.keep_last)
 
     def _load(self, checkpoint: Path) -> None:
-        loaded, client_state = self._engine.load_checkpoint(str(self._folder), checkpoint.name)
+        try:
+            loaded, client_state = self._engine.load_checkpoint(str(self._folder), checkpoint.name)
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, PickleError) as error:
+            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ResumeError(
+                f"{checkpoint}: expected files that DeepSpeed can load, found {found}"
+            ) from error
         if loaded is None:
             raise ResumeError(f"{checkpoint}: expected DeepSpeed's files, found some missing")
         self._load_plugins(client_state["megadga"], checkpoint)

@@ -157,4 +157,6 @@ def _object(value: object, name: str) -> dict[str, Any]:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
+    """Return the checksum of all but the identity, which is compared key by key."""
+    content = {name: value for name, value in content.items() if name != "identity"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -175,11 +175,13 @@ def test_leaving_a_loop_early_leaves_no_thread(domains):
     assert reading_threads() == []
 
 
-def test_an_error_while_reading_surfaces_as_itself_at_its_own_batch(domains, tmp_path):
+@pytest.mark.usefixtures("domains")
+def test_an_error_while_reading_surfaces_as_itself_at_its_own_batch(tmp_path):
     tokens = tmp_path / "a" / "train-00000.bin"
     content = np.fromfile(tokens, dtype=np.uint16)
     content[4 * 6 + 1] = 50_000  # in window 6 of domain a: plans 3 (row 3) and 6 (row 0)
     tokens.write_bytes(content.tobytes())
+    domains = open_domains(tmp_path, split="train", sequence_length=S)
     stream = BatchReader(domains, rows=np.arange(4)).stream(make_plans(9, []))
     assert [next(stream)[0].step for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ShardError, match=f"{tokens}: token 25: expected an id in .0, 50000"):

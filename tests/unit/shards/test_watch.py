@@ -21,8 +21,8 @@ def files(folder):
 
 
 def rewrite(path):
-    """Other tokens in place: as many, all of the vocabulary."""
-    path.write_bytes(path.read_bytes()[::-1][1:] + b"\x00")
+    """Write other tokens in place: as many, and all of the vocabulary."""
+    path.write_bytes(path.read_bytes()[2:] + path.read_bytes()[:2])
     later(path)
 
 
