@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster lint format bench-sampler bench-reader bench-prepare \
 	bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers \
-	plot-sensitivity evidence \
+	plot-sensitivity evidence gpu-kit gpu-check gpu-report \
 	clean
 
 # What benches read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
@@ -90,5 +90,15 @@ plot-sensitivity: setup  ## Draw docs/sensitivity.svg: what eta, T_r and beta do
 evidence: setup  ## Train configs/evidence on real text, with CORPUS=folder; 2 hours on two cores.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)'
 
+gpu-kit: setup  ## Collect in .gpu-kit what a bare machine with CUDA needs for gpu-check.
+	@$(BIN)/python tools/build_gpu_kit.py
+
+gpu-check: setup  ## Check exactness, no trace, speed and memory on a CUDA device; writes build/gpu (8 minutes).
+	@$(BIN)/python tools/build_gpu_kit.py --no-wheels
+	@$(BIN)/python tools/gpu_check.py --out build/gpu
+
+gpu-report: setup  ## Write docs/gpu.md from the records in docs/gpu.
+	@$(BIN)/python tools/gpu_report.py
+
 clean:  ## Remove what was set up and built; runs/ and shards/ stay.
-	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .gpu-kit build .pytest_cache .ruff_cache .hypothesis

@@ -10,10 +10,12 @@ from megadga.alignment.overhead import Reads, num_compared, num_measured, predic
 from megadga.arrays import FloatArray
 from megadga.build.basis import RunBasis
 from megadga.build.data import RunData, open_data
+from megadga.build.inputs import check_output
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.reference import RunReference
 from megadga.build.shape import model_shape
-from megadga.config.deepspeed import accumulation_steps
+from megadga.build.unlikely import find_unlikely
+from megadga.config.deepspeed import accumulation_steps, describe_settings
 from megadga.config.models import RunConfig
 from megadga.config.sections import LossReweightingSection
 from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeeds
@@ -32,22 +34,28 @@ MOST_ROWS = 40
 def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     """Validate a run against its shards and yield what it comes to, line by line.
 
-    Everything is validated before the first line.
+    Everything is validated before the first line. What can be done, and can hardly be meant, comes
+    last, a ``warning:`` a line.
 
     Args:
         config: The run.
         world_size: Ranks that it is meant for; None: not known yet.
 
     Raises:
-        ConfigError: If the configuration contradicts the shards or the number of ranks.
+        ConfigError: If the configuration contradicts the shards or the number of ranks, or the
+            output folder cannot be made.
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
     """
+    check_output(config)
     data = open_data(config)
     mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
+    weights = mixture.scheduler.init().averaged_weights
+    epochs = _epochs(config, data, weights)
     entries = {
         "model": _model(config, data),
         "data": _data(data),
         "training": _training(config),
+        "deepspeed": describe_settings(config),
         "ranks": _ranks(config, world_size),
         "probe": _probe(config, data, mixture),
         "evaluation": _evaluation(config, data),
@@ -63,7 +71,10 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     for label, text in entries.items():
         yield f"{label:<12}{text}"
     yield ""
-    yield from _table(config, data, mixture.scheduler.init().averaged_weights)
+    yield from _table(data, weights, epochs)
+    if warnings := list(find_unlikely(config, data, mixture, epochs)):
+        yield ""
+        yield from (f"warning: {config.tell(each)}" for each in warnings)
 
 
 def plan_leakage(config: RunConfig, rule: LeakageRule) -> tuple[LeakageSearch, ...]:
@@ -244,10 +255,9 @@ def _evaluation(config: RunConfig, data: RunData) -> str:
     return f"every {interval} steps: {domains}, {specific}; {each}"
 
 
-def _table(config: RunConfig, data: RunData, weights: FloatArray) -> Iterator[str]:
+def _table(data: RunData, weights: FloatArray, epochs: FloatArray) -> Iterator[str]:
     """Yield what each domain holds, and how often it is repeated if the weights stay so."""
     held_out = {domain.name: domain.num_tokens for domain in data.held_out}
-    epochs = _epochs(config, data, weights)
     listed = np.sort(np.argsort(-epochs, kind="stable")[:MOST_ROWS])
     rows = [("domain", "tokens", "held out", "weight", "epochs")]
     for index in map(int, listed):

@@ -8,15 +8,18 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from megadga.build.inputs import no_checkpoint
 from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage, plan_verification
-from megadga.cluster.failures import failures_noted
+from megadga.cluster.failures import failures_noted, note_presence
 from megadga.cluster.markers import RunFinishedError, finished_step
+from megadga.cluster.quiet import prints_of_first_rank, quieten
 from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
@@ -27,6 +30,8 @@ from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
 from megadga.prepare.workers import open_processes
 from megadga.shards.verify import FolderCheck, verify_shard
+from megadga.terminal import draws_bars
+from megadga.train.folder import CHECKPOINTS, latest_checkpoint
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
@@ -80,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="continue from this checkpoint, as step-00000500, and not from the latest; what was "
         "trained beyond it is left behind",
+    )
+    _add_run(
+        commands,
+        "evaluate",
+        _evaluate,
+        "evaluate a run's latest checkpoint, on sets of its own or on new ones "
+        "(evaluation.sets); train nothing",
     )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=_count, metavar="N", help="ranks it is meant for")
@@ -141,7 +153,8 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a dotted key with a YAML value, as mixing.step_size=0.5; repeatable",
+        help="override a dotted key with a YAML value, as mixing.step_size=0.5; paths in it are "
+        "relative to the working directory, those in CONFIG to its folder; repeatable",
     )
 
 
@@ -196,17 +209,27 @@ def _train(options: argparse.Namespace) -> int:
             step = finished_step(config)
             if step is not None:
                 return _nothing_left(config, step)
+        rank = rank_to_tell(os.environ)
+        quieten(os.environ, rank=rank)
         from megadga.build.run import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
         try:
-            with (
-                failures_noted(config.output, rank=rank_to_tell(os.environ)),
-                open_run(config, stop_requested=stop.requested, resume_from=resume_from) as run,
-            ):
+            with failures_noted(config.output, rank=rank), ExitStack() as stack:
+                with prints_of_first_rank(os.environ, rank=rank):
+                    opening = open_run(
+                        config, stop_requested=stop.requested, resume_from=resume_from
+                    )
+                    run = stack.enter_context(opening)
+                note_presence(config.output, rank=rank)
                 finished = train(run)
+                step = run.mixture.step
         except RunFinishedError as done:
             return _nothing_left(config, done.step)
+    if not finished and rank == 0:
+        told = f"{config.output}: saved at step {step}; the same command continues"
+        with suppress(OSError):  # the terminal may be what is gone
+            print(told, file=sys.stderr)
     # torchrun's agents would start again, at once, what does not end with 0.
     return 0 if finished or ranks.launcher == "torchrun" else STOPPED
 
@@ -214,6 +237,31 @@ def _train(options: argparse.Namespace) -> int:
 def _nothing_left(config: RunConfig, step: int) -> int:
     if rank_to_tell(os.environ) == 0:
         print(f"{config.output}: finished after step {step}; nothing is left to train")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    if config.evaluation is None:
+        raise config.mistake("evaluation", expected="a section", found="null")
+    # The first rank looks for all where there are several; one alone, before torch is imported.
+    alone = read_ranks(os.environ).world_size == 1
+    if alone and latest_checkpoint(config.output / CHECKPOINTS) is None:
+        raise no_checkpoint(config)
+    rank = rank_to_tell(os.environ)
+    quieten(os.environ, rank=rank)
+    from megadga.build.run import open_run  # noqa: PLC0415
+    from megadga.train.loop import evaluate  # noqa: PLC0415
+    from megadga.train.metrics import MetricsFile  # noqa: PLC0415
+
+    with failures_noted(config.output, rank=rank), ExitStack() as stack:
+        with prints_of_first_rank(os.environ, rank=rank):
+            run = stack.enter_context(open_run(config, to_evaluate=True))
+        metrics, step = evaluate(run), run.mixture.step
+    if rank == 0 and metrics:
+        MetricsFile(config.output / "evaluations.jsonl").log(step, metrics)
+        losses = {**metrics["evaluation"]["specific"], **metrics["evaluation"]["domains"]}
+        print("\n".join(f"step {step}: {name} {loss:.4f}" for name, loss in losses.items()))
     return 0
 
 
@@ -251,7 +299,9 @@ def _verify(folders: Sequence[FolderCheck]) -> None:
 def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:
     """Print what of each specific set's validation split is in training text."""
     total = sum(search.num_tokens for search in searches)
-    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=None) as bar:
+    with tqdm(
+        total=total, unit=" tokens", unit_scale=True, disable=not draws_bars(sys.stderr)
+    ) as bar:
         found = [search.run(bar.update) for search in searches]
     for leakage in found:
         print("", *render_leakage(leakage), sep="\n")

@@ -1,6 +1,7 @@
 """Write the manifest of a folder with shards that Megatron has built."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,6 +10,7 @@ from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.adopt import adopt_shards, count_token_bytes
 from megadga.shards.inspection import render_table, summarize
+from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -31,9 +33,15 @@ def main() -> None:
     add("--valid", metavar="GLOB", help="names, without .idx, of shards to validate on")
     args = parser.parse_args()
     try:
-        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod)
+        tokenizer = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False)
         total = count_token_bytes(args.folder)
-        with tqdm(total=total, unit="B", unit_scale=True, desc="reading", disable=None) as bar:
+        with tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc="reading",
+            disable=not draws_bars(sys.stderr),
+        ) as bar:
             adopted = adopt_shards(
                 args.folder, tokenizer.identity, valid=args.valid, progress=bar.update
             )

@@ -7,6 +7,7 @@ from megadga.prepare.bars import Bars
 from megadga.prepare.pipeline.build import build_shards
 from megadga.prepare.pipeline.command import add_options, read_build, read_execution
 from megadga.prepare.ranks import open_workers
+from megadga.prepare.reading.inputs import expand_inputs, left_out_lines
 from megadga.shards.inspection import render_table, summarize
 
 EPILOG = """\
@@ -19,8 +20,9 @@ examples:
 
 Inputs are files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt) and folders of files. Each is a
 domain, text/novels.jsonl.gz becomes shards/novels/, unless a key of the records or a clustering
-says. A pair qa.train.jsonl, qa.valid.jsonl becomes the two splits of shards/qa/; of any other
-input a fraction of the documents, chosen by their text, is held out for validation.
+says. A pair qa.train.jsonl, qa.valid.jsonl becomes the two splits of shards/qa/, as do files of a
+folder that say train and validation; what says test is left out. Of any other input a fraction
+of the documents, chosen by their text, is held out for validation.
 
 Killed, it goes on where it was when the same command is run again. The bytes that come out are the
 same for any number of workers, ranks and interruptions. Under mpirun one rank hands out the work.
@@ -41,11 +43,13 @@ def main() -> None:
             with Bars() as bars:
                 execution = read_execution(args, workers, stages=bars)
                 built = build_shards(read_build(args), execution)
+            left_out = left_out_lines(expand_inputs(args.input), pairs=True)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted; the same command goes on from here\n")
-    print(render_table([line for one in built.manifests for line in summarize(one)]))
+    table = render_table([line for one in built.manifests for line in summarize(one)])
+    print(table, *left_out, sep="\n")
     if built.rejects is not None:
         bad = f"{built.num_bad:,} of {built.num_records:,} records"
         print(f"left out {bad}: {built.rejects} lists them")

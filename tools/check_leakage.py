@@ -1,6 +1,7 @@
 """Look for the validation split of specific sets in training domains, n-gram by n-gram."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,6 +12,7 @@ from megadga.prepare.leakage.search import LeakageRule, plan_search
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.folder import open_split, read_folders
 from megadga.shards.inspection import find_sources
+from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -40,12 +42,14 @@ def main() -> None:
     args = parser.parse_args()
     try:
         rule = LeakageRule(args.n, args.document_share, args.max_overlap)
-        decode = load_tokenizer(args.tokenizer).decode if args.tokenizer else None
+        decode = load_tokenizer(args.tokenizer, encodes=False).decode if args.tokenizer else None
         folders = read_folders(args.domains)
         domains = open_split(folders, split="train", sequence_length=1).domains
         searches = [plan_search(source, domains, rule) for source in find_sources(args.specific)]
         total = sum(search.num_tokens for search in searches)
-        with tqdm(total=total, unit=" tokens", unit_scale=True, disable=None) as bar:
+        with tqdm(
+            total=total, unit=" tokens", unit_scale=True, disable=not draws_bars(sys.stderr)
+        ) as bar:
             found = [search.run(bar.update) for search in searches]
         if args.json:
             write_leakage(args.json, found)

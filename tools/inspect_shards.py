@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,6 +10,7 @@ from tqdm import tqdm
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.shards.inspection import find_sources, inspect_domain, read_document, render_table
+from megadga.terminal import draws_bars
 
 EPILOG = """\
 examples:
@@ -39,11 +41,13 @@ def main() -> None:
     try:
         sources = find_sources(args.folder)
         if args.decode is None:
-            bar = tqdm(sources, desc="inspecting", unit=" domains", disable=None)
+            bar = tqdm(
+                sources, desc="inspecting", unit=" domains", disable=not draws_bars(sys.stderr)
+            )
             found = [line for source in bar for line in inspect_domain(source)]
             print(render_table(found, sequence_length=args.sequence_length))
             return
-        tokenizer, split = load_tokenizer(args.tokenizer, eod=args.eod), args.split
+        tokenizer, split = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False), args.split
         for source in sources:
             stored = read_document(source, tokenizer.identity, split=split, index=args.decode)
             place = "" if stored.document_id is None else f" {json.dumps(stored.document_id)},"

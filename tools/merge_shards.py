@@ -1,6 +1,7 @@
 """Make one domain of several, with the same tokenizer."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,6 +10,7 @@ from megadga.errors import MegadgaError
 from megadga.shards.create import SHARD_TOKENS
 from megadga.shards.inspection import render_table, summarize
 from megadga.shards.merge import merge_domains, read_sources
+from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -37,7 +39,11 @@ def main() -> None:
         sources = read_sources(args.folders)
         total = sum(source.num_tokens for source in sources)
         with tqdm(
-            total=total, unit=" tokens", unit_scale=True, desc="merging", disable=None
+            total=total,
+            unit=" tokens",
+            unit_scale=True,
+            desc="merging",
+            disable=not draws_bars(sys.stderr),
         ) as bar:
             manifest = merge_domains(
                 sources,

@@ -9,7 +9,7 @@ from megadga.prepare.bars import Bars
 from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
 from megadga.prepare.clustering.sentences import SentenceEmbedder
 from megadga.prepare.pieces import plan_cut
-from megadga.prepare.reading.inputs import expand_inputs
+from megadga.prepare.reading.inputs import expand_inputs, left_out_lines, training_inputs
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\
@@ -19,7 +19,7 @@ example:
 
 The embedding is TF-IDF with a truncated SVD, fitted to the input, or a sentence-transformers model
 on this machine (--embedder). Give build_shards.py and histogram.py the same --piece-tokens.
-The result is the same for any number of workers.
+What says validation or test is left out. The result is the same for any number of workers.
 """
 
 
@@ -46,13 +46,14 @@ def main() -> None:
         embedder = args.embedder and SentenceEmbedder.load(args.embedder)
         with Bars() as bars:
             clustering = learn_clusters(
-                expand_inputs(args.input), args.output, recipe,
+                training_inputs(expand_inputs(args.input)), args.output, recipe,
                 embedder=embedder, workers=args.workers, stages=bars,
             )  # fmt: skip
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     levels = ", ".join(f"{level:,}" for level in clustering.tree.levels)
-    print(f"{args.output}: {levels} clusters, fingerprint {clustering.fingerprint[:12]}")
+    learnt = f"{args.output}: {levels} clusters, fingerprint {clustering.fingerprint[:12]}"
+    print(*left_out_lines(expand_inputs(args.input)), learnt, sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from megadga.errors import MegadgaError
 from megadga.prepare.workers import open_processes
 from megadga.shards.verify import find_folders, plan_checks, verify_shard
+from megadga.terminal import draws_bars
 
 EPILOG = """\
 example:
@@ -38,7 +39,13 @@ def main() -> None:
     try:
         with (
             open_processes(args.workers) as pool,
-            tqdm(total=total, unit="B", unit_scale=True, desc="verifying", disable=None) as bar,
+            tqdm(
+                total=total,
+                unit="B",
+                unit_scale=True,
+                desc="verifying",
+                disable=not draws_bars(sys.stderr),
+            ) as bar,
         ):
             for report in pool.map_in_order(verify_shard, checks):
                 for line in (*report.problems, *report.warnings):

@@ -16,26 +16,55 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
-from megadga.alignment.tangents.choosing import choose_tangent
+from megadga.alignment.following import Following
+from megadga.alignment.layouts import Layouts
+from megadga.alignment.tangents.choosing import (
+    choose_tangent,
+    is_callable_module,
+    maps_rows,
+    own_parameters,
+)
 from megadga.alignment.tangents.randomness import random_states
-from megadga.alignment.tangents.tangent import Call, Tangent, Trace
-from megadga.errors import UnsupportedEngineError
+from megadga.alignment.tangents.tangent import Call, SequenceRows, Tangent, Trace
 
 
 @final
 class Taps:
-    """The per-sequence numbers of the micro-batch that is passing through a tapped module."""
+    """The per-sequence numbers of the micro-batch that is passing through a tapped module.
 
-    def __init__(self) -> None:
+    Args:
+        layouts: Where the sequences lie in the outputs of modules; not asked for micro-batches of
+            one sequence.
+        following: Follows the sequences where layouts are not known; None: they are not followed.
+
+    Attributes:
+        unknown: Modules in whose outputs the sequences could not be told from one another, and the
+            shape of one. Numbers are not those of single sequences then, but add up to their sum.
+    """
+
+    def __init__(self, layouts: Layouts, following: Following | None) -> None:
         self._epsilon: Tensor | None = None
+        self._layouts = layouts
+        self._following = following
+        self.unknown: dict[str, tuple[int, ...]] = {}
 
-    def begin(self, num_sequences: int, device: torch.device) -> Tensor:
+    def begin(
+        self, num_sequences: int, device: torch.device, tokens: Tensor | None = None
+    ) -> Tensor:
         """Start a micro-batch.
+
+        Args:
+            num_sequences: Of the micro-batch.
+            device: Of the model.
+            tokens: What the model is shown, shape ``(num_sequences, S + 1)``, if it is known; only
+                needed where sequences are followed.
 
         Returns:
             Zeros whose ``.grad`` will hold the derivatives of whatever loss is differentiated,
             float64, shape ``(num_sequences,)``.
         """
+        if self._following is not None:
+            self._following.begin(tokens)
         self._epsilon = torch.zeros(
             num_sequences, dtype=torch.float64, device=device, requires_grad=True
         )
@@ -47,51 +76,98 @@ class Taps:
             return ()
         return random_states(self._epsilon.device)
 
-    def tap(self, name: str, tangent: Tangent, call: Call, outputs: Any) -> Any:
+    def tap(self, module: nn.Module, name: str, tangent: Tangent, call: Call, outputs: Any) -> Any:
         """Return a module's outputs with the identity behind each that is a tensor."""
         if self._epsilon is None or not torch.is_grad_enabled():
             return outputs
-        num_sequences = self._epsilon.numel()
         leaves, form = pytree.tree_flatten(outputs)
         places = [
             place
             for place, leaf in enumerate(leaves)
             if isinstance(leaf, Tensor) and leaf.is_floating_point()
         ]
-        batched = [_with_batch_axis(leaves[p], call, num_sequences, name) for p in places]
-        trace = tangent.trace(call, num_sequences)
-        identical = _tap(self._epsilon, trace, len(batched), *batched, *trace.kept)
-        for place, tensor in zip(places, identical, strict=True):
+        if not places:
+            return outputs
+        laid_out = [
+            self._lay_out(module, name, index, call, leaves[place])
+            for index, place in enumerate(places)
+        ]
+        trace = tangent.trace(call, [rows for _, rows in laid_out])
+        tensors = [tensor for tensor, _ in laid_out]
+        identical = _tap(self._epsilon, trace, len(tensors), *tensors, *trace.kept)
+        for place, tensor, (_, rows) in zip(places, identical, laid_out, strict=True):
             leaves[place] = tensor
+            if self._following is not None and name not in self.unknown:
+                self._following.follow(tensor, rows)
         return pytree.tree_unflatten(leaves, form)
+
+    def _lay_out(
+        self, module: nn.Module, name: str, index: int, call: Call, output: Tensor
+    ) -> tuple[Tensor, SequenceRows]:
+        """Return an output with a row a sequence, and where the sequences are in it."""
+        assert self._epsilon is not None
+        num_sequences = self._epsilon.numel()
+        if num_sequences == 1:
+            return output, SequenceRows(1)
+        layout = self._layouts.find(name, index, output.shape, num_sequences)
+        if layout is not None:
+            return layout.apply(output, num_sequences)
+        if self._following is not None:
+            followed = call.input if maps_rows(module) else output
+            rows = self._following.rows(followed, output.ndim, num_sequences)
+            if rows is not None:
+                return output, rows
+        self.unknown[name] = tuple(output.shape)
+        # Not left out: where a direction is gathered, every rank asks for the same pieces.
+        first = torch.zeros((), dtype=torch.int64, device=output.device)
+        return output, SequenceRows(num_sequences, numbers=first)
 
 
 @contextmanager
-def tapped(module: nn.Module, direction: Direction) -> Generator[Taps]:
-    """Tap every module that owns a parameter of the direction; take the hooks off at the end."""
-    taps = Taps()
+def tapped(
+    module: nn.Module, direction: Direction, layouts: Layouts, *, following: bool = False
+) -> Generator[Taps]:
+    """Tap every module that owns a parameter of the direction; take the hooks off at the end.
+
+    Args:
+        module: The whole model.
+        direction: What derivatives are taken along.
+        layouts: Where sequences lie in the outputs of its modules.
+        following: Whether they are followed where that is not known, function by function of
+            torch; it takes some time of each.
+    """
+    follows = Following() if following else None
+    taps = Taps(layouts, follows)
     with ExitStack() as hooks:
-        for name, child in _tappable(module):
+        if follows is not None:
+            hooks.enter_context(follows)
+        for name, child in modules_with_parameters(module):
             if (tangent := choose_tangent(child, direction)) is not None:
                 _ModuleTap(taps, name, tangent).hook_onto(child, hooks)
         yield taps
 
 
-def _tappable(module: nn.Module, name: str = "") -> Generator[tuple[str, nn.Module]]:
-    """Yield a module and its descendants, each once, but none inside one that uses them itself."""
+def modules_with_parameters(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules, each once, that use parameters of their own when they are called.
+
+    None inside one that uses its children's parameters itself.
+    """
+    found: list[tuple[str, nn.Module]] = []
     seen: set[nn.Module] = set()
 
-    def walk(child: nn.Module, name: str) -> Generator[tuple[str, nn.Module]]:
+    def walk(child: nn.Module, name: str) -> None:
         if child in seen:
             return
         seen.add(child)
-        yield name, child
+        if is_callable_module(child) and own_parameters(child):
+            found.append((name, child))
         if isinstance(child, nn.MultiheadAttention):
             return
         for key, grandchild in child.named_children():
-            yield from walk(grandchild, f"{name}.{key}" if name else key)
+            walk(grandchild, f"{name}.{key}" if name else key)
 
-    yield from walk(module, name)
+    walk(module, "")
+    return found
 
 
 @final
@@ -117,33 +193,14 @@ class _ModuleTap:
         self._states = self._taps.random_states()
 
     def _after(
-        self, _: nn.Module, positional: tuple[Any, ...], named: Mapping[str, Any], outputs: Any
+        self,
+        module: nn.Module,
+        positional: tuple[Any, ...],
+        named: Mapping[str, Any],
+        outputs: Any,
     ) -> Any:
         call = Call(positional, named, self._states)
-        return self._taps.tap(self._name, self._tangent, call, outputs)
-
-
-def _with_batch_axis(output: Tensor, call: Call, num_sequences: int, name: str) -> Tensor:
-    """Return an output with one row a sequence; what all of them share is repeated.
-
-    Position embeddings are looked up once for all sequences, by ids of shape ``(S,)`` or
-    ``(1, S)``.
-    """
-    if num_sequences == 1:
-        return output
-    arguments = pytree.tree_leaves((call.positional, dict(call.named)))
-    ids = [argument for argument in arguments if isinstance(argument, Tensor)]
-    if len(ids) == 1 and ids[0].ndim == 1 and not ids[0].is_floating_point():
-        return output.unsqueeze(0).expand(num_sequences, *output.shape)
-    if output.ndim and output.shape[0] == 1:
-        return output.expand(num_sequences, *output.shape[1:])
-    if output.ndim == 0 or output.shape[0] != num_sequences:
-        raise UnsupportedEngineError(
-            f"module {name!r}: expected an output with the {num_sequences} sequences of the "
-            f"micro-batch along its first axis, found shape {tuple(output.shape)}; "
-            "a sharded probe asks nothing of modules"
-        )
-    return output
+        return self._taps.tap(module, self._name, self._tangent, call, outputs)
 
 
 class _Tap(torch.autograd.Function):

@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megadga.build.basis import RunBasis, open_basis
+from megadga.build.inputs import check_inputs
 from megadga.build.reference import RunReference, open_reference
 from megadga.config.extending import ExtensionMixing
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import ImportanceMixing, aligns_to_specific
 from megadga.config.models import RunConfig
 from megadga.config.rules import ScheduleMixing
+from megadga.config.sections import EvaluatedSet, Packing
 from megadga.errors import ConfigError
 from megadga.shards.domain import Domain
 from megadga.shards.examples import open_examples
@@ -43,7 +45,8 @@ class RunData:
             aligns to nothing.
         held_out: Validation splits of the domains that have a whole window there, in order; none
             without evaluation.
-        held_out_specific: Validation splits of the specific sets that have one, in order.
+        held_out_specific: Validation splits of the specific sets that have one, and of the sets
+            that are evaluated beside them, in order.
         vocabulary_size: Rows of the model's embedding.
         basis: What a rule over mixtures of the domains lives on; None: it lives on the domains.
         reference: The model that losses are compared with; None where none are.
@@ -76,9 +79,10 @@ def open_data(config: RunConfig) -> RunData:
     Raises:
         ShardError: If a set is missing or damaged, too short, or by another tokenizer.
         ConfigError: If the model's vocabulary is smaller than the tokenizer's, domains are too
-            short and not left out, a basis is not one over them, or a reference model is not
-            one that fits the run.
+            short and not left out, a basis is not one over them, a reference model is not one
+            that fits the run, or files or folders are missing: all of them are named.
     """
+    check_inputs(config)
     length = config.model.sequence_length
     folders = read_folders(_domain_sources(config))
     targets = tuple(
@@ -181,7 +185,21 @@ def _held_out(
     held_out = open_split(_with_valid(folders), split="valid", sequence_length=length).domains
     if opened.too_short:
         held_out = tuple(domain for domain in held_out if domain.name not in opened.too_short)
-    return held_out, _open_specific(config, _with_valid(targets), split="valid")
+    specific = _open_specific(config, _with_valid(targets), split="valid")
+    return held_out, (*specific, *_open_evaluated(config, folders, config.evaluation.sets))
+
+
+def _open_evaluated(
+    config: RunConfig, folders: Sequence[ShardFolder], sets: Mapping[str, EvaluatedSet]
+) -> Iterator[SequenceSet]:
+    """Open the validation splits of sets that are evaluated and nothing else."""
+    for name, evaluated in sets.items():
+        folder = read_folder(DomainSource(name, evaluated.path))
+        check_same_tokenizer((folders[0], folder))
+        if "valid" not in folder.manifest.splits:
+            key = ("evaluation", "sets", name, "path")
+            raise config.mistake(*key, expected="a validation split", found="none")
+        yield from _packed(config, folder, evaluated.packing, split="valid")
 
 
 def _check_guarded(config: RunConfig, held_out: Sequence[Domain]) -> None:
@@ -210,15 +228,23 @@ def _open_specific(
     config: RunConfig, targets: Sequence[ShardFolder], *, split: str
 ) -> tuple[SequenceSet, ...]:
     """Open one split of some specific sets, each packed as the run has it."""
+    specific = config.data.specific
+    return tuple(
+        each
+        for target in targets
+        for each in _packed(config, target, specific[target.source.name].packing, split=split)
+    )
+
+
+def _packed(
+    config: RunConfig, folder: ShardFolder, packing: Packing, *, split: str
+) -> Sequence[SequenceSet]:
     length = config.model.sequence_length
-    opened: list[SequenceSet] = []
-    for target in targets:
-        match config.data.specific[target.source.name].packing:
-            case "stream":
-                opened += open_whole([target], split=split, sequence_length=length)
-            case "examples":
-                opened.append(open_examples(target.source, split=split, sequence_length=length))
-    return tuple(opened)
+    match packing:
+        case "stream":
+            return open_whole([folder], split=split, sequence_length=length)
+        case "examples":
+            return [open_examples(folder.source, split=split, sequence_length=length)]
 
 
 def _with_valid(folders: Sequence[ShardFolder]) -> Sequence[ShardFolder]:

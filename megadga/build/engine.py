@@ -58,7 +58,9 @@ def _own_schedule(config: RunConfig) -> Callable[[Optimizer], LambdaLR] | None:
     if section is None:
         return None
     schedule = WarmupStableDecay(**section.model_dump())
-    return lambda optimizer: LambdaLR(optimizer, schedule)
+    # A function: of an object torch saves the attributes, and a run that is made longer would go
+    # on with the schedule that it had.
+    return lambda optimizer: LambdaLR(optimizer, lambda step: schedule(step))  # noqa: PLW0108
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from deepspeed.accelerator import get_accelerator
 from megadga.alignment.methods import Probing
 from megadga.build.data import RunData, open_data
 from megadga.build.engine import make_engine
+from megadga.build.inputs import check_output, no_checkpoint
 from megadga.build.mixture import Mixture, make_mixture
 from megadga.build.ranks import process_group
 from megadga.build.reference_model import load_reference
@@ -23,11 +24,12 @@ from megadga.cluster.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.cluster.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.cluster.ranks import read_deadline_s
 from megadga.config.deepspeed import deepspeed_settings
-from megadga.config.identity import differences
+from megadga.config.identity import changes, differences
 from megadga.config.models import RunConfig
 from megadga.errors import ConfigError, ResumeError
 from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
+from megadga.report.history import START
 from megadga.shards.files import written_whole
 from megadga.shards.watch import DataWatch, check_content
 from megadga.train.agreement import Ranks, on_every_rank, on_first_rank
@@ -60,6 +62,7 @@ def open_run(
     *,
     stop_requested: Callable[[], bool] = lambda: False,
     resume_from: str | None = None,
+    to_evaluate: bool = False,
 ) -> Generator[Run]:
     """Yield the run that a configuration describes, at the step where it stopped. Collective.
 
@@ -71,9 +74,11 @@ def open_run(
         config: The run.
         stop_requested: Whether this rank was asked to stop; asked after every step.
         resume_from: Name of the checkpoint to continue from; None: the latest.
+        to_evaluate: Whether nothing is to be trained: the run may be finished, and needs a
+            checkpoint.
 
     Raises:
-        RunFinishedError: If nothing is left to train; on every rank, after they have parted.
+        RunFinishedError: If training is asked for and nothing is left to train; on every rank, after they have parted.
         ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed, or ranks
             have read different configurations.
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
@@ -81,6 +86,7 @@ def open_run(
         LockedError: If another process trains in the output folder.
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
+    check_output(config)
     data = open_data(config)
     mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
     _wait_for_operators(config)
@@ -91,9 +97,13 @@ def open_run(
             ranks = ProcessGroupCollective(None, torch.device(accelerator.current_device_name()))
             _check_same_everywhere(config, data, ranks)
             finished = on_first_rank(ranks, lambda: finished_step(config))
-            if finished is None or resume_from is not None:
+            if finished is None or resume_from is not None or to_evaluate:
                 finished = None
-                run = _assemble(config, data, mixture, stop_requested, ranks, lock, resume_from)
+                # Before minutes go into building a model.
+                point = _resume_point(config, data, ranks, lock, resume_from)
+                if to_evaluate and point is None:
+                    raise no_checkpoint(config)
+                run = _assemble(config, data, mixture, stop_requested, ranks, lock, point)
                 limit_waiting(deadline)  # in the groups, too, that DeepSpeed has made meanwhile
                 yield run
                 run.mixture.close()
@@ -142,13 +152,11 @@ def _assemble(
     stop_requested: Callable[[], bool],
     ranks: Ranks,
     lock: RunLock,
-    resume_from: str | None,
+    point: ResumePoint | None,
 ) -> Run:
     """Build every part, then create the output folder, then continue from its checkpoint."""
     settings = deepspeed_settings(config, dist.get_world_size())
     identity = _identity(config, data)
-    # Before minutes go into building a model.
-    point = _resume_point(config, identity, ranks, lock, resume_from)
     files = on_first_rank(ranks, lambda: DataWatch(data.files))
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
@@ -160,9 +168,6 @@ def _assemble(
     plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
     metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
-    sinks = FanOut(
-        () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
-    )
 
     def watch() -> Mapping[str, Any]:
         sinks.check()
@@ -183,6 +188,13 @@ def _assemble(
     checkpoints.resume(point)
     markers = _AgreedMarkers(RunMarkers(config, writes=ranks.rank == 0), ranks)
     markers.start()
+    sinks = FanOut(
+        () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
+    )
+    if dga.step == 0:
+        sinks.log(0, {"event": {"event": START, **dga.first_weights()}})
+    if point is not None and (changed := changes(point.header.identity, identity)):
+        sinks.log(dga.step, {"event": {"event": "changed", "keys": changed}})
     return Run(
         mixture=dga,
         trainer=trainer,
@@ -209,7 +221,7 @@ def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
 
 def _resume_point(
     config: RunConfig,
-    identity: Mapping[str, Any],
+    data: RunData,
     ranks: Ranks,
     lock: RunLock,
     resume_from: str | None,
@@ -219,6 +231,7 @@ def _resume_point(
     Where there is one, the folder is this run's, and is locked from here on.
     """
     folder = config.output / CHECKPOINTS
+    identity = _identity(config, data)
 
     def find() -> ResumePoint | None:
         return find_resume_point(folder, identity=identity, ranks=ranks, wanted=resume_from)

@@ -14,6 +14,8 @@ from pathlib import Path
 from megadga.errors import MegadgaError
 
 FOLDER = ".failures"
+_PRESENT = "present"
+_MOST_NAMED = 4
 MOST_CHARACTERS = 200
 """Of a message; those of gloo go on with advice."""
 
@@ -42,6 +44,29 @@ def failures_noted(output: Path, *, rank: int) -> Generator[None]:
         raise
 
 
+def note_presence(output: Path, *, rank: int) -> None:
+    """Note that a rank takes part, so that one that never says anything again can be named.
+
+    Args:
+        output: The run's folder, which is there.
+        rank: The number of the rank.
+    """
+    with suppress(OSError):  # it is for a message alone
+        folder = output / FOLDER / _PRESENT
+        folder.mkdir(parents=True, exist_ok=True)
+        text = f"rank {rank} on {socket.gethostname()}"
+        (folder / str(rank)).write_text(text, encoding="utf-8")
+
+
+def silent_ranks(output: Path) -> tuple[str, ...]:
+    """Return the ranks that took part and have not said why they ended, by number."""
+    folder = output / FOLDER
+    present = [path for path in (folder / _PRESENT).glob("*") if path.name.isdecimal()]
+    silent = (path for path in present if not (folder / path.name).exists())
+    ordered = sorted(silent, key=lambda path: int(path.name))
+    return tuple(path.read_text(encoding="utf-8", errors="replace") for path in ordered)
+
+
 def forget_failures(output: Path) -> None:
     """Remove what ranks of an earlier start have noted."""
     shutil.rmtree(output / FOLDER, ignore_errors=True)
@@ -63,7 +88,13 @@ def verdict(output: Path, code: int, lost: Sequence[str] = ()) -> str:
         code: The exit code of its ranks.
         lost: Names of hosts that do not answer any more, as far as the launcher knows.
     """
-    why = first_failure(output) or "no rank has said why"
+    why = first_failure(output)
+    silent = () if why is None else silent_ranks(output)
+    more = f" and {len(silent) - _MOST_NAMED} more" if len(silent) > _MOST_NAMED else ""
+    # Those that hang or were killed: the others say what they waited for in vain.
+    if silent:
+        why = f"{why}; no word from {', '.join(silent[:_MOST_NAMED])}{more}"
+    why = why or "no rank has said why"
     hosts = f"; lost: {', '.join(lost)}" if lost else ""
     return f"the run ended with code {code}: {why}{hosts}"
 

@@ -11,6 +11,7 @@ import socket
 from contextlib import suppress
 from typing import final
 
+from megadga.config.identity import without_changeable
 from megadga.config.models import RunConfig
 from megadga.errors import MegadgaError
 from megadga.shards.files import written_whole
@@ -113,5 +114,5 @@ class RunMarkers:
 
 
 def _fingerprint(config: RunConfig) -> str:
-    text = json.dumps(config.identity(), sort_keys=True)
+    text = json.dumps(without_changeable(config.identity()), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

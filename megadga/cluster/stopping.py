@@ -2,12 +2,13 @@
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Self, final
 
+from megadga.cluster.operators import remove_own_locks
 from megadga.cluster.signals import taken
 
 STOP_FILE = "MEGADGA_STOP_FILE"
@@ -29,10 +30,14 @@ class StopSignal:
 
     Args:
         file: Asks as well, as soon as it exists; None: signals alone.
+        before_end: Called before a second SIGINT ends the process.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(
+        self, file: Path | None = None, *, before_end: Callable[[], None] = lambda: None
+    ) -> None:
         self._file = file
+        self._before_end = before_end
         self._signalled = False
         self._interrupted = False
         self._taking = ExitStack()
@@ -41,7 +46,10 @@ class StopSignal:
     def of_environment(cls, environment: Mapping[str, str]) -> Self:
         """Return one that knows the launcher's file, if there is a launcher that has one."""
         path = environment.get(STOP_FILE)
-        return cls(None if path is None else Path(path))
+        return cls(
+            None if path is None else Path(path),
+            before_end=lambda: remove_own_locks(environment),
+        )
 
     def requested(self) -> bool:
         """Return whether this process was asked to stop."""
@@ -56,6 +64,7 @@ class StopSignal:
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:
+            self._before_end()
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         self._interrupted = self._interrupted or number == signal.SIGINT

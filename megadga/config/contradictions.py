@@ -1,4 +1,4 @@
-"""What DeepSpeed's settings must not say otherwise than the run. Knows neither files nor torch."""
+"""What DeepSpeed's settings must not say, alone or beside the run. Knows no files and no torch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from megadga.config.deepspeed_names import find_unknown_names
 from megadga.config.mistakes import from_validation
 from megadga.config.places import KeyPath, Mistake, shown
 from megadga.config.schedule import STABLE_DECAY, StableDecaySection
@@ -28,7 +29,7 @@ _BLOCKS = ("optimizer", "scheduler", "zero_optimization", *PRECISION_BLOCKS)
 def find_contradictions(
     settings: Mapping[str, Any], training: TrainingSection | None
 ) -> Iterator[Mistake]:
-    """Yield what DeepSpeed's settings lack, or say otherwise than the run does.
+    """Yield what DeepSpeed's settings lack, do not know, or say otherwise than the run does.
 
     Args:
         settings: DeepSpeed's, as its JSON has them.
@@ -42,6 +43,8 @@ def find_contradictions(
         yield from _batch_sizes(sound, training)
         yield from _precision(sound, training)
         yield from _schedule(sound.get("scheduler", {}), training)
+    yield from find_unknown_names(sound)
+    yield from _numbers(sound)
     yield from _unfilled(sound)
     if "optimizer" not in settings:
         yield _mistake("optimizer", expected="a mapping with type and params", found=None)
@@ -106,6 +109,20 @@ def _schedule(scheduler: Mapping[str, Any], training: TrainingSection) -> Iterat
             for mistake in from_validation(error, StableDecaySection):
                 path: KeyPath = ("deepspeed", "scheduler", "params", *mistake.path)
                 yield replace(mistake, path=path)
+
+
+def _numbers(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Find what must be a number of at least 0, and is not: DeepSpeed would compute with it."""
+    params: Any = settings.get("optimizer", {}).get("params", {})
+    rate: Any = cast("dict[str, Any]", params).get("lr", 0.0) if isinstance(params, dict) else 0.0
+    given: tuple[tuple[KeyPath, Any], ...] = (
+        (("optimizer", "params", "lr"), rate),
+        (("gradient_clipping",), settings.get("gradient_clipping", 0.0)),
+    )
+    for path, value in given:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != AUTO and not (number and value >= 0.0):
+            yield _mistake(*path, expected="a number of at least 0", found=value)
 
 
 def with_total(params: Mapping[str, Any], steps: int) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """DeepSpeed's settings for a run on a known number of ranks. Knows no DeepSpeed but its JSON."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from megadga.config.contradictions import BF16_BLOCKS, PRECISION_BLOCKS, stated, with_total
+from megadga.config.deepspeed_keys import DEFAULT_CLIPPING, DEFAULT_RATE, DEFAULT_RATES
+from megadga.config.deepspeed_names import optimizer_name
 from megadga.config.models import RunConfig
 from megadga.config.schedule import STABLE_DECAY, StableDecaySection
 
@@ -73,6 +76,67 @@ def stable_decay(config: RunConfig) -> StableDecaySection | None:
         return None
     params = with_total(scheduler["params"], config.training.steps)
     return StableDecaySection.model_validate(params)
+
+
+def describe_settings(config: RunConfig) -> str:
+    """Return in a line what decides how the model trains: as it is set, or as DeepSpeed has it."""
+    settings = config.deepspeed
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    name = optimizer_name(settings)
+    clipping = settings.get("gradient_clipping", DEFAULT_CLIPPING)
+    by_default = "" if "gradient_clipping" in settings else " (DeepSpeed's default)"
+    clipped = f"clipped to norm {clipping:g}" if clipping else "not clipped"
+    return (
+        f"ZeRO stage {stage}, {name} at a peak learning rate of {peak_rate(config):g}, "
+        f"{_schedule(config)}, gradients {clipped}{by_default}"
+    )
+
+
+def peak_rate(config: RunConfig) -> float:
+    """Return the largest learning rate that the run's schedule may reach."""
+    scheduler: Mapping[str, Any] = config.deepspeed.get("scheduler", {})
+    params: Mapping[str, Any] = scheduler.get("params", {})
+    rate = optimizer_rate(config)
+    match scheduler.get("type"):
+        case "WarmupLR":
+            peak = params.get("warmup_max_lr")
+        case "WarmupDecayLR":
+            peak = params.get("warmup_max_lr", DEFAULT_RATE)
+        case "OneCycle":
+            peak = params["cycle_max_lr"]
+        case "OneCycleLR" | "CyclicLR":
+            peak = params["max_lr"]
+        case "LRRangeTest":
+            growth = params.get("lr_range_test_step_rate", 1.0) * config.training.steps
+            growth /= params.get("lr_range_test_step_size", 2000)
+            peak = params.get("lr_range_test_min_lr", DEFAULT_RATE) * (1.0 + growth)
+        case _:
+            peak = None
+    return rate if peak is None else peak
+
+
+def optimizer_rate(config: RunConfig) -> float:
+    """Return the learning rate that the optimizer is given, whatever the schedule does with it."""
+    name = optimizer_name(config.deepspeed) or ""
+    default = DEFAULT_RATES.get(name, DEFAULT_RATE)
+    return config.deepspeed.get("optimizer", {}).get("params", {}).get("lr", default)
+
+
+def _schedule(config: RunConfig) -> str:
+    scheduler: Mapping[str, Any] = config.deepspeed.get("scheduler", {})
+    if not scheduler:
+        return "which stays"
+    params = with_total(scheduler.get("params", {}), config.training.steps)
+    told = [
+        f"{params[key]:,} {what}"
+        for key, what in (
+            ("warmup_num_steps", "of warm-up"),
+            ("decay_num_steps", "of decay"),
+        )
+        if key in params
+    ]
+    total = f" over {params['total_num_steps']:,} steps" if "total_num_steps" in params else ""
+    return f"scheduled by {scheduler['type']}{total}" + (f" ({', '.join(told)})" if told else "")
 
 
 def _fill_precision(settings: dict[str, Any], *, bf16: bool) -> None:

@@ -4,7 +4,7 @@ Knows no data: what the shards hold is added where they are opened.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from megadga.config.contradictions import BATCH_SIZES, PRECISION_BLOCKS, with_total
 from megadga.config.places import KeyPath, dotted, leaves, shown
@@ -28,6 +28,11 @@ NOT_TRAINED: dict[str, Any] = {
     "deepspeed": True,  # compared as it is completed
 }
 """Keys of a run that do not change what is trained, as pydantic's ``exclude``."""
+
+MAY_CHANGE: frozenset[KeyPath] = frozenset(
+    {("deepspeed", "scheduler", "params", "total_num_steps")}
+)
+"""Keys of an identity that may differ where a run goes on: it can be made longer or shorter."""
 
 _REPORTING = frozenset(
     {
@@ -83,6 +88,36 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         for path in {**before, **after}
         if path not in before or path not in after or before[path] != after[path]
     ]
+
+
+def other_run(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return a line for each difference that makes another run of it; see `differences`."""
+    return differences(without_changeable(expected), without_changeable(found))
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what two identities of one run have under each dotted key in which they differ."""
+    old, new = dict(leaves(before)), dict(leaves(after))
+    return {
+        dotted(path): (old.get(path), new.get(path))
+        for path in {**old, **new}
+        if old.get(path) != new.get(path)
+    }
+
+
+def without_changeable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without what may change where a run goes on."""
+    return _without(identity, ())
+
+
+def _without(section: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
+    return {
+        key: _without(cast("Mapping[str, Any]", value), (*path, key))
+        if isinstance(value, Mapping)
+        else value
+        for key, value in section.items()
+        if (*path, key) not in MAY_CHANGE
+    }
 
 
 def _told(values: Mapping[KeyPath, Any], path: KeyPath) -> str:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from megadga.config.mistakes import from_validation
 from megadga.config.models import RunConfig
+from megadga.config.paths import under, under_folders
 from megadga.config.places import Mistake, Places, shown
 from megadga.config.source import Document, parse, read_file
 from megadga.errors import ConfigError
@@ -17,8 +18,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read one run.
 
     Args:
-        path: YAML file. What it says under ``deepspeed`` may be a path relative to its folder.
+        path: YAML file. Every path in it is relative to its folder.
         overrides: ``key=value`` each, applied in this order: a dotted key and its value as YAML.
+            Paths in them are relative to the working directory.
 
     Raises:
         ConfigError: If anything is wrong, with a line for each mistake: file and line, key, what
@@ -27,10 +29,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     document = read_file(path)
     if not isinstance(document.values, dict):
         raise ConfigError(f"{path}:1: expected a mapping of keys, found {shown(document.values)}")
-    document = _with_deepspeed(document, path.parent)
+    document = _with_deepspeed(document)
     for number, override in enumerate(overrides, start=1):
         document = _with_override(document, override, f"override {number}")
-        document = _with_deepspeed(document, path.parent)
+        document = _with_deepspeed(document)
     mistakes = list(document.mistakes)
     places = Places(document.places)
     try:
@@ -41,7 +43,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise places.error(mistakes + [m for m in found if m.path not in told]) from None
     if mistakes:
         raise places.error(mistakes)
-    return config
+    return under_folders(config, document.folders)
 
 
 def _with_override(document: Document, override: str, place: str) -> Document:
@@ -51,12 +53,13 @@ def _with_override(document: Document, override: str, place: str) -> Document:
     return document.with_part(document.find(key), parse(value, lambda _: place))
 
 
-def _with_deepspeed(document: Document, folder: Path) -> Document:
+def _with_deepspeed(document: Document) -> Document:
     """Put the content of DeepSpeed's file in the place of its path."""
     name = document.values.get("deepspeed")
     if not isinstance(name, str):
         return document
-    path = folder / name
+    folders = document.folders
+    path = under(folders.get(("deepspeed",), folders[()]), Path(name))
     if path.is_file():
         return document.with_part(("deepspeed",), read_file(path))
     mistake = Mistake(("deepspeed",), "a JSON file", f"none at {path}")

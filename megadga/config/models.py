@@ -11,11 +11,12 @@ from megadga.config.contradictions import find_contradictions
 from megadga.config.extending import ExtensionMixing, WithExtensions
 from megadga.config.identity import NOT_TRAINED, settings_identity
 from megadga.config.mistakes import as_error
-from megadga.config.mixing import DgaMixing, Mixing
+from megadga.config.mixing import DgaMixing, Mixing, aligns_to_specific
 from megadga.config.mixing_contradictions import (
     find_batch_contradictions,
     find_rule_contradictions,
 )
+from megadga.config.paths import under, with_paths
 from megadga.config.places import Mistake, Places
 from megadga.config.sections import (
     CheckpointSection,
@@ -39,7 +40,8 @@ class RunConfig(Section):
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
     """Seed of everything random: initialisation, batches, probes; in [0, 2^63)."""
     output: Path
-    """Folder of the run's metrics and checkpoints, relative to the working directory."""
+    """Folder of the run's metrics and checkpoints. As every path here, relative to the folder of
+    this file; in an override (--set), to the working directory."""
     model: LlamaModel
     """What is trained."""
     data: DataSection
@@ -75,6 +77,14 @@ class RunConfig(Section):
         """Return the error that says what is wrong, with a line and its place for each mistake."""
         return self._places.error(mistakes)
 
+    def says(self, *path: str | int) -> bool:
+        """Return whether a key was written, in a file or in an override."""
+        return self._places.has(path)
+
+    def tell(self, mistake: Mistake) -> str:
+        """Return what is wrong at a key, or may be, as one line with its place."""
+        return self._places.tell(mistake)
+
     @property
     def is_guarded(self) -> bool:
         """Whether evaluations change what is trained."""
@@ -84,22 +94,31 @@ class RunConfig(Section):
         """Return everything here that changes the bits of what is trained, JSON-shaped.
 
         Where the data lies, where results go and how often they are looked at are left out, but
-        for evaluations that the mixture depends on; so is the number of steps, unless the
-        learning-rate schedule depends on it.
+        for evaluations that the mixture depends on; so are the number of steps, and specific sets
+        that the mixture does not align to. The length of the learning-rate schedule is in, and may
+        change (`MAY_CHANGE`).
         """
         values = self.model_dump(mode="json", exclude=NOT_TRAINED)
         values["deepspeed"] = settings_identity(self.deepspeed, self.training)
         if self.is_guarded and self.evaluation is not None:
-            values["evaluation"] = self.evaluation.model_dump(mode="json")
+            values["evaluation"] = self.evaluation.model_dump(mode="json", exclude={"sets"})
         if isinstance(self.mixing, ExtensionMixing):
             installed, _ = self.mixing.origin()
-            values["mixing"] = self.mixing.model_dump(mode="json")  # none of its keys is known
+            # None of its keys is known but by its type: files may move.
+            moved = with_paths(self.mixing, lambda _, path: Path(path.name))
+            values["mixing"] = moved.model_dump(mode="json")
             values["extension"] = installed.distribution
+        elif not aligns_to_specific(self.mixing):
+            del values["data"]["specific"]
         return values
 
     def to_yaml(self) -> str:
-        """Return the run as text that `load_config` reads back, defaults spelt out."""
-        return dump(self.model_dump(mode="json"))
+        """Return the run as text that `load_config` reads back, defaults spelt out.
+
+        Paths are absolute: the text is read from another folder than the run's file was.
+        """
+        absolute = with_paths(self, lambda _, path: under(Path.cwd(), path))
+        return dump(absolute.model_dump(mode="json"))
 
     @field_validator("mixing")
     @classmethod
@@ -119,6 +138,20 @@ class RunConfig(Section):
         if mixing and (mistakes := list(find_batch_contradictions(mixing, training))):
             raise as_error(mistakes)
         return training
+
+    @field_validator("evaluation")
+    @classmethod
+    def _names_differ(
+        cls, evaluation: EvaluationSection | None, info: ValidationInfo
+    ) -> EvaluationSection | None:
+        data: DataSection | None = info.data.get("data")
+        if evaluation is None or data is None:
+            return evaluation
+        if twice := sorted(evaluation.sets.keys() & data.specific.keys()):
+            expected = "names that no set under data.specific has"
+            mistakes = [Mistake(("evaluation", "sets", name), expected, name) for name in twice]
+            raise as_error(mistakes)
+        return evaluation
 
     @field_validator("deepspeed")
     @classmethod

@@ -64,6 +64,10 @@ class Places:
         """Return the place of a key, or of the closest section around it; empty: unknown."""
         return self.by_path.get(self._closest(path), "")
 
+    def has(self, path: KeyPath) -> bool:
+        """Return whether a key was written."""
+        return path in self.by_path
+
     def _closest(self, path: KeyPath) -> KeyPath:
         around = (path[:length] for length in range(len(path), -1, -1))
         return next((section for section in around if section in self.by_path), ())

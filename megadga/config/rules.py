@@ -23,7 +23,7 @@ class Replay(Section):
     """The weights of another run, after each of its updates."""
 
     metrics: Path
-    """That run's metrics.jsonl, relative to the working directory."""
+    """That run's metrics.jsonl, relative to this file."""
     initial: Weights = "uniform"
     """What that run began with, which its metrics do not tell."""
 
@@ -40,7 +40,7 @@ class ScheduleMixing(Section):
     """[{step, weights}, ...] from step 0 on; null: `csv` or `replay` says it."""
     csv: Path | None = None
     """Table with a column `step` and one of masses for each domain, a line a stage, relative to
-    the working directory; null: `stages` or `replay` says it."""
+    this file; null: `stages` or `replay` says it."""
     replay: Replay | None = None
     """Run whose weights are repeated: {metrics, initial}; null: `stages` or `csv` says it."""
     between: Literal["constant", "linear"] = "constant"
@@ -93,7 +93,7 @@ class DoremiMixing(Section):
     type: Literal["doremi"]
     """How the domains' weights are set."""
     reference: Path
-    """Output folder of another run, finished or stopped, relative to the working directory: its
+    """Output folder of another run, finished or stopped, relative to this file: its
     latest checkpoint is the reference model, of which every rank holds a whole copy."""
     interval: Count = 1
     """Optimizer steps between updates of the weights, at least 1; 1: the paper. Batches are read

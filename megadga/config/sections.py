@@ -37,14 +37,14 @@ class NamedFolder(Section):
     name: Annotated[str, Field(min_length=1)]
     """What metrics and weights call the domain; unique."""
     path: Path
-    """The domain's folder of shards, relative to the working directory."""
+    """The domain's folder of shards, relative to this file."""
 
 
 class SpecificSet(Section):
     """The few examples of the target task."""
 
     path: Path
-    """Folder of shards, as a domain's, relative to the working directory."""
+    """Folder of shards, as a domain's, relative to this file."""
     packing: Packing = "stream"
     """How documents become sequences; stream: windows over all of them, one after the other;
     examples: each by itself, padded at its end, with the loss on its own tokens alone."""
@@ -76,7 +76,7 @@ class DataSection(Section):
         Discriminator(_domains_form),
     ]
     """Training domains: a folder with one folder a domain, a folder of many domains in shared
-    shards, or a list of {name, path}."""
+    shards, or a list of {name, path}. Paths are relative to this file."""
     too_short: Literal["refuse", "leave_out"] = "refuse"
     """What becomes of domains without a single window of sequence_length + 1 tokens; refuse: the
     run does not start; leave_out: they are no part of the mixture, and `check` says how many."""
@@ -124,6 +124,15 @@ class TrainingSection(Section):
     than one micro-batch a rank costs a forward pass more: about a third more time."""
 
 
+class EvaluatedSet(Section):
+    """A set whose loss is measured, and nothing else."""
+
+    path: Path
+    """Folder of shards with a validation split, relative to this file."""
+    packing: Packing = "stream"
+    """How documents become sequences, as of a specific set."""
+
+
 class EvaluationSection(Section):
     """Losses on the held-out splits."""
 
@@ -131,6 +140,9 @@ class EvaluationSection(Section):
     """Optimizer steps between evaluations, at least 1; the last step is always evaluated."""
     sequences: Count = 64
     """Sequences of each validation split that are evaluated, at most; always the same ones."""
+    sets: dict[str, EvaluatedSet] = Field(default={})
+    """More sets to evaluate beside the domains and the specific sets, by name: {name: {path,
+    packing}}. A run may get new ones where it goes on, or when it is finished."""
 
 
 class CheckpointSection(Section):

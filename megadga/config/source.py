@@ -8,7 +8,7 @@ import copy
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,13 @@ class Document:
         values: What the text says.
         places: Where it says so.
         mistakes: What is wrong with the writing whatever the keys mean, such as a key given twice.
+        folders: What paths are relative to, at the root and at parts that came from elsewhere.
     """
 
     values: Any
     places: dict[KeyPath, str]
     mistakes: tuple[Mistake, ...] = ()
+    folders: dict[KeyPath, Path] = field(default_factory=lambda: {(): Path()})
 
     def with_part(self, path: KeyPath, part: "Document") -> "Document":
         """Return this document with ``part`` in the place of whatever is at ``path``, if anything.
@@ -64,9 +66,11 @@ class Document:
             section = section[name]
         section[path[-1]] = part.values
         places |= {path + key: place for key, place in part.places.items()}
+        folders = {key: each for key, each in self.folders.items() if key[: len(path)] != path}
+        folders |= {path + key: each for key, each in part.folders.items()}
         mistakes = tuple(m for m in self.mistakes if m.path[: len(path)] != path)
         moved = (replace(m, path=path + m.path) for m in part.mistakes)
-        return Document(values, places, (*mistakes, *moved))
+        return Document(values, places, (*mistakes, *moved), folders)
 
     def find(self, key: str) -> KeyPath:
         """Return the path that ``a.b.0`` names here; a number is an index where a list is."""
@@ -100,7 +104,7 @@ def read_file(path: Path) -> Document:
         raise ConfigError(f"{path}: expected UTF-8 text, found {error.reason}") from None
     if path.suffix == ".json":
         text = text.replace("\t", " ")  # JSON may indent with tabs, YAML may not
-    return parse(text, lambda line: f"{path}:{line}")
+    return replace(parse(text, lambda line: f"{path}:{line}"), folders={(): path.parent})
 
 
 def parse(text: str, place: Callable[[int], str]) -> Document:

@@ -148,10 +148,10 @@ def _config_text(folder: DemoFolder, run: str, size: RunSize) -> str:
     return _RUN.format(
         command=shlex.join(("deepspeed", *_arguments(folder.config(run), size.ranks))),
         seed=size.seed,
-        output=_quoted(folder.run(run)),
-        domains=_quoted(folder.domains),
+        output=_quoted(folder.run(run).relative_to(folder.root)),
+        domains=_quoted(folder.domains.relative_to(folder.root)),
         specific_name=SPECIFIC,
-        specific=_quoted(folder.specific / SPECIFIC),
+        specific=_quoted((folder.specific / SPECIFIC).relative_to(folder.root)),
         mixing=_MIXING[run].format(interval=size.steps // UPDATES),
         length=SEQUENCE_LENGTH,
         steps=size.steps,

@@ -223,6 +223,11 @@ class DgaPlugin:
         if self._observer is not None:
             self._observer.close()
 
+    def first_weights(self) -> dict[str, Any]:
+        """Return the averaged weights that a run begins with, as an ``update`` tells them."""
+        weights = self._records.weights(self._mixture, self.epochs)
+        return {name: by for name, by in weights.items() if name.endswith("averaged_weights")}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to continue; equal on every rank."""
         mixture = self._mixture

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TextIO, final
 
+from megadga.terminal import draws_bars
+
 LINE_INTERVAL_S = 60.0
 
 
@@ -45,7 +47,7 @@ class Bars:
     def __call__(self, stage: str, total: int, unit: str, /) -> Callable[[int], object]:
         """Begin a stage; return what is called with each number of units done."""
         self._close()
-        if not self._stream.isatty():
+        if not draws_bars(self._stream):
             return _Lines(stage, total, unit, stream=self._stream, clock=self._clock).advance
         from tqdm import tqdm  # noqa: PLC0415
 

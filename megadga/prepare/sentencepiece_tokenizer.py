@@ -1,7 +1,7 @@
 """The tokenizers that sentencepiece trains. Knows no documents, no shards."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -9,6 +9,7 @@ from sentencepiece import SentencePieceProcessor
 
 from megadga.arrays import TokenArray
 from megadga.errors import ConfigError
+from megadga.prepare.round_trips import check_round_trips
 from megadga.prepare.tokenizer_file import read_tokenizer_file
 from megadga.shards.manifest import TokenizerIdentity
 from megadga.shards.writer import best_dtype
@@ -37,32 +38,38 @@ class SentencePieceTokenizer:
 
     @classmethod
     def load(
-        cls, path: Path, *, eod: str | None = None, fingerprint: str | None = None
+        cls,
+        path: Path,
+        *,
+        eod: str | None = None,
+        fingerprint: str | None = None,
+        encodes: bool = True,
     ) -> "SentencePieceTokenizer":
         """Read a ``.model`` file.
 
         Args:
             path: The file.
             eod: Name of the control piece that ends documents; None: the model's own, ``</s>``.
-            fingerprint: What the file's SHA-256 must be; None: anything.
+            fingerprint: What the file's SHA-256 must be, in which case it has been checked
+                already; None: anything.
+            encodes: Whether text will be encoded, and so must not be lost.
 
         Raises:
             ConfigError: If it is missing, no sentencepiece model or another one, if it has no
-                such control piece, or if some text would become ``<unk>`` for want of byte pieces.
+                such control piece, or if some text would become ``<unk>`` for want of byte pieces
+                or come back changed.
         """
-        content, fingerprint = read_tokenizer_file(path, fingerprint=fingerprint)
+        content, found = read_tokenizer_file(path, fingerprint=fingerprint)
         processor = SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(content)
         except RuntimeError as error:
             raise ConfigError(f"{path}: expected a sentencepiece model, found {error}") from error
-        num_bytes = sum(processor.is_byte(list(range(processor.vocab_size()))))
-        if num_bytes != NUM_BYTES:
-            raise ConfigError(
-                f"{path}: expected {NUM_BYTES} byte pieces (byte_fallback), found {num_bytes}: "
-                "unknown characters would become <unk>"
-            )
-        return cls(path, processor, fingerprint=fingerprint, eod=_find_eod(path, processor, eod))
+        tokenizer = cls(path, processor, fingerprint=found, eod=_find_eod(path, processor, eod))
+        if encodes and fingerprint is None:
+            _check_spells_everything(path, processor)
+            check_round_trips(path, tokenizer, names=_named_pieces(processor))
+        return tokenizer
 
     @property
     def identity(self) -> TokenizerIdentity:
@@ -90,6 +97,15 @@ def _load_once(path: Path, eod: str, fingerprint: str) -> SentencePieceTokenizer
     return SentencePieceTokenizer.load(path, eod=eod, fingerprint=fingerprint)
 
 
+def _check_spells_everything(path: Path, processor: SentencePieceProcessor) -> None:
+    num_bytes = sum(processor.is_byte(list(range(processor.vocab_size()))))
+    if num_bytes != NUM_BYTES:
+        raise ConfigError(
+            f"{path}: expected {NUM_BYTES} byte pieces (byte_fallback), found {num_bytes}: "
+            "unknown characters would become <unk>"
+        )
+
+
 def _find_eod(path: Path, processor: SentencePieceProcessor, name: str | None) -> int:
     if name is None:
         if processor.eos_id() < 0:
@@ -103,3 +119,13 @@ def _find_eod(path: Path, processor: SentencePieceProcessor, name: str | None) -
             f"found {name!r}, {found}"
         )
     return piece
+
+
+def _named_pieces(processor: SentencePieceProcessor) -> Iterator[str]:
+    """Yield the control and the user-defined pieces, and perhaps a few others.
+
+    The library does not say which ones are user-defined; but those it gives the score 0.
+    """
+    for piece in range(processor.vocab_size()):
+        if processor.get_score(piece) == 0.0 and not processor.is_byte(piece):
+            yield processor.id_to_piece(piece)

@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
         ...
 
 
-def load_tokenizer(path: Path, *, eod: str | None = None) -> Tokenizer:
+def load_tokenizer(path: Path, *, eod: str | None = None, encodes: bool = True) -> Tokenizer:
     """Read a tokenizer of whatever kind.
 
     Args:
@@ -43,20 +43,23 @@ def load_tokenizer(path: Path, *, eod: str | None = None) -> Tokenizer:
             ``tokenizer.json``.
         eod: Name of the control token that ends documents; None: ``</s>`` of sentencepiece, the
             only well-known one that a Hugging Face tokenizer has.
+        encodes: Whether text will be encoded, and so must not be lost; what others have written
+            with a tokenizer that loses some can still be read.
 
     Raises:
         ConfigError: If it is missing or not what its name says, if ``eod`` is missing, ambiguous
-            or no control token, or if some text would be lost or encoded to control tokens.
+            or no control token, or if some text would be lost, changed or encoded to control
+            tokens.
     """
     file = path / HUGGINGFACE_FILE if path.is_dir() else path
     match file.suffix:
         case ".model":
-            return SentencePieceTokenizer.load(file, eod=eod)
+            return SentencePieceTokenizer.load(file, eod=eod, encodes=encodes)
         case ".json":
             # Where its library is missing, everything else still works.
             from megadga.prepare.huggingface_tokenizer import HuggingFaceTokenizer  # noqa: PLC0415
 
-            return HuggingFaceTokenizer.load(file, eod=eod)
+            return HuggingFaceTokenizer.load(file, eod=eod, encodes=encodes)
         case suffix:
             raise ConfigError(
                 f"{path}: expected a sentencepiece .model, a Hugging Face .json or a folder with "

@@ -9,6 +9,7 @@ from sentencepiece import SentencePieceTrainer
 
 from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import iterate_documents
+from megadga.prepare.reading.inputs import training_inputs
 from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
 from megadga.shards.files import written_whole
 
@@ -24,15 +25,16 @@ def sample_texts(
     """Yield text from the beginning of each input, as much of one as of any other.
 
     Args:
-        paths: Files or folders of documents.
+        paths: Files or folders of documents; those called after validation or test are left out.
         text_key: Where the objects of JSON lines have their text.
         max_characters: Bound on the text of all inputs together: training holds it in memory.
 
     Raises:
-        ConfigError: If an input cannot be read.
+        ConfigError: If an input cannot be read, or none is to train on.
     """
-    for path in paths:
-        remaining = max_characters // len(paths)
+    kept = training_inputs(paths)
+    for path in kept:
+        remaining = max_characters // len(kept)
         for document in iterate_documents(path, text_key=text_key):
             yield document.text[:remaining]
             remaining -= len(document.text)

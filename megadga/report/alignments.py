@@ -10,11 +10,11 @@ import numpy as np
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
 from megadga.report.lines import (
-    COLOURS,
     MAX_LINES,
     Axes,
     frame,
     label_ends,
+    line_style,
     new_panels,
     save,
 )
@@ -107,9 +107,13 @@ def plot_alignments(metrics: Path, image: Path) -> None:
 
 def _draw(axes: Axes, target: str, history: AlignmentHistory) -> None:
     heaviest = np.argsort(-history.weights, kind="stable")[:MAX_LINES]
-    for domain, colour in zip(heaviest, COLOURS, strict=False):
+    names = [history.names[int(domain)] for domain in heaviest]
+    styles = [line_style(name, history.names) for name in names]
+    for domain, (colour, dashes) in zip(heaviest, styles, strict=True):
         values, errors = history.alignments[:, domain], history.standard_errors[:, domain]
-        axes.plot(history.steps, values, color=colour, linewidth=1.5, marker=".", markevery=[-1])
+        axes.plot(
+            history.steps, values, dashes, color=colour, linewidth=1.5, marker=".", markevery=[-1]
+        )
         axes.fill_between(
             history.steps, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0.0
         )
@@ -119,9 +123,8 @@ def _draw(axes: Axes, target: str, history: AlignmentHistory) -> None:
     frame(axes, title=title, quantity="alignment", last_step=int(history.steps[-1]))
     axes.set_ylim(*axes.get_ylim())
     last: list[float] = history.alignments[-1, heaviest].tolist()
-    names = [history.names[int(domain)] for domain in heaviest]
     labels = [f"{name}  {value:.3g}" for name, value in zip(names, last, strict=True)]
-    label_ends(axes, labels, last, COLOURS[: len(labels)])
+    label_ends(axes, labels, last, [colour for colour, _ in styles])
 
 
 def _table(records: list[dict[str, float]], names: tuple[str, ...]) -> FloatArray:

@@ -39,9 +39,19 @@ COLOURS = (
     "#cc6677",
     "#222222",
 )
-OTHERS_COLOUR = "#888888"
+DASHES = ("-", "--", ":", "-.")
+OTHERS = ("#888888", "-")
 """Of what stands for several domains."""
 _LABEL_GAP = 0.045  # of the height of the axes
+
+
+def line_style(name: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return colour and dashes of a domain's line: the same ones in every run over these domains.
+
+    They go by the place of its name among all, not by its weight.
+    """
+    place = sorted(names).index(name)
+    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
 
 
 def new_axes() -> tuple[Figure, Axes]:
@@ -63,7 +73,7 @@ def frame(axes: Axes, *, title: str, quantity: str, last_step: int) -> None:
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(quantity)
-    axes.set_xlim(0.0, float(last_step))
+    axes.set_xlim(0.0, float(max(last_step, 1)))  # one step wide before anything has been trained
     axes.grid(axis="y", color="#e0e0e0", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

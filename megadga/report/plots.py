@@ -11,14 +11,14 @@ def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:
     """Draw a run's weights, and its alignments within their standard errors.
 
     Args:
-        metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
+        metrics: A run's ``metrics.jsonl``, finished or not.
         folder: Gets ``weights.png`` and ``alignments.png``, with a panel a specific set.
 
     Returns:
         The pictures; without alignments, where no update measured any, only the first.
 
     Raises:
-        ConfigError: If the metrics hold no update.
+        ConfigError: If the metrics tell of no weights.
     """
     weights, alignments = (folder / f"{name}.png" for name in ("weights", "alignments"))
     plot_weights(metrics, weights)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from megadga.report.history import WeightHistory, read_weights
+from megadga.report.history import WeightHistory, read_weights_from_start
 from megadga.report.lines import (
-    COLOURS,
     MAX_LINES,
-    OTHERS_COLOUR,
+    OTHERS,
     frame,
     label_ends,
+    line_style,
     new_axes,
     save,
 )
@@ -44,19 +44,22 @@ def plot_weights(metrics: Path, image: Path) -> None:
     """Draw the averaged weights of every domain over the steps as a PNG.
 
     Args:
-        metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
+        metrics: A run's ``metrics.jsonl``, finished or not; weights that stay are drawn too.
         image: Where to write.
 
     Raises:
         ConfigError: If the metrics hold no weights.
     """
-    history = read_weights(metrics)
+    history = read_weights_from_start(metrics)
     lines = heaviest_lines(history, MAX_LINES)
     figure, axes = new_axes()
-    colours = _colours(len(lines.names), with_others=len(history.names) > MAX_LINES)
-    for weights, colour in zip(lines.weights.T, colours, strict=True):
+    styles = [
+        line_style(name, history.names) if name in history.names else OTHERS
+        for name in lines.names
+    ]
+    for weights, (colour, dashes) in zip(lines.weights.T, styles, strict=True):
         axes.plot(
-            lines.steps, weights, color=colour, linewidth=2.0, marker=".", markevery=[-1]
+            lines.steps, weights, dashes, color=colour, linewidth=2.0, marker=".", markevery=[-1]
         )  # the mark shows a run with a single update
     frame(
         axes,
@@ -67,11 +70,5 @@ def plot_weights(metrics: Path, image: Path) -> None:
     axes.set_ylim(0.0, 1.05 * float(lines.weights.max()))
     last: list[float] = lines.weights[-1].tolist()
     labels = [f"{name}  {weight:.3f}" for name, weight in zip(lines.names, last, strict=True)]
-    label_ends(axes, labels, last, colours)
+    label_ends(axes, labels, last, [colour for colour, _ in styles])
     save(figure, image)
-
-
-def _colours(num_lines: int, *, with_others: bool) -> tuple[str, ...]:
-    if with_others:
-        return (*COLOURS[: num_lines - 1], OTHERS_COLOUR)
-    return COLOURS[:num_lines]

@@ -87,11 +87,17 @@ class Evaluation:
         """Evaluate if it is due. Collective: every rank calls it.
 
         Returns:
+            As `measure`, or nothing.
+        """
+        return self.measure() if self._plan.due(step) else {}
+
+    def measure(self) -> Metrics:
+        """Evaluate. Collective: every rank calls it.
+
+        Returns:
             An ``evaluation`` record with mean losses in nats a token: ``specific`` and ``domains``
             by name, and ``general``, the mean over the domains (None without any).
         """
-        if not self._plan.due(step):
-            return {}
         losses = self._mean_losses().tolist()
         named = list(zip((s.name for s in self._sets), losses, strict=True))
         of_domains = losses[: self._num_domains]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from megadga.config.identity import differences
+from megadga.config.identity import other_run
 from megadga.errors import ResumeError
 from megadga.shards.files import checksum, written_whole
 
@@ -84,7 +84,7 @@ def read_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointH
             names the keys that differ, what the checkpoint has and what this run has.
     """
     header = load_header(checkpoint)
-    if differing := differences(header.identity, identity):
+    if differing := other_run(header.identity, identity):
         named = "; ".join(differing[:_NAMED])
         more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
         path = header_path(checkpoint)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from megadga.plugin import DgaPlugin, Plugin
+from megadga.plugin import DgaPlugin, Metrics, Plugin
 from megadga.train.checkpoints import Checkpoints
+from megadga.train.evaluation import Evaluation
 from megadga.train.metrics import MetricSink
 from megadga.train.stopping import AgreedStop
 from megadga.train.trainer import Trainer
@@ -41,6 +42,17 @@ class Run:
     stop: AgreedStop
     markers: Markers
     total_steps: int
+
+
+def evaluate(run: Run) -> Metrics:
+    """Evaluate a run as it stands; train nothing.
+
+    Returns:
+        An ``evaluation`` record, or nothing if the run has no sets to evaluate. Collective.
+    """
+    measured = [each.measure() for each in run.plugins if isinstance(each, Evaluation)]
+    run.markers.end(run.mixture.step, finished=run.mixture.step >= run.total_steps)
+    return measured[0] if measured else {}
 
 
 def train(run: Run) -> bool:

@@ -1,19 +1,25 @@
 """What a person sees while a run trains. Knows metrics by name, not where they come from."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TextIO, final
 
 from tqdm import tqdm
 
 from megadga.plugin import Metrics
+from megadga.terminal import draws_bars
 
 _SHOWN_WEIGHTS = 3
+_UNTOLD = ("start",)
+"""Events of which the lines of steps say as much."""
 
 
 @final
 class Progress:
-    """A bar on a terminal; elsewhere, for logs, a plain line now and then. A ``MetricSink``.
+    """A bar on a terminal that has columns; elsewhere, for logs, plain lines. A ``MetricSink``.
+
+    Plain lines are of the first step and then now and then, with the time left.
 
     Args:
         total_steps: Optimizer steps of the whole run.
@@ -21,6 +27,7 @@ class Progress:
         weights: Weight of each domain at the start; updates in the metrics replace them.
         stream: Where to write, for example standard error.
         line_interval: Steps between plain lines, at least 1.
+        clock: Seconds since any fixed moment.
     """
 
     def __init__(
@@ -31,16 +38,19 @@ class Progress:
         weights: Mapping[str, float],
         stream: TextIO,
         line_interval: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total_steps = total_steps
         self._stream = stream
         self._line_interval = line_interval
         self._largest = _largest(weights)
+        self._clock = clock
+        self._timed_from: tuple[int, float] | None = None
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
             file=stream,
-            disable=not stream.isatty(),
+            disable=not draws_bars(stream),
             unit="step",
             dynamic_ncols=True,
         )
@@ -60,18 +70,29 @@ class Progress:
             self._show_step(step, metrics["train"])
         if "evaluation" in metrics:
             self._write(f"step {step}: validation {_losses(metrics['evaluation'])}")
-        if "event" in metrics:
+        if "event" in metrics and metrics["event"]["event"] not in _UNTOLD:
             self._write(f"step {step}: {_event(metrics['event'])}")
         if step == self._total_steps:
             self._bar.close()
 
     def _show_step(self, step: int, train: Mapping[str, Any]) -> None:
         told = f"loss {train['loss']:.3f}  {train['tokens_per_s']:,.0f} tokens/s  {self._largest}"
+        is_first = self._timed_from is None
+        if self._timed_from is None:  # the first step of a process has much to set up
+            self._timed_from = step, self._clock()
         if not self._bar.disable:
             self._bar.set_postfix_str(told, refresh=False)
             self._bar.update()
-        elif step % self._line_interval == 0 or step == self._total_steps:
-            self._write(f"step {step}/{self._total_steps}  {told}")
+        elif is_first or step % self._line_interval == 0 or step == self._total_steps:
+            left = self._time_left(step, *self._timed_from)
+            self._write(f"step {step}/{self._total_steps}  {told}{left}")
+
+    def _time_left(self, step: int, first_step: int, since: float) -> str:
+        """Return how long the rest takes, at the speed since this process's first step."""
+        if not first_step < step < self._total_steps:
+            return ""
+        seconds = (self._clock() - since) / (step - first_step) * (self._total_steps - step)
+        return f"  {tqdm.format_interval(seconds)} left"
 
     def _write(self, line: str) -> None:
         with suppress(OSError):  # a closed terminal ends no run: a stop saves first

@@ -10,6 +10,16 @@ from torch import Tensor
 
 from megadga.arrays import FloatArray
 
+try:
+    from torch.distributed import all_gather_single, reduce_scatter_single
+except ImportError:  # before torch 2.13, which warns of these names
+    from torch.distributed import (  # pyright: ignore[reportDeprecated]
+        all_gather_into_tensor as all_gather_single,  # pyright: ignore[reportDeprecated]
+    )
+    from torch.distributed import (  # pyright: ignore[reportDeprecated]
+        reduce_scatter_tensor as reduce_scatter_single,  # pyright: ignore[reportDeprecated]
+    )
+
 
 @final
 class ProcessGroupCollective:
@@ -48,7 +58,7 @@ class ProcessGroupCollective:
             parts: One row for each rank, shape ``(world_size, elements)``, contiguous.
         """
         own = parts.new_empty(parts.shape[1])
-        dist.reduce_scatter_single(own, parts.flatten(), group=self._group)
+        reduce_scatter_single(own, parts.flatten(), group=self._group)
         return own
 
     def all_gather(self, own: Tensor) -> Tensor:
@@ -58,7 +68,7 @@ class ProcessGroupCollective:
             own: Shape ``(elements,)``, contiguous, as many on every rank.
         """
         gathered = own.new_empty(self.world_size * own.numel())
-        dist.all_gather_single(gathered, own, group=self._group)
+        all_gather_single(gathered, own, group=self._group)
         return gathered.view(self.world_size, -1)
 
     def agreed_sum_of_tensors(self, tensors: Sequence[Tensor]) -> list[Tensor]:

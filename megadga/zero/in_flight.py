@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from megadga.alignment.directions import Direction
+from megadga.alignment.layouts import Layouts
 from megadga.alignment.packing import PackedSequences
 from megadga.alignment.protocols import Drawn, MeasuredSequences, TrainedBatch, Watch
 from megadga.alignment.taps import Taps, tapped
 from megadga.arrays import FloatArray
+from megadga.errors import UnsupportedEngineError
 from megadga.zero.aim import AimSource
 from megadga.zero.engine import eager
 from megadga.zero.passes import ProbePasses
@@ -34,26 +36,36 @@ class TrainingTaps:
     """
 
     def __init__(self, passes: ProbePasses) -> None:
-        self._engine = passes.engine
+        self._passes, self._engine = passes, passes.engine
         self._collective = passes.collective
         self._open: ExitStack | None = None
+        self._taps: Taps | None = None
         self._epsilons: list[Tensor] = []
 
-    def start(self, direction: Direction) -> None:
-        """Tap every forward and backward pass from here on. A compiled module runs eagerly."""
+    def start(self, direction: Direction, layouts: Layouts) -> None:
+        """Tap every forward and backward pass from here on. A compiled module runs eagerly.
+
+        Raises:
+            UnsupportedEngineError: If the sequences of a micro-batch cannot be told from one
+                another in the outputs of every module.
+        """
         self.stop()
+        if self._passes.single:
+            raise UnsupportedEngineError(_cannot_tell(layouts.unknown))
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
-            taps = stack.enter_context(tapped(self._engine.module, direction))
+            taps = stack.enter_context(
+                tapped(self._engine.module, direction, layouts, following=self._passes.following)
+            )
             hook = self._engine.module.register_forward_pre_hook(self._begin(taps), prepend=True)
             stack.callback(hook.remove)
-            self._open = stack.pop_all()
+            self._open, self._taps = stack.pop_all(), taps
 
     def stop(self) -> None:
         """Take all hooks off, if there are any."""
         if self._open is not None:
             self._open.close()
-        self._open, self._epsilons = None, []
+        self._open, self._taps, self._epsilons = None, None, []
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         """Take the hooks off and return the derivative of each sequence's summed loss, ``(B,)``.
@@ -62,8 +74,10 @@ class TrainingTaps:
 
         Raises:
             ValueError: If the step trained on another number of micro-batches.
+            UnsupportedEngineError: If a module of this rank has returned what it had not before,
+                and the sequences in it cannot be told from one another.
         """
-        epsilons = self._epsilons
+        epsilons, taps = self._epsilons, self._taps
         self.stop()
         if len(epsilons) != len(batch.rows):
             raise ValueError(
@@ -76,16 +90,32 @@ class TrainingTaps:
         for rows, epsilon in zip(torch.from_numpy(batch.rows), epsilons, strict=True):
             if epsilon.grad is not None:
                 numbers[rows] = epsilon.grad.cpu() * scale
-        return self._collective.agreed_sum(numbers.numpy())
+        unknown = {} if taps is None else taps.unknown
+        *along, num_unknown = self._collective.agreed_sum(np.append(numbers, len(unknown)))
+        if num_unknown:
+            raise UnsupportedEngineError(_cannot_tell(unknown))
+        return np.array(along)
 
     def _begin(self, taps: Taps) -> Any:
         size, device = self._engine.train_micro_batch_size_per_gpu(), self._engine.device
 
-        def begin(_: nn.Module, __: tuple[Any, ...]) -> None:
+        def begin(_: nn.Module, positional: tuple[Any, ...]) -> None:
             if torch.is_grad_enabled():
-                self._epsilons.append(taps.begin(size, device))
+                tokens = positional[0] if positional else None
+                known = isinstance(tokens, Tensor) and len(tokens) == size
+                self._epsilons.append(taps.begin(size, device, tokens if known else None))
 
         return begin
+
+
+def _cannot_tell(unknown: Mapping[str, tuple[int, ...]]) -> str:
+    some = [f"{name!r} (an output of shape {shape})" for name, shape in unknown.items()]
+    modules = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
+    return (
+        "in-flight probe: expected every module to return the sequences of a micro-batch along an "
+        f"axis, found no such axis in {modules or 'a module of another rank'}; measure with probe "
+        "type directional or sharded, or train with micro-batches of one sequence"
+    )
 
 
 @final
@@ -109,7 +139,7 @@ class InFlightProbe:
         aim = self._source.aim(update, target)
         self._check(aim, target)
         measured = self._measured_apart(aim.direction, apart)
-        self._taps.start(aim.direction)
+        self._taps.start(aim.direction, self._passes.layouts(target))
         return Watch(measured, aim.squared_norm, aim.energy, aim.preconditioned)
 
     def finish(self, batch: TrainedBatch) -> FloatArray:

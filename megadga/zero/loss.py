@@ -1,6 +1,6 @@
 """From a module and tokens to the loss that gradients are taken of. Knows no engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,13 +19,14 @@ def mean_loss(module: nn.Module, tokens: Tensor) -> Tensor:
 
     Args:
         module: Returns that mean itself, a scalar, as ``cross_entropy`` does by default; or one
-            loss a token, shape ``(b, S)``.
+            loss a token, shape ``(b, S)``; or an object whose ``loss`` is one of these, such as a
+            ``ModelOutput`` of Hugging Face's ``transformers``.
         tokens: Shape ``(b, S + 1)``.
 
     Raises:
         ValueError: If the module returns something else.
     """
-    losses: Tensor = module(tokens)
+    losses = loss_tensor(module(tokens), "module")
     if losses.ndim == 0:
         return losses
     padding = tokens[:, 1:] == PADDING
@@ -35,6 +36,32 @@ def mean_loss(module: nn.Module, tokens: Tensor) -> Tensor:
             f"found shape {tuple(losses.shape)}"
         )
     return losses.masked_fill(padding, 0.0).sum() / (~padding).sum()
+
+
+def loss_tensor(returned: Any, what: str) -> Tensor:
+    """Return a loss as a tensor: what was returned, or its ``loss``.
+
+    Args:
+        returned: By a module or a loss function.
+        what: Which of these; for the message.
+
+    Raises:
+        ValueError: If there is no tensor in it to be the loss.
+    """
+    if isinstance(returned, Tensor):
+        return returned
+    found = returned.get("loss") if isinstance(returned, Mapping) else None
+    found = getattr(returned, "loss", found)
+    if isinstance(found, Tensor):
+        return found
+    kind = type(returned).__name__
+    described = f"a {kind} of {len(returned)}" if isinstance(returned, tuple) else f"a {kind}"
+    if hasattr(returned, "loss") or isinstance(returned, Mapping):
+        described += " without one (is it called without labels?)"
+    raise ValueError(
+        f"{what}: expected a tensor of losses, or an object with one as its loss, found "
+        f"{described}"
+    )
 
 
 def causal_lm_loss(module: nn.Module, tokens: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_probes_leave_no_trace(folder: Path, tmp_path: Path, family: str) -> Non
 
 
 @pytest.fixture(scope="module")
-def refusals(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+def refusals(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What was said to engines and models that are not supported."""
     output = tmp_path_factory.mktemp("refusals")
     return run_ranks("tests.distributed.workers.refusals", 1, output, str(folder))
@@ -132,6 +133,21 @@ def test_what_a_probe_cannot_see_is_refused_and_sharded_is_named(
         assert hidden[name].startswith("UnsupportedEngineError: probe: expected a derivative of")
         assert "no hook" in hidden[name]
         assert hidden[name].endswith("measure with probe type sharded")
+
+
+@pytest.mark.parametrize("model", ["packed-row", "mixtral", "routed", "out-of-sight"])
+def test_sequences_are_measured_wherever_they_lie(
+    refusals: dict[str, dict[str, Any]], model: str
+) -> None:
+    found = refusals["unusual"][model]
+
+    assert found["alignments"] < TOLERANCE["fp32"]
+    assert found["standard errors"] < TOLERANCE["fp32"]
+    if model == "out-of-sight":  # its micro-batches are taken apart, which training's are not
+        assert found["in_flight"].startswith("in-flight probe: expected every module to return")
+        assert "'position' (an output of shape" in found["in_flight"]
+    else:
+        assert found["in_flight"] < TOLERANCE["fp32"]
 
 
 def test_ways_that_cannot_measure_what_a_score_needs_are_refused(

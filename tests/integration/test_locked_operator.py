@@ -30,6 +30,7 @@ def test_a_lock_that_nobody_releases_is_named_at_the_deadline(tmp_path: Path) ->
         MEGADGA_DEADLINE_S="0.5",
     )
     assert done.code == 2
-    assert f"waiting for {lock}, while an operator is compiled" in done.text
+    assert f"waiting for {lock}, at most 0.5 s, while an operator is compiled; no" in done.text
+    assert f"left by one that was killed: rm {lock}" in done.text
     assert f"{lock}: expected no lock on a compiled operator, found one after 0.5 s" in done.text
     assert not (tmp_path / "out").exists()

@@ -40,6 +40,21 @@ RULES = {
 }
 
 
+def schedule(name: str, **params: float) -> list[str]:
+    values = ", ".join(f"{key}: {value}" for key, value in params.items())
+    return [f"deepspeed.scheduler={{type: {name}, params: {{total_num_steps: auto, {values}}}}}"]
+
+
+SCHEDULES = {
+    "cosine": schedule("WarmupCosineLR", warmup_num_steps=2, warmup_min_ratio=0.5),
+    "decay": schedule("WarmupStableDecayLR", warmup_num_steps=1, decay_num_steps=2),
+    "fixed_weights": [
+        *schedule("WarmupDecayLR", warmup_num_steps=1),
+        "mixing={type: static, weights: uniform}",
+    ],
+}
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What became of every rule's runs, by its name."""
@@ -51,18 +66,40 @@ def found(tmp_path_factory):
     basis = Basis.from_rows(rows, names=("qa", "code"), domains=CLUSTERS, clustering=CLUSTERING)
     write_basis(folder / "basis.npz", basis)
     worker = "tests.integration.workers.rules"
-    finished = run_job(alone(worker, json.dumps({k: [*v] for k, v in RULES.items()})), folder)
+    rules = json.dumps({k: [*v] for k, v in RULES.items()})
+    finished = run_job(alone(worker, rules, json.dumps(SCHEDULES)), folder)
     assert finished.code == 0, finished.text
     return json.loads(finished.text.splitlines()[-1])
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_run_in_two_parts_ends_like_the_whole_one(found, rule):
-    assert found[rule]["resumed_at"] == 3
-    assert found[rule]["records_equal"]
-    assert found[rule]["differing"] == []
+    run = found["rules"][rule]
+    assert run["resumed_at"] == 3
+    assert run["records_equal"]
+    assert run["differing"] == []
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_mixture_moves(found, rule):
-    assert found[rule]["updates"] >= 2
+    assert found["rules"][rule]["updates"] >= 2
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_finished_run_can_be_made_longer_by_a_schedule_that_ends(found, name):
+    run = found["longer"][name]
+    assert run["resumed_at"] == 4
+    assert len(run["expected"]) == 3
+    assert run["rates"] == run["expected"]
+    assert run["changed"] == [{"deepspeed.scheduler.params.total_num_steps": [4, 8]}]
+    assert run["done"]
+
+
+def test_a_finished_run_is_evaluated_on_a_set_that_it_has_not_seen(found):
+    assert found["evaluated"] == {
+        "step": 8,
+        "sets": ["target", "new"],
+        "finite": True,
+        "done": True,
+        "kept": True,
+    }

@@ -88,6 +88,9 @@ def test_a_stopped_run_saves_ends_and_goes_on_as_if_nothing_had_happened(tmp_pat
     assert undisturbed.code == 0, undisturbed.text
     assert stopped.code == 75, stopped.text
     assert "asked to stop" in stopped.text
+    assert f"{OUTPUT}: saved at step {last}; the same command continues\n" in stopped.text
+    before_step_1, *_ = undisturbed.text.partition("step 1/")
+    assert len(before_step_1.splitlines()) <= 3, before_step_1
     assert markers == {"REQUEUE"}
     assert 3 <= last < 40
     assert (parts / OUTPUT / f"checkpoints/step-{last:08d}").is_dir()

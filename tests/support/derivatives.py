@@ -10,7 +10,7 @@ from megadga.alignment.directions import Direction, Factors
 from megadga.alignment.tangents.choosing import choose_tangent
 from megadga.alignment.tangents.generic import output_tensors
 from megadga.alignment.tangents.randomness import random_states
-from megadga.alignment.tangents.tangent import Call
+from megadga.alignment.tangents.tangent import Call, SequenceRows
 
 ROUNDINGS = 4096
 """Bounds the terms of any sum that a test differentiates; each rounds by an epsilon at most."""
@@ -118,7 +118,7 @@ def check_tangent(
     tensors = output_tensors(module(*positional, **named))
     tangent = choose_tangent(module, direction)
     assert tangent is not None
-    trace = tangent.trace(call, num_sequences)
+    trace = tangent.trace(call, [SequenceRows(num_sequences)] * len(tensors))
     batched = [tensor.expand(num_sequences, *tensor.shape[1:]) for tensor in tensors]
     leaves = [tensor.detach().requires_grad_() for tensor in batched]
     loss = losses_of(leaves[in_loss]).sum()

@@ -11,6 +11,7 @@ from megadga.model.presets import LlamaShape
 from megadga.zero.loss import Loss, causal_lm_loss, mean_loss
 from tests.support.models import SmallDecoder
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
+from tests.support.unusual_models import OutOfSight, PackedRow, Routed
 
 
 def nothing(engine: Any) -> None:
@@ -96,6 +97,27 @@ def gpt2(*, dropout: float = 0.0, checkpointed: bool = False) -> nn.Module:
     return model
 
 
+def mixtral() -> nn.Module:
+    from transformers import MixtralConfig, MixtralForCausalLM  # noqa: PLC0415  (slow to import)
+
+    return MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=12,
+            intermediate_size=20,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_local_experts=4,
+            max_position_embeddings=SEQUENCE_LENGTH,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+            experts_implementation="eager",  # the others want no float64, which references are in
+        )
+    )
+
+
 def compile_engine(engine: Any) -> None:
     engine.compile(backend="aot_eager")
 
@@ -119,6 +141,10 @@ PROBED_MODELS: dict[str, ProbedModel] = {
     "gpt2-dropout-checkpointed": ProbedModel(
         lambda: gpt2(dropout=0.1, checkpointed=True), causal_lm_loss
     ),
+    "packed-row": ProbedModel(lambda: PackedRow(VOCABULARY, SEQUENCE_LENGTH)),
+    "mixtral": ProbedModel(mixtral, causal_lm_loss),
+    "routed": ProbedModel(lambda: Routed(VOCABULARY)),
+    "out-of-sight": ProbedModel(lambda: OutOfSight(VOCABULARY, SEQUENCE_LENGTH)),
     "llama-autocast": ProbedModel(
         llama, settings={"torch_autocast": {"enabled": True, "dtype": "torch.bfloat16"}}
     ),

@@ -1,10 +1,14 @@
 """What a model's taps find of each sequence, and what each sequence has alone."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from megadga.alignment.directions import Direction
-from megadga.alignment.taps import tapped
+from megadga.alignment.layouts import Layouts, learn_layouts
+from megadga.alignment.taps import modules_with_parameters, tapped
+from megadga.shards.sequences import PADDING
 from megadga.zero.loss import Loss, mean_loss
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
 
@@ -17,13 +21,35 @@ def tokens_of(num_sequences: int) -> Tensor:
     return torch.randint(VOCABULARY, (num_sequences, SEQUENCE_LENGTH + 1), generator=generator)
 
 
+def layouts_of(
+    module: nn.Module, inputs: Tensor, run: Callable[[Tensor], object] | None = None
+) -> Layouts:
+    """Where sequences lie in what a module's modules return, learned on two of them.
+
+    Args:
+        module: Is run three times or six, from the same random states.
+        inputs: The first axis counts sequences.
+        run: How it is run; by default it is called.
+    """
+    call = run or module
+
+    def from_here(tokens: Tensor) -> None:
+        with torch.random.fork_rng():
+            call(tokens)
+
+    pair = inputs[[0, 1 % len(inputs)]]
+    return learn_layouts(modules_with_parameters(module), pair, run=from_here, padding=PADDING)
+
+
 def derivatives(
     module: nn.Module, direction: Direction, tokens: Tensor, loss: Loss = mean_loss
 ) -> Tensor:
     """Of the mean loss of each sequence, shape ``(B,)``, in one backward pass."""
-    with tapped(module, direction) as taps:
-        epsilon = taps.begin(len(tokens), CPU)
+    layouts = layouts_of(module, tokens, lambda pair: loss(module, pair))
+    with tapped(module, direction, layouts, following=bool(layouts.unknown)) as taps:
+        epsilon = taps.begin(len(tokens), CPU, tokens)
         loss(module, tokens).backward()
+    assert not taps.unknown
     assert epsilon.grad is not None
     return epsilon.grad * len(tokens)
 
@@ -35,8 +61,10 @@ def alone(module: nn.Module, tokens: Tensor, loss: Loss = mean_loss) -> list[Ten
 
 def of_outputs(module: nn.Module, direction: Direction, inputs: Tensor) -> Tensor:
     """Derivatives of the sum of what a module makes of each sequence, shape ``(B,)``."""
-    with tapped(module, direction) as taps:
+    layouts = layouts_of(module, inputs)
+    with tapped(module, direction, layouts, following=bool(layouts.unknown)) as taps:
         epsilon = taps.begin(len(inputs), CPU)
         module(inputs).sum().backward()
+    assert not taps.unknown
     assert epsilon.grad is not None
     return epsilon.grad

@@ -29,6 +29,44 @@ def test_it_counts_tokens_and_steps(folder):
     assert entry(report(folder), "training") == "10 steps x 8 sequences x 8 tokens = 640 tokens"
 
 
+def test_it_says_how_the_model_trains(folder):
+    assert entry(report(folder), "deepspeed") == (
+        "ZeRO stage 1, AdamW at a peak learning rate of 0.001, which stays, "
+        "gradients clipped to norm 1 (DeepSpeed's default)"
+    )
+    params = "{total_num_steps: auto, warmup_num_steps: 3, decay_num_steps: 4}"
+    overrides = (
+        "deepspeed.optimizer={type: SGD, params: {lr: 3e-4}}",
+        "deepspeed.zero_optimization.stage=3",
+        f"deepspeed.scheduler={{type: WarmupStableDecayLR, params: {params}}}",
+        "deepspeed.gradient_clipping=0.5",
+    )
+    assert entry(report(folder, *overrides), "deepspeed") == (
+        "ZeRO stage 3, SGD at a peak learning rate of 0.0003, scheduled by WarmupStableDecayLR "
+        "over 10 steps (3 of warm-up, 4 of decay), gradients clipped to norm 0.5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "peak"),
+    [
+        ("{type: WarmupLR, params: {}}", "0.0003"),
+        ("{type: WarmupLR, params: {warmup_max_lr: 0.01}}", "0.01"),
+        ("{type: WarmupDecayLR, params: {total_num_steps: auto}}", "0.001"),
+        ("{type: WarmupCosineLR, params: {total_num_steps: auto}}", "0.0003"),
+        ("{type: OneCycle, params: {cycle_min_lr: 0.1, cycle_max_lr: 0.2}}", "0.2"),
+        ("{type: LRRangeTest, params: {lr_range_test_step_size: 5}}", "0.003"),
+        ("{type: StepLR, params: {step_size: 5}}", "0.0003"),
+    ],
+)
+def test_the_peak_learning_rate_is_the_schedules(folder, scheduler, peak):
+    rate = "deepspeed.optimizer.params.lr=3e-4"
+    line = entry(report(folder, rate, f"deepspeed.scheduler={scheduler}"), "deepspeed")
+    assert f"AdamW at a peak learning rate of {peak}, scheduled by" in line
+    clipping = report(folder, "deepspeed.gradient_clipping=0")
+    assert entry(clipping, "deepspeed").endswith("gradients not clipped")
+
+
 def test_it_counts_the_parameters(folder):
     shown = entry(report(folder), "model")
     assert shown == "llama tiny, 795,776 parameters, 64 tokens in the vocabulary"
@@ -224,8 +262,167 @@ def test_of_many_domains_the_most_repeated_are_listed(folder):
     for index in range(3, 45):
         write_domain(folder / "domains" / f"d{index}", seed=index, num_documents=index)
     lines = report(folder)
-    table = lines[lines.index("") + 1 :]
+    table = "\n".join(lines).split("\n\n")[1].split("\n")
     assert len(table) == 1 + 40 + 1
     assert re.fullmatch(r"and 5 domains more with at most \d\.\d+ epochs", table[-1])
     left_out = float(table[-1].split()[-2])
     assert left_out <= min(float(row.split()[-1]) for row in table[1:-1])
+
+
+FEW = ("mixing.probe.specific_sequences=4", "mixing.probe.sequences_per_domain=2")
+"""Measurements that the sets suffice for."""
+
+
+def warnings(folder: Path, *overrides: str) -> list[str]:
+    lines = report(folder, *FEW, *overrides)
+    return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
+
+
+def test_a_run_that_can_be_meant_gets_no_warning(folder):
+    assert warnings(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "warning"),
+    [
+        (
+            "mixing.interval=11",
+            (
+                "mixing.interval: expected at most training.steps (10), or the weights never "
+                "move, found 11"
+            ),
+        ),
+        (
+            "mixing.warmup=2",
+            (
+                "mixing.warmup: expected fewer than the run's updates (2), or the weights never "
+                "move, found 2"
+            ),
+        ),
+        (
+            "mixing.probe.specific_sequences=1000000",
+            (
+                "mixing.probe.specific_sequences: expected at most {specific}, the sequences of "
+                "target, found 1000000"
+            ),
+        ),
+        (
+            "mixing.probe.sequences_per_domain=1000000",
+            (
+                "mixing.probe.sequences_per_domain: expected at most {least}, the sequences of "
+                "{name}, found 1000000 (2 more domains have too few)"
+            ),
+        ),
+        (
+            "checkpoint.interval=11",
+            (
+                "checkpoint.interval: expected at most training.steps (10): there is one, at the "
+                "end, found 11"
+            ),
+        ),
+        (
+            "evaluation.interval=20",
+            (
+                "evaluation.interval: expected at most training.steps (10): there is one, at the "
+                "end, found 20"
+            ),
+        ),
+        (
+            "training.loss_reweighting={warmup: 10}",
+            (
+                "training.loss_reweighting.warmup: expected less than training.steps (10), or "
+                "losses never count, found 10"
+            ),
+        ),
+        (
+            "deepspeed.scheduler={type: WarmupCosineLR, params: {total_num_steps: 20}}",
+            (
+                'deepspeed.scheduler.params.total_num_steps: expected "auto", or training.steps '
+                "(10), found 20"
+            ),
+        ),
+        (
+            "deepspeed.scheduler={type: WarmupLR, params: {warmup_num_steps: 10}}",
+            (
+                "deepspeed.scheduler.params.warmup_num_steps: expected less than training.steps "
+                "(10), or the peak rate is never reached, found 10"
+            ),
+        ),
+        (
+            "deepspeed.optimizer.params.lr=3.0",
+            "deepspeed.optimizer.params.lr: expected at most 0.1 for AdamW, found 3",
+        ),
+        (
+            "deepspeed.optimizer.params.lr=0",
+            (
+                "deepspeed.optimizer.params.lr: expected a number above 0, or nothing is learnt, "
+                "found 0"
+            ),
+        ),
+    ],
+)
+def test_what_can_hardly_be_meant_is_told_with_its_key(folder, override, warning):
+    specific = re.search(r"target \((\d+) sequences\)", entry(report(folder), "data"))
+    assert specific is not None
+    sizes = [(int(entry(report(folder), name).split()[0]) - 1) // 8 for name in ("d0", "d1", "d2")]
+    expected = warning.format(
+        specific=specific[1], least=min(sizes), name=f"d{sizes.index(min(sizes))}"
+    )
+    place = "override 3"
+    assert warnings(folder, override) == [f"{place}: {expected}"]
+
+
+def test_other_rules_that_begin_too_late_are_told(folder):
+    stages = "stages: [{step: 0, weights: uniform}, {step: 10, weights: uniform}]"
+    lines = report(folder, f"mixing={{type: schedule, {stages}}}")
+    assert lines[-1] == (
+        "warning: override 1: mixing.stages.1.step: expected less than training.steps (10), or "
+        "the stage never begins, found 10"
+    )
+    lines = report(folder, "mixing={type: odm, warmup: 10}")
+    assert lines[-1] == (
+        "warning: override 1: mixing.warmup: expected less than training.steps (10), or the "
+        "weights never move, found 10"
+    )
+
+
+def test_a_rate_that_the_schedule_replaces_is_told(folder):
+    params = "{total_num_steps: auto, warmup_num_steps: 2}"
+    decay = f"deepspeed.scheduler={{type: WarmupDecayLR, params: {params}}}"
+    assert warnings(folder, decay, "deepspeed.optimizer.params.lr=3e-4") == [
+        (
+            "override 4: deepspeed.optimizer.params.lr: expected the peak rate of the "
+            "WarmupDecayLR schedule (0.001), which takes its place, found 0.0003"
+        )
+    ]
+
+
+def test_domains_that_are_repeated_over_and_over_are_told(folder):
+    (warning,) = warnings(folder, "training.steps=100000")
+    assert re.fullmatch(
+        r"run\.yaml:1: sampling\.max_epochs: expected at most 16 epochs of a domain at the first "
+        r"weights \(a cap holds it\), found [\d.e+]+ of d\d \(and 2 more domains beyond 16\)",
+        warning.replace(f"{folder}/", ""),
+    )
+
+
+def test_text_that_is_read_twice_is_told(folder):
+    listed = "data.domains=[{name: a, path: domains/d0}, {name: b, path: domains/../domains/d0}]"
+    assert warnings(folder, listed) == [
+        (
+            "override 3: data.domains.1.path: expected another folder than other domains have, "
+            "found a's"
+        )
+    ]
+    aligned = "data.specific={target: {path: domains/d1}}"
+    assert [each for each in warnings(folder, aligned) if "specific_sequences" not in each] == [
+        (
+            "override 3: data.specific.target.path: expected a folder that is no training domain, "
+            "found the domain d1"
+        )
+    ]
+
+
+def test_an_output_that_cannot_be_made_is_refused(folder):
+    with pytest.raises(ConfigError, match="override 1: output: expected a folder that can be"):
+        report(folder, "output=zero.json/deeper")

@@ -139,6 +139,23 @@ def test_a_finished_run_is_not_started_again(folder, capsys):
     assert capsys.readouterr().out == "out: finished after step 10; nothing is left to train\n"
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation=null", "override 1: evaluation: expected a section, found null"),
+        ("output=new", "override 1: output: expected a run with a checkpoint, found none in new"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_made(
+    folder, capsys, override, message
+):
+    before = files_in(folder)
+    assert main(["evaluate", "run.yaml", f"--set={override}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
+    assert files_in(folder) == before
+
+
 def test_a_damaged_shard_is_one_line(folder, capsys):
     shard = folder / "domains" / "d0" / "train-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])

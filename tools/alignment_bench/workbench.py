@@ -1,7 +1,8 @@
 """An engine that trains on made-up domains, and what can be measured on it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 import deepspeed
@@ -41,7 +42,10 @@ class Workbench:
         case: As given.
         engine: As given.
         passes: On that engine.
+        text: What domains are cut from.
         domains: As many as an optimizer step has micro-batches, at least two.
+        specific_set: What the domains are aligned with.
+        batch: This rank's tokens of every step, shape ``(accumulation, micro batch, S + 1)``.
         budget: As many sequences of all domains, and of the specific set, as a step trains on.
     """
 
@@ -51,10 +55,10 @@ class Workbench:
         self.passes = ProbePasses(self.engine, loss=mean_loss)
         source = DomainSource("all", folder)
         tokens = open_domain(source, split="train", sequence_length=case.sequence_length)
-        self._domain, self._specific = cut(tokens, 2)
-        self.domains = cut(self._domain, max(2, case.accumulation))
+        self.text, self.specific_set = cut(tokens, 2)
+        self.domains = cut(self.text, max(2, case.accumulation))
         self.budget = ProbeBudget(case.global_batch // len(self.domains), case.global_batch)
-        self._batch = self._training_batch()
+        self.batch = self._training_batch()
 
     @property
     def num_parameter_bytes(self) -> int:
@@ -76,17 +80,17 @@ class Workbench:
 
     def train(self) -> None:
         """Take one optimizer step: forward, backward and step for each micro-batch."""
-        for tokens in self._batch:
+        for tokens in self.batch:
             self.engine.backward(mean_loss(self.engine, tokens))
             self.engine.step()
 
     def draws(self) -> ProbeDraws:
         """Return an update's sequences."""
-        return ProbeDraws(self.domains, self._specific, budget=self.budget, seed=0)
+        return ProbeDraws(self.domains, self.specific_set, budget=self.budget, seed=0)
 
-    def specific(self) -> PackedSequences:
+    def specific(self, update: int = 0) -> PackedSequences:
         """Return an update's specific sequences."""
-        return PackedSequences([self.draws().specific(0)])
+        return PackedSequences([self.draws().specific(update)])
 
     def drawn(self) -> Sequence[Drawn]:
         """Return an update's sequences of each domain."""
@@ -100,7 +104,7 @@ class Workbench:
     def measurement_of(self, probe: str, num_domains: int, total_sequences: int) -> Measurement:
         """Return the same for a number of domains that share a number of sequences."""
         budget = ProbeBudget(total_sequences // num_domains, self.case.global_batch)
-        return self._measurement(probe, cut(self._domain, num_domains), budget)
+        return self._measurement(probe, cut(self.text, num_domains), budget)
 
     def _measurement(
         self, probe: str, domains: Sequence[Domain], budget: ProbeBudget
@@ -108,7 +112,7 @@ class Workbench:
         return make_measurement(
             self.engine,
             domains,
-            self._specific,
+            self.specific_set,
             probing=Probing(_method(probe, self.case.rank), budget),
             needs=AlignmentNeeds(),
             loss=mean_loss,
@@ -117,7 +121,7 @@ class Workbench:
 
     def _training_batch(self) -> torch.Tensor:
         """Return this rank's tokens, shape ``(accumulation, micro batch, S + 1)``."""
-        tokens = self._domain.windows(self.trained.rows.ravel())
+        tokens = self.text.windows(self.trained.rows.ravel())
         own = torch.from_numpy(tokens).view(*self.trained.rows.shape, -1)
         return own.to(self.engine.device)
 
@@ -133,14 +137,23 @@ def _method(probe: str, rank: int) -> Method:
     return methods[probe]
 
 
-def make_engine(case: Case) -> Any:
-    """Return an engine around a Llama of the case's sizes. Collective."""
+def make_engine(case: Case, zero: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Return an engine around a Llama of the case's sizes. Collective.
+
+    Args:
+        case: Describes it.
+        zero: More of ZeRO's settings.
+    """
     settings = {
         "train_micro_batch_size_per_gpu": case.micro_batch,
         "gradient_accumulation_steps": case.accumulation,
         "gradient_clipping": 1.0,
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True}},
-        "zero_optimization": {"stage": case.stage, "reduce_bucket_size": _REDUCE_BUCKET},
+        "zero_optimization": {
+            "stage": case.stage,
+            "reduce_bucket_size": _REDUCE_BUCKET,
+            **zero,
+        },
         "bf16": {"enabled": case.precision == "bf16"},
     }
     with deepspeed.zero.Init(config_dict_or_path=settings, enabled=case.stage == 3):

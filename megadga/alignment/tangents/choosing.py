@@ -50,19 +50,50 @@ _LAYERS: Mapping[str, Callable[[nn.Module, Direction], Tangent]] = {
 }
 
 
+def is_callable_module(module: nn.Module) -> bool:
+    """Tell whether a module has a forward function; ``nn.ParameterDict`` and such have none."""
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
+
+
 def own_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that a module uses by itself, whatever its children do.
 
-    ``nn.MultiheadAttention`` never calls its output projection, but uses its weights.
+    Among them are those of children that cannot be called and hold parameters for it, such as
+    ``nn.ParameterDict``. ``nn.MultiheadAttention`` never calls its output projection, but uses its
+    weights.
     """
-    return list(module.parameters(recurse=isinstance(module, nn.MultiheadAttention)))
+    if isinstance(module, nn.MultiheadAttention):
+        return list(module.parameters())
+    own = list(module.parameters(recurse=False))
+    for child in module.children():
+        if not is_callable_module(child):
+            own += own_parameters(child)
+    return own
+
+
+def maps_rows(module: nn.Module) -> bool:
+    """Tell whether a module has one input and makes each row of its output of the same row of it.
+
+    So it does if it is known by its class, and is what its class made it: ``weight_norm`` of
+    ``torch.nn.utils`` and others replace a layer's parameters or its forward function.
+    """
+    kind = type(module)
+    names = {name for name, _ in module.named_parameters(recurse=False)}
+    return (
+        f"{kind.__module__}.{kind.__qualname__}" in _LAYERS
+        and "forward" not in vars(module)
+        and {"weight"} <= names <= {"weight", "bias"}
+    )
 
 
 def choose_tangent(module: nn.Module, direction: Direction) -> Tangent | None:
     """Return the tangent of a module, None if nothing of its own moves along the direction."""
+    if not is_callable_module(module):
+        return None
     moved = [parameter for parameter in own_parameters(module) if parameter in direction]
     if not moved:
         return None
     kind = type(module)
-    layer = _LAYERS.get(f"{kind.__module__}.{kind.__qualname__}")
-    return layer(module, direction) if layer else AnyModuleTangent(module, moved, direction)
+    if maps_rows(module):
+        return _LAYERS[f"{kind.__module__}.{kind.__qualname__}"](module, direction)
+    return AnyModuleTangent(module, moved, direction)

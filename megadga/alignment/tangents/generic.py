@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from megadga.alignment.directions import Direction
 from megadga.alignment.tangents.randomness import from_states
-from megadga.alignment.tangents.tangent import Call, Trace, sequence_dots
+from megadga.alignment.tangents.recomputed import norm_vectors, weights_recomputed
+from megadga.alignment.tangents.tangent import Call, SequenceRows, Trace, sequence_dots
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
@@ -42,7 +43,7 @@ class AnyModuleTangent:
         self._parameters = tuple(parameters)
         self._direction = direction
 
-    def trace(self, call: Call, num_sequences: int) -> Trace:
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
         """Keep every tensor among the arguments, and the states that dropout started from."""
         leaves, form = pytree.tree_flatten((call.positional, dict(call.named)))
         tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
@@ -50,31 +51,41 @@ class AnyModuleTangent:
         others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         device = self._parameters[0].device
         num_states = len(call.random_states)
+        vectors = norm_vectors(self._module)
         autocast = _autocast_as_now(device)
 
         def derivatives(gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]) -> Tensor:
             filled = list(others)
-            for place, tensor in zip(places, kept[num_states:], strict=True):
+            states, arguments = kept[:num_states], kept[num_states:]
+            for place, tensor in zip(places, arguments, strict=False):
                 filled[place] = tensor
             positional, named = pytree.tree_unflatten(filled, form)
-            with from_states(kept[:num_states], device), autocast:
-                changes = self._changes(positional, named)
-            total = torch.zeros(num_sequences, dtype=torch.float64, device=device)
-            for gradient, change in zip(gradients, changes, strict=True):
+            with from_states(states, device), autocast:
+                changes = self._changes(positional, named, arguments[len(places) :])
+            total = torch.zeros(rows[0].num_sequences, dtype=torch.float64, device=device)
+            for gradient, change, of_output in zip(gradients, changes, rows, strict=True):
                 if gradient is not None and change is not None:
-                    total += sequence_dots(gradient, change, num_sequences)
+                    total += sequence_dots(gradient, change, of_output)
             return total
 
-        return Trace((*call.random_states, *tensors), derivatives)
+        return Trace((*call.random_states, *tensors, *vectors), derivatives)
 
     def _changes(
-        self, positional: tuple[Any, ...], named: dict[str, Any]
+        self, positional: tuple[Any, ...], named: dict[str, Any], vectors: tuple[Tensor, ...]
     ) -> tuple[Tensor | None, ...]:
         """Return ``J v`` for each output, None for one that does not depend on the parameters."""
-        with _trainable(self._parameters), sdpa_kernel(SDPBackend.MATH):
+        with (
+            _trainable(self._parameters),
+            sdpa_kernel(SDPBackend.MATH),
+            weights_recomputed(self._module, vectors),
+        ):
             # By its forward alone: the hooks of the call have run already.
             outputs = output_tensors(self._module.forward(*positional, **named))
-            moving = [output for output in outputs if output.requires_grad]
+            # Now, while the parameters are trainable: an output may be one of them.
+            places = [place for place, output in enumerate(outputs) if output.requires_grad]
+            if not places:  # this call has used none of them
+                return (None,) * len(outputs)
+            moving = [outputs[place] for place in places]
             cotangents = [torch.zeros_like(output, requires_grad=True) for output in moving]
             grad: Any = torch.autograd.grad  # annotated as if no gradient were ever None
             products: Sequence[Tensor | None] = grad(
@@ -85,13 +96,13 @@ class AnyModuleTangent:
                 for parameter, product in zip(self._parameters, products, strict=True)
                 if product is not None
             ]
-            if not along:  # this call has used none of them
+            if not along:  # what moves the outputs is none of them
                 return (None,) * len(outputs)
             found: Sequence[Tensor | None] = grad(
                 torch.stack(along).sum(), cotangents, allow_unused=True
             )
-        changes = iter(found)
-        return tuple(next(changes) if output.requires_grad else None for output in outputs)
+        changes = dict(zip(places, found, strict=True))
+        return tuple(changes.get(place) for place in range(len(outputs)))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megadga.alignment.directions import Direction, Factors
-from megadga.alignment.tangents.tangent import Call, Trace, sequence_dots
+from megadga.alignment.tangents.tangent import Call, SequenceRows, Trace, sequence_dots
 
 
 @final
@@ -40,17 +40,17 @@ class LinearTangent:
         self._direction = direction
         self._transposed = transposed
 
-    def trace(self, call: Call, num_sequences: int) -> Trace:
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
         """Keep the input, or its projection onto the right factor; nothing without a weight."""
         kept: tuple[Tensor, ...] = ()
         if self._weight is not None:
             inputs = call.input.detach()
             factors = self._factors(self._weight)
             kept = (inputs if factors is None else inputs @ factors.right.to(inputs.dtype),)
-        return Trace(kept, partial(self._derivatives, num_sequences))
+        return Trace(kept, partial(self._derivatives, *rows))
 
     def _derivatives(
-        self, num_sequences: int, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
+        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
     ) -> Tensor:
         (gradient,) = gradients
         assert gradient is not None
@@ -59,17 +59,17 @@ class LinearTangent:
             bias = self._direction.dense(self._bias).to(gradient.dtype)
         if self._weight is None:
             assert bias is not None
-            return sequence_dots(gradient, bias, num_sequences)
+            return sequence_dots(gradient, bias, rows)
         (inputs,) = kept
         if (factors := self._factors(self._weight)) is None:
             matrix = self._direction.dense(self._weight).to(gradient.dtype)
             change = functional.linear(
                 inputs.to(gradient.dtype), matrix.T if self._transposed else matrix, bias
             )
-            return sequence_dots(gradient, change, num_sequences)
+            return sequence_dots(gradient, change, rows)
         reduced = gradient @ factors.left.to(gradient.dtype)
-        dots = sequence_dots(reduced, inputs.to(gradient.dtype), num_sequences)
-        return dots if bias is None else dots + sequence_dots(gradient, bias, num_sequences)
+        dots = sequence_dots(reduced, inputs.to(gradient.dtype), rows)
+        return dots if bias is None else dots + sequence_dots(gradient, bias, rows)
 
     def _factors(self, weight: nn.Parameter) -> Factors | None:
         factors = self._direction.factors(weight)
@@ -92,23 +92,23 @@ class EmbeddingTangent:
         self._padding = module.padding_idx
         self._direction = direction
 
-    def trace(self, call: Call, num_sequences: int) -> Trace:
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
         """Keep the ids."""
-        return Trace((call.input,), partial(self._derivatives, num_sequences))
+        return Trace((call.input,), partial(self._derivatives, *rows))
 
     def _derivatives(
-        self, num_sequences: int, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
+        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
     ) -> Tensor:
         (gradient,) = gradients
         (ids,) = kept
         assert gradient is not None
         factors = self._direction.factors(self._weight)
         if factors is None:
-            rows = self._direction.dense(self._weight)
+            table = self._direction.dense(self._weight)
         else:
-            rows = factors.left
+            table = factors.left
             gradient = gradient @ factors.right.to(gradient.dtype)
-        change = functional.embedding(ids, rows).to(gradient.dtype)
+        change = functional.embedding(ids, table).to(gradient.dtype)
         if self._padding is not None:
             change = torch.where((ids == self._padding).unsqueeze(-1), 0.0, change)
-        return sequence_dots(gradient, change, num_sequences)
+        return sequence_dots(gradient, change, rows)

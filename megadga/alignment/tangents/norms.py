@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megadga.alignment.directions import Direction
-from megadga.alignment.tangents.tangent import Call, Trace, sequence_dots
+from megadga.alignment.tangents.tangent import Call, SequenceRows, Trace, sequence_dots
 
 
 @final
@@ -25,12 +25,12 @@ class NormTangent:
         self._module = module
         self._direction = direction
 
-    def trace(self, call: Call, num_sequences: int) -> Trace:
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
         """Keep the input."""
-        return Trace((call.input.detach(),), partial(self._derivatives, num_sequences))
+        return Trace((call.input.detach(),), partial(self._derivatives, *rows))
 
     def _derivatives(
-        self, num_sequences: int, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
+        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
     ) -> Tensor:
         (gradient,) = gradients
         (inputs,) = kept
@@ -45,7 +45,7 @@ class NormTangent:
         else:
             bias = self._piece(module.bias, inputs)
             change = functional.layer_norm(inputs, shape, weight, bias, module.eps)
-        return sequence_dots(gradient, change.to(gradient.dtype), num_sequences)
+        return sequence_dots(gradient, change.to(gradient.dtype), rows)
 
     def _piece(self, parameter: nn.Parameter | None, inputs: Tensor) -> Tensor | None:
         if parameter is None or parameter not in self._direction:

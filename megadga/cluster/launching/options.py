@@ -87,7 +87,8 @@ def common_parser(
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a dotted key of CONFIG with a YAML value; repeatable",
+        help="override a dotted key of CONFIG with a YAML value; paths in it are relative to the "
+        "working directory, those in CONFIG to its folder; repeatable",
     )
     if nodes:
         add("--nodes", type=count, default=1, metavar="N", help="machines (1)")

@@ -1,5 +1,6 @@
 """What a launcher is about to run: shown, or run and started again. Knows no kind of cluster."""
 
+import itertools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -113,14 +114,25 @@ def show(plan: Plan, environment: Mapping[str, str]) -> str:
     blocks: list[str] = []
     if plan.file is not None:
         path = shlex.quote(str(plan.file.path))
-        blocks.append(f"(umask 077; cat > {path}) <<'END'\n{plan.file.text.rstrip()}\nEND")
+        blocks.append(here_document(f"(umask 077; cat > {path})", plan.file.text))
     for command in plan.commands:
         line = show_command(command, environment)
         if command.input is not None:
-            first = f"cat <<'END'\n{command.input.decode().rstrip()}\nEND\n"
-            line = f"{{ {first}while echo; do sleep {PULSE_S:g}; done; }} | ({line})"
+            first = here_document("cat", command.input.decode())
+            line = f"{{ {first}\nwhile echo; do sleep {PULSE_S:g}; done; }} | ({line})"
         blocks.append(line)
     return "\n".join(blocks)
+
+
+def here_document(command: str, text: str) -> str:
+    """Return a command with text as its standard input, for a shell that expands nothing in it.
+
+    The line that ends the text is none of its own, whatever a user has put there.
+    """
+    lines = set(text.split("\n"))
+    ends = (f"END{number or ''}" for number in itertools.count())
+    end = next(end for end in ends if end not in lines)
+    return f"{command} <<'{end}'\n{text.rstrip()}\n{end}"
 
 
 def show_command(command: Command, environment: Mapping[str, str]) -> str:

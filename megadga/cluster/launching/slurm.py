@@ -17,7 +17,7 @@ from pathlib import Path
 from megadga.cluster.failures import FOLDER as FAILURES
 from megadga.cluster.going_back import go_back
 from megadga.cluster.launching.options import Request, common_parser, shown_duration, to_request
-from megadga.cluster.launching.plan import USER_ERROR
+from megadga.cluster.launching.plan import USER_ERROR, here_document
 from megadga.cluster.launching.starting import check_ranks, is_finished, make_output, told
 from megadga.cluster.markers import DONE, REQUEUE
 from megadga.cluster.ranks import EXPECTED_RANKS
@@ -144,7 +144,7 @@ def _submit(request: Request, options: Sequence[str]) -> int:
     output = config.output.absolute()
     script, command = slurm_script(request, output), sbatch_command(output, options)
     if request.dry_run:
-        print(f"{shlex.join(command)} <<'END'\n{script}END")
+        print(here_document(shlex.join(command), script))
         return 0
     if shutil.which("sbatch") is None:
         raise ConfigError("sbatch: expected it on the search path of this machine, found none")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,7 @@ from megadga.cluster.hostfile import Host, first_hosts, read_hostfile
 from megadga.cluster.launching.options import Request
 from megadga.cluster.launching.plan import USER_ERROR, Plan, run, show
 from megadga.cluster.markers import Outcome, finished_step
+from megadga.cluster.operators import remove_abandoned_locks
 from megadga.cluster.stopping import STOPPED
 from megadga.cluster.supervision import Patience
 from megadga.config.deepspeed import accumulation_steps
@@ -130,12 +132,15 @@ def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight:
     if plan.stop_file is not None:
         make_output(config)
     outcome = Outcome(config)
+    started = time.time()
     code = run(
         plan,
         output=config.output,
         ended_well=outcome.ended_well,
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    for lock in remove_abandoned_locks(os.environ, since=started):
+        print(f"removed {lock}, which a rank that was ended has left", file=sys.stderr)
     # Launchers in between have ideas of their own about exit codes; the run's folder has none.
     return STOPPED if outcome.stopped() else code
 

@@ -4,14 +4,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megadga.prepare.reading.documents import list_files, split_file
-from megadga.prepare.reading.inputs import DomainInput
+from megadga.prepare.reading.documents import split_file
+from megadga.prepare.reading.inputs import (
+    DomainInput,
+    divide_input,
+    list_files,
+    pair_files,
+)
 from megadga.prepare.reading.spans import Span
 
 LEAST_TASK_BYTES = 1 << 18
 MOST_TASK_BYTES = 1 << 26
 TASKS_WANTED = 64
 """A corpus is cut into about this many tasks, or more if they would be too large."""
+CHECKED_BYTES = 1 << 26
+"""Documents that are decoded again to see whether they come back: about as many bytes of the
+corpus, spread evenly, and as many again, an equal part of each file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +60,12 @@ class Part:
     Attributes:
         source: The file.
         span: Where in the file.
+        checked: Share of its documents, in (0, 1], that must survive tokenizing and decoding.
     """
 
     source: Source
     span: Span
+    checked: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,31 +127,43 @@ def plan_tasks(corpus: Corpus) -> tuple[Task, ...]:
     Raises:
         ConfigError: If a file cannot be read.
     """
-    total = sum(source.path.stat().st_size for source in corpus.sources)
-    task_bytes = min(max(total // TASKS_WANTED, LEAST_TASK_BYTES), MOST_TASK_BYTES)
+    sizes = [source.path.stat().st_size for source in corpus.sources]
+    task_bytes = min(max(sum(sizes) // TASKS_WANTED, LEAST_TASK_BYTES), MOST_TASK_BYTES)
     return tuple(
-        Task(number, parts) for number, parts in enumerate(_packed(corpus.sources, task_bytes))
+        Task(number, parts)
+        for number, parts in enumerate(_packed(corpus.sources, _checked_shares(sizes), task_bytes))
     )
 
 
 def _input_sources(one: DomainInput, domain: int, valid_fraction: float) -> Iterator[Source]:
-    paths = [(one.train, valid_fraction)]
     if one.valid is not None:
-        paths = [(one.train, 0.0), (one.valid, 1.0)]
-    files = [(file, fraction) for path, fraction in paths for file in list_files(path)]
-    for ordinal, (file, fraction) in enumerate(files):
-        yield Source(file, ordinal, domain, fraction)
+        train, valid = pair_files(one.train, "train"), pair_files(one.valid, "valid")
+    else:
+        divided = divide_input(one.train, list_files(one.train))
+        train, valid = divided.train, divided.valid
+    fraction = 0.0 if valid or one.valid is not None else valid_fraction
+    files = [*((file, fraction) for file in train), *((file, 1.0) for file in valid)]
+    for ordinal, (file, share) in enumerate(files):
+        yield Source(file, ordinal, domain, share)
 
 
-def _packed(sources: Sequence[Source], task_bytes: int) -> Iterator[tuple[Part, ...]]:
+def _checked_shares(sizes: Sequence[int]) -> list[float]:
+    """Return the share of each file's documents that are checked, given the sizes of all."""
+    evenly = CHECKED_BYTES / max(sum(sizes), 1)
+    return [min(max(evenly, CHECKED_BYTES / max(size * len(sizes), 1)), 1.0) for size in sizes]
+
+
+def _packed(
+    sources: Sequence[Source], shares: Sequence[float], task_bytes: int
+) -> Iterator[tuple[Part, ...]]:
     parts: list[Part] = []
     held = 0
-    for source in sources:
+    for source, share in zip(sources, shares, strict=True):
         for span in split_file(source.path, span_bytes=task_bytes):
             if parts and held + span.input_bytes > task_bytes:
                 yield tuple(parts)
                 parts, held = [], 0
-            parts.append(Part(source, span))
+            parts.append(Part(source, span, share))
             held += span.input_bytes
     if parts:
         yield tuple(parts)

@@ -9,6 +9,7 @@ from typing import Self
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import Part, Task
 from megadga.prepare.pipeline.workplace import TaskRecord, Workplace
+from megadga.prepare.reading.formats import Format, find_format
 from megadga.shards.files import written_whole
 
 BLOCK_BYTES = 1 << 22
@@ -91,7 +92,7 @@ def find_rejects(
         record = records.get(task.number)
         rejected = [] if record is None else list(workplace.rejected(task.number))
         for number, part in enumerate(task.parts):
-            if part.span.start == 0 or part.span.file.suffix == ".parquet":
+            if part.span.start == 0 or find_format(part.span.file) is Format.PARQUET:
                 before = 0  # the rows of parquet are numbered through the file already
             for one in rejected:
                 if one.part == number:

@@ -14,7 +14,7 @@ import numpy as np
 from megadga.arrays import IntArray, TokenArray
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pieces import cut_pieces
-from megadga.prepare.pipeline.corpus import Source, Task
+from megadga.prepare.pipeline.corpus import Part, Source, Task
 from megadga.prepare.pipeline.recipe import Recipe
 from megadga.prepare.pipeline.runs import (
     Documents,
@@ -27,6 +27,7 @@ from megadga.prepare.pipeline.task_progress import TaskProgress
 from megadga.prepare.pipeline.workplace import Rejected, RunRecord, TaskRecord, Workplace
 from megadga.prepare.reading.documents import iterate_records
 from megadga.prepare.reading.records import Document, Reject, SpanEnd
+from megadga.prepare.round_trips import find_change
 from megadga.prepare.tokenizer import Tokenizer
 from megadga.sampling.addresses import Stream, address_keys
 from megadga.shards.writer import best_dtype
@@ -65,7 +66,7 @@ class Tokenizing:
         num_records = 0
         for number, part in enumerate(task.parts):
             for chunk in _chunks(iterate_records(part.span, self.recipe.keys)):
-                refused = self._tokenize(part.source, chunk.documents, runs)
+                refused = self._tokenize(part, chunk.documents, runs)
                 refused += [(reject.line, reject.reason) for reject in chunk.rejects]
                 rejected += [Rejected(number, *one) for one in sorted(refused)]
                 num_records += len(chunk.documents) + len(chunk.rejects)
@@ -85,25 +86,34 @@ class Tokenizing:
         )
 
     def _tokenize(
-        self, source: Source, documents: Sequence[Document], runs: "_RunWriter"
+        self, part: Part, documents: Sequence[Document], runs: "_RunWriter"
     ) -> list[tuple[int, str]]:
-        """Add documents to the runs; return the line of each that has no tokens, and why."""
+        """Add documents to the runs; return the line of each that is refused, and why."""
         encoded = self.tokenizer.encode([document.text for document in documents])
-        refused = [
-            (document.line, f"{self.recipe.keys.text}: expected text, found nothing to tokenize")
-            for document, tokens in zip(documents, encoded, strict=True)
-            if not tokens.size
-        ]
-        splits = [_split(source, document) for document in documents]
-        pieces = [
-            _Piece(document, split, number, piece)
-            for document, split, tokens in zip(documents, splits, encoded, strict=True)
-            if tokens.size
-            for number, piece in enumerate(cut_pieces(tokens, self.recipe.piece_tokens))
-        ]
+        refused: list[tuple[int, str]] = []
+        pieces: list[_Piece] = []
+        for document, tokens in zip(documents, encoded, strict=True):
+            digest = _digest(document)
+            checked = _low_bits(digest) < part.checked
+            if reason := self._find_fault(document, tokens, checked=checked):
+                refused.append((document.line, f"{self.recipe.keys.text}: {reason}"))
+                continue
+            split = int(digest < part.source.valid_fraction * 2.0**64)
+            pieces += [
+                _Piece(document, split, number, piece)
+                for number, piece in enumerate(cut_pieces(tokens, self.recipe.piece_tokens))
+            ]
         if pieces:
-            runs.add(source, pieces)
+            runs.add(part.source, pieces)
         return refused
+
+    def _find_fault(self, document: Document, tokens: TokenArray, *, checked: bool) -> str | None:
+        """Return why a document cannot be one of tokens; None: it can, as far as is checked."""
+        if not tokens.size:
+            return "expected text, found nothing to tokenize"
+        if checked and (change := find_change(self.tokenizer, document.text, tokens)):
+            return f"expected text that survives the tokenizer, {change}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +233,11 @@ def _renumbered(groups: IntArray, places: IntArray) -> IntArray:
     return group_numbers(splits, places[domains])
 
 
-def _split(source: Source, document: Document) -> int:
-    """Return the number of a document's split, which follows from its text."""
-    digest = hashlib.blake2b(document.text.encode(), digest_size=8).digest()
-    return int(int.from_bytes(digest) < source.valid_fraction * 2.0**64)
+def _digest(document: Document) -> int:
+    """Return a number in [0, 2^64) that follows from a document's text, and decides its split."""
+    return int.from_bytes(hashlib.blake2b(document.text.encode(), digest_size=8).digest())
+
+
+def _low_bits(digest: int) -> float:
+    """Return a number in [0, 1) of those bits of a digest that hardly decide on the split."""
+    return (digest & 0xFFFF_FFFF) / 2.0**32

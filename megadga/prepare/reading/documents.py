@@ -1,11 +1,12 @@
-"""Files of any format to documents. Knows which reader a name calls for, and no format itself."""
+"""Files of any format to documents. Knows which reader a format calls for, and none itself."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from megadga.errors import ConfigError
 from megadga.prepare.reading.compression import open_gzip, open_zstd
-from megadga.prepare.reading.inputs import list_files
+from megadga.prepare.reading.formats import Format, find_format, named_format
+from megadga.prepare.reading.inputs import training_files
 from megadga.prepare.reading.lines import iterate_compressed, iterate_plain
 from megadga.prepare.reading.parquet import iterate_rows, measure_row_groups
 from megadga.prepare.reading.records import (
@@ -18,14 +19,19 @@ from megadga.prepare.reading.records import (
 )
 from megadga.prepare.reading.spans import Span, cut_bytes, cut_groups
 
+TABLE = "expected text or JSON lines, found a table by its name: write one JSON object a line"
+
 
 def iterate_records(span: Span, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:
     """Yield the records of a span in order, good and bad ones, and its end as the last item.
 
-    - ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``: one JSON object a line; lines of white space are
-      no records. A plain file's span has the lines that begin in it.
-    - ``.parquet``: one row each.
-    - Any other file is one document, UTF-8.
+    - JSON lines, plain, gzip or zstd: one object a line; lines of white space are no records. A
+      plain file's span has the lines that begin in it.
+    - Parquet: one row each.
+    - Any other file is one document, UTF-8, and a bad record if it holds records in another
+      format: an array, objects over several lines, a table.
+
+    What a file is follows from its name or else from its beginning; see ``find_format``.
 
     All that the spans of a file yield has the file's size as its sum of ``input_bytes``, and the
     same positions and texts wherever the file is cut.
@@ -39,18 +45,21 @@ def iterate_records(span: Span, keys: Keys) -> Iterator[Document | Reject | Span
             can be trusted; names the file, and the line if there is one. If the columns of a
             parquet file are not those that are needed, or a package that reads it is missing.
     """
-    name = span.file.name
     try:
-        if name.endswith(".jsonl"):
-            yield from iterate_plain(span, keys)
-        elif name.endswith(".jsonl.gz"):
-            yield from iterate_compressed(span, keys, open_gzip)
-        elif name.endswith(".jsonl.zst"):
-            yield from iterate_compressed(span, keys, open_zstd)
-        elif name.endswith(".parquet"):
-            yield from iterate_rows(span, keys)
-        else:
-            yield from _iterate_whole(span.file, keys)
+        match find_format(span.file):
+            case Format.LINES:
+                yield from iterate_plain(span, keys)
+            case Format.LINES_GZIP:
+                yield from iterate_compressed(span, keys, open_gzip)
+            case Format.LINES_ZSTD:
+                yield from iterate_compressed(span, keys, open_zstd)
+            case Format.PARQUET:
+                yield from iterate_rows(span, keys)
+            case Format.TABLE:
+                yield Reject(0, 1, TABLE, empty=False, input_bytes=span.input_bytes)
+                yield SpanEnd(num_lines=1, input_bytes=0)
+            case Format.WHOLE:
+                yield from _iterate_whole(span.file, keys)
     except OSError as error:
         raise _unreadable(span.file, error) from error
 
@@ -58,8 +67,8 @@ def iterate_records(span: Span, keys: Keys) -> Iterator[Document | Reject | Span
 def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
     """Return the spans of a file: at least one, in order, of about ``span_bytes`` where it can be.
 
-    Plain ``.jsonl`` is cut anywhere and parquet between row groups; other files are one span. No
-    text is read: where to cut follows from the size of a file or its row groups.
+    Plain JSON lines are cut anywhere and parquet between row groups; other files are one span. No
+    more than a beginning is read: where to cut follows from the size of a file or its row groups.
 
     Args:
         path: The file.
@@ -72,16 +81,22 @@ def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
     if span_bytes < 1:
         raise ValueError(f"span_bytes: expected at least 1, found {span_bytes}")
     num_bytes = _file_bytes(path)
-    if path.name.endswith(".jsonl"):
+    if named_format(path) is None and num_bytes <= span_bytes:
+        return (Span(path, 0, None, num_bytes),)  # whatever it is
+    try:
+        found = find_format(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if found is Format.LINES:
         return tuple(cut_bytes(path, num_bytes=num_bytes, span_bytes=span_bytes))
-    if path.name.endswith(".parquet"):
+    if found is Format.PARQUET:
         sizes = measure_row_groups(path)
         return tuple(cut_groups(path, sizes, num_bytes=num_bytes, span_bytes=span_bytes))
     return (Span(path, 0, None, num_bytes),)
 
 
 def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Document]:
-    """Yield the documents of a file, or of all files of a folder, in order.
+    """Yield the documents of a file, or of a folder's files for training, in order.
 
     A record without text is a document without: its ``text`` is empty.
 
@@ -91,10 +106,10 @@ def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Documen
 
     Raises:
         ConfigError: If a record is bad for another reason, or a file cannot be read; names file
-            and line.
+            and line. If the files of a folder contradict each other.
     """
     keys = Keys(text_key)
-    for file in list_files(path):
+    for file in training_files(path):
         for record in iterate_records(Span(file, 0, None, _file_bytes(file)), keys):
             match record:
                 case Document():
@@ -110,12 +125,12 @@ def iterate_documents(path: Path, *, text_key: str = "text") -> Iterator[Documen
 
 
 def count_input_bytes(path: Path) -> int:
-    """Return the bytes on the disk of a file, or of all files of a folder.
+    """Return the bytes on the disk of a file, or of a folder's files for training.
 
     Raises:
         ConfigError: If the path does not exist, or a file cannot be read.
     """
-    return sum(map(_file_bytes, list_files(path)))
+    return sum(map(_file_bytes, training_files(path)))
 
 
 def _iterate_whole(file: Path, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:

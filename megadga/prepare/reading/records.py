@@ -1,14 +1,16 @@
 """What a record holds, and what makes one bad. Knows neither files nor their formats."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar, cast
 
 SourceT = TypeVar("SourceT")
 
 MAX_DOMAIN_BYTES = 200  # a file system takes 255; some are left for what is written beside it
 
+_SPACE = re.compile(r"[\ufeff\s]*")
 _KINDS: Mapping[type, str] = {
     type(None): "null",
     bool: "a boolean",
@@ -136,7 +138,8 @@ def parse_file(content: bytes, keys: Keys) -> Content:
     """Return a whole file's content as one document.
 
     Raises:
-        RecordError: If it is not UTF-8 or has no text, or an id or a domain is to be read.
+        RecordError: If it is not UTF-8, has no text, or holds records as JSON that is not one
+            object a line, or if an id or a domain is to be read.
     """
     for key in (keys.id, keys.domain):
         if key is not None:
@@ -145,6 +148,7 @@ def parse_file(content: bytes, keys: Keys) -> Content:
         text = content.decode()
     except UnicodeDecodeError as error:
         raise RecordError(f"expected UTF-8 text, found {error}") from error
+    _check_no_records(text, keys.text)
     return Content(_check_not_blank(text, "expected text"), None, None)
 
 
@@ -194,6 +198,53 @@ def show_names(names: Iterable[str]) -> str:
     """Return names in one line, a few of them, long and unprintable ones cut and escaped."""
     shown = [_show(name) for name in names]
     return ", ".join(shown[:8]) + (", ..." if shown[8:] else "") or "none"
+
+
+def _check_no_records(text: str, key: str) -> None:
+    """Check that a text is not records in JSON; one object without a text is a text itself."""
+    values = _json_values(text)
+    if not values:
+        return
+    first, key = values[0], key.partition(".")[0]
+    if len(values) > 1:
+        found = f"{len(values)} JSON values over several lines"
+    elif isinstance(first, list):
+        found = "a JSON array"
+    elif _is_object(first) and (key in first or any(_has_key(one, key) for one in first.values())):
+        found = "a JSON object over several lines"
+    else:
+        return
+    raise RecordError(f"expected text or JSON lines, found {found}: write one object a line")
+
+
+def _json_values(text: str) -> list[object]:
+    """Return the arrays and objects that a text is made of; none if there is more to it."""
+    values: list[object] = []
+    decoder, place = json.JSONDecoder(), _after_space(text, 0)
+    while place < len(text):
+        if text[place] not in "[{":
+            return []
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return []
+        values.append(value)
+        place = _after_space(text, end)
+    return values
+
+
+def _after_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    assert found is not None, "it matches nothing, too"
+    return found.end()
+
+
+def _has_key(value: object, key: str) -> bool:
+    """Return whether a value is an array of objects with a key."""
+    if not isinstance(value, list) or not value:
+        return False
+    first = cast("list[object]", value)[0]
+    return _is_object(first) and key in first
 
 
 def _find(fields: Mapping[str, object], key: str, expected: str) -> object:

@@ -11,6 +11,7 @@ from megadga.build.ranks import leave
 from megadga.errors import UnsupportedEngineError
 from megadga.mixing.scheduler import AlignmentNeeds
 from megadga.plugin import DgaPlugin, Sampling
+from tests.distributed.workers import exactness
 from tests.support.engines import build_engine, init_ranks, settings
 from tests.support.probe_cases import ProbeCase
 from tests.support.probed_models import small
@@ -80,6 +81,22 @@ def of_hidden_parameters(folder: Path) -> dict[str, str]:
     return {name: complaint_of(lambda m=m: measure(m)) for name, m in METHODS.items()}
 
 
+def of_unusual_models(folder: Path) -> dict[str, dict[str, Any]]:
+    """How far off measurements are of models whose sequences lie in unusual places."""
+    report: dict[str, dict[str, Any]] = {}
+    for name in ("packed-row", "mixtral", "routed", "out-of-sight"):
+        training = start_training(folder, ProbeCase("1", "fp32", name, "examples"))
+        training.train_step()
+        found = exactness.between_steps(training, "directional", update=0)["errors"]
+        try:
+            found["in_flight"] = exactness.in_flight(training, update=0)["errors"]["alignments"]
+        except UnsupportedEngineError as error:
+            found["in_flight"] = str(error)
+        report[name] = found
+        training.engine.destroy()
+    return report
+
+
 def of_contradictions(folder: Path) -> dict[str, str]:
     training = start_training(folder, ProbeCase("0", "fp32"))
     sgd = {"type": "SGD", "params": {"lr": 1e-2}}
@@ -103,6 +120,7 @@ def main(output: str, folder: str) -> None:
     root = Path(folder)
     report = {
         "hidden": of_hidden_parameters(root),
+        "unusual": of_unusual_models(root),
         "contradictions": of_contradictions(root),
         "settings": of_settings(root),
     }

@@ -1,6 +1,7 @@
 """Trains with every kind of rule, whole and in two parts, and compares their ends.
 
-Run in a folder with shards and a configuration; prints one JSON object.
+Then makes finished runs longer, and evaluates one on a set that it has not seen. Run in a folder
+with shards and a configuration; prints one JSON object.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 from megadga.build.ranks import process_group
 from megadga.build.run import open_run
 from megadga.config.loading import load_config
-from megadga.train.loop import train
+from megadga.train.loop import evaluate, train
 from tests.support.checkpoints import differing
 
 BEYOND_CHECKPOINT = 4
@@ -22,8 +23,12 @@ TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
 
 def main() -> None:
     rules: dict[str, list[str]] = json.loads(sys.argv[1])
+    schedules: dict[str, list[str]] = json.loads(sys.argv[2])
     with process_group():
-        print(json.dumps({name: compare(name, rules[name]) for name in rules}))
+        found: dict[str, Any] = {name: compare(name, rules[name]) for name in rules}
+        longer = {name: lengthen(name, schedules[name]) for name in schedules}
+        new_set = evaluate_anew(f"{next(iter(schedules))}-longer", next(iter(schedules.values())))
+        print(json.dumps({"rules": found, "longer": longer, "evaluated": new_set}))
 
 
 def compare(name: str, overrides: list[str]) -> dict[str, Any]:
@@ -45,6 +50,51 @@ def compare(name: str, overrides: list[str]) -> dict[str, Any]:
         "differing": differing(
             *(config.output / "checkpoints" / checkpoint for config in (whole, parts))
         ),
+    }
+
+
+def lengthen(name: str, overrides: list[str]) -> dict[str, Any]:
+    """Finish a run, and go on for as long again; return its learning rates and a whole one's.
+
+    Rates are of the steps from the second new one on: the first has the one that was computed
+    when the run was finished.
+    """
+    output = f"{name}-longer"
+    with open_run(load(output, [*overrides, "training.steps=4"])) as run:
+        train(run)
+    with open_run(load(output, [*overrides, "training.steps=8"])) as run:
+        resumed_at = run.mixture.step
+        train(run)
+    whole = load(f"{name}-long", [*overrides, "training.steps=8"])
+    with open_run(whole) as run:
+        train(run)
+    rates, expected = (
+        [r["learning_rate"] for r in logged(Path(each)) if r["type"] == "train"][5:]
+        for each in (output, f"{name}-long")
+    )
+    events = [json.loads(line) for line in (Path(output) / "metrics.jsonl").open()]
+    return {
+        "resumed_at": resumed_at,
+        "rates": rates,
+        "expected": expected,
+        "changed": [each["keys"] for each in events if each.get("event") == "changed"],
+        "done": (Path(output) / "DONE").exists(),
+    }
+
+
+def evaluate_anew(output: str, overrides: list[str]) -> dict[str, Any]:
+    """Evaluate a finished run on one more set; return what it says, and what became of the run."""
+    before = (Path(output) / "metrics.jsonl").read_text()
+    added = "evaluation.sets={new: {path: shards/specific, packing: examples}}"
+    with open_run(load(output, [*overrides, "training.steps=8", added])) as run:
+        step, metrics = run.mixture.step, evaluate(run)
+    after = (Path(output) / "metrics.jsonl").read_text()
+    return {
+        "step": step,
+        "sets": list(metrics["evaluation"]["specific"]),
+        "finite": all(0.0 < loss < 100.0 for loss in metrics["evaluation"]["specific"].values()),
+        "done": (Path(output) / "DONE").exists(),
+        "kept": after.startswith(before),
     }
 
 

@@ -11,7 +11,7 @@ from megadga.alignment.taps import tapped
 from megadga.zero.loss import causal_lm_loss, mean_loss
 from tests.support.derivatives import assert_along, filled, normal, pieces_of, thin
 from tests.support.probed_models import hf_llama, llama
-from tests.support.tapping import CPU, alone, derivatives, of_outputs, tokens_of
+from tests.support.tapping import CPU, alone, derivatives, layouts_of, of_outputs, tokens_of
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
@@ -81,7 +81,9 @@ def test_taps_keep_nothing_of_what_checkpointing_drops(*, frozen: bool, factored
                 if list(child.parameters(recurse=False)):
                     child.register_forward_pre_hook(note)
         direction = ResidentDirection(thin(pieces)[0] if factored else pieces)
-        with tapped(module, direction) as taps:
+        layouts = layouts_of(module, tokens_of(3))
+        inputs.clear()
+        with tapped(module, direction, layouts) as taps:
             taps.begin(3, CPU)
             loss = mean_loss(module, tokens_of(3))
             alive = [not each.expired() for each in inputs]

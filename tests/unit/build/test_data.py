@@ -58,6 +58,22 @@ def test_the_specific_sets_are_opened_where_the_mixture_aligns_to_them(folder):
     assert names(static.held_out_specific) == ["target"]
 
 
+def test_sets_that_are_only_evaluated_are_no_part_of_the_identity(folder):
+    shutil.copytree(folder / "specific", folder / "more")
+    before, after = data_of(folder), data_of(folder, "evaluation.sets={more: {path: more}}")
+    assert names(after.held_out_specific) == ["target", "more"]
+    assert names(after.specific) == ["target"]
+    assert after.identity == before.identity
+
+
+def test_an_evaluated_set_needs_a_validation_split(folder):
+    manifest = read_manifest(folder / "specific")
+    shutil.copytree(folder / "specific", folder / "more")
+    edit_manifest(folder / "more", splits={"train": manifest.splits["train"]})
+    with pytest.raises(ConfigError, match=r"evaluation\.sets\.more\.path: expected a validation"):
+        data_of(folder, "evaluation.sets={more: {path: more}}")
+
+
 GUARDED = "mixing.general_guard={max_rise: 0.1, pull: 0.5}"
 
 
@@ -204,7 +220,8 @@ def test_the_identity_of_domains_that_share_shards_is_one_line(folder, grouped):
 
 
 def test_every_manifest_and_header_is_read_once(folder):
-    config = load_config(write_run(folder))
+    write_run(folder)
+    config = load_config(Path("run.yaml"))
     with watched_opens() as paths:
         open_data(config)
     expected = [

@@ -293,7 +293,7 @@ def test_importance_weights_come_from_the_histogram(folder):
         ),
         (
             ["mixing={type: importance, histogram: nowhere.json}"],
-            ["nowhere.json: expected a histogram, found No such file or directory"],
+            ["override 1: mixing.histogram: expected a file, found none at nowhere.json"],
         ),
     ],
 )

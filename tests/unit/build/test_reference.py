@@ -89,6 +89,11 @@ def test_doremi_takes_every_setting(folder):
 def test_a_folder_that_is_no_run_is_refused(folder):
     assert complaint(folder) == (
         "override 1: mixing.reference: expected the output folder of a run, "
+        "found none at reference"
+    )
+    (folder / "reference").mkdir()
+    assert complaint(folder) == (
+        "override 1: mixing.reference: expected the output folder of a run, "
         "found no reference/config.yaml"
     )
 

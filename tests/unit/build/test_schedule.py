@@ -77,8 +77,11 @@ def test_the_weights_of_another_run_come_back_to_the_bit(folder):
             "stages: [{step: 0, weights: {code: 0.5, novel: 0.5}}]",
             "override 1: mixing.stages.0.weights.novel: expected the name of a domain",
         ),
-        ("csv: t.csv", "t.csv: expected a schedule, found No such file"),
-        ("replay: {metrics: m.jsonl}", "m.jsonl: expected a schedule, found No such file"),
+        ("csv: t.csv", "override 1: mixing.csv: expected a file, found none at t.csv"),
+        (
+            "replay: {metrics: m.jsonl}",
+            "override 1: mixing.replay.metrics: expected a file, found none at m.jsonl",
+        ),
     ],
 )
 def test_what_is_no_schedule_of_these_domains_is_told_with_its_place(folder, options, expected):

@@ -65,3 +65,28 @@ def test_a_second_interrupt_ends_the_process_at_once():
         check=False,
     )
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "True\n")
+
+
+def test_a_second_interrupt_leaves_no_lock_on_an_operator(tmp_path):
+    lock = tmp_path / "cpu_adam" / "lock"
+    lock.parent.mkdir()
+    program = (
+        "import os, signal, sys\n"
+        "from megadga.cluster.stopping import StopSignal\n"
+        "with StopSignal.of_environment(os.environ):\n"
+        f"    os.open({str(lock)!r}, os.O_CREAT | os.O_EXCL)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    print(os.path.exists({str(lock)!r}), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout == "True\n"
+    assert not lock.exists()

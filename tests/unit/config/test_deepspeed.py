@@ -15,7 +15,7 @@ BATCH = {
 
 
 def test_settings_pass_through_with_batch_sizes_filled_in(tmp_path):
-    config = load_config(write_run(tmp_path, steps_per_print=7, custom={"a": [1, None]}))
+    config = load_config(write_run(tmp_path, steps_per_print=7, pipeline={"a": [1, None]}))
     assert deepspeed_settings(config, 2) == {**config.deepspeed, **BATCH}
 
 

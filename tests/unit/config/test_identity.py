@@ -1,7 +1,8 @@
 import pytest
 
-from megadga.config.identity import differences
+from megadga.config.identity import changes, differences, other_run
 from megadga.config.loading import load_config
+from megadga.errors import ConfigError
 from tests.support.runs import RUN, write_run
 
 COSINE = {"type": "WarmupCosineLR", "params": {"total_num_steps": "auto", "warmup_num_steps": 2}}
@@ -17,6 +18,7 @@ COSINE = {"type": "WarmupCosineLR", "params": {"total_num_steps": "auto", "warmu
         "data.domains=moved",
         "data.specific.target.path=moved",
         "training.steps=20",
+        "evaluation.sets={new: {path: elsewhere}}",
         "deepspeed.train_batch_size=8",
         "deepspeed.bf16={enabled: false}",
         "deepspeed.steps_per_print=100",
@@ -76,12 +78,36 @@ def test_evaluations_belong_to_a_run_that_is_guarded_by_them(tmp_path):
     ]
 
 
-def test_a_longer_run_is_another_one_if_the_schedule_depends_on_it(tmp_path):
+def test_a_longer_run_is_the_same_one_and_says_how_its_schedule_has_changed(tmp_path):
     path = write_run(tmp_path, scheduler=COSINE)
-    before, after = load_config(path), load_config(path, ["training.steps=20"])
-    assert differences(before.identity(), after.identity()) == [
-        "deepspeed.scheduler.params.total_num_steps: expected 10, found 20"
+    before, after = (load_config(path, [f"training.steps={n}"]).identity() for n in (10, 20))
+    assert other_run(before, after) == []
+    assert changes(before, after) == {"deepspeed.scheduler.params.total_num_steps": (10, 20)}
+    assert changes(before, before) == {}
+
+
+def test_the_rest_of_a_schedule_makes_another_run(tmp_path):
+    path = write_run(tmp_path, scheduler=COSINE)
+    warmup = "deepspeed.scheduler.params.warmup_num_steps=3"
+    before, after = (load_config(path, each).identity() for each in ([], [warmup]))
+    assert other_run(before, after) == [
+        "deepspeed.scheduler.params.warmup_num_steps: expected 2, found 3"
     ]
+
+
+@pytest.mark.parametrize(
+    "rule", ["{type: uniform}", "{type: odm}", "{type: doge, interval: 4, step_size: 1.0}"]
+)
+def test_sets_that_a_rule_does_not_align_to_may_come_and_go(tmp_path, rule):
+    path, mixing = write_run(tmp_path), f"mixing={rule}"
+    more = "data.specific.new={path: elsewhere}"
+    before, after = load_config(path, [mixing]), load_config(path, [mixing, more])
+    assert differences(before.identity(), after.identity()) == []
+
+
+def test_evaluated_sets_have_names_of_their_own(tmp_path):
+    with pytest.raises(ConfigError, match=r"evaluation\.sets\.target: expected names that no"):
+        load_config(write_run(tmp_path), ["evaluation.sets={target: {path: elsewhere}}"])
 
 
 def test_the_set_that_is_aligned_to_belongs_to_the_identity(tmp_path):

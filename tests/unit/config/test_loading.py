@@ -226,9 +226,8 @@ def test_a_missing_deepspeed_file_is_told_at_the_key_unless_overridden(tmp_path)
     assert complaints(path) == [
         "run.yaml:12: deepspeed: expected a JSON file, found none at zero9.json"
     ]
-    assert load_config(path, ["deepspeed=zero.json"]).deepspeed["zero_optimization"] == {
-        "stage": 1
-    }
+    other = f"deepspeed={tmp_path}/zero.json"
+    assert load_config(path, [other]).deepspeed["zero_optimization"] == {"stage": 1}
 
 
 def test_a_deepspeed_file_that_is_no_json_is_told_with_its_own_line(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,17 @@ def test_a_folder_with_an_unusual_name_is_written_so_that_it_is_read_back(tmp_pa
     folder.root.mkdir()
     write_config(folder, UNIFORM, SIZE)
     assert load_config(folder.config(UNIFORM)).output == folder.run(UNIFORM)
+
+
+def test_a_demo_in_a_relative_folder_is_all_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = DemoFolder(Path("runs/demo"))
+    folder.root.mkdir(parents=True)
+    write_config(folder, DGA, SIZE)
+    config = load_config(folder.config(DGA))
+    assert config.output == folder.run(DGA)
+    assert config.data.domains == folder.domains
+    assert config.data.specific[SPECIFIC].path == folder.specific / SPECIFIC
 
 
 def test_the_same_options_again_change_nothing(folder):

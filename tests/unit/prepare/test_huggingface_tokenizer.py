@@ -179,9 +179,34 @@ def without(vocabulary: dict[str, int], key: str) -> dict[str, int]:
     return {name: index for name, index in vocabulary.items() if name != key}
 
 
-def lowercasing() -> Tokenizer:
+def normalising(*parts: normalizers.Normalizer) -> Tokenizer:
     tokenizer = byte_level(BPE({**ALPHABET}, []))
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = normalizers.Sequence(list(parts))
+    return tokenizer
+
+
+def with_added(name: str = "<think>", **settings: bool) -> Tokenizer:
+    """A tokenizer with one more token that text may become."""
+    tokenizer = byte_level(BPE({**ALPHABET}, []))
+    tokenizer.add_tokens([AddedToken(name, special=False, **settings)])
+    return tokenizer
+
+
+def prefixing() -> Tokenizer:
+    tokenizer = byte_level(BPE({**ALPHABET}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return tokenizer
+
+
+def with_metaspace(scheme: str) -> Tokenizer:
+    """As Llama 2's, but put together otherwise."""
+    tokenizer = byte_fallback()
+    tokenizer.normalizer = normalizers.Sequence([])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    if scheme == "never":
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
     return tokenizer
 
 
@@ -221,10 +246,24 @@ def without_bytes() -> Tokenizer:
             "model.dropout: expected none, found 0.5",
         ),
         (
-            lowercasing(),
-            r"expected text to come back as it was, 'A  b\\n\\n\\tc ', found 'a  b\\n",
+            normalising(normalizers.Lowercase()),
+            r"expected text to come back as it was, 'A  b\\n\\n\\tc .*', found 'a  b\\n",
         ),
-        (splitting(), r"expected text to come back as it was, '  b.*', found 'b"),
+        (splitting(), r"expected text to come back as it was, 'A  b.*', found 'Ab"),
+        (normalising(normalizers.Strip()), r"expected text .* was, ' a b ', found 'a b'"),
+        (normalising(normalizers.Strip(left=False)), r"expected .*, ' a b ', found ' a b'"),
+        (
+            normalising(normalizers.Replace("\r\n", "\n")),
+            r"expected .*\\r\\n.*', found .*\\n",
+        ),
+        (normalising(normalizers.Replace("\u200b", "")), r"expected .*'a\\u200bb .*', found 'ab"),
+        (normalising(normalizers.NFKC()), r"expected .*'a\\xa0b .*', found 'a b"),
+        (normalising(normalizers.NFD()), r"expected .* \\xe9 .*', found '.* e\\u0301 "),
+        (with_added(rstrip=True), r"expected .*, 'think>  b\\n.*', found 'think>b"),
+        (with_added(lstrip=True), r"expected .*, 'a  <think>  .*', found 'a<think>  "),
+        (prefixing(), r"expected .*, 'A  b\\n.*', found ' A  b"),
+        (with_metaspace("always"), r"expected .*, ' a b ', found 'a b '"),
+        (with_metaspace("first"), r"expected .*, ' a b ', found 'a b '"),
     ],
 )
 def test_a_tokenizer_that_loses_text_is_refused(tmp_path, tokenizer, message):
@@ -232,6 +271,28 @@ def test_a_tokenizer_that_loses_text_is_refused(tmp_path, tokenizer, message):
     with pytest.raises(ConfigError, match=f"^{path}: {message}") as caught:
         HuggingFaceTokenizer.load(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        pytest.param(with_added(), id="a token that is added"),
+        pytest.param(with_added("\n    ", normalized=False), id="a token of white space"),
+        pytest.param(normalising(normalizers.NFC()), id="a normaliser that composes characters"),
+        pytest.param(with_metaspace("never"), id="spaces written as a sign"),
+    ],
+)
+def test_a_tokenizer_that_keeps_text_is_taken(tmp_path, tokenizer):
+    loaded = HuggingFaceTokenizer.load(save(tokenizer, tmp_path))
+    text = " a  <think>  é\n\n     b \t"
+    assert loaded.decode(loaded.encode([text])[0]) == text
+
+
+def test_spaces_around_special_tokens_are_text(tmp_path):
+    tokenizer = byte_level(BPE({**ALPHABET}, []))
+    tokenizer.add_special_tokens([AddedToken("<user>", lstrip=True, rstrip=True)])
+    loaded = HuggingFaceTokenizer.load(save(tokenizer, tmp_path))
+    assert loaded.decode(loaded.encode(["a  <user>\n\n b"])[0]) == "a  <user>\n\n b"
 
 
 def test_a_tokenizer_that_lets_text_become_special_is_refused(tmp_path):

@@ -111,6 +111,13 @@ def train_foreign(path, **options):
     return path
 
 
+LOSSLESS = {
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+}
+
+
 def test_a_model_without_byte_pieces_is_refused(tmp_path):
     path = train_foreign(tmp_path / "a.model", vocab_size=100)
     with pytest.raises(ConfigError, match=r"expected 256 byte pieces .*, found 0: .*<unk>"):
@@ -127,7 +134,32 @@ def test_a_model_without_end_of_document_is_refused(tmp_path):
 def with_pad(tmp_path_factory):
     """A model with a control piece of its own, beside those that every model has."""
     path = tmp_path_factory.mktemp("foreign") / "a.model"
-    return train_foreign(path, vocab_size=350, byte_fallback=True, control_symbols=["<end>"])
+    return train_foreign(path, vocab_size=350, control_symbols=["<end>"], **LOSSLESS)
+
+
+@pytest.mark.parametrize(
+    ("differently", "message"),
+    [
+        ({"normalization_rule_name": "nmt_nfkc"}, r"'A  b\\n\\n\\tc .*', found 'A  b  "),
+        ({"normalization_rule_name": "nfkc"}, r"'a\\xa0b .*', found 'a b"),
+        ({"normalization_rule_name": "nmt_nfkc_cf"}, r"'A  b.*', found 'a  b"),
+        ({"remove_extra_whitespaces": True}, r"'A  b.*', found 'A b"),
+        ({"treat_whitespace_as_suffix": True}, r"1f642\.', found .*1f642\. '"),
+    ],
+)
+def test_a_model_that_changes_text_is_refused(tmp_path, differently, message):
+    path = train_foreign(tmp_path / "a.model", vocab_size=350, **LOSSLESS | differently)
+    with pytest.raises(ConfigError, match=f"^{path}: expected text to come back .*{message}"):
+        SentencePieceTokenizer.load(path)
+
+
+def test_a_model_with_a_space_of_its_own_and_pieces_of_its_own_keeps_text(tmp_path):
+    path = train_foreign(
+        tmp_path / "a.model", vocab_size=350, user_defined_symbols=["<think>", "\n "], **LOSSLESS
+    )
+    model = SentencePieceTokenizer.load(path)
+    text = "  a <think>\n  b \n"
+    assert model.decode(model.encode([text])[0]) == text
 
 
 def test_the_end_of_documents_can_be_named(with_pad):

@@ -2,6 +2,7 @@ import sys
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, normalizers
 
 from megadga.errors import ConfigError
 from megadga.prepare.tokenizer import load_tokenizer
@@ -34,6 +35,16 @@ def test_every_kind_keeps_text_and_its_own_id_for_the_end(loaded):
         assert loaded.identity.eod not in tokens
         assert loaded.decode(np.append(tokens, loaded.identity.eod)) == text
     assert loaded.encode([]) == []
+
+
+def test_what_a_tokenizer_that_loses_text_has_written_can_be_read(json_file, tmp_path):
+    library = Tokenizer.from_file(str(json_file))
+    library.normalizer = normalizers.Lowercase()
+    library.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ConfigError, match=r"expected text to come back as it was"):
+        load_tokenizer(tmp_path)
+    reading = load_tokenizer(tmp_path, encodes=False)
+    assert reading.decode(reading.encode(["AB"])[0]) == "ab"
 
 
 def test_a_file_of_no_known_kind_is_refused(tmp_path):

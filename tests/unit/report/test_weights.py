@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.report.history import WeightHistory, read_weights
+from megadga.report import alignments as alignment_plots
+from megadga.report import weights as weight_plots
+from megadga.report.alignments import plot_alignments
+from megadga.report.history import WeightHistory, read_weights, read_weights_from_start
 from megadga.report.lines import DOTS_PER_INCH, SIZE_INCHES
+from megadga.report.plots import plot_run
 from megadga.report.weights import heaviest_lines, plot_weights
 
 
@@ -60,6 +64,81 @@ def test_a_domain_that_was_heavy_once_keeps_its_line_and_the_rest_is_one():
     lines = heaviest_lines(WeightHistory(("a", "b", "c", "d"), np.array([1, 2]), weights), 3)
     assert lines.names == ("c", "a", "2 others together")
     np.testing.assert_allclose(lines.weights, [[0.1, 0.7, 0.2], [0.5, 0.0, 0.5]])
+
+
+def write_start(path, weights, *records):
+    start = {"type": "event", "step": 0, "event": "start", "averaged_weights": weights}
+    lines = [start, *records]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + path.read_text())
+    return path
+
+
+def test_the_weights_of_step_0_come_first(tmp_path):
+    metrics = write_updates(tmp_path / "m.jsonl", {"a": 0.5, "b": 0.5})
+    history = read_weights_from_start(write_start(metrics, {"a": 0.75, "b": 0.25}))
+    np.testing.assert_array_equal(history.steps, [0, 10])
+    np.testing.assert_array_equal(history.weights, [[0.75, 0.25], [0.5, 0.5]])
+    assert read_weights(metrics).steps.tolist() == [10]
+
+
+def test_weights_that_stay_are_a_line_to_the_last_step(tmp_path):
+    metrics = tmp_path / "m.jsonl"
+    metrics.write_text("")
+    trained = [{"type": "train", "step": step, "loss": 1.0} for step in (1, 2, 3)]
+    write_start(metrics, {"a": 0.75, "b": 0.25}, *trained)
+    history = read_weights_from_start(metrics)
+    np.testing.assert_array_equal(history.steps, [0, 3])
+    np.testing.assert_array_equal(history.weights, [[0.75, 0.25]] * 2)
+    assert plot_run(metrics, tmp_path) == (tmp_path / "weights.png",)
+    assert png_size(tmp_path / "weights.png")[0] == SIZE_INCHES[0] * DOTS_PER_INCH
+
+
+def test_a_run_that_has_not_trained_yet_is_drawn(tmp_path):
+    metrics = tmp_path / "m.jsonl"
+    metrics.write_text("")
+    write_start(metrics, {"a": 0.75, "b": 0.25})
+    plot_weights(metrics, tmp_path / "w.png")
+    assert png_size(tmp_path / "w.png")[0] == SIZE_INCHES[0] * DOTS_PER_INCH
+
+
+def test_a_start_with_other_domains_is_refused(tmp_path):
+    metrics = write_updates(tmp_path / "m.jsonl", {"a": 0.5, "b": 0.5})
+    with pytest.raises(ConfigError, match="event start: expected the domains a, b, found a, c"):
+        read_weights_from_start(write_start(metrics, {"a": 0.75, "c": 0.25}))
+
+
+def drawn(monkeypatch, module, plot):
+    """Return colour and dashes of each line that is drawn, by the name in its label."""
+    styles, labels = [], {}
+
+    def note(axes, names, values, colours):
+        styles.extend((line.get_color(), line.get_linestyle()) for line in axes.get_lines())
+        labels.update(zip([name.split("  ")[0] for name in names], styles, strict=True))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "label_ends", note)
+        plot()
+    return labels
+
+
+def test_a_domain_has_one_colour_in_every_run_and_every_picture(tmp_path, monkeypatch):
+    names = [f"d{number:02}" for number in range(20)]
+    rising = np.arange(1.0, 21.0) / 210.0
+    looks = []
+    for run, weights in (("up", rising), ("down", rising[::-1])):
+        record = {
+            "averaged_weights": dict(zip(names, weights.tolist(), strict=True)),
+            "alignments": dict.fromkeys(names, 1.0),
+        }
+        path = tmp_path / f"{run}.jsonl"
+        path.write_text(f"{json.dumps({'type': 'update', 'step': 1, **record})}\n")
+        image = tmp_path / "x.png"
+        for module, plot in ((weight_plots, plot_weights), (alignment_plots, plot_alignments)):
+            looks.append(drawn(monkeypatch, module, lambda: plot(path, image)))  # noqa: B023
+    for name in names:
+        assert len({look[name] for look in looks if name in look}) == 1
+    for look in looks:
+        assert len(set(look.values())) == len(look)
 
 
 @pytest.mark.parametrize("num_domains", [1, 9, 12, 40])

@@ -1,5 +1,9 @@
 import errno
+import fcntl
 import io
+import os
+import struct
+import termios
 
 import pytest
 
@@ -11,13 +15,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def progress(stream, *, total_steps=4, first_step=0, line_interval=2):
+def progress(stream, *, total_steps=4, first_step=0, line_interval=2, clock=lambda: 0.0):
     return Progress(
         total_steps=total_steps,
         first_step=first_step,
         weights={"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3},
         stream=stream,
         line_interval=line_interval,
+        clock=clock,
     )
 
 
@@ -25,18 +30,52 @@ def train(loss):
     return {"train": {"loss": loss, "tokens_per_s": 12345.6}}
 
 
-def test_a_log_gets_a_plain_line_now_and_then_and_at_the_end():
+def test_a_log_gets_a_plain_line_now_and_then_and_at_the_end_with_the_time_left():
     stream = io.StringIO()
-    shown = progress(stream, total_steps=5)
+    seconds = iter([1000.0, 1030.0, 1090.0])  # after steps 1, 2 and 4
+    shown = progress(stream, total_steps=5, clock=lambda: next(seconds))
 
     for step in range(1, 6):
         shown.log(step, train(step / 10))
 
     assert stream.getvalue().splitlines() == [
-        "step 2/5  loss 0.200  12,346 tokens/s  b 0.400, d 0.300, c 0.200",
-        "step 4/5  loss 0.400  12,346 tokens/s  b 0.400, d 0.300, c 0.200",
+        "step 1/5  loss 0.100  12,346 tokens/s  b 0.400, d 0.300, c 0.200",
+        "step 2/5  loss 0.200  12,346 tokens/s  b 0.400, d 0.300, c 0.200  01:30 left",
+        "step 4/5  loss 0.400  12,346 tokens/s  b 0.400, d 0.300, c 0.200  00:30 left",
         "step 5/5  loss 0.500  12,346 tokens/s  b 0.400, d 0.300, c 0.200",
     ]
+
+
+def test_the_time_left_goes_by_the_speed_since_this_process_started():
+    stream = io.StringIO()
+    seconds = iter([0.0, 40.0])
+    shown = progress(
+        stream, total_steps=1000, first_step=100, line_interval=50, clock=lambda: next(seconds)
+    )
+    shown.log(110, train(1.0))
+    shown.log(150, train(1.0))
+    assert stream.getvalue().splitlines()[-1].endswith("  14:10 left")
+
+
+def test_a_terminal_without_columns_gets_lines():
+    end, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+    with os.fdopen(terminal, "w") as stream:
+        shown = progress(stream, line_interval=1)
+        for step in range(1, 5):
+            shown.log(step, train(0.5))
+        written = b""
+        while written.count(b"\n") < 4:
+            written += os.read(end, 65536)
+    os.close(end)
+    lines = written.decode().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [f"step {step}/4" for step in range(1, 5)]
+
+
+def test_what_a_run_begins_with_is_no_line():
+    stream = io.StringIO()
+    progress(stream).log(0, {"event": {"event": "start", "averaged_weights": {"a": 1.0}}})
+    assert stream.getvalue() == ""
 
 
 def test_an_update_changes_the_weights_that_are_shown():
@@ -55,7 +94,7 @@ def test_evaluations_and_events_are_told_whatever_the_interval():
 
     progress(stream).log(1, {**train(1.0), "evaluation": evaluation, "event": event})
 
-    assert stream.getvalue().splitlines() == [
+    assert stream.getvalue().splitlines()[1:] == [
         "step 1: validation qa 2.500, general 3.000",
         "step 1: update_skipped (reason alignments are not finite)",
     ]

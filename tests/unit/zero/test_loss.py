@@ -1,6 +1,8 @@
 """What probes take for the loss. On real engines: tests/distributed."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +58,50 @@ def test_anything_else_is_refused_by_shape(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"one loss a token, shape \(2, 3\), found shape \(") as e:
         mean_loss(Constant(torch.zeros(shape)), TOKENS)
     assert str(e.value).endswith(f"found shape {shape}")
+
+
+@dataclass
+class Output:
+    """As Hugging Face's models return."""
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+class Returning(nn.Module):
+    """Returns an object whatever it is shown."""
+
+    def __init__(self, returned: Any) -> None:
+        super().__init__()
+        self.returned = returned
+
+    def forward(self, tokens: Tensor) -> Any:
+        return self.returned
+
+
+@pytest.mark.parametrize("loss", [torch.tensor(2.5), torch.full((2, 3), 2.5)])
+def test_the_loss_of_an_output_is_taken(loss: Tensor):
+    assert mean_loss(Returning(Output(loss, torch.zeros(()))), TOKENS).item() == 2.5
+    assert mean_loss(Returning({"loss": loss}), TOKENS).item() == 2.5
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        ((torch.zeros(()), torch.zeros(2)), "found a tuple of 2"),
+        (
+            Output(None, torch.zeros(2)),
+            "found a Output without one (is it called without labels?)",
+        ),
+        ({"logits": torch.zeros(2)}, "found a dict without one (is it called without labels?)"),
+        (2.5, "found a float"),
+        (None, "found a NoneType"),
+    ],
+)
+def test_what_has_no_loss_is_refused_by_what_it_is(returned: Any, found: str):
+    with pytest.raises(ValueError, match="module: expected a tensor of losses, or an object") as e:
+        mean_loss(Returning(returned), TOKENS)
+    assert str(e.value).endswith(found)
 
 
 @pytest.mark.parametrize("build", [hf_llama, gpt2])

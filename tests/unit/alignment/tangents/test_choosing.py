@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from megadga.alignment.directions import ResidentDirection
@@ -22,6 +23,12 @@ class Renamed(nn.Linear):
     """A subclass, which may compute something else."""
 
 
+def with_own_forward(layer: nn.Linear) -> nn.Linear:
+    """Give one layer a forward function that its class does not have."""
+    layer.forward = lambda x: nn.functional.linear(x, 2.0 * layer.weight)
+    return layer
+
+
 KINDS: list[tuple[nn.Module, type]] = [
     (nn.Linear(2, 3), LinearTangent),
     (Linear(2, 3, nothing), LinearTangent),
@@ -35,6 +42,11 @@ KINDS: list[tuple[nn.Module, type]] = [
     (nn.MultiheadAttention(2, 1), AnyModuleTangent),
     (Renamed(2, 3), AnyModuleTangent),
     (nn.PReLU(), AnyModuleTangent),
+    (nn.utils.spectral_norm(nn.Linear(2, 3)), AnyModuleTangent),
+    (prune.identity(nn.Linear(2, 3), "weight"), AnyModuleTangent),
+    (prune.identity(nn.LayerNorm(2), "bias"), AnyModuleTangent),
+    (nn.utils.parametrizations.orthogonal(nn.Linear(2, 2)), AnyModuleTangent),
+    (with_own_forward(nn.Linear(2, 3)), AnyModuleTangent),
 ]
 
 
@@ -53,6 +65,13 @@ def test_a_module_that_nothing_moves_has_none():
 def test_a_module_that_owns_nothing_has_none_whatever_its_children_have():
     module = nn.Sequential(nn.Linear(2, 3))
     assert choose_tangent(module, ResidentDirection(pieces_of(module))) is None
+
+
+def test_what_cannot_be_called_has_none_and_leaves_its_parameters_to_what_has_it():
+    module = nn.Sequential(nn.ParameterDict({"gain": nn.Parameter(torch.ones(2))}))
+    direction = ResidentDirection(pieces_of(module))
+    assert choose_tangent(module[0], direction) is None
+    assert isinstance(choose_tangent(module, direction), AnyModuleTangent)
 
 
 def test_attention_whose_output_projection_alone_moves_has_one():

@@ -1,17 +1,20 @@
 """Modules of which nothing is known against autograd, a sequence at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from megadga.alignment.directions import ResidentDirection
 from megadga.alignment.tangents.choosing import choose_tangent
 from megadga.alignment.tangents.generic import AnyModuleTangent
 from megadga.alignment.tangents.randomness import random_states
-from megadga.alignment.tangents.tangent import Call, Trace
+from megadga.alignment.tangents.tangent import Call, SequenceRows, Trace
 from tests.support.derivatives import (
+    assert_along,
     check_tangent,
     filled,
     normal,
@@ -72,11 +75,13 @@ class Moody(nn.Module):
         return self.child(x * self.scale if bool((x > 0).all()) else x)
 
 
-def trace_of(module: nn.Module, direction: ResidentDirection, inputs: Tensor) -> Trace:
+def trace_of(
+    module: nn.Module, direction: ResidentDirection, inputs: Tensor, *, num_outputs: int = 1
+) -> Trace:
     call = Call((inputs,), {}, random_states(torch.device("cpu")))
     tangent = choose_tangent(module, direction)
     assert isinstance(tangent, AnyModuleTangent)
-    return tangent.trace(call, B)
+    return tangent.trace(call, [SequenceRows(B)] * num_outputs)
 
 
 def test_a_module_with_a_parameter_of_its_own():
@@ -151,11 +156,110 @@ def test_only_what_a_module_owns_is_its_own():
     check_tangent(module, ResidentDirection(pieces), pieces, inputs, num_sequences=B)
 
 
-def test_a_parameter_that_a_call_has_not_used_adds_nothing():
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_parameter_that_a_call_has_not_used_adds_nothing(*, trainable: bool):
     module = filled(Moody())
-    trace = trace_of(module, ResidentDirection(pieces_of(module)), -normal(B, S, WIDTH).abs())
+    module.requires_grad_(trainable)
+    pieces = {parameter: torch.ones_like(parameter) for parameter in module.parameters()}
+    trace = trace_of(module, ResidentDirection(pieces), -normal(B, S, WIDTH).abs())
     found = trace.derivatives([torch.ones(B, S, WIDTH, dtype=torch.float64)], trace.kept)
     assert found.tolist() == [0.0] * B
+
+
+class Returned(nn.Module):
+    """Returns its parameters as they are, one of them twice, beside something made of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.empty(B, WIDTH))
+        self.others = nn.Parameter(torch.empty(B, WIDTH))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.rows, x * self.others, self.rows, self.others, x]
+
+
+@pytest.mark.parametrize("in_loss", [slice(None), slice(1), slice(2, 4)])
+def test_a_module_may_return_its_own_parameters(in_loss: slice):
+    module = filled(Returned())
+    pieces = pieces_of(module)
+    direction = ResidentDirection(pieces)
+    x = normal(B, WIDTH)
+    check_tangent(module, direction, pieces, x, num_sequences=B, in_loss=in_loss)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_returned_parameter_moves_whether_or_not_it_is_trained_now(*, trainable: bool):
+    module = filled(Returned())
+    pieces = pieces_of(module)
+    module.requires_grad_(trainable)
+    trace = trace_of(module, ResidentDirection(pieces), normal(B, WIDTH), num_outputs=5)
+    delta = normal(B, WIDTH, seed=1)
+
+    found = trace.derivatives([delta, None, None, None, None], trace.kept)
+
+    torch.testing.assert_close(found, (delta * pieces[module.rows]).sum(1))
+
+
+REPARAMETRIZED: dict[str, Callable[[nn.Linear], nn.Module]] = {
+    "weight_norm": nn.utils.weight_norm,
+    "spectral_norm": nn.utils.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+    "pruned weight_norm": lambda layer: nn.utils.weight_norm(
+        prune.random_unstructured(layer, "bias", 0.5)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", REPARAMETRIZED)
+def test_a_layer_whose_weight_is_computed_before_each_call(name: str):
+    module = filled(REPARAMETRIZED[name](nn.Linear(WIDTH, 2 * WIDTH)))
+    pieces = pieces_of(module)
+    direction = ResidentDirection(pieces)
+    check_tangent(module, direction, pieces, normal(B, S, WIDTH), num_sequences=B)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_computed_weight_is_found_again_after_later_calls(*, trainable: bool):
+    module = filled(nn.utils.spectral_norm(nn.Linear(WIDTH, WIDTH)))
+    pieces, x, delta = pieces_of(module), normal(B, WIDTH), normal(B, WIDTH, seed=1)
+    losses = (delta * module(x)).sum(1)  # from here on its vectors are others than before
+    module.requires_grad_(trainable)
+    call = Call((x,), {}, random_states(torch.device("cpu")))
+    tangent = choose_tangent(module, ResidentDirection(pieces))
+    assert tangent is not None
+    trace = tangent.trace(call, [SequenceRows(B)])
+    module(x)
+    weight = module.weight
+
+    found = trace.derivatives([delta], trace.kept)
+
+    module.requires_grad_(True)
+    assert_along(found, list(losses), pieces)
+    assert module.weight is weight
+
+
+class Holder(nn.Module):
+    """Its parameters are in dictionaries and lists, in a module that cannot be called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gains = nn.ParameterDict({"a": nn.Parameter(torch.empty(WIDTH))})
+        self.shifts = nn.ModuleList([nn.ParameterList([nn.Parameter(torch.empty(WIDTH))])])
+        self.child = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shifts = self.shifts[0]
+        assert isinstance(shifts, nn.ParameterList)
+        return self.child(x * self.gains["a"] + shifts[0]).sin() * self.gains["a"]
+
+
+def test_parameters_in_a_container_belong_to_the_module_that_has_it():
+    module = filled(Holder())
+    pieces = {p: normal(WIDTH) for name, p in module.named_parameters() if "child" not in name}
+    assert len(pieces) == 2
+    direction = ResidentDirection(pieces)
+    check_tangent(module, direction, pieces, normal(B, S, WIDTH), num_sequences=B)
 
 
 @pytest.mark.parametrize("trainable", [True, False])

@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from megadga.alignment.directions import ResidentDirection
 from megadga.alignment.tangents.choosing import choose_tangent
-from megadga.alignment.tangents.tangent import Call
+from megadga.alignment.tangents.tangent import Call, SequenceRows
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
 B, S, INPUTS, OUTPUTS = 3, 5, 4, 6
@@ -92,7 +92,7 @@ def test_a_bias_alone_keeps_nothing():
 def kept_by(module: nn.Module, pieces) -> tuple[torch.Tensor, ...]:
     tangent = choose_tangent(module, ResidentDirection(pieces))
     assert tangent is not None
-    return tangent.trace(Call((normal(B, S, INPUTS),), {}, ()), B).kept
+    return tangent.trace(Call((normal(B, S, INPUTS),), {}, ()), [SequenceRows(B)]).kept
 
 
 ROWS, WIDTH = 7, 4

@@ -1,4 +1,5 @@
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -113,6 +114,23 @@ def test_what_is_shown_does_the_same_in_a_shell(tmp_path):
     assert done.stdout == f'{[HOSTILE]}|{folder}|{HOSTILE}|None|{{"a": "$b"}}\n'
     assert file.path.read_text() == file.text
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_no_line_of_a_text_ends_it_early(tmp_path):
+    text = "a\nEND\ntouch escaped\nEND1\n'END'\n  END\nEND2\nEND"
+    command = Command(("cat",), {}, tmp_path, f"{text}\n".encode())
+    file = PrivateFile(tmp_path / "job.json", f"{text}\n")
+    shown = show(Plan((command,), (), lambda _: None, PATIENCE, file=file), {})
+    # Without the pulse, which would go on for ever: `cat` reads all that there is.
+    shown = re.sub(r"while echo; do sleep \d+; done; ", "", shown)
+
+    done = subprocess.run(
+        ["sh"], input=shown, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stdout == f"{text}\n"
+    assert file.path.read_text() == file.text
+    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
 
 
 def test_values_that_a_shell_has_anyway_are_not_shown():

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from megadga.cluster.launching import slurm
 from megadga.cluster.launching.slurm import main, sbatch_command, slurm_script
 from tests.support.ranks import own_session
 from tests.support.runs import write_run
@@ -221,3 +223,32 @@ def test_ranks_that_cannot_share_the_batch_are_refused_before_submission(
     assert "expected a multiple of training.micro_batch_size x ranks" in capsys.readouterr().err
     assert main(["run.yaml"]) == 2
     assert "--accelerators-per-node: expected the ranks of a node" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["x\nEND\ntouch escaped\n", "END\nEND1", HOSTILE, "a\n\n"])
+def test_a_dry_run_that_is_pasted_submits_the_script_and_does_nothing_else(
+    tmp_path, monkeypatch, capsys, value
+):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\ncat > submitted\n")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    arguments = ["run.yaml", "--accelerators-per-node=2", f"--set=output={json.dumps(value)}"]
+    scripts: list[str] = []
+    monkeypatch.setattr(
+        slurm, "slurm_script", lambda *rest: scripts.append(slurm_script(*rest)) or scripts[0]
+    )
+    before = {path.name for path in tmp_path.iterdir()}
+
+    assert main([*arguments, "--dry-run"]) == 0
+    subprocess.run(
+        ["sh"],
+        input=capsys.readouterr().out,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        text=True,
+        check=True,
+    )
+
+    assert (tmp_path / "submitted").read_text() == scripts[0]
+    assert {path.name for path in tmp_path.iterdir()} == {*before, "submitted"}

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -280,6 +281,54 @@ def test_a_classifier_sorts_documents_into_domains(source, tokenizer, tmp_path):
     assert grouping.classifier == ByLength.fingerprint
     assert grouping.bounds["train"].documents.tolist() == [0, num_short, num_short, 300]
     assert [len(text) > 100 for text in texts] == [False] * num_short + [True] * (300 - num_short)
+
+
+class Composing:
+    """A tokenizer that composes characters, as those of several models do."""
+
+    def __init__(self, tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.identity = tokenizer.identity
+
+    def encode(self, texts):
+        return self._tokenizer.encode([unicodedata.normalize("NFC", text) for text in texts])
+
+    def decode(self, tokens):
+        return self._tokenizer.decode(tokens)
+
+
+def test_documents_that_do_not_survive_the_tokenizer_are_bad_records(tokenizer, tmp_path):
+    texts = ["caf\u00e9", "cafe\u0301", "tea"]
+    path = write_lines(tmp_path / "a.jsonl", texts)
+    inputs, recipe = list(plan_domains([path])), Recipe(valid_fraction=0.0)
+    reason = r"text: expected text that survives the tokenizer, 'cafe\\u0301', found 'caf\\xe9'"
+    with pytest.raises(ConfigError, match=f"^{path}:2: {reason}; found 1 bad records among 3"):
+        build(inputs, Composing(tokenizer), tmp_path / "out", recipe)
+    built = build(inputs, Composing(tokenizer), tmp_path / "out", recipe, max_bad=MaxBad(1))
+    assert built.num_bad == 1
+    assert built.rejects.read_text().count("\n") == 1
+    assert sorted(read_split(tmp_path / "out/a", "train", tokenizer)) == ["caf\u00e9", "tea"]
+
+
+def test_the_sign_that_sentencepiece_has_for_the_space_becomes_one(tokenizer, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", ["a \u2581\u2581 b"])
+    build(list(plan_domains([path])), tokenizer, tmp_path / "out", Recipe(valid_fraction=0.0))
+    assert read_split(tmp_path / "out/a", "train", tokenizer) == ["a    b"]
+
+
+def test_a_part_of_the_documents_is_checked_and_the_same_whatever_else_is_done(
+    tokenizer, tmp_path, monkeypatch
+):
+    path = write_lines(tmp_path / "a.jsonl", [f"cafe\u0301 {n}" for n in range(400)])
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.CHECKED_BYTES", path.stat().st_size // 4)
+    found = []
+    for least in (1000, 1 << 20):
+        monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", least)
+        out = tmp_path / f"{least}"
+        built = build(list(plan_domains([path])), Composing(tokenizer), out, max_bad=MaxBad(400))
+        found.append((built.num_bad, built.manifests, built.rejects.read_bytes()))
+    assert found[0] == found[1]
+    assert 65 <= found[0][0] <= 135  # of a binomial distribution: 4 deviations
 
 
 def test_progress_of_both_halves_ends_at_their_total(source, tokenizer, tmp_path):

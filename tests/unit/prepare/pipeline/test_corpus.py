@@ -39,6 +39,17 @@ def test_an_input_is_a_domain_and_files_are_numbered_within_it(tmp_path):
     )
 
 
+def test_files_of_a_folder_are_of_the_split_that_they_say(tmp_path):
+    names = ("train-0.jsonl", "train-1.jsonl", "valid-0.jsonl", "test-0.jsonl", "README.md")
+    files = [write(tmp_path / "qa" / name, 1) for name in names]
+    inputs = [DomainInput("qa", tmp_path / "qa", None)]
+    assert corpus_by_input(inputs, valid_fraction=0.1).sources == (
+        Source(files[0], 0, 0, 0.0),
+        Source(files[1], 1, 0, 0.0),
+        Source(files[2], 2, 0, 1.0),
+    )
+
+
 def test_files_without_a_domain_leave_it_to_their_documents(tmp_path):
     files = [write(tmp_path / name, 1) for name in ("a.jsonl", "b.jsonl")]
     corpus = corpus_of_files(files, valid_fraction=0.1)
@@ -70,6 +81,28 @@ def test_tasks_grow_with_the_corpus_up_to_a_bound(tmp_path, monkeypatch):
         corpus = corpus_of_files([write(tmp_path / f"{size}.jsonl", size)], valid_fraction=0.0)
         counts.append(len(plan_tasks(corpus)))
     assert counts == [1, 4, 4, 8]
+
+
+def test_all_of_a_small_corpus_is_checked_and_a_part_of_every_file_of_a_large_one(
+    tmp_path, monkeypatch
+):
+    files = [write(tmp_path / "a.jsonl", 100), write(tmp_path / "b.jsonl", 1900)]
+    corpus = corpus_of_files(files, valid_fraction=0.0)
+
+    def shares():
+        return [
+            {
+                part.checked
+                for task in plan_tasks(corpus)
+                for part in task.parts
+                if part.source == s
+            }
+            for s in corpus.sources
+        ]
+
+    assert shares() == [{1.0}, {1.0}]
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.CHECKED_BYTES", 20)
+    assert shares() == [{0.1}, {0.01}]
 
 
 def test_no_files_are_no_tasks():

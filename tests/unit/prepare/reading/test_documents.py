@@ -49,6 +49,102 @@ def test_a_folder_gives_its_files_sorted_by_path_without_hidden_ones(tmp_path):
     assert read_texts(tmp_path) == ["a", "b1", "b2"]
 
 
+LINES = b'{"text": "a"}\n\n{"text": "b", "n": 1}\n'
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wiki_00", "a.json", "a.JSONL", "a.ndjson", "a.txt", "part.00000-of-01024", "a.jsonl.bak"],
+)
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(LINES, id="lines"),
+        pytest.param(b"\n  \n" + LINES.rstrip(), id="lines after blank ones"),
+        pytest.param(LINES.replace(b"\n", b"\r\n"), id="lines of Windows"),
+    ],
+)
+def test_json_lines_are_known_by_what_is_in_them(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert read_texts(tmp_path / name) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.json.gz", "wiki_00.gz", "a.zst", "a.packed"])
+@pytest.mark.parametrize("packed", ["x.gz", "x.zst"])
+def test_compressed_json_lines_are_known_by_what_is_in_them(tmp_path, name, packed):
+    path = write_packed(tmp_path / packed, LINES).rename(tmp_path / name)
+    assert read_texts(path) == ["a", "b"]
+
+
+def test_the_name_of_a_format_may_be_in_capitals(tmp_path):
+    path = write_packed(tmp_path / "a.jsonl.gz", LINES).rename(tmp_path / "A.JSONL.GZ")
+    assert read_texts(path) == ["a", "b"]
+
+
+def test_parquet_is_known_by_what_is_in_it(tmp_path):
+    for name in ("a.PARQUET", "part-0"):
+        pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / name)
+        assert read_texts(tmp_path / name) == ["a", "b"]
+
+
+def test_json_lines_by_another_name_are_cut_too(tmp_path):
+    path = write_lines(tmp_path / "wiki_00", [str(number) for number in range(1000)])
+    spans = split_file(path, span_bytes=5000)
+    records = [record for span in spans for record in iterate_records(span, Keys())]
+    assert len(spans) > 2
+    assert [one.text for one in records if isinstance(one, Document)] == [
+        str(number) for number in range(1000)
+    ]
+
+
+def test_one_line_too_long_to_look_at_is_json_lines_if_it_begins_so(tmp_path):
+    path = write_lines(tmp_path / "wiki_00", ["a" * 100_000])
+    assert read_texts(path) == ["a" * 100_000]
+
+
+def test_a_broken_first_line_does_not_make_a_text_of_json_lines(tmp_path):
+    path = tmp_path / "wiki_00"
+    path.write_bytes(b'{"text": "a\n' + LINES)
+    with pytest.raises(ConfigError, match=f"^{path}:1: expected one JSON object, found"):
+        read_texts(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.json", '[{"text": "a"}, {"text": "b"}]', "a JSON array"),
+        ("a.json", '[\n {"text": "a"},\n {"text": "b"}\n]\n', "a JSON array"),
+        ("a.txt", '["a", "b"]\n', "a JSON array"),
+        ("a.json", '{\n "text": "a"\n}\n', "a JSON object over several lines"),
+        ("a.json", '{\n "data": [\n {"text": "a"}\n ]\n}', "a JSON object over several lines"),
+        ("a", '{\n "text": "a"\n}\n{\n "text": "b"\n}\n', "2 JSON values over several lines"),
+        ("a.csv", "text,n\na,1\n", "a table by its name"),
+        ("a.TSV", "text\tn\na\t1\n", "a table by its name"),
+    ],
+)
+def test_records_in_a_format_that_is_not_read_are_refused(tmp_path, name, content, found):
+    path = tmp_path / name
+    path.write_text(content)
+    message = f"^{path}:1: expected text or JSON lines, found {found}: write one "
+    with pytest.raises(ConfigError, match=message):
+        read_texts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("package.json", '{\n  "name": "a",\n  "files": ["b"]\n}\n'),
+        ("a.ini", "[section]\nkey = 1\n"),
+        ("a.md", "[1] A paper.\n\n{not JSON}\n"),
+        ("a.py", "[x, y] = 1, 2\n"),
+        ("a.tex", "{\\bf a}\n{b}\n"),
+    ],
+)
+def test_what_only_begins_like_json_is_a_text(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert read_texts(tmp_path) == [content]
+
+
 def test_blank_lines_are_no_documents(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n\n  \n{"text": "b"}')

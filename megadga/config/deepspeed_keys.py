@@ -1,0 +1,343 @@
+"""The keys of DeepSpeed 0.19 and the optimizers and schedulers of torch 2.13, as data.
+
+A run's settings are validated before DeepSpeed is imported, which takes seconds, and DeepSpeed
+itself passes over most keys that it does not know. A test proves the tables equal to DeepSpeed's
+configuration models and to the signatures of the optimizers and schedulers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Union
+
+Keys = Mapping[str, Union["Keys", None]]
+"""Keys of a mapping, each with those below it; None: a value, or anything that is its own."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a class takes by name.
+
+    Attributes:
+        names: All of them.
+        required: Those without a default.
+    """
+
+    names: frozenset[str]
+    required: frozenset[str]
+
+
+def _names(text: str) -> Keys:
+    return dict.fromkeys(text.split())
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _parameters(text: str) -> Parameters:
+    """Read names, of which those that end in ``!`` are required."""
+    words = text.split()
+    return Parameters(
+        frozenset(word.removesuffix("!") for word in words),
+        frozenset(word.removesuffix("!") for word in words if word.endswith("!")),
+    )
+
+
+REMOVED = _set(
+    "amp compression_training curriculum_learning eigenvalue elasticity graph_harvesting nebula "
+    "progressive_layer_drop quantize_training sparse_attention sparse_gradients"
+)
+"""Top-level keys of older versions, which DeepSpeed refuses."""
+
+REMOVED_OF_ZERO = _set("mics_hierarchical_params_gather mics_shard_size zeropp_loco_param")
+"""Likewise of ``zero_optimization``."""
+
+_BF16 = _names(
+    "bf16_master_weights_and_grads bf16_optimizer_states check_grad_overflow enabled "
+    "immediate_grad_update"
+)
+_FILES = _names("enabled job_name output_path")
+_TP = _names("mpu tp_grain_size tp_group tp_size")
+KEYS: Keys = {
+    **_names(
+        "communication_data_type dataloader_drop_last datastates_ckpt disable_allgather "
+        "disable_python_gc dump_state gradient_accumulation_steps gradient_allreduce_op "
+        "gradient_clipping gradient_predivide_factor log_level managed_gradient_accumulation "
+        "memory_breakdown pipeline prescale_gradients seq_parallel_communication_data_type "
+        "steps_per_print train_batch_size train_micro_batch_size_per_gpu "
+        "use_data_before_expert_parallelism vocabulary_size wall_clock_breakdown "
+        "zero_allow_untested_optimizer zero_force_ds_cpu_optimizer"
+    ),
+    "activation_checkpointing": _names(
+        "contiguous_memory_optimization cpu_checkpointing number_checkpoints "
+        "partition_activations profile synchronize_checkpoint_boundary"
+    ),
+    "aio": _names(
+        "block_size intra_op_parallelism overlap_events queue_depth single_submit use_gds"
+    ),
+    "autotuning": {
+        **_names(
+            "arg_mappings enabled end_profile_step exps_dir fast max_train_batch_size "
+            "max_train_micro_batch_size_per_gpu metric metric_path min_train_batch_size "
+            "min_train_micro_batch_size_per_gpu model_info_path mp_size "
+            "num_tuning_micro_batch_sizes overwrite results_dir start_profile_step "
+            "tuner_early_stopping tuner_num_trials tuner_type"
+        ),
+        "model_info": _names("hidden_size num_layers num_params profile"),
+    },
+    "checkpoint": {
+        **_names("checkpoint_serialization load_universal tag_validation use_node_local_storage"),
+        "parallel_write": _names("pipeline_stage"),
+        "writer": _names(
+            "data_parallel decoupled io_buffer_double io_buffer_size io_multiplier "
+            "show_statistics type"
+        ),
+    },
+    "comet": _names(
+        "api_key enabled experiment_key experiment_name mode online project "
+        "samples_log_interval workspace"
+    ),
+    "comms_logger": _names("debug enabled prof_all prof_ops verbose"),
+    "compile": _names(
+        "autoep_non_moe debug_log deepcompile double_buffer free_activation "
+        "free_activation_threshold keep_all_input_tensors keep_int_input_tensors "
+        "offload_activation offload_activation_pin_memory offload_opt_states offload_parameters "
+        "passes symmetric_memory sync_after_allgather sync_after_reduce sync_before_allgather "
+        "sync_before_reduce"
+    ),
+    "data_efficiency": {
+        **_names("enabled seed"),
+        "data_routing": _names("enabled random_ltd"),
+        "data_sampling": _names(
+            "curriculum_learning dynamic_batching enabled num_epochs num_workers pin_memory"
+        ),
+    },
+    "data_types": _names("buffer_dtype grad_accum_dtype keep_in_fp32_modules param_dtype"),
+    "expert_parallel": _names(
+        "async_split_plan autoep_size combine_impl comm_backend comm_max_tokens_per_rank "
+        "comm_num_sm comm_qp_margin disable_triton_grouped_mm enabled expert_activation "
+        "expert_pattern expert_tensor_parallel_size expert_w1 expert_w2 expert_w3 gate_up_impl "
+        "has_shared_experts load_balance_coeff moe_layer_pattern num_expert_groups "
+        "num_experts_attr num_limited_groups preset_model route_norm route_scale "
+        "routed_scaling_factor router_pattern row_weighting_impl score_apply score_func "
+        "shared_experts_gate_pattern shared_experts_pattern top_k top_k_attr use_grouped_mm "
+        "validate_folding_routing"
+    ),
+    "flops_profiler": _names(
+        "detailed enabled module_depth output_file profile_step recompute_fwd_factor top_modules"
+    ),
+    "bf16": _BF16,
+    "bfloat16": _BF16,
+    "csv_monitor": _FILES,
+    "tensorboard": _FILES,
+    "fp16": _names(
+        "auto_cast consecutive_hysteresis enabled fp16_master_weights_and_grads hysteresis "
+        "initial_scale_power loss_scale loss_scale_window min_loss_scale"
+    ),
+    "hybrid_engine": _names(
+        "enable_cuda_graph enabled inference_tp_size max_out_tokens pin_parameters "
+        "release_inference_cache tp_gather_partition_size"
+    ),
+    "optimizer": _names("legacy_fusion params type"),
+    "scheduler": _names("params type"),
+    "tensor_parallel": {
+        **_names(
+            "autotp_size dtype injection_policy_tuple keep_module_on_host kernel_inject "
+            "partition_config preset_model replace_with_kernel_inject tp_overlap_comm "
+            "vocab_parallel_ce_backend vocab_parallel_lm_head"
+        ),
+        "tensor_parallel": _TP,
+        "tp": _TP,
+    },
+    "timers": {
+        "throughput": _names("enabled synchronized"),
+    },
+    "torch_autocast": _names("dtype enabled lower_precision_safe_modules"),
+    "wandb": _names("enabled group project team"),
+    "weight_quantization": _names(
+        "enabled num_bits post_init_quant q_groups q_type quantized_initialization"
+    ),
+    "zero_optimization": {
+        **_names(
+            "allgather_bucket_size allgather_partitions allgather_sequential compute_grad_norm "
+            "contiguous_gradients cpu_offload cpu_offload_param cpu_offload_use_pin_memory "
+            "elastic_checkpoint enable_sanity_checks gather_16bit_weights_on_model_save "
+            "ignore_unused_parameters legacy_stage1 load_from_fp32_weights "
+            "log_trace_cache_warnings max_live_parameters max_reuse_distance "
+            "memory_efficient_linear model_persistence_threshold module_granularity_threshold "
+            "overlap_comm override_module_apply param_persistence_threshold parameter_alignment "
+            "pipeline_loading_checkpoint prefetch_bucket_size reduce_bucket_size reduce_scatter "
+            "round_robin_gradients save_muon_momentum_buffer_in_memory stage "
+            "stage3_allgather_sequential stage3_gather_16bit_weights_on_model_save "
+            "stage3_gather_fp16_weights_on_model_save stage3_max_live_parameters "
+            "stage3_max_reuse_distance stage3_model_persistence_threshold "
+            "stage3_module_granularity_threshold stage3_param_persistence_threshold "
+            "stage3_prefetch_bucket_size stage3_use_all_reduce_for_fetch_params sub_group_size "
+            "use_all_reduce_for_fetch_params use_multi_rank_bucket_allreduce "
+            "zero_hpz_partition_size zero_quantized_gradients "
+            "zero_quantized_nontrainable_weights zero_quantized_weights"
+        ),
+        "leaf_module": _names("classes name_suffixes names"),
+        "offload_optimizer": _names(
+            "buffer_count cpuadam_cores_perc device fast_init nvme_path pin_memory "
+            "pipeline_read pipeline_write ratio super_offload"
+        ),
+        "offload_param": _names("buffer_count buffer_size device max_in_cpu nvme_path pin_memory"),
+        "zenflow": _names(
+            "auto_ratio full_warm_up_rounds offload overlap_step pt_reserved_cores_perc "
+            "select_interval select_strategy steps_per_epoch topk_ratio update_interval"
+        ),
+    },
+}
+"""What a run's DeepSpeed settings may have; ``params`` is told by the type beside it."""
+
+OPTIMIZERS: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "Adagrad": {
+        "accelerator": _set(
+            "differentiable eps foreach fused initial_accumulator_value lr lr_decay maximize "
+            "weight_decay"
+        ),
+        "cpu": _set("amsgrad eps fp32_optimizer_states lr weight_decay"),
+    },
+    "Adam": {
+        "accelerator": _set(
+            "adam_w_mode amsgrad betas bias_correction eps fp32_optimizer_states lr "
+            "set_grad_none torch_adam weight_decay"
+        ),
+        "cpu": _set(
+            "adam_w_mode amsgrad betas bias_correction eps fp32_optimizer_states lr torch_adam "
+            "weight_decay"
+        ),
+        "torch": _set(
+            "adam_w_mode amsgrad betas capturable decoupled_weight_decay differentiable eps "
+            "foreach fp32_optimizer_states fused lr maximize torch_adam weight_decay"
+        ),
+    },
+    "AdamW": {
+        "accelerator": _set(
+            "adam_w_mode amsgrad betas bias_correction eps fp32_optimizer_states lr "
+            "set_grad_none torch_adam weight_decay"
+        ),
+        "cpu": _set(
+            "adam_w_mode amsgrad betas bias_correction eps fp32_optimizer_states lr torch_adam "
+            "weight_decay"
+        ),
+        "torch": _set(
+            "adam_w_mode amsgrad betas capturable differentiable eps foreach "
+            "fp32_optimizer_states fused lr maximize torch_adam weight_decay"
+        ),
+    },
+    "Lamb": {
+        "any": _set(
+            "amsgrad betas bias_correction eps eps_inside_sqrt lr max_coeff min_coeff weight_decay"
+        ),
+    },
+    "Lion": {
+        "accelerator": _set("betas lr set_grad_none weight_decay"),
+        "cpu": _set("betas fp32_optimizer_states lr weight_decay"),
+    },
+    "Muon": {
+        "any": _set(
+            "adam_lr adam_w_mode betas eps foreach fp32_optimizer_states lr momentum muon_lr "
+            "ns_method torch_adam weight_decay"
+        ),
+    },
+}
+"""Parameters of DeepSpeed's own optimizers by implementation: ``torch`` where ``torch_adam`` says
+so, ``cpu`` where ZeRO offloads to it, ``accelerator`` elsewhere, or ``any``. DeepSpeed ignores the
+case of these names."""
+
+TORCH_OPTIMIZERS: Mapping[str, frozenset[str]] = {
+    "ASGD": _set("alpha capturable differentiable foreach lambd lr maximize t0 weight_decay"),
+    "Adadelta": _set("capturable differentiable eps foreach lr maximize rho weight_decay"),
+    "Adafactor": _set("beta2_decay d eps foreach lr maximize weight_decay"),
+    "Adamax": _set("betas capturable differentiable eps foreach lr maximize weight_decay"),
+    "LBFGS": _set(
+        "history_size line_search_fn lr max_eval max_iter tolerance_change tolerance_grad"
+    ),
+    "NAdam": _set(
+        "betas capturable decoupled_weight_decay differentiable eps foreach lr maximize "
+        "momentum_decay weight_decay"
+    ),
+    "RAdam": _set(
+        "betas capturable decoupled_weight_decay differentiable eps foreach lr maximize "
+        "weight_decay"
+    ),
+    "RMSprop": _set(
+        "alpha capturable centered differentiable eps foreach lr maximize momentum weight_decay"
+    ),
+    "Rprop": _set("capturable differentiable etas foreach lr maximize step_sizes"),
+    "SGD": _set(
+        "dampening differentiable foreach fused lr maximize momentum nesterov weight_decay"
+    ),
+    "SparseAdam": _set("betas eps lr maximize"),
+}
+"""Parameters of torch's, which DeepSpeed finds by their exact names."""
+
+FOREIGN_OPTIMIZERS = ("MuAdam", "MuAdamW", "MuSGD")
+"""Optimizers of the package mup: their parameters are not known here."""
+
+SCHEDULERS: Mapping[str, Parameters] = {
+    "ChainedScheduler": _parameters("schedulers!"),
+    "ConstantLR": _parameters("factor last_epoch total_iters"),
+    "CosineAnnealingLR": _parameters("T_max! eta_min last_epoch"),
+    "CosineAnnealingWarmRestarts": _parameters("T_0! T_mult eta_min last_epoch"),
+    "CyclicLR": _parameters(
+        "base_lr! base_momentum cycle_momentum gamma last_epoch max_lr! max_momentum mode "
+        "scale_fn scale_mode step_size_down step_size_up"
+    ),
+    "ExponentialLR": _parameters("gamma! last_epoch"),
+    "LRRangeTest": _parameters(
+        "last_batch_iteration lr_range_test_min_lr lr_range_test_staircase "
+        "lr_range_test_step_rate lr_range_test_step_size"
+    ),
+    "LambdaLR": _parameters("last_epoch lr_lambda!"),
+    "LinearLR": _parameters("end_factor last_epoch start_factor total_iters"),
+    "MultiStepLR": _parameters("gamma last_epoch milestones!"),
+    "MultiplicativeLR": _parameters("last_epoch lr_lambda!"),
+    "OneCycle": _parameters(
+        "cycle_first_stair_count cycle_first_step_size cycle_max_lr! cycle_max_mom "
+        "cycle_min_lr! cycle_min_mom cycle_momentum cycle_second_stair_count "
+        "cycle_second_step_size decay_lr_rate decay_mom_rate decay_step_size "
+        "last_batch_iteration"
+    ),
+    "OneCycleLR": _parameters(
+        "anneal_strategy base_momentum cycle_momentum div_factor epochs final_div_factor "
+        "last_epoch max_lr! max_momentum pct_start steps_per_epoch three_phase total_steps"
+    ),
+    "PolynomialLR": _parameters("last_epoch power total_iters"),
+    "ReduceLROnPlateau": _parameters(
+        "cooldown eps factor min_lr mode patience threshold threshold_mode"
+    ),
+    "SequentialLR": _parameters("last_epoch milestones! schedulers!"),
+    "StepLR": _parameters("gamma last_epoch step_size!"),
+    "WarmupCosineLR": _parameters(
+        "cos_min_ratio last_batch_iteration total_num_steps! warmup_min_ratio warmup_num_steps "
+        "warmup_type"
+    ),
+    "WarmupDecayLR": _parameters(
+        "last_batch_iteration total_num_steps! warmup_max_lr warmup_min_lr warmup_num_steps "
+        "warmup_type"
+    ),
+    "WarmupLR": _parameters(
+        "last_batch_iteration warmup_max_lr warmup_min_lr warmup_num_steps warmup_type"
+    ),
+}
+"""Parameters of DeepSpeed's schedulers, and of torch's where DeepSpeed has none of the name."""
+
+DEFAULT_RATES: Mapping[str, float] = {
+    "Adadelta": 1.0,
+    "Adafactor": 0.01,
+    "Adagrad": 0.01,
+    "Adamax": 0.002,
+    "ASGD": 0.01,
+    "LBFGS": 1.0,
+    "NAdam": 0.002,
+    "RMSprop": 0.01,
+    "Rprop": 0.01,
+}
+"""Learning rates of optimizers that say none, where it is not ``DEFAULT_RATE``."""
+
+DEFAULT_RATE = 1e-3
+DEFAULT_CLIPPING = 1.0
+"""Norm that DeepSpeed clips gradients to if its settings say nothing; 0: it does not."""

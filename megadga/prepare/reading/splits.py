@@ -1,0 +1,161 @@
+"""What names of files and folders say of splits. Knows names alone, and opens no file.
+
+The words are those that the package ``datasets`` takes: ``train-00000-of-00002.parquet``,
+``qa_dev.jsonl`` and ``validation/0.jsonl`` say a split. In the name of a file of records they
+stand anywhere between what are no letters; in that of another file, of code or prose, alone
+between dots, numbers aside: ``wiki.test.tokens`` says one, and ``test_parser.py`` does not.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from megadga.errors import ConfigError
+
+Split = Literal["train", "valid", "test"]
+
+_WORDS: Mapping[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_COMPRESSIONS = frozenset({".gz", ".zst", ".bz2", ".xz"})
+_RECORDS = frozenset({".jsonl", ".ndjson", ".jsonlines", ".parquet"})
+_MAYBE_RECORDS = frozenset({".json", ""})
+_NOTES = frozenset({"readme", "license", "licence", "dataset_infos", "dataset_dict", "citation"})
+"""Files that say something of the records beside them, by their names without a type."""
+_NUMBERS = re.compile(r"[-_ ]*\d+([-_ ]*of[-_ ]*\d+)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSplits:
+    """The files of a folder by what is done with them.
+
+    Attributes:
+        train: To train on.
+        valid: For validation; empty: the folder has none of its own.
+        left_out: Not read: what says test, and what says nothing beside records that do.
+    """
+
+    train: tuple[Path, ...]
+    valid: tuple[Path, ...]
+    left_out: tuple[Path, ...]
+
+
+def name_type(name: str) -> tuple[str, str]:
+    """Return a file's type and compression, of ``a.JSONL.gz`` ``.jsonl`` and ``.gz``.
+
+    Either is empty if there is none: ``wiki_00`` and ``c4-train.00000-of-01024`` have no type.
+    """
+    path = Path(name.lower())
+    compression = path.suffix if path.suffix in _COMPRESSIONS else ""
+    suffix = path.with_suffix("").suffix if compression else path.suffix
+    return "" if suffix[1:2].isdigit() else suffix, compression
+
+
+def said_split(parts: Sequence[str], *, anywhere: bool) -> Split | None:
+    """Return the split that names say; of several the one that must be kept out of training.
+
+    Args:
+        parts: Names of folders and files.
+        anywhere: Whether words count wherever they stand, or only alone between dots.
+    """
+    said = _said(parts, anywhere=anywhere)
+    return next((split for split in ("test", "valid", "train") if split in said), None)
+
+
+def divide_files(folder: Path, files: Sequence[Path], *, mixed: bool = False) -> FolderSplits:
+    """Return which files of a folder are for training and validation by their names below it.
+
+    Args:
+        folder: The folder.
+        files: All of them, in order.
+        mixed: Whether files of records may say nothing where others say that they are for
+            training.
+
+    Raises:
+        ConfigError: If a file of records says several splits, or none where it must, or there are
+            files but none to train on.
+    """
+    said = {file: file_split(folder, file) for file in files}
+    by_records = {split for file, split in said.items() if is_record(file)} - {None}
+    by_any = {split for file, split in said.items() if is_record(file, maybe=True)} - {None}
+    train: list[Path] = []
+    valid: list[Path] = []
+    left_out: list[Path] = []
+    for file, split in said.items():
+        if split == "test":
+            left_out.append(file)
+        elif split == "valid":
+            valid.append(file)
+        elif is_record(file):
+            if split is None and "train" in by_records and not mixed:
+                raise ConfigError(
+                    f"{file}: expected a name that says train, valid or test, as of others in "
+                    f"{folder}, found none"
+                )
+            train.append(file)
+        elif by_records or (by_any and file.name.partition(".")[0].lower() in _NOTES):
+            left_out.append(file)
+        else:
+            train.append(file)
+    if files and not train:
+        raise ConfigError(
+            f"{folder}: expected files to train on, found none among {len(files)}: their names "
+            f"say validation or test, as {(valid or left_out)[0]}"
+        )
+    return FolderSplits(tuple(train), tuple(valid), tuple(left_out))
+
+
+def file_split(folder: Path, file: Path) -> Split | None:
+    """Return the split that the name of a file says below a folder; test: it is left out.
+
+    Raises:
+        ConfigError: If it is one of records and says several.
+    """
+    parts = file.relative_to(folder).parts
+    alone = said_split(parts, anywhere=False)
+    if is_record(file):
+        said = _said(parts, anywhere=True)
+        if len(said) > 1:
+            raise ConfigError(
+                f"{file}: expected one split in what its name says below {folder}, found "
+                f"{' and '.join(sorted(said))}"
+            )
+        return next(iter(said), None)
+    if is_record(file, maybe=True):
+        found = said_split(parts, anywhere=True)
+        return found if found in (alone, "train") else "test"
+    return "test" if alone == "valid" and name_type(file.name)[0] != ".txt" else alone
+
+
+def is_record(file: Path, *, maybe: bool = False) -> bool:
+    """Return whether a file's name says that it holds records, many documents.
+
+    Args:
+        file: The file.
+        maybe: Whether to take names that say nothing of it, too.
+    """
+    kind, compression = name_type(file.name)
+    if kind in _RECORDS:
+        return True
+    return kind in _MAYBE_RECORDS and (maybe or bool(compression))
+
+
+def _said(parts: Sequence[str], *, anywhere: bool) -> set[Split]:
+    found: list[str] = []
+    for part in parts:
+        if anywhere:
+            found += re.split(r"[^a-z]+", part.lower())
+        else:
+            found += [_NUMBERS.sub("", one) for one in part.lower().split(".")]
+    return {_WORDS[word] for word in found if word in _WORDS}
