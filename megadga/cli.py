@@ -21,7 +21,7 @@ from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
-from megadga.errors import ConfigError, MegadgaError
+from megadga.errors import ConfigError, DivergedError, MegadgaError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
 
@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except DivergedError as error:  # the same on every rank
+        if rank_to_tell(os.environ) == 0:
+            _complain(str(error))
+        return USER_ERROR
     except MegadgaError as error:
         _complain(str(error))
         return USER_ERROR

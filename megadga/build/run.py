@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -29,9 +30,11 @@ from megadga.train.header import latest_checkpoint, read_header
 from megadga.train.loop import Run
 from megadga.train.mean_weights import MeanWeightsFile
 from megadga.train.metrics import FanOut, MetricsFile
+from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.passes import Reweighting
 from megadga.train.progress import Progress
 from megadga.train.stopping import AgreedStop
+from megadga.train.summing import StepSum
 from megadga.train.trainer import Trainer
 from megadga.zero.alone import losses_alone
 from megadga.zero.collective import ProcessGroupCollective
@@ -50,7 +53,7 @@ def open_run(
 
     Args:
         config: The run.
-        stop_requested: Whether this rank was asked to stop; asked after every step.
+        stop_requested: Whether this rank was asked to stop; asked in every step.
 
     Raises:
         ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed.
@@ -91,7 +94,8 @@ def _assemble(
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    trainer = _trainer(config, data, dga, engine, collective)
+    stop = AgreedStop(stop_requested)
+    trainer = _trainer(config, data, dga, engine, StepSum(collective, stop), collective)
     alarms = _alarms(mixture, dga)
     plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
     metrics = _open_output(config) if collective.rank == 0 else None
@@ -113,7 +117,13 @@ def _assemble(
         plugins=plugins,
         metrics=FanOut(sinks),
         checkpoints=checkpoints,
-        stop=AgreedStop(stop_requested, collective),
+        non_finite=NonFiniteSteps(
+            config.training.non_finite_limit,
+            losses=losses_alone(engine, engine.module),
+            ranks=collective,
+            latest=partial(latest_checkpoint, folder),
+        ),
+        stop=stop,
         markers=markers,
         total_steps=config.training.steps,
     )
@@ -150,6 +160,7 @@ def _trainer(
     data: RunData,
     dga: DgaPlugin,
     engine: Engine,
+    together: StepSum,
     collective: ProcessGroupCollective,
 ) -> Trainer:
     reference = None
@@ -162,7 +173,7 @@ def _trainer(
     return Trainer(
         engine,
         dga.names,
-        collective=collective,
+        together=together,
         clock=time.perf_counter,
         observe_losses=dga.observe_losses,
         reference=reference,

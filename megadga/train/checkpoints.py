@@ -86,6 +86,7 @@ class Checkpoints:
         self._plugins = tuple(plugins)
         self._identity = identity
         self._metrics = metrics
+        self._unpruned = metrics is not None
 
     def due(self, step: int) -> bool:
         """Return whether optimizer step ``step`` (from 1) ends with a checkpoint."""
@@ -94,8 +95,8 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Write the checkpoint of optimizer step ``step``. Collective.
 
-        It becomes the latest when every rank has written its part, and older ones go after that:
-        a run that dies at any moment leaves a whole one behind.
+        It becomes the latest when every rank has written its part, and older ones go after that,
+        with ``prune``: a run that dies at any moment leaves a whole one behind.
         """
         checkpoint = self._folder / f"step-{step:08d}"
         if self._metrics is not None:
@@ -110,6 +111,15 @@ class Checkpoints:
         )
         if self._metrics is not None:
             mark_latest(checkpoint)
+            self._unpruned = True
+
+    def prune(self) -> None:
+        """Remove all but the newest checkpoints, if there may be more. Not collective.
+
+        Call it when the newest is known to be good: until then the one before stays beside it.
+        """
+        if self._unpruned:
+            self._unpruned = False
             self._prune()
 
     def resume(self) -> None:
@@ -148,7 +158,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Remove all but the newest checkpoints."""
-        if self._plan.keep_last is None:
+        if self._plan.keep_last is None or not self._folder.is_dir():
             return
         checkpoints = sorted(
             path for path in self._folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name)

@@ -6,13 +6,16 @@ is the header of one.
 
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from megadga.config.identity import differences
+from megadga.config.places import shown
 from megadga.errors import ResumeError
+from megadga.shards.strict_json import parse_strictly
 
 _LATEST = "latest"
 _HEADER = "megadga.json"
@@ -69,13 +72,26 @@ def load_header(checkpoint: Path) -> CheckpointHeader:
     """
     path = checkpoint / _HEADER
     try:
-        return CheckpointHeader(**json.loads(path.read_text(encoding="utf-8")))
+        content = parse_strictly(path.read_bytes())
     except OSError as error:
         raise ResumeError(
             f"{path}: expected a checkpoint's header, found {error.strerror}"
         ) from None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ResumeError(f"{path}: expected a checkpoint's header, found {error}") from None
+    header = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    counts = [header.get("step"), header.get("metrics_length")]
+    if (
+        header.keys() != {field.name for field in fields(CheckpointHeader)}
+        or not all(type(count) is int and count >= 0 for count in counts)
+        or not isinstance(header["identity"], dict)
+    ):
+        names = ", ".join(field.name for field in fields(CheckpointHeader))
+        raise ResumeError(
+            f"{path}: expected a checkpoint's header, found something else than {names}: "
+            f"{shown(content)}"
+        )
+    return CheckpointHeader(**header)
 
 
 def mark_latest(checkpoint: Path) -> None:
@@ -84,9 +100,22 @@ def mark_latest(checkpoint: Path) -> None:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the folder of the newest whole checkpoint in ``folder``, None if there is none."""
+    """Return the folder of the newest whole checkpoint in ``folder``, None if there is none.
+
+    Raises:
+        ResumeError: If ``latest`` cannot be read, or names none.
+    """
     latest = folder / _LATEST
-    return folder / latest.read_text(encoding="utf-8").strip() if latest.exists() else None
+    try:
+        name = latest.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResumeError(f"{latest}: expected a checkpoint's name, found {error}") from None
+    if not re.fullmatch(r"step-[0-9]{8}", name):
+        expected = "the name of a checkpoint like step-00000500"
+        raise ResumeError(f"{latest}: expected {expected}, found {name[:60]!r}")
+    return folder / name
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -78,6 +78,7 @@ class World:
             self.engine.weight += step
             self.plugin.after_step(step)
             self.metrics.log(step, {"train": {"weight": self.engine.weight}})
+            self.checkpoints.prune()
             if self.checkpoints.due(step):
                 self.checkpoints.save(step)
 
@@ -140,9 +141,31 @@ def test_a_run_that_dies_while_saving_continues_from_the_one_before(tmp_path):
 
 
 def test_only_the_newest_stay(tmp_path):
-    World(tmp_path, keep_last=2).train(range(1, 6))
+    world = World(tmp_path, keep_last=2)
+    world.train(range(1, 6))
+    world.checkpoints.prune()
 
     assert names(tmp_path) == ["latest", "step-00000004", "step-00000005"]
+
+
+def test_the_one_before_stays_until_the_newest_is_known_to_be_good(tmp_path):
+    world = World(tmp_path, keep_last=1)
+    world.train(range(1, 5))
+    assert names(tmp_path) == ["latest", "step-00000002", "step-00000004"]
+
+    world.checkpoints.prune()
+
+    assert names(tmp_path) == ["latest", "step-00000004"]
+
+
+def test_what_a_run_that_died_has_left_goes_with_the_next(tmp_path):
+    World(tmp_path, keep_last=1).train(range(1, 5))
+    resumed = World(tmp_path, keep_last=1)
+    resumed.checkpoints.resume()
+
+    resumed.checkpoints.prune()
+
+    assert names(tmp_path) == ["latest", "step-00000004"]
 
 
 def test_a_rank_that_writes_no_metrics_touches_no_file_of_its_own(tmp_path):
@@ -150,6 +173,7 @@ def test_a_rank_that_writes_no_metrics_touches_no_file_of_its_own(tmp_path):
     rank = World(tmp_path, writes=False, keep_last=1)
 
     rank.checkpoints.save(2)
+    rank.checkpoints.prune()
 
     assert names(tmp_path) == ["step-00000002"]
     assert [p.name for p in (tmp_path / "checkpoints/step-00000002").iterdir()] == ["engine.json"]
