@@ -13,6 +13,7 @@ from typing import final
 
 from megadga.config.models import RunConfig
 from megadga.shards.files import written_whole
+from megadga.shards.strict_json import parse_strictly
 
 DONE = "DONE"
 REQUEUE = "REQUEUE"
@@ -21,16 +22,20 @@ REQUEUE = "REQUEUE"
 def finished_step(config: RunConfig) -> int | None:
     """Return the step at which this run finished; None: it has not.
 
-    A folder where another run finished, or this one with fewer steps than it has now, says
-    nothing: whether training may go on from there is for its checkpoint to tell.
+    A folder where another run finished, or this one with fewer steps than it has now, or whose
+    marker is damaged, says nothing: whether training may go on from there is for its checkpoint
+    to tell.
     """
     try:
-        done = json.loads((config.output / DONE).read_text(encoding="utf-8"))
+        done = parse_strictly((config.output / DONE).read_bytes())
     except (OSError, ValueError):
         return None
-    if done["run"] != _fingerprint(config) or done["step"] < config.training.steps:
-        return None
-    return done["step"]
+    match done:
+        case {"run": str(run), "step": int(step)} if not isinstance(step, bool):
+            finished = run == _fingerprint(config) and step >= config.training.steps
+            return step if finished else None
+        case _:
+            return None
 
 
 @final

@@ -6,6 +6,7 @@ Uses matplotlib's objects rather than ``pyplot``, which keeps figures globally a
 # Most of matplotlib's methods take keywords of unknown types.
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 from megadga.errors import ConfigError
@@ -63,7 +64,7 @@ def frame(axes: Axes, *, title: str, quantity: str, last_step: int) -> None:
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(quantity)
-    axes.set_xlim(0.0, float(last_step))
+    axes.set_xlim(0.0, float(max(last_step, 1)))
     axes.grid(axis="y", color="#e0e0e0", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -77,11 +78,11 @@ def label_ends(
     Args:
         axes: Framed, with the limits that will stay.
         labels: One a line.
-        values: Where each line ends.
+        values: Where each line ends; one that is not finite has its label at the bottom.
         colours: Of the lines.
     """
     bottom, top = axes.get_ylim()
-    ends = [(value - bottom) / (top - bottom) for value in values]
+    ends = [(value - bottom) / (top - bottom) if isfinite(value) else 0.0 for value in values]
     heights = spread(ends, gap=_LABEL_GAP, lowest=0.0, highest=1.0)
     for label, end, height, colour in zip(labels, ends, heights, colours, strict=True):
         axes.annotate(
