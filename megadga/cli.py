@@ -25,13 +25,13 @@ from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
 from megadga.config.models import RunConfig
-from megadga.errors import ConfigError, MegadgaError, ShardError
+from megadga.errors import ConfigError, DivergedError, MegadgaError, ShardError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
 from megadga.prepare.workers import open_processes
 from megadga.shards.verify import FolderCheck, verify_shard
 from megadga.terminal import draws_bars
-from megadga.train.folder import CHECKPOINTS, latest_checkpoint
+from megadga.train.folder import CHECKPOINTS, checkpoint_path, latest_checkpoint
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except DivergedError as error:  # the same on every rank
+        if rank_to_tell(os.environ) == 0:
+            _complain(str(error))
+        return USER_ERROR
     except MegadgaError as error:
         _complain(str(error))
         return USER_ERROR
@@ -223,11 +227,11 @@ def _train(options: argparse.Namespace) -> int:
                     run = stack.enter_context(opening)
                 note_presence(config.output, rank=rank)
                 finished = train(run)
-                step = run.mixture.step
+                saved = _saved(run.mixture.step, run.checkpoints.newest)
         except RunFinishedError as done:
             return _nothing_left(config, done.step)
     if not finished and rank == 0:
-        told = f"{config.output}: saved at step {step}; the same command continues"
+        told = f"{config.output}: {saved}; the same command continues"
         with suppress(OSError):  # the terminal may be what is gone
             print(told, file=sys.stderr)
     # torchrun's agents would start again, at once, what does not end with 0.
@@ -238,6 +242,14 @@ def _nothing_left(config: RunConfig, step: int) -> int:
     if rank_to_tell(os.environ) == 0:
         print(f"{config.output}: finished after step {step}; nothing is left to train")
     return 0
+
+
+def _saved(step: int, newest: Path | None) -> str:
+    """Return where a run that was stopped goes on: a model that is not finite is not saved."""
+    if newest is not None and newest.name == checkpoint_path(newest.parent, step).name:
+        return f"saved at step {step}"
+    kept = "no checkpoint" if newest is None else newest.name
+    return f"stopped at step {step}, which is not finite and not saved; there is {kept}"
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -45,9 +45,11 @@ from megadga.train.folder import CHECKPOINTS, find_checkpoint
 from megadga.train.loop import Run
 from megadga.train.mean_weights import MeanWeightsFile
 from megadga.train.metrics import FanOut, MetricsFile
+from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.passes import Reweighting
 from megadga.train.progress import Progress
 from megadga.train.stopping import AgreedStop
+from megadga.train.summing import StepSum
 from megadga.train.trainer import Trainer
 from megadga.zero.alone import losses_alone
 from megadga.zero.collective import ProcessGroupCollective
@@ -72,13 +74,14 @@ def open_run(
 
     Args:
         config: The run.
-        stop_requested: Whether this rank was asked to stop; asked after every step.
+        stop_requested: Whether this rank was asked to stop; asked in every step.
         resume_from: Name of the checkpoint to continue from; None: the latest.
         to_evaluate: Whether nothing is to be trained: the run may be finished, and needs a
             checkpoint.
 
     Raises:
-        RunFinishedError: If training is asked for and nothing is left to train; on every rank, after they have parted.
+        RunFinishedError: If training is asked for and nothing is left to train; on every rank,
+            after they have parted.
         ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed, or ranks
             have read different configurations.
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
@@ -163,7 +166,9 @@ def _assemble(
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    trainer = _trainer(config, data, dga, engine, collective)
+    # A failure of the metrics on the first rank travels with its request to stop.
+    stop = AgreedStop(lambda: stop_requested() or sinks.failed)
+    trainer = _trainer(config, data, dga, engine, StepSum(collective, stop), collective)
     alarms = _alarms(mixture, dga)
     plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
@@ -186,11 +191,13 @@ def _assemble(
         watch=watch,
     )
     checkpoints.resume(point)
-    markers = _AgreedMarkers(RunMarkers(config, writes=ranks.rank == 0), ranks)
-    markers.start()
     sinks = FanOut(
         () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
     )
+    markers = _AgreedMarkers(
+        RunMarkers(config, writes=ranks.rank == 0), ranks, before_end=sinks.check
+    )
+    markers.start()
     if dga.step == 0:
         sinks.log(0, {"event": {"event": START, **dga.first_weights()}})
     if point is not None and (changed := changes(point.header.identity, identity)):
@@ -201,7 +208,13 @@ def _assemble(
         plugins=plugins,
         metrics=sinks,
         checkpoints=checkpoints,
-        stop=AgreedStop(lambda: stop_requested() or sinks.failed, collective),
+        non_finite=NonFiniteSteps(
+            config.training.non_finite_limit,
+            losses=losses_alone(engine, engine.module),
+            ranks=collective,
+            latest=lambda: checkpoints.newest,
+        ),
+        stop=stop,
         markers=markers,
         total_steps=config.training.steps,
     )
@@ -276,6 +289,7 @@ def _trainer(
     data: RunData,
     dga: DgaPlugin,
     engine: Engine,
+    together: StepSum,
     collective: ProcessGroupCollective,
 ) -> Trainer:
     reference = None
@@ -288,7 +302,7 @@ def _trainer(
     return Trainer(
         engine,
         dga.names,
-        collective=collective,
+        together=together,
         clock=time.perf_counter,
         observe_losses=dga.observe_losses,
         reference=reference,
@@ -374,11 +388,16 @@ class _AgreedMarkers:
     Args:
         markers: Of the run.
         ranks: All ranks.
+        before_end: Called on the first rank before it says how the run ended; what it raises ends
+            the run on every rank, without a marker.
     """
 
-    def __init__(self, markers: RunMarkers, ranks: Ranks) -> None:
+    def __init__(
+        self, markers: RunMarkers, ranks: Ranks, *, before_end: Callable[[], None]
+    ) -> None:
         self._markers = markers
         self._ranks = ranks
+        self._before_end = before_end
 
     def start(self) -> None:
         """See ``RunMarkers``. Collective."""
@@ -386,7 +405,12 @@ class _AgreedMarkers:
 
     def end(self, step: int, *, finished: bool) -> None:
         """See ``RunMarkers``. Collective."""
-        on_first_rank(self._ranks, lambda: self._markers.end(step, finished=finished))
+
+        def end() -> None:
+            self._before_end()
+            self._markers.end(step, finished=finished)
+
+        on_first_rank(self._ranks, end)
 
 
 def _mean_weights(config: RunConfig) -> MeanWeightsFile:

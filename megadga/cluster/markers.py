@@ -15,6 +15,7 @@ from megadga.config.identity import without_changeable
 from megadga.config.models import RunConfig
 from megadga.errors import MegadgaError
 from megadga.shards.files import written_whole
+from megadga.shards.strict_json import parse_strictly
 
 DONE = "DONE"
 REQUEUE = "REQUEUE"
@@ -35,16 +36,20 @@ class RunFinishedError(MegadgaError):
 def finished_step(config: RunConfig) -> int | None:
     """Return the step at which this run finished; None: it has not.
 
-    A folder where another run finished, or this one with fewer steps than it has now, says
-    nothing: whether training may go on from there is for its checkpoint to tell.
+    A folder where another run finished, or this one with fewer steps than it has now, or whose
+    marker is damaged, says nothing: whether training may go on from there is for its checkpoint
+    to tell.
     """
     try:
-        done = json.loads((config.output / DONE).read_text(encoding="utf-8"))
+        done = parse_strictly((config.output / DONE).read_bytes())
     except (OSError, ValueError):
         return None
-    if done["run"] != _fingerprint(config) or done["step"] < config.training.steps:
-        return None
-    return done["step"]
+    match done:
+        case {"run": str(run), "step": int(step)} if not isinstance(step, bool):
+            finished = run == _fingerprint(config) and step >= config.training.steps
+            return step if finished else None
+        case _:
+            return None
 
 
 @final

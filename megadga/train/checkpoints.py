@@ -156,6 +156,14 @@ class Checkpoints:
         self._metrics = metrics
         self._ranks = ranks
         self._watch = watch
+        self._newest: Path | None = None
+        self._has_saved = False
+        self._unpruned = False
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint that this run has written or continued from last; None: there is none."""
+        return self._newest
 
     def due(self, step: int) -> bool:
         """Return whether optimizer step ``step`` (from 1) ends with a checkpoint."""
@@ -165,8 +173,9 @@ class Checkpoints:
         """Write the checkpoint of optimizer step ``step``. Collective.
 
         Every rank brings what it has written to the disk, then the first one writes the header
-        with everybody's checksums, then the checkpoint becomes the latest, and older ones go after
-        that: a run that dies at any moment, with its machine or not, leaves a whole one behind.
+        with everybody's checksums, then the checkpoint becomes the latest. Older ones go after
+        that, with ``prune``: a run that dies at any moment, with its machine or not, leaves a whole
+        one behind.
 
         Raises:
             MegadgaError: As the checks do; on every rank.
@@ -182,6 +191,26 @@ class Checkpoints:
         parts = on_every_rank(self._ranks, lambda: flush_files(checkpoint, rank=self._ranks.rank))
         files = {name: file for part in parts for name, file in part.items()}
         on_first_rank(self._ranks, lambda: self._complete(checkpoint, replace(begun, files=files)))
+        self._newest, self._has_saved, self._unpruned = checkpoint, True, True
+
+    def prune(self) -> None:
+        """Remove the checkpoints that are not needed any more, if there may be some. Collective.
+
+        Call it when the newest is known to be good: until then the one before stays beside it.
+        What a run has left behind that went back stays until a checkpoint was written since.
+
+        Raises:
+            OtherRankError: If the first rank, which removes them, cannot.
+        """
+        newest, keep_last = self._newest, self._plan.keep_last
+        if not self._unpruned or newest is None or keep_last is None:
+            return
+        self._unpruned = False
+        later_too = self._has_saved
+        on_first_rank(
+            self._ranks,
+            lambda: prune(self._folder, newest=newest, keep_last=keep_last, later_too=later_too),
+        )
 
     def resume(self, point: ResumePoint | None) -> None:
         """Continue from a checkpoint, or begin. Collective.
@@ -200,6 +229,7 @@ class Checkpoints:
             return
         self._load(point.path)
         on_first_rank(self._ranks, lambda: self._go_on(point))
+        self._newest, self._unpruned = point.path, True
 
     def _begin(self, checkpoint: Path, step: int) -> CheckpointHeader:
         """Make room for a checkpoint; return its header, in which no file is named yet."""
@@ -214,8 +244,6 @@ class Checkpoints:
         write_header(checkpoint, header)
         flush(self._folder)
         mark_latest(checkpoint)
-        if self._plan.keep_last is not None:
-            prune(self._folder, newest=checkpoint, keep_last=self._plan.keep_last)
 
     def _load(self, checkpoint: Path) -> None:
         try:

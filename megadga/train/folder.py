@@ -25,7 +25,7 @@ CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints in a run's output folder."""
 
 _LATEST = "latest"
-_NAME = re.compile(r"step-\d{8,}", re.ASCII)
+_NAME = re.compile(r"step-\d{8,18}", re.ASCII)
 _OF_RANK = re.compile(r"_pp_rank_(\d+)_", re.ASCII)
 _SHOWN = 5
 
@@ -167,7 +167,7 @@ def flush_files(checkpoint: Path, *, rank: int) -> dict[str, SavedFile]:
     return files
 
 
-def prune(folder: Path, *, newest: Path, keep_last: int) -> None:
+def prune(folder: Path, *, newest: Path, keep_last: int, later_too: bool = True) -> None:
     """Remove the checkpoints that are not needed any more.
 
     Those that were never completed go first. Then those go that are later than the newest, which
@@ -176,8 +176,9 @@ def prune(folder: Path, *, newest: Path, keep_last: int) -> None:
 
     Args:
         folder: Of a run's checkpoints.
-        newest: The one that was written last.
+        newest: The one that was written, or continued from, last.
         keep_last: How many stay, at least 1.
+        later_too: Whether those that are later than the newest go.
 
     Raises:
         OSError: If one cannot be removed.
@@ -187,7 +188,7 @@ def prune(folder: Path, *, newest: Path, keep_last: int) -> None:
     unfinished = [path for path in _checkpoints(folder) if path not in completed]
     later = [path for path in completed if _step(path) > _step(newest)]
     older = [path for path in completed if path not in later][:-keep_last]
-    for path in (*unfinished, *later, *older):
+    for path in (*unfinished, *(later if later_too else ()), *older):
         if path not in (latest, newest):
             remove(path)
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 from megadga.config.identity import other_run
 from megadga.errors import ResumeError
 from megadga.shards.files import checksum, written_whole
+from megadga.shards.strict_json import parse_strictly
 
 _HEADER = "megadga.json"
 _CHECKSUM = "sha256"
@@ -100,8 +101,7 @@ def load_header(checkpoint: Path) -> CheckpointHeader:
     """
     path = header_path(checkpoint)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return _parse(content)
+        return _parse(parse_strictly(path.read_bytes()))
     except OSError as error:
         found = error.strerror
     except (ValueError, TypeError, RecursionError) as error:
@@ -147,7 +147,12 @@ def _parse(content: object) -> CheckpointHeader:
         raise ValueError("one that was changed after it was written")
     files = _object(fields.pop("files", None), "files")
     saved = {name: SavedFile(**_object(entry, name)) for name, entry in files.items()}
-    return CheckpointHeader(files=saved, **fields)
+    header = CheckpointHeader(files=saved, **fields)
+    _object(header.identity, "identity")
+    counts = (header.step, header.metrics_length, *(file.bytes for file in saved.values()))
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise TypeError("steps or sizes that are no counts")
+    return header
 
 
 def _object(value: object, name: str) -> dict[str, Any]:

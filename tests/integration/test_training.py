@@ -109,6 +109,21 @@ CASES = {
 }
 
 
+# The learning rate is raised to 1e30 after three steps.
+RAISED = (
+    "{lr_range_test_min_lr: 1.0e-3, lr_range_test_step_size: 3, "
+    "lr_range_test_step_rate: 1.0e+33, lr_range_test_staircase: true}"
+)
+DIVERGES = [
+    "output=../diverged",
+    "deepspeed.scheduler.type=LRRangeTest",
+    f"deepspeed.scheduler.params={RAISED}",
+    "training.steps=8",
+    "training.non_finite_limit=3",
+    "checkpoint={interval: 1, keep_last: 1}",
+]
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return write_sets(tmp_path_factory.mktemp("data") / "shards", num_domains=3)
@@ -203,6 +218,25 @@ def test_several_specific_sets_are_told_of_one_by_one(tmp_path, shards):
     assert "alignments.png" in drawn.text
 
 
+def _check_divergence(output: Path, code: int, text: str) -> None:
+    """A run that loses its numbers ends with an error, and what was good of it is kept.
+
+    Losses stay finite here: with weights of 1e30 every prediction is uniform.
+    """
+    assert code == 2
+    assert text.splitlines()[-1] == (
+        "training: expected finite losses and gradients, found steps 5 to 7 without "
+        "(training.non_finite_limit: 3); step 7: gradient norm not finite, in a batch of "
+        "d0, d1, d2; no checkpoint was written since, the newest one is "
+        "../diverged/checkpoints/step-00000004"
+    )
+    assert "step 5: checkpoint_left_out" in text
+    assert "step 5: step_not_finite (what [gradient norm], in_a_row 1" in text
+    assert not {path.name for path in output.iterdir()} & {"DONE", "REQUEUE"}
+    kept = {path.name for path in (output / "checkpoints").glob("step-*")}
+    assert kept == {"step-00000003", "step-00000004"}  # 4 was of no use, and 3 is
+
+
 def _check_refusals(folder: Path) -> None:
     """Try what must be refused in one line, with exit code 2 and nothing written."""
     lock = RunLock(folder / "out", beat_s=3600)
@@ -219,15 +253,13 @@ def _check_refusals(folder: Path) -> None:
         "locked": [],
     }
 
-    job = run_job(
-        alone(
-            "tests.integration.workers.refusals", "../found.json", "run.yaml", json.dumps(cases)
-        ),
-        folder,
-    )
+    worker = "tests.integration.workers.refusals"
+    all_cases = json.dumps({**cases, "diverged": DIVERGES})
+    job = run_job(alone(worker, "../found.json", "run.yaml", all_cases), folder)
 
     assert job.code == 0, job.text
     found = json.loads((folder / "../found.json").read_text())
+    _check_divergence(folder.parent / "diverged", *found.pop("diverged"))
     assert {name: code for name, (code, _) in found.items()} == dict.fromkeys(cases, 2)
     messages = {name: message.rstrip("\n") for name, (_, message) in found.items()}
     assert all("\n" not in message for message in messages.values())

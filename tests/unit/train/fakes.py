@@ -96,7 +96,7 @@ class LoneRank:
     world_size: int = 1
     others: float = 0.0
 
-    def agreed_sum(self, numbers: FloatArray) -> FloatArray:
+    def merged(self, numbers: FloatArray) -> FloatArray:
         return numbers + self.others
 
     def object_of_first_rank(self, value: Any) -> Any:

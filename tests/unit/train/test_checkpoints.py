@@ -98,6 +98,7 @@ class World:
             self.engine.weight += step
             self.plugin.after_step(step)
             self.metrics.log(step, {"train": {"weight": self.engine.weight}})
+            self.checkpoints.prune()
             if self.checkpoints.due(step) or step in save_at:
                 self.checkpoints.save(step)
 
@@ -163,7 +164,9 @@ def test_a_run_that_dies_while_saving_continues_from_the_one_before(tmp_path):
 
 
 def test_only_the_newest_stay(tmp_path):
-    World(tmp_path, keep_last=2).train(range(1, 7))
+    world = World(tmp_path, keep_last=2)
+    world.train(range(1, 7))
+    world.checkpoints.prune()
 
     assert names(tmp_path) == ["latest", "step-00000004", "step-00000006"]
 
@@ -177,6 +180,8 @@ def test_half_a_checkpoint_is_never_kept_in_place_of_a_whole_one(tmp_path):
     stopped = World(tmp_path, keep_last=1)
     stopped.resume()
     stopped.train([7], save_at=[7])  # a signal
+    assert names(tmp_path) == ["latest", "step-00000006", "step-00000007"]
+    stopped.checkpoints.prune()
 
     assert names(tmp_path) == ["latest", "step-00000007"]
     resumed = World(tmp_path)
@@ -197,12 +202,15 @@ def test_a_run_that_dies_while_it_saves_again_and_again_always_goes_on(tmp_path,
         stopped.resume()
         assert stopped.engine.weight == sum(range(step + 1))
         stopped.train([step + 1], save_at=[step + 1])
+        stopped.checkpoints.prune()
 
     assert names(tmp_path)[1:] == [f"step-{step:08d}" for step in range(7 - keep_last, 7)]
 
 
 def test_a_run_whose_latest_is_lost_is_refused_and_names_what_there_is(tmp_path):
-    World(tmp_path, keep_last=2).train(range(1, 7))
+    world = World(tmp_path, keep_last=2)
+    world.train(range(1, 7))
+    world.checkpoints.prune()
     before = names(tmp_path)[1:]
     (tmp_path / "checkpoints" / "latest").unlink()
 
@@ -293,6 +301,8 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_if_asked_to(tmp_path):
     dead = World(tmp_path / "back", keep_last=2)
     dead.resume()  # as after a death before the next checkpoint
     dead.train([5], save_at=[5])
+    assert "step-00000006" in names(tmp_path / "back")  # until the one after it has trained on
+    dead.checkpoints.prune()
     assert names(tmp_path / "back") == ["latest", "step-00000004", "step-00000005"]
     dead.train([6, 7], save_at=[7])
 
@@ -360,11 +370,32 @@ def test_everything_is_on_the_disk_before_latest_names_it(tmp_path, monkeypatch)
     assert checkpoints in flushed[flushed.index("renamed") :]
 
 
+def test_the_one_before_stays_until_the_newest_is_known_to_be_good(tmp_path):
+    world = World(tmp_path, keep_last=1)
+    world.train(range(1, 5))
+    assert names(tmp_path) == ["latest", "step-00000002", "step-00000004"]
+
+    world.checkpoints.prune()
+
+    assert names(tmp_path) == ["latest", "step-00000004"]
+
+
+def test_what_a_run_that_died_has_left_goes_with_the_next(tmp_path):
+    World(tmp_path, keep_last=1).train(range(1, 5))
+    resumed = World(tmp_path, keep_last=1)
+    resumed.resume()
+
+    resumed.checkpoints.prune()
+
+    assert names(tmp_path) == ["latest", "step-00000004"]
+
+
 def test_a_rank_that_writes_no_metrics_touches_no_file_of_its_own(tmp_path):
     (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)  # by the first rank
     rank = World(tmp_path, writes=False, keep_last=1)
 
     rank.checkpoints.save(2)
+    rank.checkpoints.prune()
 
     assert names(tmp_path) == ["step-00000002"]
     assert [p.name for p in (tmp_path / "checkpoints/step-00000002").iterdir()] == ["engine.json"]
