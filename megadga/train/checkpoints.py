@@ -174,8 +174,8 @@ class Checkpoints:
 
         Every rank brings what it has written to the disk, then the first one writes the header
         with everybody's checksums, then the checkpoint becomes the latest. Older ones go after
-        that, with ``prune``: a run that dies at any moment, with its machine or not, leaves a whole
-        one behind.
+        that, with ``prune``: a run that dies at any moment, with its machine or not, leaves a
+        whole one behind.
 
         Raises:
             MegadgaError: As the checks do; on every rank.
