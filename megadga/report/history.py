@@ -38,11 +38,11 @@ def read_weights_from_start(metrics: Path) -> WeightHistory:
         ConfigError: If there is neither, or the domains change between two.
     """
     events = read_records(metrics, "event")
-    start = next((event for event in events if event["event"] == START), None)
+    start = next((event for event in events if event.get("event") == START), None)
     if start is None:
         return read_weights(metrics)
-    names = tuple(averaged_weights(start))
-    first = np.array([list(averaged_weights(start).values())])
+    names = tuple(averaged_weights(metrics, start))
+    first = np.array([list(averaged_weights(metrics, start).values())])
     if not read_records(metrics, "update"):
         steps = [record["step"] for record in read_records(metrics, "train")]
         last = max(steps, default=0)

@@ -205,7 +205,8 @@ def rows_of(*windows: tuple[int, int]) -> Rows:
 
 def test_windows_that_were_guessed_are_not_read_again(domains):
     read: tuple[list[int], list[int]] = ([], [])
-    reader = BatchReader(list(map(Watched, domains, read)), rows=np.arange(4))
+    watched: Any = list(map(Watched, domains, read))
+    reader = BatchReader(watched, rows=np.arange(4))
     guess = reader.begin(lambda: rows_of((0, 1), (1, 1), (0, 2), (1, 2)))
     right = rows_of((1, 2), (0, 1), (0, 7), (1, 1))
 
