@@ -1,6 +1,7 @@
 """What a run would do, found out without starting it. Knows no torch and writes nothing."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from megadga.shards.examples import Examples
 from megadga.shards.folder import DomainSource
 from megadga.shards.manifest import read_manifest
 from megadga.shards.sequences import SequenceSet
+from megadga.shards.verify import FolderCheck, find_folders, plan_checks
 
 MOST_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
@@ -93,6 +95,19 @@ def plan_leakage(config: RunConfig, rule: LeakageRule) -> tuple[LeakageSearch, .
         expected = "a set with a validation split"
         raise config.mistake("data", "specific", expected=expected, found="none")
     return tuple(plan_search(source, domains, rule) for source in held_out)
+
+
+def plan_verification(config: RunConfig) -> tuple[FolderCheck, ...]:
+    """Return what is to be read to compare every byte of a run's shards with their manifests.
+
+    Args:
+        config: The run.
+    """
+    domains = config.data.domains
+    paths = [domains] if isinstance(domains, Path) else [each.path for each in domains]
+    paths += [each.path for each in config.data.specific.values()]
+    folders = dict.fromkeys(folder for path in paths for folder in find_folders(path))
+    return tuple(map(plan_checks, folders))
 
 
 def _model(config: RunConfig, data: RunData) -> str:

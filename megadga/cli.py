@@ -14,21 +14,25 @@ from typing import Any
 
 from tqdm import tqdm
 
+from megadga.build.inputs import no_checkpoint
 from megadga.build.shape import describe_size
-from megadga.check import check, plan_leakage
+from megadga.check import check, plan_leakage, plan_verification
 from megadga.cluster.failures import failures_noted, note_presence
 from megadga.cluster.launching.options import count, machines, ranks
-from megadga.cluster.markers import finished_step
+from megadga.cluster.markers import RunFinishedError, finished_step
 from megadga.cluster.quiet import prints_of_first_rank, quieten
 from megadga.cluster.ranks import rank_to_tell, read_ranks
 from megadga.cluster.stopping import STOPPED, StopSignal
 from megadga.config.describe import describe
 from megadga.config.loading import load_config
+from megadga.config.models import RunConfig
 from megadga.console import draws_bars, in_console, whole_number
-from megadga.errors import ConfigError, MegadgaError
+from megadga.errors import ConfigError, DivergedError, MegadgaError, ShardError
 from megadga.prepare.leakage.report import complain, render_leakage
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
-from megadga.train.header import latest_checkpoint
+from megadga.prepare.workers import open_processes
+from megadga.shards.verify import FolderCheck, verify_shard
+from megadga.train.folder import CHECKPOINTS, checkpoint_path, latest_checkpoint
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
@@ -51,6 +55,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except DivergedError as error:  # the same on every rank
+        if rank_to_tell(os.environ) == 0:
+            _complain(str(error))
+        return USER_ERROR
     except MegadgaError as error:
         _complain(str(error))
         return USER_ERROR
@@ -73,12 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     # DeepSpeed's launcher puts it before everything else; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(
+    training = _add_run(
         commands,
         "train",
         _train,
         f"train a run, or continue it where it stopped; exit code {STOPPED}: a signal ended it, "
         "and it has saved",
+    )
+    training.add_argument(
+        "--from",
+        dest="resume_from",
+        metavar="NAME",
+        help="continue from this checkpoint, as step-00000500, and not from the latest; what was "
+        "trained beyond it is left behind",
     )
     _add_run(
         commands,
@@ -89,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     checking = _add_run(commands, "check", _check, "validate a run and its shards; start nothing")
     checking.add_argument("--world-size", type=count, metavar="N", help="ranks it is meant for")
+    checking.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every byte of the shards, and compare checksums and counts with the manifests",
+    )
     checking.add_argument(
         "--leakage",
         action="store_true",
@@ -187,38 +207,62 @@ def _deadline(text: str) -> int:
 def _train(options: argparse.Namespace) -> int:
     with StopSignal.of_environment(os.environ) as stop:
         config = load_config(options.config, options.overrides)
-        if (step := finished_step(config)) is not None:
-            if rank_to_tell(os.environ) == 0:
-                print(f"{config.output}: finished after step {step}; nothing is left to train")
-            return 0
-        launcher = read_ranks(os.environ).launcher  # refuses before torch is imported
+        ranks = read_ranks(os.environ)  # refuses before torch is imported
+        # torchrun starts ranks again with the same arguments: once is enough to go back.
+        again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        resume_from = None if again else options.resume_from
+        # One rank of several must not decide that it is not needed: the first one does, for all.
+        if ranks.world_size == 1 and resume_from is None:
+            step = finished_step(config)
+            if step is not None:
+                return _nothing_left(config, step)
         rank = rank_to_tell(os.environ)
         quieten(os.environ, rank=rank)
         from megadga.build.run import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
-        with failures_noted(config.output, rank=rank), ExitStack() as stack:
-            with prints_of_first_rank(os.environ, rank=rank):
-                run = stack.enter_context(open_run(config, stop_requested=stop.requested))
-            note_presence(config.output, rank=rank)
-            finished = train(run)
-            step = run.mixture.step
+        try:
+            with failures_noted(config.output, rank=rank), ExitStack() as stack:
+                with prints_of_first_rank(os.environ, rank=rank):
+                    opening = open_run(
+                        config, stop_requested=stop.requested, resume_from=resume_from
+                    )
+                    run = stack.enter_context(opening)
+                note_presence(config.output, rank=rank)
+                finished = train(run)
+                saved = _saved(run.mixture.step, run.checkpoints.newest)
+        except RunFinishedError as done:
+            return _nothing_left(config, done.step)
     if not finished and rank == 0:
-        told = f"{config.output}: saved at step {step}; the same command continues"
+        told = f"{config.output}: {saved}; the same command continues"
         with suppress(OSError):  # the terminal may be what is gone
             print(told, file=sys.stderr)
     # torchrun's agents would start again, at once, what does not end with 0.
-    return 0 if finished or launcher == "torchrun" else STOPPED
+    return 0 if finished or ranks.launcher == "torchrun" else STOPPED
+
+
+def _nothing_left(config: RunConfig, step: int) -> int:
+    if rank_to_tell(os.environ) == 0:
+        print(f"{config.output}: finished after step {step}; nothing is left to train")
+    return 0
+
+
+def _saved(step: int, newest: Path | None) -> str:
+    """Return where a run that was stopped goes on: a model that is not finite is not saved."""
+    if newest is not None and newest.name == checkpoint_path(newest.parent, step).name:
+        return f"saved at step {step}"
+    kept = "no checkpoint" if newest is None else newest.name
+    return f"stopped at step {step}, which is not finite and not saved; there is {kept}"
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     if config.evaluation is None:
         raise config.mistake("evaluation", expected="a section", found="null")
-    if latest_checkpoint(config.output / "checkpoints") is None:
-        found = f"none in {config.output / 'checkpoints'}"
-        raise config.mistake("output", expected="a run with a checkpoint", found=found)
-    read_ranks(os.environ)
+    # The first rank looks for all where there are several; one alone, before torch is imported.
+    alone = read_ranks(os.environ).world_size == 1
+    if alone and latest_checkpoint(config.output / CHECKPOINTS) is None:
+        raise no_checkpoint(config)
     rank = rank_to_tell(os.environ)
     quieten(os.environ, rank=rank)
     from megadga.build.run import open_run  # noqa: PLC0415
@@ -227,7 +271,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     with failures_noted(config.output, rank=rank), ExitStack() as stack:
         with prints_of_first_rank(os.environ, rank=rank):
-            run = stack.enter_context(open_run(config))
+            run = stack.enter_context(open_run(config, to_evaluate=True))
         metrics, step = evaluate(run), run.mixture.step
     if rank == 0 and metrics:
         MetricsFile(config.output / "evaluations.jsonl").log(step, metrics)
@@ -244,7 +288,27 @@ def _check(options: argparse.Namespace) -> int:
     lines = list(check(config, world_size=options.world_size))
     searches = plan_leakage(config, rule) if options.leakage else ()
     print("\n".join(lines), flush=True)
+    if options.verify:
+        _verify(plan_verification(config))
     return _look_for_leakage(searches) if searches else 0
+
+
+def _verify(folders: Sequence[FolderCheck]) -> None:
+    """Compare shards with their manifests; print what is no more than a warning, and a summary."""
+    checks = [check for folder in folders for check in folder.shards]
+    problems = [line for folder in folders for line in folder.problems]
+    total = sum(check.num_bytes for check in checks)
+    with (
+        open_processes(max(1, min(len(checks), os.cpu_count() or 1))) as pool,
+        tqdm(total=total, unit="B", unit_scale=True, desc="verifying", disable=None) as bar,
+    ):
+        for report in pool.map_in_order(verify_shard, checks):
+            _complain("\n".join(report.warnings))
+            problems += report.problems
+            bar.update(report.num_bytes)
+    if problems:
+        raise ShardError("\n".join(problems))
+    print(f"\n{len(checks):,} shards, {total:,} bytes: all as their manifests say")
 
 
 def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:

@@ -4,7 +4,8 @@ Runs of the same model, data and batches, as `megadga train` makes them of a con
 side by side in the same two processes and take turns: an interval of a run without measurements
 before and after an interval of each run with them, which ends in one update. What an update reads
 is at most a given share of what is trained. The overhead is the time with, divided by the mean
-time without on both sides of it, less 1. Synthetic shards: the text does not matter here.
+time without on both sides of it, less 1. The collectives that a step asks for, beside those of
+DeepSpeed, are counted as well. Synthetic shards: the text does not matter here.
 """
 
 import json
@@ -130,8 +131,13 @@ def mixings(sizes: Sizes) -> Mapping[str, str]:
 
 def run_in_turns(
     configs: Sequence[Path], sizes: Sizes, folder: Path, rounds: int
-) -> list[list[Segment]]:
-    """Train in processes of their own; what they print goes to a file but for the rounds."""
+) -> tuple[list[list[Segment]], dict[str, float]]:
+    """Train in processes of their own; what they print goes to a file but for the rounds.
+
+    Returns:
+        The segments of each round, and how many collectives a step of each run asks for, beside
+        DeepSpeed's.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -150,7 +156,9 @@ def run_in_turns(
         ).returncode
     if status:
         raise SystemExit(f"{log.read_text()[-4000:]}\ntraining ended with {status}")
-    return [[Segment(**each) for each in round_] for round_ in json.loads(output.read_text())]
+    found = json.loads(output.read_text())
+    rounds_of = [[Segment(**each) for each in round_] for round_ in found["segments"]]
+    return rounds_of, found["collectives_per_step"]
 
 
 def as_the_runs_saw_it(folder: Path, name: str) -> dict[str, float]:
@@ -198,18 +206,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         configs = write_inputs(folder, sizes)
-        rounds = run_in_turns(configs, sizes, folder, args.rounds)
+        rounds, collectives = run_in_turns(configs, sizes, folder, args.rounds)
         own = {probe: as_the_runs_saw_it(folder, probe) for probe in _PROBES}
     found = overheads(rounds)
     plain = statistics.median(s.seconds for r in rounds for s in r if s.name == PLAIN)
     tokens_per_s = sizes.interval * sizes.batch * sizes.sequence_length / plain
     print(f"{tokens_per_s:,.0f} tokens/s without measurements, the median")
+    for name, number in collectives.items():
+        print(f"{name:>22}: {number:.2f} collectives a step beside DeepSpeed's")
     for probe, overhead in found.items():
         print(show(probe, overhead, own[probe]))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "sizes": asdict(sizes),
         "tokens_per_s": tokens_per_s,
+        "collectives_per_step": collectives,
         "overheads": {probe: {**asdict(found[probe]), **own[probe]} for probe in found},
         "segments": [[asdict(segment) for segment in segments] for segments in rounds],
     }

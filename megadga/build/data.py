@@ -31,6 +31,7 @@ from megadga.shards.folder import (
 )
 from megadga.shards.manifest import Manifest, TokenizerIdentity
 from megadga.shards.sequences import SequenceSet
+from megadga.shards.watch import DataFile, files_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class RunData:
         identity: What the training splits, the histogram, the basis and the reference hold, and
             the validation splits if the mixture depends on them, JSON-shaped: equal for equal
             content, wherever it lies.
+        files: Every file of shards that is read, by a name that is the same wherever it lies.
     """
 
     domains: tuple[Domain, ...]
@@ -63,6 +65,7 @@ class RunData:
     basis: RunBasis | None
     reference: RunReference | None
     identity: Mapping[str, Any]
+    files: Mapping[str, DataFile]
 
     @property
     def tokenizer(self) -> TokenizerIdentity:
@@ -107,6 +110,8 @@ def open_data(config: RunConfig) -> RunData:
         reference=reference,
         identity={
             "tokenizer": tokenizer.fingerprint,
+            "vocabulary_size": tokenizer.vocab_size,
+            "eod": tokenizer.eod,
             "domains": _identity(folders, opened),
             "specific": {target.source.name: _summary(target.manifest) for target in aligned},
             "histogram": _histogram_digest(config),
@@ -115,7 +120,21 @@ def open_data(config: RunConfig) -> RunData:
             "reference": None if reference is None else reference.identity,
             **({"held_out": _held_out_digest(folders)} if config.is_guarded else {}),
         },
+        files=_files(config, folders, targets),
     )
+
+
+def _files(
+    config: RunConfig, folders: Sequence[ShardFolder], targets: Sequence[ShardFolder]
+) -> dict[str, DataFile]:
+    splits = ("train",) if config.evaluation is None else ("train", "valid")
+    files: dict[str, DataFile] = {}
+    for kind, group in (("domains", folders), ("specific", targets)):
+        for folder in group:
+            entries = [e for split in splits for e in folder.manifest.splits.get(split, ())]
+            name = f"{kind}/{folder.source.name}"
+            files |= files_of(folder.source.path, entries, name=name)
+    return files
 
 
 def _may_align(config: RunConfig) -> bool:

@@ -8,6 +8,7 @@ from megadga.config.mixing import DgaMixing, ImportanceMixing
 from megadga.config.models import RunConfig
 from megadga.config.places import KeyPath, Mistake
 from megadga.config.rules import DoremiMixing, ScheduleMixing
+from megadga.errors import ConfigError
 from megadga.shards.manifest import manifest_path
 
 
@@ -41,6 +42,12 @@ def check_output(config: RunConfig) -> None:
     else:
         return
     raise config.mistake("output", expected=expected, found=found)
+
+
+def no_checkpoint(config: RunConfig) -> ConfigError:
+    """Return the error of a run that is to be evaluated and has left no checkpoint."""
+    found = f"none in {config.output / 'checkpoints'}"
+    return config.mistake("output", expected="a run with a checkpoint", found=found)
 
 
 def _folders(config: RunConfig) -> Iterator[Mistake]:

@@ -16,6 +16,7 @@ from deepspeed.accelerator import get_accelerator
 
 from megadga.cluster.interfaces import interface_variables
 from megadga.cluster.ranks import RankEnvironment, read_deadline_s, read_ranks
+from megadga.errors import DivergedError
 from megadga.zero.deadline import limit_waiting
 
 
@@ -26,7 +27,7 @@ def process_group() -> Generator[timedelta]:
     A group that is there already is used, and left by who formed it.
 
     After an error the group is left to the launcher, which ends the other ranks: taking it down
-    in good order would wait for them.
+    in good order would wait for them. Unless it is one that every rank has raised.
 
     Yields:
         How long ranks wait for each other: groups that are made later need telling.
@@ -46,7 +47,12 @@ def process_group() -> Generator[timedelta]:
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     _share_cores()
     _remove_shared_buffer()
-    yield deadline
+    try:
+        yield deadline
+    except DivergedError:  # raised by every rank
+        if formed_here:
+            leave()
+        raise
     if formed_here:
         leave()
 

@@ -13,7 +13,8 @@ from megadga.config.rules import DoremiMixing
 from megadga.config.sections import LlamaModel
 from megadga.errors import ConfigError, ResumeError
 from megadga.shards.manifest import TokenizerIdentity
-from megadga.train.header import CheckpointHeader, latest_checkpoint, load_header
+from megadga.train.folder import CHECKPOINTS, latest_checkpoint
+from megadga.train.header import CheckpointHeader, load_header
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RunReference:
         model: What it is.
         vocabulary_size: Rows of its embedding.
         checkpoint: Folder of its weights.
+        header: What the checkpoint says of itself.
         zero_stage: How they are cut there.
         step: Optimizer steps that it was trained for.
         digest: Equal for equal runs up to that step, wherever they lie.
@@ -32,6 +34,7 @@ class RunReference:
     model: LlamaModel
     vocabulary_size: int
     checkpoint: Path
+    header: CheckpointHeader
     zero_stage: int
     step: int
     digest: str
@@ -64,10 +67,7 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunRefere
     if other_length != length:
         expected = f"a model of model.sequence_length {length} ({path})"
         raise _unfit(config, expected, str(other_length))
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is None:
-        raise _unfit(config, "a run with a checkpoint", f"none in {folder / 'checkpoints'}")
-    header = _header(config, checkpoint)
+    checkpoint, header = _checkpoint(config, folder / CHECKPOINTS)
     found = header.identity.get("shards", {}).get("tokenizer", "none")
     if found != tokenizer.fingerprint:
         expected = f"a run by the tokenizer {tokenizer.fingerprint[:12]} ({checkpoint})"
@@ -77,17 +77,22 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunRefere
         model=other.model,
         vocabulary_size=tokenizer.vocab_size if rows is None else rows,
         checkpoint=checkpoint,
+        header=header,
         zero_stage=other.deepspeed.get("zero_optimization", {}).get("stage", 0),
         step=header.step,
         digest=_digest(header.identity),
     )
 
 
-def _header(config: RunConfig, checkpoint: Path) -> CheckpointHeader:
+def _checkpoint(config: RunConfig, folder: Path) -> tuple[Path, CheckpointHeader]:
+    """Return the checkpoint that the other run would continue from, and its header."""
     try:
-        return load_header(checkpoint)
+        checkpoint = latest_checkpoint(folder)
+        if checkpoint is not None:
+            return checkpoint, load_header(checkpoint)
     except ResumeError as error:
         raise _unfit(config, "a whole checkpoint", str(error)) from None
+    raise _unfit(config, "a run with a checkpoint", f"none in {folder}")
 
 
 def _unfit(config: RunConfig, expected: str, found: str) -> ConfigError:

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pickle import PickleError
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from megadga.build.reference import RunReference
 from megadga.build.shape import model_shape
 from megadga.config.models import RunConfig
 from megadga.model.llama import Llama
+from megadga.train.header import find_damage
 from megadga.zero.alone import losses_alone
 from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.engine import Engine
+from megadga.zero.weights_only import weights_only_loading
 
 _WHOLE = "mp_rank_00_model_states.pt"
 """Where DeepSpeed keeps a model that is not cut, as under ZeRO-0."""
@@ -67,16 +70,20 @@ def load_reference(
 def _read_into(model: Llama, reference: RunReference) -> str | None:
     """Load a checkpoint's weights; return what is wrong with it, if anything."""
     checkpoint = reference.checkpoint
+    damage = find_damage(checkpoint, reference.header)
+    if damage is not None:
+        return damage
     try:
-        state = _whole(checkpoint) if reference.zero_stage == 0 else _put_together(checkpoint)
+        with weights_only_loading():
+            state = _whole(checkpoint) if reference.zero_stage == 0 else _put_together(checkpoint)
         model.load_state_dict(state)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, PickleError) as error:
         return f"{checkpoint}: {type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 
 def _whole(checkpoint: Path) -> dict[str, Tensor]:
-    states: Any = torch.load(checkpoint / _WHOLE, map_location="cpu", weights_only=False)
+    states: Any = torch.load(checkpoint / _WHOLE, map_location="cpu", weights_only=True)
     return states["module"]
 
 

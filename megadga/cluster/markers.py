@@ -13,25 +13,43 @@ from typing import final
 
 from megadga.config.identity import without_changeable
 from megadga.config.models import RunConfig
+from megadga.errors import MegadgaError
 from megadga.shards.files import written_whole
+from megadga.shards.strict_json import parse_strictly
 
 DONE = "DONE"
 REQUEUE = "REQUEUE"
 
 
+class RunFinishedError(MegadgaError):
+    """Nothing is left to train: no failure, and no reason to start again.
+
+    Args:
+        step: The step at which the run finished.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"finished after step {step}")
+        self.step = step
+
+
 def finished_step(config: RunConfig) -> int | None:
     """Return the step at which this run finished; None: it has not.
 
-    A folder where another run finished, or this one with fewer steps than it has now, says
-    nothing: whether training may go on from there is for its checkpoint to tell.
+    A folder where another run finished, or this one with fewer steps than it has now, or whose
+    marker is damaged, says nothing: whether training may go on from there is for its checkpoint
+    to tell.
     """
     try:
-        done = json.loads((config.output / DONE).read_text(encoding="utf-8"))
+        done = parse_strictly((config.output / DONE).read_bytes())
     except (OSError, ValueError):
         return None
-    if done["run"] != _fingerprint(config) or done["step"] < config.training.steps:
-        return None
-    return done["step"]
+    match done:
+        case {"run": str(run), "step": int(step)} if not isinstance(step, bool):
+            finished = run == _fingerprint(config) and step >= config.training.steps
+            return step if finished else None
+        case _:
+            return None
 
 
 @final

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import FrameType
 from typing import Self, final
 
 from megadga.cluster.operators import remove_own_locks
+from megadga.cluster.ranks import rank_to_tell
 from megadga.cluster.signals import taken
 
 STOP_FILE = "MEGADGA_STOP_FILE"
@@ -16,6 +18,8 @@ STOP_FILE = "MEGADGA_STOP_FILE"
 
 STOPPED = 75
 """Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL, start it again."""
+LOOK_INTERVAL_S = 1.0
+"""Seconds between looks for a launcher's file: it may lie on a network's file system."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -29,31 +33,45 @@ class StopSignal:
     send signals up to a minute early.
 
     Args:
-        file: Asks as well, as soon as it exists; None: signals alone.
+        file: Asks as well when it exists, which is looked at every ``LOOK_INTERVAL_S``; None:
+            signals alone.
         before_end: Called before a second SIGINT ends the process.
+        clock: Seconds since any fixed moment.
     """
 
     def __init__(
-        self, file: Path | None = None, *, before_end: Callable[[], None] = lambda: None
+        self,
+        file: Path | None = None,
+        *,
+        before_end: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = file
         self._before_end = before_end
+        self._clock = clock
+        self._look_at = clock()
         self._signalled = False
         self._interrupted = False
         self._taking = ExitStack()
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Return one that knows the launcher's file, if there is a launcher that has one."""
+        """Return one that knows the launcher's file, if there is a launcher that has one.
+
+        The first rank alone looks for it: the others hear of it with the first step that follows.
+        """
         path = environment.get(STOP_FILE)
         return cls(
-            None if path is None else Path(path),
+            None if path is None or rank_to_tell(environment) else Path(path),
             before_end=lambda: remove_own_locks(environment),
         )
 
     def requested(self) -> bool:
         """Return whether this process was asked to stop."""
-        return self._signalled or (self._file is not None and self._file.exists())
+        if not self._signalled and self._file is not None and self._clock() >= self._look_at:
+            self._look_at = self._clock() + LOOK_INTERVAL_S
+            self._signalled = self._file.exists()
+        return self._signalled
 
     def __enter__(self) -> Self:
         self._taking.enter_context(taken(_SIGNALS, self._take))

@@ -24,7 +24,8 @@ NOT_TRAINED: dict[str, Any] = {
         "replay": {"metrics": True},
         "reference": True,
     },
-    "training": {"steps"},  # training may go on for longer, unless the schedule depends on it
+    # Training may go on for longer, unless the schedule depends on it.
+    "training": {"steps", "non_finite_limit"},
     "deepspeed": True,  # compared as it is completed
 }
 """Keys of a run that do not change what is trained, as pydantic's ``exclude``."""

@@ -50,7 +50,11 @@ def _with_override(document: Document, override: str, place: str) -> Document:
     key, equals, value = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{place}: expected key=value, found {override!r}")
-    return document.with_part(document.find(key), parse(value, lambda _: place))
+    try:
+        path = document.find(key)
+    except LookupError as error:
+        raise ConfigError(f"{place}: {error.args[0]}") from None
+    return document.with_part(path, parse(value, lambda _: place))
 
 
 def _with_deepspeed(document: Document) -> Document:
@@ -60,8 +64,12 @@ def _with_deepspeed(document: Document) -> Document:
         return document
     folders = document.folders
     path = under(folders.get(("deepspeed",), folders[()]), Path(name))
-    if path.is_file():
+    try:
+        found = None if path.is_file() else f"none at {path}"
+    except OSError as error:  # of a name that no file can have
+        found = f"{path}: {error.strerror}"
+    if found is None:
         return document.with_part(("deepspeed",), read_file(path))
-    mistake = Mistake(("deepspeed",), "a JSON file", f"none at {path}")
+    mistake = Mistake(("deepspeed",), "a JSON file", found)
     values = {key: value for key, value in document.values.items() if key != "deepspeed"}
     return replace(document, values=values, mistakes=(*document.mistakes, mistake))

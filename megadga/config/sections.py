@@ -119,6 +119,9 @@ class TrainingSection(Section):
     """Sequences of one forward and backward pass on one rank."""
     precision: Precision = "fp32"
     """Arithmetic of forward and backward passes; the optimizer's own copy is fp32 either way."""
+    non_finite_limit: Count = 10
+    """Optimizer steps in a row whose loss or gradient norm is not finite, after which the run ends
+    with an error, at least 1. Checkpoints are written of finite models alone."""
     loss_reweighting: LossReweightingSection | None = None
     """Train on a weighted mean of the global batch's losses; null: on their mean. A step of more
     than one micro-batch a rank costs a forward pass more: about a third more time."""

@@ -7,15 +7,15 @@ of what the keys mean.
 import copy
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from megadga.config.places import KeyPath, Mistake
+from megadga.config.places import KeyPath, Mistake, dotted
 from megadga.errors import ConfigError
 
 _STRING_TAG = "tag:yaml.org,2002:str"
@@ -25,6 +25,12 @@ _SCALARS: tuple[tuple[str, Callable[[str], Any]], ...] = (
     (r"[-+]?[0-9]+(_[0-9]+)*", int),
     (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
 )
+
+
+_MOST_DIGITS = 300
+"""Of a whole number: a float holds no more."""
+_MOST_LEVELS = 64
+"""Brackets inside each other: reading them takes time that grows with the square."""
 
 
 def _plain(text: str) -> Any:
@@ -55,6 +61,10 @@ class Document:
         """Return this document with ``part`` in the place of whatever is at ``path``, if anything.
 
         What lies on the way and is no section becomes one.
+
+        Args:
+            path: As ``find`` returns it.
+            part: What is to be there.
         """
         values = copy.deepcopy(self.values)
         places = {key: place for key, place in self.places.items() if key[: len(path)] != path}
@@ -73,13 +83,30 @@ class Document:
         return Document(values, places, (*mistakes, *moved), folders)
 
     def find(self, key: str) -> KeyPath:
-        """Return the path that ``a.b.0`` names here; a number is an index where a list is."""
+        """Return the path that ``a.b.0`` names here; a number is an index where a list is.
+
+        Raises:
+            LookupError: If an item of a list is named that is not there; says so in one line.
+        """
         path: list[str | int] = []
-        here = self.values
+        here: Any = self.values
         for name in key.split("."):
-            path.append(int(name) if isinstance(here, list) and name.isdecimal() else name)
+            path.append(name if (size := _length(here)) is None else _index(size, name, path))
             here = _at(here, path[-1])
         return tuple(path)
+
+
+def _length(value: Any) -> int | None:
+    """Return how many items a list has; None: it is no list."""
+    return len(cast("list[Any]", value)) if isinstance(value, list) else None
+
+
+def _index(size: int, name: str, path: Sequence[str | int]) -> int:
+    index = int(name) if re.fullmatch("[0-9]{1,9}", name) else -1
+    if not 0 <= index < size:
+        expected = f"the number of one of {size} items, from 0"
+        raise LookupError(f"{dotted(tuple(path))}: expected {expected}, found {name[:40]!r}")
+    return index
 
 
 def _at(section: Any, name: str | int) -> Any:
@@ -119,7 +146,7 @@ def parse(text: str, place: Callable[[int], str]) -> Document:
     """
     reader = _Reader(place)
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text, Loader=_Loader)
         values = None if node is None else reader.read(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -131,7 +158,20 @@ def parse(text: str, place: Callable[[int], str]) -> Document:
         where = place(text.count("\n", 0, error.position) + 1)
         found = f"the character {chr(error.character)!r}"
         raise ConfigError(f"{where}: expected YAML, found {found}") from None
+    except RecursionError:
+        raise ConfigError(f"{place(1)}: expected YAML, found it nested too deeply") from None
     return Document(values, {(): place(1)} | reader.places, tuple(reader.mistakes))
+
+
+class _Loader(yaml.BaseLoader):
+    """Reads scalars as they are written, and brackets to a depth that has a bound."""
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:  # noqa: N803
+        if self.flow_level >= _MOST_LEVELS:
+            raise yaml.MarkedYAMLError(
+                problem=f"brackets more than {_MOST_LEVELS} deep", problem_mark=self.get_mark()
+            )
+        super().fetch_flow_collection_start(TokenClass)
 
 
 class _Reader:
@@ -153,16 +193,24 @@ class _Reader:
             case SequenceNode():
                 return [self._read_at(item, item, (*path, i)) for i, item in enumerate(node.value)]
             case ScalarNode(tag=tag) if tag == _STRING_TAG:
-                return node.value if node.style else _plain(node.value)
+                return self._read_scalar(node)
             case _:
                 raise _error(node, f"the tag {node.tag}, which is not read here")
+
+    def _read_scalar(self, node: ScalarNode) -> Any:
+        value = _text(node)
+        if node.style:
+            return value
+        if len(value) > _MOST_DIGITS and re.fullmatch(r"[-+]?[0-9_]+", value):
+            raise _error(node, f"a number of {len(value)} digits")
+        return _plain(value)
 
     def _read_mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 raise _error(key, "a key that is not a word")
-            name = key.value
+            name = _text(key)
             if name in values:
                 found = f"it in {self.places[(*path, name)]} as well"
                 self.mistakes.append(Mistake((*path, name), "each key once", found))
@@ -175,6 +223,15 @@ class _Reader:
 
     def _line(self, node: Node) -> str:
         return self.place(node.start_mark.line + 1)
+
+
+def _text(node: ScalarNode) -> str:
+    """Return a scalar's text; escapes may stand for what no file and no name can hold."""
+    value: str = node.value
+    for character in value:
+        if character == "\0" or "\ud800" <= character <= "\udfff":
+            raise _error(node, f"the character {character!r}")
+    return value
 
 
 def _error(node: Node, problem: str) -> yaml.MarkedYAMLError:

@@ -5,10 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
-from typing import Any
 
 from megadga.errors import ConfigError
-from megadga.report.records import averaged_weights, read_records
+from megadga.report.records import (
+    averaged_weights,
+    by_name,
+    counts_by_name,
+    number,
+    read_records,
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,17 @@ def summarise_run(metrics: Path, specific: str) -> RunSummary:
     """
     sequences: Counter[str] = Counter()
     for record in read_records(metrics, "train"):
-        sequences.update(record["sequences_by_domain"])
+        sequences.update(counts_by_name(metrics, record, "sequences_by_domain"))
     evaluations = read_records(metrics, "evaluation")
-    if not evaluations or specific not in evaluations[-1]["specific"]:
+    losses = by_name(metrics, evaluations[-1], "specific") if evaluations else {}
+    if specific not in losses:
         raise ConfigError(f"{metrics}: expected an evaluation of {specific}, found none")
     updates = read_records(metrics, "update")
-    last: dict[str, Any] = evaluations[-1]
     return RunSummary(
         sequences=sequences,
-        specific_loss=last["specific"][specific],
-        general_loss=last["general"],
-        last_weights=averaged_weights(updates[-1]) if updates else None,
+        specific_loss=losses[specific],
+        general_loss=number(metrics, evaluations[-1], "general"),
+        last_weights=averaged_weights(metrics, updates[-1]) if updates else None,
     )
 
 

@@ -1,8 +1,10 @@
 """Hands out this rank's part of each global batch. Knows weights as given, and no updates."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import partial
+from typing import Protocol, final
 
 import numpy as np
 import torch
@@ -12,9 +14,9 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ExhaustedError
 from megadga.sampling.rows import rank_rows
 from megadga.sampling.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState
+from megadga.sampling.selection import Selection
 from megadga.shards.domain import Domain
-from megadga.shards.reader import BatchReader
-from megadga.zero.collective import ProcessGroupCollective
+from megadga.shards.reader import BatchReader, Reading
 from megadga.zero.engine import Engine
 
 
@@ -74,6 +76,20 @@ class Batch:
         return self.indices.step
 
 
+class DataRanks(Protocol):
+    """The data-parallel ranks, as far as batches are divided among them."""
+
+    @property
+    def rank(self) -> int:
+        """This process's place, in ``[0, world_size)``."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks, at least 1."""
+        ...
+
+
 @final
 class BatchSource:
     """Plans global batches, and reads this rank's rows of them ahead of their use.
@@ -87,6 +103,9 @@ class BatchSource:
     Attributes:
         sizes: Windows of each domain, shape ``(K,)``.
         state: How far the data has been consumed; what is only read ahead does not count.
+
+    Raises:
+        ValueError: If ``sampling.prefetch`` is below 1.
     """
 
     def __init__(
@@ -95,7 +114,7 @@ class BatchSource:
         domains: Sequence[Domain],
         sampling: Sampling,
         *,
-        collective: ProcessGroupCollective,
+        collective: DataRanks,
     ) -> None:
         self.sizes = np.array([domain.num_sequences for domain in domains], dtype=np.int64)
         self._device = engine.device
@@ -112,8 +131,12 @@ class BatchSource:
             world_size=collective.world_size,
             micro_batch_size=engine.train_micro_batch_size_per_gpu(),
         )
-        self._reader = BatchReader(domains, rows=self._rows, prefetch=sampling.prefetch)
-        self._stream: Iterator[tuple[BatchPlan, IntArray]] = iter(())
+        if sampling.prefetch < 1:
+            raise ValueError(f"prefetch: expected at least 1, found {sampling.prefetch}")
+        self._prefetch = sampling.prefetch
+        self._reader = BatchReader(domains, rows=self._rows)
+        self._ahead: deque[tuple[BatchPlan, Reading]] = deque()
+        self._guess: Reading | None = None
         self.state = self._sampler.init()
 
     @property
@@ -121,18 +144,27 @@ class BatchSource:
         """How often each domain has been gone through, shape ``(K,)``."""
         return self._sampler.epochs(self.state)
 
-    def next_batch(self, weights: FloatArray, weights_end: Callable[[int], bool]) -> Batch:
+    def next_batch(
+        self,
+        weights: FloatArray,
+        weights_end: Callable[[int], bool],
+        expected: Callable[[int], FloatArray],
+    ) -> Batch:
         """Return the next batch and advance.
+
+        Meanwhile the next ones are read: those that the weights hold for, and of those that follow
+        other weights what the expected ones say.
 
         Args:
             weights: The mixture, shape ``(K,)``; the same until a step at which it ends.
             weights_end: Whether the weights hold only up to and with a step: plans never go past.
+            expected: The mixture that may follow such a step, shape ``(K,)``. If it turns out to
+                be another, what it does not share with the other is read again, and nothing else
+                changes.
         """
-        read = next(self._stream, None)
-        if read is None:
-            self._stream = self._reader.stream(self._plans(weights, weights_end))
-            read = next(self._stream)
-        plan, tokens = read
+        self._read_ahead(weights, weights_end, expected)
+        plan, reading = self._ahead.popleft()
+        tokens = self._reader.tokens(reading)
         self.state = plan.state_after
         return Batch(self._indices(plan), torch.as_tensor(tokens, device=self._device))
 
@@ -144,22 +176,43 @@ class BatchSource:
 
     def seek(self, state: SamplerState) -> None:
         """Continue from ``state``; what was read ahead is dropped."""
-        self._stream = iter(())
+        for _, reading in self._ahead:
+            reading.cancel()
+        self._ahead.clear()
+        self._guess = None
         self.state = state
 
-    def _plans(
-        self, weights: FloatArray, weights_end: Callable[[int], bool]
-    ) -> Iterator[BatchPlan]:
-        state = self.state
-        while state.step == self.state.step or not weights_end(state.step):
+    def close(self) -> None:
+        """Stop reading ahead, and end the thread that does."""
+        self.seek(self.state)
+        self._reader.close()
+
+    def _read_ahead(
+        self,
+        weights: FloatArray,
+        weights_end: Callable[[int], bool],
+        expected: Callable[[int], FloatArray],
+    ) -> None:
+        """Have the next batch and ``prefetch`` more begun, as far as that can be."""
+        while len(self._ahead) <= self._prefetch:
+            state = self._ahead[-1][0].state_after if self._ahead else self.state
+            if self._ahead and weights_end(state.step):
+                if self._guess is None:
+                    then = expected(state.step)
+                    self._guess = self._reader.begin(partial(self._selected, state, then))
+                return
             try:
                 plan = self._sampler.plan(state, weights)
             except ExhaustedError:
-                if state.step == self.state.step:
+                if not self._ahead:
                     raise
                 return  # only planned ahead: it is an error when that batch is asked for
-            yield plan
-            state = plan.state_after
+            reading = self._reader.begin(partial(_selection, plan), guess=self._guess)
+            self._guess = None
+            self._ahead.append((plan, reading))
+
+    def _selected(self, state: SamplerState, weights: FloatArray) -> Selection:
+        return self._sampler.plan(state, weights).selection
 
     def _indices(self, plan: BatchPlan) -> BatchIndices:
         return BatchIndices(
@@ -169,3 +222,7 @@ class BatchSource:
             rows=self._rows,
             global_domains=plan.selection.domains,
         )
+
+
+def _selection(plan: BatchPlan) -> Selection:
+    return plan.selection

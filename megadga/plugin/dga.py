@@ -20,6 +20,7 @@ from megadga.mixing.scheduler import (
     MixtureState,
     Observed,
     Scheduler,
+    StepNeeds,
     StepNumber,
     TargetAlignments,
     TargetNeeds,
@@ -149,7 +150,7 @@ class DgaPlugin:
 
     def next_batch(self) -> Batch:
         """Return this rank's tokens of the next optimizer step, and advance."""
-        batch = self._batches.next_batch(self.weights, self._is_update)
+        batch = self._batches.next_batch(self.weights, self._is_update, self._expected)
         self._prepare(batch.indices)
         return batch
 
@@ -224,7 +225,7 @@ class DgaPlugin:
 
     def close(self) -> None:
         """Stop reading ahead, and let go of the model."""
-        self._batches.seek(self._batches.state)
+        self._batches.close()
         if self._observer is not None:
             self._observer.close()
 
@@ -290,16 +291,30 @@ class DgaPlugin:
     def _is_update(self, step: int) -> bool:
         return self._needs is not None and step % self._interval == 0
 
+    def _expected(self, step: int) -> FloatArray:
+        """Return the weights that may hold after the update that follows a step. Not collective.
+
+        Of a rule that goes by the step alone they are known; others move them little by little.
+        """
+        if not isinstance(self._needs, StepNeeds):
+            return self.weights
+        return self._scheduler.update(self._mixture, StepNumber(step)).averaged_weights
+
     def _agreed(self, mixture: MixtureState) -> MixtureState:
-        """Let the first rank's bits win: processors may round differently. Collective."""
-        first = self._collective.of_first_rank
+        """Let the first rank's bits win: processors may round differently. Collective: once."""
+        arrays = [mixture.weights, mixture.averaged_weights, *mixture.memory.values()]
+        flat = np.concatenate([np.ravel(array).astype(np.float64) for array in arrays])
+        ends = np.cumsum([array.size for array in arrays])
+        parts = np.split(self._collective.of_first_rank(flat), ends[:-1])
+        agreed = [
+            part.reshape(array.shape).astype(array.dtype)
+            for part, array in zip(parts, arrays, strict=True)
+        ]
         return replace(
             mixture,
-            weights=first(mixture.weights),
-            averaged_weights=first(mixture.averaged_weights),
-            memory={
-                name: first(array).astype(array.dtype) for name, array in mixture.memory.items()
-            },
+            weights=agreed[0],
+            averaged_weights=agreed[1],
+            memory=dict(zip(mixture.memory, agreed[2:], strict=True)),
         )
 
     def _told(self, before: MixtureState, observed: Observed) -> Metrics:

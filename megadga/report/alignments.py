@@ -18,7 +18,7 @@ from megadga.report.lines import (
     new_panels,
     save,
 )
-from megadga.report.records import Record, averaged_weights, read_records
+from megadga.report.records import Record, averaged_weights, by_name, names_at, read_records
 
 
 @dataclass(frozen=True)
@@ -53,38 +53,48 @@ def read_alignments(metrics: Path) -> dict[str, AlignmentHistory]:
         set``.
 
     Raises:
-        ConfigError: If no update measured any.
+        ConfigError: If no update measured any, or records say something else than they should.
     """
     updates = [one for one in read_records(metrics, "update") if has_alignments(one)]
     if not updates:
         raise ConfigError(f"{metrics}: expected an update with alignments, found none")
     if "alignments" in updates[0]:
-        errors = [update.get("standard_errors") for update in updates]
-        values = [update["alignments"] for update in updates]
-        return {"the specific set": _history(updates, values, errors)}
-    return {
-        name: _history(
-            updates,
-            [update["target_alignments"][name] for update in updates],
-            [update.get("target_standard_errors", {}).get(name) for update in updates],
-        )
-        for name in updates[0]["target_alignments"]
-    }
+        return {"the specific set": _history(metrics, updates)}
+    targets = names_at(metrics, updates[0], "target_alignments")
+    return {name: _history(metrics, updates, name) for name in targets}
 
 
-def _history(
-    updates: list[Record],
-    alignments: list[dict[str, float]],
-    errors: list[dict[str, float] | None],
-) -> AlignmentHistory:
+def _history(metrics: Path, updates: list[Record], target: str | None = None) -> AlignmentHistory:
+    values, errors = (
+        (("alignments",), ("standard_errors",))
+        if target is None
+        else (("target_alignments", target), ("target_standard_errors", target))
+    )
+    alignments = [by_name(metrics, update, *values) for update in updates]
     names = tuple(alignments[0])
     unknown = dict.fromkeys(names, np.nan)
+    known = [
+        by_name(metrics, update, *errors) if errors[0] in update else unknown for update in updates
+    ]
+    for update, *tables in zip(updates, alignments, known, strict=True):
+        for found in tables:
+            if found.keys() != set(names):
+                raise ConfigError(
+                    f"{metrics}: update of step {update['step']}: expected the names "
+                    f"{', '.join(names)}, found {', '.join(found)}"
+                )
+    weights = averaged_weights(metrics, updates[-1], names)
+    if weights.keys() != set(names):
+        raise ConfigError(
+            f"{metrics}: update of step {updates[-1]['step']}: expected weights of "
+            f"{', '.join(names)}, found those of {', '.join(weights)}"
+        )
     return AlignmentHistory(
         names,
         np.array([update["step"] for update in updates], dtype=np.int64),
         _table(alignments, names),
-        _table([unknown if each is None else each for each in errors], names),
-        _table([averaged_weights(updates[-1], names)], names)[0],
+        _table(known, names),
+        _table([weights], names)[0],
     )
 
 

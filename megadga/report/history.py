@@ -38,11 +38,11 @@ def read_weights_from_start(metrics: Path) -> WeightHistory:
         ConfigError: If there is neither, or the domains change between two.
     """
     events = read_records(metrics, "event")
-    start = next((event for event in events if event["event"] == START), None)
+    start = next((event for event in events if event.get("event") == START), None)
     if start is None:
         return read_weights(metrics)
-    names = tuple(averaged_weights(start))
-    first = np.array([list(averaged_weights(start).values())])
+    names = tuple(averaged_weights(metrics, start))
+    first = np.array([list(averaged_weights(metrics, start).values())])
     if not read_records(metrics, "update"):
         steps = [record["step"] for record in read_records(metrics, "train")]
         last = max(steps, default=0)
@@ -69,9 +69,10 @@ def read_weights(metrics: Path) -> WeightHistory:
     updates = read_records(metrics, "update")
     if not updates:
         raise ConfigError(f"{metrics}: expected a record of type update, found none")
-    names: tuple[str, ...] = tuple(averaged_weights(updates[0]))
-    for update in updates:
-        if (found := tuple(averaged_weights(update))) != names:
+    weights = [averaged_weights(metrics, update) for update in updates]
+    names: tuple[str, ...] = tuple(weights[0])
+    for update, of_update in zip(updates, weights, strict=True):
+        if (found := tuple(of_update)) != names:
             raise ConfigError(
                 f"{metrics}: update of step {update['step']}: expected the domains "
                 f"{', '.join(names)}, found {', '.join(found)}"
@@ -79,5 +80,5 @@ def read_weights(metrics: Path) -> WeightHistory:
     return WeightHistory(
         names,
         np.array([update["step"] for update in updates], dtype=np.int64),
-        np.array([list(averaged_weights(update).values()) for update in updates]),
+        np.array([list(of_update.values()) for of_update in weights]),
     )

@@ -6,6 +6,7 @@ Uses matplotlib's objects rather than ``pyplot``, which keeps figures globally a
 # Most of matplotlib's methods take keywords of unknown types.
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 from megadga.errors import ConfigError
@@ -87,11 +88,11 @@ def label_ends(
     Args:
         axes: Framed, with the limits that will stay.
         labels: One a line.
-        values: Where each line ends.
+        values: Where each line ends; one that is not finite has its label at the bottom.
         colours: Of the lines.
     """
     bottom, top = axes.get_ylim()
-    ends = [(value - bottom) / (top - bottom) for value in values]
+    ends = [(value - bottom) / (top - bottom) if isfinite(value) else 0.0 for value in values]
     heights = spread(ends, gap=_LABEL_GAP, lowest=0.0, highest=1.0)
     for label, end, height, colour in zip(labels, ends, heights, colours, strict=True):
         axes.annotate(

@@ -67,7 +67,7 @@ def plot_weights(metrics: Path, image: Path) -> None:
         quantity="averaged weight",
         last_step=int(lines.steps[-1]),
     )
-    axes.set_ylim(0.0, 1.05 * float(lines.weights.max()))
+    axes.set_ylim(0.0, 1.05 * float(lines.weights.max()) or 1.0)
     last: list[float] = lines.weights[-1].tolist()
     labels = [f"{name}  {weight:.3f}" for name, weight in zip(lines.names, last, strict=True)]
     label_ends(axes, labels, last, [colour for colour, _ in styles])

@@ -105,6 +105,8 @@ class Examples:
             tokens = shard.read(starts, width).astype(np.int64)
             self._check_ids(shard, starts, tokens)
             windows[rows, :width] = tokens
+        for index in np.unique(kinds[:, 0]).tolist():
+            self._shards[index].check_unchanged()
         return windows
 
     def num_targets(self, indices: IntArray) -> IntArray:

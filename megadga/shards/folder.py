@@ -254,7 +254,7 @@ def open_shards(source: DomainSource, manifest: Manifest, split: str) -> tuple[I
 
 
 def _open_shard(folder: Path, entry: ShardEntry, manifest: Manifest) -> IndexedShard:
-    shard = IndexedShard.open(folder / entry.file)
+    shard = IndexedShard.open(folder / entry.file, sha256=entry.bin_sha256)
     if (shard.num_documents, shard.num_tokens) != (entry.documents, entry.tokens):
         raise ShardError(
             f"{index_path(shard.prefix)}: expected {entry.documents} documents and "

@@ -17,7 +17,7 @@ import os
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from megadga.arrays import IntArray, TokenArray
 from megadga.errors import ShardError
+from megadga.shards.files import checksum
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -57,6 +58,21 @@ def ids_path(prefix: Path) -> Path:
     return Path(f"{prefix}.ids")
 
 
+@dataclass(slots=True)
+class _Version:
+    """Which content of a ``.bin`` is the one that was opened.
+
+    Attributes:
+        stamp: Its size in bytes and time of change in nanoseconds.
+        sha256: Its checksum; None: not known.
+        found: Another stamp that it was read with; None: none.
+    """
+
+    stamp: tuple[int, int]
+    sha256: str | None
+    found: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class IndexedShard:
     """One shard whose header has been checked; its arrays are read when asked for.
@@ -74,13 +90,19 @@ class IndexedShard:
     num_sentences: int
     num_documents: int
     num_tokens: int
+    _version: _Version = field(repr=False, compare=False)
 
     @classmethod
-    def open(cls, prefix: Path) -> "IndexedShard":
+    def open(cls, prefix: Path, *, sha256: str | None = None) -> "IndexedShard":
         """Read and check a shard's header, in constant time however large the shard is.
 
         The magic, version, dtype and both files' sizes are checked here; that the sentences
         between the first and the last lie without gaps is checked when ``lengths`` is read.
+
+        Args:
+            prefix: Path of both files without ``.bin`` and ``.idx``.
+            sha256: Checksum of the ``.bin``, by which one that was only touched since it was
+                opened is told from one that was changed; None: not known.
 
         Raises:
             ShardError: If a file is missing, truncated, or not of this format.
@@ -91,8 +113,9 @@ class IndexedShard:
             header = os.pread(descriptor, HEADER.size, 0)
             dtype, num_sentences, num_bounds = _check_header(path, header, size)
             end = _last_byte(path, descriptor, dtype, num_sentences)
-        _check_size(tokens_path(prefix), end)
-        return cls(prefix, dtype, num_sentences, num_bounds - 1, end // dtype.itemsize)
+        version = _Version(_check_size(tokens_path(prefix), end), sha256)
+        num_tokens = end // dtype.itemsize
+        return cls(prefix, dtype, num_sentences, num_bounds - 1, num_tokens, version)
 
     def read(self, starts: IntArray, count: int) -> TokenArray:
         """Return ``count`` tokens from each of some positions.
@@ -108,12 +131,14 @@ class IndexedShard:
             Token ids, read-only, shape ``(n, count)``.
 
         Raises:
-            ShardError: If the ``.bin`` is gone or has been cut since the shard was opened.
+            ShardError: If the ``.bin`` is gone or has been cut since the shard was opened. Whether
+                it was changed otherwise is for ``check_unchanged`` to say.
         """
         size = count * self.dtype.itemsize
         offsets = (starts * self.dtype.itemsize).tolist()
         with _opened(tokens_path(self.prefix), "a shard's tokens") as descriptor:
             rows = [os.pread(descriptor, size, offset) for offset in offsets]
+            stamp = _stamp(os.fstat(descriptor))
         content = b"".join(rows)
         if len(content) != size * len(rows):
             offset, row = next(
@@ -122,7 +147,32 @@ class IndexedShard:
             raise ShardError(
                 f"{tokens_path(self.prefix)}: expected {size} bytes at {offset}, found {len(row)}"
             )
+        if stamp != self._version.stamp:
+            self._version.found = stamp
         return np.frombuffer(content, dtype=self.dtype).reshape(starts.size, count)
+
+    def check_unchanged(self) -> None:
+        """Refuse a ``.bin`` that was rewritten since the shard was opened.
+
+        Of one that was read at another size or time the checksum decides, if it is known: one that
+        was only touched, or copied, is the same. Otherwise this costs nothing.
+
+        Raises:
+            ShardError: If what was read is not what was opened.
+        """
+        if self._version.found is None:
+            return
+        path, expected = tokens_path(self.prefix), self._version.sha256
+        try:
+            found = None if expected is None else checksum(path)
+        except OSError as error:
+            raise ShardError(f"{path}: expected tokens, found {error.strerror}") from error
+        if found is None or found != expected:
+            raise ShardError(
+                f"{path}: expected the file as it was when it was opened, found that it was "
+                "changed meanwhile"
+            )
+        self._version.stamp, self._version.found = self._version.found, None
 
     @property
     def tokens(self) -> TokenArray:
@@ -273,10 +323,15 @@ def _last_byte(path: Path, descriptor: int, dtype: TokenType, num_sentences: int
     return pointer + length * dtype.itemsize
 
 
-def _check_size(path: Path, expected: int) -> None:
+def _check_size(path: Path, expected: int) -> tuple[int, int]:
     try:
-        size = path.stat().st_size
+        status = path.stat()
     except OSError as error:
         raise ShardError(f"{path}: expected a shard's tokens, found {error.strerror}") from error
-    if size != expected:
-        raise ShardError(f"{path}: expected {expected} bytes by its index, found {size}")
+    if status.st_size != expected:
+        raise ShardError(f"{path}: expected {expected} bytes by its index, found {status.st_size}")
+    return _stamp(status)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns

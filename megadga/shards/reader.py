@@ -1,11 +1,11 @@
 """Turns selections into tokens, ahead of their use. Knows neither samplers nor ranks."""
 
-from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import Protocol, final
 
 import numpy as np
 
@@ -27,18 +27,6 @@ class Selected(Protocol):
     def sequences(self) -> IntArray:
         """Which window of that domain each row is, shape ``(N,)``."""
         ...
-
-
-class Planned(Protocol):
-    """What a batch is to consist of."""
-
-    @property
-    def selection(self) -> Selected:
-        """The windows of the global batch."""
-        ...
-
-
-PlanT = TypeVar("PlanT", bound=Planned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,62 +78,82 @@ def _rows_by_domain(owners: IntArray) -> Iterator[tuple[int, IntArray]]:
         yield int(owners[order[low]]), order[low:high]
 
 
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """One rank's rows of a batch: which windows they are, and their tokens, row by row."""
+
+    windows: _Rows
+    tokens: IntArray
+
+
+Reading = Future[_Read]
+"""A batch that is being read in the background."""
+
+
+@final
 class BatchReader:
-    """Reads one rank's rows of each global batch, a bounded number of batches ahead.
+    """Reads one rank's rows of global batches, one after the other, in one background thread.
+
+    The thread comes with the first batch and stays until ``close``.
 
     Args:
         domains: All domains, of one sequence length S; at least one.
         rows: This rank's rows of a global batch, any shape, for example
             ``(accumulation, micro batch)``.
-        prefetch: Batches that may be read before they are asked for, at least 1.
-
-    Raises:
-        ValueError: If ``prefetch`` is below 1.
     """
 
-    def __init__(
-        self, domains: Sequence[SequenceSet], *, rows: IntArray, prefetch: int = 2
-    ) -> None:
-        if prefetch < 1:
-            raise ValueError(f"prefetch: expected at least 1, found {prefetch}")
+    def __init__(self, domains: Sequence[SequenceSet], *, rows: IntArray) -> None:
         self._domains = tuple(domains)
         self._rows = rows
-        self._prefetch = prefetch
+        self._executor: ThreadPoolExecutor | None = None
 
-    def stream(self, plans: Iterable[PlanT]) -> Generator[tuple[PlanT, IntArray]]:
-        """Yield each plan with its tokens, in order, while one background thread reads the next.
-
-        Plans are taken in the caller's thread, never more than ``prefetch`` ahead of the batch
-        that was last asked for, and never past the end of ``plans``: where the weights change
-        next, let the iterable end. When the iterator ends, fails or is closed, the thread has
-        ended too.
+    def begin(self, selection: Callable[[], Selected], *, guess: Reading | None = None) -> Reading:
+        """Have a batch read after those that were begun before, and return at once.
 
         Args:
-            plans: Each with the windows of one global batch.
+            selection: Returns the windows of the global batch; called in the thread.
+            guess: An earlier reading of what this batch was expected to be: windows that it has
+                are not read again. It may be wrong, have failed or not have begun; all the same.
+        """
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="megadga-reader")
+        return self._executor.submit(self._read, selection, guess)
 
-        Yields:
-            The plan and this rank's token ids, shape ``rows.shape + (S + 1,)``.
+    def tokens(self, reading: Reading) -> IntArray:
+        """Wait for a batch; return this rank's token ids, shape ``rows.shape + (S + 1,)``.
 
         Raises:
             ShardError: If a shard has changed or holds an id outside the vocabulary.
         """
-        pending: deque[tuple[PlanT, Future[IntArray]]] = deque()
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="megadga-reader")
-        try:
-            for plan in plans:
-                pending.append((plan, executor.submit(self._read, plan.selection)))
-                if len(pending) > self._prefetch:
-                    ready, tokens = pending.popleft()
-                    yield ready, tokens.result()
-            while pending:
-                ready, tokens = pending.popleft()
-                yield ready, tokens.result()
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+        return reading.result().tokens.reshape(*self._rows.shape, -1)
 
-    def _read(self, selection: Selected) -> IntArray:
-        rows = self._rows.ravel()
-        tokens = read_windows(
-            self._domains, _Rows(selection.domains[rows], selection.sequences[rows])
-        )
-        return tokens.reshape(*self._rows.shape, -1)
+    def close(self) -> None:
+        """End the thread; readings that have not begun never do."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def _read(self, selection: Callable[[], Selected], guess: Reading | None) -> _Read:
+        selected, rows = selection(), self._rows.ravel()
+        wanted = _Rows(selected.domains[rows], selected.sequences[rows])
+        # What was begun before is over by now, in one way or another.
+        if guess is None or guess.cancel() or guess.exception() is not None:
+            return _Read(wanted, read_windows(self._domains, wanted))
+        found = guess.result()
+        places = _places(found.windows, wanted)
+        missing = places < 0
+        tokens = found.tokens[places]
+        if missing.any():
+            rest = _Rows(wanted.domains[missing], wanted.sequences[missing])
+            tokens[missing] = read_windows(self._domains, rest)
+        return _Read(wanted, tokens)
+
+
+def _places(found: _Rows, wanted: _Rows) -> IntArray:
+    """Return in which row of ``found`` each row of ``wanted`` is; -1: in none."""
+    known = {window: row for row, window in enumerate(_pairs(found))}
+    return np.array([known.get(window, -1) for window in _pairs(wanted)], dtype=np.int64)
+
+
+def _pairs(rows: _Rows) -> Iterator[tuple[int, int]]:
+    return zip(rows.domains.tolist(), rows.sequences.tolist(), strict=True)

@@ -57,7 +57,7 @@ class TokenStream:
 
         Raises:
             IndexError: If a row is not inside the stream.
-            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
+            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or was changed.
         """
         # Shard after shard, and forwards through each.
         order: IntArray = starts.argsort(kind="stable")
@@ -68,6 +68,7 @@ class TokenStream:
                 f"[0, {self.num_tokens - count}], found {ordered[0]} to {ordered[-1]}"
             )
         rows = np.empty((starts.size, count), dtype=np.int64)
+        used: set[int] = set()
         low = 0
         while low < starts.size:
             shard = self._shard_at(ordered[low])
@@ -80,8 +81,12 @@ class TokenStream:
             for place in range(high, beyond):  # these end in another shard
                 start = int(ordered[place])
                 rows[order[place]] = np.concatenate(list(self._pieces(start, start + count)))
+                used.update(range(shard, self._shard_at(start + count - 1) + 1))
+            used.add(shard)
             low = beyond
         self._check_ids(rows, starts)
+        for shard in used:
+            self._shards[shard].check_unchanged()
         return rows
 
     def tokens(self, start: int, stop: int) -> TokenArray:

@@ -3,22 +3,28 @@
 Knows no batch and no loss.
 """
 
-import re
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import PickleError
 from typing import Any, Protocol, final
 
 from megadga.errors import ResumeError
 from megadga.plugin import Plugin
-from megadga.train.header import (
-    CheckpointHeader,
+from megadga.shards.files import flush
+from megadga.train.agreement import Ranks, on_every_rank, on_first_rank
+from megadga.train.folder import (
+    advice,
+    checkpoint_path,
+    find_checkpoint,
+    flush_files,
     latest_checkpoint,
     mark_latest,
-    read_header,
-    write_header,
+    prune,
+    read_own_header,
+    remove,
 )
+from megadga.train.header import CheckpointHeader, find_damage, write_header
 from megadga.train.metrics import MetricsFile
 
 
@@ -57,6 +63,62 @@ class CheckpointPlan:
         return step % self.interval == 0 or step == self.last_step
 
 
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint that a run continues from.
+
+    Attributes:
+        path: Its folder.
+        header: What it says of itself.
+    """
+
+    path: Path
+    header: CheckpointHeader
+
+
+def find_resume_point(
+    folder: Path, *, identity: Mapping[str, Any], ranks: Ranks, wanted: str | None = None
+) -> ResumePoint | None:
+    """Return the checkpoint that a run continues from; None: it has left none. Collective.
+
+    The first rank decides for all. Nothing is loaded, and no file but the header is read.
+
+    Args:
+        folder: Of the run's checkpoints; need not exist.
+        identity: What the run is; see ``CheckpointHeader``.
+        ranks: All ranks.
+        wanted: Name of the one that the user asks for; None: the one that ``latest`` names.
+
+    Raises:
+        ResumeError: If it is missing or another run's, its header is damaged, or ``latest`` is
+            missing beside checkpoints.
+    """
+
+    def find() -> ResumePoint | None:
+        path = find_checkpoint(folder, wanted=wanted)
+        if path is None:
+            return None
+        return ResumePoint(path, read_own_header(path, identity=identity))
+
+    return on_first_rank(ranks, find)
+
+
+def check_whole(point: ResumePoint, ranks: Ranks) -> None:
+    """Read every byte of a checkpoint and compare checksums, each rank a part. Collective.
+
+    Raises:
+        ResumeError: If a file is missing, cut or changed; names it, and the newest checkpoint
+            before it that is whole.
+    """
+    found = on_every_rank(
+        ranks,
+        lambda: find_damage(point.path, point.header, part=ranks.rank, parts=ranks.world_size),
+    )
+    damage = next(filter(None, found), None)
+    if damage is not None:
+        raise ResumeError(damage + on_first_rank(ranks, lambda: advice(point.path)))
+
+
 @final
 class Checkpoints:
     """Writes the checkpoints of one run and continues it from them.
@@ -67,7 +129,11 @@ class Checkpoints:
         plan: When they are written.
         plugins: Their states are saved along.
         identity: What the run is; see ``CheckpointHeader``.
-        metrics: The metrics file, on the one rank that writes it; None on the others.
+        metrics: The metrics file, on the first rank, which writes it; None on the others.
+        ranks: All ranks.
+        watch: Called on the first rank before a checkpoint is written. Returns what is to be known
+            of the files that the run reads (see ``CheckpointHeader``); what it raises ends the run
+            on every rank.
     """
 
     def __init__(
@@ -79,6 +145,8 @@ class Checkpoints:
         plugins: Sequence[Plugin],
         identity: Mapping[str, Any],
         metrics: MetricsFile | None,
+        ranks: Ranks,
+        watch: Callable[[], Mapping[str, Sequence[int]]] = dict,
     ) -> None:
         self._engine = engine
         self._folder = folder
@@ -86,6 +154,16 @@ class Checkpoints:
         self._plugins = tuple(plugins)
         self._identity = identity
         self._metrics = metrics
+        self._ranks = ranks
+        self._watch = watch
+        self._newest: Path | None = None
+        self._has_saved = False
+        self._unpruned = False
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint that this run has written or continued from last; None: there is none."""
+        return self._newest
 
     def due(self, step: int) -> bool:
         """Return whether optimizer step ``step`` (from 1) ends with a checkpoint."""
@@ -94,46 +172,102 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Write the checkpoint of optimizer step ``step``. Collective.
 
-        It becomes the latest when every rank has written its part, and older ones go after that:
-        a run that dies at any moment leaves a whole one behind.
+        Every rank brings what it has written to the disk, then the first one writes the header
+        with everybody's checksums, then the checkpoint becomes the latest. Older ones go after
+        that, with ``prune``: a run that dies at any moment, with its machine or not, leaves a
+        whole one behind.
+
+        Raises:
+            MegadgaError: As the checks do; on every rank.
+            OtherRankError: If another rank cannot do its part.
         """
-        checkpoint = self._folder / f"step-{step:08d}"
-        if self._metrics is not None:
-            # A run that died while it wrote this one may have left some files of it.
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            checkpoint.mkdir(parents=True)
-            write_header(checkpoint, CheckpointHeader(step, self._metrics.sync(), self._identity))
+        checkpoint = checkpoint_path(self._folder, step)
+        begun = on_first_rank(self._ranks, lambda: self._begin(checkpoint, step))
         states = {plugin.name: state for plugin in self._plugins if (state := plugin.state_dict())}
         # DeepSpeed would name the checkpoint in `latest` before the other ranks' files are whole.
         self._engine.save_checkpoint(
             str(self._folder), checkpoint.name, {"megadga": states}, save_latest=False
         )
-        if self._metrics is not None:
-            mark_latest(checkpoint)
-            self._prune()
+        parts = on_every_rank(self._ranks, lambda: flush_files(checkpoint, rank=self._ranks.rank))
+        files = {name: file for part in parts for name, file in part.items()}
+        on_first_rank(self._ranks, lambda: self._complete(checkpoint, replace(begun, files=files)))
+        self._newest, self._has_saved, self._unpruned = checkpoint, True, True
 
-    def resume(self) -> None:
-        """Continue from the latest checkpoint, if there is one. Collective.
+    def prune(self) -> None:
+        """Remove the checkpoints that are not needed any more, if there may be some. Collective.
 
-        The metrics file is cut to what it held when the checkpoint was written.
+        Call it when the newest is known to be good: until then the one before stays beside it.
+        What a run has left behind that went back stays until a checkpoint was written since.
 
         Raises:
-            ResumeError: If the checkpoint is another run's, or a part of it is missing.
+            OtherRankError: If the first rank, which removes them, cannot.
         """
-        checkpoint = latest_checkpoint(self._folder)
-        if checkpoint is None:
-            if self._metrics is not None:
-                self._metrics.cut(0)
+        newest, keep_last = self._newest, self._plan.keep_last
+        if not self._unpruned or newest is None or keep_last is None:
             return
-        header = read_header(checkpoint, identity=self._identity)
-        loaded, client_state = self._engine.load_checkpoint(str(self._folder), checkpoint.name)
+        self._unpruned = False
+        later_too = self._has_saved
+        on_first_rank(
+            self._ranks,
+            lambda: prune(self._folder, newest=newest, keep_last=keep_last, later_too=later_too),
+        )
+
+    def resume(self, point: ResumePoint | None) -> None:
+        """Continue from a checkpoint, or begin. Collective.
+
+        The metrics file is cut to what it held when the checkpoint was written. The checkpoint
+        becomes the latest: what was trained beyond it is left behind.
+
+        Args:
+            point: What ``find_resume_point`` has found and ``check_whole`` has read.
+
+        Raises:
+            ResumeError: If DeepSpeed or a plugin cannot load it.
+        """
+        if point is None:
+            on_first_rank(self._ranks, lambda: self._cut_metrics(0))
+            return
+        self._load(point.path)
+        on_first_rank(self._ranks, lambda: self._go_on(point))
+        self._newest, self._unpruned = point.path, True
+
+    def _begin(self, checkpoint: Path, step: int) -> CheckpointHeader:
+        """Make room for a checkpoint; return its header, in which no file is named yet."""
+        assert self._metrics is not None
+        data = self._watch()
+        if checkpoint.exists():  # left by a run that died while it wrote it, or that went back
+            remove(checkpoint)
+        checkpoint.mkdir(parents=True)
+        return CheckpointHeader(step, self._metrics.sync(), self._identity, {}, data)
+
+    def _complete(self, checkpoint: Path, header: CheckpointHeader) -> None:
+        write_header(checkpoint, header)
+        flush(self._folder)
+        mark_latest(checkpoint)
+
+    def _load(self, checkpoint: Path) -> None:
+        try:
+            loaded, client_state = self._engine.load_checkpoint(str(self._folder), checkpoint.name)
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, PickleError) as error:
+            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ResumeError(
+                f"{checkpoint}: expected files that DeepSpeed can load, found {found}"
+            ) from error
         if loaded is None:
             raise ResumeError(f"{checkpoint}: expected DeepSpeed's files, found some missing")
         self._load_plugins(client_state["megadga"], checkpoint)
-        if self._metrics is not None:
-            self._metrics.cut(header.metrics_length)
-            resumed = {"event": "resume", "checkpoint": checkpoint.name}
-            self._metrics.log(header.step, {"event": resumed})
+
+    def _go_on(self, point: ResumePoint) -> None:
+        assert self._metrics is not None
+        if latest_checkpoint(self._folder) != point.path:
+            mark_latest(point.path)  # first: metrics that are cut belong to no later one
+        self._metrics.cut(point.header.metrics_length)
+        resumed = {"event": "resume", "checkpoint": point.path.name}
+        self._metrics.log(point.header.step, {"event": resumed})
+
+    def _cut_metrics(self, length: int) -> None:
+        assert self._metrics is not None
+        self._metrics.cut(length)
 
     def _load_plugins(self, states: Mapping[str, Any], checkpoint: Path) -> None:
         """Hand every plugin its state; those that have none may come and go in a run."""
@@ -145,13 +279,3 @@ class Checkpoints:
                     f"{checkpoint}: expected a state of the plugin {plugin.name!r}, "
                     f"found those of {sorted(states)}"
                 )
-
-    def _prune(self) -> None:
-        """Remove all but the newest checkpoints."""
-        if self._plan.keep_last is None:
-            return
-        checkpoints = sorted(
-            path for path in self._folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name)
-        )
-        for old in checkpoints[: -self._plan.keep_last]:
-            shutil.rmtree(old)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from megadga.alignment.preserving import evaluating
-from megadga.alignment.protocols import Collective
 from megadga.arrays import FloatArray, IntArray
 from megadga.plugin import Metrics
 from megadga.sampling.rows import shared_rows
 from megadga.sampling.selection import Selection
 from megadga.shards.reader import read_windows
 from megadga.shards.sequences import PADDING, SequenceSet
+from megadga.train.summing import DataParallelRanks
 from megadga.zero.engine import Engine
 
 
@@ -70,7 +70,7 @@ class Evaluation:
         domains: Sequence[SequenceSet],
         specific: Sequence[SequenceSet],
         plan: EvaluationPlan,
-        collective: Collective,
+        collective: DataParallelRanks,
         observe_general: Callable[[float], None] | None = None,
     ) -> None:
         if not domains and not specific:
@@ -135,7 +135,7 @@ class Evaluation:
                 found = self._sequence_losses(chunk.rows)
                 if chunk.share > 0.0:
                     losses[chunk.rows] = found
-        everyone = self._collective.agreed_sum(losses)
+        everyone = self._collective.merged(losses)
         return np.bincount(owners, everyone) / np.bincount(owners, self._num_targets)
 
     def _sequence_losses(self, rows: IntArray) -> FloatArray:

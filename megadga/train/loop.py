@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from megadga.plugin import DgaPlugin, Metrics, Plugin
+from megadga.plugin import Batch, DgaPlugin, Metrics, Plugin
 from megadga.train.checkpoints import Checkpoints
 from megadga.train.evaluation import Evaluation
 from megadga.train.metrics import MetricSink
+from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.stopping import AgreedStop
 from megadga.train.trainer import Trainer
 
@@ -29,6 +30,7 @@ class Run:
         plugins: Called after every step, in this order; the mixture is one of them.
         metrics: Takes what the steps and the plugins report.
         checkpoints: Written in between.
+        non_finite: Told of every step; ends a run that has lost its numbers.
         stop: Asked after every step whether it is to be the last one for now.
         markers: Told how the run ended.
         total_steps: Optimizer steps of the whole run.
@@ -39,6 +41,7 @@ class Run:
     plugins: tuple[Plugin, ...]
     metrics: MetricSink
     checkpoints: Checkpoints
+    non_finite: NonFiniteSteps
     stop: AgreedStop
     markers: Markers
     total_steps: int
@@ -58,8 +61,13 @@ def evaluate(run: Run) -> Metrics:
 def train(run: Run) -> bool:
     """Train until ``run.total_steps`` optimizer steps are completed, or the run is stopped.
 
+    Nothing is saved of a model that is not finite: the last checkpoint that is stays the newest.
+
     Returns:
         Whether the run is finished; False: it was stopped and has saved. Collective.
+
+    Raises:
+        DivergedError: If too many steps in a row, or the last one, were not finite.
     """
     while run.mixture.step < run.total_steps:
         batch = run.mixture.next_batch()
@@ -67,11 +75,27 @@ def train(run: Run) -> bool:
         for plugin in run.plugins:
             metrics |= plugin.after_step(batch.step)
         run.metrics.log(batch.step, metrics)
+        if event := run.non_finite.after_step(batch.step, metrics["train"]):
+            run.metrics.log(batch.step, event)
+        else:
+            run.checkpoints.prune()  # the newest one is of a model that has trained on
+        run.non_finite.check()
         stopping = run.stop.agreed()
         if stopping or run.checkpoints.due(batch.step):
-            run.checkpoints.save(batch.step)
+            _save(run, batch)
         if stopping:
             break
     finished = run.mixture.step >= run.total_steps
+    if finished:
+        run.non_finite.check_end()
+        run.checkpoints.prune()
     run.markers.end(run.mixture.step, finished=finished)
     return finished
+
+
+def _save(run: Run, batch: Batch) -> None:
+    """Write the checkpoint of a batch's step, if the model can be gone on with. Collective."""
+    if run.non_finite.is_sound(batch):
+        run.checkpoints.save(batch.step)
+    else:
+        run.metrics.log(batch.step, run.non_finite.not_saved())

@@ -23,17 +23,34 @@ class MetricSink(Protocol):
 class FanOut:
     """Hands every record to several sinks.
 
+    Sinks are on one rank alone. If one fails, that rank must not leave the others waiting at their
+    next collective: the failure is kept until all ranks talk to each other anyway.
+
     Args:
         sinks: In this order; may be none.
     """
 
     def __init__(self, sinks: Sequence[MetricSink]) -> None:
         self._sinks = tuple(sinks)
+        self._failure: Exception | None = None
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Take the records of optimizer step ``step``."""
-        for sink in self._sinks:
-            sink.log(step, metrics)
+        """Take the records of optimizer step ``step``; after a failure, no more."""
+        try:
+            for sink in self._sinks if self._failure is None else ():
+                sink.log(step, metrics)
+        except Exception as error:  # noqa: BLE001  (raised by `check`)
+            self._failure = error
+
+    @property
+    def failed(self) -> bool:
+        """Whether a sink has failed."""
+        return self._failure is not None
+
+    def check(self) -> None:
+        """Raise what a sink has failed with, if one has."""
+        if self._failure is not None:
+            raise self._failure
 
 
 @final

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megadga.alignment.protocols import Collective
 from megadga.arrays import FloatArray
 from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import Batch
+from megadga.train.summing import StepSum
 from megadga.zero.engine import Engine
 
 TokenLosses = Callable[[Tensor], Tensor]
@@ -24,18 +24,26 @@ class Trained:
 
     Attributes:
         losses: Mean loss of each sequence of the global batch, nats a token, shape ``(B,)``.
+        beside: What else was brought together on the way, each of that shape.
         weights: What each counted for, of mean 1, same shape; None: all for the same.
     """
 
     losses: FloatArray
+    beside: tuple[FloatArray, ...] = ()
     weights: FloatArray | None = None
 
 
 class Passes(Protocol):
     """A way to train on a batch."""
 
-    def __call__(self, batch: Batch) -> Trained:
-        """Complete one optimizer step. Collective: every rank calls it with its part."""
+    def __call__(self, batch: Batch, *beside: Tensor) -> Trained:
+        """Complete one optimizer step. Collective: every rank calls it with its part.
+
+        Args:
+            batch: This rank's sequences.
+            beside: Other numbers of theirs, each of shape ``(accumulation, micro batch)``, which
+                travel with the losses.
+        """
         ...
 
 
@@ -58,17 +66,18 @@ class MeanPasses:
 
     Args:
         engine: A DeepSpeed engine around a module that returns one loss a token.
-        collective: The data-parallel ranks.
+        together: The sum over the ranks.
     """
 
-    def __init__(self, engine: Engine, collective: Collective) -> None:
+    def __init__(self, engine: Engine, together: StepSum) -> None:
         self._engine = engine
-        self._collective = collective
+        self._together = together
 
-    def __call__(self, batch: Batch) -> Trained:
+    def __call__(self, batch: Batch, *beside: Tensor) -> Trained:
         """See ``Passes``."""
         own = torch.stack([self._micro_step(tokens) for tokens in batch.tokens])
-        return Trained(gathered(own, batch, self._collective))
+        losses, *others = self._together(batch, own, *beside)
+        return Trained(losses, tuple(others))
 
     def _micro_step(self, tokens: Tensor) -> Tensor:
         """Train on one micro-batch; return the mean loss of each sequence, shape ``(b,)``."""
@@ -90,38 +99,40 @@ class WeightedPasses:
     Args:
         engine: A DeepSpeed engine around a module that returns one loss a token.
         reweighting: Where the weights come from.
-        collective: The data-parallel ranks.
+        together: The sum over the ranks.
     """
 
-    def __init__(self, engine: Engine, reweighting: Reweighting, collective: Collective) -> None:
+    def __init__(self, engine: Engine, reweighting: Reweighting, together: StepSum) -> None:
         self._engine = engine
         self._reweighting = reweighting
-        self._collective = collective
-        self._mean = MeanPasses(engine, collective)
+        self._together = together
+        self._mean = MeanPasses(engine, together)
 
-    def __call__(self, batch: Batch) -> Trained:
+    def __call__(self, batch: Batch, *beside: Tensor) -> Trained:
         """See ``Passes``."""
         if batch.step <= self._reweighting.rule.warmup:
-            return self._mean(batch)
+            return self._mean(batch, *beside)
         if len(batch.tokens) == 1:
-            return self._at_once(batch)
+            return self._at_once(batch, *beside)
         model = self._reweighting.losses
         ahead = torch.stack([model(tokens).mean(dim=-1) for tokens in batch.tokens])
-        weights = self._weights(gathered(ahead, batch, self._collective), batch.step)
+        (known,) = self._together(batch, ahead)
+        weights = self._weights(known, batch.step)
         own: list[Tensor] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
             losses = self._engine(tokens).mean(dim=-1)
             self._descend(losses, weights[rows])
             own.append(losses.detach())
-        return Trained(gathered(torch.stack(own), batch, self._collective), weights)
+        everyone, *others = self._together(batch, torch.stack(own), *beside)
+        return Trained(everyone, tuple(others), weights)
 
-    def _at_once(self, batch: Batch) -> Trained:
+    def _at_once(self, batch: Batch, *beside: Tensor) -> Trained:
         (tokens,), (rows,) = batch.tokens, batch.indices.rows
         own = self._engine(tokens).mean(dim=-1)
-        losses = gathered(own.detach()[None], batch, self._collective)
+        losses, *others = self._together(batch, own.detach()[None], *beside)
         weights = self._weights(losses, batch.step)
         self._descend(own, weights[rows])
-        return Trained(losses, weights)
+        return Trained(losses, tuple(others), weights)
 
     def _descend(self, losses: Tensor, weights: FloatArray) -> None:
         """Take the gradient of a micro-batch's weighted mean, and the step if it is due."""
@@ -132,16 +143,3 @@ class WeightedPasses:
         if not np.isfinite(losses).all():
             return np.ones(losses.size)
         return self._reweighting.rule.weights(losses, step=step - 1)
-
-
-def gathered(own: Tensor, batch: Batch, collective: Collective) -> FloatArray:
-    """Return a number of every sequence of the global batch, shape ``(B,)``. Collective.
-
-    Args:
-        own: That of this rank's sequences, shape ``(accumulation, micro batch)``.
-        batch: Says where they belong.
-        collective: The data-parallel ranks.
-    """
-    numbers = np.zeros(batch.indices.global_domains.size)
-    numbers[batch.indices.rows] = own.double().cpu().numpy()
-    return collective.agreed_sum(numbers)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TextIO, final
+from typing import Any, TextIO, cast, final
 
 from tqdm import tqdm
 
@@ -13,6 +13,8 @@ from megadga.plugin import Metrics
 _SHOWN_WEIGHTS = 3
 _UNTOLD = ("start",)
 """Events of which the lines of steps say as much."""
+_LISTED = 8
+"""Names that an event lists: there may be thousands of domains."""
 
 
 @final
@@ -112,5 +114,14 @@ def _losses(evaluation: Mapping[str, Any]) -> str:
 
 
 def _event(event: Mapping[str, Any]) -> str:
-    details = ", ".join(f"{key} {value}" for key, value in event.items() if key != "event")
+    details = ", ".join(f"{key} {_shown(value)}" for key, value in event.items() if key != "event")
     return f"{event['event']} ({details})"
+
+
+def _shown(value: Any) -> str:
+    """Return a value in words; of a long list, the first ones."""
+    if not isinstance(value, list):
+        return str(value)
+    items = cast("list[Any]", value)
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return f"[{', '.join(map(str, items[:_LISTED]))}{more}]"

@@ -3,13 +3,14 @@
 Knows an engine and a batch; not where batches come from.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from megadga.alignment.protocols import Collective
 from megadga.arrays import FloatArray, IntArray
 from megadga.plugin import Batch, Metrics
 from megadga.train.passes import (
@@ -18,8 +19,8 @@ from megadga.train.passes import (
     Reweighting,
     TokenLosses,
     WeightedPasses,
-    gathered,
 )
+from megadga.train.summing import StepSum
 from megadga.zero.engine import Engine
 
 ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None], None]
@@ -35,7 +36,7 @@ class Trainer:
     Args:
         engine: A DeepSpeed engine around such a module.
         names: The domains' names, ``K`` of them.
-        collective: The data-parallel ranks.
+        together: The sum over the ranks; each step makes one.
         clock: Seconds since any fixed moment.
         observe_losses: Is told the losses of each step.
         reference: A reference model, which is shown every batch.
@@ -47,7 +48,7 @@ class Trainer:
         engine: Engine,
         names: Sequence[str],
         *,
-        collective: Collective,
+        together: StepSum,
         clock: Callable[[], float],
         observe_losses: ObserveLosses | None = None,
         reference: TokenLosses | None = None,
@@ -55,15 +56,14 @@ class Trainer:
     ) -> None:
         self._engine = engine
         self._names = tuple(names)
-        self._collective = collective
         self._clock = clock
         self._observe_losses = observe_losses
         self._reference = reference
         self._weighted = reweighting is not None
         self._passes: Passes = (
-            MeanPasses(engine, collective)
+            MeanPasses(engine, together)
             if reweighting is None
-            else WeightedPasses(engine, reweighting, collective)
+            else WeightedPasses(engine, reweighting, together)
         )
 
     def step(self, batch: Batch) -> Metrics:
@@ -74,24 +74,25 @@ class Trainer:
 
         Returns:
             A ``train`` record: mean loss (nats a token), the learning rate that was used, the
-            gradient's norm before clipping, tokens a second over all ranks, and of each domain in
-            the batch how many sequences it had and their mean loss, and a reference model's if
-            there is one. With weights, ``effective_sequences``: as many that counted for the same
-            would have a mean of the same variance. The losses themselves are never weighted.
+            gradient's norm before clipping (NaN if it is not finite), tokens a second over all
+            ranks, and of each domain in the batch how many sequences it had and their mean loss,
+            and a reference model's if there is one. With weights, ``effective_sequences``: as many
+            that counted for the same would have a mean of the same variance. The losses
+            themselves are never weighted.
         """
         started = self._clock()
         learning_rate = self._engine.get_lr()[0]
-        trained = self._passes(batch)
+        beside = () if self._reference is None else (_means_alone(self._reference, batch),)
+        trained = self._passes(batch, *beside)
         domains, losses = batch.indices.global_domains, trained.losses
-        reference_losses = self._reference_losses(batch)
+        reference_losses = trained.beside[0] if beside else None
         if self._observe_losses is not None:
             self._observe_losses(domains, losses, reference_losses)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)
-        norm = self._engine.get_global_grad_norm()
         record: dict[str, Any] = {
             "loss": float(losses.mean()),
             "learning_rate": learning_rate,
-            "grad_norm": None if norm is None else float(norm),
+            "grad_norm": self._gradient_norm(),
             "tokens_per_s": num_tokens / (self._clock() - started),
             "sequences_by_domain": self._counts(domains),
             "loss_by_domain": self._means(losses, domains),
@@ -102,12 +103,12 @@ class Trainer:
             record["effective_sequences"] = _effective(trained.weights, losses.size)
         return {"train": record}
 
-    def _reference_losses(self, batch: Batch) -> FloatArray | None:
-        """Return the reference's loss of every sequence of the batch, ``(B,)``. Collective."""
-        if self._reference is None:
+    def _gradient_norm(self) -> float | None:
+        """Return the norm before clipping; NaN where DeepSpeed says -1 as it is not finite."""
+        norm = self._engine.get_global_grad_norm()
+        if norm is None:
             return None
-        own = torch.stack([self._reference(tokens).mean(dim=-1) for tokens in batch.tokens])
-        return gathered(own, batch, self._collective)
+        return float(norm) if norm >= 0.0 else math.nan
 
     def _counts(self, domains: IntArray) -> dict[str, int]:
         """Return how many sequences each domain in the batch has."""
@@ -128,3 +129,8 @@ def _effective(weights: FloatArray | None, number: int) -> float:
     if weights is None:
         return float(number)
     return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def _means_alone(losses: TokenLosses, batch: Batch) -> Tensor:
+    """Return a model's mean loss of this rank's sequences, ``(accumulation, micro batch)``."""
+    return torch.stack([losses(tokens).mean(dim=-1) for tokens in batch.tokens])

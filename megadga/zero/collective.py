@@ -1,7 +1,7 @@
 """Collectives over torch.distributed whose results are equal bits on every rank."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -44,6 +44,16 @@ class ProcessGroupCollective:
         tensor = torch.from_numpy(np.array(numbers, dtype=np.float64)).to(self._device)
         dist.all_reduce(tensor, group=self._group)
         return self.of_first_rank(tensor.cpu().numpy())
+
+    def merged(self, numbers: FloatArray) -> FloatArray:
+        """Sum over the ranks what is 0 on all of them but one. Collective: one all-reduce.
+
+        Such sums are exact in any order, so that every rank has the same bits, and none of them
+        need win; as are those of whole numbers below 2**53.
+        """
+        tensor = torch.from_numpy(np.array(numbers, dtype=np.float64)).to(self._device)
+        dist.all_reduce(tensor, group=self._group)
+        return tensor.cpu().numpy()
 
     def of_first_rank(self, numbers: FloatArray) -> FloatArray:
         """Return the first rank's ``numbers``; the others' only say the shape. Collective."""
@@ -89,6 +99,18 @@ class ProcessGroupCollective:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.broadcast(flat, group_src=0, group=self._group)
         return _like(tensors, flat)
+
+    def object_of_first_rank(self, value: Any) -> Any:
+        """Return the first rank's value, of any type that pickles. Collective."""
+        values = [value if self.rank == 0 else None]
+        dist.broadcast_object_list(values, group_src=0, group=self._group)
+        return values[0]
+
+    def objects(self, value: Any) -> list[Any]:
+        """Return every rank's value, in the order of the ranks. Collective."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
 
 def _like(tensors: Sequence[Tensor], flat: Tensor) -> list[Tensor]:

@@ -1,12 +1,14 @@
 """Whole runs as people start them: launchers, death by SIGKILL, resumption, refusals."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megadga.cluster.lock import RunLock
 from tests.support.checkpoints import differing
 from tests.support.engines import RELEASED
 from tests.support.jobs import alone, by_deepspeed, by_torchrun, run_job
@@ -112,6 +114,21 @@ CASES = {
 }
 
 
+# The learning rate is raised to 1e30 after three steps.
+RAISED = (
+    "{lr_range_test_min_lr: 1.0e-3, lr_range_test_step_size: 3, "
+    "lr_range_test_step_rate: 1.0e+33, lr_range_test_staircase: true}"
+)
+DIVERGES = [
+    "output=../diverged",
+    "deepspeed.scheduler.type=LRRangeTest",
+    f"deepspeed.scheduler.params={RAISED}",
+    "training.steps=8",
+    "training.non_finite_limit=3",
+    "checkpoint={interval: 1, keep_last: 1}",
+]
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return write_sets(tmp_path_factory.mktemp("data") / "shards", num_domains=3)
@@ -208,8 +225,29 @@ def test_several_specific_sets_are_told_of_one_by_one(tmp_path, shards):
     assert "alignments.png" in drawn.text
 
 
+def _check_divergence(output: Path, code: int, text: str) -> None:
+    """A run that loses its numbers ends with an error, and what was good of it is kept.
+
+    Losses stay finite here: with weights of 1e30 every prediction is uniform.
+    """
+    assert code == 2
+    assert text.splitlines()[-1] == (
+        "training: expected finite losses and gradients, found steps 5 to 7 without "
+        "(training.non_finite_limit: 3); step 7: gradient norm not finite, in a batch of "
+        "d0, d1, d2; no checkpoint was written since, the newest one is "
+        "../diverged/checkpoints/step-00000004"
+    )
+    assert "step 5: checkpoint_left_out" in text
+    assert "step 5: step_not_finite (what [gradient norm], in_a_row 1" in text
+    assert not {path.name for path in output.iterdir()} & {"DONE", "REQUEUE"}
+    kept = {path.name for path in (output / "checkpoints").glob("step-*")}
+    assert kept == {"step-00000003", "step-00000004"}  # 4 was of no use, and 3 is
+
+
 def _check_refusals(folder: Path) -> None:
     """Try what must be refused in one line, with exit code 2 and nothing written."""
+    lock = RunLock(folder / "out", beat_s=3600)
+    lock.acquire()  # as another process that trains there
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     elsewhere = "output=elsewhere"
     cases = {
@@ -219,17 +257,16 @@ def _check_refusals(folder: Path) -> None:
         "removed": [elsewhere, "deepspeed.sparse_gradients=true"],
         "value": [elsewhere, "deepspeed.zero_optimization.overlap_comm=maybe"],
         "no folder": ["output=run.yaml"],
+        "locked": [],
     }
 
-    job = run_job(
-        alone(
-            "tests.integration.workers.refusals", "../found.json", "run.yaml", json.dumps(cases)
-        ),
-        folder,
-    )
+    worker = "tests.integration.workers.refusals"
+    all_cases = json.dumps({**cases, "diverged": DIVERGES})
+    job = run_job(alone(worker, "../found.json", "run.yaml", all_cases), folder)
 
     assert job.code == 0, job.text
     found = json.loads((folder / "../found.json").read_text())
+    _check_divergence(folder.parent / "diverged", *found.pop("diverged"))
     assert {name: code for name, (code, _) in found.items()} == dict.fromkeys(cases, 2)
     messages = {name: message.rstrip("\n") for name, (_, message) in found.items()}
     assert all("\n" not in message for message in messages.values())
@@ -245,4 +282,8 @@ def _check_refusals(folder: Path) -> None:
         assert messages[name].startswith(f"override 2: deepspeed.{key}: expected")
     assert "deepspeed: expected settings that DeepSpeed accepts, found" in messages["value"]
     assert "output: expected a folder that can be written, found" in messages["no folder"]
+    assert messages["locked"].startswith(
+        f"out: expected no other process that trains here, found process {os.getpid()} on"
+    )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    lock.release()

@@ -6,7 +6,8 @@ from typing import Any
 
 from megadga.build.data import open_data
 from megadga.config.loading import load_config
-from megadga.train.header import CheckpointHeader, mark_latest, write_header
+from megadga.train.folder import mark_latest
+from megadga.train.header import CheckpointHeader, write_header
 
 RUN = """\
 seed: 17
@@ -44,6 +45,6 @@ def write_reference(folder: Path, *overrides: str, step: int) -> Path:
     checkpoint.mkdir(parents=True)
     (folder / "config.yaml").write_text(config.to_yaml())
     identity = {**config.identity(), "shards": open_data(config).identity}
-    write_header(checkpoint, CheckpointHeader(step, 0, identity))
+    write_header(checkpoint, CheckpointHeader(step, 0, identity, files={}))
     mark_latest(checkpoint)
     return checkpoint

@@ -132,14 +132,11 @@ def test_other_ranks_than_a_launcher_was_asked_for_are_refused(folder, capsys, m
     assert line.startswith("MEGADGA_RANKS: expected 4 ranks, found 1")
 
 
-@pytest.mark.parametrize(("rank", "told"), [("0", True), ("1", False)])
-def test_a_finished_run_is_not_started_again(folder, capsys, monkeypatch, rank, told):
-    monkeypatch.setenv("RANK", rank)
+def test_a_finished_run_is_not_started_again(folder, capsys):
     (folder / "out").mkdir()
     RunMarkers(load_config(Path("run.yaml"), []), writes=True).end(10, finished=True)
     assert main(["train", "run.yaml"]) == 0
-    line = "out: finished after step 10; nothing is left to train\n"
-    assert capsys.readouterr().out == (line if told else "")
+    assert capsys.readouterr().out == "out: finished after step 10; nothing is left to train\n"
 
 
 @pytest.mark.parametrize(
@@ -220,3 +217,16 @@ def test_a_mistake_leaves_no_traceback_under_deepspeeds_launcher(folder):
     assert done.stderr == (
         "override 1: sed: expected a known key, found 'sed'; did you mean 'seed'?\n"
     )
+
+
+def test_checksums_are_compared_if_asked_to(folder, capsys):
+    shard = folder / "domains" / "d0" / "train-00000.bin"
+    assert main(["check", "run.yaml", "--verify"]) == 0
+    assert "all as their manifests say" in capsys.readouterr().out
+    shard.write_bytes(shard.read_bytes()[::-1][1:] + b"\x00")
+
+    assert main(["check", "run.yaml"]) == 0
+    assert main(["check", "run.yaml", "--verify"]) == 2
+
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert line.startswith("domains/d0/train-00000.bin: bin_sha256: expected")

@@ -1,6 +1,6 @@
 """Trains several runs in turns, an interval at a time, on the ranks that a launcher started.
 
-Knows configurations by name, and writes seconds.
+Knows configurations by name; writes seconds, and how many collectives a step asks for.
 """
 
 import json
@@ -17,6 +17,7 @@ from megadga.build.run import open_run
 from megadga.config.loading import load_config
 from megadga.console import run_program
 from megadga.train.loop import Run, train
+from trials.collectives import counted_collectives
 from trials.interleaving import PLAIN, Segment, order_of_round
 
 
@@ -30,15 +31,18 @@ def time_interval(name: str, run: Run, steps: int) -> Segment:
 
 
 def main(output: str, interval: str, rounds: str, *configs: str) -> None:
-    """Write the segments of every round, after an interval of each run that is not timed."""
+    """Write the segments of every round, after an interval of each run that is counted."""
     paths = {Path(config).stem: Path(config) for config in configs}
     timed: list[list[Segment]] = []
     with process_group(), ExitStack() as stack:
         runs = {
             name: stack.enter_context(open_run(load_config(path))) for name, path in paths.items()
         }
+        collectives: dict[str, float] = {}
         for name, run in runs.items():
-            time_interval(name, run, int(interval))
+            with counted_collectives() as count:
+                train(replace(run, total_steps=run.mixture.step + int(interval)))
+            collectives[name] = count.own / int(interval)
         for number in range(int(rounds)):
             order = order_of_round([name for name in paths if name != PLAIN], number)
             timed.append([time_interval(name, runs[name], int(interval)) for name in order])
@@ -46,8 +50,9 @@ def main(output: str, interval: str, rounds: str, *configs: str) -> None:
                 print(", ".join(f"{each.name} {each.seconds:.2f} s" for each in timed[-1]))
                 sys.stdout.flush()
         if dist.get_rank() == 0:
-            records = [[asdict(segment) for segment in segments] for segments in timed]
-            Path(output).write_text(json.dumps(records))
+            segments = [[asdict(segment) for segment in segments] for segments in timed]
+            record = {"segments": segments, "collectives_per_step": collectives}
+            Path(output).write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
 from megadga.plugin import DgaPlugin, Metrics, Sampling
 from megadga.shards.domain import Domain
+from megadga.train.summing import StepSum
 from megadga.train.trainer import Trainer
 from megadga.zero.collective import ProcessGroupCollective
 from trials.agreement import Update
@@ -124,7 +125,8 @@ def train(
         interval=recipe.interval,
     )
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    trainer = Trainer(engine, plugin.names, collective=collective, clock=time.perf_counter)
+    together = StepSum(collective)
+    trainer = Trainer(engine, plugin.names, together=together, clock=time.perf_counter)
     trained = Trained(plugin.names, [], [], [])
     recent: list[float] = []
     with suppress(KeyboardInterrupt):

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "Train on Kubernetes: a pod a node. CONFIG is a path inside the containers, on a volume "
         "that all pods share. Prints the manifests with --dry-run, else applies them.",
         restarts=False,
+        sees_output=False,
     )
     add = parser.add_argument
     add("--image", required=True, metavar="IMAGE", help="container image that has megadga")

@@ -22,7 +22,9 @@ END_S = 10.0
 
 def main(arguments: Sequence[str]) -> int:
     """Run the ranks of this machine; return the exit code."""
-    parser = common_parser("node", "Run the ranks of one machine of several.", restarts=False)
+    parser = common_parser(
+        "node", "Run the ranks of one machine of several.", restarts=False, sees_output=False
+    )
     parser.add_argument("--node-rank", type=whole, required=True, metavar="N", help="from 0")
     parser.add_argument("--master-address", required=True, metavar="HOST", help="of node 0")
     parser.add_argument("--master-port", type=count, required=True, metavar="PORT")

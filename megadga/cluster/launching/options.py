@@ -28,6 +28,7 @@ class Request:
         save_s: Seconds that a stopped run has to save, at least 1.
         max_restarts: How often a run that failed is started again, from its last checkpoint.
         dry_run: Print what would run, and run nothing.
+        resume_from: Name of the checkpoint that the run goes back to; None: none.
     """
 
     config: Path
@@ -39,6 +40,7 @@ class Request:
     save_s: int = 120
     max_restarts: int = 0
     dry_run: bool = False
+    resume_from: str | None = None
 
     def train(self, python: str = sys.executable) -> tuple[str, ...]:
         """Return the command that every launcher ends in.
@@ -63,7 +65,13 @@ class Request:
 
 
 def common_parser(
-    name: str, description: str, *, hosts: bool = False, nodes: bool = True, restarts: bool = True
+    name: str,
+    description: str,
+    *,
+    hosts: bool = False,
+    nodes: bool = True,
+    restarts: bool = True,
+    sees_output: bool = True,
 ) -> argparse.ArgumentParser:
     """Return a parser of what launchers have in common.
 
@@ -73,6 +81,7 @@ def common_parser(
         hosts: It takes a hostfile.
         nodes: It can use several machines.
         restarts: It starts a run that failed again by itself.
+        sees_output: The run's folder lies under the same path where it runs itself.
     """
     parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
     add = parser.add_argument
@@ -117,6 +126,14 @@ def common_parser(
             metavar="N",
             help="start a run that failed again, from its last checkpoint, N times at most (0)",
         )
+    if sees_output:
+        add(
+            "--from",
+            dest="resume_from",
+            metavar="NAME",
+            help="continue from this checkpoint, as step-00000500, and not from the latest; what "
+            "was trained beyond it is left behind",
+        )
     add("--dry-run", action="store_true", help="print exactly what would run; run nothing")
     return parser
 
@@ -139,6 +156,7 @@ def to_request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         save_s=options.time_to_save,
         max_restarts=values.get("max_restarts", 0),
         dry_run=options.dry_run,
+        resume_from=values.get("resume_from"),
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megadga.cluster.failures import FOLDER as FAILURES
+from megadga.cluster.going_back import go_back
 from megadga.cluster.launching.options import Request, common_parser, shown_duration, to_request
 from megadga.cluster.launching.plan import USER_ERROR, here_document
 from megadga.cluster.launching.starting import check_ranks, is_finished, make_output, told
@@ -137,7 +138,7 @@ def _submit(request: Request, options: Sequence[str]) -> int:
     if request.accelerators_per_node is None:
         raise ConfigError("--accelerators-per-node: expected the ranks of a node, found nothing")
     config = load_config(request.config, request.overrides)
-    if is_finished(config):
+    if is_finished(config, request):
         return 0
     check_ranks(config, request.nodes * request.accelerators_per_node)
     output = config.output.absolute()
@@ -148,6 +149,8 @@ def _submit(request: Request, options: Sequence[str]) -> int:
     if shutil.which("sbatch") is None:
         raise ConfigError("sbatch: expected it on the search path of this machine, found none")
     make_output(config)
+    if request.resume_from is not None:
+        go_back(config, request.resume_from)
     # sbatch says which job it has become, or what is wrong.
     submitted = subprocess.run(command, input=script, text=True, check=False)  # noqa: S603
     return USER_ERROR if submitted.returncode else 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from megadga.cluster.going_back import go_back
 from megadga.cluster.hostfile import Host, first_hosts, read_hostfile
 from megadga.cluster.launching.options import Request
 from megadga.cluster.launching.plan import USER_ERROR, Plan, run, show
@@ -65,8 +66,10 @@ def told(act: Callable[[], int]) -> int:
         return USER_ERROR
 
 
-def is_finished(config: RunConfig) -> bool:
-    """Return whether a run is finished, and say so if it is."""
+def is_finished(config: RunConfig, request: Request) -> bool:
+    """Return whether a run is finished, and say so if it is; one that goes back is not."""
+    if request.resume_from is not None:
+        return False
     step = finished_step(config)
     if step is not None:
         print(f"{config.output}: finished after step {step}; nothing is left to train")
@@ -113,7 +116,7 @@ def requested_hosts(request: Request) -> tuple[Host, ...]:
 
 def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight: Preflight) -> int:
     config = load_config(request.config, request.overrides)
-    if is_finished(config):
+    if is_finished(config, request):
         return 0
     plan = make_plan(config)
     check_ranks(config, plan.ranks)
@@ -124,6 +127,8 @@ def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight:
         failures = preflight(plan.hosts, output=config.output.absolute(), port=plan.port)
         if failures:
             raise ConfigError("\n".join(failures))
+    if request.resume_from is not None:
+        go_back(config, request.resume_from)
     if plan.stop_file is not None:
         make_output(config)
     outcome = Outcome(config)

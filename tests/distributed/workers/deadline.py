@@ -1,5 +1,6 @@
-"""Has a rank wait for one that does not come, in every group that there is."""
+"""Has a rank fail alone, and one wait for another that does not come, in every group there is."""
 
+import contextlib
 import json
 import os
 import sys
@@ -11,9 +12,16 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from megadga.build.ranks import process_group
+from megadga.build.run import open_run
+from megadga.cluster.markers import RunFinishedError, RunMarkers
+from megadga.config.loading import load_config
+from megadga.train.agreement import OtherRankError, on_first_rank
+from megadga.zero.collective import ProcessGroupCollective
 from megadga.zero.deadline import limit_waiting
 from tests.support.engines import build_engine, settings
 from tests.support.probed_models import small
+from tests.support.runs import write_run
+from tests.support.shards import write_sets
 
 
 def wait_in(group):
@@ -26,17 +34,54 @@ def wait_in(group):
     return "finished", time.monotonic() - started
 
 
+def fail_alone(ranks):
+    """Return what every rank raises when the first one cannot do its work, and after how long."""
+
+    def work():
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    started = time.monotonic()
+    try:
+        on_first_rank(ranks, work)
+    except (OSError, OtherRankError) as error:
+        raised = f"{type(error).__name__}: {error}"
+    else:
+        raised = "nothing"
+    return ranks.objects((raised, time.monotonic() - started))
+
+
+def start_finished(folder, ranks):
+    """Start a run whose end the first rank alone can see; return what becomes of it everywhere."""
+    folder.mkdir()
+    write_sets(folder, num_domains=2)
+    config = load_config(write_run(folder))
+    with contextlib.chdir(folder):
+        config.output.mkdir()
+        RunMarkers(config, writes=ranks.rank == 0).end(10, finished=True)
+        try:
+            with open_run(config):
+                outcome = "started"
+        except RunFinishedError as finished:
+            outcome = str(finished)
+    return ranks.objects(outcome)
+
+
 def main() -> None:
     output, deadline_s = Path(sys.argv[1]), sys.argv[2]
     os.environ["MEGADGA_DEADLINE_S"] = deadline_s
     with process_group() as deadline:
+        ranks = ProcessGroupCollective(None, torch.device("cpu"))
+        finished = start_finished(output.parent / f"rank-{ranks.rank}", ranks)
         build_engine(small, settings("1", "fp32"))
         dist.new_group([0, 1])
         limit_waiting(deadline)
         dist.barrier()
         groups = [g for g in distributed_c10d._world.pg_map if dist.get_world_size(g) == 2]
+        failed = fail_alone(ranks)
+        shared = ranks.objects(on_first_rank(ranks, lambda: ranks.rank))
         if dist.get_rank() == 0:
-            found = [wait_in(group) for group in groups]
+            waits = [wait_in(group) for group in groups]
+            found = {"waits": waits, "failed": failed, "shared": shared, "finished": finished}
             output.write_text(json.dumps(found))
         else:
             time.sleep(float(deadline_s) * (len(groups) + 2))

@@ -1,10 +1,12 @@
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from megadga.build.data import RunData, open_data
+from megadga.config.identity import differences
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError, ShardError
 from megadga.shards.domain import Domain
@@ -248,3 +250,29 @@ def test_the_identity_follows_what_the_histogram_says(folder):
 
     assert identity('{"d0": 1, "d1": 2}') == identity('{"d1": 2.0, "d0": 1}')
     assert identity('{"d0": 1, "d1": 2}') != identity('{"d0": 1, "d1": 3}')
+
+
+def test_a_vocabulary_of_another_size_is_another_run(folder):
+    before = data_of(folder).identity
+    for name in ("domains/d0", "domains/d1", "specific"):
+        tokenizer = read_manifest(folder / name).tokenizer
+        larger = replace(tokenizer, vocab_size=tokenizer.vocab_size + 1)
+        edit_manifest(folder / name, tokenizer=larger)
+
+    assert differences(before, data_of(folder).identity) == [
+        "vocabulary_size: expected 64, found 65"
+    ]
+
+
+def test_every_file_that_is_read_has_one_name_wherever_it_lies(folder):
+    before = data_of(folder).files
+    (folder / "domains").rename(folder / "moved")
+    after = data_of(folder, "data.domains=moved").files
+
+    assert before.keys() == after.keys()
+    assert "domains/d0/train-00000.bin" in before
+    assert "specific/target/valid-00000.idx" in before
+    assert (
+        "domains/d0/valid-00000.bin"
+        not in data_of(folder, "data.domains=moved", "evaluation=null").files
+    )

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megadga.cluster.stopping import StopSignal
@@ -37,12 +38,34 @@ def test_a_signal_that_was_ignored_before_is_heard():
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_launchers_file_asks_to_stop_as_soon_as_it_is_there(tmp_path):
-    path = tmp_path / "stop"
-    stop = StopSignal.of_environment({"MEGADGA_STOP_FILE": str(path)})
+def test_a_launchers_file_asks_to_stop_within_a_second(tmp_path):
+    path, now = tmp_path / "stop", [100.0]
+    stop = StopSignal(path, clock=lambda: now[0])
     assert not stop.requested()
     path.touch()
+    now[0] += 1.0
     assert stop.requested()
+
+
+def test_a_launchers_file_is_not_looked_for_at_every_step(tmp_path, monkeypatch):
+    looks: list[Path] = []
+
+    def look(path: Path) -> bool:
+        looks.append(path)
+        return False
+
+    monkeypatch.setattr(Path, "exists", look)
+    stop = StopSignal(tmp_path / "stop", clock=iter(np.arange(0.0, 10.0, 0.01)).__next__)
+    for _ in range(400):
+        stop.requested()
+    assert 4 <= len(looks) <= 9
+
+
+def test_the_first_rank_alone_looks_for_the_launchers_file(tmp_path):
+    (tmp_path / "stop").touch()
+    launcher = {"MEGADGA_STOP_FILE": str(tmp_path / "stop"), "WORLD_SIZE": "2"}
+    assert StopSignal.of_environment({**launcher, "RANK": "0"}).requested()
+    assert not StopSignal.of_environment({**launcher, "RANK": "1"}).requested()
     assert not StopSignal.of_environment({}).requested()
 
 

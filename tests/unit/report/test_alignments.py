@@ -105,3 +105,17 @@ def test_several_specific_sets_have_a_panel_each(tmp_path):
         heights.append(int.from_bytes(image.read_bytes()[20:24]))  # of PNG's header
 
     assert heights[1] == 2 * heights[0]
+
+
+@pytest.mark.parametrize(
+    "last", [{"a": None, "b": 1.0}, {"a": None, "b": None}, {"a": 1e300, "b": 0.0}]
+)
+def test_alignments_that_are_not_finite_or_huge_are_drawn_where_they_are(tmp_path, last):
+    weights = {"a": 0.5, "b": 0.5}
+    record = {"type": "update", "step": 0, "alignments": last, "averaged_weights": weights}
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(json.dumps(record) + "\n")
+
+    plot_alignments(metrics, tmp_path / "alignments.png")
+
+    assert (tmp_path / "alignments.png").stat().st_size > 0

@@ -116,11 +116,12 @@ def test_a_document_without_a_target_is_refused_by_shard_and_number(tmp_path, le
 
 
 def test_an_id_outside_the_vocabulary_is_refused_by_file_and_offset(tmp_path):
-    examples = open_counting(tmp_path / "d", [6, 7, 3], sequence_length=4, shard_tokens=6)
+    counting_domain(tmp_path / "d", [6, 7, 3], shard_tokens=6)
     tokens = tmp_path / "d" / "train-00001.bin"
     content = np.fromfile(tokens, dtype=np.uint16)
     content[5] = 50_000
     tokens.write_bytes(content.tobytes())
+    examples = open_examples(DomainSource("d", tmp_path / "d"), split="train", sequence_length=4)
     assert examples.windows(np.array([0, 2])).tolist() == [[0, 1, 2, 3, 4], [6, 7, 8, 9, 10]]
     with pytest.raises(ShardError) as caught:
         examples.windows(np.array([0, 3]))

@@ -1,7 +1,8 @@
 import threading
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +23,6 @@ S = 4
 class Rows:
     domains: IntArray
     sequences: IntArray
-
-
-@dataclass(frozen=True)
-class Plan:
-    step: int
-    selection: Rows
 
 
 @dataclass(frozen=True)
@@ -81,14 +76,8 @@ def domains(tmp_path):
     return open_domains(tmp_path, split="train", sequence_length=S)
 
 
-def make_plan(step: int) -> Plan:
-    return Plan(step, Rows(np.array([0, 1, 1, 0]), np.array([0, 1, 2, 3]) + step))
-
-
-def make_plans(count: int, taken: list[int]) -> Iterator[Plan]:
-    for step in range(count):
-        taken.append(step)
-        yield make_plan(step)
+def make_plan(step: int) -> Rows:
+    return Rows(np.array([0, 1, 1, 0]), np.array([0, 1, 2, 3]) + step)
 
 
 def reading_threads() -> list[threading.Thread]:
@@ -129,74 +118,117 @@ def test_a_domain_that_does_not_exist_is_refused(domains):
         read_windows(domains, Rows(np.array([1, -1]), np.array([0, 0])))
 
 
+@pytest.fixture
+def reader(domains):
+    """Reads all four rows of a plan."""
+    reader = BatchReader(domains, rows=np.arange(4))
+    yield reader
+    reader.close()
+
+
+def planned(step: int):
+    return lambda: make_plan(step)
+
+
 def test_a_rank_reads_its_rows_in_their_shape(domains):
     reader = BatchReader(domains, rows=np.array([[3], [1]]))
-    ((plan, tokens),) = reader.stream([make_plan(5)])
-    assert plan.step == 5
+    tokens = reader.tokens(reader.begin(planned(5)))
     assert tokens.shape == (2, 1, S + 1)
     assert tokens[:, 0, 0].tolist() == [32, 1024]
+    reader.close()
 
 
-def test_batches_come_in_order_and_end_with_the_plans(domains):
-    reader = BatchReader(domains, rows=np.arange(4))
-    batches = list(reader.stream(make_plans(9, [])))
-    assert [plan.step for plan, _ in batches] == list(range(9))
-    for plan, tokens in batches:
-        assert (tokens == read_windows(domains, plan.selection)).all()
+def test_batches_are_read_one_after_the_other_by_one_thread_that_stays(domains, reader):
+    readings = [reader.begin(planned(step)) for step in range(9)]
+    for step, reading in enumerate(readings):
+        assert (reader.tokens(reading) == read_windows(domains, make_plan(step))).all()
+    (thread,) = reading_threads()
+    reader.tokens(reader.begin(planned(9)))
+    assert reading_threads() == [thread]
+
+
+def test_closing_ends_the_thread_and_what_has_not_begun(reader):
+    readings = [reader.begin(planned(step % 40)) for step in range(1000)]
+    reader.close()
     assert reading_threads() == []
+    assert readings[-1].cancelled()
 
 
-@pytest.mark.parametrize("prefetch", [1, 3])
-def test_never_more_than_prefetch_plans_are_taken_ahead(domains, prefetch):
-    taken: list[int] = []
-    reader = BatchReader(domains, rows=np.arange(4), prefetch=prefetch)
-    for count, _ in enumerate(reader.stream(make_plans(9, taken)), start=1):
-        assert len(taken) == min(count + prefetch, 9)
+def test_a_closed_reader_reads_again(domains, reader):
+    reader.close()
+    tokens = reader.tokens(reader.begin(planned(3)))
+    assert (tokens == read_windows(domains, make_plan(3))).all()
 
 
-def test_reading_happens_beside_the_consumer(domains):
-    reader = BatchReader(domains, rows=np.arange(4))
-    stream = reader.stream(make_plans(9, []))
-    next(stream)
-    assert len(reading_threads()) == 1
-    list(stream)
-
-
-def test_closing_early_leaves_no_thread(domains):
-    stream = BatchReader(domains, rows=np.arange(4)).stream(make_plans(1000, []))
-    next(stream)
-    stream.close()
-    assert reading_threads() == []
-
-
-def test_leaving_a_loop_early_leaves_no_thread(domains):
-    for _ in BatchReader(domains, rows=np.arange(4)).stream(make_plans(1000, [])):
-        break
-    assert reading_threads() == []
-
-
-def test_an_error_while_reading_surfaces_as_itself_at_its_own_batch(domains, tmp_path):
+@pytest.mark.usefixtures("domains")
+def test_an_error_while_reading_surfaces_as_itself_at_its_own_batch(tmp_path):
     tokens = tmp_path / "a" / "train-00000.bin"
     content = np.fromfile(tokens, dtype=np.uint16)
     content[4 * 6 + 1] = 50_000  # in window 6 of domain a: plans 3 (row 3) and 6 (row 0)
     tokens.write_bytes(content.tobytes())
-    stream = BatchReader(domains, rows=np.arange(4)).stream(make_plans(9, []))
-    assert [next(stream)[0].step for _ in range(3)] == [0, 1, 2]
+    domains = open_domains(tmp_path, split="train", sequence_length=S)
+    reader = BatchReader(domains, rows=np.arange(4))
+    readings = [reader.begin(planned(step)) for step in range(9)]
+    for reading in readings[:3]:
+        reader.tokens(reading)
     with pytest.raises(ShardError, match=f"{tokens}: token 25: expected an id in .0, 50000"):
-        next(stream)
-    assert reading_threads() == []
+        reader.tokens(readings[3])
+    reader.close()
 
 
-def test_an_error_of_the_plans_surfaces_as_itself(domains):
+def test_an_error_of_a_plan_surfaces_as_itself(reader):
     def exhausted():
-        yield make_plan(0)
         raise LookupError("no plan left")
 
     with pytest.raises(LookupError, match="no plan left"):
-        list(BatchReader(domains, rows=np.arange(4)).stream(exhausted()))
-    assert reading_threads() == []
+        reader.tokens(reader.begin(exhausted))
 
 
-def test_prefetch_must_be_positive(domains):
-    with pytest.raises(ValueError, match="prefetch: expected at least 1, found 0"):
-        BatchReader(domains, rows=np.arange(4), prefetch=0)
+@dataclass
+class Watched:
+    """A domain that notes which of its windows are read."""
+
+    domain: Domain
+    read: list[int]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.domain, name)
+
+    def windows(self, indices: IntArray) -> IntArray:
+        self.read.extend(indices.tolist())
+        return self.domain.windows(indices)
+
+
+def rows_of(*windows: tuple[int, int]) -> Rows:
+    return Rows(*np.array(windows).T)
+
+
+def test_windows_that_were_guessed_are_not_read_again(domains):
+    read: tuple[list[int], list[int]] = ([], [])
+    watched: Any = list(map(Watched, domains, read))
+    reader = BatchReader(watched, rows=np.arange(4))
+    guess = reader.begin(lambda: rows_of((0, 1), (1, 1), (0, 2), (1, 2)))
+    right = rows_of((1, 2), (0, 1), (0, 7), (1, 1))
+
+    tokens = reader.tokens(reader.begin(lambda: right, guess=guess))
+
+    assert (tokens == read_windows(domains, right)).all()
+    assert read == ([1, 2, 7], [1, 2])
+    reader.close()
+
+
+def test_a_guess_that_fails_costs_nothing_but_its_reading(domains, reader):
+    def exhausted():
+        raise LookupError("no plan left")
+
+    guess = reader.begin(exhausted)
+    tokens = reader.tokens(reader.begin(planned(3), guess=guess))
+    assert (tokens == read_windows(domains, make_plan(3))).all()
+
+
+def test_a_guess_that_was_dropped_is_no_guess(domains, reader):
+    reader.begin(lambda: time.sleep(0.05) or make_plan(0))
+    guess = reader.begin(planned(3))
+    assert guess.cancel()
+    tokens = reader.tokens(reader.begin(planned(3), guess=guess))
+    assert (tokens == read_windows(domains, make_plan(3))).all()

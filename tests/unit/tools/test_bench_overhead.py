@@ -39,3 +39,6 @@ def test_runs_take_turns_and_their_overheads_are_printed_and_written(tmp_path):
     assert predicted == pytest.approx([7 / 8, 7 / 8, 7 / 8])
     assert all(found["overheads"][way]["observed"] > 0.0 for way in ways)
     assert all(way in done.stdout for way in ways)
+    # Losses and the wish to stop travel together.
+    assert found["collectives_per_step"]["plain"] == 1.0
+    assert "plain: 1.00 collectives a step" in done.stdout

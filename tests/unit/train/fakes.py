@@ -96,8 +96,14 @@ class LoneRank:
     world_size: int = 1
     others: float = 0.0
 
-    def agreed_sum(self, numbers: FloatArray) -> FloatArray:
+    def merged(self, numbers: FloatArray) -> FloatArray:
         return numbers + self.others
+
+    def object_of_first_rank(self, value: Any) -> Any:
+        return value
+
+    def objects(self, value: Any) -> list[Any]:
+        return [value]
 
 
 def batch(tokens: Tensor, *, domains: list[int], rows: list[list[int]], step: int = 1) -> Batch:

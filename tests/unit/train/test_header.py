@@ -1,20 +1,15 @@
 import pytest
 
 from megadga.errors import ResumeError
-from megadga.train.header import (
-    CheckpointHeader,
-    latest_checkpoint,
-    mark_latest,
-    read_header,
-    write_header,
-)
+from megadga.train.folder import latest_checkpoint, mark_latest
+from megadga.train.header import CheckpointHeader, read_header, write_header
 
 IDENTITY = {"seed": 7, "mixing": {"type": "dga", "step_size": 0.3}, "names": ["a", "b"]}
 
 
 def write(folder, identity=IDENTITY):
     folder.mkdir(parents=True, exist_ok=True)
-    write_header(folder, CheckpointHeader(step=5, metrics_length=100, identity=identity))
+    write_header(folder, CheckpointHeader(step=5, metrics_length=100, identity=identity, files={}))
     return folder
 
 

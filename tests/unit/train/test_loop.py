@@ -1,14 +1,29 @@
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from megadga.errors import DivergedError
 from megadga.train.loop import Run, train
 
 
 class Log:
     """A run whose parts only write down that they were asked, and for which step."""
 
-    def __init__(self, *, completed: int, total_steps: int, stop_at: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        completed: int,
+        total_steps: int,
+        stop_at: int | None = None,
+        unsound: Collection[int] = (),
+        not_finite: Collection[int] = (),
+        lost_at: int | None = None,
+    ) -> None:
+        self.not_finite = not_finite
         self.told: list[str] = []
+        self.pruned: list[int] = []
         self.logged: dict[int, Any] = {}
         self.mixture = SimpleNamespace(step=completed, next_batch=self._next_batch)
         parts: dict[str, Any] = {
@@ -18,7 +33,16 @@ class Log:
                 SimpleNamespace(name=name, after_step=self._after_step(name)) for name in "ab"
             ),
             "metrics": SimpleNamespace(log=self.logged.__setitem__),
-            "checkpoints": SimpleNamespace(due=lambda step: step % 2 == 0, save=self._save),
+            "checkpoints": SimpleNamespace(
+                due=lambda step: step % 2 == 0, save=self._save, prune=self._prune
+            ),
+            "non_finite": SimpleNamespace(
+                after_step=self._watch,
+                check=self._check(lost_at),
+                is_sound=lambda batch: batch.step not in unsound,
+                not_saved=lambda: {"event": "left out"},
+                check_end=self._check(total_steps if total_steps in unsound else None),
+            ),
             "stop": SimpleNamespace(agreed=lambda: self.mixture.step == stop_at),
             "markers": SimpleNamespace(end=self._end),
         }
@@ -40,9 +64,24 @@ class Log:
 
         return after_step
 
+    def _watch(self, step: int, train: dict[str, Any]) -> dict[str, Any]:
+        assert train == {"loss": 1.0}
+        self.told.append(f"watch {step}")
+        return {"event": "not finite"} if step in self.not_finite else {}
+
+    def _check(self, step: int | None) -> Any:
+        def check() -> None:
+            if self.mixture.step == step:
+                raise DivergedError
+
+        return check
+
     def _save(self, step: int) -> None:
         assert step in self.logged  # a checkpoint covers what its step reported
         self.told.append(f"save {step}")
+
+    def _prune(self) -> None:
+        self.pruned.append(self.mixture.step)
 
     def _end(self, step: int, *, finished: bool) -> None:
         self.told.append(f"finished {step}" if finished else f"stopped {step}")
@@ -54,8 +93,8 @@ def test_a_step_is_batch_training_plugins_and_the_checkpoint_if_due():
     assert train(log.run)
 
     assert log.told == [
-        *("batch 1", "train 1", "a 1", "b 1"),
-        *("batch 2", "train 2", "a 2", "b 2", "save 2"),
+        *("batch 1", "train 1", "a 1", "b 1", "watch 1"),
+        *("batch 2", "train 2", "a 2", "b 2", "watch 2", "save 2"),
         "finished 2",
     ]
     assert log.logged[2] == {"train": {"loss": 1.0}, "a": {"seen": 2}, "b": {"seen": 2}}
@@ -82,7 +121,7 @@ def test_a_run_that_is_to_stop_saves_first_whether_or_not_a_checkpoint_is_due():
 
     assert not train(log.run)
 
-    assert log.told == ["batch 1", "train 1", "a 1", "b 1", "save 1", "stopped 1"]
+    assert log.told == ["batch 1", "train 1", "a 1", "b 1", "watch 1", "save 1", "stopped 1"]
 
 
 def test_a_stop_at_the_last_step_leaves_nothing_to_go_on_with():
@@ -91,3 +130,40 @@ def test_a_stop_at_the_last_step_leaves_nothing_to_go_on_with():
     assert train(log.run)
 
     assert log.told[-2:] == ["save 4", "finished 4"]
+
+
+def test_a_model_that_is_not_finite_is_never_saved():
+    log = Log(completed=0, total_steps=5, stop_at=4, unsound={2, 4})
+
+    assert not train(log.run)
+
+    assert not [line for line in log.told if "save" in line]
+    assert log.told[-1] == "stopped 4"
+    assert log.logged[2] == log.logged[4] == {"event": "left out"}
+
+
+def test_a_run_that_has_lost_its_numbers_is_neither_finished_nor_stopped():
+    log = Log(completed=0, total_steps=9, lost_at=4)
+
+    with pytest.raises(DivergedError):
+        train(log.run)
+
+    assert log.told[-2:] == ["b 4", "watch 4"]
+
+
+def test_a_run_whose_last_step_is_not_finite_does_not_finish():
+    log = Log(completed=0, total_steps=4, unsound={4})
+
+    with pytest.raises(DivergedError):
+        train(log.run)
+
+    assert "finished" not in "".join(log.told)
+
+
+def test_older_checkpoints_go_when_the_newest_has_trained_on():
+    log = Log(completed=0, total_steps=6, not_finite={3, 5})
+
+    train(log.run)
+
+    assert log.pruned == [1, 2, 4, 6, 6]  # the last time, at the end
+    assert log.logged[3] == {"event": "not finite"}

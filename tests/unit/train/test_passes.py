@@ -9,6 +9,7 @@ import torch
 from megadga.mixing.loss_reweight import LossReweighting
 from megadga.plugin import Batch
 from megadga.train.passes import MeanPasses, Reweighting, WeightedPasses
+from megadga.train.summing import StepSum
 from megadga.train.trainer import Trainer
 from tests.unit.train.fakes import VOCABULARY, FakeEngine, LoneRank, batch
 
@@ -32,7 +33,7 @@ def reweighting(engine: FakeEngine, rule: LossReweighting = RULE) -> Reweighting
 
 
 def weighted(engine: FakeEngine, rule: LossReweighting = RULE) -> WeightedPasses:
-    return WeightedPasses(engine, reweighting(engine, rule), LoneRank())
+    return WeightedPasses(engine, reweighting(engine, rule), StepSum(LoneRank()))
 
 
 def batch_of(accumulation: int, *, step: int = 1) -> Batch:
@@ -71,7 +72,7 @@ def test_one_micro_batch_needs_no_pass_ahead():
     def never(tokens):
         raise AssertionError
 
-    passes = WeightedPasses(double_engine(1), Reweighting(RULE, never), LoneRank())
+    passes = WeightedPasses(double_engine(1), Reweighting(RULE, never), StepSum(LoneRank()))
 
     assert passes(batch_of(1)).weights is not None
 
@@ -80,11 +81,11 @@ def test_weights_follow_the_losses_of_other_ranks_too():
     class HarderElsewhere(LoneRank):
         """The rows that are not here, 2 and 3, have losses of 9."""
 
-        def agreed_sum(self, numbers):
-            return numbers + np.array([0.0, 0.0, 9.0, 9.0])
+        def merged(self, numbers):
+            return numbers + np.array([0.0, 0.0, 9.0, 9.0, 0.0])
 
     engine = double_engine(2)
-    passes = WeightedPasses(engine, reweighting(engine), HarderElsewhere())
+    passes = WeightedPasses(engine, reweighting(engine), StepSum(HarderElsewhere()))
     tokens = TOKENS[:1]
     own = engine.module(tokens[0]).mean(-1).detach().numpy()
 
@@ -98,7 +99,7 @@ def test_weights_follow_the_losses_of_other_ranks_too():
 def test_while_warming_up_the_step_is_that_of_the_plain_mean_to_the_bit():
     rule = LossReweighting("linupper", warmup=1)
     plain, warm, over = (double_engine(2) for _ in range(3))
-    MeanPasses(plain, LoneRank())(batch_of(2))
+    MeanPasses(plain, StepSum(LoneRank()))(batch_of(2))
 
     trained = weighted(warm, rule)(batch_of(2, step=1))
     after = weighted(over, rule)(batch_of(2, step=2))
@@ -127,7 +128,7 @@ def test_effective_sequences_are_told():
     trainer = Trainer(
         engine,
         ["a"],
-        collective=LoneRank(),
+        together=StepSum(LoneRank()),
         clock=lambda: next(moments),
         reweighting=reweighting(engine),
     )

@@ -78,6 +78,17 @@ def test_what_a_run_begins_with_is_no_line():
     assert stream.getvalue() == ""
 
 
+def test_an_event_lists_a_few_of_thousands_of_names():
+    stream = io.StringIO()
+    event = {"event": "step_not_finite", "what": ["loss"], "domains": [*map(str, range(3000))]}
+
+    progress(stream).log(1, {"event": event})
+
+    assert stream.getvalue() == (
+        "step 1: step_not_finite (what [loss], domains [0, 1, 2, 3, 4, 5, 6, 7 and 2992 more])\n"
+    )
+
+
 def test_an_update_changes_the_weights_that_are_shown():
     stream = io.StringIO()
     update = {"averaged_weights": {"a": 0.7, "b": 0.1, "c": 0.1, "d": 0.1}}

@@ -1,8 +1,11 @@
 import copy
+import math
 
 import pytest
 import torch
 
+from megadga.train.stopping import AgreedStop
+from megadga.train.summing import StepSum
 from megadga.train.trainer import Trainer
 from tests.unit.train.fakes import VOCABULARY, BigramModel, FakeEngine, LoneRank, batch
 
@@ -16,7 +19,7 @@ def clock(*moments):
 
 def trainer(engine, *, collective=None, seconds=(0.0, 1.0)):
     ranks = LoneRank() if collective is None else collective
-    return Trainer(engine, ["a", "b", "c"], collective=ranks, clock=clock(*seconds))
+    return Trainer(engine, ["a", "b", "c"], together=StepSum(ranks), clock=clock(*seconds))
 
 
 def test_a_step_trains_on_the_mean_of_all_its_sequences():
@@ -80,6 +83,42 @@ def test_an_engine_that_knows_no_norm_reports_none():
     assert told["train"]["grad_norm"] is None
 
 
+@pytest.mark.parametrize("norm", [-1.0, float("inf"), float("nan")])
+def test_a_norm_that_is_not_finite_is_never_told_as_a_number(norm):
+    # DeepSpeed says -1 for it in some places and inf in others.
+    told = trainer(FakeEngine(norm=norm)).step(batch(TOKENS[:1], domains=[0, 0], rows=[[0, 1]]))
+
+    assert not math.isfinite(told["train"]["grad_norm"])
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_step_makes_one_sum_over_the_ranks_and_the_wish_to_stop_is_in_it(compared):
+    sums = []
+
+    class Counted(LoneRank):
+        def merged(self, numbers):
+            sums.append(numbers.size)
+            return numbers
+
+    stop = AgreedStop(lambda: len(sums) == 1)
+    steps = Trainer(
+        FakeEngine(accumulation=2, rates=(0.1, 0.1, 0.1)),
+        ["a", "b", "c"],
+        together=StepSum(Counted(), stop),
+        clock=clock(*range(4)),
+        reference=(lambda tokens: BigramModel()(tokens).detach()) if compared else None,
+    )
+    data = batch(TOKENS, domains=[0] * 4, rows=[[0, 1], [2, 3]])
+
+    stopped = []
+    for _ in range(2):
+        steps.step(data)
+        stopped.append(stop.agreed())
+
+    assert sums == ([9, 9] if compared else [5, 5])
+    assert stopped == [False, True]
+
+
 def test_losses_of_the_whole_batch_are_told_with_their_domains():
     engine = FakeEngine(accumulation=2)
     by_sequence = engine.module(TOKENS.flatten(0, 1)).mean(-1).tolist()
@@ -87,7 +126,7 @@ def test_losses_of_the_whole_batch_are_told_with_their_domains():
     watched = Trainer(
         engine,
         ["a", "b", "c"],
-        collective=LoneRank(),
+        together=StepSum(LoneRank()),
         clock=clock(0.0, 1.0),
         observe_losses=lambda domains, losses, reference: told.append(
             (domains.tolist(), losses.tolist(), reference)
@@ -111,7 +150,7 @@ def test_a_reference_is_shown_every_sequence_and_told_beside_the_own_losses():
     compared = Trainer(
         engine,
         ["a", "b", "c"],
-        collective=LoneRank(),
+        together=StepSum(LoneRank()),
         clock=clock(0.0, 1.0),
         observe_losses=lambda domains, losses, reference: told.append(reference),
         reference=lambda tokens: other(tokens).detach(),

@@ -1,5 +1,6 @@
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from megadga.cluster.launching.starting import launch, patience_of
 from megadga.cluster.markers import RunMarkers
 from megadga.cluster.supervision import Command
 from megadga.config.loading import load_config
+from megadga.train.folder import mark_latest
+from megadga.train.header import CheckpointHeader, write_header
 from tests.support.runs import write_run
 
 REQUEST = Request(Path("run.yaml"), hostfile=Path("hosts"))
@@ -37,6 +40,40 @@ def test_a_finished_run_is_not_started(folder, capsys):
     RunMarkers(load_config(Path("run.yaml"), []), writes=True).end(10, finished=True)
     assert launch(REQUEST, planned("open('started', 'w')")) == 0
     assert capsys.readouterr().out == "out: finished after step 10; nothing is left to train\n"
+    assert not (folder / "started").exists()
+
+
+def write_checkpoints(config):
+    folder = config.output / "checkpoints"
+    for step in (5, 10):
+        checkpoint = folder / f"step-{step:08d}"
+        checkpoint.mkdir(parents=True)
+        write_header(checkpoint, CheckpointHeader(step, 0, config.identity(), files={}))
+        mark_latest(checkpoint)
+    return folder / "latest"
+
+
+def test_a_finished_run_goes_back_once_and_is_started(folder):
+    config = load_config(Path("run.yaml"), [])
+    RunMarkers(config, writes=True).end(10, finished=True)
+    latest = write_checkpoints(config)
+    request = replace(REQUEST, resume_from="step-00000005")
+
+    assert launch(request, planned("open('started', 'w'); raise SystemExit(7)")) == 7
+    assert (folder / "started").exists()
+    assert latest.read_text() == "step-00000005"
+    assert not (folder / "out" / "DONE").exists()
+    assert "--from" not in request.train()
+
+
+def test_what_cannot_be_gone_back_to_starts_nothing(folder, capsys):
+    latest = write_checkpoints(load_config(Path("run.yaml"), []))
+
+    request = replace(REQUEST, resume_from="step-00000007")
+
+    assert launch(request, planned("open('started', 'w')")) == 2
+    assert "--from: expected a checkpoint in out/checkpoints" in capsys.readouterr().err
+    assert latest.read_text() == "step-00000010"
     assert not (folder / "started").exists()
 
 

@@ -1,0 +1,210 @@
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from megadga.cluster.lock import RunLock
+from megadga.errors import LockedError
+
+BEAT_S = 0.05
+HOLD = """
+import sys, time
+from pathlib import Path
+from megadga.cluster.lock import RunLock
+lock = RunLock(Path(sys.argv[1]), beat_s=float(sys.argv[2]))
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+lock.release()
+"""
+
+
+def lock_of(folder, told=None):
+    return RunLock(folder, tell=(told if told is not None else []).append, beat_s=BEAT_S)
+
+
+@contextmanager
+def held_elsewhere(folder):
+    """Another process has the lock; yields it."""
+    command = [sys.executable, "-c", HOLD, str(folder), str(BEAT_S)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def owner_elsewhere(folder, beat=0):
+    """Write down what a process on another machine would."""
+    owner = {
+        "host": "node-7",
+        "process": 4711,
+        "started": "1",
+        "kernel": "another",
+        "since": "now",
+    }
+    (folder / ".lock").write_text(json.dumps({**owner, "beat": beat}))
+
+
+@contextmanager
+def beating_elsewhere(folder):
+    """A process on another machine lives, and no lock of the system says so."""
+    ended = threading.Event()
+
+    def beat():
+        count = 0
+        while not ended.wait(BEAT_S):
+            owner_elsewhere(folder, count := count + 1)
+
+    owner_elsewhere(folder)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system that knows no locks."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+
+
+def test_a_folder_is_locked_for_every_other_process_and_names_its_owner(tmp_path):
+    with held_elsewhere(tmp_path) as process, pytest.raises(LockedError) as caught:
+        lock_of(tmp_path).acquire()
+
+    assert str(caught.value).startswith(
+        f"{tmp_path}: expected no other process that trains here, "
+        f"found process {process.pid} on {socket.gethostname()}, since 20"
+    )
+
+
+def test_a_refused_process_leaves_the_owner_its_lock(tmp_path):
+    with held_elsewhere(tmp_path):
+        for _ in range(2):
+            with pytest.raises(LockedError):
+                lock_of(tmp_path).acquire()
+
+
+def test_a_lock_dies_with_its_owner(tmp_path):
+    told = []
+    with held_elsewhere(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        lock = lock_of(tmp_path, told)
+        lock.acquire()
+
+    assert [f"process {process.pid} on" in line for line in told] == [True]
+    lock.release()
+
+
+def test_a_lock_that_was_let_go_of_leaves_nothing_to_tell(tmp_path):
+    with held_elsewhere(tmp_path) as process:
+        process.communicate("")
+    told = []
+    lock = lock_of(tmp_path, told)
+    lock.acquire()
+    lock.release()
+    lock.release()
+
+    assert told == []
+    assert (tmp_path / ".lock").read_bytes() == b""
+
+
+def test_an_owner_on_another_machine_is_seen_to_live(tmp_path):
+    with beating_elsewhere(tmp_path), pytest.raises(LockedError, match="process 4711 on node-7"):
+        lock_of(tmp_path).acquire()
+
+
+def test_an_owner_on_another_machine_that_stands_still_has_ended(tmp_path):
+    owner_elsewhere(tmp_path)
+    told = []
+    lock = lock_of(tmp_path, told)
+    lock.acquire()
+    lock.check()
+    lock.release()
+
+    assert "watching" in told[0]
+    assert "process 4711 on node-7" in told[1]
+
+
+def test_a_lock_that_a_server_holds_for_a_machine_that_is_gone_is_replaced(tmp_path):
+    with held_elsewhere(tmp_path) as process:
+        process.send_signal(signal.SIGSTOP)  # it beats no more, and the system keeps its lock
+        owner_elsewhere(tmp_path)
+        lock = lock_of(tmp_path)
+        lock.acquire()
+        lock.check()
+
+        with pytest.raises(LockedError, match=f"process {os.getpid()} on"):
+            attempt_elsewhere(tmp_path)
+        lock.release()
+
+
+def attempt_elsewhere(folder):
+    code = HOLD.replace(
+        "lock.acquire()", "try: lock.acquire()\nexcept Exception as e: exit(str(e))"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(BEAT_S)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, input="")
+    if done.returncode:
+        raise LockedError(done.stderr)
+
+
+def test_whoever_stood_still_for_too_long_learns_that_the_lock_is_anothers(tmp_path):
+    lock = lock_of(tmp_path)
+    lock.acquire()
+    lock.check()
+    owner_elsewhere(tmp_path)  # it took over where the system's locks do not reach
+    time.sleep(3 * BEAT_S)
+
+    with pytest.raises(LockedError, match="expected the lock of this process, found process 4711"):
+        lock.check()
+    assert "node-7" in (tmp_path / ".lock").read_text()
+
+
+def test_where_files_cannot_be_locked_the_beat_alone_tells(tmp_path, no_locks):
+    with beating_elsewhere(tmp_path), pytest.raises(LockedError, match="node-7"):
+        lock_of(tmp_path).acquire()
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_where_files_cannot_be_locked_a_process_of_this_machine_is_looked_up(tmp_path):
+    with held_elsewhere(tmp_path) as process:
+        with pytest.raises(LockedError, match=f"process {process.pid}"):
+            lock_of(tmp_path).acquire()
+        process.kill()
+        process.wait()
+        lock = lock_of(tmp_path)
+        lock.acquire()
+
+    lock.check()
+    lock.release()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}', "\x00" * 600])
+def test_a_file_that_names_nobody_keeps_nobody_out(tmp_path, text):
+    (tmp_path / ".lock").write_text(text)
+    lock = lock_of(tmp_path)
+    lock.acquire()
+    lock.check()
+    lock.release()

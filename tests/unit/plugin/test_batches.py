@@ -1,0 +1,181 @@
+"""Batches are what the weights say, whatever was read ahead of them."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megadga.arrays import FloatArray, IntArray
+from megadga.errors import ExhaustedError
+from megadga.plugin.batches import BatchSource, Sampling
+from megadga.sampling.sampler import MixtureSampler
+from megadga.shards.folder import open_domains
+from megadga.shards.reader import read_windows
+from tests.support.streams import counting_domain
+from tests.unit.train.fakes import FakeEngine, LoneRank
+
+S, B, SEED = 4, 8, 3
+SHARED = np.array([0.5, 0.3, 0.2])
+
+
+@dataclass
+class Watched:
+    """A domain that notes which of its windows are read, and in which thread."""
+
+    domain: Any
+    read: list[int] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.domain, name)
+
+    def windows(self, indices: IntArray) -> IntArray:
+        self.read.extend(indices.tolist())
+        self.threads.add(threading.current_thread().name)
+        return self.domain.windows(indices)
+
+
+@pytest.fixture
+def domains(tmp_path):
+    for index, tokens in enumerate((401, 201, 101)):
+        counting_domain(tmp_path / f"d{index}", [tokens], start=1000 * index, shard_tokens=500)
+    return [Watched(d) for d in open_domains(tmp_path, split="train", sequence_length=S)]
+
+
+def source(domains: Any, **options: Any) -> BatchSource:
+    engine = FakeEngine(accumulation=2, micro_batch_size=B // 2)
+    return BatchSource(engine, domains, Sampling(SEED, **options), collective=LoneRank())
+
+
+def taken(
+    batches: BatchSource,
+    steps: int,
+    *,
+    interval: int,
+    weights: Callable[[int], FloatArray],
+    expected: Callable[[int], FloatArray] | None = None,
+) -> list[IntArray]:
+    """The tokens of some steps: ``weights(n)`` hold after update ``n``."""
+    found: list[IntArray] = []
+    for _ in range(steps):
+        now = weights(batches.state.step // interval)
+        batch = batches.next_batch(
+            now,
+            lambda step: step % interval == 0,
+            (lambda _, now=now: now) if expected is None else expected,
+        )
+        found.append(batch.tokens.numpy())
+    return found
+
+
+def without_reading_ahead(
+    domains: Any, steps: int, *, interval: int, weights: Callable[[int], FloatArray]
+) -> list[IntArray]:
+    sizes = np.array([domain.num_sequences for domain in domains])
+    sampler = MixtureSampler(sizes, global_batch_size=B, seed=SEED)
+    state, found = sampler.init(), []
+    for _ in range(steps):
+        plan = sampler.plan(state, weights(state.step // interval))
+        plain = [domain.domain for domain in domains]
+        found.append(read_windows(plain, plan.selection).reshape(2, B // 2, S + 1))
+        state = plan.state_after
+    return found
+
+
+def drifting(update: int) -> FloatArray:
+    weights = SHARED * np.exp(0.3 * update * np.array([0.0, 1.0, -1.0]))
+    return weights / weights.sum()
+
+
+def jumping(update: int) -> FloatArray:
+    return np.roll(np.array([0.9, 0.05, 0.05]), update)
+
+
+@pytest.mark.parametrize("weights", [drifting, jumping, lambda update: SHARED])
+@pytest.mark.parametrize("interval", [1, 2, 5])
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_batches_are_those_that_would_be_read_one_by_one(domains, weights, interval, prefetch):
+    batches = source(domains, prefetch=prefetch)
+
+    found = taken(batches, 11, interval=interval, weights=weights)
+
+    expected = without_reading_ahead(domains, 11, interval=interval, weights=weights)
+    assert np.array_equal(found, expected)
+    batches.close()
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_weights_that_are_foreseen_have_every_window_read_once_and_ahead(domains, interval):
+    batches = source(domains)
+
+    taken(
+        batches,
+        7,
+        interval=interval,
+        weights=drifting,
+        expected=lambda step: drifting(step // interval),
+    )
+    batches.close()
+
+    for domain in domains:
+        assert len(domain.read) == len(set(domain.read))
+
+
+def test_the_next_batch_is_read_while_the_update_before_it_is_still_out(domains):
+    batches = source(domains)
+    taken(batches, 1, interval=1, weights=lambda _: SHARED)
+
+    until = time.monotonic() + 10.0
+    while sum(len(domain.read) for domain in domains) < 2 * B:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+    batches.close()
+
+
+def test_weights_that_move_little_have_little_read_again(domains):
+    batches = source(domains)
+
+    taken(batches, 9, interval=1, weights=lambda update: drifting(update / 10))
+    batches.close()
+
+    read = [(index, window) for index, d in enumerate(domains) for window in d.read]
+    assert len(read) - len(set(read)) <= 9
+    assert len(read) <= 9 * B + B + 9
+
+
+def test_one_thread_reads_across_all_intervals(domains):
+    batches = source(domains)
+    taken(batches, 9, interval=1, weights=jumping)
+    batches.close()
+    assert len(set.union(*(domain.threads for domain in domains))) == 1
+
+
+def test_a_guess_beyond_the_data_is_no_error_before_its_batch(domains):
+    batches = source(domains, max_epochs=1.0)  # 175 windows: 21 batches of 8
+    uniform = np.array([100, 50, 25]) / 175
+
+    assert len(taken(batches, 21, interval=1, weights=lambda _: uniform)) == 21
+    with pytest.raises(ExhaustedError, match="step 22"):
+        taken(batches, 1, interval=1, weights=lambda _: uniform)
+    batches.close()
+
+
+def test_after_a_seek_nothing_of_the_old_place_is_left(domains):
+    batches = source(domains)
+    begin = batches.state
+    first = taken(batches, 3, interval=2, weights=drifting)
+
+    batches.seek(begin)
+
+    assert np.array_equal(taken(batches, 3, interval=2, weights=drifting), first)
+    batches.close()
+
+
+def test_prefetch_must_be_positive(domains):
+    with pytest.raises(ValueError, match="prefetch: expected at least 1, found 0"):
+        source(domains, prefetch=0)

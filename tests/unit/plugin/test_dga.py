@@ -1,0 +1,103 @@
+"""What a plugin asks of the other ranks and of the disk, on a group of one rank."""
+
+from collections import Counter
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+
+from megadga.mixing.odm import Odm
+from megadga.mixing.schedule import Schedule
+from megadga.mixing.scheduler import Scheduler
+from megadga.plugin import DgaPlugin, Sampling
+from megadga.shards.folder import open_domains
+from tests.support.streams import counting_domain
+from tests.unit.plugin.test_batches import Watched
+from tests.unit.train.fakes import FakeEngine
+
+S, B = 4, 8
+COLLECTIVES = ("all_reduce", "broadcast", "all_gather_single", "reduce_scatter_single", "barrier")
+
+
+@pytest.fixture(scope="module")
+def group() -> Generator[dist.ProcessGroup]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    assert dist.group.WORLD is not None
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def domains(tmp_path):
+    for index in range(3):
+        counting_domain(tmp_path / f"d{index}", [401], start=1000 * index, shard_tokens=500)
+    opened = open_domains(tmp_path, split="train", sequence_length=S)
+    return [Watched(domain) for domain in opened]
+
+
+@pytest.fixture
+def made(monkeypatch) -> Counter[str]:
+    """How often each collective was made."""
+    counts: Counter[str] = Counter()
+    for name in COLLECTIVES:
+        original = getattr(dist, name)
+
+        def counted(*args, name=name, original=original, **options):
+            counts[name] += 1
+            return original(*args, **options)
+
+        monkeypatch.setattr(dist, name, counted)
+    return counts
+
+
+def plugin(group: Any, domains: Any, scheduler: Scheduler, *, interval: int) -> DgaPlugin:
+    engine = FakeEngine(accumulation=2, micro_batch_size=B // 2)
+    engine.data_parallel_group = group
+    return DgaPlugin(
+        engine, domains, None, scheduler, sampling=Sampling(seed=1), interval=interval
+    )
+
+
+def train(mixture: DgaPlugin, steps: int) -> None:
+    for _ in range(steps):
+        batch = mixture.next_batch()
+        domains = batch.indices.global_domains
+        mixture.observe_losses(domains, 1.0 + domains.astype(np.float64))
+        mixture.after_step(batch.step)
+
+
+def test_a_plain_step_asks_nothing_of_the_other_ranks(group, domains, made):
+    mixture = plugin(group, domains, Odm(np.full(3, 1 / 3)), interval=100)
+    made.clear()
+
+    train(mixture, 5)
+
+    assert not made
+    mixture.close()
+
+
+def test_an_update_from_losses_takes_one_broadcast_however_much_the_rule_remembers(
+    group, domains, made
+):
+    mixture = plugin(group, domains, Odm(np.full(3, 1 / 3)), interval=1)
+    assert len(mixture.state_dict()["memory"]) > 1
+    made.clear()
+
+    train(mixture, 5)
+
+    assert made == {"broadcast": 5}
+    mixture.close()
+
+
+def test_weights_of_a_schedule_are_known_ahead_and_every_window_is_read_once(group, domains):
+    weights = np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
+    moving = Schedule(np.array([0, 12]), weights, "linear")
+    mixture = plugin(group, domains, moving, interval=1)
+
+    train(mixture, 8)
+    mixture.close()
+
+    for domain in domains:
+        assert len(domain.read) == len(set(domain.read))

@@ -1,0 +1,161 @@
+import json
+import shutil
+from typing import Any
+
+import pytest
+
+from megadga.errors import ResumeError
+from megadga.train.agreement import OtherRankError, on_every_rank, on_first_rank
+from megadga.train.checkpoints import (
+    CheckpointPlan,
+    Checkpoints,
+    check_whole,
+    find_resume_point,
+)
+from megadga.train.folder import mark_latest
+from megadga.train.metrics import FanOut, MetricsFile
+from tests.support.thread_ranks import on_ranks
+
+IDENTITY = {"seed": 7}
+
+
+class RankEngine:
+    """Every rank writes a file of its own, named as DeepSpeed does, and the first one more."""
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+
+    def save_checkpoint(self, save_dir, tag, client_state, *, save_latest):
+        del client_state, save_latest
+        rank = self.ranks.rank
+        names = [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"]
+        for name in [*names, *(["mp_rank_00_model_states.pt"] if rank == 0 else [])]:
+            with open(f"{save_dir}/{tag}/{name}", "w") as file:  # noqa: PTH123
+                file.write(f"{tag} {name}")
+        self.ranks.objects(None)
+
+    def load_checkpoint(self, load_dir, tag):
+        raise NotImplementedError
+
+
+def checkpoints_of(folder, ranks, *, watch: Any = dict):
+    return Checkpoints(
+        RankEngine(ranks),
+        folder / "checkpoints",
+        plan=CheckpointPlan(interval=2, last_step=8, keep_last=None),
+        plugins=(),
+        identity=IDENTITY,
+        metrics=MetricsFile(folder / "metrics.jsonl") if ranks.rank == 0 else None,
+        ranks=ranks,
+        watch=watch,
+    )
+
+
+def resume_point(folder, ranks):
+    point = find_resume_point(folder / "checkpoints", identity=IDENTITY, ranks=ranks)
+    assert point is not None
+    check_whole(point, ranks)
+    return point
+
+
+def fail():
+    raise OSError(28, "No space left on device")
+
+
+def test_the_first_rank_works_for_all():
+    assert on_ranks(lambda ranks: on_first_rank(ranks, lambda: ranks.rank)) == [0, 0]
+
+
+def test_every_rank_learns_what_all_have_done():
+    assert on_ranks(lambda ranks: on_every_rank(ranks, lambda: ranks.rank)) == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_failure_of_one_rank_is_one_of_all(failing):
+    def work(ranks):
+        on_every_rank(ranks, fail if ranks.rank == failing else lambda: None)
+
+    errors = on_ranks(work)
+
+    assert str(errors[failing]) == "[Errno 28] No space left on device"
+    other = errors[1 - failing]
+    assert isinstance(other, OtherRankError)
+    assert str(other).startswith(f"rank {failing} failed: OSError: [Errno 28]")
+
+
+def test_what_a_user_can_mend_is_told_as_such_by_every_rank():
+    def refuse():
+        raise ResumeError("latest: wrong")
+
+    errors = on_ranks(lambda ranks: on_first_rank(ranks, refuse))
+
+    assert [(type(error), str(error)) for error in errors] == [(ResumeError, "latest: wrong")] * 2
+
+
+def test_the_header_has_the_files_of_every_rank(tmp_path):
+    on_ranks(lambda ranks: checkpoints_of(tmp_path, ranks).save(2))
+
+    header = json.loads((tmp_path / "checkpoints/step-00000002/megadga.json").read_text())
+    assert sorted(header["files"]) == [
+        "mp_rank_00_model_states.pt",
+        "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "zero_pp_rank_1_mp_rank_00_optim_states.pt",
+    ]
+
+
+def test_ranks_that_see_different_folders_continue_from_the_first_ones_checkpoint(tmp_path):
+    for step in (2, 4):
+        on_ranks(lambda ranks, step=step: checkpoints_of(tmp_path / "0", ranks).save(step))
+    shutil.copytree(tmp_path / "0", tmp_path / "1")
+    mark_latest(tmp_path / "1/checkpoints/step-00000002")  # what the second rank believes
+
+    points = on_ranks(lambda ranks: resume_point(tmp_path / str(ranks.rank), ranks))
+
+    assert [point.path.name for point in points] == ["step-00000004"] * 2
+    assert points[0].header == points[1].header
+
+
+def test_damage_that_one_rank_finds_is_told_by_all(tmp_path):
+    on_ranks(lambda ranks: checkpoints_of(tmp_path, ranks).save(2))
+    for part in (tmp_path / "checkpoints/step-00000002").glob("zero*"):
+        content = part.read_text()
+        part.write_text(content.replace("step", "stop"))
+
+        errors = on_ranks(lambda ranks: resume_point(tmp_path, ranks))
+
+        assert isinstance(errors[0], ResumeError)
+        assert part.name in str(errors[0])
+        assert str(errors[1]) == str(errors[0])
+        part.write_text(content)
+
+
+def test_a_folder_that_the_first_rank_cannot_make_fails_all_at_once(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+
+    errors = on_ranks(lambda ranks: checkpoints_of(tmp_path, ranks).save(2))
+
+    assert isinstance(errors[0], OSError)
+    assert isinstance(errors[1], OtherRankError)
+
+
+def test_metrics_that_cannot_be_written_end_the_run_on_all_ranks_together(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+
+    def train(ranks):
+        writes = ranks.rank == 0
+        sinks = FanOut([MetricsFile(tmp_path / "metrics.jsonl")] if writes else [])
+
+        def watch():
+            sinks.check()
+            return {}
+
+        sinks.log(1, {"train": {"loss": 1.0}})
+        stopping = any(ranks.objects(sinks.failed))  # as ranks agree to stop after every step
+        if stopping:
+            checkpoints_of(tmp_path, ranks, watch=watch).save(1)
+
+    errors = on_ranks(train)
+
+    assert isinstance(errors[0], IsADirectoryError)
+    assert isinstance(errors[1], OtherRankError)
+    assert not (tmp_path / "checkpoints").exists()
