@@ -10,15 +10,10 @@ from torch import Tensor
 
 from megadga.arrays import FloatArray
 
-try:
-    from torch.distributed import all_gather_single, reduce_scatter_single
-except ImportError:  # before torch 2.13, which warns of these names
-    from torch.distributed import (  # pyright: ignore[reportDeprecated]
-        all_gather_into_tensor as all_gather_single,  # pyright: ignore[reportDeprecated]
-    )
-    from torch.distributed import (  # pyright: ignore[reportDeprecated]
-        reduce_scatter_tensor as reduce_scatter_single,  # pyright: ignore[reportDeprecated]
-    )
+# torch 2.13 gave these new names, and warns of the old ones.
+_RENAMED = hasattr(dist, "reduce_scatter_single")
+_REDUCE_SCATTER = "reduce_scatter_single" if _RENAMED else "reduce_scatter_tensor"
+_ALL_GATHER = "all_gather_single" if _RENAMED else "all_gather_into_tensor"
 
 
 @final
@@ -68,7 +63,7 @@ class ProcessGroupCollective:
             parts: One row for each rank, shape ``(world_size, elements)``, contiguous.
         """
         own = parts.new_empty(parts.shape[1])
-        reduce_scatter_single(own, parts.flatten(), group=self._group)
+        getattr(dist, _REDUCE_SCATTER)(own, parts.flatten(), group=self._group)
         return own
 
     def all_gather(self, own: Tensor) -> Tensor:
@@ -78,7 +73,7 @@ class ProcessGroupCollective:
             own: Shape ``(elements,)``, contiguous, as many on every rank.
         """
         gathered = own.new_empty(self.world_size * own.numel())
-        all_gather_single(gathered, own, group=self._group)
+        getattr(dist, _ALL_GATHER)(gathered, own, group=self._group)
         return gathered.view(self.world_size, -1)
 
     def agreed_sum_of_tensors(self, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -14,6 +14,7 @@ ALL = "MEGADGA_TEST_CLUSTER"
 """Variable that asks for the thorough tests too; ``make test-cluster`` sets it."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):

@@ -13,6 +13,7 @@ Measured = Callable[[int, str], dict[str, Any]]
 """From a number of ranks and a family of ZeRO stages to what ``workers.alignment`` found."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that look at one job's measurements in the process that has run it."""
     for item in items:

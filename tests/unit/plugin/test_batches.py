@@ -86,7 +86,7 @@ def without_reading_ahead(
     return found
 
 
-def drifting(update: int) -> FloatArray:
+def drifting(update: float) -> FloatArray:
     weights = SHARED * np.exp(0.3 * update * np.array([0.0, 1.0, -1.0]))
     return weights / weights.sum()
 

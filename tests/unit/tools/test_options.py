@@ -95,6 +95,8 @@ def with_option(name: str, option: str, value: str, work: Path, output: Path) ->
             arguments.append(model)
         case "histogram", "--temperature":
             arguments.append("--smooth=2")
+        case _:
+            pass
     return arguments
 
 
