@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import HashStore
 
 from megadga.mixing.odm import Odm
 from megadga.mixing.schedule import Schedule
@@ -23,8 +22,9 @@ COLLECTIVES = ("all_reduce", "broadcast", "all_gather_single", "reduce_scatter_s
 
 
 @pytest.fixture(scope="module")
-def group() -> Generator[dist.ProcessGroup]:
-    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+def group(tmp_path_factory: pytest.TempPathFactory) -> Generator[dist.ProcessGroup]:
+    rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
+    dist.init_process_group("gloo", f"file://{rendezvous}", rank=0, world_size=1)
     assert dist.group.WORLD is not None
     yield dist.group.WORLD
     dist.destroy_process_group()
