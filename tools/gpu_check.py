@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -121,7 +122,10 @@ def main() -> None:
             ends_at=started + args.budget_s,
             report=lambda line: print(f"{time.monotonic() - started:6.1f} s  {line}", flush=True),
         )
-        supervisor.run([stage for stage in STAGES if stage.name in args.only])
+        stages = [stage for stage in STAGES if stage.name in args.only]
+        if args.device == "cpu":  # limits are a GPU's; here the budget alone ends a stage
+            stages = [replace(stage, limit_s=args.budget_s) for stage in stages]
+        supervisor.run(stages)
     for each in verdicts(record.rows):
         word = {None: "no measurement", True: "met", False: "MISSED"}[each["met"]]
         found = "" if each["found"] is None else f", found {each['found']:.3g}"

@@ -128,15 +128,22 @@ def _schedule(config: RunConfig) -> str:
         return "which stays"
     params = with_total(scheduler.get("params", {}), config.training.steps)
     told = [
-        f"{params[key]:,} {what}"
+        f"{_grouped(params[key])} {what}"
         for key, what in (
             ("warmup_num_steps", "of warm-up"),
             ("decay_num_steps", "of decay"),
         )
         if key in params
     ]
-    total = f" over {params['total_num_steps']:,} steps" if "total_num_steps" in params else ""
+    total = ""
+    if "total_num_steps" in params:
+        total = f" over {_grouped(params['total_num_steps'])} steps"
     return f"scheduled by {scheduler['type']}{total}" + (f" ({', '.join(told)})" if told else "")
+
+
+def _grouped(value: Any) -> str:
+    """Return a number with its thousands apart; DeepSpeed refuses what is none."""
+    return f"{value:,}" if isinstance(value, int | float) else repr(value)
 
 
 def _fill_precision(settings: dict[str, Any], *, bf16: bool) -> None:

@@ -1,9 +1,10 @@
 """The check for GPUs runs every stage on a CPU, in tiny."""
 
 import json
+import sys
 from pathlib import Path
 
-from tests.support.jobs import alone, run_job
+from tests.support.jobs import run_job
 from tests.support.ranks import REPOSITORY
 from tests.support.shards import write_domain
 
@@ -15,7 +16,7 @@ def test_every_stage_of_the_gpu_check_passes_in_tiny_on_a_cpu(tmp_path: Path) ->
 
     done = run_job(
         [
-            *(*alone(), str(REPOSITORY / "tools" / "gpu_check.py")),
+            *(sys.executable, str(REPOSITORY / "tools" / "gpu_check.py")),
             *("--out", str(tmp_path / "out"), "--shards", str(tmp_path / "shards")),
             *("--device", "cpu", "--quick", "--budget-s", "540"),
         ],

@@ -30,8 +30,15 @@ def time_interval(name: str, run: Run, steps: int) -> Segment:
     return Segment(name, time.perf_counter() - start)
 
 
+def count_collectives(run: Run, steps: int) -> int:
+    """Train some steps and return how many collectives that took. Collective."""
+    with counted_collectives() as count:
+        train(replace(run, total_steps=run.mixture.step + steps))
+    return count.own
+
+
 def main(output: str, interval: str, rounds: str, *configs: str) -> None:
-    """Write the segments of every round, after an interval of each run that is counted."""
+    """Write the segments of every round, after three intervals of each run that are counted."""
     paths = {Path(config).stem: Path(config) for config in configs}
     timed: list[list[Segment]] = []
     with process_group(), ExitStack() as stack:
@@ -40,9 +47,8 @@ def main(output: str, interval: str, rounds: str, *configs: str) -> None:
         }
         collectives: dict[str, float] = {}
         for name, run in runs.items():
-            with counted_collectives() as count:
-                train(replace(run, total_steps=run.mixture.step + int(interval)))
-            collectives[name] = count.own / int(interval)
+            once, twice = (count_collectives(run, n * int(interval)) for n in (1, 2))
+            collectives[name] = (twice - once) / int(interval)  # without what ends a run
         for number in range(int(rounds)):
             order = order_of_round([name for name in paths if name != PLAIN], number)
             timed.append([time_interval(name, runs[name], int(interval)) for name in order])

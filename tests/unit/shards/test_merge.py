@@ -120,8 +120,9 @@ def test_a_shard_without_documents_has_no_say(tmp_path):
     named = write_folder(tmp_path / "a", 0, ids=True)
     empty = tmp_path / "b"
     empty.mkdir()
-    write_raw_shard(empty / "none", [], [0])
-    adopt_shards(empty, IDENTITY)
+    with ShardWriter(empty / "train-00000", best_dtype(IDENTITY.vocab_size)) as writer:
+        pass
+    write_manifest(empty, Manifest("b", IDENTITY, {"train": (writer.entry,)}))
     manifest = merge([empty, named], tmp_path / "merged")
     assert manifest.num_documents("train") == 4
     assert read_split(tmp_path / "merged", "train", ids=True)[0] == "a 3"

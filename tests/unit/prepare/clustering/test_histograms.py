@@ -109,9 +109,9 @@ def test_an_unknown_level_is_refused(clustering):
     ("nearest", "temperature", "message"),
     [
         (0, 0.1, "nearest: expected at least 1, found 0"),
-        (1, 0.0, "temperature: expected 0 < t < inf, found 0.0"),
-        (1, math.inf, "temperature: expected 0 < t < inf, found inf"),
-        (1, math.nan, "temperature: expected 0 < t < inf, found nan"),
+        (1, 0.0, "temperature: expected 1e-06 <= t < inf, found 0.0"),
+        (1, math.inf, "temperature: expected 1e-06 <= t < inf, found inf"),
+        (1, math.nan, "temperature: expected 1e-06 <= t < inf, found nan"),
     ],
 )
 def test_smoothing_out_of_range_is_refused(nearest, temperature, message):
