@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ from .setting import Deadline, Row, Setting
 
 STEPS = 20
 QUICK_STEPS = 4
+METHODS: Mapping[str, Method | None] = {
+    "none, again": None,
+    "sharded": Sharded(),
+    "directional": Directional(),
+    "directional low rank": Directional(LowRank(16)),
+    "in_flight": InFlight(),
+}
+QUICK_METHODS = {name: METHODS[name] for name in ("none, again", "directional", "in_flight")}
 _UPDATES = 2
 _DOMAINS = 4
 
@@ -49,6 +57,7 @@ def no_trace(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: AR
     torch.use_deterministic_algorithms(True)
     settings = {"sdpa": "flash", "deterministic_algorithms": True, "cublas_workspace": ":4096:8"}
     steps = QUICK_STEPS if setting.quick else STEPS
+    methods = QUICK_METHODS if setting.quick else METHODS
     for stage in (3,) if setting.quick else (2, 3):
         case = setting.case(
             "tiny",
@@ -62,7 +71,7 @@ def no_trace(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: AR
         write_tokens(folder, case)
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             plain = _train(case, folder, steps, None)
-            for name, method in _methods(case.rank).items():
+            for name, method in methods.items():
                 yield {
                     "check": "no trace",
                     "probe": name,
@@ -72,16 +81,6 @@ def no_trace(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: AR
                     "equal": _train(case, folder, steps, method) == plain,
                     **settings,
                 }
-
-
-def _methods(rank: int) -> dict[str, Method | None]:
-    return {
-        "none, again": None,
-        "sharded": Sharded(),
-        "directional": Directional(),
-        "directional low rank": Directional(LowRank(rank)),
-        "in_flight": InFlight(),
-    }
 
 
 def _train(case: Case, folder: Path, steps: int, method: Method | None) -> tuple[list[float], str]:

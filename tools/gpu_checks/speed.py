@@ -76,7 +76,7 @@ _SEQUENCES = 32  # of an optimizer step
 
 def speed(setting: Setting, deadline: Deadline) -> Iterator[Row]:
     """Yield rows of each case in the order of their worth; one that fails ends no other."""
-    cases = (CASES[0], CASES[3]) if setting.quick else CASES
+    cases = (replace(CASES[3], every_probe=True),) if setting.quick else CASES
     for case in cases:
         if deadline.left_s < 5.0:
             return
