@@ -123,8 +123,8 @@ def main() -> None:
             report=lambda line: print(f"{time.monotonic() - started:6.1f} s  {line}", flush=True),
         )
         stages = [stage for stage in STAGES if stage.name in args.only]
-        if args.device == "cpu":  # limits are a GPU's; here the budget alone ends a stage
-            stages = [replace(stage, limit_s=args.budget_s) for stage in stages]
+        if args.device == "cpu":  # limits, and what stages leave behind, are a GPU's
+            stages = [replace(s, limit_s=args.budget_s, ends_processes=False) for s in stages]
         supervisor.run(stages)
     for each in verdicts(record.rows):
         word = {None: "no measurement", True: "met", False: "MISSED"}[each["met"]]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from megadga.alignment.drawing import ProbeDraws
+from megadga.alignment.gradient import GradientShard
 from megadga.alignment.packing import PackedSequences
 from megadga.alignment.preserving import evaluating
 from megadga.alignment.protocols import Drawn, DrawnPart
@@ -83,6 +84,8 @@ class ProbeCheck:
         self._derivatives = derivatives
         self._parameters: list[nn.Parameter] = []
         self._unproven = True
+        self._random = False  # in evaluation as well
+        self._gradient: GradientShard | None = None
         dtypes = {parameter.dtype for parameter in passes.parameters}
         half = dtypes != {torch.float32} or uses_autocast(passes.engine)
         half |= passes.engine.device.type != "cpu" and _multiplies_coarsely()
@@ -91,6 +94,7 @@ class ProbeCheck:
         if derivatives:
             self._dry(self._check_parameters)
             self._dry(self._check_sequences)
+        self._gradient = None
 
     def renew(self) -> None:
         """Check again if other parameters train now, or some had no gradient at first. Collective.
@@ -142,7 +146,8 @@ class ProbeCheck:
         passes, size = self._passes, max(2, self._size)
         with evaluating(passes.engine.module):
             together = passes.mean_loss(self._sequences, micro_batch_size=size)
-            if not np.isfinite(together) or self._is_random(together, size):
+            self._random = self._is_random(together, size)
+            if self._random or not np.isfinite(together):
                 return True  # nothing can be said
             alone = passes.mean_loss(self._sequences, micro_batch_size=1)
             if not abs(together - alone) <= self._tolerance.loss * abs(alone):
@@ -150,7 +155,7 @@ class ProbeCheck:
             if self._size == 1:
                 return True  # two sequences may not fit into memory with what a gradient needs
             one = passes.gradient(self._sequences, micro_batch_size=1)
-            other = passes.gradient(self._sequences)
+            other = self._gradient = passes.gradient(self._sequences)
         apart = (one.values - other.values).double().square().sum()
         numbers = np.array([float(apart), one.dot(one)])
         off, squared = passes.collective.agreed_sum(numbers)
@@ -193,12 +198,11 @@ class ProbeCheck:
     def _check_sequences(self) -> None:
         """Check that each sequence has the derivatives in a micro-batch that it has alone."""
         passes = self._passes
-        if self._size == 1 or passes.single:
+        if self._size == 1 or passes.single or self._random:
             return
         with evaluating(passes.engine.module):
-            if self._is_random(passes.mean_loss(self._sequences), self._size):
-                return
-            direction = spread_direction(passes, passes.gradient(self._sequences))
+            gradient = self._gradient or passes.gradient(self._sequences)
+            direction = spread_direction(passes, gradient)
             alone = self._of_sequences(direction, 1)
             scale = np.linalg.norm(alone, axis=0)
             for size in sorted({2, self._size}):

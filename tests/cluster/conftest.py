@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 
@@ -14,11 +13,7 @@ ALL = "MEGADGA_TEST_CLUSTER"
 """Variable that asks for the thorough tests too; ``make test-cluster`` sets it."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("cluster"))  # hosts have names and addresses
     if ALL not in os.environ:
         skip = pytest.mark.skip(reason="takes long: make test-cluster runs it")
         for item in items:

@@ -13,14 +13,6 @@ Measured = Callable[[int, str], dict[str, Any]]
 """From a number of ranks and a family of ZeRO stages to what ``workers.alignment`` found."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that look at one job's measurements in the process that has run it."""
-    for item in items:
-        if "measured" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("measured"))
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Domains and specific sets, as ``write_sets`` writes them."""

@@ -20,13 +20,13 @@ def wide(measured: Measured, request: pytest.FixtureRequest) -> list[dict[str, A
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("world_size", "family"), [(2, family) for family in FAMILIES])
 def test_alignments_along_factors_equal_float64_with_the_same_direction(
-    measured: Measured, family: str
+    measured: Measured, world_size: int, family: str
 ) -> None:
-    results = measured(2, family)["factored"]
+    results = measured(world_size, family)["factored"]
 
-    assert len(results) == 2 * len(factored_cases(2, family))
+    assert len(results) == 2 * len(factored_cases(world_size, family))
     for result in results:
         assert result["num_factored"] >= 6
         assert result["error"] < TOLERANCE[result["precision"]], result

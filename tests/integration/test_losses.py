@@ -8,7 +8,7 @@ import pytest
 
 from megadga.config.loading import load_config
 from tests.support.checkpoints import differing
-from tests.support.jobs import alone, by_torchrun, run_job
+from tests.support.jobs import alone, on_ranks, run_job
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, shards: Path) -> Path:
 
 def train(folder: Path, *overrides: str, ranks: int = 1) -> None:
     arguments = ["megadga.cli", "train", "run.yaml", *(f"--set={each}" for each in overrides)]
-    job = run_job(alone(*arguments) if ranks == 1 else by_torchrun(*arguments), folder)
+    job = run_job(alone(*arguments) if ranks == 1 else on_ranks(*arguments, ranks=ranks), folder)
     assert job.code == 0, job.text
 
 

@@ -11,7 +11,7 @@ import pytest
 from megadga.cluster.lock import RunLock
 from tests.support.checkpoints import differing
 from tests.support.engines import RELEASED
-from tests.support.jobs import alone, by_deepspeed, by_torchrun, run_job
+from tests.support.jobs import alone, by_deepspeed, by_torchrun, on_ranks, run_job
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
 
@@ -59,12 +59,14 @@ class Case:
         scheduler: DeepSpeed's block.
         overrides: What the run says otherwise than ``RUN``.
         before_death: What the part that is killed says otherwise than the whole.
+        launched: Whether it is started by launchers, before its death by another than after it.
     """
 
     stage: int
     scheduler: dict[str, Any]
     overrides: tuple[str, ...] = ()
     before_death: tuple[str, ...] = ()
+    launched: bool = False
 
     def released(self, folder: Path) -> bool:
         """Whether ZeRO-3 releases parameters there: in the parts, which end like the whole."""
@@ -76,7 +78,7 @@ TWO_SETS = (
     "short: {path: shards/examples, packing: examples, importance: 2.0}}"
 )
 CASES = {
-    "zero2-fp32-wsd": Case(2, STABLE_DECAY),
+    "zero2-fp32-wsd": Case(2, STABLE_DECAY, launched=True),
     # Without evaluations before its death the run must not differ: they leave no trace.
     "zero3-bf16-cosine": Case(
         3,
@@ -168,10 +170,11 @@ def test_a_run_killed_after_a_checkpoint_ends_like_the_uninterrupted_one(tmp_pat
     buffers = shared_buffers()
     killed_run = ["tests.integration.workers.killed_run", "run.yaml", "5"]
 
-    uninterrupted = run_job(by_torchrun(*train_arguments(*case.overrides)), whole)
-    killed = run_job(by_torchrun(*killed_run, *case.overrides, *case.before_death), parts)
+    start, start_again = (by_torchrun, by_deepspeed) if case.launched else (on_ranks, on_ranks)
+    uninterrupted = run_job(start(*train_arguments(*case.overrides)), whole)
+    killed = run_job(start(*killed_run, *case.overrides, *case.before_death), parts)
     written_before = records(parts)
-    resumed = run_job(by_deepspeed(*train_arguments(*case.overrides)), parts)
+    resumed = run_job(start_again(*train_arguments(*case.overrides)), parts)
 
     assert uninterrupted.code == 0, uninterrupted.text
     assert killed.code != 0

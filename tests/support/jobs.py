@@ -3,10 +3,17 @@
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.ranks import free_port, own_session, rank_environment
+from tests.support.ranks import (
+    environments_of_ranks,
+    free_port,
+    own_session,
+    rank_environment,
+)
+from tests.support.warm import run_warm
 
 
 @dataclass(frozen=True)
@@ -22,9 +29,27 @@ class Finished:
     text: str
 
 
-def alone(*arguments: str) -> list[str]:
+@dataclass(frozen=True)
+class Program:
+    """A Python program without a launcher.
+
+    Attributes:
+        arguments: Those of the interpreter: ``-m MODULE`` or a script, then the program's own.
+        ranks: As many processes, each told its rank; 0: one that is told nothing.
+    """
+
+    arguments: tuple[str, ...]
+    ranks: int = 0
+
+
+def alone(*arguments: str) -> Program:
     """A module as one process, without a launcher."""
-    return [sys.executable, "-m", *arguments]
+    return Program(("-m", *arguments))
+
+
+def on_ranks(*arguments: str, ranks: int = 2) -> Program:
+    """A module on several ranks, without a launcher."""
+    return Program(("-m", *arguments), ranks)
 
 
 def by_torchrun(*arguments: str, ranks: int = 2) -> list[str]:
@@ -53,7 +78,7 @@ def by_deepspeed(
 
 
 def run_job(
-    command: list[str],
+    command: list[str] | Program,
     folder: Path,
     *,
     timeout_s: float = 300,
@@ -67,6 +92,8 @@ def run_job(
     environment = rank_environment(**variables)
     if packages is not None:
         environment["PYTHONPATH"] += f"{os.pathsep}{packages}"
+    if isinstance(command, Program):
+        return _run_program(command, folder, environment, timeout_s=timeout_s)
     with own_session(
         command,
         cwd=folder,
@@ -76,3 +103,19 @@ def run_job(
     ) as process:
         text, _ = process.communicate(timeout=timeout_s)
     return Finished(process.returncode, text.decode())
+
+
+def _run_program(
+    program: Program, folder: Path, environment: dict[str, str], *, timeout_s: float
+) -> Finished:
+    command = [sys.executable, *program.arguments]
+    told = environments_of_ranks(program.ranks) if program.ranks else [{}]
+    with tempfile.NamedTemporaryFile() as output:
+        codes = run_warm(
+            command,
+            folder=folder,
+            environments=[environment | each for each in told],
+            output=Path(output.name),
+            timeout_s=timeout_s,
+        )
+        return Finished(next(filter(None, codes), 0), Path(output.name).read_text())

@@ -12,10 +12,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "zero3": ("3", "3-offload", "3-released"),
 }
 
-_SOME = ("llama", "hf-llama", "llama-compiled", "gpt2", "small")
-_OTHERS = ("llama-checkpointed", "llama-autocast", "llama-untied", "hf-llama-checkpointed")
-# On four ranks, those that take no second of each rank to import.
+# On four ranks, those that take no second of each rank to build.
 _QUICK = ("small", "llama", "llama-untied", "llama-checkpointed")
+_OTHERS = ("hf-llama", "llama-compiled", "gpt2", "llama-autocast", "hf-llama-checkpointed")
 
 
 @dataclass(frozen=True)
@@ -43,43 +42,59 @@ def exactness_cases(world_size: int, family: str) -> list[ProbeCase]:
     """What alignments are compared with float64 on, a number of ranks and a family of stages.
 
     All three probes go through each case. Of the full product of stages, ranks, precisions,
-    models and packings these are about a tenth, chosen so that every stage, with and without
-    offload, meets every precision on every number of ranks; every stage every model; and every
-    packing every stage and every number of ranks. As all probes see each case, every one meets
-    all that models have (tied weights, checkpointing, compilation, autocast, layers that only
-    Hugging Face has). ``test_alignment`` holds the choice to that.
+    models and packings these are few, chosen so that every stage, with and without offload, meets
+    every precision on every number of ranks; every stage every model; and every packing every
+    stage and every number of ranks. As all probes see each case, every one meets all that models
+    have (tied weights, checkpointing, compilation, autocast, layers that only Hugging Face has).
+    ``test_alignment`` holds the choice to that.
     """
-    return [case for kind in FAMILIES[family] for case in _of_kind(world_size, kind)]
+    return [
+        case
+        for nth, kind in enumerate(FAMILIES[family])
+        for case in _of_models(kind, _models(world_size, kind), first=nth + world_size // 2)
+    ]
 
 
-def _of_kind(world_size: int, kind: str) -> list[ProbeCase]:
-    offload = kind.endswith("-offload")
-    odd = int(kind[0]) % 2
-    models: Sequence[str]
+def _models(world_size: int, kind: str) -> Sequence[str]:
+    """Return the models of one kind of engine: two or more, so that both precisions are met."""
+    stage = [each for kinds in FAMILIES.values() for each in kinds if each[0] == kind[0]]
+    quick = {each: _QUICK[2 * (nth % 2) :][:2] for nth, each in enumerate(stage)}
     if world_size == 4:
-        models = _QUICK[2 * offload :][:2]
-    else:  # what one stage tries on one rank, the next tries on two
-        models = (_SOME, _OTHERS)[(world_size + odd + offload) % 2]
-        models = (models[0], models[2]) if offload else models
-    cases: list[ProbeCase] = []
-    for place, model in enumerate(models):
-        # DeepSpeed refuses autocast of anything but float32.
-        half = (place + odd) % 2 == 0 and model != "llama-autocast"
-        packing = PACKINGS[(place // 2 + world_size // 2 + odd) % 2]
-        cases.append(ProbeCase(kind, PRECISIONS[half], model, packing))
-    return cases
+        return quick[kind]
+    places = [(each, size) for each in stage for size in (1, 2)]
+    on_four = {model for models in quick.values() for model in models}
+    pool = [*_OTHERS, *(model for model in _QUICK if model not in on_four), *sorted(on_four)]
+    num_needed = max(2 * len(places), len(pool) - len(on_four))
+    again = [model for model in pool if model != "llama-compiled"]  # which takes longest
+    of_stage = [*pool, *again][:num_needed]
+    nth, of = places.index((kind, world_size)), len(places)
+    return of_stage[nth * num_needed // of : (nth + 1) * num_needed // of]
+
+
+def _of_models(kind: str, models: Sequence[str], *, first: int) -> list[ProbeCase]:
+    # DeepSpeed refuses autocast of anything but float32.
+    ordered = sorted(models, key=lambda model: model != "llama-autocast")
+    if "llama-autocast" not in models and first % 2:
+        ordered.reverse()
+    return [
+        ProbeCase(kind, PRECISIONS[place % 2], model, PACKINGS[(place // 2 + place + first) % 2])
+        for place, model in enumerate(ordered)
+    ]
 
 
 def preconditioned_cases(world_size: int, family: str) -> list[ProbeCase]:
     """What preconditioned alignments are compared with float64 on: none on four ranks.
 
-    Every stage, with and without offload, in every precision. One model owns parameters of every
-    kind; the other is checkpointed.
+    Every stage, with and without offload, in every precision: in one on one rank, in the other
+    on two. One model owns parameters of every kind; the other is checkpointed.
     """
     if world_size == 4:
         return []
     model = {1: "llama-checkpointed", 2: "small"}[world_size]
-    return [ProbeCase(k, precision, model) for k in FAMILIES[family] for precision in PRECISIONS]
+    return [
+        ProbeCase(kind, PRECISIONS[(nth + world_size) % 2], model)
+        for nth, kind in enumerate(FAMILIES[family])
+    ]
 
 
 def factored_cases(world_size: int, family: str) -> list[ProbeCase]:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.support.warm import run_warm
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -50,36 +52,31 @@ def own_session(command: list[str], **options: Any) -> Generator[subprocess.Pope
         process.wait()
 
 
+def environments_of_ranks(world_size: int) -> list[dict[str, str]]:
+    """What a launcher tells each rank of a new job on this machine."""
+    shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+
+
 def run_ranks(
     module: str, world_size: int, tmp_path: Path, *arguments: str, timeout_s: float = 300
 ) -> Any:
     """Run ``python -m module OUTPUT *arguments`` on each rank; return rank 0's JSON."""
-    port = free_port()
     output = tmp_path / f"{module.rsplit('.', 1)[-1]}-{world_size}.json"
     log = tmp_path / f"{output.stem}.log"
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={world_size}",
-        "--master-addr=127.0.0.1",
-        f"--master-port={port}",
-        "-m",
-        module,
-        str(output),
-        *arguments,
-    ]
+    told = environments_of_ranks(world_size)
     try:
-        with (
-            log.open("wb") as sink,
-            own_session(
-                launcher, cwd=REPOSITORY, env=rank_environment(), stdout=sink, stderr=sink
-            ) as process,
-        ):
-            code = process.wait(timeout=timeout_s)
+        codes = run_warm(
+            [sys.executable, "-m", module, str(output), *arguments],
+            folder=REPOSITORY,
+            environments=[rank_environment(**each) for each in told],
+            output=log,
+            timeout_s=timeout_s,
+        )
     finally:
-        remove_shared_buffers(port)
-    assert code == 0, f"{module} ended with {code}:\n{log.read_text()[-6000:]}"
+        remove_shared_buffers(int(told[0]["MASTER_PORT"]))
+    assert codes == [0] * world_size, f"{module} ended with {codes}:\n{log.read_text()[-6000:]}"
     return json.loads(output.read_text())
 
 

@@ -30,10 +30,12 @@ class Reference:
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def mean_loss(self, tokens: IntArray) -> Tensor:
-        """Return the mean over all targets."""
-        sequences = [s[s != PADDING][None] for s in torch.from_numpy(tokens)]
-        targets = torch.tensor([s.shape[1] - 1 for s in sequences])
-        losses = torch.stack([self.loss(self.module, sequence) for sequence in sequences])
+        """Return the mean over all targets; sequences of one length go through together."""
+        sequences = [s[s != PADDING] for s in torch.from_numpy(tokens)]
+        lengths = sorted({len(s) for s in sequences})
+        alike = [torch.stack([s for s in sequences if len(s) == length]) for length in lengths]
+        targets = torch.tensor([some.shape[0] * (some.shape[1] - 1) for some in alike])
+        losses = torch.stack([self.loss(self.module, some) for some in alike])
         return (losses * targets).sum() / targets.sum()
 
     def gradient(self, tokens: IntArray) -> Tensor:

@@ -1,7 +1,7 @@
 """What an update holds and what it sends, counted on this rank. Collective throughout."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,12 +47,12 @@ def peak_bytes(device: torch.device, warm: Callable[[], Any], run: Callable[[], 
     return storages.peak
 
 
-def memory_rows(bench: Workbench) -> list[Row]:
+def memory_rows(bench: Workbench, probes: Sequence[str] = PROBES) -> list[Row]:
     """Return the peak of an update of each probe, and how it compares with a step's."""
     device, size = bench.engine.device, bench.num_parameter_bytes
     plain = peak_bytes(device, bench.train, bench.train)
     rows: list[Row] = []
-    for probe in PROBES:
+    for probe in probes:
         run: list[Callable[[int], None]] = []
 
         def warm(probe: str = probe, run: list[Callable[[int], None]] = run) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from alignment_bench.accounting import memory_rows
+from alignment_bench.case import PROBES
 from alignment_bench.tokens import write_tokens
 from alignment_bench.workbench import Workbench, make_engine
 
@@ -40,7 +41,7 @@ def profiling(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: A
     path = setting.output / f"profile-{PRESET}.txt"
     path.write_text(_table(profiler, setting))
     yield {"check": "profile", "model": PRESET, "file": path.name, **_busy(profiler, setting)}
-    for row in memory_rows(bench):
+    for row in memory_rows(bench, ("directional",) if setting.quick else PROBES):
         yield {"check": "memory", **row}
     bench.engine.destroy()
 

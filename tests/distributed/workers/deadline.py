@@ -51,11 +51,20 @@ def fail_alone(ranks):
 
 
 def start_finished(folder, ranks):
-    """Start a run whose end the first rank alone can see; return what becomes of it everywhere."""
-    folder.mkdir()
-    write_sets(folder, num_domains=2)
-    config = load_config(write_run(folder))
-    with contextlib.chdir(folder):
+    """Start a run whose end the first rank alone can see; return what becomes of it everywhere.
+
+    The output folder has one path, and what lies there is another folder for every rank.
+    """
+    run = folder / "run.yaml"
+    if ranks.rank == 0:
+        folder.mkdir()
+        write_sets(folder, num_domains=2)
+        write_run(folder)
+    dist.barrier()
+    own = folder / f"rank-{ranks.rank}"
+    own.mkdir()
+    with contextlib.chdir(own):
+        config = load_config(run, ["output=/proc/self/cwd/out"])
         config.output.mkdir()
         RunMarkers(config, writes=ranks.rank == 0).end(10, finished=True)
         try:
@@ -71,7 +80,7 @@ def main() -> None:
     os.environ["MEGADGA_DEADLINE_S"] = deadline_s
     with process_group() as deadline:
         ranks = ProcessGroupCollective(None, torch.device("cpu"))
-        finished = start_finished(output.parent / f"rank-{ranks.rank}", ranks)
+        finished = start_finished(output.parent / "finished", ranks)
         build_engine(small, settings("1", "fp32"))
         dist.new_group([0, 1])
         limit_waiting(deadline)
