@@ -5,27 +5,31 @@ from pathlib import Path
 
 import numpy as np
 
-from megadga.alignment.methods import Directional, InFlight, Probing, Sharded
-from megadga.alignment.overhead import Reads, num_compared, num_measured, predicted_overhead
 from megadga.arrays import FloatArray
-from megadga.build.basis import RunBasis
-from megadga.build.data import RunData, open_data
-from megadga.build.inputs import check_output
-from megadga.build.mixture import Mixture, make_mixture
-from megadga.build.reference import RunReference
-from megadga.build.shape import model_shape
-from megadga.build.unlikely import find_unlikely
 from megadga.config.deepspeed import accumulation_steps, describe_settings
-from megadga.config.models import RunConfig
+from megadga.config.run import RunConfig
 from megadga.config.sections import LossReweightingSection
-from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeeds
+from megadga.data.domain import SequenceSet
+from megadga.data.folder import DomainSource, Examples
+from megadga.data.manifest import read_manifest
+from megadga.data.sampler import cap_weights
+from megadga.data.verify import FolderCheck, find_folders, plan_checks
+from megadga.mixers.base import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeeds
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
-from megadga.sampling.caps import cap_weights
-from megadga.shards.examples import Examples
-from megadga.shards.folder import DomainSource
-from megadga.shards.manifest import read_manifest
-from megadga.shards.sequences import SequenceSet
-from megadga.shards.verify import FolderCheck, find_folders, plan_checks
+from megadga.probes.methods import (
+    Directional,
+    InFlight,
+    Probing,
+    Reads,
+    Sharded,
+    num_compared,
+    num_measured,
+    predicted_overhead,
+)
+from megadga.train.data import RunData, check_output, open_data
+from megadga.train.mixture import Mixture, RunBasis, make_mixture
+from megadga.train.reference import RunReference, model_shape
+from megadga.train.unlikely import find_unlikely
 
 MOST_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""

@@ -14,25 +14,24 @@ from typing import Any
 
 from tqdm import tqdm
 
-from megadga.build.inputs import no_checkpoint
-from megadga.build.shape import describe_size
 from megadga.check import check, plan_leakage, plan_verification
-from megadga.cluster.failures import failures_noted, note_presence
-from megadga.cluster.launching.options import count, machines, ranks
-from megadga.cluster.markers import RunFinishedError, finished_step
-from megadga.cluster.quiet import prints_of_first_rank, quieten
-from megadga.cluster.ranks import rank_to_tell, read_ranks
-from megadga.cluster.stopping import STOPPED, StopSignal
-from megadga.config.describe import describe
 from megadga.config.loading import load_config
-from megadga.config.models import RunConfig
+from megadga.config.run import RunConfig
+from megadga.config.validation import describe
 from megadga.console import draws_bars, in_console, whole_number
+from megadga.data.verify import FolderCheck, verify_shard
 from megadga.errors import ConfigError, DivergedError, MegadgaError, ShardError
-from megadga.prepare.leakage.report import complain, render_leakage
-from megadga.prepare.leakage.search import LeakageRule, LeakageSearch
+from megadga.launch.plan import count, machines, ranks
+from megadga.launch.quiet import prints_of_first_rank, quieten
+from megadga.launch.ranks import rank_to_tell, read_ranks
+from megadga.launch.supervision import STOPPED, StopSignal
+from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, complain, render_leakage
 from megadga.prepare.workers import open_processes
-from megadga.shards.verify import FolderCheck, verify_shard
-from megadga.train.folder import CHECKPOINTS, checkpoint_path, latest_checkpoint
+from megadga.run_folder.checkpoints import CHECKPOINTS, checkpoint_path, latest_checkpoint
+from megadga.run_folder.failures import failures_noted, note_presence
+from megadga.run_folder.markers import RunFinishedError, finished_step
+from megadga.train.data import no_checkpoint
+from megadga.train.reference import describe_size
 
 USER_ERROR = 2
 """Exit code for what the user can mend, as argparse has it."""
@@ -218,7 +217,7 @@ def _train(options: argparse.Namespace) -> int:
                 return _nothing_left(config, step)
         rank = rank_to_tell(os.environ)
         quieten(os.environ, rank=rank)
-        from megadga.build.run import open_run  # noqa: PLC0415
+        from megadga.train.assembly import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
         try:
@@ -265,7 +264,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise no_checkpoint(config)
     rank = rank_to_tell(os.environ)
     quieten(os.environ, rank=rank)
-    from megadga.build.run import open_run  # noqa: PLC0415
+    from megadga.train.assembly import open_run  # noqa: PLC0415
     from megadga.train.loop import evaluate  # noqa: PLC0415
     from megadga.train.metrics import MetricsFile  # noqa: PLC0415
 
@@ -338,7 +337,7 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from megadga.doctor.command import run_doctor  # noqa: PLC0415
+    from megadga.launch.doctor.diagnosis import run_doctor  # noqa: PLC0415
 
     return (
         UNFIT
@@ -355,8 +354,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from megadga.demo.run import run_demo  # noqa: PLC0415
-    from megadga.demo.runs import STEPS  # noqa: PLC0415
+    from megadga.demo.run import STEPS, run_demo  # noqa: PLC0415
 
     run_demo(
         options.output,

@@ -5,10 +5,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.console import draws_bars, run_program, tool_parser
+from megadga.data.create import adopt_shards, count_token_bytes
+from megadga.data.inspection import render_table, summarize
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
-from megadga.shards.adopt import adopt_shards, count_token_bytes
-from megadga.shards.inspection import render_table, summarize
 
 EPILOG = """\
 example:

@@ -11,9 +11,12 @@ from pathlib import Path
 from megadga.console import run_program, tool_parser
 from megadga.demo.benchmark import prepare_corpus
 from megadga.errors import MegadgaError
-from megadga.prepare.clustering.assignment import assign_inputs
-from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
-from megadga.prepare.clustering.purity import summarize_clusters
+from megadga.prepare.clustering.clusters import assign_inputs
+from megadga.prepare.clustering.learning import (
+    ClusteringRecipe,
+    learn_clusters,
+    summarize_clusters,
+)
 from megadga.prepare.pieces import plan_cut
 from megadga.prepare.tokenizer import load_tokenizer
 

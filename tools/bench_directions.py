@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
-from megadga.alignment.methods import ProbeBudget
-from megadga.build.ranks import process_group
 from megadga.console import run_program, tool_parser
+from megadga.data.folder import DomainSource, open_domain, open_domains
 from megadga.demo.benchmark import prepare_shards
 from megadga.errors import ConfigError, MegadgaError
-from megadga.shards.folder import DomainSource, open_domain, open_domains
+from megadga.probes.methods import ProbeBudget
+from megadga.train.ranks import process_group
 from trials.directions_report import draw, record, tables, weights_of
 from trials.training import Recipe, Trained, train
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from megadga.arrays import TokenArray
 from megadga.console import run_program, tool_parser
-from megadga.report.records import read_records
-from megadga.shards.create import create_domain
-from megadga.shards.manifest import TokenizerIdentity
+from megadga.data.create import create_domain
+from megadga.data.manifest import TokenizerIdentity
+from megadga.report.history import read_records
 from trials.interleaving import PLAIN, Overhead, Segment, overheads, specific_sequences
 
 TOKENIZER = TokenizerIdentity("sentencepiece", "0" * 64, vocab_size=1024, eod=2)

@@ -27,13 +27,19 @@ from tqdm import tqdm
 
 from megadga.arrays import FloatArray, TokenArray
 from megadga.console import run_program, tool_parser
-from megadga.sampling.sampler import BatchPlan, MixtureSampler
-from megadga.shards.create import create_domain
-from megadga.shards.domain import Domain
-from megadga.shards.folder import open_domains
-from megadga.shards.grouping import Bounds, Grouping, write_grouping
-from megadga.shards.manifest import TokenizerIdentity, read_manifest, write_manifest
-from megadga.shards.reader import read_windows
+from megadga.data.create import create_domain
+from megadga.data.domain import Domain
+from megadga.data.folder import open_domains
+from megadga.data.manifest import (
+    Bounds,
+    Grouping,
+    TokenizerIdentity,
+    read_manifest,
+    write_grouping,
+    write_manifest,
+)
+from megadga.data.reader import read_windows
+from megadga.data.sampler import BatchPlan, MixtureSampler
 
 with warnings.catch_warnings(action="ignore"):  # importing it makes torch warn of its own code
     from megatron.core.datasets.blended_dataset import BlendedDataset

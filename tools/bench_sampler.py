@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from megadga.console import run_program
-from megadga.sampling.sampler import MixtureSampler
+from megadga.data.sampler import MixtureSampler
 
 
 def time_plans(

@@ -20,8 +20,7 @@ import tempfile
 from pathlib import Path
 
 from megadga.console import run_program, tool_parser
-from megadga.demo.data import collect_documents, learn_tokenizer, write_shards
-from megadga.demo.folder import DemoFolder
+from megadga.demo.run import DemoFolder, collect_documents, learn_tokenizer, write_shards
 
 TOOLS = Path(__file__).absolute().parent
 ROOT = TOOLS.parent

@@ -1,8 +1,8 @@
 """Turn text into shards of domains, on one machine or, under mpirun, on many."""
 
 from megadga.console import run_program, tool_parser
+from megadga.data.inspection import render_table, summarize
 from megadga.errors import MegadgaError
-from megadga.prepare.bars import Bars
 from megadga.prepare.pipeline.build import build_shards
 from megadga.prepare.pipeline.command import (
     add_options,
@@ -10,9 +10,9 @@ from megadga.prepare.pipeline.command import (
     read_build,
     read_execution,
 )
-from megadga.prepare.ranks import open_workers
+from megadga.prepare.progress import Bars
 from megadga.prepare.reading.inputs import expand_inputs, left_out_lines
-from megadga.shards.inspection import render_table, summarize
+from megadga.prepare.workers import open_workers
 
 EPILOG = """\
 examples:

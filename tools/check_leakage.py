@@ -5,12 +5,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.console import draws_bars, run_program, tool_parser
+from megadga.data.folder import open_split, read_folders
+from megadga.data.inspection import find_sources
 from megadga.errors import MegadgaError
-from megadga.prepare.leakage.report import complain, render_leakage, write_leakage
-from megadga.prepare.leakage.search import LeakageRule, plan_search
+from megadga.prepare.leakage.search import (
+    LeakageRule,
+    complain,
+    plan_search,
+    render_leakage,
+    write_leakage,
+)
 from megadga.prepare.tokenizer import load_tokenizer
-from megadga.shards.folder import open_split, read_folders
-from megadga.shards.inspection import find_sources
 
 EPILOG = """\
 example:

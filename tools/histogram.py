@@ -4,13 +4,13 @@ from pathlib import Path
 
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
-from megadga.prepare.bars import Bars
 from megadga.prepare.clustering import references
 from megadga.prepare.clustering.clusters import Clustering
-from megadga.prepare.clustering.histograms import Smoothing
-from megadga.prepare.options import add_reading_options
+from megadga.prepare.clustering.references import Smoothing
 from megadga.prepare.pieces import plan_cut
-from megadga.prepare.reading.bad import BadRecords, MaxBad
+from megadga.prepare.pipeline.command import add_reading_options
+from megadga.prepare.progress import Bars
+from megadga.prepare.reading.records import BadRecords, MaxBad
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\

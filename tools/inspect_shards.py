@@ -6,9 +6,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.console import draws_bars, run_program, tool_parser
+from megadga.data.inspection import find_sources, inspect_domain, read_document, render_table
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
-from megadga.shards.inspection import find_sources, inspect_domain, read_document, render_table
 
 EPILOG = """\
 examples:

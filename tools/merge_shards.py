@@ -5,10 +5,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.console import draws_bars, run_program, tool_parser
+from megadga.data.create import SHARD_TOKENS, merge_domains, read_sources
+from megadga.data.inspection import render_table, summarize
 from megadga.errors import MegadgaError
-from megadga.shards.create import SHARD_TOKENS
-from megadga.shards.inspection import render_table, summarize
-from megadga.shards.merge import merge_domains, read_sources
 
 EPILOG = """\
 example:

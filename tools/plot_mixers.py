@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from megadga.console import run_program
-from megadga.mixing.dga import Dga
-from megadga.mixing.doge import Doge
-from megadga.mixing.doremi import Doremi
-from megadga.mixing.grape import Grape
-from megadga.mixing.guards import total_variation
-from megadga.mixing.odm import Odm
-from megadga.mixing.scheduler import Scheduler
-from megadga.mixing.static import Static, uniform_weights
+from megadga.mixers.base import Scheduler
+from megadga.mixers.dga import Dga
+from megadga.mixers.doge import Doge
+from megadga.mixers.doremi import Doremi
+from megadga.mixers.grape import Grape
+from megadga.mixers.odm import Odm
+from megadga.mixers.safeguards import total_variation
+from megadga.mixers.static import Static, uniform_weights
 from trials.convex import make_bed, train
 
 BED = make_bed()

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
-from megadga.prepare.bars import Bars
+from megadga.prepare.clustering.embedding import SentenceEmbedder
 from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
-from megadga.prepare.clustering.sentences import SentenceEmbedder
-from megadga.prepare.options import add_reading_options
 from megadga.prepare.pieces import plan_cut
-from megadga.prepare.reading.bad import MaxBad
+from megadga.prepare.pipeline.command import add_reading_options
+from megadga.prepare.progress import Bars
 from megadga.prepare.reading.inputs import expand_inputs
+from megadga.prepare.reading.records import MaxBad
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\

@@ -6,9 +6,9 @@ from tqdm import tqdm
 
 from megadga.console import draws_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
-from megadga.prepare.options import add_reading_options
-from megadga.prepare.reading.bad import BadRecords, MaxBad
+from megadga.prepare.pipeline.command import add_reading_options
 from megadga.prepare.reading.inputs import expand_inputs, left_out_lines
+from megadga.prepare.reading.records import BadRecords, MaxBad
 from megadga.prepare.training import sample_texts, train_tokenizer
 
 EPILOG = """\

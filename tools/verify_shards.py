@@ -7,9 +7,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.console import draws_bars, run_program, tool_parser
+from megadga.data.verify import find_folders, plan_checks, verify_shard
 from megadga.errors import MegadgaError
 from megadga.prepare.workers import open_processes
-from megadga.shards.verify import find_folders, plan_checks, verify_shard
 
 EPILOG = """\
 example:

@@ -15,10 +15,10 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from megadga.mixing.dga import Dga
-from megadga.mixing.static import uniform_weights
+from megadga.data.folder import DomainSource, open_domain, open_domains
+from megadga.mixers.dga import Dga
+from megadga.mixers.static import uniform_weights
 from megadga.plugin import DgaPlugin, Sampling
-from megadga.shards.folder import DomainSource, open_domain, open_domains
 
 
 class BigramModel(nn.Module):

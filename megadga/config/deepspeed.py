@@ -1,14 +1,19 @@
-"""DeepSpeed's settings for a run on a known number of ranks. Knows no DeepSpeed but its JSON."""
+"""DeepSpeed's settings for a run on a known number of ranks."""
 
 import copy
 from collections.abc import Mapping
 from typing import Any
 
 from megadga.config.contradictions import BF16_BLOCKS, PRECISION_BLOCKS, stated, with_total
-from megadga.config.deepspeed_keys import DEFAULT_CLIPPING, DEFAULT_RATE, DEFAULT_RATES
-from megadga.config.deepspeed_names import optimizer_name
-from megadga.config.models import RunConfig
-from megadga.config.schedule import STABLE_DECAY, StableDecaySection
+from megadga.config.deepspeed_keys import (
+    DEFAULT_CLIPPING,
+    DEFAULT_RATE,
+    DEFAULT_RATES,
+    STABLE_DECAY,
+    StableDecaySection,
+    optimizer_name,
+)
+from megadga.config.run import RunConfig
 
 
 def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:

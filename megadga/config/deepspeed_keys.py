@@ -1,13 +1,41 @@
-"""The keys of DeepSpeed 0.19 and the optimizers and schedulers of torch 2.13, as data.
+"""Keys, optimizers and schedulers that DeepSpeed 0.19 accepts, and a search for others."""
 
-A run's settings are validated before DeepSpeed is imported, which takes seconds, and DeepSpeed
-itself passes over most keys that it does not know. A test proves the tables equal to DeepSpeed's
-configuration models and to the signatures of the optimizers and schedulers.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Union
+from difflib import get_close_matches
+from typing import Any, Self, Union, cast
+
+from pydantic import model_validator
+
+from megadga.config.validation import CLOSE, KeyPath, Mistake, as_error, dotted, shown
+from megadga.section import Count, Section, Share, Whole
+
+STABLE_DECAY = "WarmupStableDecayLR"
+"""The ``scheduler.type`` in DeepSpeed's JSON that selects it."""
+
+
+class StableDecaySection(Section):
+    """Linear warm-up to the optimizer's learning rate, a plateau, then linear decay."""
+
+    warmup_num_steps: Whole
+    """Optimizer steps of warm-up, at least 0."""
+    decay_num_steps: Whole
+    """Optimizer steps of decay, the last ones, at least 0."""
+    total_num_steps: Count
+    """Optimizer steps of the whole schedule; "auto" in the file: training.steps."""
+    warmup_min_ratio: Share = 0.0
+    """Learning rate where warm-up starts, as a share of the optimizer's, in [0, 1]."""
+    min_ratio: Share = 0.0
+    """Learning rate where decay ends, as a share of the optimizer's, in [0, 1]."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup_num_steps + self.decay_num_steps > self.total_num_steps:
+            expected = f"at most {self.total_num_steps - self.warmup_num_steps} (total - warm-up)"
+            found = str(self.decay_num_steps)
+            raise as_error([Mistake(("decay_num_steps",), expected, found)])
+        return self
+
 
 Keys = Mapping[str, Union["Keys", None]]
 """Keys of a mapping, each with those below it; None: a value, or anything that is its own."""
@@ -49,15 +77,23 @@ REMOVED = _set(
 )
 """Top-level keys of older versions, which DeepSpeed refuses."""
 
+
 REMOVED_OF_ZERO = _set("mics_hierarchical_params_gather mics_shard_size zeropp_loco_param")
 """Likewise of ``zero_optimization``."""
+
 
 _BF16 = _names(
     "bf16_master_weights_and_grads bf16_optimizer_states check_grad_overflow enabled "
     "immediate_grad_update"
 )
+
+
 _FILES = _names("enabled job_name output_path")
+
+
 _TP = _names("mpu tp_grain_size tp_group tp_size")
+
+
 KEYS: Keys = {
     **_names(
         "communication_data_type dataloader_drop_last datastates_ckpt disable_allgather "
@@ -191,6 +227,7 @@ KEYS: Keys = {
 }
 """What a run's DeepSpeed settings may have; ``params`` is told by the type beside it."""
 
+
 OPTIMIZERS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "Adagrad": {
         "accelerator": _set(
@@ -247,6 +284,7 @@ OPTIMIZERS: Mapping[str, Mapping[str, frozenset[str]]] = {
 so, ``cpu`` where ZeRO offloads to it, ``accelerator`` elsewhere, or ``any``. DeepSpeed ignores the
 case of these names."""
 
+
 TORCH_OPTIMIZERS: Mapping[str, frozenset[str]] = {
     "ASGD": _set("alpha capturable differentiable foreach lambd lr maximize t0 weight_decay"),
     "Adadelta": _set("capturable differentiable eps foreach lr maximize rho weight_decay"),
@@ -274,8 +312,10 @@ TORCH_OPTIMIZERS: Mapping[str, frozenset[str]] = {
 }
 """Parameters of torch's, which DeepSpeed finds by their exact names."""
 
+
 FOREIGN_OPTIMIZERS = ("MuAdam", "MuAdamW", "MuSGD")
 """Optimizers of the package mup: their parameters are not known here."""
+
 
 SCHEDULERS: Mapping[str, Parameters] = {
     "ChainedScheduler": _parameters("schedulers!"),
@@ -325,6 +365,7 @@ SCHEDULERS: Mapping[str, Parameters] = {
 }
 """Parameters of DeepSpeed's schedulers, and of torch's where DeepSpeed has none of the name."""
 
+
 DEFAULT_RATES: Mapping[str, float] = {
     "Adadelta": 1.0,
     "Adafactor": 0.01,
@@ -338,6 +379,174 @@ DEFAULT_RATES: Mapping[str, float] = {
 }
 """Learning rates of optimizers that say none, where it is not ``DEFAULT_RATE``."""
 
+
 DEFAULT_RATE = 1e-3
+
+
 DEFAULT_CLIPPING = 1.0
 """Norm that DeepSpeed clips gradients to if its settings say nothing; 0: it does not."""
+
+
+_ROOT: KeyPath = ("deepspeed",)
+
+
+_CPU = ("cpu", "nvme")
+
+
+_MOST_NAMED = 25
+"""Names that a message lists."""
+
+
+_ELSEWHERE: Mapping[str, str] = {
+    "max_grad_norm": "gradient_clipping",
+    "clip_grad": "gradient_clipping",
+    "grad_clip": "gradient_clipping",
+    "learning_rate": "optimizer.params.lr",
+    "lr": "optimizer.params.lr",
+    "weight_decay": "optimizer.params.weight_decay",
+    "betas": "optimizer.params.betas",
+}
+"""Names that other programs have for settings, or that stand in another place."""
+
+
+def find_unknown_names(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Yield every key, optimizer, scheduler and parameter that DeepSpeed does not know.
+
+    Args:
+        settings: DeepSpeed's, as its JSON has them.
+    """
+    yield from _keys(settings, KEYS, _ROOT)
+    yield from _optimizer(settings)
+    yield from _scheduler(settings)
+
+
+def optimizer_name(settings: Mapping[str, Any]) -> str | None:
+    """Return the known optimizer of the settings, in its own spelling; None: it is not known."""
+    found = settings.get("optimizer", {}).get("type")
+    if not isinstance(found, str):
+        return None
+    of_deepspeed = (*OPTIMIZERS, *FOREIGN_OPTIMIZERS)
+    named = next((name for name in of_deepspeed if name.lower() == found.lower()), None)
+    return named or (found if found in TORCH_OPTIMIZERS else None)
+
+
+def _keys(settings: Mapping[str, Any], known: Keys, path: KeyPath) -> Iterator[Mistake]:
+    for name, value in settings.items():
+        here = (*path, name)
+        if name not in known:
+            removed = {_ROOT: REMOVED, (*_ROOT, "zero_optimization"): REMOVED_OF_ZERO}
+            if name in removed.get(path, ()):
+                found = f"{name!r}, which DeepSpeed 0.19 has removed"
+                yield Mistake(here, "a key of DeepSpeed's", found)
+            else:
+                yield _unknown(here, known, "key", _elsewhere(name))
+        elif (below := known[name]) is not None:
+            if isinstance(value, Mapping):
+                yield from _keys(cast("Mapping[str, Any]", value), below, here)
+            elif value is not None or path == _ROOT:
+                yield Mistake(here, "a mapping", "nothing" if value is None else shown(value))
+
+
+def _optimizer(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+    section = settings.get("optimizer")
+    if not isinstance(section, Mapping):
+        return
+    name = optimizer_name(settings)
+    if name is None:
+        names = (*OPTIMIZERS, *TORCH_OPTIMIZERS, *FOREIGN_OPTIMIZERS)
+        yield _unknown_type("optimizer", cast("Mapping[str, Any]", section), names)
+    elif name not in FOREIGN_OPTIMIZERS:
+        params = cast("Mapping[str, Any]", section).get("params", {})
+        if name in OPTIMIZERS:
+            known = OPTIMIZERS[name][_implementation(name, settings, params)]
+        else:
+            known = TORCH_OPTIMIZERS[name]
+        yield from _params("optimizer", params, known, ())
+
+
+def _implementation(name: str, settings: Mapping[str, Any], params: Any) -> str:
+    """Return which of an optimizer's implementations DeepSpeed takes."""
+    kinds = OPTIMIZERS[name]
+    if "any" in kinds:
+        return "any"
+    if "torch" in kinds and isinstance(params, Mapping) and params.get("torch_adam"):
+        return "torch"
+    zero: Any = settings.get("zero_optimization", {})
+    offload: Any = zero.get("offload_optimizer")
+    device: Any = (
+        cast("Mapping[str, Any]", offload).get("device") if isinstance(offload, Mapping) else None
+    )
+    return "cpu" if zero.get("cpu_offload") or device in _CPU else "accelerator"
+
+
+def _scheduler(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+    section = settings.get("scheduler")
+    if not isinstance(section, Mapping):
+        return
+    scheduler = cast("Mapping[str, Any]", section)
+    name = scheduler.get("type")
+    if name == STABLE_DECAY:
+        return  # ours: its parameters are a section of ours
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        yield _unknown_type("scheduler", scheduler, (*SCHEDULERS, STABLE_DECAY))
+        return
+    known = SCHEDULERS[name]
+    # The number of steps is asked for where the run's is known.
+    required = known.required - {"total_num_steps"}
+    yield from _params("scheduler", scheduler.get("params"), known.names, required)
+
+
+def _params(
+    section: str, params: Any, known: Collection[str], required: Collection[str]
+) -> Iterator[Mistake]:
+    path = (*_ROOT, section, "params")
+    if not isinstance(params, Mapping):
+        yield Mistake(path, "a mapping", "nothing" if params is None else shown(params))
+        return
+    for name in cast("Mapping[str, Any]", params):
+        if name not in known:
+            elsewhere = [_ELSEWHERE[name]] if name == "max_grad_norm" else []
+            yield _unknown((*path, name), known, "parameter", elsewhere)
+    for name in sorted(set(required) - set(cast("Mapping[str, Any]", params))):
+        yield Mistake((*path, name), "a value", "nothing")
+
+
+def _unknown_type(section: str, found: Mapping[str, Any], names: Iterable[str]) -> Mistake:
+    path = (*_ROOT, section, "type")
+    name = found.get("type")
+    if not isinstance(name, str):
+        expected = f"one of {', '.join(sorted(names))}"
+        return Mistake(path, expected, "nothing" if name is None else shown(name))
+    return _unknown(path, names, section, [], found=name)
+
+
+def _unknown(
+    path: KeyPath, known: Iterable[str], noun: str, elsewhere: list[str], *, found: str = ""
+) -> Mistake:
+    """Name the nearest of the known names, or where else there is one of this name."""
+    name = found or str(path[-1])
+    # Names differ in case as often as in letters.
+    by_lower = {each.lower(): each for each in sorted(known)}
+    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=CLOSE)
+    hints = [by_lower[each] for each in close] or elsewhere
+    few = not hints and len(by_lower) <= _MOST_NAMED
+    return Mistake(
+        path,
+        expected=f"one of {', '.join(sorted(by_lower.values()))}" if few else f"a known {noun}",
+        found=repr(name),
+        hint=" or ".join(map(repr, hints)),
+    )
+
+
+def _elsewhere(name: str) -> list[str]:
+    """Return the keys of this name in other places, or the one that other programs call so."""
+    if name in _ELSEWHERE:
+        return [_ELSEWHERE[name]]
+    return [dotted(path) for path in _all(KEYS) if path[-1] == name][:2]
+
+
+def _all(keys: Keys, path: KeyPath = ()) -> Iterator[KeyPath]:
+    for name, below in keys.items():
+        yield (*path, name)
+        if below is not None:
+            yield from _all(below, (*path, name))

@@ -7,10 +7,9 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from megadga.config.places import shown
+from megadga.config.validation import shown
+from megadga.data.files import parse_strictly, written_whole
 from megadga.errors import ConfigError
-from megadga.shards.files import written_whole
-from megadga.shards.strict_json import parse_strictly
 
 Mass = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
 _HISTOGRAM = TypeAdapter(dict[str, Mass])

@@ -1,4 +1,4 @@
-"""Files and overrides become a run. Knows nothing of what the keys mean."""
+"""Loads a run from files and `--set` overrides."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,11 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from megadga.config.mistakes import from_validation
-from megadga.config.models import RunConfig
-from megadga.config.paths import under, under_folders
-from megadga.config.places import Mistake, Places, shown
-from megadga.config.source import Document, parse, read_file
+from megadga.config.run import RunConfig
+from megadga.config.validation import Mistake, Places, from_validation, shown, under, under_folders
+from megadga.config.yaml_source import Document, parse, read_file
 from megadga.errors import ConfigError
 
 

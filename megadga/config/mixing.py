@@ -1,104 +1,48 @@
-"""The ways to mix domains, one section a `type`. Knows no domain: names meet the data later."""
+"""The `mixing` section of a run: built-in rules by `type`, or an installed extension's."""
 
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field
-
-from megadga.config.base import (
-    Count,
-    NonNegative,
-    PositiveShare,
-    Section,
-    Share,
-    Whole,
+from pydantic import (
+    BaseModel,
+    Field,
+    GetCoreSchemaHandler,
+    PrivateAttr,
+    PydanticUserError,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    create_model,
 )
-from megadga.config.fixed import ProportionalMixing, UniformMixing
-from megadga.config.grape import GrapeMixing
-from megadga.config.guards import GeneralGuardSection
-from megadga.config.probes import DirectionalProbe, Probe
-from megadga.config.rules import DogeMixing, DoremiMixing, OdmMixing, ScheduleMixing
-from megadga.config.steps import StepSize
-from megadga.config.weights import TemperatureWeights, UnimaxWeights, Weights
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-
-class DgaMixing(Section):
-    """Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1)."""
-
-    type: Literal["dga"]
-    """How the domains' weights are set."""
-    interval: Count
-    """Optimizer steps between updates of the weights (T_r), at least 1."""
-    step_size: StepSize
-    """Mirror-descent step (eta), above 0; its unit is one over the score's. {spread: s} chooses it
-    for each update, so that the exponents differ by s in standard deviation."""
-    ema: PositiveShare = 1.0
-    """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
-    1: no averaging."""
-    score: Literal["raw", "cosine", "clipped", "adam"] = "raw"
-    """What enters exp(): raw: inner products (the paper); cosine: of unit gradients; clipped: of
-    gradients clipped to norm 1; adam: with the specific gradient divided by what AdamW divides
-    by. cosine and clipped need every domain's gradient."""
-    without_moments: Literal["refuse", "raw"] = "refuse"
-    """What the score adam does before AdamW has second moments; refuse: an error; raw: as the
-    score raw. Other scores do not read it."""
-    basis: Path | None = None
-    """File of basis distributions over the domains (tools/histogram.py), relative to this file:
-    the rule (initial, prior, floor too) weights these in the domains' place, and probes draw from
-    them; null: it weights the domains."""
-    initial: Weights = "uniform"
-    """Weights at step 0: uniform, proportional (to tokens), {type: temperature, temperature: T},
-    {type: unimax, max_epochs: N}, or {domain: weight} for every domain. With a basis: uniform, or
-    {name: weight} for every distribution in it."""
-    floor: Share = 0.0
-    """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
-    prior: Weights | None = None
-    """Mixture that updates are pulled towards, written as `initial`; null: `initial`."""
-    prior_pull: Share = 0.0
-    """Share of the prior in every update (geometric), in [0, 1]; 0: the paper."""
-    combine: Literal["sum", "worst"] = "sum"
-    """What several specific sets come to; sum: their scores, by importance; worst: in each update
-    those of the set whose loss falls least, as a share of itself (max-min). One is as it is."""
-    min_signal: NonNegative = 0.0
-    """Least ratio of the scores' true differences to their noise; an update below it is skipped.
-    At least 0; 0: none is, as in the paper."""
-    max_change: PositiveShare = 1.0
-    """Largest share of a batch that an update may move to other domains (total variation), in
-    (0, 1]; 1: no limit, as in the paper."""
-    warmup: Whole = 0
-    """Updates at the start that are measured and left out, at least 0."""
-    freeze_after: Count | None = None
-    """Updates after which the weights stay, above `warmup`, counting those that were left out;
-    null: the weights never stop."""
-    min_effective_domains: NonNegative = 0.0
-    """Effective domains (exp of the entropy of the averaged weights) below which an event is
-    logged when the weights fall there; at most those of the first mixture; 0: never."""
-    general_guard: GeneralGuardSection | None = None
-    """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
-    domains is more than max_rise above its best; null: none, as in the paper."""
-    probe: Probe = DirectionalProbe()
-    """How alignments are measured and on how many sequences: type directional, in_flight or
-    sharded."""
-
-
-class StaticMixing(Section):
-    """Weights that stay as they are."""
-
-    type: Literal["static"]
-    """How the domains' weights are set."""
-    weights: Weights
-    """uniform, proportional (to tokens), {type: temperature, temperature: T},
-    {type: unimax, max_epochs: N}, or {domain: weight} for every domain."""
-
-
-class ImportanceMixing(Section):
-    """Importance sampling: the weights are the specific set's histogram over the domains."""
-
-    type: Literal["importance"]
-    """How the domains' weights are set."""
-    histogram: Path
-    """JSON file {domain: count or share}, relative to this file."""
-
+from megadga.config.validation import (
+    KeyPath,
+    Mistake,
+    as_error,
+    choice,
+    from_validation,
+    sections_in,
+    type_name,
+)
+from megadga.mixers.dga import DgaMixing
+from megadga.mixers.doge import DogeMixing
+from megadga.mixers.doremi import DoremiMixing
+from megadga.mixers.extension import (
+    BrokenExtensionError,
+    Extension,
+    Installed,
+    installed_extensions,
+)
+from megadga.mixers.grape import GrapeMixing
+from megadga.mixers.odm import OdmMixing
+from megadga.mixers.probing import Probe
+from megadga.mixers.schedule import ScheduleMixing
+from megadga.mixers.static import ImportanceMixing, ProportionalMixing, StaticMixing, UniformMixing
+from megadga.mixers.weights import TemperatureWeights, UnimaxWeights
+from megadga.section import Count, Section
 
 Mixing = Annotated[
     DgaMixing
@@ -126,3 +70,132 @@ def aligns_to_specific(mixing: Mixing) -> bool:
             return mixing.target == "specific"
         case _:
             return False
+
+
+_TYPE: KeyPath = ("mixing", "type")
+
+
+BUILT_IN = frozenset(map(type_name, sections_in(Mixing)))
+"""Types that no extension can take the place of."""
+
+
+class ExtensionMixing(Section):
+    """A rule from another package; its options are keys of this section."""
+
+    type: str
+    """How the domains' weights are set."""
+    interval: Count | None = None
+    """Optimizer steps between updates of the weights, at least 1; null: they never move."""
+    probe: Probe | None = None
+    """How alignments are measured, if the rule observes them, as of type dga; null: as the default
+    there."""
+
+    _installed: Installed = PrivateAttr()
+    _extension: Extension[Any] = PrivateAttr()
+
+    def brought_by(self, installed: Installed, extension: Extension[Any]) -> Self:
+        """Note where the rule comes from, and what makes it of these options."""
+        self._installed, self._extension = installed, extension
+        return self
+
+    def origin(self) -> tuple[Installed, Extension[Any]]:
+        """Return where the rule comes from, and what makes it of these options."""
+        return self._installed, self._extension
+
+
+_RESERVED = frozenset({*ExtensionMixing.model_fields, "brought_by", "origin"})
+
+
+class WithExtensions:
+    """Annotates the mixture of a run: a section of ours, or else one that an extension brings."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Return a schema that looks for extensions only where the type is none of ours."""
+        return core_schema.no_info_wrap_validator_function(
+            _validate,
+            handler.generate_schema(Mixing),
+            # Written as what it is: keys that an extension's options add are keys of the section.
+            serialization=core_schema.simple_ser_schema("any"),
+        )
+
+
+def _validate(value: object, built_in: ValidatorFunctionWrapHandler) -> Any:
+    if isinstance(value, ExtensionMixing):
+        return value
+    if not isinstance(value, Mapping):
+        return built_in(value)
+    values = cast("Mapping[str, object]", value)
+    name = values.get("type")
+    if not isinstance(name, str) or name in BUILT_IN:
+        return built_in(value)
+    installed = _find(name)
+    try:
+        extension = installed.load()
+        section = _section_of(name, extension.options)
+    except BrokenExtensionError as error:
+        raise _mistaken("an extension that can be loaded", f"{installed}: {error}") from None
+    try:
+        chosen = section.model_validate(values)
+    except ValidationError as error:
+        mistakes = from_validation(error, section)
+        raise as_error([replace(m, path=("mixing", *m.path)) for m in mistakes]) from None
+    return chosen.brought_by(installed, extension)
+
+
+def _find(name: str) -> Installed:
+    """Return the one extension of a name."""
+    extensions = installed_extensions()
+    found = [each for each in extensions if each.name == name]
+    if not found:
+        ours = map(type_name, sections_in(Mixing))
+        theirs = (each.name for each in extensions if each.name not in BUILT_IN)
+        raise as_error([choice(_TYPE, dict.fromkeys([*ours, *theirs]), name)])
+    if len(found) > 1:
+        raise _mistaken("an extension that one distribution brings", _listed(found))
+    return found[0]
+
+
+def _listed(extensions: Iterable[Installed]) -> str:
+    return " and ".join(map(str, extensions))
+
+
+def _mistaken(expected: str, found: str) -> PydanticCustomError:
+    return as_error([Mistake(_TYPE, expected, found)])
+
+
+@cache  # sections of one class are equal or not by their values
+def _section_of(name: str, options: type[BaseModel]) -> type[ExtensionMixing]:
+    """Return the section of an extension: its options, and what every rule has.
+
+    Of what a class and `ExtensionMixing` both configure, the latter's counts: no unknown key, no
+    number that is not finite, nothing that changes.
+
+    Raises:
+        BrokenExtensionError: If the options cannot be keys of a section.
+    """
+    if taken := sorted(_RESERVED & options.model_fields.keys()):
+        raise BrokenExtensionError(f"options with the reserved key {taken[0]!r}")
+    if renamed := [key for key, field in options.model_fields.items() if _has_alias(field)]:
+        raise BrokenExtensionError(f"options with an alias for {renamed[0]!r}")
+    meaning = ExtensionMixing.model_fields["type"].description
+    chosen: Any = Literal[name]
+    bases: Any = (options, ExtensionMixing)
+    try:
+        section: Any = create_model(
+            options.__name__,
+            __base__=bases,
+            __module__=options.__module__,
+            __doc__=options.__doc__,
+            type=(chosen, Field(description=meaning)),
+        )
+    except (TypeError, PydanticUserError) as error:
+        text = " ".join(str(error).split())
+        raise BrokenExtensionError(f"options that are no model of keys: {text}") from None
+    return cast("type[ExtensionMixing]", section)
+
+
+def _has_alias(field: FieldInfo) -> bool:
+    """Return whether a key is written otherwise than the field is called."""
+    return any((field.alias, field.validation_alias, field.serialization_alias))

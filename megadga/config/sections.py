@@ -1,4 +1,4 @@
-"""The sections of a run apart from its mixture. Knows neither files nor torch."""
+"""The sections of a run apart from its mixture."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,10 +7,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.config.base import Count, Flag, Positive, Section, Whole
+from megadga.section import Count, Flag, Positive, Section, Whole
 
 PresetName = Literal["tiny", "125m", "350m", "750m", "1b", "7b"]
+
+
 Precision = Literal["fp32", "bf16"]
+
+
 Packing = Literal["stream", "examples"]
 
 

@@ -6,8 +6,7 @@ Knows no benchmark.
 from collections.abc import Sequence
 from pathlib import Path
 
-from megadga.demo.data import collect_documents, write_domains
-from megadga.demo.folder import DemoFolder
+from megadga.demo.run import DemoFolder, collect_documents, write_domains
 from megadga.errors import ConfigError
 from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.tokenizer import load_tokenizer

@@ -1,21 +1,176 @@
-"""A Llama-shaped decoder whose forward is the loss of every token. Knows no engine and no ranks.
+"""A Llama-shaped decoder whose forward pass returns the loss of every token.
 
-Shape suffixes: ``B`` sequences of a micro-batch, ``S`` positions, ``T = S + 1`` tokens of a
-window, ``D`` width, ``H`` query heads, ``G`` key and value heads, ``E`` features of a head, ``M``
-hidden features of the feed-forward, ``V`` vocabulary.
+Every parameter's first value depends on the seed and its name alone: the same bits on every rank,
+for any partition.
 """
 
 # ruff: noqa: N803, N806 (shape suffixes are capitals)
 
+# ruff: noqa: N803, N806 (shape suffixes are capitals)
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
+from torch.utils.checkpoint import checkpoint
 
-from megadga.model.initialization import DecoderInitialization
-from megadga.model.layers import Embedding, Linear, RotaryEmbedding
+from megadga.data.domain import PADDING
 from megadga.model.presets import LlamaShape
-from megadga.shards.sequences import PADDING
+
+Initializer = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True)
+class NormalInitializer:
+    """Fills a weight with normal numbers that depend on ``(seed, name)`` alone.
+
+    Args:
+        seed: Seed of the model, at least 0.
+        name: Address of the weight.
+        standard_deviation: At least 0.
+    """
+
+    seed: int
+    name: str
+    standard_deviation: float
+
+    @torch.no_grad()
+    def __call__(self, weight: Tensor) -> None:
+        """Overwrite ``weight``, of any shape, dtype and device."""
+        address = hashlib.blake2b(f"{self.seed}/{self.name}".encode(), digest_size=8).digest()
+        generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(address, "little"))
+        # Under zero.Init torch.empty and torch.randn make tensors of the training dtype;
+        # torch.normal is left alone, and rounding once, here, is what a cast of float32 does.
+        values = torch.normal(
+            0.0,
+            self.standard_deviation,
+            tuple(weight.shape),
+            generator=generator,
+            dtype=torch.float32,
+            device="cpu",
+        )
+        weight.copy_(values)
+
+
+@dataclass(frozen=True)
+class DecoderInitialization:
+    """How the matrices of a decoder start, by what they feed.
+
+    Every matrix is N(0, 2 / (5 width)) ("small init", Nguyen and Salazar 2019, arXiv 1910.05895);
+    those that add to the residual stream are divided by sqrt(2 num_layers) (GPT-2), so that its
+    variance does not grow with depth.
+
+    Args:
+        seed: Seed of the model, at least 0.
+        width: Features of the residual stream.
+        num_layers: Blocks, each of which adds to the stream twice.
+        scope: Where in the model the next names lie.
+    """
+
+    seed: int
+    width: int
+    num_layers: int
+    scope: str = ""
+
+    def within(self, scope: str) -> "DecoderInitialization":
+        """Return the same rules for the parts of ``scope``."""
+        return replace(self, scope=f"{self.scope}{scope}.")
+
+    def inner(self, name: str) -> Initializer:
+        """Return the initializer of a matrix that reads from the residual stream."""
+        return NormalInitializer(self.seed, self.scope + name, math.sqrt(0.4 / self.width))
+
+    def residual(self, name: str) -> Initializer:
+        """Return the initializer of a matrix that adds to the residual stream."""
+        deviation = math.sqrt(0.4 / self.width / (2 * self.num_layers))
+        return NormalInitializer(self.seed, self.scope + name, deviation)
+
+
+class Linear(nn.Linear):
+    """A projection without bias.
+
+    Args:
+        in_features: Features read.
+        out_features: Features written.
+        initialize: Fills the weight, shape ``(out_features, in_features)``.
+    """
+
+    def __init__(self, in_features: int, out_features: int, initialize: Initializer) -> None:
+        self._initialize = initialize  # first: the constructor of nn.Linear resets the weight
+        super().__init__(in_features, out_features, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to what it started with."""
+        self._initialize(self.weight)
+
+
+class Embedding(nn.Embedding):
+    """A table of token embeddings.
+
+    Args:
+        vocabulary_size: Rows.
+        width: Features of each.
+        initialize: Fills the weight, shape ``(vocabulary_size, width)``.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int, initialize: Initializer) -> None:
+        self._initialize = initialize  # first: the constructor of nn.Embedding resets the weight
+        super().__init__(vocabulary_size, width)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to what it started with."""
+        self._initialize(self.weight)
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotates pairs of features by angles that grow with the position (RoPE, arXiv 2104.09864).
+
+    Feature ``e`` is paired with ``e + E / 2``; the pair turns by ``position * base^(-2e / E)``.
+    Tables are float32 whatever the model is cast to, and the rotation is computed in float32.
+
+    Args:
+        head_width: Features of a head (E), even.
+        sequence_length: Positions, at least 1.
+        base: Base of the frequencies.
+    """
+
+    cosines: Tensor
+    sines: Tensor
+
+    def __init__(self, head_width: int, sequence_length: int, base: float) -> None:
+        super().__init__()
+        # By numpy: zero.Init makes torch.arange and torch.tensor of the training dtype.
+        frequencies = base ** (-np.arange(0, head_width, 2) / head_width)
+        angles = np.tile(np.outer(np.arange(sequence_length), frequencies), 2)
+        for name, table in (("cosines", np.cos(angles)), ("sines", np.sin(angles))):
+            rounded = torch.from_numpy(table.astype(np.float32))
+            self.register_buffer(name, rounded, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RotaryEmbedding":
+        """Move the tables with the model, but keep their bits: ``.to(bfloat16)`` rounds them."""
+        exact = self.cosines, self.sines
+        super()._apply(fn, recurse)
+        device = self.cosines.device
+        self.cosines, self.sines = (table.to(device) for table in exact)
+        return self
+
+    def forward(self, heads_BHSE: Tensor) -> Tensor:
+        """Return the rotated heads, shape and dtype as given: ``(b, heads, S, E)``."""
+        length = heads_BHSE.shape[-2]
+        if length > len(self.cosines):
+            raise ValueError(
+                f"tokens: expected at most {len(self.cosines)} positions, found {length}"
+            )
+        first, second = heads_BHSE.chunk(2, dim=-1)
+        turned_BHSE = torch.cat((-second, first), dim=-1)
+        rotated_BHSE = heads_BHSE * self.cosines[:length] + turned_BHSE * self.sines[:length]
+        return rotated_BHSE.to(heads_BHSE.dtype)
+
 
 NORM_EPSILON = 1e-5
 

@@ -4,9 +4,9 @@ Knows an engine, domains and a scheduler; no configuration, no model and no loop
 DeepSpeed is patched: the loop takes its batches here and calls ``after_step``.
 """
 
-from megadga.plugin.alarm import CollapseAlarm
 from megadga.plugin.batches import Batch, BatchIndices, Sampling
-from megadga.plugin.dga import DgaPlugin
+from megadga.plugin.mixture import DgaPlugin
 from megadga.plugin.protocol import Metrics, Plugin
+from megadga.plugin.records import CollapseAlarm
 
 __all__ = ["Batch", "BatchIndices", "CollapseAlarm", "DgaPlugin", "Metrics", "Plugin", "Sampling"]

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from megadga.arrays import FloatArray, IntArray
+from megadga.data.domain import Domain
+from megadga.data.reader import BatchReader, Reading
+from megadga.data.rows import rank_rows
+from megadga.data.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState, Selection
 from megadga.errors import ExhaustedError
-from megadga.sampling.rows import rank_rows
-from megadga.sampling.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState
-from megadga.sampling.selection import Selection
-from megadga.shards.domain import Domain
-from megadga.shards.reader import BatchReader, Reading
-from megadga.zero.engine import Engine
+from megadga.probes.engine import Engine
 
 
 @dataclass(frozen=True)

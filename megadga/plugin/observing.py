@@ -1,15 +1,30 @@
-"""What a rule's updates observe: alignments, losses of training, or the step. Knows no rule."""
+"""How an update gets what its scheduler observes: alignments, training losses, or the step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import numpy as np
 import torch
 
-from megadga.alignment.protocols import Measurement, TrainedBatch
-from megadga.alignment.targets import TargetAligner
 from megadga.arrays import FloatArray, IntArray
-from megadga.mixing.scheduler import DomainLosses, Observed, StepNumber
+from megadga.data.domain import Domain, SequenceSet
+from megadga.mixers.base import (
+    AlignmentNeeds,
+    DomainLosses,
+    LossNeeds,
+    Needs,
+    Observed,
+    StepNeeds,
+    StepNumber,
+    TargetNeeds,
+)
+from megadga.probes.engine import Engine
+from megadga.probes.loss import Loss
+from megadga.probes.measuring import TargetAligner, make_measurement, make_target_measurement
+from megadga.probes.methods import Probing, num_measured, predicted_overhead
+from megadga.probes.protocols import Measurement
+from megadga.probes.sequences import TrainedBatch
 
 
 class Observer(Protocol):
@@ -190,3 +205,147 @@ class StepObserver:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What alignments would be measured on.
+
+    Attributes:
+        engine: A DeepSpeed engine.
+        domains: The training domains, ``K`` of them.
+        specific: The specific sets, in the order of a rule's targets.
+        loss: Mean loss of tokens through a module.
+        seed: Addresses the probe streams.
+    """
+
+    engine: Engine
+    domains: Sequence[Domain]
+    specific: Sequence[SequenceSet]
+    loss: Loss
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """How a rule's updates come by what they observe.
+
+    Attributes:
+        needs: What that is; None: the rule never moves.
+        observer: Observes it; None exactly if there are no needs.
+        predicted_overhead: Share of training's sequences that it reads more.
+    """
+
+    needs: Needs | None
+    observer: Observer | None
+    predicted_overhead: float = 0.0
+
+
+def as_targets(specific: SequenceSet | Sequence[SequenceSet] | None) -> tuple[SequenceSet, ...]:
+    """Return the specific sets.
+
+    Raises:
+        ValueError: If two have one name.
+    """
+    if specific is None:
+        return ()
+    targets = tuple(specific) if isinstance(specific, Sequence) else (specific,)
+    names = [target.name for target in targets]
+    if len(set(names)) < len(names):
+        raise ValueError(f"specific: expected different names, found {', '.join(names)}")
+    return targets
+
+
+def make_observation(
+    needs: Needs | None,
+    measured: Measured,
+    *,
+    losses: LossObserver,
+    probing: Probing,
+    interval: int,
+) -> Observation:
+    """Return what observes for a rule.
+
+    Args:
+        needs: What the rule asks for.
+        measured: What alignments are measured on.
+        losses: Is told the losses of training.
+        probing: How alignments are measured.
+        interval: Optimizer steps between updates.
+
+    Raises:
+        UnsupportedEngineError: If alignments are not known to be exact on the engine.
+        ValueError: If that is nothing that a training loop is observed for, or it is for another
+            number of specific sets than there are.
+    """
+    match needs:
+        case None:
+            return Observation(None, None)
+        case StepNeeds():
+            return Observation(needs, StepObserver())
+        case LossNeeds():
+            return Observation(needs, losses)
+        case AlignmentNeeds():
+            return _of_alignments(needs, measured, probing=probing, interval=interval)
+        case TargetNeeds():
+            return _of_targets(needs, measured, probing=probing, interval=interval)
+        case _:
+            raise ValueError(
+                "scheduler: expected a rule that observes alignments, "
+                f"losses of training, the step, or nothing, found one that observes {needs}"
+            )
+
+
+def _of_alignments(
+    needs: AlignmentNeeds, measured: Measured, *, probing: Probing, interval: int
+) -> Observation:
+    if needs.target == "specific":
+        _check_number(measured.specific, 1)
+    measurement = make_measurement(
+        measured.engine,
+        measured.domains,
+        measured.specific[0] if needs.target == "specific" else None,
+        probing=probing,
+        needs=needs,
+        loss=measured.loss,
+        seed=measured.seed,
+    )
+    share = _predicted(needs, measured, probing=probing, interval=interval)
+    return Observation(needs, AlignmentObserver(measurement), share)
+
+
+def _of_targets(
+    needs: TargetNeeds, measured: Measured, *, probing: Probing, interval: int
+) -> Observation:
+    _check_number(measured.specific, needs.num_targets)
+    measurement = make_target_measurement(
+        measured.engine,
+        measured.domains,
+        measured.specific,
+        probing=probing,
+        needs=needs,
+        loss=measured.loss,
+        seed=measured.seed,
+    )
+    share = _predicted(needs, measured, probing=probing, interval=interval)
+    return Observation(needs, AlignmentObserver(measurement), share)
+
+
+def _check_number(specific: Sequence[SequenceSet], expected: int) -> None:
+    if len(specific) != expected:
+        sets = "a specific set" if expected == 1 else f"{expected} specific sets"
+        found = ", ".join(each.name for each in specific) or "None"
+        raise ValueError(f"specific: expected {sets} to align with, found {found}")
+
+
+def _predicted(
+    needs: AlignmentNeeds | TargetNeeds, measured: Measured, *, probing: Probing, interval: int
+) -> float:
+    overhead = predicted_overhead(
+        probing,
+        num_domains=num_measured(needs, len(measured.domains)),
+        interval=interval,
+        global_batch_size=measured.engine.train_batch_size(),
+        needs=needs,
+    )
+    return overhead.share

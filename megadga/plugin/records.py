@@ -1,30 +1,143 @@
-"""What a mixture plugin tells of an update, by name. Knows no engine and no file."""
+"""What an update reports: weights and alignments by name, overhead, collapse warnings."""
 
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.mixing.averages import average_weights, keeps_average
-from megadga.mixing.general_guard import GuardReading, read_guard
-from megadga.mixing.grape import task_weights
-from megadga.mixing.mixtures import Mixtures
-from megadga.mixing.over_basis import basis_weights, rule_state
-from megadga.mixing.over_targets import inner_state
-from megadga.mixing.scheduler import (
+from megadga.mixers.base import (
     AlignmentNeeds,
     Alignments,
     DomainLosses,
+    Mixtures,
     MixtureState,
     Needs,
     Observed,
     TargetAlignments,
     TargetNeeds,
+    average_weights,
+    keeps_average,
 )
+from megadga.mixers.basis import basis_weights, rule_state
+from megadga.mixers.grape import task_weights
+from megadga.mixers.safeguards import GuardReading, effective_domains, entropy_alarm, read_guard
+from megadga.mixers.targets import inner_state
+from megadga.plugin.protocol import Metrics
+
+
+@dataclass(frozen=True)
+class ObservedOverhead:
+    """Where the time since the last update went.
+
+    Attributes:
+        probe_s: Seconds that measuring took, in flight included where plain steps tell how much.
+        share: Those, divided by the seconds that training took; None before the first step.
+    """
+
+    probe_s: float
+    share: float | None
+
+
+@final
+class ProbeClock:
+    """Tells measuring from training, from one update to the next.
+
+    Args:
+        now: Seconds since any fixed moment.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._step_began: float | None = None
+        self._plain_s: list[float] = []
+        self._watched_s: list[float] = []
+        self._probing_s = 0.0
+
+    def begin_step(self) -> None:
+        """A batch was handed out."""
+        self._step_began = self._now()
+
+    def end_step(self, *, watched: bool) -> None:
+        """It has been trained on.
+
+        Args:
+            watched: Whether alignments were measured on it meanwhile.
+        """
+        if self._step_began is not None:
+            steps = self._watched_s if watched else self._plain_s
+            steps.append(self._now() - self._step_began)
+        self._step_began = None
+
+    @contextmanager
+    def probing(self) -> Generator[None]:
+        """Count what is done inside as measuring."""
+        began = self._now()
+        try:
+            yield
+        finally:
+            self._probing_s += self._now() - began
+
+    def take(self) -> ObservedOverhead:
+        """Return what was counted, and count from zero again."""
+        plain, watched = self._plain_s, self._watched_s
+        surplus = 0.0
+        if plain and watched:
+            surplus = max(0.0, sum(watched) - len(watched) * sum(plain) / len(plain))
+        probe_s = self._probing_s + surplus
+        training_s = sum(plain) + sum(watched) - surplus
+        self._plain_s, self._watched_s, self._probing_s = [], [], 0.0
+        return ObservedOverhead(probe_s, probe_s / training_s if training_s else None)
+
+
+@final
+class CollapseAlarm:
+    """A plugin that logs an event when the weights fall below a number of effective domains.
+
+    Once when they fall, not at every step that they stay there.
+
+    Args:
+        weights: Returns the mixture that batches are sampled from, shape ``(K,)``.
+        min_effective: Least number of `effective_domains` that is no cause for alarm.
+    """
+
+    name = "collapse_alarm"
+
+    def __init__(self, weights: Callable[[], FloatArray], *, min_effective: float) -> None:
+        self._weights = weights
+        self._min_effective = min_effective
+        self._low = self._is_low()
+
+    def after_step(self, step: int) -> Metrics:  # noqa: ARG002  (the weights say it all)
+        """Return an ``event`` if the weights have fallen since the last call. Not collective."""
+        was_low, self._low = self._low, self._is_low()
+        if was_low or not self._low:
+            return {}
+        event = {
+            "event": "few_effective_domains",
+            "effective_domains": effective_domains(self._weights()),
+            "min_effective_domains": self._min_effective,
+        }
+        return {"event": event}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether the fall has been told."""
+        return {"low": self._low}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        self._low = bool(state["low"])
+
+    def _is_low(self) -> bool:
+        return entropy_alarm(self._weights(), min_effective=self._min_effective)
+
 
 MOST_DOMAINS = 4096
 """Domains whose numbers are told one by one where a basis says the same in fewer."""
+
+
 MEAN_WEIGHTS = "mean_weights"
 """Where an update has the mean of its rule's weights over the run, if the rule keeps one."""
 

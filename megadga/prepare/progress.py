@@ -1,7 +1,12 @@
-"""How far long work has come: the seam between work and what shows it. Knows neither."""
+"""Progress of long work, and bars that show it."""
 
+import sys
+import time
 from collections.abc import Callable
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO, final
+
+from megadga.console import draws_bars
 
 
 class Stages(Protocol):
@@ -24,3 +29,82 @@ class Stages(Protocol):
 def unseen(_stage: str, _total: int, _unit: str, /) -> Callable[[int], object]:
     """Show nothing."""
     return lambda _: None
+
+
+LINE_INTERVAL_S = 60.0
+
+
+@final
+class Bars:
+    """Shows each stage on a terminal as a bar, or in a log as lines; a ``Stages``.
+
+    The bar of a stage ends when the next stage begins; that of the last, with the ``with`` block.
+
+    Args:
+        stream: Where to.
+        clock: Seconds since any fixed moment.
+    """
+
+    def __init__(
+        self, stream: TextIO = sys.stderr, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._bar: Any = None  # tqdm's stubs want something to iterate over
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def __call__(self, stage: str, total: int, unit: str, /) -> Callable[[int], object]:
+        """Begin a stage; return what is called with each number of units done."""
+        self._close()
+        if not draws_bars(self._stream):
+            return _Lines(stage, total, unit, stream=self._stream, clock=self._clock).advance
+        from tqdm import tqdm  # noqa: PLC0415
+
+        self._bar = tqdm(total=total, desc=stage, unit=unit, unit_scale=True, file=self._stream)
+        return self._bar.update
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+@final
+class _Lines:
+    """Writes a line on one stage once a minute."""
+
+    def __init__(
+        self, stage: str, total: int, unit: str, *, stream: TextIO, clock: Callable[[], float]
+    ) -> None:
+        self._stage = stage
+        self._total = total
+        self._unit = unit
+        self._stream = stream
+        self._clock = clock
+        self._done = 0
+        self._begun = self._written = clock()
+
+    def advance(self, amount: int) -> None:
+        """Count some more, and write if it is time to."""
+        self._done += amount
+        now = self._clock()
+        if now - self._written < LINE_INTERVAL_S:
+            return
+        from tqdm import tqdm  # noqa: PLC0415
+
+        self._written = now
+        line: str = tqdm.format_meter(
+            self._done, self._total, now - self._begun,
+            ncols=0, prefix=self._stage, unit=self._unit, unit_scale=True,
+        )  # fmt: skip
+        print(line, file=self._stream, flush=True)

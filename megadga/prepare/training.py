@@ -7,13 +7,13 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceTrainer
 
+from megadga.data.files import written_whole
+from megadga.data.manifest import MOST_IDS
 from megadga.errors import ConfigError
-from megadga.prepare.reading.bad import BadRecords
 from megadga.prepare.reading.documents import iterate_documents
 from megadga.prepare.reading.inputs import training_inputs
-from megadga.prepare.sentencepiece_tokenizer import SentencePieceTokenizer
-from megadga.shards.files import written_whole
-from megadga.shards.manifest import MOST_IDS
+from megadga.prepare.reading.records import BadRecords
+from megadga.prepare.tokenizer import SentencePieceTokenizer
 
 MAX_CHARACTERS = 100_000_000
 LINE_CHARACTERS = 1000  # sentencepiece drops lines of more than 4192 bytes; a character takes 4

@@ -1,10 +1,359 @@
-"""Every picture of a run. Knows no training."""
+"""Plots of a run from its metrics file.
 
+Uses matplotlib's objects rather than ``pyplot``, which keeps figures globally and needs a display.
+"""
+
+# pyright: reportUnknownMemberType=false
+# Most of matplotlib's methods take keywords of unknown types.
+
+# pyright: reportUnknownMemberType=false
+# Most of matplotlib's methods take keywords of unknown types.
+
+# pyright: reportUnknownMemberType=false
+# Most of matplotlib's methods take keywords of unknown types.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
-from megadga.report.alignments import has_alignments, plot_alignments
-from megadga.report.records import read_records
-from megadga.report.weights import plot_weights
+import numpy as np
+
+from megadga.arrays import FloatArray, IntArray
+from megadga.errors import ConfigError
+from megadga.report.history import (
+    Record,
+    WeightHistory,
+    averaged_weights,
+    by_name,
+    names_at,
+    read_records,
+    read_weights_from_start,
+)
+
+
+def spread(
+    positions: Sequence[float], *, gap: float, lowest: float, highest: float
+) -> list[float]:
+    """Return positions at least ``gap`` apart, each close to where it was, in the same order.
+
+    Args:
+        positions: In any order.
+        gap: Least distance between two, above 0. If they do not fit between ``lowest`` and
+            ``highest``, as far apart as they can be.
+        lowest: Bound of every position returned.
+        highest: Likewise.
+    """
+    if not positions:
+        return []
+    gap = min(gap, (highest - lowest) / max(1, len(positions) - 1))
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    placed = [0.0] * len(positions)
+    bound = lowest
+    for index in order:  # upwards: none below its neighbour or the bottom
+        placed[index] = max(positions[index], bound)
+        bound = placed[index] + gap
+    bound = highest
+    for index in reversed(order):  # downwards: none above the top, nor closer than the gap
+        placed[index] = min(placed[index], bound)
+        bound = placed[index] - gap
+    return placed
+
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise ConfigError(
+        "matplotlib: expected it to be installed, found none: pip install 'megadga[report]'"
+    ) from error
+
+
+MAX_LINES = 12
+"""Domains with a line of their own."""
+
+
+SIZE_INCHES = (10.0, 5.5)
+
+
+DOTS_PER_INCH = 150
+
+
+# Told apart by people who confuse red and green, and dark enough to be the colour of text.
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#117733",
+    "#aa3377",
+    "#332288",
+    "#b8860b",
+    "#44aa99",
+    "#882255",
+    "#6699cc",
+    "#666633",
+    "#cc6677",
+    "#222222",
+)
+
+
+DASHES = ("-", "--", ":", "-.")
+
+
+OTHERS = ("#888888", "-")
+"""Of what stands for several domains."""
+
+
+_LABEL_GAP = 0.045  # of the height of the axes
+
+
+def line_style(name: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return colour and dashes of a domain's line: the same ones in every run over these domains.
+
+    They go by the place of its name among all, not by its weight.
+    """
+    place = sorted(names).index(name)
+    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+
+
+def new_axes() -> tuple[Figure, Axes]:
+    """Return an empty figure with room for labels on the right."""
+    figure, (axes,) = new_panels(1)
+    return figure, axes
+
+
+def new_panels(number: int) -> tuple[Figure, tuple[Axes, ...]]:
+    """Return a figure with axes one below the other, each as high as a figure of its own."""
+    width, height = SIZE_INCHES
+    figure = Figure(figsize=(width, number * height), dpi=DOTS_PER_INCH)
+    bottoms = [(number - 1 - place + 0.11) / number for place in range(number)]
+    return figure, tuple(figure.add_axes((0.08, b, 0.67, 0.79 / number)) for b in bottoms)
+
+
+def frame(axes: Axes, *, title: str, quantity: str, last_step: int) -> None:
+    """Say what is drawn, from step 0 to the last."""
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(quantity)
+    axes.set_xlim(0.0, float(max(last_step, 1)))  # one step wide before anything has been trained
+    axes.grid(axis="y", color="#e0e0e0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def label_ends(
+    axes: Axes, labels: Sequence[str], values: Sequence[float], colours: Sequence[str]
+) -> None:
+    """Write a label beside the end of each line, joined to it.
+
+    Args:
+        axes: Framed, with the limits that will stay.
+        labels: One a line.
+        values: Where each line ends; one that is not finite has its label at the bottom.
+        colours: Of the lines.
+    """
+    bottom, top = axes.get_ylim()
+    ends = [(value - bottom) / (top - bottom) if isfinite(value) else 0.0 for value in values]
+    heights = spread(ends, gap=_LABEL_GAP, lowest=0.0, highest=1.0)
+    for label, end, height, colour in zip(labels, ends, heights, colours, strict=True):
+        axes.annotate(
+            label,
+            xy=(1.0, end),
+            xytext=(1.05, height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=10,
+            verticalalignment="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 1.0,
+                "relpos": (0.0, 0.5),  # to the middle of the text's left edge
+                "shrinkA": 2.0,
+                "shrinkB": 0.0,
+            },
+        )
+
+
+def save(figure: Figure, image: Path) -> None:
+    """Write a PNG of ``SIZE_INCHES`` a panel at ``DOTS_PER_INCH``."""
+    figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
+
+
+@dataclass(frozen=True)
+class AlignmentHistory:
+    """What updates have measured.
+
+    Attributes:
+        names: The domains, ``K`` of them; or the basis distributions that were measured.
+        steps: Optimizer steps after which each was measured, shape ``(updates,)``.
+        alignments: Shape ``(updates, K)``.
+        standard_errors: Of the alignments, same shape; NaN where an update has none.
+        weights: Averaged weights after the last update, shape ``(K,)``.
+    """
+
+    names: tuple[str, ...]
+    steps: IntArray
+    alignments: FloatArray
+    standard_errors: FloatArray
+    weights: FloatArray
+
+
+def has_alignments(update: Record) -> bool:
+    """Tell whether an update measured alignments, with one specific set or with several."""
+    return "alignments" in update or "target_alignments" in update
+
+
+def read_alignments(metrics: Path) -> dict[str, AlignmentHistory]:
+    """Return the alignments that a run's metrics tell of, with each specific set.
+
+    Returns:
+        Histories by the sets' names; a single one, which metrics do not name, is ``the specific
+        set``.
+
+    Raises:
+        ConfigError: If no update measured any, or records say something else than they should.
+    """
+    updates = [one for one in read_records(metrics, "update") if has_alignments(one)]
+    if not updates:
+        raise ConfigError(f"{metrics}: expected an update with alignments, found none")
+    if "alignments" in updates[0]:
+        return {"the specific set": _history(metrics, updates)}
+    targets = names_at(metrics, updates[0], "target_alignments")
+    return {name: _history(metrics, updates, name) for name in targets}
+
+
+def _history(metrics: Path, updates: list[Record], target: str | None = None) -> AlignmentHistory:
+    values, errors = (
+        (("alignments",), ("standard_errors",))
+        if target is None
+        else (("target_alignments", target), ("target_standard_errors", target))
+    )
+    alignments = [by_name(metrics, update, *values) for update in updates]
+    names = tuple(alignments[0])
+    unknown = dict.fromkeys(names, np.nan)
+    known = [
+        by_name(metrics, update, *errors) if errors[0] in update else unknown for update in updates
+    ]
+    for update, *tables in zip(updates, alignments, known, strict=True):
+        for found in tables:
+            if found.keys() != set(names):
+                raise ConfigError(
+                    f"{metrics}: update of step {update['step']}: expected the names "
+                    f"{', '.join(names)}, found {', '.join(found)}"
+                )
+    weights = averaged_weights(metrics, updates[-1], names)
+    if weights.keys() != set(names):
+        raise ConfigError(
+            f"{metrics}: update of step {updates[-1]['step']}: expected weights of "
+            f"{', '.join(names)}, found those of {', '.join(weights)}"
+        )
+    return AlignmentHistory(
+        names,
+        np.array([update["step"] for update in updates], dtype=np.int64),
+        _table(alignments, names),
+        _table(known, names),
+        _table([weights], names)[0],
+    )
+
+
+def plot_alignments(metrics: Path, image: Path) -> None:
+    """Draw the alignments of the heaviest domains over the steps, within a standard error.
+
+    Args:
+        metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
+        image: Where to write a PNG, with a panel a specific set.
+
+    Raises:
+        ConfigError: If the metrics hold no alignments.
+    """
+    histories = read_alignments(metrics)
+    figure, panels = new_panels(len(histories))
+    for axes, (name, history) in zip(panels, histories.items(), strict=True):
+        _draw(axes, name, history)
+    save(figure, image)
+
+
+def _draw(axes: Axes, target: str, history: AlignmentHistory) -> None:
+    heaviest = np.argsort(-history.weights, kind="stable")[:MAX_LINES]
+    names = [history.names[int(domain)] for domain in heaviest]
+    styles = [line_style(name, history.names) for name in names]
+    for domain, (colour, dashes) in zip(heaviest, styles, strict=True):
+        values, errors = history.alignments[:, domain], history.standard_errors[:, domain]
+        axes.plot(
+            history.steps, values, dashes, color=colour, linewidth=1.5, marker=".", markevery=[-1]
+        )
+        axes.fill_between(
+            history.steps, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0.0
+        )
+    title = f"Alignments with {target}, within a standard error"
+    if len(heaviest) < len(history.names):
+        title = f"{title}: the {len(heaviest)} heaviest domains"
+    frame(axes, title=title, quantity="alignment", last_step=int(history.steps[-1]))
+    axes.set_ylim(*axes.get_ylim())
+    last: list[float] = history.alignments[-1, heaviest].tolist()
+    labels = [f"{name}  {value:.3g}" for name, value in zip(names, last, strict=True)]
+    label_ends(axes, labels, last, [colour for colour, _ in styles])
+
+
+def _table(records: list[dict[str, float]], names: tuple[str, ...]) -> FloatArray:
+    return np.array([[record[name] for name in names] for record in records], dtype=np.float64)
+
+
+def heaviest_lines(history: WeightHistory, max_lines: int) -> WeightHistory:
+    """Return at most ``max_lines`` lines: the domains that ever weighed most, and the rest as one.
+
+    The lines are in the order of their last weights, largest first; the rest comes last.
+    """
+    weights = history.weights
+    by_peak = np.argsort(-weights.max(axis=0), kind="stable")
+    num_own = weights.shape[1] if weights.shape[1] <= max_lines else max_lines - 1
+    own, others = by_peak[:num_own], by_peak[num_own:]
+    own = own[np.argsort(-weights[-1, own], kind="stable")]
+    own_domains: list[int] = own.tolist()
+    names = tuple(history.names[domain] for domain in own_domains)
+    if not others.size:
+        return WeightHistory(names, history.steps, weights[:, own])
+    rest = weights[:, others].sum(axis=1, keepdims=True)
+    return WeightHistory(
+        (*names, f"{others.size:,} others together"),
+        history.steps,
+        np.concatenate([weights[:, own], rest], axis=1),
+    )
+
+
+def plot_weights(metrics: Path, image: Path) -> None:
+    """Draw the averaged weights of every domain over the steps as a PNG.
+
+    Args:
+        metrics: A run's ``metrics.jsonl``, finished or not; weights that stay are drawn too.
+        image: Where to write.
+
+    Raises:
+        ConfigError: If the metrics hold no weights.
+    """
+    history = read_weights_from_start(metrics)
+    lines = heaviest_lines(history, MAX_LINES)
+    figure, axes = new_axes()
+    styles = [
+        line_style(name, history.names) if name in history.names else OTHERS
+        for name in lines.names
+    ]
+    for weights, (colour, dashes) in zip(lines.weights.T, styles, strict=True):
+        axes.plot(
+            lines.steps, weights, dashes, color=colour, linewidth=2.0, marker=".", markevery=[-1]
+        )  # the mark shows a run with a single update
+    frame(
+        axes,
+        title="Weights that batches are sampled from",
+        quantity="averaged weight",
+        last_step=int(lines.steps[-1]),
+    )
+    axes.set_ylim(0.0, 1.05 * float(lines.weights.max()) or 1.0)
+    last: list[float] = lines.weights[-1].tolist()
+    labels = [f"{name}  {weight:.3f}" for name, weight in zip(lines.names, last, strict=True)]
+    label_ends(axes, labels, last, [colour for colour, _ in styles])
+    save(figure, image)
 
 
 def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:

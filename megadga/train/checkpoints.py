@@ -9,23 +9,25 @@ from pathlib import Path
 from pickle import PickleError
 from typing import Any, Protocol, final
 
+from megadga.data.files import flush
 from megadga.errors import ResumeError
 from megadga.plugin import Plugin
-from megadga.shards.files import flush
-from megadga.train.agreement import Ranks, on_every_rank, on_first_rank
-from megadga.train.folder import (
+from megadga.run_folder.checkpoints import (
+    CheckpointHeader,
     advice,
     checkpoint_path,
     find_checkpoint,
+    find_damage,
     flush_files,
     latest_checkpoint,
     mark_latest,
     prune,
     read_own_header,
     remove,
+    write_header,
 )
-from megadga.train.header import CheckpointHeader, find_damage, write_header
 from megadga.train.metrics import MetricsFile
+from megadga.train.ranks import Ranks, on_every_rank, on_first_rank
 
 
 class SavedEngine(Protocol):

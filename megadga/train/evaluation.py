@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from megadga.alignment.preserving import evaluating
 from megadga.arrays import FloatArray, IntArray
+from megadga.data.domain import PADDING, SequenceSet
+from megadga.data.reader import read_windows
+from megadga.data.rows import shared_rows
+from megadga.data.sampler import Selection
 from megadga.plugin import Metrics
-from megadga.sampling.rows import shared_rows
-from megadga.sampling.selection import Selection
-from megadga.shards.reader import read_windows
-from megadga.shards.sequences import PADDING, SequenceSet
-from megadga.train.summing import DataParallelRanks
-from megadga.zero.engine import Engine
+from megadga.probes.engine import Engine
+from megadga.probes.state import evaluating
+from megadga.train.ranks import DataParallelRanks
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from megadga.train.checkpoints import Checkpoints
 from megadga.train.evaluation import Evaluation
 from megadga.train.metrics import MetricSink
 from megadga.train.nonfinite import NonFiniteSteps
-from megadga.train.stopping import AgreedStop
-from megadga.train.trainer import Trainer
+from megadga.train.ranks import AgreedStop
+from megadga.train.step import Trainer
 
 
 class Markers(Protocol):

@@ -10,8 +10,8 @@ import torch
 
 from megadga.errors import DivergedError
 from megadga.plugin import Batch, Metrics
-from megadga.train.passes import TokenLosses
-from megadga.train.summing import DataParallelRanks
+from megadga.train.ranks import DataParallelRanks
+from megadga.train.step import TokenLosses
 
 _NAMED = 8
 """Domains that an error names: a batch may hold thousands."""

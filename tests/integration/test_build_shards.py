@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
+from megadga.data.indexed import IndexedShard
 from megadga.prepare.training import train_tokenizer
-from megadga.shards.indexed import IndexedShard
 from tests.support.raw_shards import problems_of
 from tests.support.texts import made_up_texts
 

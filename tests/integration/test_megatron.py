@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from megadga.data.create import adopt_shards, merge_domains, read_sources
+from megadga.data.folder import DomainSource, open_domain
+from megadga.data.indexed import DTYPE_CODES, IndexedShard, ShardWriter, best_dtype
+from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ShardError
-from megadga.shards.adopt import adopt_shards
-from megadga.shards.folder import DomainSource, open_domain
-from megadga.shards.indexed import DTYPE_CODES, IndexedShard
-from megadga.shards.manifest import TokenizerIdentity
-from megadga.shards.merge import merge_domains, read_sources
-from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.raw_shards import problems_of
 
 with warnings.catch_warnings(action="ignore"):  # importing it makes torch warn of its own code

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from megadga.config.basis import Basis, write_basis
+from megadga.mixers.basis import Basis, write_basis
 from tests.support.jobs import alone, run_job
 from tests.support.runs import write_run
 from tests.support.shards import write_grouped, write_sets

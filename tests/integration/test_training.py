@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from megadga.cluster.lock import RunLock
+from megadga.run_folder.lock import RunLock
 from tests.support.checkpoints import differing
 from tests.support.engines import RELEASED
 from tests.support.jobs import alone, by_deepspeed, by_torchrun, on_ranks, run_job

@@ -6,11 +6,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from megadga.alignment.directions import Direction, Factors
-from megadga.alignment.tangents.choosing import choose_tangent
-from megadga.alignment.tangents.generic import output_tensors
-from megadga.alignment.tangents.randomness import random_states
-from megadga.alignment.tangents.tangent import Call, SequenceRows
+from megadga.probes.gradients import Direction, Factors
+from megadga.probes.state import random_states
+from megadga.probes.tangents import Call, SequenceRows, choose_tangent, output_tensors
 
 ROUNDINGS = 4096
 """Bounds the terms of any sum that a test differentiates; each rounds by an epsilon at most."""

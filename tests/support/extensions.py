@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from megadga.config.base import Positive, Section
-from megadga.config.weights import Weights
-from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, MixtureState, StepNeeds
-from megadga.mixing.mixtures import Mixtures
+from megadga.section import Positive, Section
+from megadga.mixers.weights import Weights
+from megadga.mixers.base import AlignmentNeeds, LossNeeds, MixtureState, StepNeeds
+from megadga.mixers.base import Mixtures
 
 NEEDS = {
     "nothing": None,

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from megadga.arrays import TokenArray
-from megadga.shards.create import create_domain
-from megadga.shards.manifest import TokenizerIdentity
+from megadga.data.create import create_domain
+from megadga.data.manifest import TokenizerIdentity
 
 IDENTITY = TokenizerIdentity(kind="sentencepiece", fingerprint="e" * 64, vocab_size=50_000, eod=2)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from megadga.mixing.mixtures import Mixtures
+from megadga.mixers.base import Mixtures
 
 
 def mixtures_of(rows: ArrayLike, names: Sequence[str] = ()) -> Mixtures:

@@ -8,7 +8,7 @@ from torch import nn
 
 from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
-from megadga.zero.loss import Loss, causal_lm_loss, mean_loss
+from megadga.probes.loss import Loss, causal_lm_loss, mean_loss
 from tests.support.models import SmallDecoder
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
 from tests.support.unusual_models import OutOfSight, PackedRow, Routed

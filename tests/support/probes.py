@@ -1,6 +1,6 @@
 """The ways to measure that tests go through."""
 
-from megadga.alignment.methods import Directional, InFlight, LowRank, Method, Sharded
+from megadga.probes.methods import Directional, InFlight, LowRank, Method, Sharded
 
 METHODS: dict[str, Method] = {
     "sharded": Sharded(),

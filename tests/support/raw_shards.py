@@ -5,15 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megadga.shards.indexed import (
-    DTYPE_CODES,
-    HEADER,
-    MAGIC,
-    VERSION,
-    index_path,
-    tokens_path,
-)
-from megadga.shards.verify import plan_checks, verify_shard
+from megadga.data.indexed import DTYPE_CODES, HEADER, MAGIC, VERSION, index_path, tokens_path
+from megadga.data.verify import plan_checks, verify_shard
 
 
 def problems_of(folder: Path) -> list[str]:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from megadga.arrays import IntArray
-from megadga.shards.sequences import PADDING
-from megadga.zero.loss import Loss
+from megadga.data.domain import PADDING
+from megadga.probes.loss import Loss
 from tests.support.engines import full_parameters
 from tests.support.probed_models import ProbedModel
 

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from megadga.build.data import open_data
 from megadga.config.loading import load_config
-from megadga.train.folder import mark_latest
-from megadga.train.header import CheckpointHeader, write_header
+from megadga.run_folder.checkpoints import CheckpointHeader, mark_latest, write_header
+from megadga.train.data import open_data
 
 RUN = """\
 seed: 17

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, Observed
-from megadga.mixing.static import uniform_weights
+from megadga.mixers.base import AlignmentNeeds, Alignments, MixtureState, Observed
+from megadga.mixers.static import uniform_weights
 
 
 class FrozenProbing:

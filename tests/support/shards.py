@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from megadga.shards.domain import Domain
-from megadga.shards.examples import Examples, open_examples
-from megadga.shards.folder import DomainSource, open_domain, open_domains
-from megadga.shards.grouping import Bounds, Grouping, write_grouping
-from megadga.shards.indexed import IndexedShard
-from megadga.shards.manifest import (
+from megadga.data.domain import Domain
+from megadga.data.folder import DomainSource, Examples, open_domain, open_domains, open_examples
+from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
+from megadga.data.manifest import (
+    Bounds,
+    Grouping,
     Manifest,
     TokenizerIdentity,
     read_manifest,
+    write_grouping,
     write_manifest,
 )
-from megadga.shards.writer import ShardWriter, best_dtype
 
 VOCABULARY = 64
 SEQUENCE_LENGTH = 8

@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from megadga.arrays import IntArray, TokenArray
-from megadga.shards.create import create_domain
-from megadga.shards.grouping import Bounds, Grouping, write_grouping
-from megadga.shards.manifest import TokenizerIdentity, write_manifest
+from megadga.data.create import create_domain
+from megadga.data.manifest import (
+    Bounds,
+    Grouping,
+    TokenizerIdentity,
+    write_grouping,
+    write_manifest,
+)
 
 IDENTITY = TokenizerIdentity(kind="sentencepiece", fingerprint="f" * 64, vocab_size=50_000, eod=2)
 

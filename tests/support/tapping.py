@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from megadga.alignment.directions import Direction
-from megadga.alignment.layouts import Layouts, learn_layouts
-from megadga.alignment.taps import modules_with_parameters, tapped
-from megadga.shards.sequences import PADDING
-from megadga.zero.loss import Loss, mean_loss
+from megadga.data.domain import PADDING
+from megadga.probes.gradients import Direction
+from megadga.probes.hooks import modules_with_parameters, tapped
+from megadga.probes.layouts import Layouts, learn_layouts
+from megadga.probes.loss import Loss, mean_loss
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ DEADLINE_S = 20.0
 
 @dataclass(frozen=True)
 class ThreadRank:
-    """One of several ranks; ``megadga.train.agreement.Ranks``.
+    """One of several ranks; ``megadga.train.ranks.Ranks``.
 
     Attributes:
         rank: Its number.

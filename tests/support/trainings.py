@@ -8,17 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.methods import Method, ProbeBudget, Probing
-from megadga.alignment.packing import PackedSequences
-from megadga.alignment.protocols import Measurement, TrainedBatch
 from megadga.arrays import IntArray
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments
-from megadga.mixing.static import Static
+from megadga.data.domain import Domain, SequenceSet
+from megadga.mixers.base import AlignmentNeeds, Alignments
+from megadga.mixers.static import Static
 from megadga.plugin import Batch, DgaPlugin, Sampling
-from megadga.shards.domain import Domain
-from megadga.shards.sequences import SequenceSet
-from megadga.zero.measuring import make_measurement
+from megadga.probes.measuring import make_measurement
+from megadga.probes.methods import Method, ProbeBudget, Probing
+from megadga.probes.protocols import Measurement
+from megadga.probes.sequences import PackedSequences, ProbeDraws, TrainedBatch
 from tests.support.engines import build_engine, settings
 from tests.support.probe_cases import ProbeCase
 from tests.support.probed_models import PROBED_MODELS, ProbedModel

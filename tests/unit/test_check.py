@@ -5,8 +5,8 @@ import pytest
 
 from megadga.check import check
 from megadga.config.loading import load_config
+from megadga.data.manifest import read_manifest
 from megadga.errors import ConfigError
-from megadga.shards.manifest import read_manifest
 from tests.support.runs import write_reference, write_run
 from tests.support.shards import write_domain, write_sets
 

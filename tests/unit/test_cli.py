@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from megadga.cli import main
-from megadga.cluster.markers import RunMarkers
 from megadga.config.loading import load_config
+from megadga.run_folder.markers import RunMarkers
 from tests.support.leaks import write_leak
 from tests.support.runs import RUN, write_run
 from tests.support.shards import write_sets

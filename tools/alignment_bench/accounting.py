@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from megadga.alignment.protocols import Measurement
+from megadga.probes.protocols import Measurement
 
 from .case import PROBES, Row
 from .storages import LiveStorages

@@ -8,12 +8,11 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from megadga.alignment.methods import LowRank
-from megadga.alignment.packing import PackedSequences
-from megadga.zero.aim import Aim, WholeGradient
-from megadga.zero.in_flight import TrainingTaps
-from megadga.zero.low_rank import LowRankGradient
-from megadga.zero.specific import Preconditioning, specific_gradient
+from megadga.probes.directions import Aim, Preconditioning, WholeGradient, specific_gradient
+from megadga.probes.in_flight import TrainingTaps
+from megadga.probes.low_rank import LowRankGradient
+from megadga.probes.methods import LowRank
+from megadga.probes.sequences import PackedSequences
 
 from .case import Case, Row
 from .workbench import Workbench

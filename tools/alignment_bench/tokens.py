@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from megadga.shards.create import create_domain
-from megadga.shards.domain import Domain
-from megadga.shards.manifest import TokenizerIdentity
+from megadga.data.create import create_domain
+from megadga.data.domain import Domain
+from megadga.data.manifest import TokenizerIdentity
 
 from .case import Case
 

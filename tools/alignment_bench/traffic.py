@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_OURS = "megadga.zero.collective"
+_OURS = "megadga.probes.collective"
 
 
 @final

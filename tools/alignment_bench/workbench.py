@@ -9,19 +9,18 @@ import deepspeed
 import numpy as np
 import torch
 
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.methods import Directional, InFlight, LowRank, Method, ProbeBudget, Probing
-from megadga.alignment.methods import Sharded as ShardedMethod
-from megadga.alignment.packing import PackedSequences
-from megadga.alignment.protocols import Drawn, Measurement, TrainedBatch
-from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.data.domain import Domain
+from megadga.data.folder import DomainSource, open_domain
+from megadga.data.rows import rank_rows
+from megadga.mixers.base import AlignmentNeeds
 from megadga.model.llama import Llama
-from megadga.sampling.rows import rank_rows
-from megadga.shards.domain import Domain
-from megadga.shards.folder import DomainSource, open_domain
-from megadga.zero.loss import mean_loss
-from megadga.zero.measuring import make_measurement
-from megadga.zero.passes import ProbePasses
+from megadga.probes.loss import mean_loss
+from megadga.probes.measuring import make_measurement
+from megadga.probes.methods import Directional, InFlight, LowRank, Method, ProbeBudget, Probing
+from megadga.probes.methods import Sharded as ShardedMethod
+from megadga.probes.passes import ProbePasses
+from megadga.probes.protocols import Measurement
+from megadga.probes.sequences import Drawn, PackedSequences, ProbeDraws, TrainedBatch
 
 from .case import Case
 from .tokens import cut

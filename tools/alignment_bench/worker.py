@@ -10,8 +10,8 @@ from pathlib import Path
 import torch.distributed as dist
 from tqdm import tqdm
 
-from megadga.build.ranks import process_group
 from megadga.console import run_program
+from megadga.train.ranks import process_group
 
 from .accounting import communication_rows, memory_rows
 from .case import Case, Row, Section

@@ -10,7 +10,7 @@ import torch
 
 from alignment_bench.tokens import write_tokens
 from alignment_bench.workbench import Workbench, make_engine
-from megadga.zero.loss import mean_loss
+from megadga.probes.loss import mean_loss
 
 from .setting import Deadline, Row, Setting
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from alignment_bench.case import Case
 from alignment_bench.tokens import write_tokens
 from alignment_bench.workbench import Workbench, make_engine
-from megadga.alignment.methods import LowRank
-from megadga.alignment.protocols import Drawn
 from megadga.arrays import FloatArray, IntArray
 from megadga.model.llama import Llama
-from megadga.zero.low_rank import LowRankGradient
+from megadga.probes.low_rank import LowRankGradient
+from megadga.probes.methods import LowRank
+from megadga.probes.sequences import Drawn
 
 from .setting import Deadline, Row, Setting
 

@@ -14,7 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from alignment_bench.case import Case
 from alignment_bench.tokens import cut, write_tokens
 from alignment_bench.workbench import Workbench, make_engine
-from megadga.alignment.methods import (
+from megadga.mixers.base import Scheduler
+from megadga.mixers.dga import Dga
+from megadga.mixers.static import Static, uniform_weights
+from megadga.plugin import DgaPlugin, Sampling
+from megadga.probes.loss import mean_loss
+from megadga.probes.methods import (
     Directional,
     InFlight,
     LowRank,
@@ -23,11 +28,6 @@ from megadga.alignment.methods import (
     Probing,
     Sharded,
 )
-from megadga.mixing.dga import Dga
-from megadga.mixing.scheduler import Scheduler
-from megadga.mixing.static import Static, uniform_weights
-from megadga.plugin import DgaPlugin, Sampling
-from megadga.zero.loss import mean_loss
 
 from .exactness import RELEASE_EVERYTHING
 from .setting import Deadline, Row, Setting

@@ -19,12 +19,12 @@ from alignment_bench.case import Case
 from alignment_bench.cost import AGAIN, PLAIN, Seconds, cost_rows, cost_variants, time_rounds
 from alignment_bench.tokens import cut, write_tokens
 from alignment_bench.workbench import Workbench, make_engine
-from megadga.alignment.methods import Directional, ProbeBudget, Probing
-from megadga.mixing.dga import Dga
-from megadga.mixing.static import uniform_weights
+from megadga.mixers.dga import Dga
+from megadga.mixers.static import uniform_weights
 from megadga.model.presets import LlamaShape
 from megadga.plugin import DgaPlugin, Sampling
-from megadga.zero.loss import mean_loss
+from megadga.probes.loss import mean_loss
+from megadga.probes.methods import Directional, ProbeBudget, Probing
 
 from .setting import Deadline, Row, Setting
 

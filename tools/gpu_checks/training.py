@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megadga.build.run import open_run
 from megadga.config.loading import load_config
-from megadga.report.records import read_records
+from megadga.report.history import read_records
+from megadga.train.assembly import open_run
 from megadga.train.loop import Run, train
 
 from .environment import synchronize

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.mixing.scheduler import Alignments, Scheduler
+from megadga.mixers.base import Alignments, Scheduler
 
 PERIODS = ("early", "middle", "late")
 """Thirds of a run's updates."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.mixing.scheduler import (
+from megadga.mixers.base import (
     AlignmentNeeds,
     Alignments,
     DomainLosses,

@@ -14,16 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from megadga.alignment.directions import Direction
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.gradient import GradientShard
-from megadga.alignment.methods import LowRank
-from megadga.alignment.packing import PackedSequences
 from megadga.arrays import FloatArray
-from megadga.zero.engine import Engine
-from megadga.zero.loss import mean_loss
-from megadga.zero.low_rank import LowRankGradient
-from megadga.zero.passes import ProbePasses
+from megadga.probes.engine import Engine
+from megadga.probes.gradients import Direction, GradientShard
+from megadga.probes.loss import mean_loss
+from megadga.probes.low_rank import LowRankGradient
+from megadga.probes.methods import LowRank
+from megadga.probes.passes import ProbePasses
+from megadga.probes.sequences import PackedSequences, ProbeDraws
 
 ANOTHER_PROBE = "another probe"
 """Drawn apart from the update's own: other specific sequences, other sequences of each domain."""

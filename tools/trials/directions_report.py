@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from megadga.arrays import FloatArray
-from megadga.mixing.scheduler import Scheduler
+from megadga.mixers.base import Scheduler
 from trials.agreement import (
     PERIODS,
     Agreement,

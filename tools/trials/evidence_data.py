@@ -20,7 +20,7 @@ from megadga.config.histogram import write_histogram
 from megadga.errors import ConfigError, MegadgaError
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import unit_rows
-from megadga.prepare.reading.texts import read_texts
+from megadga.prepare.reading.documents import read_texts
 from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
 
 TOOLS = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from typing import Any
 
 from megadga.config.loading import load_config
 from megadga.errors import MegadgaError
-from megadga.report.records import read_records
+from megadga.report.history import read_records
 from trials.agreement import markdown_table
 
 CONFIGS = Path("configs/evidence")

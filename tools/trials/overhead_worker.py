@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from megadga.build.ranks import process_group
-from megadga.build.run import open_run
 from megadga.config.loading import load_config
 from megadga.console import run_program
+from megadga.train.assembly import open_run
 from megadga.train.loop import Run, train
+from megadga.train.ranks import process_group
 from trials.collectives import counted_collectives
 from trials.interleaving import PLAIN, Segment, order_of_round
 

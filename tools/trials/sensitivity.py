@@ -7,10 +7,10 @@ from statistics import median
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.mixing.dga import Dga
-from megadga.mixing.scheduler import Alignments, Observed
-from megadga.mixing.signal import standard_deviation
-from megadga.mixing.static import uniform_weights
+from megadga.mixers.base import Alignments, Observed
+from megadga.mixers.dga import Dga
+from megadga.mixers.safeguards import standard_deviation
+from megadga.mixers.static import uniform_weights
 
 from .convex import Bed, Disturb, descend
 

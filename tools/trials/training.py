@@ -12,17 +12,17 @@ from typing import Any
 import deepspeed
 import numpy as np
 
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.methods import Directional, LowRank, ProbeBudget, Probing
-from megadga.mixing.dga import Dga
-from megadga.mixing.static import uniform_weights
+from megadga.data.domain import Domain
+from megadga.mixers.dga import Dga
+from megadga.mixers.static import uniform_weights
 from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
 from megadga.plugin import DgaPlugin, Metrics, Sampling
-from megadga.shards.domain import Domain
-from megadga.train.summing import StepSum
-from megadga.train.trainer import Trainer
-from megadga.zero.collective import ProcessGroupCollective
+from megadga.probes.collective import ProcessGroupCollective
+from megadga.probes.methods import Directional, LowRank, ProbeBudget, Probing
+from megadga.probes.sequences import ProbeDraws
+from megadga.train.ranks import StepSum
+from megadga.train.step import Trainer
 from trials.agreement import Update
 from trials.directions import DirectionTrial, Kept, Measured
 

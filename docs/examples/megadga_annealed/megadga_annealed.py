@@ -6,11 +6,11 @@ from typing import final
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.config.base import PositiveShare, Section
-from megadga.config.extension import RuleContext
-from megadga.config.weights import Weights
-from megadga.mixing.scheduler import MixtureState, Observed, StepNeeds, StepNumber
-from megadga.mixing.simplex import geometric_mixture
+from megadga.mixers.base import MixtureState, Observed, StepNeeds, StepNumber
+from megadga.mixers.extension import RuleContext
+from megadga.mixers.simplex import geometric_mixture
+from megadga.mixers.weights import Weights
+from megadga.section import PositiveShare, Section
 
 
 class Annealed(Section):

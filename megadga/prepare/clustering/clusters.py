@@ -1,33 +1,136 @@
-"""A clustering: an embedding and a tree of clusters, in a folder; and texts assigned by it.
-
-Knows nothing of how either was learned, nor of shards.
-
-    clusters/clusters.json   version, embedding, levels, fingerprint
-             centroids.npz   the centres of all levels, one after the other, float32
-             embedder.npz    the fitted embedding, if it is TF-IDF
-"""
+"""A clustering in a folder: its record, its centres, and the assignment of texts."""
 
 import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final, get_args
 
 import numpy as np
 
 from megadga.arrays import IntArray
+from megadga.data.files import written_whole
+from megadga.data.npz import ArraySpec, read_arrays, write_arrays
 from megadga.errors import ConfigError
-from megadga.prepare.clustering.embedding import Embedder
-from megadga.prepare.clustering.record import ClusteringRecord, read_record, write_record
-from megadga.prepare.clustering.sentences import SentenceEmbedder
-from megadga.prepare.clustering.tfidf import TfidfEmbedder
-from megadga.prepare.clustering.tree import ClusterTree
+from megadga.prepare.classifier import Classifier
+from megadga.prepare.clustering.embedding import (
+    Embedder,
+    EmbeddingKind,
+    SentenceEmbedder,
+    TfidfEmbedder,
+)
+from megadga.prepare.clustering.tree import ClusterTree, check_levels
 from megadga.prepare.extras import import_extra
-from megadga.shards.npz import ArraySpec, read_arrays, write_arrays
+from megadga.prepare.pieces import Cut
+from megadga.prepare.reading.documents import chunk_texts, read_texts
+from megadga.prepare.workers import open_processes
+
+FILE_NAME = "clusters.json"
+
+
+VERSION = 1
+
+
+_TYPES: Mapping[str, type] = {
+    "version": int,
+    "embedder": str,
+    "embedder_fingerprint": str,
+    "embedder_path": str,
+    "levels": list,
+    "fingerprint": str,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusteringRecord:
+    """Everything in ``clusters.json`` but its version.
+
+    Attributes:
+        embedder: Which embedding it is.
+        embedder_fingerprint: SHA-256, hexadecimal.
+        embedder_path: Where a sentence-transformers model was; the file's name for TF-IDF.
+        levels: Numbers of clusters, from coarse to fine.
+        fingerprint: Of the clustering, SHA-256, hexadecimal.
+    """
+
+    embedder: EmbeddingKind
+    embedder_fingerprint: str
+    embedder_path: str
+    levels: tuple[int, ...]
+    fingerprint: str
+
+
+def write_record(folder: Path, record: ClusteringRecord) -> None:
+    """Write ``clusters.json`` into ``folder``, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    content = {"version": VERSION, **asdict(record)}
+    with written_whole(folder / FILE_NAME) as file:
+        file.write(json.dumps(content, indent=2).encode() + b"\n")
+
+
+def read_record(folder: Path) -> ClusteringRecord:
+    """Return what ``clusters.json`` says.
+
+    Raises:
+        ConfigError: If there is none, or a key is missing, unknown or of a wrong type or value.
+    """
+    path = folder / FILE_NAME
+    try:
+        content: object = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a clustering, found {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected JSON, found {error}") from error
+    fields = _fields(content, str(path))
+    if fields["version"] != VERSION:
+        raise ConfigError(f"{path}: version: expected {VERSION}, found {fields['version']}")
+    if fields["embedder"] not in get_args(EmbeddingKind):
+        known = " or ".join(get_args(EmbeddingKind))
+        raise ConfigError(f"{path}: embedder: expected {known}, found {fields['embedder']!r}")
+    if not all(type(level) is int for level in fields["levels"]):
+        raise ConfigError(f"{path}: levels: expected integers, found {fields['levels']!r:.60}")
+    try:
+        levels = check_levels(fields["levels"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return ClusteringRecord(
+        embedder=fields["embedder"],
+        embedder_fingerprint=fields["embedder_fingerprint"],
+        embedder_path=fields["embedder_path"],
+        levels=levels,
+        fingerprint=fields["fingerprint"],
+    )
+
+
+def _fields(content: object, path: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected an object, found {type(content).__name__}")
+    fields = cast("dict[str, Any]", content)
+    if fields.keys() != _TYPES.keys():
+        raise ConfigError(
+            f"{path}: expected the keys {', '.join(_TYPES)}, found {list(fields)!r:.200}"
+        )
+    for key, kind in _TYPES.items():
+        if type(fields[key]) is not kind:  # a bool is no number
+            raise ConfigError(
+                f"{path}: {key}: expected {kind.__name__}, found {type(fields[key]).__name__} "
+                f"{json.dumps(fields[key])[:60]}"
+            )
+    return fields
+
 
 CENTROIDS_NAME = "centroids.npz"
+
+
 EMBEDDER_NAME = "embedder.npz"
+
+
 SPECS = {"centroids": ArraySpec(("<f4",), 2)}
 
 
@@ -193,3 +296,34 @@ def _load_once(
             "the clustering has changed"
         )
     return clustering.classifier(level)
+
+
+def assign_inputs(
+    classifier: Classifier, paths: Sequence[Path], *, cut: Cut = list, workers: int = 1
+) -> tuple[IntArray, IntArray]:
+    """Return each text's cluster, and the number of the input that it comes from.
+
+    Args:
+        classifier: Picklable if there are several workers.
+        paths: The inputs: files and folders of documents.
+        cut: What turns documents into texts.
+        workers: Processes, at least 1.
+
+    Returns:
+        Two arrays of shape ``(texts,)``, in the order of the inputs.
+
+    Raises:
+        ConfigError: If an input cannot be read, or ``workers`` is below 1.
+    """
+    assign = partial(_assign, classifier=classifier, cut=cut)
+    clusters, labels = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    with open_processes(workers) as pool:
+        for number, path in enumerate(paths):
+            for part in pool.map_in_order(assign, chunk_texts(read_texts([path]))):
+                clusters.append(part)
+                labels.append(np.full(len(part), number))
+    return np.concatenate(clusters), np.concatenate(labels)
+
+
+def _assign(texts: Sequence[str], *, classifier: Classifier, cut: Cut) -> IntArray:
+    return classifier.assign(cut(texts))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megadga.arrays import IntArray, TokenArray
-from megadga.sampling.addresses import GOLDEN, KeyArray, mix
+from megadga.data.permutation import GOLDEN, KeyArray, mix
 
 CHUNK_TOKENS = 1 << 16
 """Tokens of a stream looked at in one go: their hashes stay in a processor's cache."""

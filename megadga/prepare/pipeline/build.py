@@ -18,18 +18,25 @@ from typing import Any
 import numpy as np
 
 from megadga.arrays import IntArray
+from megadga.data.indexed import best_dtype
+from megadga.data.manifest import Manifest
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.classifier import Classifier
-from megadga.prepare.pipeline.corpus import Corpus, plan_tasks
-from megadga.prepare.pipeline.merging import Merging, ShardTask, Sizes, SortedRun, plan_shards
-from megadga.prepare.pipeline.outputs import Finishing, Output, Provenance
-from megadga.prepare.pipeline.recipe import Recipe
+from megadga.prepare.pipeline.corpus import Corpus, Recipe, plan_tasks
+from megadga.prepare.pipeline.merging import (
+    Finishing,
+    Merging,
+    Output,
+    Provenance,
+    ShardTask,
+    Sizes,
+    SortedRun,
+    plan_shards,
+)
 from megadga.prepare.pipeline.stages import Execution, tokenize_all, write_all
 from megadga.prepare.pipeline.tokenizing import Tokenizing
 from megadga.prepare.pipeline.workplace import TaskRecord
 from megadga.prepare.tokenizer import Tokenizer
-from megadga.shards.manifest import Manifest
-from megadga.shards.writer import best_dtype
 
 MOST_FOLDERS = 1 << 16
 NAMES_SHOWN = 5

@@ -1,23 +1,35 @@
-"""The options of a build. Knows the command line; builds nothing."""
+"""Command-line options of a build."""
 
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from megadga.data.create import SHARD_TOKENS
 from megadga.errors import ConfigError
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pipeline.build import Build, Built, shown_names
-from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
-from megadga.prepare.pipeline.outputs import Output
-from megadga.prepare.pipeline.recipe import Recipe
+from megadga.prepare.pipeline.corpus import Corpus, Recipe, corpus_by_input, corpus_of_files
+from megadga.prepare.pipeline.merging import Output
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
 from megadga.prepare.progress import Stages
-from megadga.prepare.reading.bad import MaxBad
 from megadga.prepare.reading.inputs import expand_inputs, plan_domains, plan_files
-from megadga.prepare.reading.records import Keys
+from megadga.prepare.reading.records import Keys, MaxBad
 from megadga.prepare.tokenizer import load_tokenizer
 from megadga.prepare.workers import Workers
-from megadga.shards.create import SHARD_TOKENS
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--text-key`` and ``--max-bad`` to a parser."""
+    add = parser.add_argument
+    add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
+    add(
+        "--max-bad",
+        default="0",
+        metavar="N",
+        help="bad records to leave out, or N%%, each time that input is read; those without text "
+        "are none here (%(default)s)",
+    )
+
 
 MEGABYTE = 1 << 20
 

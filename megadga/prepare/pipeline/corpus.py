@@ -1,22 +1,68 @@
-"""What a build reads, and how that is divided into tasks. Knows files and spans, no records."""
+"""What a build reads, the recipe that decides its bytes, and the division into tasks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megadga.data.create import MOST_TOKENS, SHARD_TOKENS
+from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import split_file
-from megadga.prepare.reading.inputs import (
-    DomainInput,
-    divide_input,
-    list_files,
-    pair_files,
-)
-from megadga.prepare.reading.spans import Span
+from megadga.prepare.reading.inputs import DomainInput, divide_input, list_files, pair_files
+from megadga.prepare.reading.lines import Span
+from megadga.prepare.reading.records import Keys
+
+SPLITS = ("train", "valid")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How documents become the splits of domains.
+
+    Attributes:
+        keys: Where records have their text, and their id and domain if those are asked for.
+        valid_fraction: Documents held out for validation, in [0, 1), on average. Which ones
+            depends on their text alone: copies stay together, and a document keeps its side
+            whatever the seed and whatever is added to the input.
+        seed: Of the shuffle, in [0, 2^64).
+        piece_tokens: Longer documents are cut into pieces of so many tokens, each a document of
+            its own from then on, in [1, 2^62]; None: documents stay whole.
+        shard_tokens: Tokens of a shard, about, in [1, 2^62].
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    keys: Keys = Keys()
+    valid_fraction: float = 0.05
+    seed: int = 0
+    piece_tokens: int | None = None
+    shard_tokens: int = SHARD_TOKENS
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.valid_fraction < 1.0:
+            raise ConfigError(f"valid_fraction: expected 0 <= F < 1, found {self.valid_fraction}")
+        if not 0 <= self.seed < 1 << 64:
+            raise ConfigError(f"seed: expected 0 <= N < 2^64, found {self.seed}")
+        for name, value in (
+            ("piece_tokens", self.piece_tokens),
+            ("shard_tokens", self.shard_tokens),
+        ):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {value}")
+            if value is not None and value > MOST_TOKENS:
+                raise ConfigError(f"{name}: expected at most 2^62, found {value}")
+
 
 LEAST_TASK_BYTES = 1 << 18
+
+
 MOST_TASK_BYTES = 1 << 26
+
+
 TASKS_WANTED = 64
 """A corpus is cut into about this many tasks, or more if they would be too large."""
+
+
 CHECKED_BYTES = 1 << 26
 """Documents that are decoded again to see whether they come back: about as many bytes of the
 corpus, spread evenly, and as many again, an equal part of each file."""

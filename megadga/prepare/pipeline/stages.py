@@ -10,12 +10,10 @@ from pathlib import Path
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import Task
 from megadga.prepare.pipeline.merging import Merging, ShardTask
-from megadga.prepare.pipeline.rejects import find_rejects, write_rejects
-from megadga.prepare.pipeline.task_progress import read_progress
-from megadga.prepare.pipeline.tokenizing import Tokenizing
-from megadga.prepare.pipeline.workplace import TaskRecord
+from megadga.prepare.pipeline.tokenizing import Tokenizing, find_rejects, write_rejects
+from megadga.prepare.pipeline.workplace import TaskRecord, read_progress
 from megadga.prepare.progress import Stages, unseen
-from megadga.prepare.reading.bad import MaxBad
+from megadga.prepare.reading.records import MaxBad
 from megadga.prepare.workers import Workers
 
 MEMORY_BYTES = 1 << 26

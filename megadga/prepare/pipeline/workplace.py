@@ -1,29 +1,56 @@
-"""What a build has finished, on the disk, so that it goes on where it was killed.
-
-Knows what is there by name; not how any of it is made. Every file is whole or absent, unless the
-power was cut: a record that cannot be read counts as absent, and runs have checksums.
-
-    plan.json            what is built: the build that goes on must be the same
-    lock                 held by the build that is at work
-    runs/                sorted runs of tokenized documents
-    tasks/               a record for each task whose runs are there, and its rejected records
-    progress/            how far each task is that somebody is at
-    merged/FOLDER/       shards under their final names, a folder for each that will be
-    entries/FOLDER/      what the manifest will say of each shard that is there
-"""
+"""What a build has finished, on disk, so that it resumes where it was killed."""
 
 import fcntl
 import json
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, final
 
+from megadga.data.files import written_whole
+from megadga.data.manifest import ShardEntry
 from megadga.errors import ConfigError
-from megadga.shards.files import written_whole
-from megadga.shards.manifest import ShardEntry
+
+WRITE_INTERVAL_S = 0.5
+
+
+@final
+class TaskProgress:
+    """What one worker has done of the task it is at, in a file that whoever waits may read.
+
+    Args:
+        path: The file; it is gone once the task has ended.
+        clock: Seconds since any fixed moment.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._done = 0
+        self._written_at = clock()
+
+    def advance(self, amount: int) -> None:
+        """Count some more; the file follows twice a second."""
+        self._done += amount
+        if (now := self._clock()) - self._written_at >= WRITE_INTERVAL_S:
+            self._path.write_text(str(self._done))
+            self._written_at = now
+
+    def end(self) -> None:
+        """Remove the file."""
+        self._path.unlink(missing_ok=True)
+
+
+def read_progress(path: Path) -> int:
+    """Return what a task has done so far; 0 if nobody is at it, or has said anything yet."""
+    try:
+        return int(path.read_text() or 0)  # empty while it is being written
+    except FileNotFoundError:
+        return 0
+
 
 FOLDERS = ("runs", "tasks", "progress", "merged", "entries")
 

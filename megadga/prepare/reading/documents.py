@@ -1,16 +1,27 @@
-"""Files of any format to documents. Knows which reader a format calls for, and none itself."""
+"""Files of any format to documents, samples and texts."""
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
+import numpy as np
+
 from megadga.errors import ConfigError
-from megadga.prepare.reading.bad import BadRecords
-from megadga.prepare.reading.compression import open_gzip, open_zstd
-from megadga.prepare.reading.formats import Format, find_format, named_format
+from megadga.prepare.reading.formats import Format, find_format, named_format, open_gzip, open_zstd
 from megadga.prepare.reading.inputs import training_files
-from megadga.prepare.reading.lines import check_size, iterate_compressed, iterate_plain
+from megadga.prepare.reading.lines import (
+    Span,
+    check_size,
+    cut_bytes,
+    cut_groups,
+    iterate_compressed,
+    iterate_plain,
+)
 from megadga.prepare.reading.parquet import iterate_rows, measure_row_groups
 from megadga.prepare.reading.records import (
+    BadRecords,
     Document,
     Keys,
     Reject,
@@ -18,7 +29,6 @@ from megadga.prepare.reading.records import (
     make_record,
     parse_file,
 )
-from megadga.prepare.reading.spans import Span, cut_bytes, cut_groups
 
 TABLE = "expected text or JSON lines, found a table by its name: write one JSON object a line"
 
@@ -162,3 +172,107 @@ def _file_bytes(file: Path) -> int:
 
 def _unreadable(file: Path, error: OSError) -> ConfigError:
     return ConfigError(f"{file}: expected a readable file, found {error}")
+
+
+PRIORITIES = 4096
+"""Drawn at a time: one generator a document would take longer than reading it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextSample:
+    """Some documents, and the size of what they were drawn from.
+
+    Attributes:
+        texts: In the order of the stream.
+        num_characters: Characters of the whole stream.
+    """
+
+    texts: tuple[str, ...]
+    num_characters: int
+
+
+def sample_texts(texts: Iterable[str], *, max_characters: int, seed: int) -> TextSample:
+    """Return as many texts as there is room for, and one at least, if there is one.
+
+    Args:
+        texts: Read to the end; those of the sample alone are held in memory.
+        max_characters: Of the sample.
+        seed: At least 0.
+    """
+    kept: list[tuple[float, int, str]] = []  # a heap: the highest priority first
+    num_kept = num_characters = 0
+    for number, (text, priority) in enumerate(zip(texts, priorities(seed), strict=False)):
+        heapq.heappush(kept, (-priority, number, text))
+        num_kept += len(text)
+        num_characters += len(text)
+        while num_kept > max_characters and len(kept) > 1:
+            num_kept -= len(heapq.heappop(kept)[2])
+    ordered = sorted(kept, key=lambda entry: entry[1])
+    return TextSample(tuple(text for _, _, text in ordered), num_characters)
+
+
+def thin_out(texts: Iterable[str], *, fraction: float, seed: int) -> Iterator[str]:
+    """Yield the texts whose priority is below ``fraction``, each with that probability."""
+    for text, priority in zip(texts, priorities(seed), strict=False):
+        if priority < fraction:
+            yield text
+
+
+def priorities(seed: int) -> Iterator[float]:
+    """Yield u_0, u_1, ... without end."""
+    for block in count():
+        yield from np.random.default_rng((seed, block)).random(PRIORITIES).tolist()
+
+
+CHUNK_CHARACTERS = 1 << 20
+
+
+def read_texts(
+    paths: Sequence[Path],
+    *,
+    text_key: str = "text",
+    bad: BadRecords | None = None,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Iterator[str]:
+    """Yield the text of every document that has some, file after file.
+
+    Args:
+        paths: Files and folders of documents.
+        text_key: Where the objects of JSON lines have their text.
+        bad: Counts the bad records, and is to be asked at the end whether they are too many; None:
+            the first is.
+        progress: Called with the bytes of input read since the last call, ``count_bytes``
+            in all.
+
+    Raises:
+        ConfigError: If an input cannot be read, or too many records are bad.
+    """
+    bad = bad or BadRecords()
+    for path in paths:
+        for document in iterate_documents(path, text_key=text_key, bad=bad):
+            progress(document.input_bytes)
+            if document.text:
+                yield document.text
+
+
+def count_bytes(paths: Iterable[Path]) -> int:
+    """Return how many bytes on the disk ``read_texts`` will read.
+
+    Raises:
+        ConfigError: If a path does not exist.
+    """
+    return sum(map(count_input_bytes, paths))
+
+
+def chunk_texts(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield neighbouring texts together, a chunk closed once it has ``CHUNK_CHARACTERS``."""
+    chunk: list[str] = []
+    num_characters = 0
+    for text in texts:
+        chunk.append(text)
+        num_characters += len(text)
+        if num_characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, num_characters = [], 0
+    if chunk:
+        yield chunk

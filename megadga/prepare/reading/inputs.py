@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megadga.errors import ConfigError
-from megadga.prepare.reading.products import (
-    describe_folder,
-    describe_product,
-    is_product,
-    is_rejects_list,
-)
 from megadga.prepare.reading.records import FOLDER_NAME, is_folder_name
 from megadga.prepare.reading.splits import (
     FolderSplits,
     Split,
+    describe_folder,
+    describe_product,
     divide_files,
     file_split,
+    is_product,
     is_record,
+    is_rejects_list,
     name_type,
     said_split,
 )

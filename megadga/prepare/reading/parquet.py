@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.lines import Span
 from megadga.prepare.reading.records import (
     Content,
     Document,
@@ -20,7 +21,6 @@ from megadga.prepare.reading.records import (
     make_record,
     show_names,
 )
-from megadga.prepare.reading.spans import Span
 
 # pyarrow is slow to import, optional, and has no types: imported on first use, and Any.
 

@@ -1,10 +1,4 @@
-"""What names of files and folders say of splits. Knows names alone, and opens no file.
-
-The words are those that the package ``datasets`` takes: ``train-00000-of-00002.parquet``,
-``qa_dev.jsonl`` and ``validation/0.jsonl`` say a split. In the name of a file of records they
-stand anywhere between what are no letters; in that of another file, of code or prose, alone
-between dots, numbers aside: ``wiki.test.tokens`` says one, and ``test_parser.py`` does not.
-"""
+"""Which split a file belongs to by its name, and which files our own tools have written."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +8,71 @@ from typing import Literal
 
 from megadga.errors import ConfigError
 
+_REJECTS = re.compile(r".+\.rejects-[0-9a-f]{8}\.jsonl", re.DOTALL)
+
+
+_FOLDERS = {
+    "the shards of a domain": ("manifest.json", "*.idx"),
+    "a clustering": ("clusters.json", "centroids.npz"),
+}
+
+
+def rejects_path(output: Path, digest: str) -> Path:
+    """Return where the bad records of a build are listed, beside its output.
+
+    Args:
+        output: The build's, absolute.
+        digest: Of the build, hexadecimal, of 8 digits at least.
+    """
+    return output.with_name(f"{output.name}.rejects-{digest[:8]}.jsonl")
+
+
+def is_rejects_list(name: str) -> bool:
+    """Return whether a file of this name is one that ``rejects_path`` gives."""
+    return _REJECTS.fullmatch(name) is not None
+
+
+def describe_product(path: Path) -> str | None:
+    """Return what of these tools' making a file or folder is; None: nothing, as far as is seen.
+
+    A folder that holds nothing but such folders is one, too: the output of a build is.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    if not path.is_dir():
+        return "a list of rejected records" if is_rejects_list(path.name) else None
+    if (kind := describe_folder(path)) is not None:
+        return kind
+    inner = [one for one in path.iterdir() if not one.name.startswith(".")]
+    if inner and all(one.is_dir() and describe_folder(one) for one in inner):
+        return "shards"
+    return None
+
+
+def is_product(path: Path) -> bool:
+    """Return whether these tools have made a file or folder, or the folder that a file lies in.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    return describe_product(path) is not None or describe_folder(path.parent) is not None
+
+
+def describe_folder(folder: Path) -> str | None:
+    """Return what these tools have put into a folder; None: nothing, as far as is seen there.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    for kind, names in _FOLDERS.items():
+        if all(next(folder.glob(name), None) is not None for name in names):
+            return kind
+    return None
+
+
 Split = Literal["train", "valid", "test"]
+
 
 _WORDS: Mapping[str, Split] = {
     "train": "train",
@@ -28,11 +86,21 @@ _WORDS: Mapping[str, Split] = {
     "eval": "test",
     "evaluation": "test",
 }
+
+
 _COMPRESSIONS = frozenset({".gz", ".zst", ".bz2", ".xz"})
+
+
 _RECORDS = frozenset({".jsonl", ".ndjson", ".jsonlines", ".parquet"})
+
+
 _MAYBE_RECORDS = frozenset({".json", ""})
+
+
 _NOTES = frozenset({"readme", "license", "licence", "dataset_infos", "dataset_dict", "citation"})
 """Files that say something of the records beside them, by their names without a type."""
+
+
 _NUMBERS = re.compile(r"[-_ ]*\d+([-_ ]*of[-_ ]*\d+)?$")
 
 

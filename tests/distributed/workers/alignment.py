@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from megadga.build.ranks import leave
+from megadga.train.ranks import leave
 from tests.distributed.workers import exactness, low_rank, preconditioned
 from tests.support.engines import init_ranks
 from tests.support.probe_cases import (

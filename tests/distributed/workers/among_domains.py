@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from megadga.alignment.methods import Directional, Method, Sharded
-from megadga.build.ranks import leave
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments
+from megadga.mixers.base import AlignmentNeeds, Alignments
+from megadga.probes.methods import Directional, Method, Sharded
+from megadga.train.ranks import leave
 from tests.distributed.workers import foreign
 from tests.distributed.workers.exactness import measured_numbers
 from tests.support.engines import init_ranks

@@ -11,13 +11,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from megadga.build.ranks import process_group
-from megadga.build.run import open_run
-from megadga.cluster.markers import RunFinishedError, RunMarkers
 from megadga.config.loading import load_config
-from megadga.train.agreement import OtherRankError, on_first_rank
-from megadga.zero.collective import ProcessGroupCollective
-from megadga.zero.deadline import limit_waiting
+from megadga.probes.collective import ProcessGroupCollective
+from megadga.probes.engine import limit_waiting
+from megadga.run_folder.markers import RunFinishedError, RunMarkers
+from megadga.train.assembly import open_run
+from megadga.train.ranks import OtherRankError, on_first_rank, process_group
 from tests.support.engines import build_engine, settings
 from tests.support.probed_models import small
 from tests.support.runs import write_run

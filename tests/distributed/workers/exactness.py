@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from megadga.arrays import IntArray
-from megadga.mixing.scheduler import Alignments
-from megadga.shards.sequences import PADDING
+from megadga.data.domain import PADDING
+from megadga.mixers.base import Alignments
 from tests.support.probe_cases import ProbeCase
 from tests.support.probes import METHODS
 from tests.support.references import Reference

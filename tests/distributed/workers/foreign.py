@@ -11,7 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from megadga.alignment.methods import (
+from megadga.errors import UnsupportedEngineError
+from megadga.mixers.static import Static, uniform_weights
+from megadga.plugin import DgaPlugin, Sampling
+from megadga.probes.loss import Loss, mean_loss
+from megadga.probes.methods import (
     Directional,
     InFlight,
     LowRank,
@@ -20,10 +24,6 @@ from megadga.alignment.methods import (
     Probing,
     Sharded,
 )
-from megadga.errors import UnsupportedEngineError
-from megadga.mixing.static import Static, uniform_weights
-from megadga.plugin import DgaPlugin, Sampling
-from megadga.zero.loss import Loss, mean_loss
 from tests.support.engines import full_parameters, settings
 from tests.support.foreign_models import (
     Experts,

@@ -10,12 +10,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from megadga.alignment import factoring
-from megadga.alignment.directions import Direction
-from megadga.alignment.methods import Directional, InFlight, LowRank, ProbeBudget
-from megadga.zero.aim import Aim
-from megadga.zero.low_rank import LowRankGradient
-from megadga.zero.passes import ProbePasses
+from megadga.probes import low_rank as factoring
+from megadga.probes.directions import Aim
+from megadga.probes.gradients import Direction
+from megadga.probes.low_rank import LowRankGradient
+from megadga.probes.methods import Directional, InFlight, LowRank, ProbeBudget
+from megadga.probes.passes import ProbePasses
 from tests.distributed.workers.exactness import measured_numbers
 from tests.support.probe_cases import ProbeCase
 from tests.support.references import Reference

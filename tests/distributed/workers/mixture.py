@@ -11,15 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from megadga.alignment.methods import Method, ProbeBudget, Probing
-from megadga.build.ranks import leave
+from megadga.data.reader import read_windows
+from megadga.data.sampler import Selection
 from megadga.errors import ExhaustedError, ResumeError
-from megadga.mixing.dga import Dga
-from megadga.mixing.odm import Odm
-from megadga.mixing.static import Static, uniform_weights
+from megadga.mixers.dga import Dga
+from megadga.mixers.odm import Odm
+from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import Batch, DgaPlugin, Sampling
-from megadga.sampling.selection import Selection
-from megadga.shards.reader import read_windows
+from megadga.probes.methods import Method, ProbeBudget, Probing
+from megadga.train.ranks import leave
 from tests.support.engines import build_engine, settings
 from tests.support.models import SmallDecoder
 from tests.support.probes import METHODS

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from megadga.alignment.methods import ProbeBudget, Probing
-from megadga.build.ranks import leave
-from megadga.mixing.static import Static, uniform_weights
+from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import DgaPlugin, Sampling
+from megadga.probes.methods import ProbeBudget, Probing
+from megadga.train.ranks import leave
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probe_cases import ProbeCase, no_trace_cases
 from tests.support.probed_models import PROBED_MODELS

@@ -10,21 +10,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megadga.alignment.methods import InFlight, ProbeBudget, Probing, Sharded
 from megadga.arrays import IntArray
-from megadga.build.ranks import leave
-from megadga.mixing.dga import Dga
-from megadga.mixing.mixtures import Mixtures
-from megadga.mixing.over_basis import OverBasis
-from megadga.mixing.scheduler import AlignmentNeeds
-from megadga.mixing.static import uniform_weights
+from megadga.data.domain import Domain
+from megadga.data.folder import DomainSource, open_domain, open_split, read_folders
+from megadga.data.probe_draws import ProbeSampler
+from megadga.data.reader import read_windows
+from megadga.data.sampler import Selection
+from megadga.mixers.base import AlignmentNeeds, Mixtures
+from megadga.mixers.basis import OverBasis
+from megadga.mixers.dga import Dga
+from megadga.mixers.static import uniform_weights
 from megadga.plugin import DgaPlugin, Sampling
-from megadga.sampling.probes import ProbeSampler
-from megadga.sampling.selection import Selection
-from megadga.shards.domain import Domain
-from megadga.shards.folder import DomainSource, open_domain, open_split, read_folders
-from megadga.shards.reader import read_windows
-from megadga.zero.measuring import make_measurement
+from megadga.probes.measuring import make_measurement
+from megadga.probes.methods import InFlight, ProbeBudget, Probing, Sharded
+from megadga.train.ranks import leave
 from tests.distributed.workers.exactness import largest_error
 from tests.support.engines import build_engine, settings
 from tests.support.mixtures import mixtures_of

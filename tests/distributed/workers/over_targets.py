@@ -10,8 +10,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.methods import (
+from megadga.arrays import IntArray
+from megadga.data.domain import SequenceSet
+from megadga.data.folder import DomainSource, open_examples
+from megadga.errors import ResumeError
+from megadga.mixers.base import AlignmentNeeds, Scheduler, TargetAlignments, TargetNeeds
+from megadga.mixers.dga import Dga
+from megadga.mixers.grape import Grape
+from megadga.mixers.static import Static, uniform_weights
+from megadga.mixers.targets import OverTargets
+from megadga.plugin import DgaPlugin, Sampling
+from megadga.probes.measuring import make_measurement, make_target_measurement
+from megadga.probes.methods import (
     Directional,
     InFlight,
     LowRank,
@@ -20,20 +30,8 @@ from megadga.alignment.methods import (
     Probing,
     Sharded,
 )
-from megadga.alignment.protocols import Drawn
-from megadga.arrays import IntArray
-from megadga.build.ranks import leave
-from megadga.errors import ResumeError
-from megadga.mixing.dga import Dga
-from megadga.mixing.grape import Grape
-from megadga.mixing.over_targets import OverTargets
-from megadga.mixing.scheduler import AlignmentNeeds, Scheduler, TargetAlignments, TargetNeeds
-from megadga.mixing.static import Static, uniform_weights
-from megadga.plugin import DgaPlugin, Sampling
-from megadga.shards.examples import open_examples
-from megadga.shards.folder import DomainSource
-from megadga.shards.sequences import SequenceSet
-from megadga.zero.measuring import make_measurement, make_target_measurement
+from megadga.probes.sequences import Drawn, ProbeDraws
+from megadga.train.ranks import leave
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probed_models import PROBED_MODELS
 from tests.support.references import Reference, reference_of

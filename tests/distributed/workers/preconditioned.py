@@ -9,7 +9,7 @@ from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from megadga.errors import UnsupportedEngineError
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments
+from megadga.mixers.base import AlignmentNeeds, Alignments
 from tests.distributed.workers.exactness import measured_numbers
 from tests.support.probe_cases import ProbeCase
 from tests.support.probes import METHODS

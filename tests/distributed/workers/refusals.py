@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megadga.alignment.methods import Directional, InFlight, LowRank, Method, Sharded
-from megadga.build.ranks import leave
 from megadga.errors import UnsupportedEngineError
-from megadga.mixing.scheduler import AlignmentNeeds
+from megadga.mixers.base import AlignmentNeeds
 from megadga.plugin import DgaPlugin, Sampling
+from megadga.probes.methods import Directional, InFlight, LowRank, Method, Sharded
+from megadga.train.ranks import leave
 from tests.distributed.workers import exactness
 from tests.support.engines import build_engine, init_ranks, settings
 from tests.support.probe_cases import ProbeCase

@@ -6,8 +6,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from megadga.build.run import open_run
 from megadga.config.loading import load_config
+from megadga.train.assembly import open_run
 from megadga.train.loop import train
 
 

@@ -11,10 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megadga.build.ranks import leave
-from megadga.model.initialization import NormalInitializer
-from megadga.model.llama import Llama
+from megadga.model.llama import Llama, NormalInitializer
 from megadga.model.presets import LlamaShape
+from megadga.train.ranks import leave
 
 SHAPE = LlamaShape(
     num_layers=6, width=64, num_heads=4, num_kv_heads=2, mlp_width=128, tied_embeddings=False

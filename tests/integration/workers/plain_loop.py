@@ -10,16 +10,16 @@ from typing import Any
 
 import torch.distributed as dist
 
-from megadga.build.data import open_data
-from megadga.build.ranks import process_group
-from megadga.build.run import open_run
-from megadga.build.shape import model_shape
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.loading import load_config
-from megadga.config.models import RunConfig
+from megadga.config.run import RunConfig
 from megadga.model.llama import Llama
 from megadga.plugin import DgaPlugin
+from megadga.train.assembly import open_run
+from megadga.train.data import open_data
 from megadga.train.loop import train
+from megadga.train.ranks import process_group
+from megadga.train.reference import model_shape
 from tests.support.engines import fingerprint, full_parameters
 from tests.support.ranks import REPOSITORY
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megadga.build.ranks import process_group
-from megadga.build.run import open_run
 from megadga.config.loading import load_config
+from megadga.train.assembly import open_run
 from megadga.train.loop import evaluate, train
+from megadga.train.ranks import process_group
 from tests.support.checkpoints import differing
 
 BEYOND_CHECKPOINT = 4

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megadga.alignment.aligner import Aligner
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.methods import ProbeBudget
-from megadga.alignment.protocols import Drawn, TrainedBatch
-from megadga.mixing.scheduler import Alignments
+from megadga.mixers.base import Alignments
+from megadga.probes.measuring import Aligner
+from megadga.probes.methods import ProbeBudget
+from megadga.probes.sequences import Drawn, ProbeDraws, TrainedBatch
 from tests.support.shards import open_sets, write_sets
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from megadga.alignment.directions import Factors, ResidentDirection
+from megadga.probes.gradients import Factors, ResidentDirection
 
 WEIGHT, BIAS, OTHER = (nn.Parameter(torch.zeros(shape)) for shape in ((3, 2), (3,), (3,)))
 FACTORS = Factors(torch.tensor([[1.0], [2.0], [0.0]]), torch.tensor([[3.0], [-1.0]]))

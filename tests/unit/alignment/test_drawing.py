@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.methods import ProbeBudget
-from megadga.alignment.protocols import Drawn, DrawnMixture, DrawnSequences
-from megadga.mixing.mixtures import Mixtures
-from megadga.sampling.selection import Selection
-from megadga.shards.sequences import PADDING
+from megadga.data.domain import PADDING
+from megadga.data.sampler import Selection
+from megadga.mixers.base import Mixtures
+from megadga.probes.methods import ProbeBudget
+from megadga.probes.sequences import Drawn, DrawnMixture, DrawnSequences, ProbeDraws
 from tests.support.mixtures import identity, mixtures_of
 from tests.support.shards import open_sets, open_unequal, write_sets
 

@@ -4,8 +4,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.alignment.estimates import Estimates, renewed, unmeasured
-from megadga.alignment.statistics import SampledAlignments, domain_alignments
+from megadga.probes.statistics import (
+    Estimates,
+    SampledAlignments,
+    domain_alignments,
+    renewed,
+    unmeasured,
+)
 
 INF = math.inf
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from megadga.alignment.directions import Factors
-from megadga.alignment.factoring import fewest_directions, left_factors
+from megadga.probes.gradients import Factors
+from megadga.probes.low_rank import fewest_directions, left_factors
 from tests.support.derivatives import normal
 
 EPSILON = torch.finfo(torch.float64).eps

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.following import Following
-from megadga.alignment.tangents.tangent import SequenceRows
+from megadga.probes.gradients import ResidentDirection
+from megadga.probes.routing import Following
+from megadga.probes.tangents import SequenceRows
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
 from tests.support.shards import VOCABULARY
 from tests.support.tapping import alone, derivatives, layouts_of, of_outputs, tokens_of

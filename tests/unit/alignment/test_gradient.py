@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from megadga.alignment.gradient import GradientShard
+from megadga.probes.gradients import GradientShard
 
 
 def test_dot_is_the_sum_of_products():

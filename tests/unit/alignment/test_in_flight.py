@@ -8,18 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.in_flight import InFlightAligner
-from megadga.alignment.methods import ProbeBudget
-from megadga.alignment.protocols import (
-    Drawn,
-    DrawnSequences,
-    MeasuredSequences,
-    TrainedBatch,
-    Watch,
-)
 from megadga.arrays import FloatArray
-from megadga.mixing.scheduler import Alignments
+from megadga.mixers.base import Alignments
+from megadga.probes.in_flight import InFlightAligner
+from megadga.probes.methods import ProbeBudget
+from megadga.probes.protocols import MeasuredSequences, Watch
+from megadga.probes.sequences import Drawn, DrawnSequences, ProbeDraws, TrainedBatch
 from tests.support.shards import SEQUENCE_LENGTH, open_sets, write_sets
 
 NAMES = ("d0", "d1", "d2")

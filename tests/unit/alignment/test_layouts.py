@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.layouts import NO_LAYOUTS
-from megadga.alignment.taps import tapped
+from megadga.probes.gradients import ResidentDirection
+from megadga.probes.hooks import tapped
+from megadga.probes.layouts import NO_LAYOUTS
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
 from tests.support.tapping import CPU, layouts_of, of_outputs
 

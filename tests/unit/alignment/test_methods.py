@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from megadga.alignment.methods import InFlight, LowRank, ProbeBudget
+from megadga.probes.methods import InFlight, LowRank, ProbeBudget
 
 
 @pytest.mark.parametrize(

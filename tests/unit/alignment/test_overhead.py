@@ -1,16 +1,17 @@
 import pytest
 
-from megadga.alignment.methods import (
+from megadga.mixers.base import AlignmentNeeds, TargetNeeds
+from megadga.probes.methods import (
     Directional,
     InFlight,
     LowRank,
     Method,
+    Overhead,
     ProbeBudget,
     Probing,
     Sharded,
+    predicted_overhead,
 )
-from megadga.alignment.overhead import Overhead, predicted_overhead
-from megadga.mixing.scheduler import AlignmentNeeds, TargetNeeds
 
 NORMS = AlignmentNeeds(norms=True)
 PRECONDITIONED = AlignmentNeeds(preconditioned=True)

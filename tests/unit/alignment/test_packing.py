@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.alignment.packing import PackedSequences
-from megadga.alignment.protocols import DrawnSequences
 from megadga.arrays import IntArray
+from megadga.probes.sequences import DrawnSequences, PackedSequences
 from tests.support.shards import SEQUENCE_LENGTH, open_sets, open_unequal, write_sets
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.alignment.statistics import SampledAlignments, domain_alignments
+from megadga.probes.statistics import SampledAlignments, domain_alignments
 
 INF = math.inf
 

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
-from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.taps import tapped
-from megadga.zero.loss import causal_lm_loss, mean_loss
+from megadga.probes.gradients import ResidentDirection
+from megadga.probes.hooks import tapped
+from megadga.probes.loss import causal_lm_loss, mean_loss
 from tests.support.derivatives import assert_along, filled, normal, pieces_of, thin
 from tests.support.probed_models import hf_llama, llama
 from tests.support.tapping import CPU, alone, derivatives, layouts_of, of_outputs, tokens_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from megadga.alignment.directions import ResidentDirection
+from megadga.probes.gradients import ResidentDirection
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
 from tests.support.tapping import of_outputs
 

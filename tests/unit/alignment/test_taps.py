@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.layouts import NO_LAYOUTS
-from megadga.alignment.taps import tapped
-from megadga.zero.loss import Loss, causal_lm_loss, mean_loss
+from megadga.probes.gradients import ResidentDirection
+from megadga.probes.hooks import tapped
+from megadga.probes.layouts import NO_LAYOUTS
+from megadga.probes.loss import Loss, causal_lm_loss, mean_loss
 from tests.support.derivatives import assert_along, filled, pieces_of, thin
 from tests.support.models import SmallDecoder
 from tests.support.probed_models import gpt2, hf_llama, llama

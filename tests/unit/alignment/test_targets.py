@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megadga.alignment.drawing import ProbeDraws
-from megadga.alignment.methods import ProbeBudget
-from megadga.alignment.packing import PackedSequences
-from megadga.alignment.protocols import TrainedBatch
-from megadga.alignment.targets import Target, TargetAligner
-from megadga.mixing.scheduler import Alignments
+from megadga.mixers.base import Alignments
+from megadga.probes.measuring import Target, TargetAligner
+from megadga.probes.methods import ProbeBudget
+from megadga.probes.sequences import PackedSequences, ProbeDraws, TrainedBatch
 from tests.support.shards import open_sets, open_unequal, write_sets
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.build.data import RunData, open_data
-from megadga.build.mixture import Mixture, make_mixture
 from megadga.check import check
-from megadga.config.basis import Basis, write_basis
 from megadga.config.loading import load_config
-from megadga.config.models import RunConfig
+from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
-from megadga.mixing.over_basis import OverBasis
+from megadga.mixers.basis import Basis, OverBasis, write_basis
+from megadga.train.data import RunData, open_data
+from megadga.train.mixture import Mixture, make_mixture
 from tests.support.runs import write_run
 from tests.support.shards import write_domain, write_grouped
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from megadga.build.data import RunData, open_data
-from megadga.config.identity import differences
 from megadga.config.loading import load_config
+from megadga.config.run import differences
+from megadga.data.domain import Domain
+from megadga.data.folder import Examples
+from megadga.data.manifest import Manifest, TokenizerIdentity, read_manifest, write_manifest
 from megadga.errors import ConfigError, ShardError
-from megadga.shards.domain import Domain
-from megadga.shards.examples import Examples
-from megadga.shards.manifest import Manifest, TokenizerIdentity, read_manifest, write_manifest
+from megadga.train.data import RunData, open_data
 from tests.support.opens import watched_opens
 from tests.support.runs import write_run
 from tests.support.shards import write_domain, write_grouped, write_sets

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.alignment.methods import Directional, ProbeBudget, Probing, Sharded
-from megadga.build.data import open_data
-from megadga.build.mixture import Mixture, make_mixture
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
+from megadga.probes.methods import Directional, ProbeBudget, Probing, Sharded
+from megadga.train.data import open_data
+from megadga.train.mixture import Mixture, make_mixture
 from tests.support.extensions import write_extension
 from tests.support.runs import write_run
 from tests.support.shards import write_sets

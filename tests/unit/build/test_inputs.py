@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from megadga.build.data import open_data
-from megadga.build.inputs import check_output
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
+from megadga.train.data import check_output, open_data
 from tests.support.runs import RUN, write_run
 from tests.support.shards import write_sets
 

@@ -5,29 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megadga.alignment.methods import (
-    Directional,
-    InFlight,
-    LowRank,
-    ProbeBudget,
-    Probing,
-    Sharded,
-)
-from megadga.build.data import RunData, open_data
-from megadga.build.mixture import Mixture, make_mixture
 from megadga.config.loading import load_config
-from megadga.config.models import RunConfig
+from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
-from megadga.mixing.dga import Dga
-from megadga.mixing.doge import Doge
-from megadga.mixing.general_guard import GeneralGuard
-from megadga.mixing.grape import Grape
-from megadga.mixing.odm import Odm
-from megadga.mixing.over_targets import OverTargets
-from megadga.mixing.scheduler import AlignmentNeeds, LossNeeds, TargetNeeds
-from megadga.mixing.static import Static
-from megadga.mixing.step_size import AutoStep
-from megadga.mixing.unimax import unimax_weights
+from megadga.mixers.base import AlignmentNeeds, LossNeeds, TargetNeeds
+from megadga.mixers.dga import Dga
+from megadga.mixers.doge import Doge
+from megadga.mixers.grape import Grape
+from megadga.mixers.odm import Odm
+from megadga.mixers.safeguards import GeneralGuard
+from megadga.mixers.scores import AutoStep
+from megadga.mixers.static import Static, unimax_weights
+from megadga.mixers.targets import OverTargets
+from megadga.probes.methods import Directional, InFlight, LowRank, ProbeBudget, Probing, Sharded
+from megadga.train.data import RunData, open_data
+from megadga.train.mixture import Mixture, make_mixture
 from tests.support.runs import write_run
 from tests.support.shards import write_domain
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from megadga.build.data import open_data
-from megadga.build.mixture import make_mixture
-from megadga.build.reference import RunReference
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
-from megadga.mixing.doremi import Doremi
+from megadga.mixers.doremi import Doremi
+from megadga.train.data import open_data
+from megadga.train.mixture import make_mixture
+from megadga.train.reference import RunReference
 from tests.support.runs import write_reference, write_run
 from tests.support.shards import write_sets
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from megadga.build.data import open_data
-from megadga.build.mixture import make_mixture
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
-from megadga.mixing.schedule import Schedule
+from megadga.mixers.schedule import Schedule
+from megadga.train.data import open_data
+from megadga.train.mixture import make_mixture
 from tests.support.runs import write_run
 from tests.support.shards import write_domain
 

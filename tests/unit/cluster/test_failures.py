@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from megadga.cluster.failures import (
+from megadga.errors import ConfigError
+from megadga.run_folder.failures import (
     FOLDER,
     failures_noted,
     first_failure,
@@ -15,7 +16,6 @@ from megadga.cluster.failures import (
     note_presence,
     verdict,
 )
-from megadga.errors import ConfigError
 
 
 def fail(output, rank, error):
@@ -41,7 +41,7 @@ def test_what_a_user_can_mend_and_a_folder_that_is_not_there_leave_nothing(tmp_p
 
 
 def test_a_last_line_has_the_code_and_who_failed_if_anybody_said_so(tmp_path):
-    command = [sys.executable, "-m", "megadga.cluster.failures", "7", str(tmp_path)]
+    command = [sys.executable, "-m", "megadga.run_folder.failures", "7", str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     assert said == "the run ended with code 7: no rank has said why\n"
     fail(tmp_path, 1, RuntimeError("lost"))

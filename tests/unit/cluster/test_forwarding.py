@@ -1,6 +1,6 @@
 import pytest
 
-from megadga.cluster.forwarding import forwarded
+from megadga.launch.hosts import forwarded
 
 
 def test_what_remote_ranks_need_travels_and_nothing_else():

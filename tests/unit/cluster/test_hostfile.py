@@ -1,7 +1,7 @@
 import pytest
 
-from megadga.cluster.hostfile import Host, first_hosts, read_hostfile
 from megadga.errors import ConfigError
+from megadga.launch.hosts import Host, first_hosts, read_hostfile
 
 
 def write(folder, text):

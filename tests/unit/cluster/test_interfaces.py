@@ -1,4 +1,4 @@
-from megadga.cluster.interfaces import interface_towards, interface_variables
+from megadga.launch.ranks import interface_towards, interface_variables
 
 
 def test_the_interface_towards_this_machine_is_loopback():

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from megadga.cluster.lock import RunLock
 from megadga.errors import LockedError
+from megadga.run_folder.lock import RunLock
 
 BEAT_S = 0.05
 HOLD = """
 import sys, time
 from pathlib import Path
-from megadga.cluster.lock import RunLock
+from megadga.run_folder.lock import RunLock
 lock = RunLock(Path(sys.argv[1]), beat_s=float(sys.argv[2]))
 lock.acquire()
 print("held", flush=True)

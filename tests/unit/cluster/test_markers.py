@@ -1,7 +1,7 @@
 import pytest
 
-from megadga.cluster.markers import RunMarkers, finished_step
 from megadga.config.loading import load_config
+from megadga.run_folder.markers import RunMarkers, finished_step
 from tests.support.runs import write_run
 
 

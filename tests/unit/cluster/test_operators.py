@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from megadga.cluster.operators import (
+from megadga.errors import ConfigError
+from megadga.launch.operators import (
     missing_ops,
     needed_ops,
     op_locks,
@@ -18,7 +19,6 @@ from megadga.cluster.operators import (
     remove_own_locks,
     wait_for_ops,
 )
-from megadga.errors import ConfigError
 
 
 def test_operators_are_looked_for_where_torch_would_keep_them(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_process_removes_the_locks_that_it_holds_and_no_others(
     mine, other = root / "cpu_adam" / "lock", root / "fused_adam" / "lock"
     descriptor = take(mine)
     os.close(take(other))
-    program = f"from megadga.cluster.operators import remove_own_locks as r; r({variables!r})"
+    program = f"from megadga.launch.operators import remove_own_locks as r; r({variables!r})"
     subprocess.run([sys.executable, "-c", program], env=os.environ | variables, check=True)
     assert mine.exists()
     with pytest.MonkeyPatch.context() as patched:

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import logging, os, sys, warnings
-from megadga.cluster.quiet import prints_of_first_rank, quieten
+from megadga.launch.quiet import prints_of_first_rank, quieten
 
 rank = int(sys.argv[1])
 quieten(os.environ, rank=rank)

@@ -1,12 +1,7 @@
 import pytest
 
-from megadga.cluster.ranks import (
-    RankEnvironment,
-    rank_to_tell,
-    read_deadline_s,
-    read_ranks,
-)
 from megadga.errors import ConfigError
+from megadga.launch.ranks import RankEnvironment, rank_to_tell, read_deadline_s, read_ranks
 
 MASTER = {"MASTER_ADDR": "node-0", "MASTER_PORT": "4711"}
 TORCH = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", **MASTER}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.cluster.stopping import StopSignal
+from megadga.launch.supervision import StopSignal
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -72,7 +72,7 @@ def test_the_first_rank_alone_looks_for_the_launchers_file(tmp_path):
 def test_a_second_interrupt_ends_the_process_at_once():
     program = (
         "import os, signal\n"
-        "from megadga.cluster.stopping import StopSignal\n"
+        "from megadga.launch.supervision import StopSignal\n"
         "with StopSignal() as stop:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -95,7 +95,7 @@ def test_a_second_interrupt_leaves_no_lock_on_an_operator(tmp_path):
     lock.parent.mkdir()
     program = (
         "import os, signal, sys\n"
-        "from megadga.cluster.stopping import StopSignal\n"
+        "from megadga.launch.supervision import StopSignal\n"
         "with StopSignal.of_environment(os.environ):\n"
         f"    os.open({str(lock)!r}, os.O_CREAT | os.O_EXCL)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"

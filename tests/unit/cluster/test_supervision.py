@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from megadga.cluster.supervision import Command, Ended, Patience, supervise
+from megadga.launch.supervision import Command, Ended, Patience, supervise
 
 FAST = Patience(stop_s=20.0, straggle_s=0.3, end_s=0.3)
 REPOSITORY = Path(__file__).parents[3]
@@ -140,7 +140,7 @@ def test_another_way_to_end_processes_is_tried_before_force(tmp_path):
 SUPERVISOR = """\
 import os, signal, sys
 from pathlib import Path
-from megadga.cluster.supervision import Command, Patience, supervise
+from megadga.launch.supervision import Command, Patience, supervise
 def stop(processes):
     for process in processes: os.kill(process, signal.SIGUSR1)
 child = (sys.executable, "-c", sys.argv[1])

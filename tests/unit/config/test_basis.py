@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megadga.config.basis import SPECS, Basis, read_basis, write_basis
+from megadga.data.npz import read_arrays, write_arrays
 from megadga.errors import ConfigError
-from megadga.shards.npz import read_arrays, write_arrays
+from megadga.mixers.basis import SPECS, Basis, read_basis, write_basis
 from tests.support.damage import damaged
 
 CLUSTERING = "0123456789abcdef" * 4

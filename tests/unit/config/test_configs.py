@@ -9,7 +9,7 @@ from megadga.config.contradictions import find_contradictions
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.loading import load_config
 from megadga.config.sections import PresetName, TrainingSection
-from megadga.config.source import read_file
+from megadga.config.yaml_source import read_file
 from megadga.model.presets import PRESETS
 
 CONFIGS = Path(__file__).parents[3] / "configs"

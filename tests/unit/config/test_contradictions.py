@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from megadga.config.contradictions import find_contradictions
-from megadga.config.places import dotted
 from megadga.config.sections import TrainingSection
+from megadga.config.validation import dotted
 
 OPTIMIZER = {"type": "AdamW", "params": {"lr": 1e-3}}
 

@@ -11,7 +11,7 @@ from deepspeed.runtime import constants
 from megadga.config import deepspeed_keys
 from megadga.config.contradictions import find_contradictions
 from megadga.config.loading import load_config
-from megadga.config.places import Mistake, dotted
+from megadga.config.validation import Mistake, dotted
 from megadga.errors import ConfigError
 from tests.support import deepspeed_keys as derived
 from tests.support.runs import write_run

@@ -1,8 +1,6 @@
-from megadga.config.describe import describe
 from megadga.config.loading import load_config
-from megadga.config.models import RunConfig
-from megadga.config.places import dotted, leaves
-from megadga.config.schema import all_keys, follow
+from megadga.config.run import RunConfig
+from megadga.config.validation import all_keys, describe, dotted, follow, leaves
 from tests.support.runs import write_run
 
 

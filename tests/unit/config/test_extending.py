@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from megadga.config.describe import describe
-from megadga.config.extending import ExtensionMixing
-from megadga.config.identity import differences
 from megadga.config.loading import load_config
-from megadga.config.mixing import DgaMixing
+from megadga.config.mixing import ExtensionMixing
+from megadga.config.run import differences
+from megadga.config.validation import describe
 from megadga.errors import ConfigError
+from megadga.mixers.dga import DgaMixing
 from tests.support.extensions import write_extension
 from tests.support.runs import write_run
 

@@ -1,7 +1,7 @@
 import pytest
 
-from megadga.config.identity import changes, differences, other_run
 from megadga.config.loading import load_config
+from megadga.config.run import changes, differences, other_run
 from megadga.errors import ConfigError
 from tests.support.runs import RUN, write_run
 

@@ -8,11 +8,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from megadga.config.extending import ExtensionMixing
 from megadga.config.loading import load_config
-from megadga.config.models import RunConfig
-from megadga.config.paths import with_paths
-from megadga.config.schema import sections_in
+from megadga.config.mixing import ExtensionMixing
+from megadga.config.run import RunConfig
+from megadga.config.validation import sections_in, with_paths
 from tests.support.extensions import write_extension
 from tests.support.runs import RUN, write_run
 
@@ -153,7 +152,7 @@ def test_the_shipped_runs_read_and_write_beside_their_folder(monkeypatch, tmp_pa
 MODULE = """
 from pathlib import Path
 
-from megadga.config.base import Section
+from megadga.section import Section
 
 
 class Options(Section):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.config.source import dump, dump_line, parse, read_file
+from megadga.config.yaml_source import dump, dump_line, parse, read_file
 from megadga.errors import ConfigError
 
 TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126)) | st.sampled_from(

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from megadga.data.folder import find_domains
 from megadga.demo.benchmark import prepare_shards
 from megadga.errors import ConfigError
-from megadga.shards.folder import find_domains
 from tests.support.texts import made_up_texts
 
 

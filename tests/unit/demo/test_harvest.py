@@ -11,11 +11,12 @@ from megadga.demo.harvest import (
     MIN_DOMAINS,
     SOURCES,
     VALID_CHARACTERS,
+    Sizes,
     harvest,
     language_reference,
     python_code,
+    word_runs,
 )
-from megadga.demo.text import Sizes, word_runs
 
 
 @pytest.fixture(scope="module")

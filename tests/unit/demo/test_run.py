@@ -2,9 +2,7 @@ import json
 
 import pytest
 
-from megadga.demo.folder import SPECIFIC, DemoFolder
-from megadga.demo.run import run_demo
-from megadga.demo.runs import RUNS
+from megadga.demo.run import RUNS, SPECIFIC, DemoFolder, run_demo
 from megadga.errors import ConfigError
 from megadga.prepare.training import train_tokenizer
 

@@ -4,8 +4,16 @@ from pathlib import Path
 import pytest
 
 from megadga.config.loading import load_config
-from megadga.demo.folder import SPECIFIC, DemoFolder
-from megadga.demo.runs import DGA, RUNS, UNIFORM, RunSize, is_finished, write_config
+from megadga.demo.run import (
+    DGA,
+    RUNS,
+    SPECIFIC,
+    UNIFORM,
+    DemoFolder,
+    RunSize,
+    is_finished,
+    write_config,
+)
 from megadga.errors import ConfigError
 
 SIZE = RunSize(steps=120, seed=3, ranks=2)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from megadga.demo.summary import DomainSize, RunSummary, comparison, summarise_run, table
+from megadga.demo.run import DomainSize, RunSummary, comparison, summarise_run, table
 from megadga.errors import ConfigError
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.demo.text import (
+from megadga.demo.harvest import (
     OVERLAP_WORDS,
     Sizes,
     shuffled,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from megadga.cluster.hostfile import Host
-from megadga.doctor.checks import Finding, Wanted, findings
-from megadga.doctor.reports import Answers, HostReport, NoReport, Software
+from megadga.launch.doctor.diagnosis import Finding, Wanted, findings
+from megadga.launch.doctor.gather import Answers, HostReport, NoReport, Software
+from megadga.launch.hosts import Host
 
 SOFTWARE = Software({"Python": "3.11.7", "torch": "2.13.0"}, code="a" * 64)
 FIT = HostReport(

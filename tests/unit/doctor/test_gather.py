@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
-from megadga.doctor.gather import answer
-from megadga.doctor.machine import port_error
-from megadga.doctor.reports import ANSWER, HostReport, Request
-from megadga.doctor.software import hash_code, own_software
+from megadga.launch.doctor.gather import (
+    ANSWER,
+    HostReport,
+    Request,
+    answer,
+    hash_code,
+    own_software,
+    port_error,
+)
 
 
 def hold(folder: Path, *lines: list[str], port: int | None = None) -> list[Any]:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from megadga.cluster.hostfile import Host
-from megadga.doctor.places import find_place
-from megadga.doctor.reach import Here, Ssh, python_script
 from megadga.errors import ConfigError
+from megadga.launch.doctor.diagnosis import Here, Ssh, find_place, python_script
+from megadga.launch.hosts import Host
 
 HOSTILE = 'it\'s $HOME `x` "here"'
 

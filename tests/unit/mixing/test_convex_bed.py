@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 from megadga.arrays import FloatArray
-from megadga.mixing.averages import average_weights
-from megadga.mixing.dga import Dga
-from megadga.mixing.doge import Doge
-from megadga.mixing.doremi import Doremi
-from megadga.mixing.grape import Grape
-from megadga.mixing.guards import total_variation
-from megadga.mixing.importance import importance_weights
-from megadga.mixing.odm import Odm
-from megadga.mixing.over_targets import OverTargets
-from megadga.mixing.schedule import replay
-from megadga.mixing.static import Static, uniform_weights
-from megadga.mixing.step_size import AutoStep
+from megadga.mixers.base import average_weights
+from megadga.mixers.dga import Dga
+from megadga.mixers.doge import Doge
+from megadga.mixers.doremi import Doremi
+from megadga.mixers.grape import Grape
+from megadga.mixers.odm import Odm
+from megadga.mixers.safeguards import total_variation
+from megadga.mixers.schedule import replay
+from megadga.mixers.scores import AutoStep
+from megadga.mixers.static import Static, importance_weights, uniform_weights
+from megadga.mixers.targets import OverTargets
 from tools.trials.convex import Bed, make_bed, train
 
 BED = make_bed()

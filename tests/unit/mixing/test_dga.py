@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.dga import Dga
-from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler
-from megadga.mixing.scores import SCORES
-from megadga.mixing.signal import signal_to_noise
-from megadga.mixing.step_size import AutoStep
+from megadga.mixers.base import Alignments, MixtureState, Scheduler
+from megadga.mixers.dga import Dga
+from megadga.mixers.safeguards import signal_to_noise
+from megadga.mixers.scores import SCORES, AutoStep
 
 LN2, LN3 = math.log(2), math.log(3)
 

@@ -3,10 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from megadga.mixing.averages import average_weights
-from megadga.mixing.dga import Dga
-from megadga.mixing.doge import Doge
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments
+from megadga.mixers.base import AlignmentNeeds, Alignments, average_weights
+from megadga.mixers.dga import Dga
+from megadga.mixers.doge import Doge
 
 LN2 = math.log(2)
 

@@ -3,9 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from megadga.mixing.averages import average_weights
-from megadga.mixing.doremi import Doremi
-from megadga.mixing.scheduler import DomainLosses, LossNeeds
+from megadga.mixers.base import DomainLosses, LossNeeds, average_weights
+from megadga.mixers.doremi import Doremi
 
 LN2 = math.log(2)
 

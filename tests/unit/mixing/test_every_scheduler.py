@@ -10,15 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from megadga.arrays import FloatArray
-from megadga.mixing.dga import Dga
-from megadga.mixing.doge import Doge
-from megadga.mixing.doremi import Doremi
-from megadga.mixing.general_guard import GeneralGuard
-from megadga.mixing.grape import Grape
-from megadga.mixing.odm import Odm
-from megadga.mixing.over_targets import OverTargets
-from megadga.mixing.schedule import Schedule
-from megadga.mixing.scheduler import (
+from megadga.mixers.base import (
     Alignments,
     DomainLosses,
     MixtureState,
@@ -27,8 +19,16 @@ from megadga.mixing.scheduler import (
     StepNumber,
     TargetAlignments,
 )
-from megadga.mixing.static import Static
-from megadga.mixing.step_size import AutoStep
+from megadga.mixers.dga import Dga
+from megadga.mixers.doge import Doge
+from megadga.mixers.doremi import Doremi
+from megadga.mixers.grape import Grape
+from megadga.mixers.odm import Odm
+from megadga.mixers.safeguards import GeneralGuard
+from megadga.mixers.schedule import Schedule
+from megadga.mixers.scores import AutoStep
+from megadga.mixers.static import Static
+from megadga.mixers.targets import OverTargets
 
 USUAL = st.floats(-50.0, 50.0)
 TARGETS = np.array([0.5, 0.5])

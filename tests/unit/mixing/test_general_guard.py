@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.mixing.dga import Dga
-from megadga.mixing.general_guard import GeneralGuard, GuardReading, read_guard
-from megadga.mixing.over_basis import OverBasis, rule_state
-from megadga.mixing.scheduler import Alignments, MixtureState, Scheduler
+from megadga.mixers.base import Alignments, MixtureState, Scheduler
+from megadga.mixers.basis import OverBasis, rule_state
+from megadga.mixers.dga import Dga
+from megadga.mixers.safeguards import GeneralGuard, GuardReading, read_guard
 from tests.support.mixtures import identity
 
 GUARD = GeneralGuard(max_rise=0.5, pull=0.5)

@@ -3,10 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from megadga.mixing.averages import average_weights
-from megadga.mixing.dga import Dga
-from megadga.mixing.grape import Grape, task_weights
-from megadga.mixing.scheduler import TargetAlignments, TargetNeeds
+from megadga.mixers.base import TargetAlignments, TargetNeeds, average_weights
+from megadga.mixers.dga import Dga
+from megadga.mixers.grape import Grape, task_weights
 
 LN2 = math.log(2)
 HALF = np.array([0.5, 0.5])

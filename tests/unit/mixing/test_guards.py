@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.guards import (
+from megadga.mixers.safeguards import (
     effective_domains,
     entropy_alarm,
     is_active,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.loss_reweight import LossReweighting, relative_losses
+from megadga.mixers.loss_reweight import LossReweighting, relative_losses
 
 LOSSES = np.array([1.0, 2.0, 3.0, 5.0])
 # From 1 to 5, middle 3: relative losses (-1, -1/2, 0, 1).

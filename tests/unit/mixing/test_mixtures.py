@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.dga import Dga
-from megadga.mixing.mixtures import Mixtures
-from megadga.mixing.over_basis import OverBasis
-from megadga.mixing.scheduler import Alignments
-from megadga.mixing.static import uniform_weights
+from megadga.mixers.base import Alignments, Mixtures
+from megadga.mixers.basis import OverBasis
+from megadga.mixers.dga import Dga
+from megadga.mixers.static import uniform_weights
 from tests.support.mixtures import identity, mixtures_of
 
 

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from megadga.mixing.odm import Odm, exploration
-from megadga.mixing.scheduler import DomainLosses, LossNeeds, MixtureState, Scheduler
+from megadga.mixers.base import DomainLosses, LossNeeds, MixtureState, Scheduler
+from megadga.mixers.odm import Odm, exploration
 
 LN2 = math.log(2)
 

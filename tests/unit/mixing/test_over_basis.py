@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from megadga.arrays import FloatArray
-from megadga.mixing.dga import Dga
-from megadga.mixing.odm import Odm
-from megadga.mixing.over_basis import OverBasis, basis_weights
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments, MixtureState, Scheduler
-from megadga.mixing.static import Static, uniform_weights
+from megadga.mixers.base import AlignmentNeeds, Alignments, MixtureState, Scheduler
+from megadga.mixers.basis import OverBasis, basis_weights
+from megadga.mixers.dga import Dga
+from megadga.mixers.odm import Odm
+from megadga.mixers.static import Static, uniform_weights
 from tests.support.mixtures import identity, mixtures_of
 from tests.support.schedulers import Remembering
 

@@ -9,13 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.dga import Dga
-from megadga.mixing.grape import Grape, task_weights
-from megadga.mixing.odm import Odm
-from megadga.mixing.over_basis import OverBasis, rule_state
-from megadga.mixing.over_targets import OverTargets
-from megadga.mixing.scheduler import Alignments, TargetAlignments, TargetNeeds
-from megadga.mixing.static import uniform_weights
+from megadga.mixers.base import Alignments, TargetAlignments, TargetNeeds
+from megadga.mixers.basis import OverBasis, rule_state
+from megadga.mixers.dga import Dga
+from megadga.mixers.grape import Grape, task_weights
+from megadga.mixers.odm import Odm
+from megadga.mixers.static import uniform_weights
+from megadga.mixers.targets import OverTargets
 from tests.support.mixtures import identity, mixtures_of
 from tests.support.schedulers import Remembering
 

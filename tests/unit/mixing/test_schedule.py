@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from megadga.mixing.schedule import Schedule, replay, schedule_of_columns
-from megadga.mixing.scheduler import StepNeeds, StepNumber
+from megadga.mixers.base import StepNeeds, StepNumber
+from megadga.mixers.schedule import Schedule, replay, schedule_of_columns
 
 STEPS = np.array([0, 10, 30])
 WEIGHTS = np.array([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments
-from megadga.mixing.scores import ADAM, CLIPPED, COSINE, RAW, SCORES
+from megadga.mixers.base import AlignmentNeeds, Alignments
+from megadga.mixers.scores import ADAM, CLIPPED, COSINE, RAW, SCORES
 
 gradients = arrays(
     np.float64, st.tuples(st.integers(2, 8), st.integers(1, 6)), elements=st.floats(-1e3, 1e3)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.signal import signal_to_noise
+from megadga.mixers.safeguards import signal_to_noise
 
 INF = math.inf
 

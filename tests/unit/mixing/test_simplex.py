@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.simplex import exponentiated_step, geometric_mixture, project_to_floor
+from megadga.mixers.simplex import exponentiated_step, geometric_mixture, project_to_floor
 
 
 def mixtures(max_domains: int = 12):

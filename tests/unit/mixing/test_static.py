@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.mixing.scheduler import Alignments, Scheduler
-from megadga.mixing.static import (
+from megadga.mixers.base import Alignments, Scheduler
+from megadga.mixers.static import (
     Static,
     proportional_weights,
     temperature_weights,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixing.step_size import AutoStep
+from megadga.mixers.scores import AutoStep
 
 
 def test_exponents_spread_by_the_stated_number():

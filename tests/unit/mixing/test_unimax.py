@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.mixing.unimax import unimax_weights
+from megadga.mixers.static import unimax_weights
 
 
 def test_small_domains_are_capped_and_the_others_share_what_is_left():

@@ -2,8 +2,13 @@ import copy
 
 import torch
 
-from megadga.model.initialization import DecoderInitialization, NormalInitializer
-from megadga.model.layers import Embedding, Linear, RotaryEmbedding
+from megadga.model.llama import (
+    DecoderInitialization,
+    Embedding,
+    Linear,
+    NormalInitializer,
+    RotaryEmbedding,
+)
 
 
 def test_a_weight_depends_on_seed_and_name_alone():

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from megadga.data.domain import PADDING
 from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
-from megadga.shards.sequences import PADDING
 
 SHAPE = LlamaShape(
     num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_width=48, tied_embeddings=True

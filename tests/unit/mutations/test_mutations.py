@@ -11,21 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megadga.build.data import open_data
-from megadga.build.mixture import make_mixture
 from megadga.check import check
-from megadga.cluster.hostfile import read_hostfile
-from megadga.cluster.markers import RunMarkers, finished_step
-from megadga.config.basis import Basis, read_basis, write_basis
 from megadga.config.loading import load_config
-from megadga.config.source import parse
-from megadga.demo.summary import summarise_run
+from megadga.config.yaml_source import parse
+from megadga.data.manifest import manifest_path, read_manifest
+from megadga.demo.run import summarise_run
 from megadga.errors import ConfigError, MegadgaError
-from megadga.prepare.clustering.record import ClusteringRecord, read_record, write_record
-from megadga.report.alignments import read_alignments
-from megadga.shards.manifest import manifest_path, read_manifest
-from megadga.train.folder import latest_checkpoint
-from megadga.train.header import load_header, read_header
+from megadga.launch.hosts import read_hostfile
+from megadga.mixers.basis import Basis, read_basis, write_basis
+from megadga.prepare.clustering.clusters import ClusteringRecord, read_record, write_record
+from megadga.report.plots import read_alignments
+from megadga.run_folder.checkpoints import latest_checkpoint, load_header, read_header
+from megadga.run_folder.markers import RunMarkers, finished_step
+from megadga.train.data import open_data
+from megadga.train.mixture import make_mixture
 from tests.support.mutations import COUNT, keys_of, of_bytes, of_json, of_overrides
 from tests.support.runs import DEEPSPEED, RUN, write_reference, write_run
 from tests.support.shards import write_sets

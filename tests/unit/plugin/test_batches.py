@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from megadga.arrays import FloatArray, IntArray
+from megadga.data.folder import open_domains
+from megadga.data.reader import read_windows
+from megadga.data.sampler import MixtureSampler
 from megadga.errors import ExhaustedError
 from megadga.plugin.batches import BatchSource, Sampling
-from megadga.sampling.sampler import MixtureSampler
-from megadga.shards.folder import open_domains
-from megadga.shards.reader import read_windows
 from tests.support.streams import counting_domain
 from tests.unit.train.fakes import FakeEngine, LoneRank
 

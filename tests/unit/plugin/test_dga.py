@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from megadga.mixing.odm import Odm
-from megadga.mixing.schedule import Schedule
-from megadga.mixing.scheduler import Scheduler
+from megadga.data.folder import open_domains
+from megadga.mixers.base import Scheduler
+from megadga.mixers.odm import Odm
+from megadga.mixers.schedule import Schedule
 from megadga.plugin import DgaPlugin, Sampling
-from megadga.shards.folder import open_domains
 from tests.support.streams import counting_domain
 from tests.unit.plugin.test_batches import Watched
 from tests.unit.train.fakes import FakeEngine

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from megadga.mixing.scheduler import DomainLosses
+from megadga.mixers.base import DomainLosses
 from megadga.plugin.observing import LossObserver
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from megadga.plugin.overhead import ObservedOverhead, ProbeClock
+from megadga.plugin.records import ObservedOverhead, ProbeClock
 
 
 @dataclass

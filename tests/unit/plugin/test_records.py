@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megadga.mixing.dga import Dga
-from megadga.mixing.doge import Doge
-from megadga.mixing.general_guard import GeneralGuard
-from megadga.mixing.over_basis import OverBasis
-from megadga.mixing.over_targets import OverTargets
-from megadga.mixing.scheduler import Alignments, TargetAlignments
-from megadga.mixing.static import uniform_weights
+from megadga.mixers.base import Alignments, TargetAlignments
+from megadga.mixers.basis import OverBasis
+from megadga.mixers.dga import Dga
+from megadga.mixers.doge import Doge
+from megadga.mixers.safeguards import GeneralGuard
+from megadga.mixers.static import uniform_weights
+from megadga.mixers.targets import OverTargets
 from megadga.plugin.records import MOST_DOMAINS, UpdateRecords
 from tests.support.mixtures import mixtures_of
 

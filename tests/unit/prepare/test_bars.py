@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from megadga.prepare.bars import Bars
+from megadga.prepare.progress import Bars
 
 
 class Terminal(io.StringIO):

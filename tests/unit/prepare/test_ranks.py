@@ -1,7 +1,7 @@
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.prepare.ranks import open_workers, started_ranks
+from megadga.prepare.workers import open_workers, started_ranks
 
 
 def test_workers_under_mpirun_are_refused(monkeypatch):

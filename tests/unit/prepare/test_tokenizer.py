@@ -56,7 +56,7 @@ def test_a_file_of_no_known_kind_is_refused(tmp_path):
 
 def test_without_the_library_only_its_tokenizers_cannot_be_read(tokenizer, json_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    monkeypatch.delitem(sys.modules, "megadga.prepare.huggingface_tokenizer", raising=False)
+    monkeypatch.delitem(sys.modules, "megadga.prepare.tokenizer", raising=False)
     assert load_tokenizer(tokenizer.path).identity == tokenizer.identity
     with pytest.raises(ConfigError, match=r"tokenizers: expected it to be .*'megadga\[data\]'"):
         load_tokenizer(json_file)

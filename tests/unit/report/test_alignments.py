@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.report.alignments import plot_alignments, read_alignments
-from megadga.report.plots import plot_run
+from megadga.report.plots import plot_alignments, plot_run, read_alignments
 
 
 def write_updates(path, *updates):

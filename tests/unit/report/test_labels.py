@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.report.labels import spread
+from megadga.report.plots import spread
 
 POSITIONS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20)
 

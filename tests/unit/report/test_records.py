@@ -1,7 +1,7 @@
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.report.records import read_records
+from megadga.report.history import read_records
 
 
 def test_records_of_one_type_come_in_order(tmp_path):

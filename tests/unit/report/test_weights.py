@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.report import alignments as alignment_plots
-from megadga.report import weights as weight_plots
-from megadga.report.alignments import plot_alignments
+from megadga.report import plots as alignment_plots
+from megadga.report import plots as weight_plots
 from megadga.report.history import WeightHistory, read_weights, read_weights_from_start
-from megadga.report.lines import DOTS_PER_INCH, SIZE_INCHES
-from megadga.report.plots import plot_run
-from megadga.report.weights import heaviest_lines, plot_weights
+from megadga.report.plots import (
+    DOTS_PER_INCH,
+    SIZE_INCHES,
+    heaviest_lines,
+    plot_alignments,
+    plot_run,
+    plot_weights,
+)
 
 
 def write_updates(path, *weights):
@@ -158,6 +162,6 @@ def test_the_picture_is_a_png_of_the_size_asked_for(tmp_path, num_domains, num_u
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
-    monkeypatch.delitem(sys.modules, "megadga.report.lines")
+    monkeypatch.delitem(sys.modules, "megadga.report.plots")
     with pytest.raises(ConfigError, match=r"pip install 'megadga\[report\]'"):
-        importlib.import_module("megadga.report.lines")
+        importlib.import_module("megadga.report.plots")

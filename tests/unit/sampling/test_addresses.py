@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.sampling.addresses import Stream, address_keys, check_seed, mix
+from megadga.data.permutation import Stream, address_keys, check_seed, mix
 
 seeds = st.integers(0, 2**64 - 1)
 

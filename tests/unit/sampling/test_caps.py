@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.sampling.caps import cap_weights, move_surplus
-from megadga.sampling.draws import multinomial, systematic
+from megadga.data.sampler import cap_weights, move_surplus, multinomial, systematic
 
 
 @st.composite

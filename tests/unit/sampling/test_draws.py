@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.sampling.draws import multinomial, occurrences, systematic
+from megadga.data.sampler import multinomial, occurrences, systematic
 
 offsets = st.floats(0.0, 1.0, exclude_max=True)
 batch_sizes = st.integers(1, 300)

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.sampling.addresses import Stream, address_keys
-from megadga.sampling.feistel import permute
+from megadga.data.permutation import Stream, address_keys, permute
 
 keys = st.integers(0, 2**64 - 1)
 

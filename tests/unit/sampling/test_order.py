@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from megadga.sampling.addresses import Stream
-from megadga.sampling.order import check_sizes, shuffled_windows
+from megadga.data.permutation import Stream
+from megadga.data.sampler import check_sizes, shuffled_windows
 
 
 def epoch_of(number, *, domain=0, seed=3, stream=Stream.TRAINING_ORDER):

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megadga.sampling.probes import ProbeSampler
-from megadga.sampling.sampler import MixtureSampler
+from megadga.data.probe_draws import ProbeSampler
+from megadga.data.sampler import MixtureSampler
 
 
 @given(

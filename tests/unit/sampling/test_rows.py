@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.sampling.rows import rank_rows, shared_rows
+from megadga.data.rows import rank_rows, shared_rows
 
 layouts = {"world_size": st.integers(1, 9), "micro_batch_size": st.integers(1, 9)}
 

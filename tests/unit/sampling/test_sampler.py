@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from megadga.data.rows import rank_rows
+from megadga.data.sampler import MixtureSampler, SamplerState, kronecker_offset
 from megadga.errors import ExhaustedError
-from megadga.sampling.rows import rank_rows
-from megadga.sampling.sampler import MixtureSampler, SamplerState, kronecker_offset
 
 METHODS = ["systematic", "multinomial"]
 seeds = st.integers(0, 2**64 - 1)

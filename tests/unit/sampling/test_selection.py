@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from megadga.sampling.selection import Selection
+from megadga.data.sampler import Selection
 
 
 def test_a_selection_has_the_length_of_its_arrays():

@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megadga.data.create import adopt_shards, count_token_bytes
+from megadga.data.folder import DomainSource, open_domain
+from megadga.data.indexed import HEADER, ShardWriter, best_dtype
+from megadga.data.manifest import read_manifest
 from megadga.errors import ShardError
-from megadga.shards.adopt import adopt_shards, count_token_bytes
-from megadga.shards.folder import DomainSource, open_domain
-from megadga.shards.indexed import HEADER
-from megadga.shards.manifest import read_manifest
-from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.raw_shards import overwrite, problems_of, write_raw_shard
 from tests.support.streams import IDENTITY
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from megadga.data.folder import open_shards, open_split, read_folders
+from megadga.data.indexed import HEADER, MAGIC
 from megadga.errors import ShardError
-from megadga.shards.folder import open_shards, open_split, read_folders
-from megadga.shards.indexed import HEADER, MAGIC
 from tests.support.damage import damaged
 from tests.support.streams import grouped_folder
 

@@ -6,12 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megadga.data import documents as module
+from megadga.data.documents import check_index, document_at, read_documents, token_bounds
+from megadga.data.files import Problems
+from megadga.data.indexed import (
+    HEADER,
+    IndexedShard,
+    ShardWriter,
+    best_dtype,
+    ids_path,
+    index_path,
+    tokens_path,
+)
 from megadga.errors import ShardError
-from megadga.shards import documents as module
-from megadga.shards.documents import check_index, document_at, read_documents, token_bounds
-from megadga.shards.indexed import HEADER, IndexedShard, ids_path, index_path, tokens_path
-from megadga.shards.problems import Problems
-from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.raw_shards import overwrite, write_raw_shard
 
 SHARDS = st.lists(st.lists(st.lists(st.integers(0, 99), max_size=4), max_size=3), max_size=8)

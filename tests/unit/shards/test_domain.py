@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megadga.data.domain import Domain
+from megadga.data.folder import DomainSource, open_domain
+from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
+from megadga.data.stream import TokenStream
 from megadga.errors import ShardError
-from megadga.shards.domain import Domain
-from megadga.shards.folder import DomainSource, open_domain
-from megadga.shards.indexed import IndexedShard
-from megadga.shards.stream import TokenStream
-from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.streams import IDENTITY, counting_domain
 
 

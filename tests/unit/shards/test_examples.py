@@ -3,13 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megadga.data.create import create_domain
+from megadga.data.domain import PADDING
+from megadga.data.folder import DomainSource, Examples, open_domain, open_examples
+from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
 from megadga.errors import ShardError
-from megadga.shards.create import create_domain
-from megadga.shards.examples import Examples, open_examples
-from megadga.shards.folder import DomainSource, open_domain
-from megadga.shards.indexed import IndexedShard
-from megadga.shards.sequences import PADDING
-from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.streams import IDENTITY, counting_documents, counting_domain
 
 

@@ -4,10 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megadga.errors import ShardError
-from megadga.sampling.selection import Selection
-from megadga.shards.create import create_domain
-from megadga.shards.folder import (
+from megadga.data.create import create_domain
+from megadga.data.folder import (
     DomainSource,
     find_domains,
     open_domain,
@@ -15,9 +13,10 @@ from megadga.shards.folder import (
     open_split,
     read_folders,
 )
-from megadga.shards.grouping import Bounds, Grouping, write_grouping
-from megadga.shards.manifest import manifest_path, write_manifest
-from megadga.shards.reader import read_windows
+from megadga.data.manifest import Bounds, Grouping, manifest_path, write_grouping, write_manifest
+from megadga.data.reader import read_windows
+from megadga.data.sampler import Selection
+from megadga.errors import ShardError
 from tests.support.opens import watched_opens
 from tests.support.streams import (
     IDENTITY,

@@ -4,10 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from megadga.data.manifest import Bounds, Grouping, read_grouping, read_manifest, write_grouping
+from megadga.data.npz import write_arrays
 from megadga.errors import ShardError
-from megadga.shards.grouping import Bounds, Grouping, read_grouping, write_grouping
-from megadga.shards.manifest import read_manifest
-from megadga.shards.npz import write_arrays
 from tests.support.streams import grouped_folder
 
 NAMES = ("c0", "Köln / 2", "empty")

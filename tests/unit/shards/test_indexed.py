@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megadga.data.indexed import HEADER, MAGIC, IndexedShard, ShardWriter, best_dtype
 from megadga.errors import ShardError
-from megadga.shards.indexed import HEADER, MAGIC, IndexedShard
-from megadga.shards.writer import ShardWriter, best_dtype
 
 
 def write_shard(prefix: Path, documents, *, vocab_size=50_000) -> Path:

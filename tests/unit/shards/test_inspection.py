@@ -4,18 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megadga.errors import ShardError
-from megadga.shards.folder import DomainSource
-from megadga.shards.indexed import HEADER
-from megadga.shards.inspection import (
+from megadga.data.folder import DomainSource
+from megadga.data.indexed import HEADER, ShardWriter, best_dtype
+from megadga.data.inspection import (
     SplitSummary,
     find_sources,
     inspect_domain,
     read_document,
     render_table,
 )
-from megadga.shards.manifest import Manifest, write_manifest
-from megadga.shards.writer import ShardWriter, best_dtype
+from megadga.data.manifest import Manifest, write_manifest
+from megadga.errors import ShardError
 from tests.support.raw_shards import overwrite
 from tests.support.shards import write_grouped
 from tests.support.streams import IDENTITY, counting_domain

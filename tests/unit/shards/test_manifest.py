@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from megadga.errors import ShardError
-from megadga.shards.manifest import (
+from megadga.data.manifest import (
     Manifest,
     ShardEntry,
     TokenizerIdentity,
@@ -12,6 +11,7 @@ from megadga.shards.manifest import (
     read_manifest,
     write_manifest,
 )
+from megadga.errors import ShardError
 
 MANIFEST = Manifest(
     name="novels",

@@ -5,18 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megadga.data.create import adopt_shards, merge_domains, read_sources
+from megadga.data.documents import read_documents
+from megadga.data.folder import DomainSource, open_shards
+from megadga.data.indexed import ShardWriter, best_dtype
+from megadga.data.manifest import GroupingEntry, Manifest, read_manifest, write_manifest
 from megadga.errors import ConfigError, ShardError
-from megadga.shards.adopt import adopt_shards
-from megadga.shards.documents import read_documents
-from megadga.shards.folder import DomainSource, open_shards
-from megadga.shards.manifest import (
-    GroupingEntry,
-    Manifest,
-    read_manifest,
-    write_manifest,
-)
-from megadga.shards.merge import merge_domains, read_sources
-from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.raw_shards import overwrite, problems_of, write_raw_shard
 from tests.support.streams import IDENTITY
 
@@ -66,7 +60,7 @@ def read_split(folder: Path, split: str, *, ids: bool = False) -> list:
 def test_documents_of_all_domains_follow_one_another(
     folders, tmp_path, monkeypatch, chunk, shard_tokens
 ):
-    monkeypatch.setattr("megadga.shards.documents.CHUNK_TOKENS", chunk)
+    monkeypatch.setattr("megadga.data.documents.CHUNK_TOKENS", chunk)
     output = tmp_path / "new" / "merged"
     manifest = merge(folders, output, shard_tokens=shard_tokens)
     for split in ("train", "valid"):

@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from megadga.data.npz import ArraySpec, read_arrays, write_arrays
 from megadga.errors import ConfigError, ShardError
-from megadga.shards.npz import ArraySpec, read_arrays, write_arrays
 from tests.support.damage import damaged
 
 SPECS = {"names": ArraySpec(("|u1",), 1), "basis": ArraySpec(("<f4", "<f8"), 2)}

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megadga.shards.problems import MAX_LISTED, Problems
+from megadga.data.files import MAX_LISTED, Problems
 
 
 def test_many_problems_of_one_kind_are_counted_after_the_first():

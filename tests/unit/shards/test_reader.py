@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from megadga.arrays import IntArray
+from megadga.data.domain import Domain
+from megadga.data.folder import open_domains
+from megadga.data.manifest import TokenizerIdentity
+from megadga.data.reader import BatchReader, read_windows
 from megadga.errors import ShardError
-from megadga.shards.domain import Domain
-from megadga.shards.folder import open_domains
-from megadga.shards.manifest import TokenizerIdentity
-from megadga.shards.reader import BatchReader, read_windows
 from tests.support.opens import watched_opens
 from tests.support.streams import counting_domain, grouped_folder
 

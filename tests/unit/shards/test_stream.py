@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megadga.data import stream as stream_module
+from megadga.data.indexed import IndexedShard, ShardWriter, TokenType
+from megadga.data.stream import TokenStream
 from megadga.errors import ShardError
-from megadga.shards import stream as stream_module
-from megadga.shards.indexed import IndexedShard, TokenType
-from megadga.shards.stream import TokenStream
-from megadga.shards.writer import ShardWriter
 from tests.support.opens import watched_opens
 from tests.support.streams import IDENTITY
 

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megadga.shards.indexed import HEADER
-from megadga.shards.manifest import GroupingEntry, Manifest, read_manifest, write_manifest
-from megadga.shards.scan import scan_shard
-from megadga.shards.verify import find_folders, plan_checks, verify_shard
-from megadga.shards.writer import ShardWriter, best_dtype
+from megadga.data.indexed import HEADER, ShardWriter, best_dtype
+from megadga.data.manifest import GroupingEntry, Manifest, read_manifest, write_manifest
+from megadga.data.verify import find_folders, plan_checks, scan_shard, verify_shard
 from tests.support.raw_shards import overwrite, problems_of, write_raw_shard
 from tests.support.streams import IDENTITY, counting_domain
 
@@ -235,9 +233,9 @@ def test_documents_without_eod_are_a_warning(tmp_path):
 def test_chunks_make_no_difference(folder, monkeypatch, chunk):
     overwrite(folder / "train-00000.bin", 2 * 3, struct.pack("<H", 60_000))
     whole = problems_of(folder), scan_shard(folder / "train-00000", IDENTITY, ids=False)
-    monkeypatch.setattr("megadga.shards.documents.CHUNK_ENTRIES", chunk)
-    monkeypatch.setattr("megadga.shards.documents.CHUNK_TOKENS", chunk)
-    monkeypatch.setattr("megadga.shards.scan.CHUNK_TOKENS", chunk)
+    monkeypatch.setattr("megadga.data.documents.CHUNK_ENTRIES", chunk)
+    monkeypatch.setattr("megadga.data.documents.CHUNK_TOKENS", chunk)
+    monkeypatch.setattr("megadga.data.verify.CHUNK_TOKENS", chunk)
     assert (problems_of(folder), scan_shard(folder / "train-00000", IDENTITY, ids=False)) == whole
 
 

@@ -3,9 +3,9 @@ import os
 import numpy as np
 import pytest
 
+from megadga.data.manifest import read_manifest
+from megadga.data.verify import DataWatch, check_content, files_of
 from megadga.errors import ShardError
-from megadga.shards.manifest import read_manifest
-from megadga.shards.watch import DataWatch, check_content, files_of
 from tests.support.shards import open_sets, write_domain, write_sets
 
 BIN = "train-00000.bin"

@@ -3,12 +3,11 @@ import hashlib
 import numpy as np
 import pytest
 
+from megadga.data.create import create_domain
+from megadga.data.files import written_whole
+from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
+from megadga.data.manifest import read_manifest
 from megadga.errors import ShardError
-from megadga.shards.create import create_domain
-from megadga.shards.files import written_whole
-from megadga.shards.indexed import IndexedShard
-from megadga.shards.manifest import read_manifest
-from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.streams import IDENTITY, counting_documents
 
 

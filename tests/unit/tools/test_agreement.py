@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from megadga.mixing.dga import Dga
+from megadga.mixers.dga import Dga
 from tools.trials.agreement import (
     Update,
     agreement,

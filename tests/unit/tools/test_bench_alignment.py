@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megadga.zero.collective import ProcessGroupCollective
+from megadga.probes.collective import ProcessGroupCollective
 from tools.alignment_bench.bars import verdicts
 from tools.alignment_bench.case import Case, Row, Section, llama_shape
 from tools.alignment_bench.storages import LiveStorages

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.mixing.scheduler import AlignmentNeeds, Alignments
-from megadga.mixing.signal import signal_to_noise
+from megadga.mixers.base import AlignmentNeeds, Alignments
+from megadga.mixers.safeguards import signal_to_noise
 from tools.trials.convex import make_bed
 from tools.trials.sensitivity import EMAS, INTERVALS, Outcome, noise, outcome, table
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megadga.data.create import create_domain
+from megadga.data.indexed import ShardWriter, best_dtype
+from megadga.data.manifest import Manifest, read_manifest, write_manifest
 from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
 from megadga.prepare.training import train_tokenizer
-from megadga.shards.create import create_domain
-from megadga.shards.manifest import Manifest, read_manifest, write_manifest
-from megadga.shards.writer import ShardWriter, best_dtype
 from tests.support.huggingface import train_byte_level
 from tests.support.raw_shards import overwrite, write_raw_shard
 from tests.support.texts import made_up_texts

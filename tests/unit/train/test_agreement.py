@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from megadga.errors import ResumeError
-from megadga.train.agreement import OtherRankError, on_every_rank, on_first_rank
+from megadga.run_folder.checkpoints import mark_latest
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
     check_whole,
     find_resume_point,
 )
-from megadga.train.folder import mark_latest
 from megadga.train.metrics import FanOut, MetricsFile
+from megadga.train.ranks import OtherRankError, on_every_rank, on_first_rank
 from tests.support.thread_ranks import on_ranks
 
 IDENTITY = {"seed": 7}

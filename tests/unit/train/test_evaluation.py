@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from megadga.shards.create import create_domain
-from megadga.shards.examples import open_examples
-from megadga.shards.folder import DomainSource, open_domain
-from megadga.shards.manifest import TokenizerIdentity
+from megadga.data.create import create_domain
+from megadga.data.folder import DomainSource, open_domain, open_examples
+from megadga.data.manifest import TokenizerIdentity
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from tests.unit.train.fakes import VOCABULARY, FakeEngine, LoneRank
 

@@ -1,8 +1,13 @@
 import pytest
 
 from megadga.errors import ResumeError
-from megadga.train.folder import latest_checkpoint, mark_latest
-from megadga.train.header import CheckpointHeader, read_header, write_header
+from megadga.run_folder.checkpoints import (
+    CheckpointHeader,
+    latest_checkpoint,
+    mark_latest,
+    read_header,
+    write_header,
+)
 
 IDENTITY = {"seed": 7, "mixing": {"type": "dga", "step_size": 0.3}, "names": ["a", "b"]}
 

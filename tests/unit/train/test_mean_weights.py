@@ -1,7 +1,7 @@
 """The file that a static run takes its weights from."""
 
 from megadga.config.loading import load_config
-from megadga.train.mean_weights import MeanWeightsFile
+from megadga.train.metrics import MeanWeightsFile
 from tests.support.runs import write_run
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from megadga.mixing.loss_reweight import LossReweighting
+from megadga.mixers.loss_reweight import LossReweighting
 from megadga.plugin import Batch
-from megadga.train.passes import MeanPasses, Reweighting, WeightedPasses
-from megadga.train.summing import StepSum
-from megadga.train.trainer import Trainer
+from megadga.train.ranks import StepSum
+from megadga.train.step import MeanPasses, Reweighting, Trainer, WeightedPasses
 from tests.unit.train.fakes import VOCABULARY, FakeEngine, LoneRank, batch
 
 TOKENS = torch.randint(VOCABULARY, (2, 2, 6), generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ import termios
 
 import pytest
 
-from megadga.train.progress import Progress
+from megadga.train.metrics import Progress
 
 
 class Terminal(io.StringIO):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from megadga.train.schedule import WarmupStableDecay
+from megadga.train.engine import WarmupStableDecay
 
 SCHEDULE = WarmupStableDecay(
     total_num_steps=10, warmup_num_steps=2, decay_num_steps=4, warmup_min_ratio=0.5, min_ratio=0.2

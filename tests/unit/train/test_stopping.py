@@ -1,6 +1,6 @@
 import pytest
 
-from megadga.train.stopping import AgreedStop
+from megadga.train.ranks import AgreedStop
 
 
 @pytest.mark.parametrize(

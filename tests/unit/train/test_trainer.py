@@ -4,9 +4,8 @@ import math
 import pytest
 import torch
 
-from megadga.train.stopping import AgreedStop
-from megadga.train.summing import StepSum
-from megadga.train.trainer import Trainer
+from megadga.train.ranks import AgreedStop, StepSum
+from megadga.train.step import Trainer
 from tests.unit.train.fakes import VOCABULARY, BigramModel, FakeEngine, LoneRank, batch
 
 TOKENS = torch.randint(VOCABULARY, (2, 2, 6), generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from megadga.zero.engine import untested_settings
+from megadga.probes.engine import untested_settings
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megadga.shards.sequences import PADDING
-from megadga.zero.loss import as_counted, causal_lm_loss, mean_loss
+from megadga.data.domain import PADDING
+from megadga.probes.loss import as_counted, causal_lm_loss, mean_loss
 from tests.support.probed_models import gpt2, hf_llama
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
 

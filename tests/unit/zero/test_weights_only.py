@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from megadga.zero.weights_only import WeightsOnlyEngine, weights_only_loading
+from megadga.probes.weights_only import WeightsOnlyEngine, weights_only_loading
 
 
 class Trap:

@@ -6,12 +6,15 @@ from torch import nn
 from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
-from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.tangents.choosing import choose_tangent
-from megadga.alignment.tangents.generic import AnyModuleTangent
-from megadga.alignment.tangents.linear import EmbeddingTangent, LinearTangent
-from megadga.alignment.tangents.norms import NormTangent
-from megadga.model.layers import Embedding, Linear
+from megadga.model.llama import Embedding, Linear
+from megadga.probes.gradients import ResidentDirection
+from megadga.probes.tangents import (
+    AnyModuleTangent,
+    EmbeddingTangent,
+    LinearTangent,
+    NormTangent,
+    choose_tangent,
+)
 from tests.support.derivatives import pieces_of
 
 

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.tangents.choosing import choose_tangent
-from megadga.alignment.tangents.generic import AnyModuleTangent
-from megadga.alignment.tangents.randomness import random_states
-from megadga.alignment.tangents.tangent import Call, SequenceRows, Trace
+from megadga.probes.gradients import ResidentDirection
+from megadga.probes.state import random_states
+from megadga.probes.tangents import AnyModuleTangent, Call, SequenceRows, Trace, choose_tangent
 from tests.support.derivatives import (
     assert_along,
     check_tangent,

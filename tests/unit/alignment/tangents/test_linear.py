@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.tangents.choosing import choose_tangent
-from megadga.alignment.tangents.tangent import Call, SequenceRows, sequence_dots
+from megadga.probes.gradients import ResidentDirection
+from megadga.probes.tangents import Call, SequenceRows, choose_tangent, sequence_dots
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
 B, S, INPUTS, OUTPUTS = 3, 5, 4, 6

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from megadga.alignment.directions import ResidentDirection
-from megadga.alignment.tangents.choosing import choose_tangent
-from megadga.alignment.tangents.norms import NormTangent
+from megadga.probes.gradients import ResidentDirection
+from megadga.probes.tangents import NormTangent, choose_tangent
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
 B, S, WIDTH = 3, 5, 4

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megadga.cluster.hostfile import Host
-from megadga.cluster.launching.options import Request
-from megadga.cluster.launching.remote import Place
+from megadga.launch.hosts import Host, Place
+from megadga.launch.plan import Request
 
 HOSTILE = "a b$HOME`id`'q'\"d\"\\%n;&*"
 PYTHON = "/env/bin/python"

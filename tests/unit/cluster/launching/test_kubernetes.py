@@ -5,8 +5,7 @@ import kubernetes_validate as validator
 import pytest
 import yaml
 
-from megadga.cluster.launching.kubernetes import Pods, indexed_job, mpi_job, pytorch_job
-from megadga.cluster.launching.kubernetes_command import main
+from megadga.launch.kubernetes import Pods, indexed_job, main, mpi_job, pytorch_job
 from tests.unit.cluster.launching.places import CONFIG, OVERRIDES, request
 
 PODS = Pods(
@@ -88,7 +87,7 @@ def test_pods_find_the_first_one_by_the_service():
         *(
             "python3",
             "-m",
-            "megadga.cluster.launching.node",
+            "megadga.launch.node",
             "--node-rank=$(JOB_COMPLETION_INDEX)",
         ),
         *("--master-address=run-0.run", "--master-port=29500"),
@@ -116,7 +115,7 @@ def test_the_launcher_of_an_mpijob_has_no_accelerators():
         templates(job)[role]["spec"]["containers"][0] for role in ("Launcher", "Worker")
     )
     assert launcher["command"][2:5] == [
-        "megadga.cluster.launching.mpi",
+        "megadga.launch.mpi",
         "--hostfile",
         "/etc/mpi/hostfile",
     ]

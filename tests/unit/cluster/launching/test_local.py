@@ -2,7 +2,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from megadga.cluster.launching.local import Node, rank_commands, signal_ranks
+from megadga.launch.local import Node, rank_commands, signal_ranks
 from tests.unit.cluster.launching.places import FOLDER, request
 
 RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -1,5 +1,5 @@
-from megadga.cluster.hostfile import Host
-from megadga.cluster.launching.mpi import mpi_plan
+from megadga.launch.hosts import Host
+from megadga.launch.mpi import mpi_plan
 from tests.unit.cluster.launching.places import (
     ENVIRONMENT,
     FOLDER,

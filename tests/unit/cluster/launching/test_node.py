@@ -1,6 +1,6 @@
 import pytest
 
-from megadga.cluster.launching.node import main
+from megadga.launch.node import main
 from tests.support.runs import write_run
 
 PLACE = ["--node-rank=1", "--master-address=run-0.run", "--master-port=29500", "--nodes=2"]

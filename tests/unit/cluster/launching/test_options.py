@@ -2,14 +2,7 @@ import argparse
 
 import pytest
 
-from megadga.cluster.launching.options import (
-    Request,
-    common_parser,
-    count,
-    duration,
-    shown_duration,
-    to_request,
-)
+from megadga.launch.plan import Request, common_parser, count, duration, shown_duration, to_request
 
 
 def parse(*arguments, **offered):

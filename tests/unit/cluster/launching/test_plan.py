@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from megadga.cluster.hostfile import Host
-from megadga.cluster.launching import plan as plans
-from megadga.cluster.launching.plan import Plan, PrivateFile, show
-from megadga.cluster.supervision import Command, Patience
+from megadga.launch import plan as plans
+from megadga.launch.hosts import Host
+from megadga.launch.plan import Plan, PrivateFile, show
+from megadga.launch.supervision import Command, Patience
 from tests.unit.cluster.launching.places import HOSTILE
 
 PATIENCE = Patience(stop_s=5.0, straggle_s=0.2, end_s=0.5)

@@ -6,13 +6,7 @@ import sys
 
 import pytest
 
-from megadga.cluster.launching.remote import (
-    JOB_FROM_FILE,
-    JOB_FROM_INPUT,
-    Job,
-    Place,
-    touch,
-)
+from megadga.launch.hosts import JOB_FROM_FILE, JOB_FROM_INPUT, Job, Place, touch
 from tests.unit.cluster.launching.places import HOSTILE, OUTPUT, PLACE, TOLD
 
 REPORT = (

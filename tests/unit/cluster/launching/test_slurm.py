@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from megadga.cluster.launching import slurm
-from megadga.cluster.launching.slurm import main, sbatch_command, slurm_script
+from megadga.launch import slurm
+from megadga.launch.slurm import main, sbatch_command, slurm_script
 from tests.support.ranks import own_session
 from tests.support.runs import write_run
 from tests.unit.cluster.launching.places import HOSTILE, PYTHON, TRAIN, request
@@ -44,7 +44,7 @@ from pathlib import Path
 if "doctor" in sys.argv:
     Path("doctor-arguments").write_text("\\0".join((*sys.argv, "")))
     sys.exit(int(os.environ["UNFIT"]))
-if "megadga.cluster.failures" in sys.argv:
+if "megadga.run_folder.failures" in sys.argv:
     Path("verdict-arguments").write_text("\\0".join((*sys.argv, "")))
     sys.exit()
 
@@ -149,7 +149,7 @@ def test_a_code_of_the_ranks_is_that_of_the_job_which_says_why_at_its_end(batch)
     with batch.started(FOREVER="", CODE="2") as job:
         assert job.wait(timeout=30) == 2
     assert batch.words("verdict-arguments")[2:] == [
-        "megadga.cluster.failures",
+        "megadga.run_folder.failures",
         "2",
         str(batch.output),
         "node-8",

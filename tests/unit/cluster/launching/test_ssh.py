@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from megadga.cluster.launching.remote import JOB_FROM_FILE
-from megadga.cluster.launching.ssh import ssh_plan
 from megadga.errors import ConfigError
+from megadga.launch.hosts import JOB_FROM_FILE
+from megadga.launch.ssh import ssh_plan
 from tests.unit.cluster.launching.places import (
     FOLDER,
     HOSTS,

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from megadga.cluster.hostfile import Host
-from megadga.cluster.launching.options import Request
-from megadga.cluster.launching.plan import Plan
-from megadga.cluster.launching.starting import launch, patience_of
-from megadga.cluster.markers import RunMarkers
-from megadga.cluster.supervision import Command
 from megadga.config.loading import load_config
-from megadga.train.folder import mark_latest
-from megadga.train.header import CheckpointHeader, write_header
+from megadga.launch.hosts import Host
+from megadga.launch.plan import Plan, Request, launch, patience_of
+from megadga.launch.supervision import Command
+from megadga.run_folder.checkpoints import CheckpointHeader, mark_latest, write_header
+from megadga.run_folder.markers import RunMarkers
 from tests.support.runs import write_run
 
 REQUEST = Request(Path("run.yaml"), hostfile=Path("hosts"))

@@ -1,9 +1,8 @@
 import json
 import shlex
 
-from megadga.cluster.hostfile import Host
-from megadga.cluster.launching.remote import JOB_FROM_INPUT
-from megadga.cluster.launching.torchrun import torchrun_plan
+from megadga.launch.hosts import JOB_FROM_INPUT, Host
+from megadga.launch.torchrun import torchrun_plan
 from tests.unit.cluster.launching.places import (
     FOLDER,
     HOSTS,
@@ -36,7 +35,7 @@ def test_every_host_gets_an_agent_over_ssh():
         assert command.arguments[-2] == host.name
         assert json.loads(command.input or "") == {
             "command": [
-                *(PYTHON, "-m", "megadga.cluster.launching.watched"),
+                *(PYTHON, "-m", "megadga.launch.watched"),
                 *agent(index, host.name),
             ],
             "environment": {**TOLD, **RESTARTABLE},

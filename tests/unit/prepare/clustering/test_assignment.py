@@ -1,6 +1,6 @@
 import pytest
 
-from megadga.prepare.clustering.assignment import assign_inputs
+from megadga.prepare.clustering.clusters import assign_inputs
 from megadga.prepare.pieces import plan_cut
 from tests.support.clusters import learn, texts_about
 

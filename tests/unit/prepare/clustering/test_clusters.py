@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megadga.data.npz import write_arrays
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.clusters import Clustering
-from megadga.prepare.clustering.purity import purity
-from megadga.shards.npz import write_arrays
+from megadga.prepare.clustering.learning import purity
 from tests.support.clusters import SUBJECTS, learn, texts_about
 from tests.support.damage import damaged
 

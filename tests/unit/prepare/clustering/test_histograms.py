@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.embedding import unit_rows
-from megadga.prepare.clustering.histograms import Smoothing, histogram, spread
+from megadga.prepare.clustering.references import Smoothing, histogram, spread
 from tests.support.clusters import learn, texts_about
 
 EAST, NORTH = [1.0, 0.0], [0.0, 1.0]
@@ -72,7 +72,7 @@ def test_many_points_are_spread_in_steps(monkeypatch):
     rng = np.random.default_rng(0)
     rows = unit_rows(rng.normal(size=(50, 2)).astype(np.float32))
     at_once = spread(rows, CENTROIDS, Smoothing(2, 0.1))
-    monkeypatch.setattr("megadga.prepare.clustering.histograms.COMPARED_NUMBERS", 7 * 3)
+    monkeypatch.setattr("megadga.prepare.clustering.references.COMPARED_NUMBERS", 7 * 3)
     assert spread(rows, CENTROIDS, Smoothing(2, 0.1)) == pytest.approx(at_once, rel=1e-6)
 
 

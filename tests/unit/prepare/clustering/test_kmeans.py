@@ -6,7 +6,7 @@ from threadpoolctl import threadpool_limits
 
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.embedding import unit_rows
-from megadga.prepare.clustering.kmeans import (
+from megadga.prepare.clustering.tree import (
     POINTS_PER_CENTROID,
     count_runs,
     grow_tree,
@@ -99,7 +99,7 @@ def test_no_run_sees_more_points_than_it_needs(monkeypatch):
         seen.append((len(points), num_clusters))
         return spherical_kmeans(points, num_clusters, seed=seed)
 
-    monkeypatch.setattr("megadga.prepare.clustering.kmeans.spherical_kmeans", counting)
+    monkeypatch.setattr("megadga.prepare.clustering.tree.spherical_kmeans", counting)
     grow_tree(bunches(3, 1000), [2, 4], seed=0)
     assert seen[0] == (2 * POINTS_PER_CENTROID, 2)
     assert all(points <= 2 * POINTS_PER_CENTROID for points, _ in seen)
@@ -126,7 +126,7 @@ def test_a_cluster_that_no_point_came_to_has_one_child_for_those_that_will(monke
         centroids[1] = lonely if len(points) == 5 else 0
         return centroids
 
-    monkeypatch.setattr("megadga.prepare.clustering.kmeans.spherical_kmeans", two_centres)
+    monkeypatch.setattr("megadga.prepare.clustering.tree.spherical_kmeans", two_centres)
     tree = grow_tree(np.tile(point, (5, 1)), [2, 8], seed=0)
     assert tree.assign(np.stack([point, lonely]), 8).tolist() == [0, 4]
     assert tree.centroids(8)[4].tolist() == lonely.tolist()

@@ -5,8 +5,8 @@ import pytest
 
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.embedding import EmbeddingKind
-from megadga.prepare.clustering.kmeans import POINTS_PER_CENTROID
 from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.tree import POINTS_PER_CENTROID
 from megadga.prepare.pieces import plan_cut
 from tests.support.clusters import SUBJECTS, texts_about, write_subjects
 from tests.support.texts import write_lines

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.prepare.clustering.record import ClusteringRecord, read_record, write_record
+from megadga.prepare.clustering.clusters import ClusteringRecord, read_record, write_record
 
 RECORD = ClusteringRecord(
     embedder="tfidf",

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
-from megadga.config.basis import read_basis
 from megadga.config.histogram import read_histogram
 from megadga.errors import ConfigError
-from megadga.prepare.clustering.histograms import Smoothing, histogram
+from megadga.mixers.basis import read_basis
 from megadga.prepare.clustering.references import (
+    Smoothing,
     check_output,
     describe_rows,
+    histogram,
     measure_references,
     parse_references,
     write_shares,

@@ -10,9 +10,8 @@ import pytest
 
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.clusters import Clustering
-from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
-from megadga.prepare.clustering.purity import purity
-from megadga.prepare.clustering.sentences import SentenceEmbedder, fingerprint_folder
+from megadga.prepare.clustering.embedding import SentenceEmbedder, fingerprint_folder
+from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters, purity
 from tests.support.clusters import texts_about
 from tests.support.texts import write_lines
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megadga.data.npz import write_arrays
 from megadga.errors import ConfigError
-from megadga.prepare.clustering.tfidf import NUM_FEATURES, TfidfEmbedder, fit_tfidf
-from megadga.shards.npz import write_arrays
+from megadga.prepare.clustering.embedding import NUM_FEATURES, TfidfEmbedder, fit_tfidf
 from tests.support.damage import damaged
 from tests.support.texts import made_up_texts
 

@@ -5,17 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megadga.data.folder import DomainSource, open_domains
+from megadga.data.manifest import read_manifest, write_manifest
 from megadga.errors import ConfigError, ShardError
-from megadga.prepare.leakage.report import complain, render_leakage, write_leakage
 from megadga.prepare.leakage.search import (
     Leakage,
     LeakageRule,
     LeakageSearch,
     Overlap,
+    complain,
     plan_search,
+    render_leakage,
+    write_leakage,
 )
-from megadga.shards.folder import DomainSource, open_domains
-from megadga.shards.manifest import read_manifest, write_manifest
 from tests.support.leaks import IDENTITY, random_document, write_leak
 
 RULE = LeakageRule(n=8)

@@ -10,23 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megadga.data.folder import open_domains
+from megadga.data.indexed import IndexedShard
+from megadga.data.manifest import read_grouping, read_manifest
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.pipeline.build import Build, Built, build_shards
-from megadga.prepare.pipeline.corpus import Corpus, corpus_by_input, corpus_of_files
-from megadga.prepare.pipeline.merging import Merging
-from megadga.prepare.pipeline.outputs import Output
-from megadga.prepare.pipeline.recipe import Recipe
+from megadga.prepare.pipeline.corpus import Corpus, Recipe, corpus_by_input, corpus_of_files
+from megadga.prepare.pipeline.merging import Merging, Output
 from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.pipeline.workplace import Workplace
 from megadga.prepare.progress import unseen
-from megadga.prepare.reading.bad import MaxBad
 from megadga.prepare.reading.inputs import DomainInput, expand_inputs, plan_domains
-from megadga.prepare.reading.records import Keys
+from megadga.prepare.reading.records import Keys, MaxBad
 from megadga.prepare.workers import open_processes
-from megadga.shards.folder import open_domains
-from megadga.shards.grouping import read_grouping
-from megadga.shards.indexed import IndexedShard
-from megadga.shards.manifest import read_manifest
 from tests.support.texts import made_up_texts, write_lines
 
 

@@ -4,11 +4,10 @@ from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import corpus_of_files, plan_tasks
-from megadga.prepare.pipeline.rejects import find_rejects
+from megadga.prepare.pipeline.tokenizing import find_rejects
 from megadga.prepare.pipeline.workplace import Rejected, TaskRecord, Workplace
-from megadga.prepare.reading.bad import MaxBad
 from megadga.prepare.reading.documents import iterate_records
-from megadga.prepare.reading.records import Keys, Reject, SpanEnd
+from megadga.prepare.reading.records import Keys, MaxBad, Reject, SpanEnd
 
 
 @pytest.mark.parametrize(

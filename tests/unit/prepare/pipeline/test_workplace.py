@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from megadga.data.manifest import ShardEntry
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.workplace import Rejected, RunRecord, TaskRecord, Workplace
-from megadga.shards.manifest import ShardEntry
 
 PLAN = {"recipe": {"seed": 3}, "files": [["a", 1], ["b", 2]]}
 RECORD = TaskRecord([RunRecord("000007-0000", ["x", "y"], 12345)], 12, 2, [8, 4])

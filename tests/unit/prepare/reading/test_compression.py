@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
-from megadga.prepare.reading.compression import GZIP_READ_BYTES, DamageError, open_gzip, open_zstd
+from megadga.prepare.reading.formats import GZIP_READ_BYTES, DamageError, open_gzip, open_zstd
 
 FORMATS = pytest.mark.parametrize(
     ("compress", "expand"), [(gzip.compress, open_gzip), (zstandard.compress, open_zstd)]

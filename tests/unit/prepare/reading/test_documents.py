@@ -14,8 +14,8 @@ from megadga.prepare.reading.documents import (
     iterate_records,
     split_file,
 )
+from megadga.prepare.reading.lines import Span
 from megadga.prepare.reading.records import Document, Keys, Reject, SpanEnd
-from megadga.prepare.reading.spans import Span
 from tests.support.texts import write_lines, write_packed
 
 TEXTS = ["first", "with\nnewline and \u2028 separator", "é🎉\x00"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.prepare.reading.samples import PRIORITIES, priorities, sample_texts, thin_out
+from megadga.prepare.reading.documents import PRIORITIES, priorities, sample_texts, thin_out
 
 
 def numbered(count: int) -> list[str]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import iterate_records, split_file
+from megadga.prepare.reading.lines import Span, cut_bytes, cut_groups
 from megadga.prepare.reading.records import Document, Keys, Reject, SpanEnd
-from megadga.prepare.reading.spans import Span, cut_bytes, cut_groups
 from tests.support.texts import write_packed
 
 FILE = Path("a")

@@ -1,7 +1,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.prepare.reading.texts import CHUNK_CHARACTERS, chunk_texts, count_bytes, read_texts
+from megadga.prepare.reading.documents import (
+    CHUNK_CHARACTERS,
+    chunk_texts,
+    count_bytes,
+    read_texts,
+)
 from tests.support.texts import write_lines
 
 

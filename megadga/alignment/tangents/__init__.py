@@ -1,1 +1,0 @@
-"""How the output of a module changes when its own parameters move along a direction."""

@@ -1,1 +1,0 @@
-"""Composition root: a configuration becomes objects here."""

@@ -1,0 +1,360 @@
+"""From a key to its error: where a value was written, what was expected and found."""
+
+import inspect
+import json
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from megadga.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+
+
+def dotted(path: KeyPath) -> str:
+    """Return the path as it is written in messages and overrides: ``mixing.step_size``."""
+    return ".".join(map(str, path))
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: as YAML would have it, cut where it gets long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the path and value of everything that is not a mapping with keys of its own."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in cast("Mapping[str, Any]", value).items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong.
+
+    Args:
+        path: The key, from the root.
+        expected: What belongs there.
+        found: What is there.
+        hint: What the author may have meant; empty: no idea.
+    """
+
+    path: KeyPath
+    expected: str
+    found: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """File and line (or override) of every key.
+
+    Two configurations that say the same are equal wherever they say it: places do not compare.
+
+    Args:
+        by_path: Place of each key, as ``{("mixing", "ema"): "run.yaml:12"}``; the root's is where
+            a missing key is missed. Empty for values that no file holds.
+    """
+
+    by_path: Mapping[KeyPath, str] = field(default_factory=dict[KeyPath, str], compare=False)
+
+    def of(self, path: KeyPath) -> str:
+        """Return the place of a key, or of the closest section around it; empty: unknown."""
+        return self.by_path.get(self._closest(path), "")
+
+    def has(self, path: KeyPath) -> bool:
+        """Return whether a key was written."""
+        return path in self.by_path
+
+    def _closest(self, path: KeyPath) -> KeyPath:
+        around = (path[:length] for length in range(len(path), -1, -1))
+        return next((section for section in around if section in self.by_path), ())
+
+    def tell(self, mistake: Mistake) -> str:
+        """Return the mistake as one line: place, key, what was expected and what was found."""
+        parts = (self.of(mistake.path), dotted(mistake.path))
+        line = ": ".join(part for part in parts if part)
+        line = f"{line}: expected {mistake.expected}, found {mistake.found}"
+        return f"{line}; did you mean {mistake.hint}?" if mistake.hint else line
+
+    def error(self, mistakes: Sequence[Mistake]) -> ConfigError:
+        """Return one error with a line for each mistake, in the order of the text."""
+        order = {path: index for index, path in enumerate(self.by_path)}
+
+        def written(mistake: Mistake) -> int:
+            return order.get(self._closest(mistake.path), 0)
+
+        return ConfigError("\n".join(map(self.tell, sorted(mistakes, key=written))))
+
+
+def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """Return the sections that a field's type allows, in the order of the type.
+
+    Those of extensions are none of them: their keys, and their ``type``, are not known here.
+    """
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        named = annotation.model_fields.get("type")
+        return () if named is not None and named.annotation is str else (annotation,)
+    return tuple(section for part in get_args(annotation) for section in sections_in(part))
+
+
+def type_name(section: type[BaseModel]) -> str:
+    """Return the value of ``type`` that selects a section among others."""
+    return str(get_args(section.model_fields["type"].annotation)[0])
+
+
+def _tag(section: type[BaseModel]) -> str:
+    """Return what a location has for a section among others: its type, or else its first key."""
+    fields = section.model_fields
+    return type_name(section) if "type" in fields else f"<{next(iter(fields))}>"
+
+
+def follow(
+    root: type[BaseModel], location: KeyPath
+) -> tuple[KeyPath, tuple[type[BaseModel], ...]]:
+    """Follow a location as pydantic gives it, with tags of unions between the keys.
+
+    Args:
+        root: The section that was validated.
+        location: From the root. A tag is a value of ``type``, or stands in angle brackets; without
+            tags, the sections are all that may stand there.
+
+    Returns:
+        The path as it is written, without tags, and the sections that may stand there.
+    """
+    path: list[str | int] = []
+    sections = (root,)
+    for part in location:
+        below = tuple(
+            inner
+            for section in sections
+            if part in section.model_fields
+            for inner in sections_in(section.model_fields[str(part)].annotation)
+        )
+        tagged = tuple(s for s in sections if len(sections) > 1 and _tag(s) == part)
+        if not tagged and not (isinstance(part, str) and part.startswith("<")):
+            path.append(part)
+        if len(sections) > 1 and not tagged and isinstance(part, str) and part.startswith("<"):
+            sections = ()  # a form that is no section: a name, or a mapping with keys of its own
+        else:
+            sections = tagged or below or sections
+    return tuple(path), sections
+
+
+def all_keys(section: type[BaseModel], path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the path of every key that a section may have, whatever the types chosen in it."""
+    for name, info in section.model_fields.items():
+        yield (*path, name)
+        for inner in sections_in(info.annotation):
+            yield from all_keys(inner, (*path, name))
+
+
+_Section = TypeVar("_Section", bound=BaseModel)
+
+
+def under_folders(section: _Section, folders: Mapping[KeyPath, Path]) -> _Section:
+    """Return a section with its relative paths under the folders that they are relative to.
+
+    Args:
+        section: A run, or a part of one.
+        folders: Folder of each key, or of the closest section around it.
+    """
+    return with_paths(section, lambda key, path: under(_closest(key, folders), path))
+
+
+def with_paths(
+    section: _Section, change: Callable[[KeyPath, Path], Path], key: KeyPath = ()
+) -> _Section:
+    """Return a section with every path in it changed.
+
+    Args:
+        section: A run, or a part of one.
+        change: Called with a path's key and the path.
+        key: The keys that lead to the section.
+    """
+    changed = {
+        name: _changed(getattr(section, name), change, (*key, name))
+        for name in type(section).model_fields
+    }
+    return section.model_copy(update=changed)
+
+
+def under(folder: Path, path: Path) -> Path:
+    """Return a path that is relative to a folder, as short as it can be told."""
+    whole = folder / path
+    if ".." not in whole.parts:
+        return whole
+    short = Path(os.path.normpath(whole))
+    try:  # a link on the way leads elsewhere than its name says
+        return short if os.path.realpath(short) == os.path.realpath(whole) else whole
+    except (OSError, ValueError):
+        return whole
+
+
+def _closest(key: KeyPath, folders: Mapping[KeyPath, Path]) -> Path:
+    around = (key[:length] for length in range(len(key), -1, -1))
+    return next(folders[section] for section in around if section in folders)
+
+
+def _changed(value: Any, change: Callable[[KeyPath, Path], Path], key: KeyPath) -> Any:
+    match value:
+        case Path():
+            return change(key, value)
+        case BaseModel():
+            return with_paths(value, change, key)
+        case dict():
+            parts = cast("dict[str, Any]", value)
+            return {name: _changed(part, change, (*key, name)) for name, part in parts.items()}
+        case list():
+            items = cast("list[Any]", value)
+            return [_changed(item, change, (*key, at)) for at, item in enumerate(items)]
+        case tuple() if type(value) is tuple:  # pyright: ignore[reportUnknownArgumentType]
+            items = cast("tuple[Any, ...]", value)
+            return tuple(_changed(item, change, (*key, at)) for at, item in enumerate(items))
+        case _:
+            return value
+
+
+CLOSE = 0.75
+"""Similarity (difflib's ratio) from which on a name counts as a misspelling of another."""
+
+
+def as_error(mistakes: Sequence[Mistake]) -> PydanticCustomError:
+    """Return what a validator raises to report mistakes at keys of its choice."""
+    text = "; ".join(f"{dotted(m.path)}: expected {m.expected}, found {m.found}" for m in mistakes)
+    return PydanticCustomError("mistakes", "{text}", {"text": text, "mistakes": tuple(mistakes)})
+
+
+def from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[Mistake]:
+    """Yield what is wrong in the section ``root`` according to pydantic."""
+    for detail in error.errors(include_url=False):
+        context = detail.get("ctx", {})
+        path, sections = follow(root, detail["loc"])
+        match detail["type"]:
+            case "mistakes":
+                yield from context["mistakes"]
+            case "model_type" | "dict_type":
+                yield Mistake(path, "a mapping", shown(detail["input"]))
+            case "path_type":
+                yield Mistake(path, "a path", shown(detail["input"]))
+            case "missing":
+                yield Mistake(path, "a value", "nothing")
+            case "extra_forbidden":
+                yield _unknown_key(path, root, sections)
+            case "union_tag_invalid":
+                yield choice((*path, "type"), map(type_name, sections), context["tag"])
+            case "union_tag_not_found":
+                yield choice((*path, "type"), map(type_name, sections), None)
+            case "literal_error":
+                yield choice(path, re.findall(r"'(.*?)'", context["expected"]), detail["input"])
+            case _:
+                yield _other(path, detail)
+
+
+def _other(path: KeyPath, detail: ErrorDetails) -> Mistake:
+    if detail["type"] in ("value_error", "assertion_error"):  # of an extension's own validators
+        found = f"{shown(detail['input'])} ({detail.get('ctx', {})['error']})"
+        return Mistake(path, "what the extension accepts", found)
+    expected = detail["msg"].removeprefix("Input should be ")
+    expected = re.sub(r"^(greater|less) than", r"a number \1 than", expected)
+    return Mistake(path, expected, detail.get("ctx", {}).get("found", shown(detail["input"])))
+
+
+def choice(path: KeyPath, choices: Iterable[str], found: object) -> Mistake:
+    """Return what is wrong with a word that is none of some, at least one; None: it is missing."""
+    names = list(choices)
+    close = get_close_matches(str(found), names, n=1)
+    listed = " or ".join(filter(None, (", ".join(map(repr, names[:-1])), repr(names[-1]))))
+    return Mistake(
+        path,
+        expected=listed,
+        found="nothing" if found is None else shown(found),
+        hint=repr(close[0]) if close else "",
+    )
+
+
+def _unknown_key(
+    path: KeyPath, root: type[BaseModel], sections: Sequence[type[BaseModel]]
+) -> Mistake:
+    """Name the nearest key of the section, of others in its place, or the same key elsewhere."""
+    key = str(path[-1])
+    _, alternatives = follow(root, path[:-1])
+    siblings, others = _fields(sections), _fields(alternatives)
+    having = (s for s in alternatives if {key, "type"} <= s.model_fields.keys())
+    types = dict.fromkeys(map(type_name, having))  # a section may be reached in several ways
+    close = get_close_matches(key, siblings, n=1, cutoff=CLOSE)
+    if key not in others:
+        close = close or get_close_matches(key, others, n=1, cutoff=CLOSE)
+        close = close or [dotted(other) for other in all_keys(root) if other[-1] == key]
+    return Mistake(
+        path,
+        expected="a known key" if close else f"one of {', '.join(siblings)}",
+        found=f"{key!r}, a key of type {' or '.join(dict.fromkeys(types))}"
+        if types
+        else repr(key),
+        hint=" or ".join(map(repr, dict.fromkeys(close))),
+    )
+
+
+def _fields(sections: Iterable[type[BaseModel]]) -> list[str]:
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def describe(section: BaseModel, path: KeyPath = ()) -> Iterator[str]:
+    """Yield the lines that explain a section: each key with its value, then what it means.
+
+    Args:
+        section: A run, or a part of one.
+        path: The keys that lead to it.
+    """
+    for name, info in type(section).model_fields.items():
+        yield from _describe_field((*path, name), info, getattr(section, name))
+
+
+def _describe_field(path: KeyPath, field: FieldInfo, value: Any) -> Iterator[str]:
+    meaning = " ".join((field.description or "").split())
+    match value:
+        case BaseModel():
+            if "type" in type(value).model_fields:  # one of several: say which
+                meaning = f"{meaning} {inspect.getdoc(type(value))}"
+            yield from _entry(dotted(path), meaning)
+            yield from describe(value, path)
+        case dict() | tuple():
+            yield from _entry(dotted(path), meaning)
+            yield from _describe_parts(path, value)
+        case _:
+            default = "required" if field.is_required() else f"default {_plain(field.default)}"
+            yield from _entry(f"{dotted(path)} = {_plain(value)}", f"{meaning} ({default})")
+
+
+def _describe_parts(path: KeyPath, parts: Any) -> Iterator[str]:
+    """Describe what has names or places of its own: domains, specific sets, weights, settings."""
+    named = isinstance(parts, dict)
+    entries = cast("dict[str, Any]", parts).items() if named else enumerate(parts)
+    for name, value in entries:
+        if isinstance(value, BaseModel):
+            yield from describe(value, (*path, name))
+        else:
+            for inner, leaf in leaves(value, (*path, name)):
+                yield f"{dotted(inner)} = {_plain(leaf)}"
+
+
+def _entry(title: str, meaning: str) -> Iterator[str]:
+    yield title
+    yield from textwrap.wrap(meaning, width=96, initial_indent="    ", subsequent_indent="    ")
+
+
+def _plain(value: Any) -> str:
+    return str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)

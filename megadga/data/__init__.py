@@ -1,0 +1,1 @@
+"""Indexed binary shards (Megatron's .bin/.idx), domains, sampling and the batch reader."""

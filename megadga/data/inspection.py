@@ -1,0 +1,185 @@
+"""What `inspect_shards` shows of a folder of shards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from megadga.arrays import TokenArray
+from megadga.data.documents import check_index, document_at, iterate_ids
+from megadga.data.files import Problems
+from megadga.data.folder import DomainSource, find_domains, open_shards
+from megadga.data.indexed import IndexedShard, ids_path
+from megadga.data.manifest import (
+    Manifest,
+    TokenizerIdentity,
+    manifest_path,
+    read_grouping,
+    read_manifest,
+)
+from megadga.errors import ShardError
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """One split of one domain, or of all domains that share a folder.
+
+    Attributes:
+        name: The domain's, or the folder's.
+        split: ``"train"`` or ``"valid"``.
+        num_documents: Documents in it.
+        num_tokens: Tokens in it.
+        fingerprint: SHA-256 of the tokenizer's model, hexadecimal.
+        shared: Tokens of each domain that shares the folder; none: it is one domain.
+    """
+
+    name: str
+    split: str
+    num_documents: int
+    num_tokens: int
+    fingerprint: str
+    shared: tuple[int, ...] = ()
+
+    def num_sequences(self, sequence_length: int) -> int:
+        """Return the windows of ``sequence_length + 1`` tokens in it, neighbours sharing one."""
+        sizes = self.shared or (self.num_tokens,)
+        return sum(max(size - 1, 0) // sequence_length for size in sizes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredDocument:
+    """A document as it lies in its shard.
+
+    Attributes:
+        tokens: Its ids, shape ``(n,)``.
+        document_id: Where it came from; None: not kept.
+    """
+
+    tokens: TokenArray
+    document_id: str | None
+
+
+def summarize(manifest: Manifest) -> tuple[SplitSummary, ...]:
+    """Return what a manifest says of each split."""
+    return tuple(
+        SplitSummary(
+            manifest.name,
+            split,
+            manifest.num_documents(split),
+            manifest.num_tokens(split),
+            manifest.tokenizer.fingerprint,
+        )
+        for split in manifest.splits
+    )
+
+
+def find_sources(folder: Path) -> tuple[DomainSource, ...]:
+    """Return the domains of a folder of domains, or the one whose own folder this is.
+
+    Raises:
+        ShardError: If it is neither.
+    """
+    if manifest_path(folder).exists():
+        return (DomainSource(folder.resolve().name, folder),)
+    return find_domains(folder)
+
+
+def inspect_domain(source: DomainSource) -> tuple[SplitSummary, ...]:
+    """Return what a domain holds, split by split, after opening every shard.
+
+    Raises:
+        ShardError: If the manifest or a shard is missing or damaged.
+    """
+    manifest = read_manifest(source.path)
+    for split in manifest.splits:
+        open_shards(source, manifest, split)
+    summaries = summarize(replace(manifest, name=source.name))
+    if manifest.grouping is None:
+        return summaries
+    bounds = read_grouping(source.path, manifest).bounds
+    return tuple(
+        replace(one, shared=tuple(np.diff(bounds[one.split].tokens).tolist())) for one in summaries
+    )
+
+
+def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | None = None) -> str:
+    """Return a table for people, one line a split, and below it one for each split that is shared.
+
+    Args:
+        summaries: The lines.
+        sequence_length: S: adds a column with the windows of ``S + 1`` tokens.
+    """
+    columns = {
+        "domain": [one.name for one in summaries],
+        "split": [one.split for one in summaries],
+        "documents": [f"{one.num_documents:,}" for one in summaries],
+        "tokens": [f"{one.num_tokens:,}" for one in summaries],
+    }
+    if sequence_length is not None:
+        columns["windows"] = [f"{one.num_sequences(sequence_length):,}" for one in summaries]
+    columns["tokenizer"] = [one.fingerprint[:12] for one in summaries]
+    padded: list[list[str]] = []
+    for title, cells in columns.items():
+        width = max(map(len, (title, *cells)))
+        pad = str.rjust if title in ("documents", "tokens", "windows") else str.ljust
+        padded.append([pad(cell, width) for cell in (title, *cells)])
+    table = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
+    return "\n".join((*table, *(_describe_shared(one) for one in summaries if one.shared)))
+
+
+def _describe_shared(summary: SplitSummary) -> str:
+    """Return one line on the domains that share a split of a folder."""
+    sizes = np.array(summary.shared)
+    low, middle, high = (f"{int(size):,}" for size in np.quantile(sizes, (0.0, 0.5, 1.0)))
+    return (
+        f"{summary.name}/{summary.split}: {sizes.size:,} domains, {int((sizes == 0).sum()):,} "
+        f"empty; tokens of one: {low} to {high}, median {middle}"
+    )
+
+
+def read_document(
+    source: DomainSource, tokenizer: TokenizerIdentity, *, split: str, index: int
+) -> StoredDocument:
+    """Return one document, counted from 0 through all shards of a split.
+
+    Args:
+        source: The domain.
+        tokenizer: What the caller is going to decode the ids with.
+        split: ``"train"`` or ``"valid"``.
+        index: In ``[0, documents of the split)``.
+
+    Raises:
+        ShardError: If there is no such document, it was written with another tokenizer, or a file
+            is missing or damaged.
+    """
+    manifest = read_manifest(source.path)
+    if manifest.tokenizer != tokenizer:
+        raise ShardError(
+            f"{manifest_path(source.path)}: tokenizer: expected {tokenizer}, "
+            f"found {manifest.tokenizer}"
+        )
+    remaining = index
+    shards = open_shards(source, manifest, split)
+    for shard, entry in zip(shards, manifest.splits[split], strict=True):
+        if 0 <= remaining < shard.num_documents:
+            return _read(shard, remaining, ids=entry.ids_sha256 is not None)
+        remaining -= shard.num_documents
+    raise ShardError(
+        f"{source.path}: split {split}: expected a document in "
+        f"[0, {manifest.num_documents(split)}), found {index}"
+    )
+
+
+def _read(shard: IndexedShard, index: int, *, ids: bool) -> StoredDocument:
+    problems = Problems()
+    if not check_index(shard, problems):
+        raise ShardError(problems.lines[0])
+    tokens = document_at(shard, index)
+    if not ids:
+        return StoredDocument(tokens, None)
+    path = ids_path(shard.prefix)
+    if (found := next(islice(iterate_ids(path), index, None), None)) is None:
+        raise ShardError(f"{path}: expected {shard.num_documents} ids, found at most {index}")
+    return StoredDocument(tokens, found)

@@ -1,0 +1,170 @@
+"""Reads named arrays from an uncompressed ``.npz`` without trusting its content."""
+
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megadga.data.files import written_whole
+from megadga.errors import MegadgaError, ShardError
+
+SUFFIX = ".npy"
+
+
+FIRST_TIME = (1980, 1, 1, 0, 0, 0)
+"""What a zip file can say at the earliest; every member says it, so that bytes do not depend on
+when they are written."""
+
+
+_PREFIX = struct.Struct("<6sBBH")
+
+
+_MAGIC = b"\x93NUMPY"
+
+
+_HEADER = re.compile(
+    rb"\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': (False|True), "
+    rb"'shape': \((|\d{1,18},|\d{1,18}(?:, \d{1,18})+)\), \} *\n"
+)
+
+
+# What zipfile raises for bytes that are no sound archive, whatever they are.
+_UNSOUND = (
+    ArithmeticError,
+    BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """What must be found under one name.
+
+    Attributes:
+        dtypes: Types that it may have, as numpy writes them: ``"<i8"``, ``"|u1"``.
+        ndim: Its number of dimensions.
+    """
+
+    dtypes: tuple[str, ...]
+    ndim: int
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays to ``path``, whole or not at all; equal arrays give equal bytes.
+
+    Args:
+        path: The final name; a file that has it already is replaced. Its folder must exist.
+        arrays: Numbers of any type and shape, by name.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If an array holds Python objects.
+    """
+    with written_whole(path) as file, ZipFile(file, "w", ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            info = ZipInfo(f"{name}{SUFFIX}", date_time=FIRST_TIME)
+            with archive.open(info, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+
+
+def read_arrays(
+    path: Path, specs: Mapping[str, ArraySpec], *, error: type[MegadgaError] = ShardError
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file after checking that they are exactly the expected ones.
+
+    Sizes are compared with the file's own before anything is allocated, checksums as it is read.
+
+    Args:
+        path: The file.
+        specs: What it must hold, by name.
+        error: Raised for whatever is wrong with the file.
+
+    Returns:
+        The arrays by name, read-only.
+
+    Raises:
+        MegadgaError: An ``error``, if the file is missing, damaged or compressed, or an array is
+            missing, unknown, there twice, of a wrong type, or made of Python objects.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_archive(file, specs)
+    except _RefusedError as refused:
+        raise error(f"{path}: {refused}") from None
+    except FileNotFoundError as missing:
+        raise error(f"{path}: expected an .npz, found {missing.strerror}") from missing
+    except _UNSOUND as unsound:
+        raise error(f"{path}: expected an uncompressed .npz, found {unsound!r}") from unsound
+
+
+class _RefusedError(Exception):
+    """What is wrong inside a sound archive, whose path the caller knows."""
+
+
+def _read_archive(file: BinaryIO, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[Any]]:
+    size = file.seek(0, 2)
+    with ZipFile(file) as archive:
+        members = archive.infolist()
+        expected = sorted(f"{name}{SUFFIX}" for name in specs)
+        found = sorted(member.filename for member in members)
+        if found != expected:
+            raise _RefusedError(f"expected the members {expected}, found {str(found)[:200]}")
+        for member in members:
+            if member.compress_type != ZIP_STORED or member.compress_size != member.file_size:
+                raise _RefusedError(f"{member.filename}: expected no compression, found some")
+        if (stated := sum(member.file_size for member in members)) > size:
+            raise _RefusedError(f"expected members of {size} bytes at most, found {stated}")
+        return {
+            name: _read_member(archive, archive.getinfo(f"{name}{SUFFIX}"), spec)
+            for name, spec in specs.items()
+        }
+
+
+def _read_member(archive: ZipFile, member: ZipInfo, spec: ArraySpec) -> NDArray[Any]:
+    content = archive.read(member)  # as large as the directory says: checked; and its checksum
+    dtype, order, shape, offset = _parse_header(content, member.filename)
+    if dtype not in spec.dtypes or len(shape) != spec.ndim:
+        raise _RefusedError(
+            f"{member.filename}: expected {' or '.join(spec.dtypes)} of {spec.ndim} dimensions, "
+            f"found {dtype} of shape {shape}"
+        )
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(content) - offset != expected:
+        raise _RefusedError(
+            f"{member.filename}: expected {expected} bytes for shape {shape}, "
+            f"found {len(content) - offset}"
+        )
+    return np.ndarray(shape, np.dtype(dtype), content, offset, order=order)
+
+
+def _parse_header(
+    content: bytes, name: str
+) -> tuple[str, Literal["C", "F"], tuple[int, ...], int]:
+    """Return dtype, order and shape of an array, and where its elements begin.
+
+    The header is Python source. numpy evaluates it; what numpy writes fits one pattern.
+    """
+    if len(content) < _PREFIX.size:
+        raise _RefusedError(f"{name}: expected an array, found {len(content)} bytes")
+    magic, major, minor, length = _PREFIX.unpack_from(content)
+    header = content[_PREFIX.size : _PREFIX.size + length]
+    match = _HEADER.fullmatch(header)
+    if (magic, major, minor) != (_MAGIC, 1, 0) or match is None:
+        found = content[:80]
+        raise _RefusedError(f"{name}: expected an array of numbers, found {found!r}")
+    dtype, fortran, shape = match.groups()
+    order: Literal["C", "F"] = "F" if fortran == b"True" else "C"
+    dimensions = tuple(int(digits) for digits in re.findall(rb"\d+", shape))
+    return dtype.decode(), order, dimensions, _PREFIX.size + length

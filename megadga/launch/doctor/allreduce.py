@@ -1,0 +1,75 @@
+"""One rank of a small all-reduce, run as ``python -m megadga.launch.doctor.allreduce DEADLINE_S``.
+
+Rank 0 prints the bandwidth, in bytes a second. Knows what torchrun's variables say, and no hosts.
+"""
+
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from megadga.console import run_program
+
+_NUM_BYTES = 16 * 2**20
+
+
+_REPEATS = 5
+
+
+def measure(deadline_s: float) -> float:
+    """Return the bandwidth of an all-reduce in bytes a second. Collective.
+
+    It is the *bus bandwidth* of NVIDIA's nccl-tests, ``2 (n - 1) / n * size / time``: what each
+    link carries, whatever the number of ranks.
+
+    Args:
+        deadline_s: Seconds that ranks wait for each other, above 0.
+
+    Raises:
+        RuntimeError: If they wait in vain, or the sum is not that of the ranks.
+    """
+    device = _device(int(os.environ["LOCAL_RANK"]))
+    backend = dist.get_default_backend_for_device(device)
+    dist.init_process_group(backend, timeout=timedelta(seconds=deadline_s))
+    size = dist.get_world_size()
+    numbers = torch.ones(_NUM_BYTES // 4, device=device)
+    _sum(numbers)
+    if not bool((numbers == size).all()):
+        raise RuntimeError(f"all-reduce: expected {size} from {size} ones, found another number")
+    start = time.perf_counter()
+    for _ in range(_REPEATS):
+        _sum(numbers.fill_(1.0))
+    seconds = (time.perf_counter() - start) / _REPEATS
+    dist.barrier()
+    dist.destroy_process_group()
+    return 2 * (size - 1) / size * _NUM_BYTES / seconds
+
+
+def _device(local_rank: int) -> torch.device:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    torch.accelerator.set_device_index(local_rank)
+    return torch.device(accelerator.type, local_rank)
+
+
+def _sum(numbers: torch.Tensor) -> None:
+    dist.all_reduce(numbers)
+    numbers[0].item()  # waits for the accelerator
+
+
+def main() -> None:
+    """Measure, and have rank 0 say it."""
+    deadline_s = float(sys.argv[1])
+    signal.alarm(int(3 * deadline_s) + 1)  # whatever hangs, this process ends
+    bandwidth = measure(deadline_s)
+    if os.environ["RANK"] == "0":
+        print(bandwidth, flush=True)
+
+
+if __name__ == "__main__":
+    run_program(main)

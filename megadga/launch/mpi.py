@@ -1,0 +1,124 @@
+"""Open MPI's mpirun, on this machine or on the hosts of a hostfile. Knows no mpi4py.
+
+mpirun starts the ranks and nothing else: they find each other as torch's ranks do, so that it does
+not matter for which MPI anything was built.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from megadga.config.run import RunConfig
+from megadga.console import run_program
+from megadga.errors import ConfigError
+from megadga.launch.hosts import Host, Place, touch, unreachable
+from megadga.launch.plan import (
+    Plan,
+    Preflight,
+    Request,
+    common_parser,
+    launch,
+    patience_of,
+    requested_hosts,
+    to_request,
+    unchecked,
+)
+from megadga.launch.supervision import Command
+
+LOCALHOST = "localhost"
+
+
+_KEEP_ALIVE = {
+    f"{prefix}_MCA_oob_tcp_keepalive_{name}": value
+    for prefix in ("PRTE", "OMPI")  # from Open MPI 5 on, and before
+    for name, value in (("time", "10"), ("intvl", "5"), ("probes", "3"))
+}
+"""A lost host must end the run, not hang it: noticed after 25 s; after 8 minutes otherwise."""
+
+
+def mpi_plan(
+    request: Request, hosts: Sequence[Host], place: Place, *, mpirun: str, cores: int
+) -> Plan:
+    """Return what starts a rank for every slot of every host.
+
+    Args:
+        request: What the user asked for.
+        hosts: The machines, with as many slots each as ranks are wanted there.
+        place: Where the launcher was started.
+        mpirun: The program, by its path.
+        cores: Cores of this machine: more ranks than that must be allowed.
+    """
+    ranks = sum(host.slots for host in hosts)
+    told = {
+        **place.variables(ranks),
+        "MASTER_ADDR": "127.0.0.1" if hosts[0].name == LOCALHOST else hosts[0].name,
+        "MASTER_PORT": str(place.port),
+    }
+    arguments = (
+        *(mpirun, "-n", str(ranks)),
+        *("--host", ",".join(f"{host.name}:{host.slots}" for host in hosts)),
+        # Otherwise each rank, with all its threads, is held on one core.
+        *("--bind-to", "none"),
+        *(("--oversubscribe",) if max(host.slots for host in hosts) > cores else ()),
+        *("--wdir", str(place.folder)),
+        # By name alone: mpirun hands the values on itself, and `ps` shows none of them.
+        *(part for name in told for part in ("-x", name)),
+        *request.train(),
+    )
+    return Plan(
+        (Command(arguments, {**_KEEP_ALIVE, **place.environment, **told}, place.folder),),
+        tuple(hosts),
+        ask_to_stop=touch(place.stop_file),
+        patience=patience_of(request, end_s=15.0),
+        max_restarts=request.max_restarts,
+        port=place.port,
+        stop_file=place.stop_file,
+        lost=tuple if request.hostfile is None else partial(unreachable, hosts),
+    )
+
+
+def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
+    """Run ``launch/mpi``; return the exit code."""
+    parser = common_parser(
+        "launch/mpi",
+        "Train with Open MPI's mpirun: on the hosts of a hostfile, or else on this machine.",
+        hosts=True,
+    )
+    request = to_request(parser, parser.parse_args(arguments))
+
+    def plan(config: RunConfig) -> Plan:
+        return mpi_plan(
+            request,
+            _hosts(request),
+            Place.here(config.output),
+            mpirun=_find_mpirun(),
+            cores=len(os.sched_getaffinity(0)),
+        )
+
+    return launch(request, plan, preflight=preflight)
+
+
+def _hosts(request: Request) -> tuple[Host, ...]:
+    if request.hostfile is not None or request.nodes > 1:
+        return requested_hosts(request)
+    if request.accelerators_per_node is None:
+        raise ConfigError(
+            "--accelerators-per-node: expected the number of ranks, as there is no hostfile; "
+            "found nothing"
+        )
+    return (Host(LOCALHOST, request.accelerators_per_node),)
+
+
+def _find_mpirun() -> str:
+    """Return the path of mpirun: the one of the search path, or that of this environment."""
+    found = shutil.which("mpirun") or shutil.which("mpirun", path=str(Path(sys.executable).parent))
+    if found is None:
+        raise ConfigError("mpirun: expected Open MPI on the search path, found none")
+    return found
+
+
+if __name__ == "__main__":  # as the launcher's pod of an MPIJob does
+    run_program(lambda: main(sys.argv[1:]))

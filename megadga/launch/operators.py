@@ -1,0 +1,146 @@
+"""Which compiled operators of DeepSpeed's a run loads, and whether it can. Compiles nothing.
+
+Torch takes a lock while it compiles or loads one. A process that is killed meanwhile leaves the
+lock for ever, and everybody who needs the operator waits for it without an end or a word. So does
+one that is ended by force, unless whoever ends it removes the lock.
+"""
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from megadga.errors import ConfigError
+
+SHARED_MEMORY = "deepspeed_shm_comm"
+"""What ranks on CPUs need."""
+
+
+_ADAM = ("adam", "adamw")
+
+
+_DEFAULT_EXTENSIONS = ".cache/torch_extensions"
+
+
+_POLL_S = 0.5
+
+
+_REMEDY = (
+    "no process of this machine holds it, so unless another machine compiles there it was left by "
+    "one that was killed"
+)
+
+
+def needed_ops(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the operators of a run's optimizer, as DeepSpeed names their folders.
+
+    Args:
+        settings: DeepSpeed's own, of the run.
+    """
+    optimizer = settings.get("optimizer", {})
+    if optimizer.get("type", "").lower() not in _ADAM:
+        return ()
+    if optimizer.get("params", {}).get("torch_adam", False):
+        return ()
+    offload = settings.get("zero_optimization", {}).get("offload_optimizer", {})
+    return ("cpu_adam",) if offload.get("device") == "cpu" else ("fused_adam",)
+
+
+def missing_ops(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return which operators DeepSpeed will have to compile at first use."""
+    return tuple(name for name in names if not _found(name, f"{name}.so", environment))
+
+
+def op_locks(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return paths of locks on operators: ranks would wait until whoever holds them is done."""
+    found = (path for name in names for path in _found(name, "lock", environment))
+    return tuple(map(str, found))
+
+
+def wait_for_ops(
+    names: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    deadline_s: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Wait until nobody holds a lock on operators.
+
+    Args:
+        names: As DeepSpeed names their folders.
+        environment: Says where they are kept.
+        deadline_s: Seconds to wait at most.
+        tell: Takes a line if there is something to wait for.
+
+    Raises:
+        ConfigError: If there is a lock at the deadline, with what to do about it.
+    """
+    ends = time.monotonic() + deadline_s
+    if locks := op_locks(names, environment):
+        held = Path(locks[0]).resolve() in open_files()
+        remedy = "" if held else f"; {_REMEDY}: rm {shlex.quote(locks[0])}"
+        tell(
+            f"waiting for {locks[0]}, at most {deadline_s:g} s, while an operator is compiled"
+            f"{remedy}"
+        )
+    while locks := op_locks(names, environment):
+        if time.monotonic() >= ends:
+            raise ConfigError(
+                f"{locks[0]}: expected no lock on a compiled operator, found one after "
+                f"{deadline_s:g} s; remove it, unless something is being compiled now: "
+                f"rm {shlex.quote(locks[0])}"
+            )
+        time.sleep(_POLL_S)
+
+
+def remove_own_locks(environment: Mapping[str, str]) -> None:
+    """Remove the locks that this process holds, as it ends before it can let go of them."""
+    for lock in set(_all_locks(environment)) & open_files("self"):
+        with suppress(OSError):
+            lock.unlink()
+
+
+def remove_abandoned_locks(environment: Mapping[str, str], *, since: float) -> tuple[Path, ...]:
+    """Remove locks that processes of this machine have left behind; return which.
+
+    Args:
+        environment: Says where operators are kept.
+        since: Seconds since the epoch. Older locks stay, as do those of another user's.
+    """
+    removed: list[Path] = []
+    held = open_files()
+    for lock in _all_locks(environment):
+        with suppress(OSError):
+            status = lock.stat()
+            if status.st_mtime >= since and status.st_uid == os.geteuid() and lock not in held:
+                lock.unlink()
+                removed.append(lock)
+    return tuple(removed)
+
+
+def open_files(process: str = "[0-9]*") -> set[Path]:
+    """Return files that processes of this machine have open, as far as this one may know.
+
+    Who takes a lock has it open until it lets go of it.
+
+    Args:
+        process: A number, ``self``, or a pattern.
+    """
+    found: set[Path] = set()
+    for link in Path("/proc").glob(f"{process}/fd/*"):
+        with suppress(OSError):  # it has ended or closed the file meanwhile, or is another user's
+            found.add(link.readlink())
+    return found
+
+
+def _all_locks(environment: Mapping[str, str]) -> list[Path]:
+    return [lock.resolve() for lock in _found("*", "lock", environment)]
+
+
+def _found(operator: str, file: str, environment: Mapping[str, str]) -> list[Path]:
+    own = environment.get("TORCH_EXTENSIONS_DIR")
+    root = Path(own) if own else Path.home() / _DEFAULT_EXTENSIONS
+    return sorted(root.glob(f"{operator}/{file}" if own else f"*/{operator}/{file}"))

@@ -1,0 +1,497 @@
+"""What all launchers share: options, preflight, dry run, supervision, restarts."""
+
+import argparse
+import itertools
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from megadga.config.deepspeed import accumulation_steps
+from megadga.config.loading import load_config
+from megadga.config.run import RunConfig
+from megadga.console import whole_number
+from megadga.errors import ConfigError, MegadgaError
+from megadga.launch.hosts import Host, first_hosts, read_hostfile
+from megadga.launch.operators import remove_abandoned_locks
+from megadga.launch.supervision import PULSE_S, STOPPED, Command, Ended, Patience, supervise
+from megadga.run_folder.failures import forget_failures, verdict
+from megadga.run_folder.markers import Outcome, finished_step, go_back
+
+USER_ERROR = 2
+"""Exit code of `megadga train` for what the user can mend: starting again would not help."""
+
+
+LOST = 1
+"""Exit code where all processes end with 0, and the run is neither finished nor stopped."""
+
+
+@dataclass(frozen=True)
+class PrivateFile:
+    """A file that machines share, and that only the user may read.
+
+    Attributes:
+        path: Where; its folder exists.
+        text: What is in it.
+    """
+
+    path: Path
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launcher runs on this machine.
+
+    Attributes:
+        commands: Processes that belong together, at least one.
+        hosts: The machines with their ranks.
+        ask_to_stop: Passes on the wish that the run should save and end, to the processes' ids.
+        patience: How long they get.
+        max_restarts: How often they are started again after a failure.
+        file: Written before, removed after; None: none.
+        end: Ends the processes when they did not end by themselves; None: SIGTERM does.
+        port: Where rank 0 listens, if that is known on this machine.
+        lost: Names the hosts that do not answer any more, after a failure.
+        stop_file: Asks ranks on any machine to stop, and is removed after; None: signals ask.
+    """
+
+    commands: tuple[Command, ...]
+    hosts: tuple[Host, ...]
+    ask_to_stop: Callable[[Sequence[int]], None]
+    patience: Patience
+    max_restarts: int = 0
+    file: PrivateFile | None = None
+    end: Command | None = None
+    port: int | None = None
+    stop_file: Path | None = None
+    lost: Callable[[], Sequence[str]] = tuple
+
+    @property
+    def ranks(self) -> int:
+        """How many train together."""
+        return sum(host.slots for host in self.hosts)
+
+
+def run(
+    plan: Plan, *, output: Path, ended_well: Callable[[], bool], tell: Callable[[str], None]
+) -> int:
+    """Run a plan to its end; return the exit code.
+
+    A run that failed is started again, unless the user must mend something first.
+
+    Args:
+        plan: What to run.
+        output: The run's folder, where ranks note what ends them.
+        ended_well: Asked when the processes end with 0: whether the run has, too.
+        tell: Takes a line for the user.
+    """
+    if plan.file is not None:
+        _write_private(plan.file)
+    try:
+        ended = Ended(0, asked=False)
+        for restart in range(plan.max_restarts + 1):
+            if restart:
+                tell(f"starting again from the last checkpoint ({restart}/{plan.max_restarts})")
+            forget_failures(output)
+            ended = supervise(
+                plan.commands,
+                ask_to_stop=plan.ask_to_stop,
+                patience=plan.patience,
+                end=plan.end,
+            )
+            if ended.code == 0 and not ended_well():
+                ended = replace(ended, code=LOST)  # as mpirun says nothing of a host that it lost
+            if _is_final(ended):
+                return ended.code
+            tell(verdict(output, ended.code, plan.lost()))
+        return ended.code
+    finally:
+        for path in (plan.stop_file, plan.file and plan.file.path):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def show(plan: Plan, environment: Mapping[str, str]) -> str:
+    """Return what would run as text for a shell: files first, then a line for each process.
+
+    Args:
+        plan: What would run.
+        environment: What a shell would start with: only what is set besides is shown.
+    """
+    blocks: list[str] = []
+    if plan.file is not None:
+        path = shlex.quote(str(plan.file.path))
+        blocks.append(here_document(f"(umask 077; cat > {path})", plan.file.text))
+    for command in plan.commands:
+        line = show_command(command, environment)
+        if command.input is not None:
+            first = here_document("cat", command.input.decode())
+            line = f"{{ {first}\nwhile echo; do sleep {PULSE_S:g}; done; }} | ({line})"
+        blocks.append(line)
+    return "\n".join(blocks)
+
+
+def here_document(command: str, text: str) -> str:
+    """Return a command with text as its standard input, for a shell that expands nothing in it.
+
+    The line that ends the text is none of its own, whatever a user has put there.
+    """
+    lines = set(text.split("\n"))
+    ends = (f"END{number or ''}" for number in itertools.count())
+    end = next(end for end in ends if end not in lines)
+    return f"{command} <<'{end}'\n{text.rstrip()}\n{end}"
+
+
+def show_command(command: Command, environment: Mapping[str, str]) -> str:
+    """Return a command as a line that a shell would run the same way."""
+    unset = [f"--unset={name}" for name in environment if name not in command.environment]
+    added = [
+        f"{name}={value}"
+        for name, value in command.environment.items()
+        if environment.get(name) != value
+    ]
+    prefix = ("env", *unset, *added) if unset or added else ()
+    return f"cd {shlex.quote(str(command.folder))} && {shlex.join((*prefix, *command.arguments))}"
+
+
+def _is_final(ended: Ended) -> bool:
+    return ended.asked or ended.code in (0, USER_ERROR, STOPPED)
+
+
+def _write_private(file: PrivateFile) -> None:
+    file.path.touch(mode=0o600, exist_ok=False)
+    file.path.write_text(file.text, encoding="utf-8")
+
+
+MOST_MACHINES = 1 << 20
+
+
+MOST_RANKS = 4096
+"""On one machine: more than any has accelerators or cores."""
+
+
+_DURATION = re.compile(r"(?:(\d{1,5})-)?(\d{1,3}):([0-5]\d):([0-5]\d)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked of a launcher.
+
+    Attributes:
+        config: The run's YAML file.
+        overrides: ``KEY=VALUE`` each, as `load_config` takes them.
+        nodes: Machines, at least 1.
+        accelerators_per_node: Ranks on each, at least 1; None: as the hostfile or the machine has.
+        time_s: Seconds until the run must have ended, above ``save_s``; None: no limit.
+        hostfile: Where the machines are listed; None: no hostfile.
+        save_s: Seconds that a stopped run has to save, at least 1.
+        max_restarts: How often a run that failed is started again, from its last checkpoint.
+        dry_run: Print what would run, and run nothing.
+        resume_from: Name of the checkpoint that the run goes back to; None: none.
+    """
+
+    config: Path
+    overrides: tuple[str, ...] = ()
+    nodes: int = 1
+    accelerators_per_node: int | None = None
+    time_s: int | None = None
+    hostfile: Path | None = None
+    save_s: int = 120
+    max_restarts: int = 0
+    dry_run: bool = False
+    resume_from: str | None = None
+
+    def train(self, python: str = sys.executable) -> tuple[str, ...]:
+        """Return the command that every launcher ends in.
+
+        Args:
+            python: The interpreter, by its absolute path: on another machine a bare name would be
+                the system's.
+        """
+        return (python, "-u", *self.module())
+
+    def doctor(self, python: str) -> tuple[str, ...]:
+        """Return the command that looks at the hosts of a job, without trying all ranks."""
+        ranks = f"--accelerators-per-node={self.accelerators_per_node}"
+        return (python, "-m", "megadga.cli", "doctor", "--no-all-reduce", ranks, *self._run())
+
+    def module(self) -> tuple[str, ...]:
+        """Return it from ``-m`` on, for launchers that name the interpreter themselves."""
+        return ("-m", "megadga.cli", "train", *self._run())
+
+    def _run(self) -> tuple[str, ...]:
+        return (str(self.config), *(f"--set={override}" for override in self.overrides))
+
+
+def common_parser(
+    name: str,
+    description: str,
+    *,
+    hosts: bool = False,
+    nodes: bool = True,
+    restarts: bool = True,
+    sees_output: bool = True,
+) -> argparse.ArgumentParser:
+    """Return a parser of what launchers have in common.
+
+    Args:
+        name: The executable's.
+        description: What it does.
+        hosts: It takes a hostfile.
+        nodes: It can use several machines.
+        restarts: It starts a run that failed again by itself.
+        sees_output: The run's folder lies under the same path where it runs itself.
+    """
+    parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG", help="the run's YAML file")
+    add(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a dotted key of CONFIG with a YAML value; paths in it are relative to the "
+        "working directory, those in CONFIG to its folder; repeatable",
+    )
+    if nodes:
+        add("--nodes", type=machines, default=1, metavar="N", help="machines (1)")
+    add(
+        "--accelerators-per-node",
+        type=ranks,
+        metavar="N",
+        help="ranks on each machine, one an accelerator; without accelerators, one a CPU process",
+    )
+    add(
+        "--time",
+        type=duration,
+        metavar="[D-]HH:MM:SS",
+        help="wall-clock limit; the run is asked to save before, and ends with code 75",
+    )
+    if hosts:
+        add("--hostfile", type=Path, metavar="FILE", help="lines of NAME slots=N; N: accelerators")
+    add(
+        "--time-to-save",
+        type=count,
+        default=120,
+        metavar="SECONDS",
+        help="from the request to stop until the run is killed (120)",
+    )
+    if restarts:
+        add(
+            "--max-restarts",
+            type=whole,
+            default=0,
+            metavar="N",
+            help="start a run that failed again, from its last checkpoint, N times at most (0)",
+        )
+    if sees_output:
+        add(
+            "--from",
+            dest="resume_from",
+            metavar="NAME",
+            help="continue from this checkpoint, as step-00000500, and not from the latest; what "
+            "was trained beyond it is left behind",
+        )
+    add("--dry-run", action="store_true", help="print exactly what would run; run nothing")
+    return parser
+
+
+def to_request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Request:
+    """Return what the common options say; what contradicts itself ends the program with code 2."""
+    values = vars(options)
+    if options.time is not None and options.time <= options.time_to_save:
+        parser.error(
+            f"argument --time: expected more than --time-to-save ({options.time_to_save} s), "
+            f"found {options.time} s"
+        )
+    return Request(
+        config=options.config,
+        overrides=tuple(options.overrides),
+        nodes=values.get("nodes", 1),
+        accelerators_per_node=options.accelerators_per_node,
+        time_s=options.time,
+        hostfile=values.get("hostfile"),
+        save_s=options.time_to_save,
+        max_restarts=values.get("max_restarts", 0),
+        dry_run=options.dry_run,
+        resume_from=values.get("resume_from"),
+    )
+
+
+def duration(text: str) -> int:
+    """Return the seconds of ``HH:MM:SS`` or ``D-HH:MM:SS``."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected HH:MM:SS or D-HH:MM:SS, found {text!r}")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def shown_duration(seconds: int) -> str:
+    """Return ``HH:MM:SS``, or ``D-HH:MM:SS`` from a day on."""
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    clock = f"{hour:02d}:{minute:02d}:{second:02d}"
+    return f"{days}-{clock}" if days else clock
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 1, below 2^31."""
+    return whole_number(text, least=1)
+
+
+def whole(text: str) -> int:
+    """Return a whole number from 0, below 2^31."""
+    return whole_number(text, least=0)
+
+
+def machines(text: str) -> int:
+    """Return a number of machines, at least 1."""
+    return whole_number(text, least=1, most=MOST_MACHINES)
+
+
+def ranks(text: str) -> int:
+    """Return a number of ranks on one machine, at least 1."""
+    return whole_number(text, least=1, most=MOST_RANKS)
+
+
+class Preflight(Protocol):
+    """Looks at machines before a run starts on them."""
+
+    def __call__(self, hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
+        """Return a line for everything that would make a run fail there.
+
+        Args:
+            hosts: With as many slots as ranks will be there; rank 0 on the first.
+            output: The run's folder, absolute; it need not exist yet.
+            port: Where rank 0 will listen.
+        """
+        ...
+
+
+def unchecked(hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
+    """Look at nothing. A ``Preflight``."""
+    del hosts, output, port
+    return []
+
+
+def launch(
+    request: Request, make_plan: Callable[[RunConfig], Plan], *, preflight: Preflight = unchecked
+) -> int:
+    """Run what a launcher plans; return its exit code.
+
+    The configuration is read, and held against the number of ranks, before anything starts. A run
+    that is finished is not started.
+
+    Args:
+        request: What the user asked for.
+        make_plan: Turns the run into what to start.
+        preflight: Asked about the hosts of a hostfile.
+    """
+    return told(lambda: _launch(request, make_plan, preflight))
+
+
+def told(act: Callable[[], int]) -> int:
+    """Return an exit code; what the user can mend is told a line each, and is code 2."""
+    try:
+        return act()
+    except MegadgaError as error:
+        print(error, file=sys.stderr)
+        return USER_ERROR
+
+
+def is_finished(config: RunConfig, request: Request) -> bool:
+    """Return whether a run is finished, and say so if it is; one that goes back is not."""
+    if request.resume_from is not None:
+        return False
+    step = finished_step(config)
+    if step is not None:
+        print(f"{config.output}: finished after step {step}; nothing is left to train")
+    return step is not None
+
+
+def check_ranks(config: RunConfig, ranks: int) -> None:
+    """Refuse a run whose batch does not divide among its ranks.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    accumulation_steps(config, ranks)
+
+
+def patience_of(request: Request, *, end_s: float) -> Patience:
+    """Return how long processes get.
+
+    Args:
+        request: Says how long a run may take, and saving.
+        end_s: What ending takes when it goes well.
+    """
+    limit_s = None if request.time_s is None else float(request.time_s - request.save_s)
+    return Patience(stop_s=float(request.save_s), end_s=end_s, limit_s=limit_s)
+
+
+def requested_hosts(request: Request) -> tuple[Host, ...]:
+    """Return the machines of a request, with as many slots as ranks will be there.
+
+    Raises:
+        ConfigError: If there is no hostfile for several nodes, or it does not suffice.
+    """
+    if request.hostfile is None:
+        raise ConfigError(
+            f"--hostfile: expected a file that lists {request.nodes} hosts, found none"
+        )
+    return first_hosts(
+        request.hostfile,
+        read_hostfile(request.hostfile),
+        nodes=request.nodes,
+        accelerators_per_node=request.accelerators_per_node,
+    )
+
+
+def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight: Preflight) -> int:
+    config = load_config(request.config, request.overrides)
+    if is_finished(config, request):
+        return 0
+    plan = make_plan(config)
+    check_ranks(config, plan.ranks)
+    if request.dry_run:
+        print(show(plan, os.environ))
+        return 0
+    if request.hostfile is not None and plan.port is not None:
+        failures = preflight(plan.hosts, output=config.output.absolute(), port=plan.port)
+        if failures:
+            raise ConfigError("\n".join(failures))
+    if request.resume_from is not None:
+        go_back(config, request.resume_from)
+    if plan.stop_file is not None:
+        make_output(config)
+    outcome = Outcome(config)
+    started = time.time()
+    code = run(
+        plan,
+        output=config.output,
+        ended_well=outcome.ended_well,
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    for lock in remove_abandoned_locks(os.environ, since=started):
+        print(f"removed {lock}, which a rank that was ended has left", file=sys.stderr)
+    # Launchers in between have ideas of their own about exit codes; the run's folder has none.
+    return STOPPED if outcome.stopped() else code
+
+
+def make_output(config: RunConfig) -> None:
+    """Create the run's folder, which all machines see: checkpoints need that, too."""
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise config.mistake(
+            "output", expected="a folder that can be written", found=error.strerror or str(error)
+        ) from None

@@ -1,0 +1,175 @@
+"""A batch script for SLURM: one task a rank, saved before the limit, requeued until it is done.
+
+The hosts are looked at inside the job, as nobody knows them before.
+
+Knows markers rather than exit codes: those pass through srun and the batch shell.
+"""
+
+import argparse
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megadga.config.loading import load_config
+from megadga.errors import ConfigError
+from megadga.launch.plan import (
+    USER_ERROR,
+    Request,
+    check_ranks,
+    common_parser,
+    here_document,
+    is_finished,
+    make_output,
+    shown_duration,
+    to_request,
+    told,
+)
+from megadga.launch.ranks import EXPECTED_RANKS
+from megadga.launch.supervision import STOPPED
+from megadga.run_folder.failures import FOLDER as FAILURES
+from megadga.run_folder.markers import DONE, REQUEUE, go_back
+
+_OPTION = re.compile(r"[a-z][a-z-]*(=.*)?", re.ASCII | re.DOTALL)
+
+
+_OWN = ("nodes", "ntasks-per-node", "time", "requeue", "open-mode", "signal", "output")
+
+
+_SCRIPT = """\
+#!/bin/bash
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={ranks_per_node}
+{time}#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@{save_s}
+set -u
+output={output}
+export {expected}={ranks}
+MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+MASTER_PORT="$((20000 + SLURM_JOB_ID % 12000))"
+export MASTER_ADDR MASTER_PORT
+rm -rf "$output/{failures}"
+{preflight} || exit
+
+# The request to stop is repeated until the step has ended: the first may reach a task before its
+# program has a handler, and is ignored then.
+step=
+near_limit=
+ask_to_stop() {{ (while kill -USR1 "$step"; do sleep 5; done) 2> /dev/null & }}
+trap 'near_limit=yes; ask_to_stop' USR1
+trap ask_to_stop TERM
+
+srun --kill-on-bad-exit=1 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}} \\
+    bash -c 'trap "" USR1; exec "$@"' bash \\
+    {train} &
+step=$!
+[ -z "$near_limit" ] || ask_to_stop
+while wait "$step"; code=$?; kill -0 "$step" 2> /dev/null; do :; done
+
+# By markers, not by exit codes; and a job that was cancelled stays so.
+if [ -n "$near_limit" ] && [ -e "$output/{requeue}" ] && [ ! -e "$output/{done}" ]; then
+    exec scontrol requeue "$SLURM_JOB_ID"
+fi
+if [ "$code" -ne 0 ] && [ "$code" -ne {stopped} ]; then
+    trap '' TERM  # which SLURM sends to all that is left of a job that has lost a node
+    lost="$(sinfo --dead --noheader --Node --nodes="$SLURM_JOB_NODELIST" --format=%N)"
+    {verdict} "$code" "$output" $lost
+fi
+exit "$code"
+"""
+
+
+def slurm_script(request: Request, output: Path, *, python: str = sys.executable) -> str:
+    """Return the batch script.
+
+    Args:
+        request: What the user asked for, with a number of accelerators.
+        output: The run's folder, absolute.
+        python: The interpreter, by a path that holds on every machine.
+    """
+    assert request.accelerators_per_node is not None
+    limit = "" if request.time_s is None else f"#SBATCH --time={shown_duration(request.time_s)}\n"
+    return _SCRIPT.format(
+        nodes=request.nodes,
+        ranks_per_node=request.accelerators_per_node,
+        ranks=request.nodes * request.accelerators_per_node,
+        time=limit,
+        save_s=request.save_s,
+        output=shlex.quote(str(output)),
+        expected=EXPECTED_RANKS,
+        failures=FAILURES,
+        preflight=shlex.join(request.doctor(python)),
+        train=shlex.join(request.train(python)),
+        verdict=shlex.join((python, "-m", "megadga.run_folder.failures")),
+        stopped=STOPPED,
+        requeue=REQUEUE,
+        done=DONE,
+    )
+
+
+def sbatch_command(output: Path, options: Sequence[str]) -> tuple[str, ...]:
+    """Return what submits a script from standard input.
+
+    Args:
+        output: The run's folder, absolute: the log goes there.
+        options: ``KEY`` or ``KEY=VALUE`` each, as sbatch has them, without dashes.
+    """
+    log = str(output).replace("%", "%%") + "/slurm-%j.log"
+    return ("sbatch", f"--output={log}", *(f"--{option}" for option in options))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``launch/slurm``; return the exit code."""
+    parser = common_parser(
+        "launch/slurm",
+        "Submit a run to SLURM: a task an accelerator. Before its limit the run saves, and the "
+        "job goes back into the queue, until the run is finished.",
+        restarts=False,
+    )
+    parser.add_argument(
+        "--sbatch-option",
+        dest="sbatch_options",
+        action="append",
+        default=[],
+        type=_option,
+        metavar="KEY=VALUE",
+        help="any option of sbatch, as partition=gpu, account=a, gres=gpu:8 or exclusive; "
+        "accelerators are given only to jobs that ask for them so; repeatable",
+    )
+    options = parser.parse_args(arguments)
+    request = to_request(parser, options)
+    return told(lambda: _submit(request, options.sbatch_options))
+
+
+def _submit(request: Request, options: Sequence[str]) -> int:
+    if request.accelerators_per_node is None:
+        raise ConfigError("--accelerators-per-node: expected the ranks of a node, found nothing")
+    config = load_config(request.config, request.overrides)
+    if is_finished(config, request):
+        return 0
+    check_ranks(config, request.nodes * request.accelerators_per_node)
+    output = config.output.absolute()
+    script, command = slurm_script(request, output), sbatch_command(output, options)
+    if request.dry_run:
+        print(here_document(shlex.join(command), script))
+        return 0
+    if shutil.which("sbatch") is None:
+        raise ConfigError("sbatch: expected it on the search path of this machine, found none")
+    make_output(config)
+    if request.resume_from is not None:
+        go_back(config, request.resume_from)
+    # sbatch says which job it has become, or what is wrong.
+    submitted = subprocess.run(command, input=script, text=True, check=False)  # noqa: S603
+    return USER_ERROR if submitted.returncode else 0
+
+
+def _option(text: str) -> str:
+    if not _OPTION.fullmatch(text) or text.partition("=")[0] in _OWN:
+        raise argparse.ArgumentTypeError(
+            f"expected KEY=VALUE with another KEY than {', '.join(_OWN)}, found {text!r}"
+        )
+    return text

@@ -1,0 +1,376 @@
+"""Processes started together, asked to stop by signals, and never left behind."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self, final
+
+import psutil
+
+from megadga.launch.operators import remove_own_locks
+from megadga.launch.ranks import rank_to_tell
+
+
+@contextmanager
+def taken(
+    numbers: Sequence[signal.Signals], take: Callable[[int, FrameType | None], None]
+) -> Generator[None]:
+    """Have ``take`` called for signals; at the end they do what they did before.
+
+    On the main thread, as Python has it.
+    """
+    before: dict[signal.Signals, Any] = {}
+    try:
+        before |= {number: signal.signal(number, take) for number in numbers}
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+STOP_FILE = "MEGADGA_STOP_FILE"
+"""Variable with the path of a file by which a launcher asks for a stop, on any machine."""
+
+
+STOPPED = 75
+"""Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL, start it again."""
+
+
+LOOK_INTERVAL_S = 1.0
+"""Seconds between looks for a launcher's file: it may lie on a network's file system."""
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+@final
+class StopSignal:
+    """Remembers that this process was asked to end, so that it can do so at a step's boundary.
+
+    While it is entered, SIGTERM, SIGUSR1 and SIGINT only set ``requested``; a second SIGINT ends
+    the process at once. Entered on the main thread, before anything slow is imported: schedulers
+    send signals up to a minute early.
+
+    Args:
+        file: Asks as well when it exists, which is looked at every ``LOOK_INTERVAL_S``; None:
+            signals alone.
+        before_end: Called before a second SIGINT ends the process.
+        clock: Seconds since any fixed moment.
+    """
+
+    def __init__(
+        self,
+        file: Path | None = None,
+        *,
+        before_end: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._file = file
+        self._before_end = before_end
+        self._clock = clock
+        self._look_at = clock()
+        self._signalled = False
+        self._interrupted = False
+        self._taking = ExitStack()
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Return one that knows the launcher's file, if there is a launcher that has one.
+
+        The first rank alone looks for it: the others hear of it with the first step that follows.
+        """
+        path = environment.get(STOP_FILE)
+        return cls(
+            None if path is None or rank_to_tell(environment) else Path(path),
+            before_end=lambda: remove_own_locks(environment),
+        )
+
+    def requested(self) -> bool:
+        """Return whether this process was asked to stop."""
+        if not self._signalled and self._file is not None and self._clock() >= self._look_at:
+            self._look_at = self._clock() + LOOK_INTERVAL_S
+            self._signalled = self._file.exists()
+        return self._signalled
+
+    def __enter__(self) -> Self:
+        self._taking.enter_context(taken(_SIGNALS, self._take))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._taking.close()
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._interrupted:
+            self._before_end()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        self._signalled = True
+
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+_POLL_S = 0.1
+
+
+PULSE_S = 5.0
+"""Seconds between the lines by which a process knows that it is still watched."""
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+_PRCTL: Any = ctypes.CDLL(None, use_errno=True).prctl
+"""Looked up here: the child of a fork must not load libraries."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process to start.
+
+    Attributes:
+        arguments: Program and arguments; no shell sees them.
+        environment: All its variables.
+        folder: Where it starts.
+        input: What it reads first from its standard input. Then comes an empty line every
+            ``PULSE_S``, as long as this process lives and the way to it is open; None: nothing.
+    """
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    folder: Path
+    input: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long processes get.
+
+    Attributes:
+        stop_s: From the wish to stop until they are told to end; the time to save.
+        straggle_s: From the first that ended with an error until the others are told to end.
+        end_s: From being told to end until they are killed.
+        limit_s: Until they are asked to stop anyway; None: no limit.
+    """
+
+    stop_s: float
+    straggle_s: float = 15.0
+    end_s: float = 10.0
+    limit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How processes ended.
+
+    Attributes:
+        code: The exit code of the first that ended with an error, 128 + N for signal N; 0 if none.
+        asked: They were asked to stop.
+    """
+
+    code: int
+    asked: bool
+
+
+def supervise(
+    commands: Sequence[Command],
+    *,
+    ask_to_stop: Callable[[Sequence[int]], None],
+    patience: Patience,
+    wished: Callable[[], float | None] = lambda: None,
+    end: Command | None = None,
+) -> Ended:
+    """Run processes to their end; none is left when this returns, whatever happens.
+
+    SIGTERM, SIGINT, SIGUSR1 and SIGHUP make it ask them to stop; a second SIGINT, or the end of
+    the time to save, makes it end them. If this process is killed, they are sent SIGTERM.
+
+    Args:
+        commands: At least one.
+        ask_to_stop: Called with the processes' ids, once.
+        patience: How long they get.
+        wished: Looked at now and then: the seconds that they get to stop without a signal; None:
+            they need not.
+        end: Ends those that do not end by themselves; None: SIGTERM does.
+    """
+    wishes = _Wishes(wished)
+    with taken(_FORWARDED, wishes.take):
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            processes.extend(map(_start, commands))
+            return _watch(processes, wishes, ask_to_stop, patience, _Pulse(processes))
+        finally:
+            _end(processes, patience.end_s, end)
+
+
+@final
+class _Wishes:
+    """Remembers the signals that ask to stop.
+
+    Args:
+        wished: Asks as well.
+    """
+
+    def __init__(self, wished: Callable[[], float | None]) -> None:
+        self.interrupts = 0
+        self._wished = wished
+        self._signalled = False
+
+    def stop_s(self, after_signal: float) -> float | None:
+        """Return the seconds that processes get to stop; None: they need not."""
+        return after_signal if self._signalled else self._wished()
+
+    def take(self, number: int, _frame: FrameType | None) -> None:
+        """Remember a signal."""
+        self._signalled = True
+        self.interrupts += number == signal.SIGINT
+
+
+@final
+class _Pulse:
+    """Tells processes that have an input that they are watched, wherever they are.
+
+    Args:
+        processes: All of them.
+    """
+
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        self._inputs = [each.stdin.fileno() for each in processes if each.stdin is not None]
+        for descriptor in self._inputs:
+            os.set_blocking(descriptor, False)
+        self._due = 0.0
+
+    def beat(self, now: float) -> None:
+        """Do so, if it is time to."""
+        if now < self._due:
+            return
+        self._due = now + PULSE_S
+        for descriptor in self._inputs:
+            with suppress(OSError):  # it has ended, or its connection is stuck
+                os.write(descriptor, b"\n")
+
+
+def _watch(
+    processes: Sequence[subprocess.Popen[bytes]],
+    wishes: _Wishes,
+    ask_to_stop: Callable[[Sequence[int]], None],
+    patience: Patience,
+    pulse: _Pulse,
+) -> Ended:
+    """Wait until all have ended by themselves, or until those that have not must be ended."""
+    limit = None if patience.limit_s is None else time.monotonic() + patience.limit_s
+    end_at: float | None = None
+    asked = False
+    while running := [process for process in processes if _exit_code(process) is None]:
+        now = time.monotonic()
+        pulse.beat(now)
+        stop_s = wishes.stop_s(patience.stop_s)
+        if stop_s is None and limit is not None and now >= limit:
+            stop_s = patience.stop_s
+        if not asked and stop_s is not None:
+            asked = True
+            end_at = now + stop_s
+            _tell(f"asked to stop: the run has {stop_s:.0f} s to save")
+            ask_to_stop([process.pid for process in running])
+        if end_at is None and _first_error(processes):
+            end_at = now + patience.straggle_s
+        if wishes.interrupts > 1 or (end_at is not None and now >= end_at):
+            break
+        time.sleep(_POLL_S)
+    code = _first_error(processes) or (128 + signal.SIGTERM if running else 0)
+    return Ended(code, asked)
+
+
+def _first_error(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    return next((code for process in processes if (code := _exit_code(process))), 0)
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """Return how a process ended, None while it runs.
+
+    It is not waited for: its number, and that of its session, stay its own until ``_end``.
+    """
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return None
+    died = ended.si_code != os.CLD_EXITED
+    return 128 + ended.si_status if died else ended.si_status
+
+
+def _start(command: Command) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own: a terminal's Ctrl-C is for this process alone."""
+    parent = os.getpid()
+    process = subprocess.Popen(  # noqa: S603  (no shell)
+        command.arguments,
+        env=dict(command.environment),
+        cwd=command.folder,
+        stdin=subprocess.DEVNULL if command.input is None else subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509  (there are no threads here)
+    )
+    if command.input is not None:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended then, and its exit code says more
+            process.stdin.write(command.input)
+            process.stdin.flush()
+    return process
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when the parent ends, however it does."""
+    _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)  # it ended before it could be watched
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]], end_s: float, end: Command | None) -> None:
+    """End every process and what it has started, by force if it takes too long."""
+    if end is None:
+        _signal_all(processes, signal.SIGTERM)
+    elif any(_exit_code(process) is None for process in processes):
+        with suppress(subprocess.TimeoutExpired, OSError):  # then force has to do
+            subprocess.run(  # noqa: S603  (no shell)
+                end.arguments,
+                env=dict(end.environment),
+                cwd=end.folder,
+                check=False,
+                timeout=end_s,
+            )
+    until = time.monotonic() + end_s
+    while time.monotonic() < until and any(_exit_code(each) is None for each in processes):
+        time.sleep(_POLL_S)
+    descendants = [each for process in processes for each in _descendants(process.pid)]
+    _signal_all(processes, signal.SIGKILL)
+    for each in descendants:  # also those in sessions of their own
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    for process in processes:
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _descendants(process: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in processes:
+        os.killpg(process.pid, number)  # it is there until it is waited for
+
+
+def _tell(message: str) -> None:
+    with suppress(OSError):  # the terminal may be what is gone
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)

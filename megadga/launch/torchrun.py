@@ -1,0 +1,129 @@
+"""torchrun's agents, one on every host of a hostfile, or one on this machine.
+
+They meet at the first host, start the ranks, and start them again when one of them fails.
+"""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from megadga.config.run import RunConfig
+from megadga.errors import ConfigError
+from megadga.launch.hosts import JOB_FROM_INPUT, SSH_OPTIONS, Host, Job, Place, touch, unreachable
+from megadga.launch.local import count_accelerators
+from megadga.launch.plan import (
+    Plan,
+    Preflight,
+    Request,
+    common_parser,
+    launch,
+    patience_of,
+    requested_hosts,
+    to_request,
+    unchecked,
+)
+from megadga.launch.supervision import Command
+
+_WATCHED = "megadga.launch.watched"
+
+
+_END_S = 60.0
+"""An agent gives its ranks 30 s to end, and is itself given 45."""
+
+
+_RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Ranks that are started again must not meet in the store where the failed ones left keys."""
+
+
+def torchrun_plan(
+    request: Request, hosts: Sequence[Host], place: Place, *, python: str = sys.executable
+) -> Plan:
+    """Return what starts an agent on every host.
+
+    Args:
+        request: What the user asked for.
+        hosts: The machines, with as many slots each as ranks are wanted there.
+        place: Where the launcher was started.
+        python: The interpreter, by a path that holds on every machine.
+    """
+    variables = {**place.variables(sum(host.slots for host in hosts)), **_RESTARTABLE}
+    if request.hostfile is None:
+        agent = _agent(request, hosts, 0, place, python)
+        commands = (Command(agent, {**place.environment, **variables}, place.folder),)
+    else:
+        commands = tuple(
+            Command(
+                _over_ssh(host, python),
+                place.environment,
+                place.folder,
+                Job(
+                    (python, "-m", _WATCHED, *_agent(request, hosts, index, place, python)),
+                    variables,
+                    place.folder,
+                )
+                .to_json()
+                .encode(),
+            )
+            for index, host in enumerate(hosts)
+        )
+    return Plan(
+        commands,
+        tuple(hosts),
+        ask_to_stop=touch(place.stop_file),
+        patience=patience_of(request, end_s=_END_S),
+        port=place.port,
+        stop_file=place.stop_file,
+        lost=tuple if request.hostfile is None else partial(unreachable, hosts),
+    )
+
+
+def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
+    """Run ``launch/torchrun``; return the exit code."""
+    parser = common_parser(
+        "launch/torchrun",
+        "Train under torchrun (elastic, c10d): an agent on each host of a hostfile, started over "
+        "ssh, or without one on this machine.",
+        hosts=True,
+    )
+    request = to_request(parser, parser.parse_args(arguments))
+
+    def plan(config: RunConfig) -> Plan:
+        return torchrun_plan(request, _hosts(request), Place.here(config.output))
+
+    return launch(request, plan, preflight=preflight)
+
+
+def _hosts(request: Request) -> tuple[Host, ...]:
+    if request.hostfile is None and request.nodes == 1:
+        return (Host("localhost", request.accelerators_per_node or count_accelerators()),)
+    if shutil.which("ssh") is None and not request.dry_run:
+        raise ConfigError("ssh: expected it on the search path of this machine, found none")
+    return requested_hosts(request)
+
+
+def _agent(
+    request: Request, hosts: Sequence[Host], index: int, place: Place, python: str
+) -> tuple[str, ...]:
+    """Return the command of the agent on host ``index``."""
+    host = hosts[index]
+    return (
+        *(python, "-m", "torch.distributed.run"),
+        *(f"--nnodes={len(hosts)}", f"--nproc-per-node={host.slots}"),
+        *("--rdzv-backend=c10d", f"--rdzv-id={place.name}"),
+        f"--rdzv-endpoint={_bracketed(hosts[0].name)}:{place.port}",
+        # Said rather than found out from names, which differ from how others see a host.
+        *(f"--rdzv-conf=is_host={int(index == 0)}", f"--local-addr={host.name}"),
+        f"--max-restarts={request.max_restarts}",
+        *request.module(),
+    )
+
+
+def _over_ssh(host: Host, python: str) -> tuple[str, ...]:
+    remote = shlex.join(("exec", python, "-c", JOB_FROM_INPUT))
+    return ("ssh", *SSH_OPTIONS, "-T", host.name, remote)
+
+
+def _bracketed(name: str) -> str:
+    return f"[{name}]" if ":" in name else name

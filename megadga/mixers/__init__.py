@@ -1,0 +1,1 @@
+"""Rules that set the domains' weights, one file per rule: options and numpy scheduler."""

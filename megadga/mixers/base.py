@@ -1,0 +1,415 @@
+"""The scheduler protocol: explicit state in, new state out; and what schedulers observe.
+
+A scheduler says what it observes (alignments, training losses, the step, or nothing), and updates
+a `MixtureState` from it. All of it is numpy: no torch, no ranks, no files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal, Protocol, final
+
+import numpy as np
+
+from megadga.arrays import FloatArray, IntArray
+
+TOLERANCE = 1e-12
+"""How far a row may be from a sum of 1. Mixtures of rows are no further off than their weights and
+this, which is far less than what samplers accept, so that nothing has to be divided out."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Mixtures:
+    """``n`` distributions over ``K`` domains: P of shape ``(n, K)``, as compressed sparse rows.
+
+    Attributes:
+        names: What records call the rows, ``n >= 1`` of them.
+        num_domains: ``K``.
+        indptr: Where each row's entries begin, and end, shape ``(n + 1,)``; no row is empty.
+        indices: The entries' domains, in ``[0, K)``, ascending in each row, shape ``(entries,)``.
+        data: The entries' shares, above 0, shape ``(entries,)``; each row sums to 1 within
+            ``TOLERANCE``.
+
+    Raises:
+        ValueError: If something is not as said.
+    """
+
+    names: tuple[str, ...]
+    num_domains: int
+    indptr: IntArray
+    indices: IntArray
+    data: FloatArray
+
+    def __post_init__(self) -> None:
+        self._check_rows()
+        if not ((self.indices >= 0) & (self.indices < self.num_domains)).all():
+            raise ValueError(f"mixtures: expected domains in [0, {self.num_domains})")
+        same_row = self.rows[1:] == self.rows[:-1]
+        if not (np.diff(self.indices)[same_row] > 0).all():
+            raise ValueError("mixtures: expected domains that ascend in each row")
+        if not (self.data > 0.0).all():
+            raise ValueError("mixtures: expected shares above 0")
+        sums = row_sums(self.data, self.indptr)
+        if not (np.abs(sums - 1.0) <= TOLERANCE).all():
+            row = int(np.argmax(~(np.abs(sums - 1.0) <= TOLERANCE)))
+            raise ValueError(
+                f"mixtures: {self.names[row]}: expected a sum of 1, found {float(sums[row])!r}"
+            )
+
+    @property
+    def num_entries(self) -> int:
+        """Numbers above 0 in P."""
+        return self.data.size
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """Row of each entry, shape ``(entries,)``."""
+        return np.repeat(np.arange(len(self.names), dtype=np.int64), np.diff(self.indptr))
+
+    def row(self, index: int) -> tuple[IntArray, FloatArray]:
+        """Return the domains of one row, ascending, and their shares; views, of one length."""
+        entries = slice(self.indptr[index], self.indptr[index + 1])
+        return self.indices[entries], self.data[entries]
+
+    def mix(self, weights: FloatArray) -> FloatArray:
+        """Return ``weights @ P``, a distribution over the domains, shape ``(K,)``.
+
+        Time and memory are linear in K and the entries. Each domain's terms are added in the order
+        of the rows, so that equal weights give equal bits; of the identity they are the weights'.
+
+        Args:
+            weights: A distribution over the rows, shape ``(n,)``.
+        """
+        shares = weights[self.rows] * self.data
+        mixed = np.bincount(self.indices, weights=shares, minlength=self.num_domains)
+        return mixed.astype(np.float64, copy=False)
+
+    def _check_rows(self) -> None:
+        expected = (len(self.names) + 1,)
+        if not self.names or self.indptr.shape != expected:
+            raise ValueError(
+                f"mixtures: expected names and row bounds of shape {expected}, "
+                f"found {len(self.names)} and {self.indptr.shape}"
+            )
+        if self.data.ndim != 1 or self.indices.shape != self.data.shape:
+            raise ValueError(
+                "mixtures: expected domains and shares of one shape (entries,), "
+                f"found {self.indices.shape} and {self.data.shape}"
+            )
+        bounds = (int(self.indptr[0]), int(self.indptr[-1]))
+        if bounds != (0, self.data.size) or not (np.diff(self.indptr) > 0).all():
+            raise ValueError(f"mixtures: expected row bounds that ascend to {self.data.size}")
+
+
+def row_sums(data: FloatArray, indptr: IntArray) -> FloatArray:
+    """Return the sum of each row's entries, shape ``(n,)``.
+
+    Row by row, as numpy adds a whole array pairwise: in ``reduceat`` and ``bincount`` the rounding
+    of some hundred thousand terms may add up to more than ``TOLERANCE``.
+    """
+    return np.array([data[begin:end].sum() for begin, end in pairwise(indptr.tolist())])
+
+
+@dataclass(frozen=True)
+class AlignmentNeeds:
+    """What a rule reads of alignments besides the inner products: what costs more to measure.
+
+    Attributes:
+        norms: ``|g_i|^2`` of every domain; each takes a whole gradient of its own, reduced over
+            the ranks.
+        preconditioned: The target's gradient divided by what AdamW divides its own by.
+        target: Whose gradient the domains' are aligned with: that of the specific set, or the
+            mean over the training domains of theirs, each counted once.
+        mixtures: What is measured in the domains' place: sequences drawn from mixtures of them.
+            Every array of `Alignments` is then of shape ``(n,)``. None: the domains themselves.
+    """
+
+    norms: bool = False
+    preconditioned: bool = False
+    target: Literal["specific", "domains"] = "specific"
+    mixtures: Mixtures | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Alignments:
+    """What one probe measured.
+
+    Attributes:
+        dots: ``a_i = <g_i, d>`` of each domain's gradient with the direction, shape ``(K,)``.
+        specific_squared_norm: ``|v|^2`` of the target's gradient, the specific set's if a rule
+            asks for no other.
+        squared_norms: ``|g_i|^2``, shape ``(K,)``; None if nobody asked for them.
+        standard_errors: Of ``dots``, over the choice of each domain's sequences with the
+            direction held, shape ``(K,)``; None if the probe sees no single sequences, or one a
+            domain.
+        direction_energy: Share of ``|v|^2`` that the direction holds, in ``[0, 1]``; below 1 for
+            thin factors, and an estimate then.
+        preconditioned: Whether the direction ``d`` is ``v`` divided by AdamW's second moments;
+            else it is ``v`` itself.
+        general_loss: Mean validation loss over the domains at the last evaluation, nats a token;
+            None if there was none.
+
+    Raises:
+        ValueError: If the arrays are not all of one shape ``(K,)``.
+    """
+
+    dots: FloatArray
+    specific_squared_norm: float
+    squared_norms: FloatArray | None = None
+    standard_errors: FloatArray | None = None
+    direction_energy: float = 1.0
+    preconditioned: bool = False
+    general_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        shapes = [array.shape for array in self._arrays()]
+        if self.dots.ndim != 1 or len(set(shapes)) != 1:
+            found = ", ".join(map(str, shapes))
+            raise ValueError(f"alignments: expected arrays of one shape (K,), found {found}")
+
+    def is_finite(self) -> bool:
+        """Tell whether every number that was probed is neither infinite nor NaN."""
+        return _all_finite(*self._arrays(), np.asarray(self.specific_squared_norm))
+
+    def _arrays(self) -> tuple[FloatArray, ...]:
+        optional = (self.squared_norms, self.standard_errors)
+        return (self.dots, *(array for array in optional if array is not None))
+
+
+@dataclass(frozen=True)
+class TargetNeeds:
+    """What a rule for several targets reads besides the inner products.
+
+    Attributes:
+        num_targets: Specific sets that the rule is for, M.
+        norms: ``|g_k|^2`` of every domain; see `AlignmentNeeds`.
+        preconditioned: As there, of every target's gradient.
+        mixtures: As there; ``K`` is then the number of mixtures.
+    """
+
+    num_targets: int = 1
+    norms: bool = False
+    preconditioned: bool = False
+    mixtures: Mixtures | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TargetAlignments:
+    """What one probe measured against several specific sets, ``M`` of them.
+
+    Attributes:
+        dots: ``<g_k, v_m>`` of each domain's gradient with each target's, shape ``(M, K)``.
+        losses: The targets' mean losses where the gradients were taken, nats a token, shape
+            ``(M,)``.
+        target_squared_norms: ``|v_m|^2``, shape ``(M,)``.
+        squared_norms: ``|g_k|^2``, shape ``(K,)``; None if nobody asked for them.
+        standard_errors: Of ``dots``, as those of `Alignments`, shape ``(M, K)``; None likewise.
+            The targets share the domains' sequences, so their errors are not independent.
+        direction_energies: ``direction_energy`` of each target, shape ``(M,)``; None: all are 1.
+        preconditioned: Whether all directions are preconditioned.
+        general_loss: As that of `Alignments`.
+
+    Raises:
+        ValueError: If the shapes contradict each other.
+    """
+
+    dots: FloatArray
+    losses: FloatArray
+    target_squared_norms: FloatArray
+    squared_norms: FloatArray | None = None
+    standard_errors: FloatArray | None = None
+    direction_energies: FloatArray | None = None
+    preconditioned: bool = False
+    general_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dots.ndim != 2:
+            raise ValueError(f"target dots: expected shape (M, K), found {self.dots.shape}")
+        num_targets, num_domains = self.dots.shape
+        per_target = (self.losses.shape, self.target_squared_norms.shape)
+        if per_target != ((num_targets,), (num_targets,)):
+            raise ValueError(
+                f"target losses and norms: expected shape ({num_targets},), found {per_target}"
+            )
+        norms = self.squared_norms
+        if norms is not None and norms.shape != (num_domains,):
+            raise ValueError(f"squared_norms: expected ({num_domains},), found {norms.shape}")
+        errors = self.standard_errors
+        if errors is not None and errors.shape != self.dots.shape:
+            raise ValueError(f"standard_errors: expected {self.dots.shape}, found {errors.shape}")
+
+    def is_finite(self) -> bool:
+        """Tell whether every number is neither infinite nor NaN."""
+        optional = (self.squared_norms, self.standard_errors)
+        given = (array for array in optional if array is not None)
+        return _all_finite(self.dots, self.losses, self.target_squared_norms, *given)
+
+
+@dataclass(frozen=True)
+class LossNeeds:
+    """What a rule reads of the losses of training: free, but for those of a reference model.
+
+    Attributes:
+        reference: Whether the loss of a reference model on the same sequences is read too.
+    """
+
+    reference: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class DomainLosses:
+    """What the steps since the last update were trained at.
+
+    Attributes:
+        losses: Mean loss of each domain's sequences, nats a token, shape ``(K,)``; 0 for a domain
+            that was not drawn.
+        counts: Sequences of each that were drawn, shape ``(K,)``.
+        step: Optimizer steps completed.
+        reference_losses: Mean loss of a reference model on the same sequences, shape ``(K,)``;
+            None if nobody asked for it.
+
+    Raises:
+        ValueError: If the arrays are not all of one shape ``(K,)``.
+    """
+
+    losses: FloatArray
+    counts: IntArray
+    step: int
+    reference_losses: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        reference = self.losses if self.reference_losses is None else self.reference_losses
+        shapes = (self.losses.shape, self.counts.shape, reference.shape)
+        if self.losses.ndim != 1 or len(set(shapes)) != 1:
+            found = ", ".join(map(str, shapes))
+            raise ValueError(f"domain losses: expected arrays of one shape (K,), found {found}")
+
+    def is_finite(self) -> bool:
+        """Tell whether every loss is neither infinite nor NaN."""
+        reference = self.losses if self.reference_losses is None else self.reference_losses
+        return _all_finite(self.losses, reference)
+
+
+@dataclass(frozen=True)
+class StepNeeds:
+    """A rule that goes by the number of the step alone."""
+
+
+@dataclass(frozen=True)
+class StepNumber:
+    """Nothing but how far training is.
+
+    Attributes:
+        step: Optimizer steps completed.
+    """
+
+    step: int
+
+
+Needs = AlignmentNeeds | TargetNeeds | LossNeeds | StepNeeds
+
+
+Observed = Alignments | TargetAlignments | DomainLosses | StepNumber
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureState:
+    """All that a scheduler remembers.
+
+    Attributes:
+        weights: The instantaneous mixture alpha, a distribution of shape ``(K,)``.
+        averaged_weights: Its moving average, of the same shape: what batches are sampled from.
+        num_updates: Updates that were applied.
+        num_skipped: Updates that were left out: a measurement was not finite or too noisy for the
+            rule, or the rule was warming up or frozen.
+        memory: What else the rule remembers, by the rule's own names. As much part of the state as
+            the weights: it is saved, and equal on every rank.
+    """
+
+    weights: FloatArray
+    averaged_weights: FloatArray
+    num_updates: int
+    num_skipped: int
+    memory: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+
+
+class Scheduler(Protocol):
+    """A rule that moves the mixture. Equal states and observations give equal bits."""
+
+    @property
+    def observes(self) -> Needs | None:
+        """What :meth:`update` needs measured; None if the mixture never moves."""
+        ...
+
+    def init(self) -> MixtureState:
+        """Return the state before the first update."""
+        ...
+
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:
+        """Return the state after one measurement; ``state`` stays as it is.
+
+        Args:
+            state: What :meth:`init` or the last update returned.
+            observed: Of the kind that :meth:`observes` asks for: `Alignments` for
+                `AlignmentNeeds`, `TargetAlignments` for `TargetNeeds`, `DomainLosses` for
+                `LossNeeds`, `StepNumber` for `StepNeeds`.
+
+        Raises:
+            ValueError: If ``observed`` has another number of domains than ``state``.
+        """
+        ...
+
+
+def check_domains(name: str, found: tuple[int, ...], state: MixtureState) -> None:
+    """Check that what was observed is of the domains that ``state`` is of.
+
+    Raises:
+        ValueError: If ``found`` is another shape than that of the weights, ``(K,)``.
+    """
+    if found != state.weights.shape:
+        raise ValueError(f"{name}: expected shape {state.weights.shape}, found {found}")
+
+
+def left_out(state: MixtureState) -> MixtureState:
+    """Return ``state`` with one more update counted as left out."""
+    return replace(state, num_skipped=state.num_skipped + 1)
+
+
+def _all_finite(*arrays: FloatArray) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+_KEY = "average_weights"
+
+
+def average_weights(state: MixtureState) -> FloatArray:
+    """Return the mean of the instantaneous weights over all updates that were applied, ``(K,)``.
+
+    It is what DoReMi, DoGE and GRAPE hand over to the run that follows theirs; before the first
+    update, the initial mixture.
+
+    Raises:
+        ValueError: If the rule that made ``state`` keeps no average.
+    """
+    if _KEY not in state.memory:
+        kept = ", ".join(state.memory) or "nothing"
+        raise ValueError(f"memory: expected {_KEY}, found {kept}: this rule keeps no average")
+    return state.memory[_KEY]
+
+
+def keeps_average(state: MixtureState) -> bool:
+    """Tell whether the rule that made ``state`` keeps an average."""
+    return _KEY in state.memory
+
+
+def first_average(weights: FloatArray) -> Mapping[str, FloatArray]:
+    """Return the memory of an average over no update yet."""
+    return {_KEY: weights.copy()}
+
+
+def next_average(state: MixtureState, weights: FloatArray) -> Mapping[str, FloatArray]:
+    """Return the memory after one more update, which led from ``state`` to ``weights``."""
+    average = state.memory[_KEY]
+    return {_KEY: average + (weights - average) / (state.num_updates + 1)}

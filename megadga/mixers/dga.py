@@ -1,0 +1,260 @@
+"""Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1): mirror descent on the mixture."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, final
+
+from megadga.arrays import FloatArray, check_simplex
+from megadga.mixers.base import (
+    AlignmentNeeds,
+    Alignments,
+    MixtureState,
+    Observed,
+    check_domains,
+    left_out,
+)
+from megadga.mixers.probing import DirectionalProbe, Probe
+from megadga.mixers.safeguards import (
+    GeneralGuard,
+    GeneralGuardSection,
+    Memory,
+    is_active,
+    limit_change,
+    signal_to_noise,
+)
+from megadga.mixers.scores import SCORES, AutoStep, ScoreName, StepSize
+from megadga.mixers.simplex import exponentiated_step, geometric_mixture, project_to_floor
+from megadga.mixers.weights import Weights
+from megadga.section import Count, NonNegative, PositiveShare, Section, Share, Whole
+
+
+class DgaMixing(Section):
+    """Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1)."""
+
+    type: Literal["dga"]
+    """How the domains' weights are set."""
+    interval: Count
+    """Optimizer steps between updates of the weights (T_r), at least 1."""
+    step_size: StepSize
+    """Mirror-descent step (eta), above 0; its unit is one over the score's. {spread: s} chooses it
+    for each update, so that the exponents differ by s in standard deviation."""
+    ema: PositiveShare = 1.0
+    """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
+    1: no averaging."""
+    score: Literal["raw", "cosine", "clipped", "adam"] = "raw"
+    """What enters exp(): raw: inner products (the paper); cosine: of unit gradients; clipped: of
+    gradients clipped to norm 1; adam: with the specific gradient divided by what AdamW divides
+    by. cosine and clipped need every domain's gradient."""
+    without_moments: Literal["refuse", "raw"] = "refuse"
+    """What the score adam does before AdamW has second moments; refuse: an error; raw: as the
+    score raw. Other scores do not read it."""
+    basis: Path | None = None
+    """File of basis distributions over the domains (tools/histogram.py), relative to this file:
+    the rule (initial, prior, floor too) weights these in the domains' place, and probes draw from
+    them; null: it weights the domains."""
+    initial: Weights = "uniform"
+    """Weights at step 0: uniform, proportional (to tokens), {type: temperature, temperature: T},
+    {type: unimax, max_epochs: N}, or {domain: weight} for every domain. With a basis: uniform, or
+    {name: weight} for every distribution in it."""
+    floor: Share = 0.0
+    """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
+    prior: Weights | None = None
+    """Mixture that updates are pulled towards, written as `initial`; null: `initial`."""
+    prior_pull: Share = 0.0
+    """Share of the prior in every update (geometric), in [0, 1]; 0: the paper."""
+    combine: Literal["sum", "worst"] = "sum"
+    """What several specific sets come to; sum: their scores, by importance; worst: in each update
+    those of the set whose loss falls least, as a share of itself (max-min). One is as it is."""
+    min_signal: NonNegative = 0.0
+    """Least ratio of the scores' true differences to their noise; an update below it is skipped.
+    At least 0; 0: none is, as in the paper."""
+    max_change: PositiveShare = 1.0
+    """Largest share of a batch that an update may move to other domains (total variation), in
+    (0, 1]; 1: no limit, as in the paper."""
+    warmup: Whole = 0
+    """Updates at the start that are measured and left out, at least 0."""
+    freeze_after: Count | None = None
+    """Updates after which the weights stay, above `warmup`, counting those that were left out;
+    null: the weights never stop."""
+    min_effective_domains: NonNegative = 0.0
+    """Effective domains (exp of the entropy of the averaged weights) below which an event is
+    logged when the weights fall there; at most those of the first mixture; 0: never."""
+    general_guard: GeneralGuardSection | None = None
+    """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
+    domains is more than max_rise above its best; null: none, as in the paper."""
+    probe: Probe = DirectionalProbe()
+    """How alignments are measured and on how many sequences: type directional, in_flight or
+    sharded."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Dga:
+    """Algorithm 1 of Fan, Grangier, Ablin (arXiv 2410.02498), with optional guards.
+
+    An update with scores ``s`` (the alignments ``a``, by default) is
+
+        alpha     <- alpha * exp(step_size * s) / sum
+        alpha_avg <- (1 - ema) * alpha_avg + ema * alpha
+
+    Against collapse onto one domain, ``prior_pull = rho`` starts from ``alpha^(1-rho) prior^rho``
+    instead of ``alpha`` (the step is then pulled towards the prior in KL), and ``floor`` projects
+    ``alpha`` onto the mixtures that give every domain at least that much. Against noise,
+    ``min_signal`` leaves out an update whose scores differ by less than that many times what
+    their standard errors alone would make (`signal_to_noise`). Against leaps, ``max_change``
+    shortens a step (`limit_change`, after the floor), ``warmup`` leaves out the first updates,
+    and ``freeze_after`` all later ones: both mixtures then stay as they are. Against forgetting,
+    ``general_guard`` raises rho while the mean validation loss over the domains is above its best
+    (`GeneralGuard`). At their defaults, all of them do nothing, to the bit.
+
+    Attributes:
+        initial: The first mixture, shape ``(K,)``. Without a floor, zeros stay zero for good.
+        step_size: eta, at least 0, in units of one over the score's; 0 measures and never moves.
+            Or `AutoStep`, which chooses one for each update.
+        ema: beta, in ``(0, 1]``; 1 is no averaging.
+        score: What enters the exponent: ``raw``, ``cosine``, ``clipped`` or ``adam``.
+        floor: The least instantaneous (hence averaged) weight of a domain, in ``[0, 1/K]``.
+        prior: The mixture that is pulled to, shape ``(K,)``, projected onto the floor as
+            ``initial`` is; None means ``initial``.
+        prior_pull: rho, in ``[0, 1]``, for each update.
+        min_signal: Least `signal_to_noise` of an update's scores, at least 0; above 0, alignments
+            must come with standard errors.
+        max_change: Largest total variation between ``alpha`` before and after an update, in
+            ``(0, 1]``: the share of a batch that it may move to other domains.
+        warmup: Updates to leave out at the start, at least 0.
+        freeze_after: Updates after which the mixtures stay, above ``warmup``, counting those that
+            were left out; None for never.
+        general_guard: When to pull harder, and how hard; None for never. Alignments then have to
+            come with the loss of the last evaluation.
+
+    Raises:
+        ValueError: If a value is out of range, or the prior, without a floor, is 0 where
+            ``initial`` is not.
+    """
+
+    initial: FloatArray
+    step_size: float | AutoStep
+    ema: float = 1.0
+    score: ScoreName = "raw"
+    floor: float = 0.0
+    prior: FloatArray | None = None
+    prior_pull: float = 0.0
+    min_signal: float = 0.0
+    max_change: float = 1.0
+    warmup: int = 0
+    freeze_after: int | None = None
+    general_guard: GeneralGuard | None = None
+
+    def __post_init__(self) -> None:
+        self._check_mixtures()
+        self._check_step()
+        if not 0.0 <= self.min_signal < float("inf"):
+            raise ValueError(f"min_signal: expected a finite number >= 0, found {self.min_signal}")
+        if not 0.0 < self.max_change <= 1.0:
+            raise ValueError(f"max_change: expected 0 < max_change <= 1, found {self.max_change}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup: expected at least 0 updates, found {self.warmup}")
+        if self.freeze_after is not None and self.freeze_after <= self.warmup:
+            raise ValueError(
+                f"freeze_after: expected more than the {self.warmup} updates of warmup, "
+                f"found {self.freeze_after}"
+            )
+
+    def _check_mixtures(self) -> None:
+        initial = check_simplex(self.initial, name="initial")
+        prior = initial if self.prior is None else check_simplex(self.prior, name="prior")
+        if prior.shape != initial.shape:
+            raise ValueError(f"prior: expected shape {initial.shape}, found {prior.shape}")
+        if self.floor == 0.0 and ((prior == 0.0) & (initial > 0.0)).any():
+            raise ValueError("prior: expected > 0 wherever initial is, found 0")
+        if not 0.0 <= self.prior_pull <= 1.0:
+            raise ValueError(f"prior_pull: expected 0 <= prior_pull <= 1, found {self.prior_pull}")
+        if not 0.0 <= self.floor <= 1.0 / initial.size:
+            raise ValueError(f"floor: expected 0 <= floor <= 1/{initial.size}, found {self.floor}")
+
+    def _check_step(self) -> None:
+        if self.score not in SCORES:
+            raise ValueError(f"score: expected one of {', '.join(SCORES)}, found {self.score!r}")
+        fixed = 0.0 if isinstance(self.step_size, AutoStep) else self.step_size
+        if not 0.0 <= fixed < float("inf"):
+            raise ValueError(f"step_size: expected a finite number >= 0, found {fixed}")
+        if not 0.0 < self.ema <= 1.0:
+            raise ValueError(f"ema: expected 0 < ema <= 1, found {self.ema}")
+
+    @property
+    def observes(self) -> AlignmentNeeds:
+        """What the score needs measured."""
+        return SCORES[self.score].needs
+
+    def init(self) -> MixtureState:
+        """Return the initial mixture, projected onto the floor."""
+        weights = project_to_floor(check_simplex(self.initial), self.floor)
+        state = MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
+        if self.general_guard is None:
+            return state
+        return replace(state, memory=self.general_guard.first())
+
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:
+        """Return the state after one measurement.
+
+        One that is not finite, whose signal is below ``min_signal``, or that comes in the warm-up
+        or after the freeze, is counted and left out; the guard takes in its general loss.
+
+        Raises:
+            ValueError: If ``observed`` has another number of domains than ``state``, or no
+                standard errors although ``min_signal`` is above 0.
+        """
+        assert isinstance(observed, Alignments)
+        check_domains("alignments", observed.dots.shape, state)
+        state = self._watched(state, observed)
+        if not self._counts(state, observed):
+            return left_out(state)
+        memory, pull = self._guarded(state, observed)
+        step = self._step(state.weights, observed, pull)
+        weights = limit_change(state.weights, step, self.max_change)
+        # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
+        averaged = weights + (1.0 - self.ema) * (state.averaged_weights - weights)
+        return replace(
+            state,
+            weights=weights,
+            averaged_weights=averaged,
+            num_updates=state.num_updates + 1,
+            memory=memory,
+        )
+
+    def _watched(self, state: MixtureState, observed: Alignments) -> MixtureState:
+        if (guard := self.general_guard) is None:
+            return state
+        return replace(state, memory=guard.watch(state.memory, observed.general_loss))
+
+    def _guarded(self, state: MixtureState, observed: Alignments) -> tuple[Memory, float]:
+        """Return what is remembered of an update, and its pull."""
+        if (guard := self.general_guard) is None:
+            return state.memory, self.prior_pull
+        return guard.apply(state.memory, observed.general_loss, self.prior_pull)
+
+    def _counts(self, state: MixtureState, observed: Alignments) -> bool:
+        measured = state.num_updates + state.num_skipped
+        if not is_active(measured, warmup=self.warmup, freeze_after=self.freeze_after):
+            return False
+        return observed.is_finite() and self._signal(observed) >= self.min_signal
+
+    def _step(self, weights: FloatArray, observed: Alignments, pull: float) -> FloatArray:
+        if pull > 0.0:
+            weights = geometric_mixture(weights, self._floored_prior(), pull)
+        scores, size = SCORES[self.score].of(observed), self.step_size
+        eta = size.of(scores) if isinstance(size, AutoStep) else size
+        return project_to_floor(exponentiated_step(weights, scores, eta), self.floor)
+
+    def _signal(self, observed: Alignments) -> float:
+        if self.min_signal == 0.0:
+            return 0.0
+        score = SCORES[self.score]
+        if (errors := score.standard_errors(observed)) is None:
+            expected = f"standard errors, as min_signal is {self.min_signal}"
+            raise ValueError(f"alignments: expected {expected}, found none")
+        return signal_to_noise(score.of(observed), errors)
+
+    def _floored_prior(self) -> FloatArray:
+        prior = self.initial if self.prior is None else self.prior
+        return project_to_floor(check_simplex(prior), self.floor)

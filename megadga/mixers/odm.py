@@ -1,0 +1,182 @@
+"""Online Data Mixing (arXiv 2312.02406): a bandit rewarded with the training losses."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, final
+
+import numpy as np
+from pydantic import Field
+
+from megadga.arrays import FloatArray, check_simplex
+from megadga.mixers.base import (
+    DomainLosses,
+    LossNeeds,
+    MixtureState,
+    Observed,
+    check_domains,
+    left_out,
+)
+from megadga.mixers.simplex import exponentiated_step
+from megadga.mixers.static import uniform_weights
+from megadga.mixers.weights import Weights
+from megadga.section import Count, Section, Whole
+
+
+class OdmMixing(Section):
+    """Online Data Mixing (arXiv 2312.02406): a bandit that follows the losses of training."""
+
+    type: Literal["odm"]
+    """How the domains' weights are set."""
+    interval: Count = 1
+    """Optimizer steps between updates of the weights, at least 1; 1: the paper. Batches are read
+    ahead only up to the next one."""
+    initial: Weights = "uniform"
+    """Weights until the first update after the warm-up, written as the weights of type static."""
+    smoothing: Annotated[float, Field(strict=True, ge=0.0, lt=1.0)] = 0.9
+    """Share of the old reward in the new one, in [0, 1)."""
+    warmup: Whole = 0
+    """Optimizer steps at the initial weights, at least 0; the paper: 1 % of all."""
+    reward: Literal["importance", "exponential"] = "importance"
+    """What a domain is rewarded with; importance: its loss over its weight, as in the paper;
+    exponential: exp(loss), as in the paper's code."""
+
+
+RewardName = Literal["importance", "exponential"]
+
+
+_REWARDS = "rewards"
+
+
+_EXPLORATION = "exploration"
+
+
+_LARGEST = np.finfo(np.float64).max
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Odm:
+    """Algorithm 1 of Albalak, Pan, Raffel, Wang (arXiv 2312.02406): EXP3 on training losses.
+
+    After optimizer step ``t``, with the losses ``L_i`` of the domains that were drawn at the
+    weights ``pi_i``,
+
+        R_i   <- smoothing * R_i + (1 - smoothing) * L_i / pi_i        (of those drawn)
+        eps_t  = min(1/K, sqrt(ln K / (K t)))
+        pi_i  <- (1 - K eps_t) * exp(eps_(t-1) * R_i) / sum + eps_t
+
+    What is hard gets more weight, whether it can be learned or is noise. Nothing is specific to a
+    target, and nothing is measured that training does not compute anyway. For the first
+    ``K ln K`` steps ``eps_t`` is ``1/K`` and the weights are uniform: the rule is for few domains.
+
+    Paper and code differ: the reward that the authors' runs use is ``exponential``. It smooths
+    ``exp(L_i)``, a perplexity, in the place of ``L_i / pi_i``, and is normalised as it is,
+    ``pi_i = (1 - K eps_t) * R_i / sum + eps_t``. As ``R`` is 0 before a domain is drawn, its
+    weight then is ``eps_t``.
+
+    Here one update takes in the mean loss since the last one. While warming up, rewards are
+    collected and the weights stay.
+
+    Attributes:
+        initial: The mixture until the first update after the warm-up, shape ``(K,)``. It is
+            forgotten then: every domain gets ``eps_t`` at least, also one that was at 0.
+        smoothing: Of the rewards, in ``[0, 1)``; 0 remembers only the last.
+        warmup: Optimizer steps at the initial mixture, at least 0; the paper takes 1% of all.
+        reward: ``importance`` as in the paper, ``exponential`` as in its code.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    initial: FloatArray
+    smoothing: float = 0.9
+    warmup: int = 0
+    reward: RewardName = "importance"
+
+    def __post_init__(self) -> None:
+        check_simplex(self.initial, name="initial")
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"smoothing: expected 0 <= smoothing < 1, found {self.smoothing}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup: expected at least 0 steps, found {self.warmup}")
+        if self.reward not in ("importance", "exponential"):
+            raise ValueError(f"reward: expected importance or exponential, found {self.reward!r}")
+
+    @property
+    def observes(self) -> LossNeeds:
+        """The losses of training."""
+        return LossNeeds()
+
+    def init(self) -> MixtureState:
+        """Return the initial mixture, with nothing rewarded yet."""
+        weights = check_simplex(self.initial)
+        none = 0.0 if self.reward == "importance" else -math.inf
+        memory = {
+            _REWARDS: np.full(weights.size, none),
+            _EXPLORATION: np.array([1.0 / weights.size]),
+        }
+        return MixtureState(weights.copy(), weights.copy(), 0, 0, memory)
+
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:
+        """Return the state after one measurement; one that is not finite is left out.
+
+        So is one without any sequence.
+
+        Raises:
+            ValueError: If ``observed`` has another number of domains than ``state``.
+        """
+        assert isinstance(observed, DomainLosses)
+        check_domains("domain losses", observed.losses.shape, state)
+        if not observed.is_finite() or not observed.counts.any():
+            return left_out(state)
+        memory = {
+            _REWARDS: self._rewarded(state, observed),
+            _EXPLORATION: np.array([exploration(state.weights.size, observed.step)]),
+        }
+        after = replace(state, num_updates=state.num_updates + 1, memory=memory)
+        if observed.step <= self.warmup:
+            return after
+        weights = self._mixture(memory, float(state.memory[_EXPLORATION][0]))
+        return replace(after, weights=weights, averaged_weights=weights)
+
+    def _rewarded(self, state: MixtureState, observed: DomainLosses) -> FloatArray:
+        """Return ``R``, or its logarithm if rewards are exponentials, which would overflow."""
+        drawn = observed.counts > 0
+        rewards = state.memory[_REWARDS].copy()
+        losses, old, keep = observed.losses[drawn], rewards[drawn], self.smoothing
+        if self.reward == "exponential":
+            # Differences of these do not overflow.
+            losses = np.clip(losses, -_LARGEST / 4.0, _LARGEST / 4.0)
+            kept = old + math.log(keep) if keep > 0.0 else np.full_like(old, -math.inf)
+            rewards[drawn] = np.logaddexp(kept, losses + math.log1p(-keep))
+            return rewards
+        with np.errstate(over="ignore", divide="ignore"):
+            # A domain of no weight may have been drawn before the weights moved.
+            reward = losses / np.maximum(state.weights[drawn], np.finfo(np.float64).tiny)
+        rewards[drawn] = keep * old + (1.0 - keep) * np.clip(reward, -_LARGEST, _LARGEST)
+        return rewards
+
+    def _mixture(self, memory: Mapping[str, FloatArray], temperature: float) -> FloatArray:
+        rewards, floor = memory[_REWARDS], float(memory[_EXPLORATION][0])
+        if self.reward == "exponential":
+            relative = np.exp(rewards - rewards.max())
+            exploited = relative / relative.sum()
+        else:
+            exploited = exponentiated_step(uniform_weights(rewards.size), rewards, temperature)
+        return (1.0 - rewards.size * floor) * exploited + floor
+
+
+def exploration(num_domains: int, step: int) -> float:
+    """Return ``eps_t``, the weight that every domain gets after ``step`` optimizer steps.
+
+    Args:
+        num_domains: ``K``, at least 1.
+        step: At least 1.
+
+    Raises:
+        ValueError: If no step was taken.
+    """
+    if step < 1:
+        raise ValueError(f"step: expected at least 1, found {step}")
+    return min(1.0 / num_domains, math.sqrt(math.log(num_domains) / (num_domains * step)))

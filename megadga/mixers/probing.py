@@ -1,0 +1,106 @@
+"""Options of the probes, one section per `type`: how alignments are measured."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, cast
+
+from pydantic import Discriminator, Tag
+
+from megadga.section import Count, PositiveShare, Section
+
+
+class RankDirection(Section):
+    """Two thin factors of each matrix of the direction."""
+
+    rank: Count
+    """Columns of each factor, at least 1; a matrix that is no larger is kept whole."""
+
+
+class EnergyDirection(Section):
+    """Two thin factors of each matrix, as many columns as hold a share of the direction."""
+
+    energy: PositiveShare
+    """Share of the direction's squared norm that is kept, in (0, 1]."""
+    max_rank: Count = 64
+    """Columns of each factor, at most; at least 1."""
+
+
+def _direction_form(value: object) -> str:
+    if isinstance(value, EnergyDirection):
+        return "<energy>"
+    if isinstance(value, RankDirection):
+        return "<rank>"
+    if isinstance(value, Mapping):
+        return "<energy>" if "energy" in value else "<rank>"
+    return "<named>"
+
+
+Direction = Annotated[
+    Annotated[Literal["full"], Tag("<named>")]
+    | Annotated[RankDirection, Tag("<rank>")]
+    | Annotated[EnergyDirection, Tag("<energy>")],
+    Discriminator(_direction_form),
+]
+"""full, {rank: r}, or {energy: share, max_rank: r}."""
+
+
+class DirectionalProbe(Section):
+    """Derivatives along the specific gradient, of sequences of all domains in shared batches."""
+
+    type: Literal["directional"] = "directional"
+    """How alignments are measured."""
+    sequences_per_domain: Count = 8
+    """Sequences drawn from each domain for one measurement (b), at least 1."""
+    specific_sequences: Count = 32
+    """Sequences drawn from the specific set for one measurement (b_spe), at least 1."""
+    direction: Direction = "full"
+    """What is kept of the specific gradient: full; or thin factors of its matrices, which take
+    less memory: {rank: r}, or {energy: share, max_rank: r}."""
+    direction_interval: Count = 1
+    """Updates that a direction is used for, at least 1; more than 1 only if it is low-rank."""
+
+
+class InFlightProbe(Section):
+    """The derivatives of the training batch's own sequences; other domains keep their last."""
+
+    type: Literal["in_flight"] = "in_flight"
+    """How alignments are measured."""
+    sequences_per_domain: Count = 8
+    """Sequences drawn from each domain that is refreshed (b), at least 1."""
+    specific_sequences: Count = 32
+    """Sequences drawn from the specific set for one direction (b_spe), at least 1."""
+    direction: Direction = "full"
+    """What is kept of the specific gradient: full; or thin factors of its matrices, which take
+    less memory: {rank: r}, or {energy: share, max_rank: r}."""
+    direction_interval: Count = 1
+    """Updates that a direction is used for, at least 1; more than 1 only if it is low-rank."""
+    refresh_every: Count = 10
+    """Updates between those at which domains that the batch does not hold are measured on
+    sequences of their own, at least 1; the first update is one."""
+
+
+class ShardedProbe(Section):
+    """Gradients of every domain, sharded over the ranks and multiplied there: the reference."""
+
+    type: Literal["sharded"] = "sharded"
+    """How alignments are measured."""
+    sequences_per_domain: Count = 8
+    """Sequences drawn from each domain for one measurement (b), at least 1."""
+    specific_sequences: Count = 32
+    """Sequences drawn from the specific set for one measurement (b_spe), at least 1."""
+
+
+def _probe_type(value: object) -> str:
+    if isinstance(value, DirectionalProbe | InFlightProbe | ShardedProbe):
+        return value.type
+    if isinstance(value, Mapping):
+        return str(cast("Mapping[str, object]", value).get("type", "directional"))
+    return "directional"
+
+
+Probe = Annotated[
+    Annotated[DirectionalProbe, Tag("directional")]
+    | Annotated[InFlightProbe, Tag("in_flight")]
+    | Annotated[ShardedProbe, Tag("sharded")],
+    Discriminator(_probe_type),
+]
+"""One of them; without a `type`, directional."""

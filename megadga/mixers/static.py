@@ -1,0 +1,211 @@
+"""Fixed mixtures: uniform, proportional, temperature, UniMax, importance sampling, explicit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+import numpy as np
+
+from megadga.arrays import FloatArray, IntArray, check_simplex
+from megadga.mixers.base import MixtureState, Observed
+from megadga.mixers.weights import Weights
+from megadga.section import Section
+
+
+class StaticMixing(Section):
+    """Weights that stay as they are."""
+
+    type: Literal["static"]
+    """How the domains' weights are set."""
+    weights: Weights
+    """uniform, proportional (to tokens), {type: temperature, temperature: T},
+    {type: unimax, max_epochs: N}, or {domain: weight} for every domain."""
+
+
+class UniformMixing(Section):
+    """The same weight for every domain."""
+
+    type: Literal["uniform"]
+    """How the domains' weights are set."""
+
+
+class ProportionalMixing(Section):
+    """Weights proportional to the domains' tokens."""
+
+    type: Literal["proportional"]
+    """How the domains' weights are set."""
+
+
+class ImportanceMixing(Section):
+    """Importance sampling: the weights are the specific set's histogram over the domains."""
+
+    type: Literal["importance"]
+    """How the domains' weights are set."""
+    histogram: Path
+    """JSON file {domain: count or share}, relative to this file."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Static:
+    """The same mixture from the first batch to the last.
+
+    Attributes:
+        weights: A distribution, shape ``(K,)``.
+
+    Raises:
+        ValueError: If ``weights`` is not one.
+    """
+
+    weights: FloatArray
+
+    def __post_init__(self) -> None:
+        check_simplex(self.weights)
+
+    @property
+    def observes(self) -> None:
+        """Nothing is measured."""
+        return
+
+    def init(self) -> MixtureState:
+        """Return the mixture."""
+        weights = check_simplex(self.weights)
+        return MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
+
+    def update(self, state: MixtureState, observed: Observed) -> MixtureState:  # noqa: ARG002
+        """Return ``state``."""
+        return state
+
+
+def uniform_weights(num_domains: int) -> FloatArray:
+    """Return ``1/K`` for each of ``num_domains >= 1`` domains, shape ``(K,)``."""
+    if num_domains < 1:
+        raise ValueError(f"num_domains: expected at least 1, found {num_domains}")
+    return np.full(num_domains, 1.0 / num_domains)
+
+
+def proportional_weights(tokens: IntArray) -> FloatArray:
+    """Return each domain's share of all tokens, shape ``(K,)``.
+
+    Args:
+        tokens: Tokens of each domain, not negative and not all 0, shape ``(K,)``.
+
+    Raises:
+        ValueError: If a count is wrong.
+    """
+    return temperature_weights(tokens, 1.0)
+
+
+def temperature_weights(tokens: IntArray, temperature: float) -> FloatArray:
+    """Return ``tokens^(1 / temperature)``, normalised, as multilingual models are mixed.
+
+    Args:
+        tokens: Tokens of each domain, not negative and not all 0, shape ``(K,)``. A domain with
+            none gets weight 0 at any temperature.
+        temperature: Above 0; 1 is proportional, larger ones come closer to uniform.
+
+    Raises:
+        ValueError: If a count or the temperature is out of range.
+    """
+    if not 0.0 < temperature < np.inf:
+        raise ValueError(f"temperature: expected a finite number > 0, found {temperature}")
+    counts = np.asarray(tokens, dtype=np.float64)
+    if counts.ndim != 1 or not (counts > 0.0).any():
+        raise ValueError(f"tokens: expected shape (K,) and one count > 0, found {counts.shape}")
+    if (wrong := ~(counts >= 0.0)).any():
+        index = int(np.argmax(wrong))
+        raise ValueError(f"tokens: expected counts >= 0, found {tokens[index]} at index {index}")
+    # Relative to the largest: a power of it never overflows.
+    relative = (counts / counts.max()) ** (1.0 / temperature)
+    return relative / relative.sum()
+
+
+def unimax_weights(tokens: IntArray, *, budget: float, max_epochs: float) -> FloatArray:
+    """Return the most even mixture in which no domain is seen more than ``max_epochs`` times.
+
+    Algorithm 1 of Chung et al. (arXiv 2304.09151), for tokens instead of characters: from the
+    smallest domain to the largest, each gets an equal share of what is left of the budget, but no
+    more than ``max_epochs * tokens``. That is ``min(max_epochs * tokens, level)`` with the one
+    level at which all of the budget is handed out. A budget above ``max_epochs`` times all tokens
+    is cut to it: then all domains are at the cap, and the weights are proportional.
+
+    The cap holds for a run of ``budget`` tokens at constant weights.
+
+    Args:
+        tokens: Tokens of each domain, not negative and not all 0, shape ``(K,)``. A domain with
+            none gets weight 0.
+        budget: Tokens of the whole run, above 0.
+        max_epochs: Largest number of passes over a domain, above 0.
+
+    Returns:
+        Weights that sum to 1, shape ``(K,)``.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    for name, value in (("budget", budget), ("max_epochs", max_epochs)):
+        if not 0.0 < value < np.inf:
+            raise ValueError(f"{name}: expected a finite number > 0, found {value}")
+    sizes = np.asarray(tokens, dtype=np.float64)
+    if sizes.ndim != 1 or not (sizes > 0.0).any():
+        raise ValueError(f"tokens: expected shape (K,) and one count > 0, found {sizes.shape}")
+    if (wrong := ~(sizes >= 0.0)).any():
+        index = int(np.argmax(wrong))
+        raise ValueError(f"tokens: expected counts >= 0, found {tokens[index]} at index {index}")
+    # In units of the budget: nothing overflows, and whatever is handed out is a weight already.
+    with np.errstate(over="ignore"):
+        caps = np.minimum(sizes / budget * max_epochs, 1.0)
+    handed_out = _filled(caps)
+    return handed_out / handed_out.sum()
+
+
+def _filled(caps: FloatArray) -> FloatArray:
+    """Return ``min(caps, level)`` of sum 1, or ``caps`` if they do not reach it."""
+    ascending = np.sort(caps)
+    # With the m smallest at their caps, the others would be at levels[m].
+    below = np.concatenate(([0.0], np.cumsum(ascending)[:-1]))
+    levels = (1.0 - below) / np.arange(caps.size, 0, -1)
+    above = ascending >= levels
+    return np.minimum(caps, levels[np.argmax(above)]) if above.any() else caps
+
+
+_NAMES_SHOWN = 5
+
+
+def importance_weights(histogram: Mapping[str, float], names: Sequence[str]) -> FloatArray:
+    """Return the share of specific documents that fall into each domain (the paper's baseline).
+
+    Args:
+        histogram: Documents, or any non-negative mass, by domain name. Every domain must be named,
+            with 0 where nothing falls into it, and nothing else.
+        names: The domains in the order of the result, ``K`` of them.
+
+    Returns:
+        Weights that sum to 1, shape ``(K,)``.
+
+    Raises:
+        ValueError: If domains are unknown or missing, or the numbers are no histogram.
+    """
+    unknown = sorted(histogram.keys() - set(names))
+    missing = sorted(set(names) - histogram.keys())
+    if unknown or missing:
+        raise ValueError(
+            f"histogram: expected exactly the {len(names)} domains, found "
+            f"{_listed(unknown)} unknown and {_listed(missing)} missing"
+        )
+    masses = np.array([histogram[name] for name in names], dtype=np.float64)
+    if (wrong := ~(np.isfinite(masses) & (masses >= 0.0))).any():
+        index = int(np.argmax(wrong))
+        raise ValueError(
+            f"histogram: {names[index]}: expected a finite number >= 0, found {masses[index]}"
+        )
+    if not (masses > 0.0).any():
+        raise ValueError("histogram: expected a mass > 0 in some domain, found only 0")
+    relative = masses / masses.max()
+    return relative / relative.sum()
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN]) or "none"
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} ... ({len(names)} in all)"

@@ -1,1 +1,0 @@
-"""Schedulers: pure numpy algorithms that move the domain weights."""

@@ -1,0 +1,360 @@
+"""The direction of an update: the specific gradient, sharded, perhaps preconditioned."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, final
+
+import numpy as np
+import torch
+from deepspeed.utils import safe_get_local_optimizer_state
+from torch import Tensor, nn
+
+from megadga.errors import UnsupportedEngineError
+from megadga.probes.engine import is_partitioned
+from megadga.probes.gradients import (
+    Direction,
+    Factors,
+    GradientShard,
+    ResidentDirection,
+    ShardedSum,
+    full_shape,
+    num_elements,
+)
+from megadga.probes.passes import ProbePasses
+from megadga.probes.sequences import PackedSequences
+
+_BUCKET = 1 << 22  # elements that are gathered at once, and held twice while they are
+
+
+_SMALL = 1 << 16  # elements of a piece that every rank keeps, under ZeRO-3 too
+
+
+def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:
+    """Return the direction whose shards the ranks hold, in the parameters' own dtypes.
+
+    Collective.
+    """
+    parts = dict(zip(passes.parameters, passes.layout.parts(shard.values), strict=True))
+    own = {parameter: part.to(parameter.dtype) for parameter, part in parts.items()}
+    if is_partitioned(passes.engine):
+        return GatheredDirection(passes, own)
+    return ResidentDirection(_gathered(passes, list(own), own))
+
+
+@final
+class GatheredDirection:
+    """A direction of which each rank holds its part of the large pieces.
+
+    Args:
+        passes: Says how pieces are divided.
+        own: This rank's part of each.
+    """
+
+    def __init__(self, passes: ProbePasses, own: dict[nn.Parameter, Tensor]) -> None:
+        small = [p for p in own if num_elements(p) <= _SMALL]
+        self._passes = passes
+        self._resident = _gathered(passes, small, own)
+        self._own = {p: part for p, part in own.items() if p not in self._resident}
+
+    def __contains__(self, parameter: nn.Parameter) -> bool:
+        """See ``Direction``."""
+        return parameter in self._resident or parameter in self._own
+
+    def factors(self, parameter: nn.Parameter) -> Factors | None:
+        """See ``Direction``: there are none."""
+        assert parameter in self
+        return None
+
+    def dense(self, parameter: nn.Parameter) -> Tensor:
+        """See ``Direction``. Collective unless the piece is small."""
+        if parameter in self._resident:
+            return self._resident[parameter]
+        return _gathered(self._passes, [parameter], self._own)[parameter]
+
+
+def _gathered(
+    passes: ProbePasses, parameters: Sequence[nn.Parameter], own: dict[nn.Parameter, Tensor]
+) -> dict[nn.Parameter, Tensor]:
+    """Return whole pieces, gathered bucket by bucket. Collective."""
+    pieces: dict[nn.Parameter, Tensor] = {}
+    for bucket in _buckets(parameters):
+        parts = [own[p].flatten() for p in bucket]
+        rows = passes.collective.all_gather(torch.cat(parts) if len(parts) > 1 else parts[0])
+        columns = rows.split([own[p].numel() for p in bucket], dim=1)
+        for parameter, column in zip(bucket, columns, strict=True):
+            whole = column.reshape(-1)[: num_elements(parameter)]
+            pieces[parameter] = whole.view(full_shape(parameter))
+    return pieces
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Cut a list into stretches of one dtype and about one bucket's size."""
+    bucket: list[nn.Parameter] = []
+    for parameter in parameters:
+        full = sum(map(num_elements, bucket)) >= _BUCKET
+        if bucket and (full or bucket[0].dtype != parameter.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(parameter)
+    if bucket:
+        yield bucket
+
+
+_MOMENT = "exp_avg_sq"
+
+
+_PARTITIONED = ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
+
+
+_UNFUSED = "FP16_UnfusedOptimizer"  # also what keeps bf16 under ZeRO-0
+
+
+def check_moments(engine: Any) -> None:
+    """Refuse an optimizer whose second moments are not known to be read right.
+
+    Raises:
+        UnsupportedEngineError: If it is none of the Adam family, is wrapped in an unknown way, or
+            has groups with other betas or epsilons.
+    """
+    basic, wrapper = engine.basic_optimizer, engine.optimizer
+    if "adam" not in type(basic).__name__.lower():
+        raise UnsupportedEngineError(
+            "score adam: expected an optimizer with second moments (Adam, AdamW), "
+            f"found {type(basic).__name__}"
+        )
+    known = (*_PARTITIONED, _UNFUSED)
+    if wrapper is not basic and type(wrapper).__name__ not in known:
+        raise UnsupportedEngineError(
+            f"score adam: expected second moments kept by one of {', '.join(known)}, found "
+            f'{type(wrapper).__name__} ("torch_adam": true in the optimizer\'s params avoids it)'
+        )
+    if len({(group["betas"], group["eps"]) for group in basic.param_groups}) > 1:
+        raise UnsupportedEngineError(
+            "score adam: expected the same betas and eps in every parameter group, found several"
+        )
+
+
+def denominators(passes: ProbePasses) -> Tensor | None:
+    """Return this rank's shard of ``D``; None before the optimizer has taken a step.
+
+    It is 0 where the optimizer keeps nothing: in padding, and for parameters that no loss has
+    reached. Collective under ZeRO-1 and -2, whose optimizers cut their states elsewhere.
+    """
+    engine: Any = passes.engine
+    rule = _Rule.of(engine)
+    if rule is None:
+        return None
+    if is_partitioned(engine):
+        moments = [safe_get_local_optimizer_state(p, _MOMENT) for p in passes.parameters]
+        return torch.cat([rule.denominator(m).to(engine.device).flatten() for m in moments])
+    if type(engine.optimizer).__name__ in _PARTITIONED:
+        return _from_fragments(passes, rule)
+    return _from_whole(passes, rule)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How AdamW makes ``D`` of its second moments after a number of steps, as it counts them."""
+
+    steps: int
+    beta: float
+    epsilon: float
+    bias_correction: bool
+
+    @classmethod
+    def of(cls, engine: Any) -> "_Rule | None":
+        optimizer = engine.basic_optimizer
+        group = optimizer.param_groups[0]
+        # One that this wrapper takes with gradients of zero, to have the states made.
+        before_training = int(type(engine.optimizer).__name__ == _UNFUSED)
+        for state in optimizer.state.values():
+            steps = int(state.get("step", group.get("step", 0)))
+            if _MOMENT in state and steps > before_training:
+                correction = group.get("bias_correction", True)  # FusedAdam's name
+                return cls(steps, group["betas"][1], group["eps"], correction)
+        return None
+
+    def denominator(self, moment: Tensor) -> Tensor:
+        correction = 1.0 - self.beta**self.steps if self.bias_correction else 1.0
+        return (moment.float() / correction).sqrt_().add_(self.epsilon)
+
+
+def _from_fragments(passes: ProbePasses, rule: _Rule) -> Tensor:
+    """Collect what ZeRO-1 and -2 keep on each rank: a stretch of some parameters. Collective."""
+    device = passes.engine.device
+    total = ShardedSum(passes.layout, passes.collective, device=device)
+    for index, parameter in reversed(list(enumerate(passes.parameters))):  # see ``ShardedSum``
+        values = torch.zeros(parameter.numel(), device=device)
+        mapping: Any = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
+        if mapping is not None:
+            address = mapping.lp_fragment_address
+            moment = mapping.get_optim_state_fragment(_MOMENT)
+            values[address.start :][: address.numel] = rule.denominator(moment).to(device)
+        total.add(index, values)
+    return total.finish().values
+
+
+def _from_whole(passes: ProbePasses, rule: _Rule) -> Tensor:
+    """Cut this rank's shard out of what ZeRO-0 keeps on every rank."""
+    engine: Any = passes.engine
+    states, owners = engine.basic_optimizer.state, _state_keys(engine)
+    shard = torch.zeros(passes.layout.offsets[-1], device=engine.device)
+    for part, parameter in zip(passes.layout.parts(shard), passes.parameters, strict=True):
+        state = states.get(owners.get(parameter, parameter), {})
+        if _MOMENT in state:
+            start = passes.collective.rank * part.numel()
+            own = rule.denominator(state[_MOMENT]).flatten()[start:][: part.numel()]
+            part[: own.numel()] = own
+    return shard
+
+
+def _state_keys(engine: Any) -> dict[nn.Parameter, Tensor]:
+    """Return by which float32 copy the optimizer knows each bf16 parameter; {} if by itself."""
+    wrapper = engine.optimizer
+    if type(wrapper).__name__ != _UNFUSED:
+        return {}
+    return {
+        parameter: copy
+        for group, copies in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
+        for parameter, copy in zip(group, copies, strict=True)
+    }
+
+
+WithoutMoments = Literal["refuse", "raw"]
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """Whether the specific gradient is divided by AdamW's denominators.
+
+    Attributes:
+        asked: Whether the score asks for it.
+        without_moments: What happens while there are none: ``refuse`` or ``raw``.
+    """
+
+    asked: bool = False
+    without_moments: WithoutMoments = "refuse"
+
+
+@dataclass(frozen=True, eq=False)
+class SpecificGradient:
+    """This rank's shard of the direction ``d`` that the specific gradient ``v`` gives.
+
+    Attributes:
+        shard: Of ``d``, which is ``v`` or ``v / D``.
+        squared_norm: ``|v|^2``.
+        slope: ``<v, d>``, the derivative of the specific loss along ``d``.
+        length: ``|d|``.
+        preconditioned: Whether ``d`` is ``v / D``.
+    """
+
+    shard: GradientShard
+    squared_norm: float
+    slope: float
+    length: float
+    preconditioned: bool
+
+
+def specific_gradient(
+    passes: ProbePasses, specific: PackedSequences, preconditioning: Preconditioning
+) -> SpecificGradient:
+    """Measure the gradient of the mean specific loss. Collective.
+
+    Raises:
+        UnsupportedEngineError: If preconditioning is asked for, the optimizer has not taken a step
+            yet and that is refused.
+    """
+    gradient = passes.gradient(specific)
+    divisor = denominators(passes) if preconditioning.asked else None
+    if preconditioning.asked and divisor is None and preconditioning.without_moments == "refuse":
+        raise UnsupportedEngineError(
+            "score adam: expected an optimizer that has taken a step, found none; "
+            "without_moments: raw measures along the specific gradient itself until then"
+        )
+    shard = gradient
+    if divisor is not None:
+        # Where there is no denominator there is no gradient either.
+        divisor[divisor == 0.0] = torch.inf
+        shard = GradientShard(gradient.values / divisor)
+    local = (gradient.dot(gradient), gradient.dot(shard), shard.dot(shard))
+    squared_norm, slope, squared_length = passes.collective.agreed_sum(np.array(local))
+    return SpecificGradient(
+        shard=shard,
+        squared_norm=float(squared_norm),
+        slope=float(slope),
+        length=float(np.sqrt(squared_length)),
+        preconditioned=divisor is not None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """A direction ``d`` and what is known of it.
+
+    Attributes:
+        direction: ``d``, in pieces.
+        squared_norm: ``|v|^2`` of the specific gradient; an estimate if ``d`` holds a part of it.
+        slope: ``<v, d>``, the derivative of the specific loss along ``d``.
+        length: ``|d|``.
+        energy: Share of ``|v|^2`` that ``d`` holds, in ``[0, 1]``; an estimate below 1.
+        age: Updates since it was measured.
+        preconditioned: Whether ``d`` is ``v`` divided by AdamW's denominators.
+    """
+
+    direction: Direction
+    squared_norm: float
+    slope: float
+    length: float
+    energy: float = 1.0
+    age: int = 0
+    preconditioned: bool = False
+
+
+class AimSource(Protocol):
+    """A way to find the direction of an update."""
+
+    def aim(self, update: int, specific: PackedSequences) -> Aim:
+        """Return the direction of an update. Collective; see each source for the memory."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next direction depends on: tensors and numbers, equal on every rank."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        ...
+
+
+@final
+class WholeGradient:
+    """Takes the specific gradient itself, or preconditioned by AdamW's second moments.
+
+    Memory: a shard, and under ZeRO 0-2 one whole gradient of the parameters' dtype.
+
+    Args:
+        passes: Measure it.
+        preconditioning: Whether it is divided by AdamW's denominators.
+    """
+
+    def __init__(self, passes: ProbePasses, preconditioning: Preconditioning) -> None:
+        self._passes = passes
+        self._preconditioning = preconditioning
+
+    def aim(self, update: int, specific: PackedSequences) -> Aim:  # noqa: ARG002  (no memory)
+        """See ``AimSource``."""
+        found = specific_gradient(self._passes, specific, self._preconditioning)
+        return Aim(
+            direction=spread_direction(self._passes, found.shard),
+            squared_norm=found.squared_norm,
+            slope=found.slope,
+            length=found.length,
+            preconditioned=found.preconditioned,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: each update's direction is measured anew."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take nothing."""

@@ -1,0 +1,309 @@
+"""The seam to DeepSpeed: what is used of an engine, and which engines are refused."""
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from torch import Tensor, nn
+from torch.distributed import distributed_c10d
+
+from megadga.errors import UnsupportedEngineError
+
+
+def limit_waiting(deadline: timedelta) -> None:
+    """Give every process group that there is a deadline, DeepSpeed's own among them.
+
+    DeepSpeed makes groups without one, and those get torch's default and not the one that the
+    first group was formed with. Call it again when more have been made.
+
+    Args:
+        deadline: After which a collective fails if ranks are missing; above 0.
+    """
+    for group in distributed_c10d._world.pg_map:
+        if dist.get_rank(group) >= 0:  # else this process is not in it
+            distributed_c10d._set_pg_timeout(deadline, group)
+
+
+class Engine(Protocol):
+    """The public face of ``deepspeed.DeepSpeedEngine`` that training and probes rely on."""
+
+    module: nn.Module
+    device: torch.device
+    data_parallel_group: dist.ProcessGroup
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Run the module's forward pass inside the engine's bookkeeping."""
+        ...
+
+    def backward(self, loss: Tensor) -> Any:
+        """Accumulate (and at the boundary reduce) gradients. Collective."""
+        ...
+
+    def step(self) -> None:
+        """Step the optimizer if an accumulation window ends here. Collective."""
+        ...
+
+    def train_batch_size(self) -> int:
+        """Return the sequences of one optimizer step, over all ranks."""
+        ...
+
+    def train_micro_batch_size_per_gpu(self) -> int:
+        """Return the sequences of one forward pass."""
+        ...
+
+    def gradient_accumulation_steps(self) -> int:
+        """Return the forward passes of one optimizer step."""
+        ...
+
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of each parameter group."""
+        ...
+
+    def get_global_grad_norm(self) -> float | None:
+        """Return the gradient's norm before clipping, if the last step computed one."""
+        ...
+
+    def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any]) -> bool:
+        """Write ``save_dir/tag``. Collective."""
+        ...
+
+    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, dict[str, Any]]:
+        """Load ``load_dir/tag``; return its path and client state. Collective."""
+        ...
+
+
+# Top-level settings under which probes were tested, or which do not touch gradients.
+_KNOWN = frozenset(
+    {
+        # what is trained, and how
+        "bf16",
+        "data_types",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "optimizer",
+        "scheduler",
+        "torch_autocast",
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "zero_allow_untested_optimizer",
+        "zero_force_ds_cpu_optimizer",
+        "zero_optimization",
+        # how gradients travel; probes reduce theirs in float32 by themselves
+        "communication_data_type",
+        "disable_allgather",
+        "gradient_predivide_factor",
+        "prescale_gradients",
+        # what is written down
+        "checkpoint",
+        "comet",
+        "comms_logger",
+        "csv_monitor",
+        "dump_state",
+        "flops_profiler",
+        "log_level",
+        "memory_breakdown",
+        "steps_per_print",
+        "tensorboard",
+        "wall_clock_breakdown",
+        "wandb",
+    }
+)
+
+
+# Its names in DeepSpeed's configuration.
+_BFLOAT16 = ("bfloat16", "torch.bfloat16", "bf16")
+
+
+# Settings of the ZeRO block under which parameters or gradients are not what the probe reads,
+# with the values that switch them off.
+_ZERO_OFF: Mapping[str, tuple[Any, ...]] = {
+    "offload_param": (None, {"device": "none"}),
+    "cpu_offload_param": (None, False),
+    "zenflow": (None,),
+    "zero_hpz_partition_size": (1,),
+    "zero_quantized_weights": (False,),
+    "zero_quantized_nontrainable_weights": (False,),
+    "zero_quantized_gradients": (False,),
+}
+
+
+def is_partitioned(engine: Any) -> bool:
+    """Tell whether each rank keeps only a part of every parameter (ZeRO-3)."""
+    return engine.zero_optimization_partition_weights()
+
+
+def uses_autocast(engine: Any) -> bool:
+    """Tell whether DeepSpeed runs the engine's forward pass under ``torch.autocast``."""
+    return engine.torch_autocast_enabled()
+
+
+# Where DeepSpeed's optimizers keep the module's own parameters; the groups of those that they wrap
+# hold float32 copies, flattened ones or parts.
+_GROUPS: Mapping[str, str] = {
+    "DeepSpeedZeroOptimizer": "bit16_groups",
+    "DeepSpeedZeroOptimizer_Stage3": "fp16_groups",
+    "FP16_UnfusedOptimizer": "fp16_groups",
+    "FP16_Optimizer": "fp16_groups",
+    "BF16_Optimizer": "bf16_groups",
+}
+
+
+_HOLDER = -1  # among the ids of modules that need a parameter gathered, which are not negative
+
+
+def optimized_parameters(engine: Any) -> set[nn.Parameter]:
+    """Return the parameters of the engine's module that its optimizer holds at present.
+
+    Raises:
+        UnsupportedEngineError: If it holds none of them that could be recognised.
+    """
+    optimizer = engine.optimizer
+    attribute = _GROUPS.get(type(optimizer).__name__)
+    if attribute is None:
+        groups = [group["params"] for group in engine.basic_optimizer.param_groups]
+    else:
+        groups = getattr(optimizer, attribute)
+    held = {parameter for group in groups for parameter in group}
+    held.intersection_update(engine.module.parameters())
+    if not held:
+        raise UnsupportedEngineError(
+            "optimizer: expected one that holds parameters of the engine's module, found "
+            f"{type(optimizer).__name__}, which holds none that could be recognised"
+        )
+    return held
+
+
+def release_gathered(engine: Any) -> None:
+    """Release what a backward pass outside the engine has left gathered, as the engine would.
+
+    ZeRO-3 releases a module's parameters when the gradient of its input is known. The input of an
+    embedding has none, so what its module holds stays gathered until the end of
+    ``engine.backward``, which calls the same function. Nothing to do on other stages.
+    """
+    if is_partitioned(engine):
+        engine.optimizer.parameter_offload.release_backward_leftovers()
+
+
+@contextmanager
+def hold_gathered(engine: Any, module: nn.Module) -> Generator[None]:
+    """Keep what ZeRO-3 gathers of a module, and of all that it calls, until the end.
+
+    Inside, the module may be called and differentiated more than once; ZeRO-3 would release
+    parameters after the first backward pass. Nothing to do on other stages.
+    """
+    if not is_partitioned(engine):
+        yield
+        return
+    parameters: list[Any] = list(module.parameters())
+    before = {p for p in parameters if p.ds_status is not ZeroParamStatus.NOT_AVAILABLE}
+    for parameter in parameters:
+        parameter.ds_active_sub_modules.add(_HOLDER)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.discard(_HOLDER)
+            idle = not parameter.ds_active_sub_modules
+            gathered = parameter.ds_status is ZeroParamStatus.AVAILABLE
+            if gathered and idle and parameter not in before:
+                parameter.partition()
+
+
+@contextmanager
+def eager(engine: Any) -> Generator[None]:
+    """Run a compiled module as it was before: what is compiled does not see hooks.
+
+    Nothing is compiled again for the shapes of probes, and nothing that is compiled is lost.
+    """
+    if not engine.is_compiled and not any(map(_is_compiled, engine.module.modules())):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+
+
+def probe_autocast(engine: Any) -> torch.autocast:
+    """Return the autocast that the engine's own forward pass runs under, perhaps switched off."""
+    enabled = uses_autocast(engine)
+    dtype = engine.torch_autocast_dtype() if enabled else None
+    return torch.autocast(engine.device.type, dtype=dtype, enabled=enabled)
+
+
+def check_supported(engine: Any) -> None:
+    """Refuse an engine under which alignments are not known to be exact.
+
+    Args:
+        engine: A ``deepspeed.DeepSpeedEngine``.
+
+    Raises:
+        UnsupportedEngineError: Naming the first setting that is not supported, its value and what
+            is expected instead.
+    """
+    for problem in _problems(engine):
+        raise UnsupportedEngineError(problem)
+
+
+def _problems(engine: Any) -> Iterator[str]:
+    from deepspeed.runtime.pipe.engine import PipelineEngine  # noqa: PLC0415  (slow to import)
+
+    settings: dict[str, Any] = engine._config._param_dict
+    if isinstance(engine, PipelineEngine):
+        yield "pipeline modules: expected one forward and backward a rank, found a PipelineEngine"
+    if engine.has_moe_layers:
+        yield "MoE layers: expected every parameter on every rank, found expert parallelism"
+    if engine.mpu is not None:
+        yield "model parallelism: expected data parallelism alone, found an mpu"
+    if engine._is_compiled_autograd_enabled:
+        yield "engine.compile(): expected compiled_autograd_enabled=False, found True"
+    yield from untested_settings(settings)
+
+
+def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a complaint for each of DeepSpeed's settings under which probes were not tested.
+
+    Args:
+        settings: DeepSpeed's configuration, as in its JSON file.
+    """
+    for key, value in settings.items():
+        switched_off = value in (None, False) or (
+            isinstance(value, Mapping) and value.get("enabled") is False
+        )
+        if key not in _KNOWN and not switched_off:
+            yield (
+                f"DeepSpeed setting {key!r}: alignments have not been tested under it; "
+                f"expected it absent or switched off, found {value!r}"
+            )
+    yield from _untested_autocast(settings.get("torch_autocast") or {})
+    yield from _untested_zero_settings(settings.get("zero_optimization", {}))
+
+
+def _untested_autocast(autocast: Mapping[str, Any]) -> Iterator[str]:
+    dtype = autocast.get("dtype")  # without one it is the device's, float16 on a GPU
+    if autocast.get("enabled") and dtype not in _BFLOAT16:
+        yield (
+            "DeepSpeed setting 'torch_autocast.dtype': alignments have not been tested under it; "
+            f"expected 'bfloat16', found {dtype!r}"
+        )
+
+
+def _untested_zero_settings(zero: Mapping[str, Any]) -> Iterator[str]:
+    for key, off in _ZERO_OFF.items():
+        if (value := zero.get(key, off[0])) not in off:
+            yield (
+                f"DeepSpeed setting 'zero_optimization.{key}': alignments have not been tested "
+                f"under it; expected {off[0]!r}, found {value!r}"
+            )
+    device = (zero.get("offload_optimizer") or {}).get("device", "none")
+    if device not in ("none", "cpu"):
+        yield (
+            "DeepSpeed setting 'zero_optimization.offload_optimizer.device': "
+            f"expected 'none' or 'cpu', found {device!r}"
+        )

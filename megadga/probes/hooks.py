@@ -1,0 +1,304 @@
+"""Forward hooks by which a backward pass gives each sequence's derivative."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from megadga.probes.gradients import Direction, OnePiece
+from megadga.probes.layouts import Layouts
+from megadga.probes.routing import Following
+from megadga.probes.state import random_states, random_states_of
+from megadga.probes.tangents import (
+    AnyModuleTangent,
+    Call,
+    SequenceRows,
+    Tangent,
+    Trace,
+    choose_tangent,
+    is_callable_module,
+    maps_rows,
+    own_parameters,
+)
+
+Hold = Callable[[nn.Module], AbstractContextManager[Any]]
+"""From a module to a context in which its parameters, once gathered, stay so (ZeRO-3)."""
+
+
+@final
+class Taps:
+    """The per-sequence numbers of the micro-batch that is passing through a tapped module.
+
+    Args:
+        layouts: Where the sequences lie in the outputs of modules; not asked for micro-batches of
+            one sequence.
+        following: Follows the sequences where layouts are not known; None: they are not followed.
+        hold: Keeps the parameters of a module, and of those that it calls, where they are while
+            the module is called again and differentiated.
+
+    Attributes:
+        unknown: Modules in whose outputs the sequences could not be told from one another, and the
+            shape of one. Numbers are not those of single sequences then, but add up to their sum.
+    """
+
+    def __init__(self, layouts: Layouts, following: Following | None, hold: Hold) -> None:
+        self._epsilon: Tensor | None = None
+        self._layouts = layouts
+        self._following = following
+        self._hold = hold
+        self.unknown: dict[str, tuple[int, ...]] = {}
+
+    def begin(
+        self, num_sequences: int, device: torch.device, tokens: Tensor | None = None
+    ) -> Tensor:
+        """Start a micro-batch.
+
+        Args:
+            num_sequences: Of the micro-batch.
+            device: Of the model.
+            tokens: What the model is shown, shape ``(num_sequences, S + 1)``, if it is known; only
+                needed where sequences are followed.
+
+        Returns:
+            Zeros whose ``.grad`` will hold the derivatives of whatever loss is differentiated,
+            float64, shape ``(num_sequences,)``.
+        """
+        if self._following is not None:
+            self._following.begin(tokens)
+        self._epsilon = torch.zeros(
+            num_sequences, dtype=torch.float64, device=device, requires_grad=True
+        )
+        return self._epsilon
+
+    def random_states(self) -> tuple[Tensor, ...]:
+        """Return what a module that is about to be called draws from; nothing if not tapped."""
+        if self._epsilon is None or not torch.is_grad_enabled():
+            return ()
+        return random_states(self._epsilon.device)
+
+    @contextmanager
+    def _calling_again(self, module: nn.Module) -> Generator[None]:
+        """Let a tangent call a module, and those that it calls, without being tapped."""
+        calls_others = next(module.children(), None) is not None
+        with self.paused(), self._hold(module) if calls_others else nullcontext():
+            yield
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Let modules be called as if they were not tapped."""
+        epsilon, self._epsilon = self._epsilon, None
+        try:
+            yield
+        finally:
+            self._epsilon = epsilon
+
+    def tap(self, module: nn.Module, name: str, tangent: Tangent, call: Call, outputs: Any) -> Any:
+        """Return a module's outputs with the identity behind each that is a tensor."""
+        if self._epsilon is None or not torch.is_grad_enabled():
+            return outputs
+        leaves, form = pytree.tree_flatten(outputs)
+        places = [
+            place
+            for place, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        ]
+        if not places:
+            return outputs
+        laid_out = [
+            self._lay_out(module, name, index, call, leaves[place])
+            for index, place in enumerate(places)
+        ]
+        with self._calling_again(module):
+            trace = tangent.trace(call, [rows for _, rows in laid_out])
+        tensors = [tensor for tensor, _ in laid_out]
+        identical = _tap(self._epsilon, trace, len(tensors), *tensors, *trace.kept)
+        for place, tensor, (_, rows) in zip(places, identical, laid_out, strict=True):
+            leaves[place] = tensor
+            if self._following is not None and name not in self.unknown:
+                self._following.follow(tensor, rows)
+        return pytree.tree_unflatten(leaves, form)
+
+    def _lay_out(
+        self, module: nn.Module, name: str, index: int, call: Call, output: Tensor
+    ) -> tuple[Tensor, SequenceRows]:
+        """Return an output with a row a sequence, and where the sequences are in it."""
+        assert self._epsilon is not None
+        num_sequences = self._epsilon.numel()
+        if num_sequences == 1:
+            return output, SequenceRows(1)
+        layout = self._layouts.find(name, index, output.shape, num_sequences)
+        if layout is not None:
+            return layout.apply(output, num_sequences)
+        if self._following is not None:
+            followed = call.input if maps_rows(module) else output
+            rows = self._following.rows(followed, output.ndim, num_sequences)
+            if rows is not None:
+                return output, rows
+        self.unknown[name] = tuple(output.shape)
+        # Not left out: where a direction is gathered, every rank asks for the same pieces.
+        first = torch.zeros((), dtype=torch.int64, device=output.device)
+        return output, SequenceRows(num_sequences, numbers=first)
+
+
+@contextmanager
+def tapped(
+    module: nn.Module,
+    direction: Direction,
+    layouts: Layouts,
+    *,
+    hold: Hold = nullcontext,
+    following: bool = False,
+) -> Generator[Taps]:
+    """Tap every module that owns a parameter of the direction; take the hooks off at the end.
+
+    Args:
+        module: The whole model.
+        direction: What derivatives are taken along.
+        layouts: Where sequences lie in the outputs of its modules.
+        hold: See ``Taps``.
+        following: Whether they are followed where that is not known, function by function of
+            torch; it takes some time of each.
+    """
+    follows = Following() if following else None
+    taps = Taps(layouts, follows, hold)
+    with ExitStack() as hooks:
+        if follows is not None:
+            hooks.enter_context(follows)
+        for name, child in modules_with_parameters(module):
+            if (tangent := choose_tangent(child, direction)) is not None:
+                _ModuleTap(taps, name, tangent).hook_onto(child, hooks)
+        yield taps
+
+
+@contextmanager
+def tapped_apart(
+    module: nn.Module,
+    direction: Direction,
+    parameters: Sequence[nn.Parameter],
+    layouts: Layouts,
+    *,
+    hold: Hold = nullcontext,
+    following: bool = False,
+) -> Generator[list[Taps]]:
+    """Tap along each parameter's piece of a direction by itself; see ``tapped``.
+
+    Yields:
+        Those of each parameter. A micro-batch begins with all of them.
+    """
+
+    @contextmanager
+    def hold_and_pause(child: nn.Module) -> Generator[None]:
+        with ExitStack() as stack:
+            for each in taps.values():
+                stack.enter_context(each.paused())
+            stack.enter_context(hold(child))
+            yield
+
+    follows = Following() if following else None
+    taps = {parameter: Taps(layouts, follows, hold_and_pause) for parameter in parameters}
+    with ExitStack() as hooks:
+        if follows is not None:
+            hooks.enter_context(follows)
+        for name, child in modules_with_parameters(module):
+            for parameter in own_parameters(child):
+                piece = OnePiece(direction, parameter)
+                if parameter in taps and (tangent := choose_tangent(child, piece)) is not None:
+                    _ModuleTap(taps[parameter], name, tangent).hook_onto(child, hooks)
+        yield list(taps.values())
+
+
+def modules_with_parameters(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules, each once, that use parameters of their own when they are called.
+
+    None inside one that uses its children's parameters itself.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[nn.Module] = set()
+
+    def walk(child: nn.Module, name: str) -> None:
+        if child in seen:
+            return
+        seen.add(child)
+        if is_callable_module(child) and own_parameters(child):
+            found.append((name, child))
+        if isinstance(child, nn.MultiheadAttention):
+            return
+        for key, grandchild in child.named_children():
+            walk(grandchild, f"{name}.{key}" if name else key)
+
+    walk(module, "")
+    return found
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@final
+class _ModuleTap:
+    """What happens before and after each call of one module."""
+
+    def __init__(self, taps: Taps, name: str, tangent: Tangent) -> None:
+        self._taps = taps
+        self._name = name
+        self._tangent = tangent
+        self._states: tuple[Tensor, ...] = ()
+        self._restart: Callable[[], None] = _nothing
+
+    def hook_onto(self, module: nn.Module, hooks: ExitStack) -> None:
+        """Hook onto the module, and off when the stack closes."""
+        before = module.register_forward_pre_hook(self._before)
+        hooks.callback(before.remove)
+        # Before other hooks, so that ZeRO-3's gather what the module needs before the identity's
+        # backward pass, and release it after.
+        after = module.register_forward_hook(self._after, with_kwargs=True, prepend=True)
+        hooks.callback(after.remove)
+
+    def _before(self, module: nn.Module, _: tuple[Any, ...]) -> None:
+        self._states = self._taps.random_states()
+        if self._states and isinstance(self._tangent, AnyModuleTangent):
+            self._restart = random_states_of(module)
+
+    def _after(
+        self,
+        module: nn.Module,
+        positional: tuple[Any, ...],
+        named: Mapping[str, Any],
+        outputs: Any,
+    ) -> Any:
+        call = Call(positional, named, self._states, self._restart)
+        return self._taps.tap(module, self._name, self._tangent, call, outputs)
+
+
+class _Tap(torch.autograd.Function):
+    """The identity on a module's outputs, differentiable in ``epsilon`` as well."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        epsilon: Tensor,  # noqa: ARG004  (only its gradient is of interest)
+        trace: Trace,
+        num_outputs: int,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Pass the outputs on; keep the rest of the tensors."""
+        ctx.set_materialize_grads(False)
+        ctx.derivatives = trace.derivatives
+        ctx.num_kept = len(tensors) - num_outputs
+        ctx.save_for_backward(*tensors[num_outputs:])
+        # Not views: what follows may write into its input.
+        return tuple(output.detach() for output in tensors[:num_outputs])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Pass the gradients on, and add what they say of each sequence."""
+        derivatives = None
+        if any(gradient is not None for gradient in gradients):
+            derivatives = ctx.derivatives(gradients, ctx.saved_tensors)
+        return (derivatives, None, None, *gradients, *(None,) * ctx.num_kept)
+
+
+_tap = cast("Callable[..., tuple[Tensor, ...]]", _Tap.apply)

@@ -1,0 +1,268 @@
+"""From a probe's options to an object that measures each update on an engine."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from megadga.arrays import FloatArray
+from megadga.data.domain import SequenceSet
+from megadga.errors import UnsupportedEngineError
+from megadga.mixers.base import AlignmentNeeds, Alignments, TargetAlignments, TargetNeeds
+from megadga.probes.check import ProbeCheck
+from megadga.probes.directional import DirectionalProbe
+from megadga.probes.directions import AimSource, Preconditioning, WholeGradient, check_moments
+from megadga.probes.engine import Engine
+from megadga.probes.in_flight import InFlightAligner, InFlightProbe
+from megadga.probes.loss import Loss
+from megadga.probes.low_rank import LowRankGradient
+from megadga.probes.methods import Directional, InFlight, LowRank, Probing, Sharded
+from megadga.probes.passes import ProbePasses
+from megadga.probes.protocols import GradientProbe, Measurement
+from megadga.probes.sequences import PackedSequences, ProbeDraws, TrainedBatch
+from megadga.probes.sharded import ShardedProbe
+
+
+@final
+class Aligner:
+    """Measures alignments of each domain (paper, Algorithm 1), or mixture, with a target.
+
+    Args:
+        probe: The way gradients are measured.
+        draws: The sequences that they are measured on.
+    """
+
+    def __init__(self, probe: GradientProbe, draws: ProbeDraws) -> None:
+        self._probe = probe
+        self._draws = draws
+
+    def prepare(self, update: int, batch: TrainedBatch) -> None:
+        """Do nothing: the step that is trained does not matter."""
+
+    def measure(self, update: int) -> Alignments:
+        """Measure update number ``update`` (from 0). Collective; equal bits on every rank."""
+        measured = [self._draws.measured(update, i) for i in range(self._draws.num_measured)]
+        return self._probe.measure(update, self._draws.target(update), measured)
+
+    def close(self) -> None:
+        """Do nothing: the model is held only while it is measured."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next measurement depends on; equal on every rank."""
+        return self._probe.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        self._probe.load_state_dict(state)
+
+
+MeanLoss = Callable[[PackedSequences], float]
+"""From sequences to their mean loss over all targets, nats a token, at the model's present
+parameters. Collective; equal bits on every rank, and no trace in the engine."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One specific set.
+
+    Attributes:
+        measurement: Of the domains' alignments with it, between steps.
+        draws: The sequences that are measured, the same of the domains for every target.
+    """
+
+    measurement: Measurement
+    draws: ProbeDraws
+
+
+@final
+class TargetAligner:
+    """Measures each target by itself, one after the other, and the loss of each.
+
+    Costs as much as all of them, and a forward pass over their specific sequences.
+
+    Args:
+        targets: The specific sets, ``M`` of them, at least one.
+        mean_loss: Measures their losses.
+    """
+
+    def __init__(self, targets: Sequence[Target], mean_loss: MeanLoss) -> None:
+        assert targets
+        self._targets = tuple(targets)
+        self._mean_loss = mean_loss
+
+    def prepare(self, update: int, batch: TrainedBatch) -> None:
+        """Do nothing: the step that is trained does not matter."""
+
+    def measure(self, update: int) -> TargetAlignments:
+        """Measure update number ``update`` (from 0). Collective; equal bits on every rank."""
+        found = [target.measurement.measure(update) for target in self._targets]
+        losses = [
+            self._mean_loss(PackedSequences([target.draws.specific(update)]))
+            for target in self._targets
+        ]
+        return _stacked(found, np.array(losses))
+
+    def close(self) -> None:
+        """Do nothing: the model is held only while it is measured."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next measurement depends on; equal on every rank."""
+        return {"targets": [target.measurement.state_dict() for target in self._targets]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        for target, each in zip(self._targets, state["targets"], strict=True):
+            target.measurement.load_state_dict(each)
+
+
+def _stacked(found: Sequence[Alignments], losses: FloatArray) -> TargetAlignments:
+    """Return the targets' alignments as one; the domains' norms are those of the first."""
+    errors = [each.standard_errors for each in found if each.standard_errors is not None]
+    energies = np.array([each.direction_energy for each in found])
+    return TargetAlignments(
+        dots=np.stack([each.dots for each in found]),
+        losses=losses,
+        target_squared_norms=np.array([each.specific_squared_norm for each in found]),
+        squared_norms=found[0].squared_norms,
+        standard_errors=np.stack(errors) if len(errors) == len(found) else None,
+        direction_energies=energies if (energies < 1.0).any() else None,
+        preconditioned=all(each.preconditioned for each in found),
+    )
+
+
+def make_measurement(
+    engine: Engine,
+    domains: Sequence[SequenceSet],
+    specific: SequenceSet | None,
+    *,
+    probing: Probing,
+    needs: AlignmentNeeds,
+    loss: Loss,
+    seed: int,
+) -> Measurement:
+    """Return what measures the alignments that a rule needs. Collective.
+
+    It is checked on a few sequences.
+
+    Args:
+        engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
+        domains: The training domains, ``K`` of them.
+        specific: The specific set; not read if the domains are compared with their own mean.
+        probing: The way, and the sequences.
+        needs: What else than inner products the rule reads.
+        loss: Of a batch of tokens, computed through the module that it is given.
+        seed: Addresses the probe streams.
+
+    Raises:
+        UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested, or the
+            module or its loss cannot be measured.
+        ValueError: If the way cannot measure what is needed, or a specific set is missing.
+    """
+    if needs.target == "domains":
+        specific = None
+    elif specific is None:
+        raise ValueError("specific: expected a specific set to align with, found None")
+    passes = ProbePasses(engine, loss=loss)
+    draws = ProbeDraws(
+        domains, specific, budget=probing.budget, seed=seed, mixtures=needs.mixtures
+    )
+    preconditioning = Preconditioning(needs.preconditioned, probing.without_moments)
+    if needs.preconditioned:
+        check_moments(engine)
+    match probing.method:
+        case Sharded():
+            ProbeCheck(passes, draws, derivatives=False)
+            return Aligner(ShardedProbe(passes, preconditioning), draws)
+        case Directional(direction):
+            source = _source(passes, direction, preconditioning, seed)
+            check = ProbeCheck(passes, draws, derivatives=True)
+            probe = DirectionalProbe(passes, source, check, norms=needs.norms)
+            return Aligner(probe, draws)
+        case InFlight(direction, refresh_every):
+            if needs.norms:
+                raise ValueError(
+                    "probing: expected a way that sees whole gradients, for a score that needs "
+                    "their norms, found in flight"
+                )
+            if needs.mixtures is not None:
+                raise ValueError(
+                    "probing: expected a way that draws sequences, for a rule over mixtures of "
+                    "domains, found in flight, where a batch has sequences of few domains each"
+                )
+            source = _source(passes, direction, preconditioning, seed)
+            check = ProbeCheck(passes, draws, derivatives=True)
+            if passes.counts_targets:
+                raise UnsupportedEngineError(
+                    "probe: expected a loss that is the mean over all targets, in flight, where "
+                    "training's own loss is differentiated, found one that leaves out some; "
+                    "measure with probe type directional"
+                )
+            probe = InFlightProbe(passes, source, check)
+            return InFlightAligner(probe, draws, refresh_every=refresh_every)
+
+
+def make_target_measurement(
+    engine: Engine,
+    domains: Sequence[SequenceSet],
+    specific: Sequence[SequenceSet],
+    *,
+    probing: Probing,
+    needs: TargetNeeds,
+    loss: Loss,
+    seed: int,
+) -> TargetAligner:
+    """Return what measures the alignments with several specific sets that a rule needs.
+
+    Args:
+        engine: As `make_measurement`, like all that is not said here.
+        domains: The training domains, ``K`` of them.
+        specific: The specific sets, ``M`` of them, at least one.
+        probing: The way, and the sequences of each set.
+        needs: What else than inner products and losses the rule reads.
+        loss: Mean loss of a batch of tokens.
+        seed: Addresses the probe streams: the domains' sequences are the same for every target.
+
+    Raises:
+        UnsupportedEngineError: As `make_measurement`.
+        ValueError: If the way cannot measure what is needed.
+    """
+    sharded = False
+    match probing.method:
+        case InFlight():
+            raise ValueError(
+                "probing: expected a way that measures between steps, for a rule for several "
+                "specific sets, found in flight, where training is watched along one direction"
+            )
+        case Sharded():
+            sharded = True
+        case Directional():
+            pass
+    targets: list[Target] = []
+    for index, each in enumerate(specific):
+        of_one = AlignmentNeeds(
+            norms=needs.norms and (index == 0 or sharded),  # which are the same for every target
+            preconditioned=needs.preconditioned,
+            mixtures=needs.mixtures,
+        )
+        measurement = make_measurement(
+            engine, domains, each, probing=probing, needs=of_one, loss=loss, seed=seed
+        )
+        draws = ProbeDraws(
+            domains, each, budget=probing.budget, seed=seed, mixtures=needs.mixtures
+        )
+        targets.append(Target(measurement, draws))
+    return TargetAligner(targets, ProbePasses(engine, loss=loss).mean_loss)
+
+
+def _source(
+    passes: ProbePasses, direction: LowRank | None, preconditioning: Preconditioning, seed: int
+) -> AimSource:
+    if direction is None:
+        return WholeGradient(passes, preconditioning)
+    if preconditioning.asked:
+        raise ValueError(
+            "direction: expected the whole gradient, which AdamW's moments divide number by "
+            "number, found thin factors"
+        )
+    return LowRankGradient(passes, direction, seed=seed)

@@ -1,0 +1,143 @@
+"""Protocols of collectives, probes and measurements."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from megadga.arrays import FloatArray, IntArray
+from megadga.mixers.base import Alignments
+from megadga.probes.sequences import Drawn, TrainedBatch
+
+
+class Collective(Protocol):
+    """The group of ranks that hold the parts of one gradient."""
+
+    @property
+    def rank(self) -> int:
+        """This process's place in the group, in ``[0, world_size)``."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks in the group, at least 1."""
+        ...
+
+    def agreed_sum(self, numbers: FloatArray) -> FloatArray:
+        """Sum ``numbers`` over the ranks; every rank gets the same bits.
+
+        Collective: every rank calls it, with arrays of one shape.
+        """
+        ...
+
+
+class GradientProbe(Protocol):
+    """A way to measure ``a_i = <grad l(x_i), grad l(y)>`` at the model's present parameters."""
+
+    def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
+        """Measure the alignment of every domain's gradient with the specific one.
+
+        A gradient is that of the mean loss over its sequences' targets, padding left out; long
+        sequences count more than short ones. The measurement leaves no trace in
+        the engine: parameters, gradients, optimizer, random states and hooks are as before.
+        Collective: every rank calls it with equal arguments and gets equal bits.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next measurement depends on; equal on every rank."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredSequences:
+    """Derivatives of single sequences along a direction.
+
+    Attributes:
+        along: Of the sum of each sequence's losses, shape ``(N,)``.
+        num_targets: Targets of each, shape ``(N,)``.
+        sets: Which of the sets that were asked for each is from, shape ``(N,)``.
+    """
+
+    along: FloatArray
+    num_targets: IntArray
+    sets: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """What is known of an update before its batch is trained.
+
+    Attributes:
+        apart: What was measured apart from the batch.
+        specific_squared_norm: See ``Alignments``.
+        direction_energy: See ``Alignments``.
+        preconditioned: See ``Alignments``.
+    """
+
+    apart: MeasuredSequences
+    specific_squared_norm: float
+    direction_energy: float
+    preconditioned: bool
+
+
+class TrainingProbe(Protocol):
+    """A way to measure alignments on the sequences that an optimizer step trains on."""
+
+    def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
+        """Measure some domains apart, then watch training, which keeps its bits.
+
+        Collective: every rank calls it with equal arguments, before the step's first forward pass.
+        """
+        ...
+
+    def finish(self, batch: TrainedBatch) -> FloatArray:
+        """Stop watching; return the derivative of each sequence's summed loss, shape ``(B,)``.
+
+        Collective; equal bits on every rank.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop watching, if it watches."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next measurement depends on; equal on every rank."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        ...
+
+
+class Measurement(Protocol):
+    """What a mixture's updates get their alignments from."""
+
+    def prepare(self, update: int, batch: TrainedBatch) -> None:
+        """Get ready for an update, before the step that it follows is trained. Collective.
+
+        Args:
+            update: Number of the update, from 0.
+            batch: What the step trains on.
+        """
+        ...
+
+    def measure(self, update: int) -> Alignments:
+        """Measure update number ``update``. Collective; equal bits on every rank."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model, if a step was prepared and never trained."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next measurement depends on; equal on every rank."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        ...

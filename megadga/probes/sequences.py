@@ -1,0 +1,230 @@
+"""The sequences that an update is measured on: drawn, numbered and read on demand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import numpy as np
+
+from megadga.arrays import IntArray
+from megadga.data.domain import SequenceSet
+from megadga.data.probe_draws import ProbeSampler
+from megadga.data.reader import read_windows
+from megadga.data.sampler import Selection
+from megadga.mixers.base import Mixtures
+from megadga.probes.methods import ProbeBudget
+
+
+class Drawn(Protocol):
+    """The sequences that one gradient is measured on, read only where they are needed."""
+
+    def __len__(self) -> int:
+        """Return their number ``N``, at least 1."""
+        ...
+
+    def read(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some of the sequences, shape ``(len(rows), S + 1)``."""
+        ...
+
+    def num_targets(self) -> IntArray:
+        """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawnSequences:
+    """Sequences of one set; ``Drawn``.
+
+    Attributes:
+        domain: Where they come from.
+        sequences: Their indices there, shape ``(N,)``, ``N >= 1``.
+    """
+
+    domain: SequenceSet
+    sequences: IntArray
+
+    def __len__(self) -> int:
+        return self.sequences.size
+
+    def read(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some of the sequences, shape ``(len(rows), S + 1)``."""
+        return self.domain.windows(self.sequences[rows])
+
+    def num_targets(self) -> IntArray:
+        """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
+        return self.domain.num_targets(self.sequences)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnMixture:
+    """Sequences of several domains; ``Drawn``.
+
+    Attributes:
+        domains: All domains, ``K`` of them, of one sequence length.
+        selection: The sequences, ``N >= 1``.
+    """
+
+    domains: Sequence[SequenceSet]
+    selection: Selection
+
+    def __len__(self) -> int:
+        return len(self.selection)
+
+    def read(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some of the sequences, shape ``(len(rows), S + 1)``."""
+        owners, sequences = self.selection.domains, self.selection.sequences
+        return read_windows(self.domains, Selection(owners[rows], sequences[rows]))
+
+    def num_targets(self) -> IntArray:
+        """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
+        owners, sequences = self.selection.domains, self.selection.sequences
+        counts = np.empty(len(self), dtype=np.int64)
+        for owner in map(int, np.unique(owners)):
+            rows = owners == owner
+            counts[rows] = self.domains[owner].num_targets(sequences[rows])
+        return counts
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPart:
+    """Some of other drawn sequences; ``Drawn``.
+
+    Attributes:
+        whole: The others.
+        rows: Their places there, shape ``(N,)``, ``N >= 1``.
+    """
+
+    whole: Drawn
+    rows: IntArray
+
+    def __len__(self) -> int:
+        return self.rows.size
+
+    def read(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some of the sequences, shape ``(len(rows), S + 1)``."""
+        return self.whole.read(self.rows[rows])
+
+    def num_targets(self) -> IntArray:
+        """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
+        return self.whole.num_targets()[self.rows]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedBatch:
+    """The sequences of one optimizer step, none of them padded.
+
+    Attributes:
+        domains: Domain of each sequence of the global batch, shape ``(B,)``.
+        rows: Places there of this rank's sequences, shape ``(accumulation, micro batch)``.
+        sequence_length: Targets of each (S).
+    """
+
+    domains: IntArray
+    rows: IntArray
+    sequence_length: int
+
+
+@final
+class PackedSequences:
+    """The sequences of several sets, one after another, so that micro-batches may mix them.
+
+    Args:
+        sets: At least one; all of one sequence length.
+
+    Attributes:
+        sets_of_rows: Which set each row belongs to, shape ``(N,)``.
+        num_targets: Targets of each row that are tokens, shape ``(N,)``.
+    """
+
+    def __init__(self, sets: Sequence[Drawn]) -> None:
+        self._sets = tuple(sets)
+        sizes = np.array([len(drawn) for drawn in sets], dtype=np.int64)
+        self._starts = np.cumsum(sizes) - sizes
+        self.sets_of_rows = np.repeat(np.arange(len(sets), dtype=np.int64), sizes)
+        self.num_targets = np.concatenate([drawn.num_targets() for drawn in sets])
+
+    def read(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some rows, in their order, shape ``(len(rows), S + 1)``."""
+        owners = self.sets_of_rows[rows]
+        order = np.argsort(owners, kind="stable")
+        read = [
+            self._sets[owner].read(rows[owners == owner] - self._starts[owner])
+            for owner in map(int, np.unique(owners))
+        ]
+        return np.concatenate(read)[np.argsort(order, kind="stable")]
+
+
+@final
+class ProbeDraws:
+    """The sequences that updates are measured on.
+
+    Args:
+        domains: The training domains, ``K`` of them.
+        specific: The specific set; None: domains are compared with their own mean, of all that an
+            update draws from them.
+        budget: Sequences of each.
+        seed: Addresses the streams; they are apart from the training order, so that a measurement
+            moves no cursor.
+        mixtures: What is measured in the domains' place; None: they are.
+
+    Attributes:
+        num_measured: Domains, or mixtures of them.
+
+    Raises:
+        ValueError: If the mixtures are of another number of domains, or there is no specific set
+            to compare them with.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[SequenceSet],
+        specific: SequenceSet | None,
+        *,
+        budget: ProbeBudget,
+        seed: int,
+        mixtures: Mixtures | None = None,
+    ) -> None:
+        if mixtures is not None and mixtures.num_domains != len(domains):
+            raise ValueError(
+                f"mixtures: expected some of {len(domains)} domains, found {mixtures.num_domains}"
+            )
+        if mixtures is not None and specific is None:
+            raise ValueError("specific: expected a set to compare mixtures with, found None")
+        self._sets = tuple(domains) if specific is None else (*domains, specific)
+        self._budget = budget
+        sizes = np.array([each.num_sequences for each in self._sets], dtype=np.int64)
+        self._sampler = ProbeSampler(sizes, seed=seed)
+        self._domains, self._mixtures = tuple(domains), mixtures
+        self._has_specific = specific is not None
+        self.num_measured = len(domains) if mixtures is None else len(mixtures.names)
+
+    def specific(self, update: int) -> DrawnSequences:
+        """Return an update's sequences of the specific set."""
+        assert self._has_specific
+        return self._draw(update, len(self._domains), self._budget.specific_sequences)
+
+    def target(self, update: int) -> Drawn:
+        """Return the sequences whose gradient the others are compared with in an update."""
+        if self._has_specific:
+            return self.specific(update)
+        # As many of each domain, so that every domain counts once in the mean over all.
+        domains = range(len(self._domains))
+        drawn = [self._draw(update, i, self._budget.sequences_per_domain) for i in domains]
+        owners = np.repeat(np.array(domains), [len(each) for each in drawn])
+        sequences = np.concatenate([each.sequences for each in drawn])
+        return DrawnMixture(self._domains, Selection(owners, sequences))
+
+    def measured(self, update: int, index: int) -> Drawn:
+        """Return an update's sequences of one domain, or of one mixture of them."""
+        count = self._budget.sequences_per_domain
+        if self._mixtures is None:
+            return self._draw(update, index, count)
+        domains, shares = self._mixtures.row(index)
+        selection = self._sampler.draw_mixture(
+            update, index, count, domains=domains, shares=shares
+        )
+        return DrawnMixture(self._domains, selection)
+
+    def _draw(self, update: int, index: int, count: int) -> DrawnSequences:
+        selection = self._sampler.draw(update, index, count)
+        return DrawnSequences(self._sets[index], selection.sequences)

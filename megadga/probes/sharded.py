@@ -1,0 +1,70 @@
+"""The reference probe: every domain's gradient, reduce-scattered into shards and multiplied there.
+
+Exact for any module and every ZeRO stage. Its cost grows with the number of domains: one forward
+and backward pass and one reduce-scatter of a whole gradient for each.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from megadga.arrays import FloatArray
+from megadga.mixers.base import Alignments
+from megadga.probes.directions import Preconditioning, specific_gradient
+from megadga.probes.passes import ProbePasses
+from megadga.probes.sequences import Drawn, PackedSequences
+
+
+@final
+class ShardedProbe:
+    """Measures alignments through ``torch.autograd.grad`` on ``engine.module``.
+
+    Args:
+        passes: Forward and backward passes on an engine.
+        preconditioning: Whether the specific gradient is divided by AdamW's denominators.
+    """
+
+    def __init__(self, passes: ProbePasses, preconditioning: Preconditioning) -> None:
+        self._passes = passes
+        self._preconditioning = preconditioning
+
+    def measure(
+        self,
+        update: int,  # noqa: ARG002  (no measurement depends on the one before)
+        specific: Drawn,
+        domains: Sequence[Drawn],
+    ) -> Alignments:
+        """Measure every domain; see ``GradientProbe``. Memory: two shards and one bucket."""
+        self._passes.renew()
+        num_domains = len(domains)
+        numbers = np.empty(2 * num_domains)
+        target = PackedSequences([specific])
+        found = specific_gradient(self._passes, target, self._preconditioning)
+        for i, drawn in enumerate(domains):
+            gradient = self._passes.gradient(PackedSequences([drawn]))
+            numbers[i] = gradient.dot(found.shard)
+            numbers[num_domains + i] = gradient.dot(gradient)
+        total = self._passes.collective.agreed_sum(numbers)
+        return Alignments(
+            dots=total[:num_domains],
+            squared_norms=total[num_domains:],
+            specific_squared_norm=found.squared_norm,
+            preconditioned=found.preconditioned,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: each measurement stands alone."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take nothing."""
+
+
+def squared_norms(passes: ProbePasses, domains: Sequence[Drawn]) -> FloatArray:
+    """Return ``|g_i|^2`` of every domain, shape ``(K,)``, a gradient for each. Collective."""
+    numbers = np.empty(len(domains))
+    for i, drawn in enumerate(domains):
+        gradient = passes.gradient(PackedSequences([drawn]))
+        numbers[i] = gradient.dot(gradient)
+    return passes.collective.agreed_sum(numbers)

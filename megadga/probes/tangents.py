@@ -1,0 +1,524 @@
+"""Jacobian-vector products of modules with respect to their own parameters.
+
+A tangent gives the change of a module's output when its parameters move along a direction. Linear
+layers, embeddings and normalisations have closed forms; any other module is differentiated twice.
+"""
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils import _pytree as pytree
+
+from megadga.probes.gradients import Direction, Factors
+from megadga.probes.state import from_states, preserved
+
+_CONVERTED = 1 << 22  # elements that are held in another precision at once
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What a module was called with.
+
+    Attributes:
+        positional: Its positional arguments.
+        named: Its keyword arguments.
+        random_states: Those that it drew from (see ``randomness``): before the call, since by the
+            time its outputs are seen dropout has moved on.
+        restart: Sets every other generator back to where the call began: Python's, numpy's, and
+            those that modules hold. Only for modules that are called again.
+    """
+
+    positional: tuple[Any, ...]
+    named: Mapping[str, Any]
+    random_states: tuple[Tensor, ...]
+    restart: Callable[[], None] = lambda: None
+
+    @property
+    def input(self) -> Tensor:
+        """The one input of a module such as ``nn.Linear``, however it was passed."""
+        (argument,) = (*self.positional, *self.named.values())
+        return argument
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What is left of a forward call for the backward pass.
+
+    Attributes:
+        kept: The tensors that the derivative needs; they go through autograd's saved tensors, so
+            that activation checkpointing can drop and recompute them.
+        derivatives: From the gradients with respect to the module's outputs (those that are
+            tensors; None where the loss does not depend on one) and the kept tensors
+            to ``<delta_s, dy_s>`` of each sequence, float64, shape ``(num_sequences,)``.
+    """
+
+    kept: tuple[Tensor, ...]
+    derivatives: Callable[[Sequence[Tensor | None], tuple[Tensor, ...]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceRows:
+    """Which elements of a tensor belong to which sequence of the micro-batch.
+
+    Attributes:
+        num_sequences: Of the micro-batch.
+        axis: The axis along which the sequences lie, each as many elements of it; every element of
+            the tensor belongs to the only one where there is one.
+        interleaved: Whether the sequences take turns along the axis, instead of lying one after
+            another.
+        numbers: The sequence of each index of the first axes where that follows no such rule,
+            int64, of the tensor's leading shape; None where it does.
+    """
+
+    num_sequences: int
+    axis: int = 0
+    interleaved: bool = False
+    numbers: Tensor | None = None
+
+    def matrix(self, tensor: Tensor) -> Tensor:
+        """Return a tensor with a row a sequence; or, where they are numbered, a row a number."""
+        if self.numbers is not None:
+            trailing = math.prod(tensor.shape[self.numbers.ndim :])  # there may be no rows
+            return tensor.reshape(self.numbers.numel(), trailing)
+        if self.num_sequences == 1 or (self.axis == 0 and not self.interleaved):
+            return tensor.reshape(self.num_sequences, -1)
+        if self.interleaved:
+            shape = tensor.shape
+            turns = (shape[self.axis] // self.num_sequences, self.num_sequences)
+            sequences = tensor.reshape(*shape[: self.axis], *turns, *shape[self.axis + 1 :])
+            return sequences.movedim(self.axis + 1, 0).reshape(self.num_sequences, -1)
+        return tensor.movedim(self.axis, 0).reshape(self.num_sequences, -1)
+
+    def total(self, dots: Tensor) -> Tensor:
+        """Return the sum of each sequence's rows of `matrix`, shape ``(num_sequences,)``."""
+        if self.numbers is None:
+            return dots
+        return dots.new_zeros(self.num_sequences).index_add(0, self.numbers.flatten(), dots)
+
+
+class Tangent(Protocol):
+    """The derivative ``dy`` of one module's outputs along a direction of its own parameters."""
+
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+        """Return what the derivative of one forward call will need, and how it is computed.
+
+        Args:
+            call: What the module was called with.
+            rows: Of each of its outputs that is a floating-point tensor, in their order.
+        """
+        ...
+
+
+def sequence_dots(left: Tensor, right: Tensor, rows: SequenceRows) -> Tensor:
+    """Return the inner product of each sequence's part, float64, shape ``(num_sequences,)``.
+
+    It is multiplied and added up in float32 at least: products of bfloat16 that are rounded to
+    bfloat16 again are off by 1e-3 of the inner product.
+
+    Args:
+        left: Has the sequences where ``rows`` says.
+        right: Of a shape that broadcasts to ``left``'s.
+        rows: Says which elements of ``left`` are of which sequence.
+    """
+    right, left = rows.matrix(right.expand_as(left)), rows.matrix(left)
+    precise = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+    if left.dtype == right.dtype == precise:
+        return rows.total(_vecdot(left, right).double())
+    dots = torch.zeros(left.shape[0], dtype=torch.float64, device=left.device)
+    columns = max(1, _CONVERTED // max(1, left.shape[0]))  # so that no whole copy is ever held
+    for start in range(0, left.shape[1], columns):
+        part = slice(start, start + columns)
+        dots += _vecdot(left[:, part].to(precise), right[:, part].to(precise)).double()
+    return rows.total(dots)
+
+
+_vecdot = cast("Callable[[Tensor, Tensor], Tensor]", torch.linalg.vecdot)
+
+
+_Hook = WeightNorm | SpectralNorm | BasePruningMethod
+
+
+@contextmanager
+def weights_recomputed(module: nn.Module) -> Generator[None]:
+    """Compute such weights anew, as functions of the parameters; put the old ones back after.
+
+    They are those of the last call: ``spectral_norm`` has moved on with the next one.
+    """
+    before = {name: getattr(module, name) for name in map(_name, _hooks(module))}
+    try:
+        for hook in _hooks(module):
+            setattr(module, _name(hook), _weight(hook, module))
+        yield
+    finally:
+        for name, weight in before.items():
+            setattr(module, name, weight)
+
+
+def _hooks(module: nn.Module) -> list[_Hook]:
+    # torch has no public name for them, nor for what pruning calls its tensor
+    hooks = cast("dict[int, object]", vars(module)["_forward_pre_hooks"]).values()
+    return [hook for hook in hooks if isinstance(hook, _Hook)]
+
+
+def _name(hook: _Hook) -> str:
+    if isinstance(hook, BasePruningMethod):
+        return vars(hook)["_tensor_name"]
+    return hook.name
+
+
+def _weight(hook: _Hook, module: nn.Module) -> Tensor:
+    match hook:
+        case WeightNorm():
+            return hook.compute_weight(module)
+        case BasePruningMethod():
+            return hook.apply_mask(module)
+        case SpectralNorm():
+            # As its own function does, but for the steps of its power iteration.
+            weight = module.get_parameter(f"{hook.name}_orig")
+            matrix = hook.reshape_weight_to_matrix(weight)
+            left, right = (module.get_buffer(f"{hook.name}_{side}") for side in ("u", "v"))
+            return weight / torch.dot(left, torch.mv(matrix, right))
+
+
+@final
+class LinearTangent:
+    """The tangent of ``y = x W^T + b``.
+
+    Args:
+        weight: ``W``, shape ``(outputs, inputs)``; or its transpose.
+        bias: ``b``, shape ``(outputs,)``, or None.
+        direction: May lack a piece for either.
+        transposed: Whether ``weight`` has shape ``(inputs, outputs)``.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        direction: Direction,
+        *,
+        transposed: bool = False,
+    ) -> None:
+        self._weight = weight if weight in direction else None
+        self._bias = bias if bias is not None and bias in direction else None
+        self._direction = direction
+        self._transposed = transposed
+
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+        """Keep the input, or its projection onto the right factor; nothing without a weight."""
+        kept: tuple[Tensor, ...] = ()
+        if self._weight is not None:
+            inputs = call.input.detach()
+            factors = self._factors(self._weight)
+            kept = (inputs if factors is None else inputs @ factors.right.to(inputs.dtype),)
+        return Trace(kept, partial(self._derivatives, *rows))
+
+    def _derivatives(
+        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
+    ) -> Tensor:
+        (gradient,) = gradients
+        assert gradient is not None
+        bias = None
+        if self._bias is not None:
+            bias = self._direction.dense(self._bias).to(gradient.dtype)
+        if self._weight is None:
+            assert bias is not None
+            return sequence_dots(gradient, bias, rows)
+        (inputs,) = kept
+        if (factors := self._factors(self._weight)) is None:
+            matrix = self._direction.dense(self._weight).to(gradient.dtype)
+            change = functional.linear(
+                inputs.to(gradient.dtype), matrix.T if self._transposed else matrix, bias
+            )
+            return sequence_dots(gradient, change, rows)
+        reduced = gradient @ factors.left.to(gradient.dtype)
+        dots = sequence_dots(reduced, inputs.to(gradient.dtype), rows)
+        return dots if bias is None else dots + sequence_dots(gradient, bias, rows)
+
+    def _factors(self, weight: nn.Parameter) -> Factors | None:
+        factors = self._direction.factors(weight)
+        if factors is None or not self._transposed:
+            return factors
+        return Factors(factors.right, factors.left)
+
+
+@final
+class EmbeddingTangent:
+    """The tangent of ``y = W[ids]``: ``dy = V[ids]``, 0 at the row of padding.
+
+    Args:
+        module: The table; gradients scaled by frequency are no derivatives and not supported.
+        direction: Has a piece for its weight.
+    """
+
+    def __init__(self, module: nn.Embedding, direction: Direction) -> None:
+        self._weight = module.get_parameter("weight")
+        self._padding = module.padding_idx
+        self._direction = direction
+
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+        """Keep the ids."""
+        return Trace((call.input,), partial(self._derivatives, *rows))
+
+    def _derivatives(
+        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
+    ) -> Tensor:
+        (gradient,) = gradients
+        (ids,) = kept
+        assert gradient is not None
+        factors = self._direction.factors(self._weight)
+        if factors is None:
+            table = self._direction.dense(self._weight)
+        else:
+            table = factors.left
+            gradient = gradient @ factors.right.to(gradient.dtype)
+        change = functional.embedding(ids, table).to(gradient.dtype)
+        if self._padding is not None:
+            change = torch.where((ids == self._padding).unsqueeze(-1), 0.0, change)
+        return sequence_dots(gradient, change, rows)
+
+
+@final
+class NormTangent:
+    """The tangent of ``y = normalised(x) * w + b``: the same with the direction's ``w`` and ``b``.
+
+    Args:
+        module: Normalises over its last dimensions.
+        direction: May lack a piece for the weight or the bias.
+    """
+
+    def __init__(self, module: nn.LayerNorm | nn.RMSNorm, direction: Direction) -> None:
+        self._module = module
+        self._direction = direction
+
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+        """Keep the input."""
+        return Trace((call.input.detach(),), partial(self._derivatives, *rows))
+
+    def _derivatives(
+        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
+    ) -> Tensor:
+        (gradient,) = gradients
+        (inputs,) = kept
+        assert gradient is not None
+        module = self._module
+        shape = list(module.normalized_shape)
+        weight = self._piece(module.weight, inputs)
+        if weight is None:
+            weight = torch.zeros(shape, dtype=inputs.dtype, device=inputs.device)
+        if isinstance(module, nn.RMSNorm):
+            change = functional.rms_norm(inputs, shape, weight, module.eps)
+        else:
+            bias = self._piece(module.bias, inputs)
+            change = functional.layer_norm(inputs, shape, weight, bias, module.eps)
+        return sequence_dots(gradient, change.to(gradient.dtype), rows)
+
+    def _piece(self, parameter: nn.Parameter | None, inputs: Tensor) -> Tensor | None:
+        if parameter is None or parameter not in self._direction:
+            return None
+        return self._direction.dense(parameter).to(inputs.dtype)
+
+
+def output_tensors(outputs: Any) -> list[Tensor]:
+    """Return the floating-point tensors among a module's outputs, in their order."""
+    leaves = pytree.tree_leaves(outputs)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+@final
+class AnyModuleTangent:
+    """The tangent of a module of which nothing is known but its call.
+
+    Args:
+        module: Its outputs are tensors, or nested lists, tuples and dicts of them.
+        parameters: Those that it uses by itself, not through a module of their own.
+        direction: Has a piece for each.
+    """
+
+    def __init__(
+        self, module: nn.Module, parameters: Sequence[nn.Parameter], direction: Direction
+    ) -> None:
+        self._module = module
+        self._parameters = tuple(parameters)
+        self._direction = direction
+
+    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+        """Call the module again, on the numbers that it has drawn, and keep how outputs move.
+
+        That is done in the forward pass, not where the derivatives are needed: there a module
+        that the module calls may have given its parameters back (ZeRO-3), or be about to be
+        differentiated itself. The second call leaves no buffer and no random state moved.
+        """
+        leaves, form = pytree.tree_flatten((call.positional, dict(call.named)))
+        detached = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        positional, named = pytree.tree_unflatten(detached, form)
+        device = self._parameters[0].device
+        with (
+            preserved(self._module, restart=call.restart),
+            from_states(call.random_states, device),
+            _saved_as_they_are(),
+        ):
+            changes = self._changes(positional, named)
+        moving = [place for place, change in enumerate(changes) if change is not None]
+
+        def derivatives(gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]) -> Tensor:
+            total = torch.zeros(rows[0].num_sequences, dtype=torch.float64, device=device)
+            for place, change in zip(moving, kept, strict=True):
+                if (gradient := gradients[place]) is not None:
+                    total += sequence_dots(gradient, change, rows[place])
+            return total
+
+        return Trace(tuple(change for change in changes if change is not None), derivatives)
+
+    def _changes(
+        self, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Tensor | None, ...]:
+        """Return ``J v`` for each output, None for one that does not depend on the parameters."""
+        with (
+            _trainable(self._parameters),
+            sdpa_kernel(SDPBackend.MATH),
+            weights_recomputed(self._module),
+        ):
+            # By its forward alone: the hooks of the call have run already.
+            outputs = output_tensors(self._module.forward(*positional, **named))
+            # Now, while the parameters are trainable: an output may be one of them.
+            places = [place for place, output in enumerate(outputs) if output.requires_grad]
+            if not places:  # this call has used none of them
+                return (None,) * len(outputs)
+            moving = [outputs[place] for place in places]
+            cotangents = [torch.zeros_like(output, requires_grad=True) for output in moving]
+            grad: Any = torch.autograd.grad  # annotated as if no gradient were ever None
+            products: Sequence[Tensor | None] = grad(
+                moving, self._parameters, cotangents, create_graph=True, allow_unused=True
+            )
+            along = [
+                (product * self._direction.dense(parameter)).sum()
+                for parameter, product in zip(self._parameters, products, strict=True)
+                if product is not None
+            ]
+            if not along:  # what moves the outputs is none of them
+                return (None,) * len(outputs)
+            found: Sequence[Tensor | None] = grad(
+                torch.stack(along).sum(), cotangents, allow_unused=True
+            )
+        changes = dict(zip(places, found, strict=True))
+        return tuple(changes.get(place) for place in range(len(outputs)))
+
+
+def _saved_as_they_are() -> saved_tensors_hooks:
+    """Keep an own graph's tensors out of activation checkpointing, which would drop them."""
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+
+
+@contextmanager
+def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
+    """Record operations on these parameters, also where gradients are switched off."""
+    before = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, required in zip(parameters, before, strict=True):
+            parameter.requires_grad_(required)
+
+
+def _linear(module: nn.Module, direction: Direction) -> Tangent:
+    assert isinstance(module, nn.Linear)
+    return LinearTangent(*_weight_and_bias(module), direction)
+
+
+def _embedding(module: nn.Module, direction: Direction) -> Tangent:
+    assert isinstance(module, nn.Embedding)
+    if module.scale_grad_by_freq or module.max_norm is not None:  # changes more than it looks up
+        return AnyModuleTangent(module, own_parameters(module), direction)
+    return EmbeddingTangent(module, direction)
+
+
+def _norm(module: nn.Module, direction: Direction) -> Tangent:
+    assert isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    return NormTangent(module, direction)
+
+
+def _conv1d(module: nn.Module, direction: Direction) -> Tangent:
+    """GPT-2's projection in Hugging Face's models: a linear layer with its matrix transposed."""
+    return LinearTangent(*_weight_and_bias(module), direction, transposed=True)
+
+
+def _weight_and_bias(module: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
+    parameters = dict(module.named_parameters(recurse=False))
+    return parameters["weight"], parameters.get("bias")
+
+
+# By the exact class: a subclass may compute something else.
+_LAYERS: Mapping[str, Callable[[nn.Module, Direction], Tangent]] = {
+    "torch.nn.modules.linear.Linear": _linear,
+    "torch.nn.modules.sparse.Embedding": _embedding,
+    "torch.nn.modules.normalization.LayerNorm": _norm,
+    "torch.nn.modules.normalization.RMSNorm": _norm,
+    "megadga.model.llama.Linear": _linear,
+    "megadga.model.llama.Embedding": _embedding,
+    "transformers.pytorch_utils.Conv1D": _conv1d,
+}
+
+
+def is_callable_module(module: nn.Module) -> bool:
+    """Tell whether a module has a forward function; ``nn.ParameterDict`` and such have none."""
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
+
+
+def own_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a module uses by itself, whatever its children do.
+
+    Among them are those of children that cannot be called and hold parameters for it, such as
+    ``nn.ParameterDict``. ``nn.MultiheadAttention`` never calls its output projection, but uses its
+    weights.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        return list(module.parameters())
+    own = list(module.parameters(recurse=False))
+    for child in module.children():
+        if not is_callable_module(child):
+            own += own_parameters(child)
+    return own
+
+
+def maps_rows(module: nn.Module) -> bool:
+    """Tell whether a module has one input and makes each row of its output of the same row of it.
+
+    So it does if it is known by its class, and is what its class made it: ``weight_norm`` of
+    ``torch.nn.utils`` and others replace a layer's parameters or its forward function.
+    """
+    kind = type(module)
+    names = {name for name, _ in module.named_parameters(recurse=False)}
+    return (
+        f"{kind.__module__}.{kind.__qualname__}" in _LAYERS
+        and "forward" not in vars(module)
+        and {"weight"} <= names <= {"weight", "bias"}
+    )
+
+
+def choose_tangent(module: nn.Module, direction: Direction) -> Tangent | None:
+    """Return the tangent of a module, None if nothing of its own moves along the direction."""
+    if not is_callable_module(module):
+        return None
+    moved = [parameter for parameter in own_parameters(module) if parameter in direction]
+    if not moved:
+        return None
+    kind = type(module)
+    if maps_rows(module):
+        return _LAYERS[f"{kind.__module__}.{kind.__qualname__}"](module, direction)
+    return AnyModuleTangent(module, moved, direction)

@@ -1,1 +1,0 @@
-"""Indexed binary shards (Megatron's .bin/.idx), domains over them, and the batch reader."""

@@ -1,0 +1,428 @@
+"""From a configuration to a run that is ready to train."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+from megadga.config.deepspeed import deepspeed_settings
+from megadga.config.run import RunConfig, changes, differences
+from megadga.data.files import written_whole
+from megadga.data.verify import DataWatch, check_content
+from megadga.errors import ConfigError, ResumeError
+from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
+from megadga.launch.ranks import read_deadline_s
+from megadga.mixers.loss_reweight import LossReweighting
+from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
+from megadga.probes.collective import ProcessGroupCollective
+from megadga.probes.engine import Engine, limit_waiting
+from megadga.probes.losses_alone import losses_alone
+from megadga.probes.methods import Probing
+from megadga.probes.weights_only import WeightsOnlyEngine
+from megadga.report.history import START
+from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
+from megadga.run_folder.lock import RunLock
+from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
+from megadga.train.checkpoints import (
+    CheckpointPlan,
+    Checkpoints,
+    ResumePoint,
+    check_whole,
+    find_resume_point,
+)
+from megadga.train.data import RunData, check_output, no_checkpoint, open_data
+from megadga.train.engine import load_reference, make_engine
+from megadga.train.evaluation import Evaluation, EvaluationPlan
+from megadga.train.loop import Run
+from megadga.train.metrics import FanOut, MeanWeightsFile, MetricsFile, Progress
+from megadga.train.mixture import Mixture, make_mixture
+from megadga.train.nonfinite import NonFiniteSteps
+from megadga.train.ranks import (
+    AgreedStop,
+    Ranks,
+    StepSum,
+    on_every_rank,
+    on_first_rank,
+    process_group,
+)
+from megadga.train.step import Reweighting, Trainer
+
+
+@contextmanager
+def open_run(
+    config: RunConfig,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+    resume_from: str | None = None,
+    to_evaluate: bool = False,
+) -> Generator[Run]:
+    """Yield the run that a configuration describes, at the step where it stopped. Collective.
+
+    Works under the launchers of DeepSpeed and torch, under MPI and SLURM, and as a single process.
+    Everything is validated before anything is written. What the run's folder says is read by the
+    first rank, for all.
+
+    Args:
+        config: The run.
+        stop_requested: Whether this rank was asked to stop; asked in every step.
+        resume_from: Name of the checkpoint to continue from; None: the latest.
+        to_evaluate: Whether nothing is to be trained: the run may be finished, and needs a
+            checkpoint.
+
+    Raises:
+        RunFinishedError: If training is asked for and nothing is left to train; on every rank,
+            after they have parted.
+        ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed, or ranks
+            have read different configurations.
+        ShardError: If a shard is missing, damaged, too short or by another tokenizer.
+        ResumeError: If the output folder holds a checkpoint of another run, or a damaged one.
+        LockedError: If another process trains in the output folder.
+        UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
+    """
+    check_output(config)
+    data = open_data(config)
+    mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
+    _wait_for_operators(config)
+    lock = RunLock(config.output, tell=_tell)
+    try:
+        with process_group() as deadline:
+            accelerator: Any = get_accelerator()
+            ranks = ProcessGroupCollective(None, torch.device(accelerator.current_device_name()))
+            _check_same_everywhere(config, data, ranks)
+            finished = on_first_rank(ranks, lambda: finished_step(config))
+            if finished is None or resume_from is not None or to_evaluate:
+                finished = None
+                # Before minutes go into building a model.
+                point = _resume_point(config, data, ranks, lock, resume_from)
+                if to_evaluate and point is None:
+                    raise no_checkpoint(config)
+                run = _assemble(config, data, mixture, stop_requested, ranks, lock, point)
+                limit_waiting(deadline)  # in the groups, too, that DeepSpeed has made meanwhile
+                yield run
+                run.mixture.close()
+    finally:
+        lock.release()
+    if finished is not None:
+        raise RunFinishedError(finished)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check_same_everywhere(config: RunConfig, data: RunData, ranks: Ranks) -> None:
+    """Check that every rank has read the same as the first. Collective.
+
+    They would train different runs otherwise, or wait for each other without end: every rank plans
+    its batches, evaluations and checkpoints by itself.
+    """
+    own = {"config": config.model_dump(mode="json"), "shards": data.identity}
+    first: Mapping[str, Any] = ranks.object_of_first_rank(own)
+
+    def compare() -> None:
+        if differing := differences(first, own):
+            who = f"rank {ranks.rank} on {socket.gethostname()}"
+            raise ConfigError(f"{who}: expected what rank 0 has read: {differing[0]}")
+
+    on_every_rank(ranks, compare)
+
+
+def _wait_for_operators(config: RunConfig) -> None:
+    accelerator: Any = get_accelerator()
+    on_cpu = accelerator.device_name() == "cpu"
+    wait_for_ops(
+        (*needed_ops(config.deepspeed), *((SHARED_MEMORY,) if on_cpu else ())),
+        os.environ,
+        deadline_s=read_deadline_s(os.environ),
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def _assemble(
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    stop_requested: Callable[[], bool],
+    ranks: Ranks,
+    lock: RunLock,
+    point: ResumePoint | None,
+) -> Run:
+    """Build every part, then create the output folder, then continue from its checkpoint."""
+    settings = deepspeed_settings(config, dist.get_world_size())
+    identity = _identity(config, data)
+    files = on_first_rank(ranks, lambda: DataWatch(data.files))
+    if point is not None:
+        _check_unchanged(data, files.changed_since(point.header.data), ranks)
+    engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
+    dga = _mixture_plugin(config, data, mixture, engine)
+    collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
+    # A failure of the metrics on the first rank travels with its request to stop.
+    stop = AgreedStop(lambda: stop_requested() or sinks.failed)
+    trainer = _trainer(config, data, dga, engine, StepSum(collective, stop), collective)
+    alarms = _alarms(mixture, dga)
+    plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
+    on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
+    metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
+
+    def watch() -> Mapping[str, Any]:
+        sinks.check()
+        lock.check()
+        files.check()
+        return files.stamps
+
+    checkpoints = Checkpoints(
+        WeightsOnlyEngine(engine),
+        config.output / CHECKPOINTS,
+        plan=_checkpoint_plan(config),
+        plugins=plugins,
+        identity=identity,
+        metrics=metrics,
+        ranks=ranks,
+        watch=watch,
+    )
+    checkpoints.resume(point)
+    sinks = FanOut(
+        () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
+    )
+    markers = _AgreedMarkers(
+        RunMarkers(config, writes=ranks.rank == 0), ranks, before_end=sinks.check
+    )
+    markers.start()
+    if dga.step == 0:
+        sinks.log(0, {"event": {"event": START, **dga.first_weights()}})
+    if point is not None and (changed := changes(point.header.identity, identity)):
+        sinks.log(dga.step, {"event": {"event": "changed", "keys": changed}})
+    return Run(
+        mixture=dga,
+        trainer=trainer,
+        plugins=plugins,
+        metrics=sinks,
+        checkpoints=checkpoints,
+        non_finite=NonFiniteSteps(
+            config.training.non_finite_limit,
+            losses=losses_alone(engine, engine.module),
+            ranks=collective,
+            latest=lambda: checkpoints.newest,
+        ),
+        stop=stop,
+        markers=markers,
+        total_steps=config.training.steps,
+    )
+
+
+def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
+    """Compare files that were touched, copied or rewritten with their manifests. Collective."""
+    if names and ranks.rank == 0:
+        size = sum(data.files[name].path.stat().st_size for name in names)
+        _tell(
+            f"{len(names)} files of shards have other times than when the checkpoint was written: "
+            f"comparing their checksums, {size / 1e9:.2f} GB"
+        )
+    own = [data.files[name] for name in names[ranks.rank :: ranks.world_size]]
+    on_every_rank(ranks, lambda: check_content(own))
+
+
+def _resume_point(
+    config: RunConfig,
+    data: RunData,
+    ranks: Ranks,
+    lock: RunLock,
+    resume_from: str | None,
+) -> ResumePoint | None:
+    """Return the checkpoint to continue from, after reading all of it. Collective.
+
+    Where there is one, the folder is this run's, and is locked from here on.
+    """
+    folder = config.output / CHECKPOINTS
+    identity = _identity(config, data)
+
+    def find() -> ResumePoint | None:
+        return find_resume_point(folder, identity=identity, ranks=ranks, wanted=resume_from)
+
+    if find() is None:
+        return None
+    on_first_rank(ranks, lambda: _lock(config, lock))
+    point = find()  # again: whoever had the lock may have written others
+    if point is not None:
+        check_whole(point, ranks)
+    return point
+
+
+def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
+    """Return all that decides the bits of what is trained.
+
+    The number of ranks is part of it: DeepSpeed's optimizer states are cut into as many pieces.
+    """
+    return {**config.identity(), "shards": data.identity, "ranks": dist.get_world_size()}
+
+
+def _mixture_plugin(
+    config: RunConfig, data: RunData, mixture: Mixture, engine: Engine
+) -> DgaPlugin:
+    return DgaPlugin(
+        engine,
+        data.domains,
+        data.specific,
+        mixture.scheduler,
+        sampling=Sampling(
+            seed=config.seed,
+            method=config.sampling.method,
+            max_epochs=config.sampling.max_epochs,
+        ),
+        interval=mixture.interval or config.training.steps,  # fixed mixtures have none
+        probing=mixture.probing or Probing(),
+    )
+
+
+def _trainer(
+    config: RunConfig,
+    data: RunData,
+    dga: DgaPlugin,
+    engine: Engine,
+    together: StepSum,
+    collective: ProcessGroupCollective,
+) -> Trainer:
+    reference = None
+    if data.reference is not None:
+        reference = load_reference(config, data.reference, engine, collective=collective)
+    reweighting = None
+    if (section := config.training.loss_reweighting) is not None:
+        rule = LossReweighting(section.strategy, section.temperature, section.warmup)
+        reweighting = Reweighting(rule, losses_alone(engine, engine.module))
+    return Trainer(
+        engine,
+        dga.names,
+        together=together,
+        clock=time.perf_counter,
+        observe_losses=dga.observe_losses,
+        reference=reference,
+        reweighting=reweighting,
+    )
+
+
+def _alarms(mixture: Mixture, dga: DgaPlugin) -> tuple[CollapseAlarm, ...]:
+    least = mixture.min_effective_domains
+    return (CollapseAlarm(lambda: dga.weights, min_effective=least),) if least > 0.0 else ()
+
+
+def _evaluation(
+    config: RunConfig,
+    data: RunData,
+    dga: DgaPlugin,
+    engine: Engine,
+    collective: ProcessGroupCollective,
+) -> tuple[Evaluation, ...]:
+    """Return the evaluation of the held-out splits, if the run has any."""
+    section = config.evaluation
+    if section is None or not (data.held_out or data.held_out_specific):
+        return ()
+    plan = EvaluationPlan(
+        interval=section.interval, last_step=config.training.steps, sequences=section.sequences
+    )
+    return (
+        Evaluation(
+            engine,
+            domains=data.held_out,
+            specific=data.held_out_specific,
+            plan=plan,
+            collective=collective,
+            observe_general=dga.observe_general,
+        ),
+    )
+
+
+def _checkpoint_plan(config: RunConfig) -> CheckpointPlan:
+    section = config.checkpoint
+    return CheckpointPlan(
+        interval=None if section is None else section.interval,
+        last_step=config.training.steps,
+        keep_last=None if section is None else section.keep_last,
+    )
+
+
+def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
+    """Create the run's folder, lock it, and write down what the run is; on the first rank."""
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(config, error) from None
+    _lock(config, lock)
+    if is_new and find_checkpoint(config.output / CHECKPOINTS) is not None:
+        raise ResumeError(
+            f"{config.output}: expected no checkpoint, as when this run started, found one: "
+            "another process has trained here meanwhile; start again to continue"
+        )
+    try:
+        with written_whole(config.output / "config.yaml") as file:
+            file.write(config.to_yaml().encode())
+    except OSError as error:
+        raise _unwritable(config, error) from None
+
+
+def _lock(config: RunConfig, lock: RunLock) -> None:
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(config, error) from None
+
+
+def _unwritable(config: RunConfig, error: OSError) -> ConfigError:
+    found = error.strerror or str(error)
+    return config.mistake("output", expected="a folder that can be written", found=found)
+
+
+@final
+class _AgreedMarkers:
+    """Writes markers on the first rank, so that all know whether it could.
+
+    Args:
+        markers: Of the run.
+        ranks: All ranks.
+        before_end: Called on the first rank before it says how the run ended; what it raises ends
+            the run on every rank, without a marker.
+    """
+
+    def __init__(
+        self, markers: RunMarkers, ranks: Ranks, *, before_end: Callable[[], None]
+    ) -> None:
+        self._markers = markers
+        self._ranks = ranks
+        self._before_end = before_end
+
+    def start(self) -> None:
+        """See ``RunMarkers``. Collective."""
+        on_first_rank(self._ranks, self._markers.start)
+
+    def end(self, step: int, *, finished: bool) -> None:
+        """See ``RunMarkers``. Collective."""
+
+        def end() -> None:
+            self._before_end()
+            self._markers.end(step, finished=finished)
+
+        on_first_rank(self._ranks, end)
+
+
+def _mean_weights(config: RunConfig) -> MeanWeightsFile:
+    return MeanWeightsFile(
+        config.output / "mean_weights.yaml",
+        due=_checkpoint_plan(config).due,
+        last_step=config.training.steps,
+    )
+
+
+def _progress(config: RunConfig, mixture: DgaPlugin) -> Progress:
+    return Progress(
+        total_steps=config.training.steps,
+        first_step=mixture.step,
+        weights=dict(zip(mixture.names, mixture.weights.tolist(), strict=True)),
+        stream=sys.stderr,
+        line_interval=max(1, config.training.steps // 100),
+    )

@@ -1,0 +1,406 @@
+"""Opens what a run reads: domains, specific sets, validation splits (no torch)."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megadga.config.histogram import read_histogram
+from megadga.config.mixing import ExtensionMixing, aligns_to_specific
+from megadga.config.run import RunConfig
+from megadga.config.sections import EvaluatedSet, Packing
+from megadga.config.validation import KeyPath, Mistake
+from megadga.data.domain import Domain, SequenceSet
+from megadga.data.folder import (
+    DomainSource,
+    OpenedSplit,
+    ShardFolder,
+    check_same_tokenizer,
+    open_examples,
+    open_split,
+    open_whole,
+    read_folder,
+    read_folders,
+)
+from megadga.data.manifest import Manifest, TokenizerIdentity, manifest_path
+from megadga.data.verify import DataFile, files_of
+from megadga.errors import ConfigError
+from megadga.mixers.dga import DgaMixing
+from megadga.mixers.doremi import DoremiMixing
+from megadga.mixers.schedule import ScheduleMixing
+from megadga.mixers.static import ImportanceMixing
+from megadga.train.mixture import RunBasis, open_basis
+from megadga.train.reference import RunReference, open_reference
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Check that every file and folder that a run reads is there.
+
+    Raises:
+        ConfigError: If some are missing, with a line for each: file, line and key.
+    """
+    if mistakes := [*_folders(config), *_files_read(config)]:
+        raise config.error(mistakes)
+
+
+def check_output(config: RunConfig) -> None:
+    """Check that a run's folder is there or can be made, and is none of those that it reads.
+
+    Raises:
+        ConfigError: If not.
+    """
+    output = config.output
+    expected = "a folder that can be written"
+    domains = config.data.domains
+    if isinstance(domains, Path) and _real(output).is_relative_to(_real(domains)):
+        expected = "a folder outside data.domains, where every folder is a domain"
+        raise config.mistake("output", expected=expected, found=str(output))
+    existing = next(place for place in (output, *output.absolute().parents) if _exists(place))
+    if not existing.is_dir():
+        found = f"the file {existing}"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        found = f"no permission to write in {existing}"
+    else:
+        return
+    raise config.mistake("output", expected=expected, found=found)
+
+
+def no_checkpoint(config: RunConfig) -> ConfigError:
+    """Return the error of a run that is to be evaluated and has left no checkpoint."""
+    found = f"none in {config.output / 'checkpoints'}"
+    return config.mistake("output", expected="a run with a checkpoint", found=found)
+
+
+def _folders(config: RunConfig) -> Iterator[Mistake]:
+    domains = config.data.domains
+    if isinstance(domains, Path):
+        if not domains.is_dir():
+            expected = "a folder with one folder a domain"
+            yield Mistake(("data", "domains"), expected, f"none at {domains}")
+    else:
+        for index, domain in enumerate(domains):
+            yield from _shards(("data", "domains", index, "path"), domain.path)
+    for name, target in config.data.specific.items():
+        yield from _shards(("data", "specific", name, "path"), target.path)
+    evaluated = {} if config.evaluation is None else config.evaluation.sets
+    for name, held_out in evaluated.items():
+        yield from _shards(("evaluation", "sets", name, "path"), held_out.path)
+    if isinstance(config.mixing, DoremiMixing):
+        folder = config.mixing.reference
+        if not folder.is_dir():
+            expected = "the output folder of a run"
+            yield Mistake(("mixing", "reference"), expected, f"none at {folder}")
+
+
+def _shards(key: KeyPath, folder: Path) -> Iterator[Mistake]:
+    if not folder.is_dir():
+        yield Mistake(key, "a folder of shards", f"none at {folder}")
+    elif not manifest_path(folder).exists():
+        yield Mistake(key, "a folder of shards", f"no {manifest_path(folder)}")
+
+
+def _files_read(config: RunConfig) -> Iterator[Mistake]:
+    files: dict[KeyPath, Path | None] = {}
+    match config.mixing:
+        case DgaMixing() as mixing:
+            files["mixing", "basis"] = mixing.basis
+        case ImportanceMixing() as mixing:
+            files["mixing", "histogram"] = mixing.histogram
+        case ScheduleMixing() as mixing:
+            files["mixing", "csv"] = mixing.csv
+            replay = mixing.replay
+            files["mixing", "replay", "metrics"] = None if replay is None else replay.metrics
+        case _:
+            pass
+    for key, path in files.items():
+        if path is not None and not path.is_file():
+            yield Mistake(key, "a file", f"none at {path}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # below a folder that may not be looked into
+        return False
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything that a run reads.
+
+    Attributes:
+        domains: Training splits in the order of the weights, K of them.
+        left_out: Training tokens of each domain that is too short for a window, by name.
+        specific: Training splits of the sets that the mixture aligns to, in order; none where it
+            aligns to nothing.
+        held_out: Validation splits of the domains that have a whole window there, in order; none
+            without evaluation.
+        held_out_specific: Validation splits of the specific sets that have one, and of the sets
+            that are evaluated beside them, in order.
+        vocabulary_size: Rows of the model's embedding.
+        basis: What a rule over mixtures of the domains lives on; None: it lives on the domains.
+        reference: The model that losses are compared with; None where none are.
+        identity: What the training splits, the histogram, the basis and the reference hold, and
+            the validation splits if the mixture depends on them, JSON-shaped: equal for equal
+            content, wherever it lies.
+        files: Every file of shards that is read, by a name that is the same wherever it lies.
+    """
+
+    domains: tuple[Domain, ...]
+    left_out: Mapping[str, int]
+    specific: tuple[SequenceSet, ...]
+    held_out: tuple[Domain, ...]
+    held_out_specific: tuple[SequenceSet, ...]
+    vocabulary_size: int
+    basis: RunBasis | None
+    reference: RunReference | None
+    identity: Mapping[str, Any]
+    files: Mapping[str, DataFile]
+
+    @property
+    def tokenizer(self) -> TokenizerIdentity:
+        """What wrote the tokens of every set."""
+        return self.domains[0].tokenizer
+
+
+def open_data(config: RunConfig) -> RunData:
+    """Open the run's domains and specific sets: reads manifests and headers once, no tokens.
+
+    Raises:
+        ShardError: If a set is missing or damaged, too short, or by another tokenizer.
+        ConfigError: If the model's vocabulary is smaller than the tokenizer's, domains are too
+            short and not left out, a basis is not one over them, a reference model is not one
+            that fits the run, or files or folders are missing: all of them are named.
+    """
+    check_inputs(config)
+    length = config.model.sequence_length
+    folders = read_folders(_domain_sources(config))
+    targets = tuple(
+        read_folder(DomainSource(name, target.path))
+        for name, target in config.data.specific.items()
+    )
+    aligned = targets if _may_align(config) else ()
+    check_same_tokenizer((*folders, *targets))
+    opened = open_split(folders, split="train", sequence_length=length)
+    _check_lengths(config, opened)
+    basis = open_basis(config, folders, opened)
+    specific = _open_specific(config, aligned, split="train")
+    held_out, held_out_specific = _held_out(config, folders, targets, opened)
+    _check_guarded(config, held_out)
+    tokenizer = folders[0].manifest.tokenizer
+    reference = open_reference(config, tokenizer)
+    return RunData(
+        opened.domains,
+        opened.too_short,
+        specific,
+        held_out,
+        held_out_specific,
+        vocabulary_size=_vocabulary_size(config, tokenizer),
+        basis=basis,
+        reference=reference,
+        identity={
+            "tokenizer": tokenizer.fingerprint,
+            "vocabulary_size": tokenizer.vocab_size,
+            "eod": tokenizer.eod,
+            "domains": _identity(folders, opened),
+            "specific": {target.source.name: _summary(target.manifest) for target in aligned},
+            "histogram": _histogram_digest(config),
+            "basis": None if basis is None else basis.digest,
+            "schedule": _schedule_digest(config),
+            "reference": None if reference is None else reference.identity,
+            **({"held_out": _held_out_digest(folders)} if config.is_guarded else {}),
+        },
+        files=_files(config, folders, targets),
+    )
+
+
+def _files(
+    config: RunConfig, folders: Sequence[ShardFolder], targets: Sequence[ShardFolder]
+) -> dict[str, DataFile]:
+    splits = ("train",) if config.evaluation is None else ("train", "valid")
+    files: dict[str, DataFile] = {}
+    for kind, group in (("domains", folders), ("specific", targets)):
+        for folder in group:
+            entries = [e for split in splits for e in folder.manifest.splits.get(split, ())]
+            name = f"{kind}/{folder.source.name}"
+            files |= files_of(folder.source.path, entries, name=name)
+    return files
+
+
+def _may_align(config: RunConfig) -> bool:
+    """Return whether the mixture may align to the specific sets.
+
+    What an extension's rule observes is not known before there are domains to make it for.
+    """
+    if isinstance(config.mixing, ExtensionMixing):
+        return len(config.data.specific) == 1
+    return aligns_to_specific(config.mixing)
+
+
+def _domain_sources(config: RunConfig) -> Path | Sequence[DomainSource]:
+    where = config.data.domains
+    if isinstance(where, Path):
+        return where
+    return tuple(DomainSource(folder.name, folder.path) for folder in where)
+
+
+def _check_lengths(config: RunConfig, opened: OpenedSplit) -> None:
+    """Check that there are domains, and no other ones unless they are to be left out."""
+    window = f"{config.model.sequence_length + 1} tokens (one window of model.sequence_length + 1)"
+    if opened.too_short and config.data.too_short == "refuse":
+        name, tokens = next(iter(opened.too_short.items()))
+        others = len(opened.too_short) - 1
+        raise config.mistake(
+            "data",
+            "too_short",
+            expected=f"at least {window} in every domain, or leave_out",
+            found=f"{tokens} in {name}" + (f" and too few in {others} more" if others else ""),
+        )
+    if not opened.domains:
+        raise config.mistake(
+            "data", "domains", expected=f"a domain of at least {window}", found="none"
+        )
+
+
+def _held_out(
+    config: RunConfig,
+    folders: Sequence[ShardFolder],
+    targets: Sequence[ShardFolder],
+    opened: OpenedSplit,
+) -> tuple[tuple[Domain, ...], tuple[SequenceSet, ...]]:
+    """Return the validation splits of domains that are trained on, and of specific sets."""
+    if config.evaluation is None:
+        return (), ()
+    length = config.model.sequence_length
+    held_out = open_split(_with_valid(folders), split="valid", sequence_length=length).domains
+    if opened.too_short:
+        held_out = tuple(domain for domain in held_out if domain.name not in opened.too_short)
+    specific = _open_specific(config, _with_valid(targets), split="valid")
+    return held_out, (*specific, *_open_evaluated(config, folders, config.evaluation.sets))
+
+
+def _open_evaluated(
+    config: RunConfig, folders: Sequence[ShardFolder], sets: Mapping[str, EvaluatedSet]
+) -> Iterator[SequenceSet]:
+    """Open the validation splits of sets that are evaluated and nothing else."""
+    for name, evaluated in sets.items():
+        folder = read_folder(DomainSource(name, evaluated.path))
+        check_same_tokenizer((folders[0], folder))
+        if "valid" not in folder.manifest.splits:
+            key = ("evaluation", "sets", name, "path")
+            raise config.mistake(*key, expected="a validation split", found="none")
+        yield from _packed(config, folder, evaluated.packing, split="valid")
+
+
+def _check_guarded(config: RunConfig, held_out: Sequence[Domain]) -> None:
+    """Check that a guard by validation losses of the domains has some."""
+    if config.is_guarded and not held_out:
+        raise config.mistake(
+            "mixing",
+            "general_guard",
+            expected="null without evaluation"
+            if config.evaluation is None
+            else "null, or a domain with a whole window in its validation split",
+            found="a guard that is never told a loss",
+        )
+
+
+def _held_out_digest(folders: Sequence[ShardFolder]) -> str:
+    digest = hashlib.sha256()
+    for folder in _with_valid(folders):
+        digest.update(f"{folder.source.name} {_summary(folder.manifest, 'valid')}\n".encode())
+        if folder.manifest.grouping is not None:
+            digest.update(folder.domains.bounds["valid"].tokens.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _open_specific(
+    config: RunConfig, targets: Sequence[ShardFolder], *, split: str
+) -> tuple[SequenceSet, ...]:
+    """Open one split of some specific sets, each packed as the run has it."""
+    specific = config.data.specific
+    return tuple(
+        each
+        for target in targets
+        for each in _packed(config, target, specific[target.source.name].packing, split=split)
+    )
+
+
+def _packed(
+    config: RunConfig, folder: ShardFolder, packing: Packing, *, split: str
+) -> Sequence[SequenceSet]:
+    length = config.model.sequence_length
+    match packing:
+        case "stream":
+            return open_whole([folder], split=split, sequence_length=length)
+        case "examples":
+            return [open_examples(folder.source, split=split, sequence_length=length)]
+
+
+def _with_valid(folders: Sequence[ShardFolder]) -> Sequence[ShardFolder]:
+    return [folder for folder in folders if "valid" in folder.manifest.splits]
+
+
+def _identity(folders: Sequence[ShardFolder], opened: OpenedSplit) -> Mapping[str, str] | str:
+    """Return what the training splits hold: by domain, or in one line where they share shards."""
+    grouped = [folder for folder in folders if folder.manifest.grouping is not None]
+    if not grouped:
+        return {
+            folder.source.name: _summary(folder.manifest)
+            for folder in folders
+            if folder.source.name not in opened.too_short
+        }
+    (folder,) = grouped
+    bounds = folder.domains.bounds["train"].tokens
+    digest = hashlib.sha256("\n".join(folder.domains.names).encode())
+    digest.update(bounds.tobytes())
+    names = f"{len(folder.domains.names)} domains, {digest.hexdigest()[:16]}"
+    return f"{names}, {_summary(folder.manifest)}"
+
+
+def _vocabulary_size(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
+    size = config.model.vocabulary_size
+    if size is not None and size < tokenizer.vocab_size:
+        raise config.mistake(
+            "model",
+            "vocabulary_size",
+            expected=f"at least {tokenizer.vocab_size}, the tokenizer's",
+            found=str(size),
+        )
+    return tokenizer.vocab_size if size is None else size
+
+
+def _histogram_digest(config: RunConfig) -> str | None:
+    if not isinstance(config.mixing, ImportanceMixing):
+        return None
+    masses = read_histogram(config.mixing.histogram)
+    return hashlib.sha256(json.dumps(masses, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _schedule_digest(config: RunConfig) -> str | None:
+    """Return what tells two files with schedules apart; None: the configuration has it itself."""
+    if not isinstance(config.mixing, ScheduleMixing):
+        return None
+    replay = config.mixing.replay
+    path = config.mixing.csv if replay is None else replay.metrics
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a schedule, found {error.strerror}") from None
+
+
+def _summary(manifest: Manifest, split: str = "train") -> str:
+    """Return what tells a split from another: tokens, and a digest of its checksums."""
+    digest = hashlib.sha256()
+    for entry in manifest.splits.get(split, ()):
+        digest.update(f"{entry.tokens} {entry.bin_sha256}\n".encode())
+    return f"{manifest.num_tokens(split)} tokens, {digest.hexdigest()[:16]}"

@@ -1,0 +1,190 @@
+"""Builds the model, its learning-rate schedule, the DeepSpeed engine, reference models."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import PickleError
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.config import DeepSpeedConfigError
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from megadga.config.deepspeed import stable_decay
+from megadga.config.run import RunConfig
+from megadga.model.llama import Llama
+from megadga.probes.collective import ProcessGroupCollective
+from megadga.probes.engine import Engine
+from megadga.probes.losses_alone import losses_alone
+from megadga.probes.weights_only import weights_only_loading
+from megadga.run_folder.checkpoints import find_damage
+from megadga.train.reference import RunReference, model_shape
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay:
+    """Linear warm-up, a plateau, and a linear decay over the last steps (WSD, arXiv 2404.06395).
+
+    Args:
+        total_num_steps: Steps of the whole schedule, at least 1.
+        warmup_num_steps: Steps until the plateau, at least 0.
+        decay_num_steps: Steps from the plateau to the end, at least 0.
+        warmup_min_ratio: Factor of the first step if there is a warm-up, in [0, 1].
+        min_ratio: Factor that the decay ends with, in [0, 1].
+    """
+
+    total_num_steps: int
+    warmup_num_steps: int
+    decay_num_steps: int
+    warmup_min_ratio: float = 0.0
+    min_ratio: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """Return the factor of the step after ``step`` completed ones, in [0, 1]."""
+        if step < self.warmup_num_steps:
+            risen = step / self.warmup_num_steps
+            return self.warmup_min_ratio + (1.0 - self.warmup_min_ratio) * risen
+        left = max(self.total_num_steps - step, 0)
+        if left < self.decay_num_steps:
+            return self.min_ratio + (1.0 - self.min_ratio) * left / self.decay_num_steps
+        return 1.0
+
+
+def make_engine(config: RunConfig, settings: dict[str, Any], *, vocabulary_size: int) -> Any:
+    """Return an engine around the run's model with its first weights. Collective.
+
+    Under ZeRO-3 the model is partitioned while it is built: no rank holds the whole.
+
+    Args:
+        config: The run.
+        settings: DeepSpeed's, completed for the number of ranks.
+        vocabulary_size: Rows of the embedding.
+
+    Raises:
+        ConfigError: If DeepSpeed does not accept its settings.
+    """
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    with _refusals_told(config):
+        partitioned = deepspeed.zero.Init(config_dict_or_path=settings, enabled=stage == 3)
+    with partitioned:
+        model = Llama(
+            model_shape(config.model),
+            vocabulary_size=vocabulary_size,
+            sequence_length=config.model.sequence_length,
+            seed=config.seed,
+            checkpoint_activations=config.model.activation_checkpointing,
+        )
+    initialize: Any = deepspeed.initialize  # its annotations refuse what its docstring asks for
+    with _refusals_told(config):
+        engine, *_ = initialize(
+            model=model,
+            model_parameters=list(model.parameters()),
+            config=settings,
+            lr_scheduler=_own_schedule(config),
+        )
+    model.rotary.to(engine.device)  # zero.Init places parameters, and leaves buffers behind
+    return engine
+
+
+def _own_schedule(config: RunConfig) -> Callable[[Optimizer], LambdaLR] | None:
+    """Return what makes the schedule that DeepSpeed lacks; None: the run has another, or none."""
+    section = stable_decay(config)
+    if section is None:
+        return None
+    schedule = WarmupStableDecay(**section.model_dump())
+    # A function: of an object torch saves the attributes, and a run that is made longer would go
+    # on with the schedule that it had.
+    return lambda optimizer: LambdaLR(optimizer, lambda step: schedule(step))  # noqa: PLW0108
+
+
+@contextmanager
+def _refusals_told(config: RunConfig) -> Generator[None]:
+    """Say where the settings are that DeepSpeed does not accept, such as an unknown optimizer."""
+    try:
+        yield
+    except (DeepSpeedConfigError, AssertionError, KeyError, TypeError, ValueError) as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        expected = "settings that DeepSpeed accepts"
+        raise config.mistake("deepspeed", expected=expected, found=found) from error
+
+
+_WHOLE = "mp_rank_00_model_states.pt"
+"""Where DeepSpeed keeps a model that is not cut, as under ZeRO-0."""
+
+
+def load_reference(
+    config: RunConfig,
+    reference: RunReference,
+    engine: Engine,
+    *,
+    collective: ProcessGroupCollective,
+) -> Callable[[Tensor], Tensor]:
+    """Return what computes a reference model's losses, one a token, without gradients. Collective.
+
+    The first rank reads the checkpoint, in float32, and hands the weights to the others one after
+    another. Memory: on every rank a whole copy in the run's precision, on the first one's host the
+    checkpoint as well while it is read.
+
+    Args:
+        config: The run that compares itself with it.
+        reference: The model.
+        engine: Trains, and says where the model is to be.
+        collective: The ranks.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read, or is of another model; on every rank.
+    """
+    model = Llama(
+        model_shape(reference.model),
+        vocabulary_size=reference.vocabulary_size,
+        sequence_length=reference.model.sequence_length,
+        seed=0,
+    )
+    failure = [None if collective.rank > 0 else _read_into(model, reference)]
+    dist.broadcast_object_list(failure, group=engine.data_parallel_group, group_src=0)
+    if failure[0] is not None:
+        expected = "a checkpoint of the model in its config.yaml"
+        raise config.mistake("mixing", "reference", expected=expected, found=failure[0])
+    model.requires_grad_(requires_grad=False)
+    model.to(engine.device, torch.bfloat16 if config.training.precision == "bf16" else None)
+    for parameter in model.parameters():
+        (first,) = collective.tensors_of_first_rank([parameter.detach()])
+        parameter.copy_(first)
+    return losses_alone(engine, model)
+
+
+def _read_into(model: Llama, reference: RunReference) -> str | None:
+    """Load a checkpoint's weights; return what is wrong with it, if anything."""
+    checkpoint = reference.checkpoint
+    damage = find_damage(checkpoint, reference.header)
+    if damage is not None:
+        return damage
+    try:
+        with weights_only_loading():
+            state = _whole(checkpoint) if reference.zero_stage == 0 else _put_together(checkpoint)
+        model.load_state_dict(state)
+    except (OSError, ValueError, KeyError, RuntimeError, PickleError) as error:
+        return f"{checkpoint}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def _whole(checkpoint: Path) -> dict[str, Tensor]:
+    states: Any = torch.load(checkpoint / _WHOLE, map_location="cpu", weights_only=True)
+    return states["module"]
+
+
+def _put_together(checkpoint: Path) -> dict[str, Tensor]:
+    # It tells all that it does on standard output, which is not ours to write on.
+    with contextlib.redirect_stdout(sys.stderr):
+        states: Any = get_fp32_state_dict_from_zero_checkpoint(
+            str(checkpoint.parent), checkpoint.name
+        )
+    return states

@@ -1,1 +1,0 @@
-"""Alignment probes under DeepSpeed ZeRO: the only package that knows its internals."""
