@@ -19,8 +19,8 @@ from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_sear
 from megadga.probes.methods import (
     Directional,
     InFlight,
+    PassCounts,
     Probing,
-    Reads,
     Sharded,
     num_compared,
     num_measured,
@@ -29,7 +29,7 @@ from megadga.probes.methods import (
 from megadga.train.data import RunData, check_output, open_data
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
 from megadga.train.reference import RunReference, model_shape
-from megadga.train.unlikely import find_unlikely
+from megadga.train.unlikely import find_warnings
 
 MOST_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
@@ -76,7 +76,7 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         yield f"{label:<12}{text}"
     yield ""
     yield from _table(data, weights, epochs)
-    if warnings := list(find_unlikely(config, data, mixture, epochs)):
+    if warnings := list(find_warnings(config, data, mixture, epochs)):
         yield ""
         yield from (f"warning: {config.tell(each)}" for each in warnings)
 
@@ -97,7 +97,7 @@ def plan_leakage(config: RunConfig, rule: LeakageRule) -> tuple[LeakageSearch, .
     held_out = [s for s in sources if read_manifest(s.path).num_documents("valid")]
     if not held_out:
         expected = "a set with a validation split"
-        raise config.mistake("data", "specific", expected=expected, found="none")
+        raise config.invalid("data", "specific", expected=expected, found="none")
     return tuple(plan_search(source, domains, rule) for source in held_out)
 
 
@@ -225,7 +225,7 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
     return f"{text}; {_gradients(mixture.probing, domains, needs)}"
 
 
-def _product(reads: Reads, *factors: int) -> str:
+def _product(reads: PassCounts, *factors: int) -> str:
     times = factors if reads.times == 1 else (*factors, reads.times)
     product = " x ".join(map(str, times))
     return product if reads.every == 1 else f"{product} / {reads.every}"

@@ -257,7 +257,7 @@ def _saved(step: int, newest: Path | None) -> str:
 def _evaluate(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     if config.evaluation is None:
-        raise config.mistake("evaluation", expected="a section", found="null")
+        raise config.invalid("evaluation", expected="a section", found="null")
     # The first rank looks for all where there are several; one alone, before torch is imported.
     alone = read_ranks(os.environ).world_size == 1
     if alone and latest_checkpoint(config.output / CHECKPOINTS) is None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from megadga.data.folder import DomainSource, open_domain, open_domains
 from megadga.mixers.dga import Dga
 from megadga.mixers.static import uniform_weights
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 
 
 class BigramModel(nn.Module):
@@ -36,12 +36,14 @@ class BigramModel(nn.Module):
 
 def train(
     model: nn.Module, settings: dict[str, Any], domains: Any, specific: Any, steps: int
-) -> tuple[Any, DgaPlugin]:
+) -> tuple[Any, MixturePlugin]:
     initialize: Any = deepspeed.initialize
     engine, *_ = initialize(model=model, model_parameters=model.parameters(), config=settings)
     scheduler = Dga(uniform_weights(len(domains)), step_size=1.0, ema=0.1)
     sampling = Sampling(seed=17)
-    mixture = DgaPlugin(engine, domains, specific, scheduler, sampling=sampling, interval=5)  # (1)
+    mixture = MixturePlugin(
+        engine, domains, specific, scheduler, sampling=sampling, interval=5
+    )  # (1)
     for step in range(1, steps + 1):
         for tokens in mixture.next_batch().tokens:  # (2)
             engine.backward(engine(tokens).mean())

@@ -54,7 +54,7 @@ def accumulation_steps(config: RunConfig, world_size: int) -> int:
     training = config.training
     at_once = training.micro_batch_size * world_size
     if training.global_batch_size % at_once:
-        raise config.mistake(
+        raise config.invalid(
             "training",
             "global_batch_size",
             expected=f"a multiple of training.micro_batch_size x ranks "
@@ -64,7 +64,7 @@ def accumulation_steps(config: RunConfig, world_size: int) -> int:
     steps = training.global_batch_size // at_once
     key = "gradient_accumulation_steps"
     if stated(config.deepspeed, key) and config.deepspeed[key] != steps:
-        raise config.mistake(
+        raise config.invalid(
             "deepspeed",
             key,
             expected=f"{steps} (training.global_batch_size / training.micro_batch_size / "

@@ -7,7 +7,7 @@ from typing import Any, Self, Union, cast
 
 from pydantic import model_validator
 
-from megadga.config.validation import CLOSE, KeyPath, Mistake, as_error, dotted, shown
+from megadga.config.validation import CLOSE, ConfigIssue, KeyPath, as_error, dotted, format_value
 from megadga.section import Count, Section, Share, Whole
 
 STABLE_DECAY = "WarmupStableDecayLR"
@@ -33,7 +33,7 @@ class StableDecaySection(Section):
         if self.warmup_num_steps + self.decay_num_steps > self.total_num_steps:
             expected = f"at most {self.total_num_steps - self.warmup_num_steps} (total - warm-up)"
             found = str(self.decay_num_steps)
-            raise as_error([Mistake(("decay_num_steps",), expected, found)])
+            raise as_error([ConfigIssue(("decay_num_steps",), expected, found)])
         return self
 
 
@@ -409,7 +409,7 @@ _ELSEWHERE: Mapping[str, str] = {
 """Names that other programs have for settings, or that stand in another place."""
 
 
-def find_unknown_names(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+def find_unknown_names(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield every key, optimizer, scheduler and parameter that DeepSpeed does not know.
 
     Args:
@@ -430,24 +430,26 @@ def optimizer_name(settings: Mapping[str, Any]) -> str | None:
     return named or (found if found in TORCH_OPTIMIZERS else None)
 
 
-def _keys(settings: Mapping[str, Any], known: Keys, path: KeyPath) -> Iterator[Mistake]:
+def _keys(settings: Mapping[str, Any], known: Keys, path: KeyPath) -> Iterator[ConfigIssue]:
     for name, value in settings.items():
         here = (*path, name)
         if name not in known:
             removed = {_ROOT: REMOVED, (*_ROOT, "zero_optimization"): REMOVED_OF_ZERO}
             if name in removed.get(path, ()):
                 found = f"{name!r}, which DeepSpeed 0.19 has removed"
-                yield Mistake(here, "a key of DeepSpeed's", found)
+                yield ConfigIssue(here, "a key of DeepSpeed's", found)
             else:
                 yield _unknown(here, known, "key", _elsewhere(name))
         elif (below := known[name]) is not None:
             if isinstance(value, Mapping):
                 yield from _keys(cast("Mapping[str, Any]", value), below, here)
             elif value is not None or path == _ROOT:
-                yield Mistake(here, "a mapping", "nothing" if value is None else shown(value))
+                yield ConfigIssue(
+                    here, "a mapping", "nothing" if value is None else format_value(value)
+                )
 
 
-def _optimizer(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+def _optimizer(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     section = settings.get("optimizer")
     if not isinstance(section, Mapping):
         return
@@ -479,7 +481,7 @@ def _implementation(name: str, settings: Mapping[str, Any], params: Any) -> str:
     return "cpu" if zero.get("cpu_offload") or device in _CPU else "accelerator"
 
 
-def _scheduler(settings: Mapping[str, Any]) -> Iterator[Mistake]:
+def _scheduler(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     section = settings.get("scheduler")
     if not isinstance(section, Mapping):
         return
@@ -498,31 +500,31 @@ def _scheduler(settings: Mapping[str, Any]) -> Iterator[Mistake]:
 
 def _params(
     section: str, params: Any, known: Collection[str], required: Collection[str]
-) -> Iterator[Mistake]:
+) -> Iterator[ConfigIssue]:
     path = (*_ROOT, section, "params")
     if not isinstance(params, Mapping):
-        yield Mistake(path, "a mapping", "nothing" if params is None else shown(params))
+        yield ConfigIssue(path, "a mapping", "nothing" if params is None else format_value(params))
         return
     for name in cast("Mapping[str, Any]", params):
         if name not in known:
             elsewhere = [_ELSEWHERE[name]] if name == "max_grad_norm" else []
             yield _unknown((*path, name), known, "parameter", elsewhere)
     for name in sorted(set(required) - set(cast("Mapping[str, Any]", params))):
-        yield Mistake((*path, name), "a value", "nothing")
+        yield ConfigIssue((*path, name), "a value", "nothing")
 
 
-def _unknown_type(section: str, found: Mapping[str, Any], names: Iterable[str]) -> Mistake:
+def _unknown_type(section: str, found: Mapping[str, Any], names: Iterable[str]) -> ConfigIssue:
     path = (*_ROOT, section, "type")
     name = found.get("type")
     if not isinstance(name, str):
         expected = f"one of {', '.join(sorted(names))}"
-        return Mistake(path, expected, "nothing" if name is None else shown(name))
+        return ConfigIssue(path, expected, "nothing" if name is None else format_value(name))
     return _unknown(path, names, section, [], found=name)
 
 
 def _unknown(
     path: KeyPath, known: Iterable[str], noun: str, elsewhere: list[str], *, found: str = ""
-) -> Mistake:
+) -> ConfigIssue:
     """Name the nearest of the known names, or where else there is one of this name."""
     name = found or str(path[-1])
     # Names differ in case as often as in letters.
@@ -530,7 +532,7 @@ def _unknown(
     close = get_close_matches(name.lower(), by_lower, n=1, cutoff=CLOSE)
     hints = [by_lower[each] for each in close] or elsewhere
     few = not hints and len(by_lower) <= _MOST_NAMED
-    return Mistake(
+    return ConfigIssue(
         path,
         expected=f"one of {', '.join(sorted(by_lower.values()))}" if few else f"a known {noun}",
         found=repr(name),

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from megadga.config.validation import shown
-from megadga.data.files import parse_strictly, written_whole
+from megadga.config.validation import format_value
+from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import ConfigError
 
 Mass = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
@@ -28,7 +28,7 @@ def read_histogram(path: Path) -> dict[str, float]:
     except ValidationError as error:
         detail = error.errors()[0]
         where = ": ".join(map(str, (path, *detail["loc"])))
-        found = shown(detail["input"])
+        found = format_value(detail["input"])
         raise ConfigError(f"{where}: expected a count or share, found {found}") from None
     except ValueError as error:  # from JSON, or a name twice
         raise ConfigError(f"{path}: expected JSON with each name once, found {error}") from None
@@ -42,7 +42,7 @@ def write_histogram(path: Path, masses: Mapping[str, float]) -> None:
     """
     content = json.dumps(dict(masses), indent=2, allow_nan=False, ensure_ascii=False)
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(content.encode() + b"\n")
     except OSError as error:
         raise ConfigError(f"{path}: expected to write it, found {error}") from error

@@ -7,7 +7,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from megadga.config.run import RunConfig
-from megadga.config.validation import Mistake, Places, from_validation, shown, under, under_folders
+from megadga.config.validation import (
+    ConfigIssue,
+    SourceMap,
+    format_value,
+    from_validation,
+    under,
+    under_folders,
+)
 from megadga.config.yaml_source import Document, parse, read_file
 from megadga.errors import ConfigError
 
@@ -26,21 +33,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     document = read_file(path)
     if not isinstance(document.values, dict):
-        raise ConfigError(f"{path}:1: expected a mapping of keys, found {shown(document.values)}")
+        raise ConfigError(
+            f"{path}:1: expected a mapping of keys, found {format_value(document.values)}"
+        )
     document = _with_deepspeed(document)
     for number, override in enumerate(overrides, start=1):
         document = _with_override(document, override, f"override {number}")
         document = _with_deepspeed(document)
-    mistakes = list(document.mistakes)
-    places = Places(document.places)
+    issues = list(document.issues)
+    places = SourceMap(document.places)
     try:
         config = RunConfig.model_validate(document.values, context=places)
     except ValidationError as error:
-        told = {mistake.path for mistake in mistakes}
+        told = {issue.path for issue in issues}
         found = from_validation(error, RunConfig)
-        raise places.error(mistakes + [m for m in found if m.path not in told]) from None
-    if mistakes:
-        raise places.error(mistakes)
+        raise places.error(issues + [m for m in found if m.path not in told]) from None
+    if issues:
+        raise places.error(issues)
     return under_folders(config, document.folders)
 
 
@@ -68,6 +77,6 @@ def _with_deepspeed(document: Document) -> Document:
         found = f"{path}: {error.strerror}"
     if found is None:
         return document.with_part(("deepspeed",), read_file(path))
-    mistake = Mistake(("deepspeed",), "a JSON file", found)
+    issue = ConfigIssue(("deepspeed",), "a JSON file", found)
     values = {key: value for key, value in document.values.items() if key != "deepspeed"}
-    return replace(document, values=values, mistakes=(*document.mistakes, mistake))
+    return replace(document, values=values, issues=(*document.issues, issue))

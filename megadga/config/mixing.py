@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from megadga.config.validation import (
+    ConfigIssue,
     KeyPath,
-    Mistake,
     as_error,
     choice,
     from_validation,
@@ -139,8 +139,8 @@ def _validate(value: object, built_in: ValidatorFunctionWrapHandler) -> Any:
     try:
         chosen = section.model_validate(values)
     except ValidationError as error:
-        mistakes = from_validation(error, section)
-        raise as_error([replace(m, path=("mixing", *m.path)) for m in mistakes]) from None
+        issues = from_validation(error, section)
+        raise as_error([replace(m, path=("mixing", *m.path)) for m in issues]) from None
     return chosen.brought_by(installed, extension)
 
 
@@ -162,7 +162,7 @@ def _listed(extensions: Iterable[Installed]) -> str:
 
 
 def _mistaken(expected: str, found: str) -> PydanticCustomError:
-    return as_error([Mistake(_TYPE, expected, found)])
+    return as_error([ConfigIssue(_TYPE, expected, found)])
 
 
 @cache  # sections of one class are equal or not by their values

@@ -10,8 +10,8 @@ from megadga.config.contradictions import (
     BATCH_SIZES,
     PRECISION_BLOCKS,
     find_batch_contradictions,
-    find_contradictions,
-    find_rule_contradictions,
+    find_inconsistencies,
+    find_rule_inconsistencies,
     with_total,
 )
 from megadga.config.mixing import ExtensionMixing, Mixing, WithExtensions, aligns_to_specific
@@ -24,13 +24,13 @@ from megadga.config.sections import (
     TrainingSection,
 )
 from megadga.config.validation import (
+    ConfigIssue,
     KeyPath,
-    Mistake,
-    Places,
+    SourceMap,
     as_error,
     dotted,
+    format_value,
     leaves,
-    shown,
     under,
     with_paths,
 )
@@ -153,13 +153,13 @@ def _without(section: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
 
 
 def _told(values: Mapping[KeyPath, Any], path: KeyPath) -> str:
-    return shown(values[path]) if path in values else "nothing"
+    return format_value(values[path]) if path in values else "nothing"
 
 
 class RunConfig(Section):
     """One training run, whole.
 
-    Validated with a `Places` as context, it tells mistakes that show up later, when the shards or
+    Validated with a `SourceMap` as context, it tells mistakes that show up later, when the shards or
     the number of ranks are known, with the file and line of the key.
     """
 
@@ -188,28 +188,28 @@ class RunConfig(Section):
     checkpoint: CheckpointSection | None = CheckpointSection()
     """What is kept to resume from; null: nothing, unless a signal stops the run."""
 
-    _places: Places = PrivateAttr(default_factory=Places)
+    _places: SourceMap = PrivateAttr(default_factory=SourceMap)
 
     def model_post_init(self, context: Any, /) -> None:
         """Keep the places that the values were validated with."""
-        if isinstance(context, Places):
+        if isinstance(context, SourceMap):
             self._places = context
 
-    def mistake(self, *path: str | int, expected: str, found: str) -> ConfigError:
+    def invalid(self, *path: str | int, expected: str, found: str) -> ConfigError:
         """Return the error that says what is wrong at a key: one line with its place."""
-        return self.error([Mistake(path, expected, found)])
+        return self.error([ConfigIssue(path, expected, found)])
 
-    def error(self, mistakes: Sequence[Mistake]) -> ConfigError:
+    def error(self, issues: Sequence[ConfigIssue]) -> ConfigError:
         """Return the error that says what is wrong, with a line and its place for each mistake."""
-        return self._places.error(mistakes)
+        return self._places.error(issues)
 
     def says(self, *path: str | int) -> bool:
         """Return whether a key was written, in a file or in an override."""
         return self._places.has(path)
 
-    def tell(self, mistake: Mistake) -> str:
+    def tell(self, issue: ConfigIssue) -> str:
         """Return what is wrong at a key, or may be, as one line with its place."""
-        return self._places.tell(mistake)
+        return self._places.tell(issue)
 
     @property
     def is_guarded(self) -> bool:
@@ -253,16 +253,16 @@ class RunConfig(Section):
     ) -> Mixing | ExtensionMixing:
         data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
         specific = None if data is None else tuple(data.specific)
-        if mistakes := list(find_rule_contradictions(mixing, specific)):
-            raise as_error(mistakes)
+        if issues := list(find_rule_inconsistencies(mixing, specific)):
+            raise as_error(issues)
         return mixing
 
     @field_validator("training")
     @classmethod
     def _suffices(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
         mixing: Mixing | ExtensionMixing | None = info.data.get("mixing")
-        if mixing and (mistakes := list(find_batch_contradictions(mixing, training))):
-            raise as_error(mistakes)
+        if mixing and (issues := list(find_batch_contradictions(mixing, training))):
+            raise as_error(issues)
         return training
 
     @field_validator("evaluation")
@@ -275,14 +275,14 @@ class RunConfig(Section):
             return evaluation
         if twice := sorted(evaluation.sets.keys() & data.specific.keys()):
             expected = "names that no set under data.specific has"
-            mistakes = [Mistake(("evaluation", "sets", name), expected, name) for name in twice]
-            raise as_error(mistakes)
+            issues = [ConfigIssue(("evaluation", "sets", name), expected, name) for name in twice]
+            raise as_error(issues)
         return evaluation
 
     @field_validator("deepspeed")
     @classmethod
     def _agrees(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        mistakes = list(find_contradictions(settings, info.data.get("training")))
-        if mistakes:
-            raise as_error(mistakes)
+        issues = list(find_inconsistencies(settings, info.data.get("training")))
+        if issues:
+            raise as_error(issues)
         return settings

@@ -25,7 +25,7 @@ def dotted(path: KeyPath) -> str:
     return ".".join(map(str, path))
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as a message shows it: as YAML would have it, cut where it gets long."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -41,7 +41,7 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class ConfigIssue:
     """One thing that is wrong.
 
     Args:
@@ -58,7 +58,7 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Places:
+class SourceMap:
     """File and line (or override) of every key.
 
     Two configurations that say the same are equal wherever they say it: places do not compare.
@@ -82,21 +82,21 @@ class Places:
         around = (path[:length] for length in range(len(path), -1, -1))
         return next((section for section in around if section in self.by_path), ())
 
-    def tell(self, mistake: Mistake) -> str:
+    def tell(self, issue: ConfigIssue) -> str:
         """Return the mistake as one line: place, key, what was expected and what was found."""
-        parts = (self.of(mistake.path), dotted(mistake.path))
+        parts = (self.of(issue.path), dotted(issue.path))
         line = ": ".join(part for part in parts if part)
-        line = f"{line}: expected {mistake.expected}, found {mistake.found}"
-        return f"{line}; did you mean {mistake.hint}?" if mistake.hint else line
+        line = f"{line}: expected {issue.expected}, found {issue.found}"
+        return f"{line}; did you mean {issue.hint}?" if issue.hint else line
 
-    def error(self, mistakes: Sequence[Mistake]) -> ConfigError:
+    def error(self, issues: Sequence[ConfigIssue]) -> ConfigError:
         """Return one error with a line for each mistake, in the order of the text."""
         order = {path: index for index, path in enumerate(self.by_path)}
 
-        def written(mistake: Mistake) -> int:
-            return order.get(self._closest(mistake.path), 0)
+        def written(issue: ConfigIssue) -> int:
+            return order.get(self._closest(issue.path), 0)
 
-        return ConfigError("\n".join(map(self.tell, sorted(mistakes, key=written))))
+        return ConfigError("\n".join(map(self.tell, sorted(issues, key=written))))
 
 
 def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
@@ -231,26 +231,26 @@ CLOSE = 0.75
 """Similarity (difflib's ratio) from which on a name counts as a misspelling of another."""
 
 
-def as_error(mistakes: Sequence[Mistake]) -> PydanticCustomError:
+def as_error(issues: Sequence[ConfigIssue]) -> PydanticCustomError:
     """Return what a validator raises to report mistakes at keys of its choice."""
-    text = "; ".join(f"{dotted(m.path)}: expected {m.expected}, found {m.found}" for m in mistakes)
-    return PydanticCustomError("mistakes", "{text}", {"text": text, "mistakes": tuple(mistakes)})
+    text = "; ".join(f"{dotted(m.path)}: expected {m.expected}, found {m.found}" for m in issues)
+    return PydanticCustomError("issues", "{text}", {"text": text, "issues": tuple(issues)})
 
 
-def from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[Mistake]:
+def from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[ConfigIssue]:
     """Yield what is wrong in the section ``root`` according to pydantic."""
     for detail in error.errors(include_url=False):
         context = detail.get("ctx", {})
         path, sections = follow(root, detail["loc"])
         match detail["type"]:
-            case "mistakes":
-                yield from context["mistakes"]
+            case "issues":
+                yield from context["issues"]
             case "model_type" | "dict_type":
-                yield Mistake(path, "a mapping", shown(detail["input"]))
+                yield ConfigIssue(path, "a mapping", format_value(detail["input"]))
             case "path_type":
-                yield Mistake(path, "a path", shown(detail["input"]))
+                yield ConfigIssue(path, "a path", format_value(detail["input"]))
             case "missing":
-                yield Mistake(path, "a value", "nothing")
+                yield ConfigIssue(path, "a value", "nothing")
             case "extra_forbidden":
                 yield _unknown_key(path, root, sections)
             case "union_tag_invalid":
@@ -263,31 +263,33 @@ def from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[M
                 yield _other(path, detail)
 
 
-def _other(path: KeyPath, detail: ErrorDetails) -> Mistake:
+def _other(path: KeyPath, detail: ErrorDetails) -> ConfigIssue:
     if detail["type"] in ("value_error", "assertion_error"):  # of an extension's own validators
-        found = f"{shown(detail['input'])} ({detail.get('ctx', {})['error']})"
-        return Mistake(path, "what the extension accepts", found)
+        found = f"{format_value(detail['input'])} ({detail.get('ctx', {})['error']})"
+        return ConfigIssue(path, "what the extension accepts", found)
     expected = detail["msg"].removeprefix("Input should be ")
     expected = re.sub(r"^(greater|less) than", r"a number \1 than", expected)
-    return Mistake(path, expected, detail.get("ctx", {}).get("found", shown(detail["input"])))
+    return ConfigIssue(
+        path, expected, detail.get("ctx", {}).get("found", format_value(detail["input"]))
+    )
 
 
-def choice(path: KeyPath, choices: Iterable[str], found: object) -> Mistake:
+def choice(path: KeyPath, choices: Iterable[str], found: object) -> ConfigIssue:
     """Return what is wrong with a word that is none of some, at least one; None: it is missing."""
     names = list(choices)
     close = get_close_matches(str(found), names, n=1)
     listed = " or ".join(filter(None, (", ".join(map(repr, names[:-1])), repr(names[-1]))))
-    return Mistake(
+    return ConfigIssue(
         path,
         expected=listed,
-        found="nothing" if found is None else shown(found),
+        found="nothing" if found is None else format_value(found),
         hint=repr(close[0]) if close else "",
     )
 
 
 def _unknown_key(
     path: KeyPath, root: type[BaseModel], sections: Sequence[type[BaseModel]]
-) -> Mistake:
+) -> ConfigIssue:
     """Name the nearest key of the section, of others in its place, or the same key elsewhere."""
     key = str(path[-1])
     _, alternatives = follow(root, path[:-1])
@@ -298,7 +300,7 @@ def _unknown_key(
     if key not in others:
         close = close or get_close_matches(key, others, n=1, cutoff=CLOSE)
         close = close or [dotted(other) for other in all_keys(root) if other[-1] == key]
-    return Mistake(
+    return ConfigIssue(
         path,
         expected="a known key" if close else f"one of {', '.join(siblings)}",
         found=f"{key!r}, a key of type {' or '.join(dict.fromkeys(types))}"

@@ -11,7 +11,7 @@ from typing import Any, cast
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from megadga.config.validation import KeyPath, Mistake, dotted
+from megadga.config.validation import ConfigIssue, KeyPath, dotted
 from megadga.errors import ConfigError
 
 _STRING_TAG = "tag:yaml.org,2002:str"
@@ -54,7 +54,7 @@ class Document:
 
     values: Any
     places: dict[KeyPath, str]
-    mistakes: tuple[Mistake, ...] = ()
+    issues: tuple[ConfigIssue, ...] = ()
     folders: dict[KeyPath, Path] = field(default_factory=lambda: {(): Path()})
 
     def with_part(self, path: KeyPath, part: "Document") -> "Document":
@@ -78,9 +78,9 @@ class Document:
         places |= {path + key: place for key, place in part.places.items()}
         folders = {key: each for key, each in self.folders.items() if key[: len(path)] != path}
         folders |= {path + key: each for key, each in part.folders.items()}
-        mistakes = tuple(m for m in self.mistakes if m.path[: len(path)] != path)
-        moved = (replace(m, path=path + m.path) for m in part.mistakes)
-        return Document(values, places, (*mistakes, *moved), folders)
+        issues = tuple(m for m in self.issues if m.path[: len(path)] != path)
+        moved = (replace(m, path=path + m.path) for m in part.issues)
+        return Document(values, places, (*issues, *moved), folders)
 
     def find(self, key: str) -> KeyPath:
         """Return the path that ``a.b.0`` names here; a number is an index where a list is.
@@ -160,7 +160,7 @@ def parse(text: str, place: Callable[[int], str]) -> Document:
         raise ConfigError(f"{where}: expected YAML, found {found}") from None
     except RecursionError:
         raise ConfigError(f"{place(1)}: expected YAML, found it nested too deeply") from None
-    return Document(values, {(): place(1)} | reader.places, tuple(reader.mistakes))
+    return Document(values, {(): place(1)} | reader.places, tuple(reader.issues))
 
 
 class _Loader(yaml.BaseLoader):
@@ -180,7 +180,7 @@ class _Reader:
     def __init__(self, place: Callable[[int], str]) -> None:
         self.place = place
         self.places: dict[KeyPath, str] = {}
-        self.mistakes: list[Mistake] = []
+        self.issues: list[ConfigIssue] = []
         self.seen: set[int] = set()  # nodes by identity: an alias is a node seen before
 
     def read(self, node: Node, path: KeyPath) -> Any:
@@ -213,7 +213,7 @@ class _Reader:
             name = _text(key)
             if name in values:
                 found = f"it in {self.places[(*path, name)]} as well"
-                self.mistakes.append(Mistake((*path, name), "each key once", found))
+                self.issues.append(ConfigIssue((*path, name), "each key once", found))
             values[name] = self._read_at(key, value, (*path, name))
         return values
 

@@ -89,7 +89,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def written_whole(path: Path, *, durable: bool = True) -> Generator[BinaryIO]:
+def atomic_write(path: Path, *, durable: bool = True) -> Generator[BinaryIO]:
     """Open a file for writing that appears under its name only when the block ends without error.
 
     The bytes go to ``PATH.partial``, are flushed to the disk, the file is renamed, and its folder

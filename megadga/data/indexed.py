@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megadga.arrays import IntArray, TokenArray
-from megadga.data.files import checksum, written_whole
+from megadga.data.files import atomic_write, checksum
 from megadga.data.manifest import ShardEntry
 from megadga.errors import ShardError
 
@@ -375,10 +375,10 @@ class ShardWriter:
 
     def __enter__(self) -> Self:
         # Last in, first renamed: an index never stands without what belongs to it.
-        self._idx = self._files.enter_context(written_whole(index_path(self._prefix)))
-        self._bin = self._files.enter_context(written_whole(tokens_path(self._prefix)))
+        self._idx = self._files.enter_context(atomic_write(index_path(self._prefix)))
+        self._bin = self._files.enter_context(atomic_write(tokens_path(self._prefix)))
         if self._ids_path is not None:
-            self._ids = self._files.enter_context(written_whole(self._ids_path))
+            self._ids = self._files.enter_context(atomic_write(self._ids_path))
         return self
 
     def __exit__(

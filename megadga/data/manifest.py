@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from megadga.arrays import IntArray
-from megadga.data.files import checksum, parse_strictly, written_whole
+from megadga.data.files import atomic_write, checksum, parse_strictly
 from megadga.data.npz import ArraySpec, read_arrays, write_arrays
 from megadga.errors import ShardError
 
@@ -121,7 +121,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         OSError: If it cannot be written.
     """
     content = {"version": VERSION, **asdict(manifest)}
-    with written_whole(manifest_path(folder)) as file:
+    with atomic_write(manifest_path(folder)) as file:
         file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 

@@ -12,7 +12,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.errors import MegadgaError, ShardError
 
 SUFFIX = ".npy"
@@ -72,7 +72,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         OSError: If it cannot be written.
         ValueError: If an array holds Python objects.
     """
-    with written_whole(path) as file, ZipFile(file, "w", ZIP_STORED) as archive:
+    with atomic_write(path) as file, ZipFile(file, "w", ZIP_STORED) as archive:
         for name, array in arrays.items():
             info = ZipInfo(f"{name}{SUFFIX}", date_time=FIRST_TIME)
             with archive.open(info, "w", force_zip64=True) as member:

@@ -19,7 +19,7 @@ from megadga.console import whole_number
 from megadga.errors import ConfigError, MegadgaError
 from megadga.launch.hosts import Host, first_hosts, read_hostfile
 from megadga.launch.operators import remove_abandoned_locks
-from megadga.launch.supervision import PULSE_S, STOPPED, Command, Ended, Patience, supervise
+from megadga.launch.supervision import PULSE_S, STOPPED, Command, Ended, Timeouts, supervise
 from megadga.run_folder.failures import forget_failures, verdict
 from megadga.run_folder.markers import Outcome, finished_step, go_back
 
@@ -64,7 +64,7 @@ class Plan:
     commands: tuple[Command, ...]
     hosts: tuple[Host, ...]
     ask_to_stop: Callable[[Sequence[int]], None]
-    patience: Patience
+    patience: Timeouts
     max_restarts: int = 0
     file: PrivateFile | None = None
     end: Command | None = None
@@ -427,7 +427,7 @@ def check_ranks(config: RunConfig, ranks: int) -> None:
     accumulation_steps(config, ranks)
 
 
-def patience_of(request: Request, *, end_s: float) -> Patience:
+def patience_of(request: Request, *, end_s: float) -> Timeouts:
     """Return how long processes get.
 
     Args:
@@ -435,7 +435,7 @@ def patience_of(request: Request, *, end_s: float) -> Patience:
         end_s: What ending takes when it goes well.
     """
     limit_s = None if request.time_s is None else float(request.time_s - request.save_s)
-    return Patience(stop_s=float(request.save_s), end_s=end_s, limit_s=limit_s)
+    return Timeouts(stop_s=float(request.save_s), end_s=end_s, limit_s=limit_s)
 
 
 def requested_hosts(request: Request) -> tuple[Host, ...]:
@@ -492,6 +492,6 @@ def make_output(config: RunConfig) -> None:
     try:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise config.mistake(
+        raise config.invalid(
             "output", expected="a folder that can be written", found=error.strerror or str(error)
         ) from None

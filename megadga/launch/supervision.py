@@ -152,7 +152,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long processes get.
 
     Attributes:
@@ -185,7 +185,7 @@ def supervise(
     commands: Sequence[Command],
     *,
     ask_to_stop: Callable[[Sequence[int]], None],
-    patience: Patience,
+    patience: Timeouts,
     wished: Callable[[], float | None] = lambda: None,
     end: Command | None = None,
 ) -> Ended:
@@ -202,7 +202,7 @@ def supervise(
             they need not.
         end: Ends those that do not end by themselves; None: SIGTERM does.
     """
-    wishes = _Wishes(wished)
+    wishes = _StopRequests(wished)
     with taken(_FORWARDED, wishes.take):
         processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -213,7 +213,7 @@ def supervise(
 
 
 @final
-class _Wishes:
+class _StopRequests:
     """Remembers the signals that ask to stop.
 
     Args:
@@ -261,9 +261,9 @@ class _Pulse:
 
 def _watch(
     processes: Sequence[subprocess.Popen[bytes]],
-    wishes: _Wishes,
+    wishes: _StopRequests,
     ask_to_stop: Callable[[Sequence[int]], None],
-    patience: Patience,
+    patience: Timeouts,
     pulse: _Pulse,
 ) -> Ended:
     """Wait until all have ended by themselves, or until those that have not must be ended."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import final
 
 from megadga.console import run_program
-from megadga.launch.supervision import PULSE_S, Command, Patience, supervise
+from megadga.launch.supervision import PULSE_S, Command, Timeouts, supervise
 
-_PATIENCE = Patience(stop_s=35.0, end_s=10.0)
+_PATIENCE = Timeouts(stop_s=35.0, end_s=10.0)
 """An agent of torchrun gives its ranks 30 s to end."""
 
 

@@ -5,8 +5,16 @@ DeepSpeed is patched: the loop takes its batches here and calls ``after_step``.
 """
 
 from megadga.plugin.batches import Batch, BatchIndices, Sampling
-from megadga.plugin.mixture import DgaPlugin
+from megadga.plugin.mixture import MixturePlugin
 from megadga.plugin.protocol import Metrics, Plugin
 from megadga.plugin.records import CollapseAlarm
 
-__all__ = ["Batch", "BatchIndices", "CollapseAlarm", "DgaPlugin", "Metrics", "Plugin", "Sampling"]
+__all__ = [
+    "Batch",
+    "BatchIndices",
+    "CollapseAlarm",
+    "Metrics",
+    "MixturePlugin",
+    "Plugin",
+    "Sampling",
+]

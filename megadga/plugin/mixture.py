@@ -37,7 +37,7 @@ from megadga.probes.sequences import TrainedBatch
 
 
 @final
-class DgaPlugin:
+class MixturePlugin:
     """Online data mixing for any DeepSpeed loop (Dynamic Gradient Alignment, arXiv 2410.02498).
 
     Each optimizer step, take ``next_batch()`` (or ``next_indices()`` and read the windows

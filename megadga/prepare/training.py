@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceTrainer
 
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.data.manifest import MOST_IDS
 from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import iterate_documents
@@ -96,7 +96,7 @@ def train_tokenizer(
     path = Path(f"{prefix}.model")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(model.getvalue())
     except OSError as error:
         raise ConfigError(f"{path}: expected to write it, found {error}") from error

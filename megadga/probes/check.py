@@ -20,7 +20,12 @@ from megadga.probes.directions import spread_direction
 from megadga.probes.engine import uses_autocast
 from megadga.probes.gradients import GradientShard
 from megadga.probes.passes import ProbePasses
-from megadga.probes.sequences import Drawn, DrawnPart, PackedSequences, ProbeDraws
+from megadga.probes.sequences import (
+    PackedSequences,
+    ProbeSequences,
+    ProbeSequenceSampler,
+    SequenceSubset,
+)
 from megadga.probes.state import evaluating
 
 
@@ -49,14 +54,14 @@ _TOLERANCES = {
 }
 
 
-def checked_sequences(draws: ProbeDraws, number: int) -> PackedSequences:
+def checked_sequences(draws: ProbeSequenceSampler, number: int) -> PackedSequences:
     """Return as many sequences of the first update, of the target and of domains in turns."""
-    sets: list[Drawn] = []
+    sets: list[ProbeSequences] = []
     for place in range(number):
         turn, of_domain = divmod(place, 2)
         drawn = draws.measured(0, turn % draws.num_measured) if of_domain else draws.target(0)
         nth = turn // draws.num_measured if of_domain else turn
-        sets.append(DrawnPart(drawn, np.array([nth % len(drawn)], dtype=np.int64)))
+        sets.append(SequenceSubset(drawn, np.array([nth % len(drawn)], dtype=np.int64)))
     return PackedSequences(sets)
 
 
@@ -73,7 +78,9 @@ class ProbeCheck:
         UnsupportedEngineError: If the module or its loss cannot be measured, or not this way.
     """
 
-    def __init__(self, passes: ProbePasses, draws: ProbeDraws, *, derivatives: bool) -> None:
+    def __init__(
+        self, passes: ProbePasses, draws: ProbeSequenceSampler, *, derivatives: bool
+    ) -> None:
         self._passes = passes
         self._size = passes.engine.train_micro_batch_size_per_gpu()
         self._sequences = checked_sequences(
@@ -94,7 +101,7 @@ class ProbeCheck:
             self._dry(self._check_sequences)
         self._gradient = None
 
-    def renew(self) -> None:
+    def refresh(self) -> None:
         """Check again if other parameters train now, or some had no gradient at first. Collective.
 
         Costs nothing otherwise.
@@ -176,7 +183,7 @@ class ProbeCheck:
             numbers[:, index] = [float(v @ d), float(v @ v), float(d @ d)]
         expected, squares, lengths = passes.collective.agreed_sum(numbers)
         direction = spread_direction(passes, gradient)
-        found = passes.derivatives_apart(self._sequences, direction)
+        found = passes.derivatives_per_parameter(self._sequences, direction)
         slopes = found.along.sum(axis=1) / max(1, found.num_targets.sum())
         whole = np.sqrt(squares.sum() * lengths.sum())
         if not np.isfinite(whole):
@@ -224,7 +231,9 @@ class ProbeCheck:
                 )
 
     def _of_sequences(self, direction: Any, size: int) -> FloatArray:
-        found = self._passes.derivatives_apart(self._sequences, direction, micro_batch_size=size)
+        found = self._passes.derivatives_per_parameter(
+            self._sequences, direction, micro_batch_size=size
+        )
         return found.along
 
 

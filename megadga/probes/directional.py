@@ -13,9 +13,9 @@ import numpy as np
 
 from megadga.mixers.base import Alignments
 from megadga.probes.check import ProbeCheck
-from megadga.probes.directions import AimSource
+from megadga.probes.directions import DirectionSource
 from megadga.probes.passes import ProbePasses
-from megadga.probes.sequences import Drawn, PackedSequences
+from megadga.probes.sequences import PackedSequences, ProbeSequences
 from megadga.probes.sharded import squared_norms
 from megadga.probes.statistics import domain_alignments
 
@@ -33,17 +33,19 @@ class DirectionalProbe:
     """
 
     def __init__(
-        self, passes: ProbePasses, source: AimSource, check: ProbeCheck, *, norms: bool
+        self, passes: ProbePasses, source: DirectionSource, check: ProbeCheck, *, norms: bool
     ) -> None:
         self._passes = passes
         self._source = source
         self._norms = norms
         self._check = check
 
-    def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
+    def measure(
+        self, update: int, specific: ProbeSequences, domains: Sequence[ProbeSequences]
+    ) -> Alignments:
         """Measure every domain; see ``GradientProbe``."""
-        self._passes.renew()
-        self._check.renew()
+        self._passes.refresh()
+        self._check.refresh()
         target, packed = PackedSequences([specific]), PackedSequences(domains)
         aim = self._source.aim(update, target)
         found = self._passes.derivatives(packed, aim.direction)

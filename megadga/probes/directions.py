@@ -288,7 +288,7 @@ def specific_gradient(
 
 
 @dataclass(frozen=True, eq=False)
-class Aim:
+class UpdateDirection:
     """A direction ``d`` and what is known of it.
 
     Attributes:
@@ -310,10 +310,10 @@ class Aim:
     preconditioned: bool = False
 
 
-class AimSource(Protocol):
+class DirectionSource(Protocol):
     """A way to find the direction of an update."""
 
-    def aim(self, update: int, specific: PackedSequences) -> Aim:
+    def aim(self, update: int, specific: PackedSequences) -> UpdateDirection:
         """Return the direction of an update. Collective; see each source for the memory."""
         ...
 
@@ -341,10 +341,10 @@ class WholeGradient:
         self._passes = passes
         self._preconditioning = preconditioning
 
-    def aim(self, update: int, specific: PackedSequences) -> Aim:  # noqa: ARG002  (no memory)
-        """See ``AimSource``."""
+    def aim(self, update: int, specific: PackedSequences) -> UpdateDirection:  # noqa: ARG002  (no memory)
+        """See ``DirectionSource``."""
         found = specific_gradient(self._passes, specific, self._preconditioning)
-        return Aim(
+        return UpdateDirection(
             direction=spread_direction(self._passes, found.shard),
             squared_norm=found.squared_norm,
             slope=found.slope,

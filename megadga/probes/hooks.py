@@ -29,7 +29,7 @@ Hold = Callable[[nn.Module], AbstractContextManager[Any]]
 
 
 @final
-class Taps:
+class SequenceHooks:
     """The per-sequence numbers of the micro-batch that is passing through a tapped module.
 
     Args:
@@ -144,26 +144,26 @@ class Taps:
 
 
 @contextmanager
-def tapped(
+def hooked(
     module: nn.Module,
     direction: Direction,
     layouts: Layouts,
     *,
     hold: Hold = nullcontext,
     following: bool = False,
-) -> Generator[Taps]:
+) -> Generator[SequenceHooks]:
     """Tap every module that owns a parameter of the direction; take the hooks off at the end.
 
     Args:
         module: The whole model.
         direction: What derivatives are taken along.
         layouts: Where sequences lie in the outputs of its modules.
-        hold: See ``Taps``.
+        hold: See ``SequenceHooks``.
         following: Whether they are followed where that is not known, function by function of
             torch; it takes some time of each.
     """
     follows = Following() if following else None
-    taps = Taps(layouts, follows, hold)
+    taps = SequenceHooks(layouts, follows, hold)
     with ExitStack() as hooks:
         if follows is not None:
             hooks.enter_context(follows)
@@ -174,7 +174,7 @@ def tapped(
 
 
 @contextmanager
-def tapped_apart(
+def hooked_per_parameter(
     module: nn.Module,
     direction: Direction,
     parameters: Sequence[nn.Parameter],
@@ -182,8 +182,8 @@ def tapped_apart(
     *,
     hold: Hold = nullcontext,
     following: bool = False,
-) -> Generator[list[Taps]]:
-    """Tap along each parameter's piece of a direction by itself; see ``tapped``.
+) -> Generator[list[SequenceHooks]]:
+    """Tap along each parameter's piece of a direction by itself; see ``hooked``.
 
     Yields:
         Those of each parameter. A micro-batch begins with all of them.
@@ -198,7 +198,7 @@ def tapped_apart(
             yield
 
     follows = Following() if following else None
-    taps = {parameter: Taps(layouts, follows, hold_and_pause) for parameter in parameters}
+    taps = {parameter: SequenceHooks(layouts, follows, hold_and_pause) for parameter in parameters}
     with ExitStack() as hooks:
         if follows is not None:
             hooks.enter_context(follows)
@@ -241,7 +241,7 @@ def _nothing() -> None:
 class _ModuleTap:
     """What happens before and after each call of one module."""
 
-    def __init__(self, taps: Taps, name: str, tangent: Tangent) -> None:
+    def __init__(self, taps: SequenceHooks, name: str, tangent: Tangent) -> None:
         self._taps = taps
         self._name = name
         self._tangent = tangent

@@ -18,15 +18,20 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import Alignments
 from megadga.probes.check import ProbeCheck
-from megadga.probes.directions import AimSource
+from megadga.probes.directions import DirectionSource
 from megadga.probes.engine import eager, hold_gathered
 from megadga.probes.gradients import Direction
-from megadga.probes.hooks import Taps, tapped
+from megadga.probes.hooks import SequenceHooks, hooked
 from megadga.probes.layouts import Layouts
 from megadga.probes.passes import ProbePasses
-from megadga.probes.protocols import MeasuredSequences, TrainingProbe, Watch
-from megadga.probes.sequences import Drawn, PackedSequences, ProbeDraws, TrainedBatch
-from megadga.probes.statistics import Estimates, domain_alignments, renewed, unmeasured
+from megadga.probes.protocols import InFlightStart, MeasuredSequences, TrainingProbe
+from megadga.probes.sequences import (
+    PackedSequences,
+    ProbeSequences,
+    ProbeSequenceSampler,
+    TrainedBatch,
+)
+from megadga.probes.statistics import Estimates, domain_alignments, unmeasured, updated_estimates
 
 _CLOSE = 1e-2  # apart by less, a scale is taken for the one that is expected, but for rounding
 
@@ -96,7 +101,7 @@ def _of_cross_entropy(logits: Tensor, gradient: Tensor, sequence_length: int) ->
 
 
 @final
-class TrainingTaps:
+class TrainingHooks:
     """Derivatives of the sequences that one optimizer step trains on.
 
     The loss that the engine's backward pass gets must be the mean over the targets of a
@@ -111,7 +116,7 @@ class TrainingTaps:
         self._passes, self._engine = passes, passes.engine
         self._collective = passes.collective
         self._open: ExitStack | None = None
-        self._taps: Taps | None = None
+        self._taps: SequenceHooks | None = None
         self._epsilons: list[Tensor] = []
         self._scales: list[SeenScale] = []
 
@@ -128,7 +133,7 @@ class TrainingTaps:
             stack.enter_context(eager(self._engine))
             hold, following = partial(hold_gathered, self._engine), self._passes.following
             taps = stack.enter_context(
-                tapped(self._engine.module, direction, layouts, hold=hold, following=following)
+                hooked(self._engine.module, direction, layouts, hold=hold, following=following)
             )
             hook = self._engine.module.register_forward_pre_hook(self._begin(taps), prepend=True)
             stack.callback(hook.remove)
@@ -193,7 +198,7 @@ class TrainingTaps:
         if torch.is_grad_enabled():
             self._scales.append(SeenScale(outputs))
 
-    def _begin(self, taps: Taps) -> Any:
+    def _begin(self, taps: SequenceHooks) -> Any:
         size, device = self._engine.train_micro_batch_size_per_gpu(), self._engine.device
 
         def begin(_: nn.Module, positional: tuple[Any, ...]) -> None:
@@ -235,22 +240,24 @@ class InFlightProbe:
             in the outputs of every module.
     """
 
-    def __init__(self, passes: ProbePasses, source: AimSource, check: ProbeCheck) -> None:
+    def __init__(self, passes: ProbePasses, source: DirectionSource, check: ProbeCheck) -> None:
         _check_told_apart(passes)
         self._passes = passes
         self._source = source
         self._check = check
-        self._taps = TrainingTaps(passes)
+        self._taps = TrainingHooks(passes)
 
-    def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
+    def start(
+        self, update: int, specific: ProbeSequences, apart: Sequence[ProbeSequences]
+    ) -> InFlightStart:
         """See ``TrainingProbe``."""
-        self._passes.renew()
-        self._check.renew()
+        self._passes.refresh()
+        self._check.refresh()
         target = PackedSequences([specific])
         aim = self._source.aim(update, target)
         measured = self._measured_apart(aim.direction, apart)
         self._taps.start(aim.direction, self._passes.layouts(target))
-        return Watch(measured, aim.squared_norm, aim.energy, aim.preconditioned)
+        return InFlightStart(measured, aim.squared_norm, aim.energy, aim.preconditioned)
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         """See ``TrainingProbe``."""
@@ -268,7 +275,9 @@ class InFlightProbe:
         """Continue from ``state``."""
         self._source.load_state_dict(state)
 
-    def _measured_apart(self, direction: Direction, apart: Sequence[Drawn]) -> MeasuredSequences:
+    def _measured_apart(
+        self, direction: Direction, apart: Sequence[ProbeSequences]
+    ) -> MeasuredSequences:
         if not apart:
             nothing = np.empty(0, dtype=np.int64)
             return MeasuredSequences(np.empty(0), nothing, nothing)
@@ -291,7 +300,9 @@ class InFlightAligner:
         refresh_every: Updates between those at which domains that were not drawn are measured.
     """
 
-    def __init__(self, probe: TrainingProbe, draws: ProbeDraws, *, refresh_every: int) -> None:
+    def __init__(
+        self, probe: TrainingProbe, draws: ProbeSequenceSampler, *, refresh_every: int
+    ) -> None:
         self._probe = probe
         self._draws = draws
         self._refresh_every = refresh_every
@@ -326,7 +337,7 @@ class InFlightAligner:
         )
         owners = np.concatenate([batch.domains, domains[watch.apart.sets]])
         sampled = domain_alignments(along, num_targets, owners, self._draws.num_measured)
-        estimates = renewed(self._estimates, sampled)
+        estimates = updated_estimates(self._estimates, sampled)
         if np.isfinite(estimates.dots).all():
             self._estimates = estimates
         return Alignments(
@@ -362,5 +373,5 @@ class _Prepared:
     """An update whose step is being trained."""
 
     batch: TrainedBatch
-    watch: Watch
+    watch: InFlightStart
     apart: IntArray

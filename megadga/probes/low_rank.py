@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from megadga.probes.directions import Aim
+from megadga.probes.directions import UpdateDirection
 from megadga.probes.gradients import Factors, ResidentDirection, full_shape
 from megadga.probes.methods import LowRank
 from megadga.probes.passes import ProbePasses
@@ -122,8 +122,8 @@ class LowRankGradient:
         self._starts: list[Tensor] | None = None
         self._found: _Found | None = None
 
-    def aim(self, update: int, specific: PackedSequences) -> Aim:
-        """See ``AimSource``; reused for as many updates as the method says. Collective."""
+    def aim(self, update: int, specific: PackedSequences) -> UpdateDirection:
+        """See ``DirectionSource``; reused for as many updates as the method says. Collective."""
         self._look_again()
         found = self._found
         if found is None or update - found.update >= self._method.interval:
@@ -261,7 +261,7 @@ class LowRankGradient:
             agreed = [each * scale for each in agreed]
         return agreed[: len(shapes)], agreed[len(shapes) :]
 
-    def _as_aim(self, found: _Found, *, age: int) -> Aim:
+    def _as_aim(self, found: _Found, *, age: int) -> UpdateDirection:
         pairs = zip(found.lefts, found.rights, strict=True)
         factors = [Factors(left, right) for left, right in pairs]
         of_whole = _squared_norm(found.whole)
@@ -280,7 +280,7 @@ class LowRankGradient:
             pieces[parameters[index]] = Factors(each.left.to(dtype), each.right.to(dtype))
         for index, piece in zip(self._whole, found.whole, strict=True):
             pieces[parameters[index]] = piece.to(parameters[index].dtype)
-        return Aim(
+        return UpdateDirection(
             direction=ResidentDirection(pieces),
             squared_norm=total,
             slope=kept,  # of a projection of v

@@ -12,7 +12,12 @@ from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds, Alignments, TargetAlignments, TargetNeeds
 from megadga.probes.check import ProbeCheck
 from megadga.probes.directional import DirectionalProbe
-from megadga.probes.directions import AimSource, Preconditioning, WholeGradient, check_moments
+from megadga.probes.directions import (
+    DirectionSource,
+    Preconditioning,
+    WholeGradient,
+    check_moments,
+)
 from megadga.probes.engine import Engine
 from megadga.probes.in_flight import InFlightAligner, InFlightProbe
 from megadga.probes.loss import Loss
@@ -20,7 +25,7 @@ from megadga.probes.low_rank import LowRankGradient
 from megadga.probes.methods import Directional, InFlight, LowRank, Probing, Sharded
 from megadga.probes.passes import ProbePasses
 from megadga.probes.protocols import GradientProbe, Measurement
-from megadga.probes.sequences import PackedSequences, ProbeDraws, TrainedBatch
+from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
 from megadga.probes.sharded import ShardedProbe
 
 
@@ -33,7 +38,7 @@ class Aligner:
         draws: The sequences that they are measured on.
     """
 
-    def __init__(self, probe: GradientProbe, draws: ProbeDraws) -> None:
+    def __init__(self, probe: GradientProbe, draws: ProbeSequenceSampler) -> None:
         self._probe = probe
         self._draws = draws
 
@@ -72,7 +77,7 @@ class Target:
     """
 
     measurement: Measurement
-    draws: ProbeDraws
+    draws: ProbeSequenceSampler
 
 
 @final
@@ -164,7 +169,7 @@ def make_measurement(
     elif specific is None:
         raise ValueError("specific: expected a specific set to align with, found None")
     passes = ProbePasses(engine, loss=loss)
-    draws = ProbeDraws(
+    draws = ProbeSequenceSampler(
         domains, specific, budget=probing.budget, seed=seed, mixtures=needs.mixtures
     )
     preconditioning = Preconditioning(needs.preconditioned, probing.without_moments)
@@ -248,7 +253,7 @@ def make_target_measurement(
         measurement = make_measurement(
             engine, domains, each, probing=probing, needs=of_one, loss=loss, seed=seed
         )
-        draws = ProbeDraws(
+        draws = ProbeSequenceSampler(
             domains, each, budget=probing.budget, seed=seed, mixtures=needs.mixtures
         )
         targets.append(Target(measurement, draws))
@@ -257,7 +262,7 @@ def make_target_measurement(
 
 def _source(
     passes: ProbePasses, direction: LowRank | None, preconditioning: Preconditioning, seed: int
-) -> AimSource:
+) -> DirectionSource:
     if direction is None:
         return WholeGradient(passes, preconditioning)
     if preconditioning.asked:

@@ -101,7 +101,7 @@ class Probing:
 
 
 @dataclass(frozen=True)
-class Reads:
+class PassCounts:
     """How often a probe sends the same sequences through the model, forward and backward.
 
     Attributes:
@@ -130,9 +130,9 @@ class Overhead:
         share: Those, divided by what training reads from one update to the next.
     """
 
-    domains: Reads
-    specific: Reads
-    losses: Reads
+    domains: PassCounts
+    specific: PassCounts
+    losses: PassCounts
     sequences_per_update: float
     share: float
 
@@ -175,7 +175,7 @@ def predicted_overhead(
     """
     num_targets = needs.num_targets if isinstance(needs, TargetNeeds) else 1
     domains, specific = _reads(probing.method, num_targets, norms=needs.norms)
-    losses = Reads(num_targets if isinstance(needs, TargetNeeds) else 0)
+    losses = PassCounts(num_targets if isinstance(needs, TargetNeeds) else 0)
     budget = probing.budget
     sequences = num_domains * budget.sequences_per_domain * domains.per_update + num_compared(
         needs, budget, num_domains
@@ -184,19 +184,19 @@ def predicted_overhead(
     return Overhead(domains, specific, losses, sequences, share)
 
 
-def _reads(method: Method, num_targets: int, *, norms: bool) -> tuple[Reads, Reads]:
+def _reads(method: Method, num_targets: int, *, norms: bool) -> tuple[PassCounts, PassCounts]:
     """Return the passes over the domains' sequences and over the targets'."""
     match method:
         case Sharded():
-            return Reads(num_targets), Reads(num_targets)
+            return PassCounts(num_targets), PassCounts(num_targets)
         case Directional(direction):
-            return Reads(num_targets + norms), _of_direction(direction, num_targets)
+            return PassCounts(num_targets + norms), _of_direction(direction, num_targets)
         case InFlight(direction, refresh_every):
-            return Reads(every=refresh_every), _of_direction(direction, num_targets)
+            return PassCounts(every=refresh_every), _of_direction(direction, num_targets)
 
 
-def _of_direction(low_rank: LowRank | None, num_targets: int) -> Reads:
+def _of_direction(low_rank: LowRank | None, num_targets: int) -> PassCounts:
     if low_rank is None:
-        return Reads(num_targets)
+        return PassCounts(num_targets)
     # The half-steps of a subspace iteration.
-    return Reads(times=2 * num_targets, every=low_rank.interval)
+    return PassCounts(times=2 * num_targets, every=low_rank.interval)

@@ -30,7 +30,12 @@ from megadga.probes.engine import (
     release_gathered,
 )
 from megadga.probes.gradients import Direction, GradientShard, ShardedSum, ShardLayout, full_shape
-from megadga.probes.hooks import Taps, modules_with_parameters, tapped, tapped_apart
+from megadga.probes.hooks import (
+    SequenceHooks,
+    hooked,
+    hooked_per_parameter,
+    modules_with_parameters,
+)
 from megadga.probes.layouts import NO_LAYOUTS, Layouts, learn_layouts
 from megadga.probes.loss import CountedLoss, Loss, as_counted, loss_of, watching_targets
 from megadga.probes.sequences import PackedSequences
@@ -41,7 +46,7 @@ TakeGradient = Callable[[int, Tensor], None]
 """Takes the number of a parameter and its gradient on this rank, which nobody keeps."""
 
 
-_Tap = Callable[[Layouts, bool], AbstractContextManager[Sequence[Taps]]]
+_Tap = Callable[[Layouts, bool], AbstractContextManager[Sequence[SequenceHooks]]]
 """From layouts, and whether sequences are followed, to a context in which a module is tapped."""
 
 
@@ -70,7 +75,7 @@ class ProbePasses:
 
     Attributes:
         engine: As given.
-        parameters: Those that train, as far as ``renew`` knows: which the optimizer holds and
+        parameters: Those that train, as far as ``refresh`` knows: which the optimizer holds and
             which are not frozen. Their numbers are places here.
         collective: The ranks that share the work.
         layout: How a gradient is divided over them.
@@ -94,7 +99,7 @@ class ProbePasses:
         self._counts_targets = self._counts_together = False
         self._ignored: tuple[str, ...] = ()
         self.unknown: Mapping[str, tuple[int, ...]] = {}
-        self.renew()
+        self.refresh()
 
     @property
     def names(self) -> list[str]:
@@ -102,7 +107,7 @@ class ProbePasses:
         names = {parameter: name for name, parameter in self.engine.module.named_parameters()}
         return [names[parameter] for parameter in self.parameters]
 
-    def renew(self) -> None:
+    def refresh(self) -> None:
         """Look again at what trains: parameters may be frozen and unfrozen between updates.
 
         Parameters that could be trained, but that the optimizer does not hold, are told of once.
@@ -266,9 +271,9 @@ class ProbePasses:
         """
 
         @contextmanager
-        def tap(layouts: Layouts, following: bool) -> Generator[list[Taps]]:
+        def tap(layouts: Layouts, following: bool) -> Generator[list[SequenceHooks]]:
             hold = partial(hold_gathered, self.engine)
-            with tapped(
+            with hooked(
                 self.engine.module, direction, layouts, hold=hold, following=following
             ) as taps:
                 yield [taps]
@@ -276,7 +281,7 @@ class ProbePasses:
         found = self._derivatives(sequences, tap, micro_batch_size)
         return Derivatives(found.along[0], found.num_targets, found.loss)
 
-    def derivatives_apart(
+    def derivatives_per_parameter(
         self,
         sequences: PackedSequences,
         direction: Direction,
@@ -289,8 +294,8 @@ class ProbePasses:
         and is not for every update. Otherwise as ``derivatives``.
         """
 
-        def tap(layouts: Layouts, following: bool) -> AbstractContextManager[list[Taps]]:
-            return tapped_apart(
+        def tap(layouts: Layouts, following: bool) -> AbstractContextManager[list[SequenceHooks]]:
+            return hooked_per_parameter(
                 self.engine.module,
                 direction,
                 self.parameters,
@@ -319,7 +324,7 @@ class ProbePasses:
         return found
 
     def _through(
-        self, taps: Sequence[Taps], sequences: PackedSequences, size: int
+        self, taps: Sequence[SequenceHooks], sequences: PackedSequences, size: int
     ) -> Derivatives | None:
         """Return None if a rank could not tell the sequences of a micro-batch. Collective."""
         numbers = np.zeros((len(taps) + 1, sequences.num_targets.size))

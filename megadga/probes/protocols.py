@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.base import Alignments
-from megadga.probes.sequences import Drawn, TrainedBatch
+from megadga.probes.sequences import ProbeSequences, TrainedBatch
 
 
 class Collective(Protocol):
@@ -33,7 +33,9 @@ class Collective(Protocol):
 class GradientProbe(Protocol):
     """A way to measure ``a_i = <grad l(x_i), grad l(y)>`` at the model's present parameters."""
 
-    def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
+    def measure(
+        self, update: int, specific: ProbeSequences, domains: Sequence[ProbeSequences]
+    ) -> Alignments:
         """Measure the alignment of every domain's gradient with the specific one.
 
         A gradient is that of the mean loss over its sequences' targets, padding left out; long
@@ -68,7 +70,7 @@ class MeasuredSequences:
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
+class InFlightStart:
     """What is known of an update before its batch is trained.
 
     Attributes:
@@ -87,7 +89,9 @@ class Watch:
 class TrainingProbe(Protocol):
     """A way to measure alignments on the sequences that an optimizer step trains on."""
 
-    def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
+    def start(
+        self, update: int, specific: ProbeSequences, apart: Sequence[ProbeSequences]
+    ) -> InFlightStart:
         """Measure some domains apart, then watch training, which keeps its bits.
 
         Collective: every rank calls it with equal arguments, before the step's first forward pass.

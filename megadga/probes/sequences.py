@@ -15,7 +15,7 @@ from megadga.mixers.base import Mixtures
 from megadga.probes.methods import ProbeBudget
 
 
-class Drawn(Protocol):
+class ProbeSequences(Protocol):
     """The sequences that one gradient is measured on, read only where they are needed."""
 
     def __len__(self) -> int:
@@ -32,8 +32,8 @@ class Drawn(Protocol):
 
 
 @dataclass(frozen=True)
-class DrawnSequences:
-    """Sequences of one set; ``Drawn``.
+class DomainSequences:
+    """Sequences of one set; ``ProbeSequences``.
 
     Attributes:
         domain: Where they come from.
@@ -56,8 +56,8 @@ class DrawnSequences:
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnMixture:
-    """Sequences of several domains; ``Drawn``.
+class MixtureSequences:
+    """Sequences of several domains; ``ProbeSequences``.
 
     Attributes:
         domains: All domains, ``K`` of them, of one sequence length.
@@ -86,15 +86,15 @@ class DrawnMixture:
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnPart:
-    """Some of other drawn sequences; ``Drawn``.
+class SequenceSubset:
+    """Some of other drawn sequences; ``ProbeSequences``.
 
     Attributes:
         whole: The others.
         rows: Their places there, shape ``(N,)``, ``N >= 1``.
     """
 
-    whole: Drawn
+    whole: ProbeSequences
     rows: IntArray
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class PackedSequences:
         num_targets: Targets of each row that are tokens, shape ``(N,)``.
     """
 
-    def __init__(self, sets: Sequence[Drawn]) -> None:
+    def __init__(self, sets: Sequence[ProbeSequences]) -> None:
         self._sets = tuple(sets)
         sizes = np.array([len(drawn) for drawn in sets], dtype=np.int64)
         self._starts = np.cumsum(sizes) - sizes
@@ -155,7 +155,7 @@ class PackedSequences:
 
 
 @final
-class ProbeDraws:
+class ProbeSequenceSampler:
     """The sequences that updates are measured on.
 
     Args:
@@ -198,12 +198,12 @@ class ProbeDraws:
         self._has_specific = specific is not None
         self.num_measured = len(domains) if mixtures is None else len(mixtures.names)
 
-    def specific(self, update: int) -> DrawnSequences:
+    def specific(self, update: int) -> DomainSequences:
         """Return an update's sequences of the specific set."""
         assert self._has_specific
         return self._draw(update, len(self._domains), self._budget.specific_sequences)
 
-    def target(self, update: int) -> Drawn:
+    def target(self, update: int) -> ProbeSequences:
         """Return the sequences whose gradient the others are compared with in an update."""
         if self._has_specific:
             return self.specific(update)
@@ -212,9 +212,9 @@ class ProbeDraws:
         drawn = [self._draw(update, i, self._budget.sequences_per_domain) for i in domains]
         owners = np.repeat(np.array(domains), [len(each) for each in drawn])
         sequences = np.concatenate([each.sequences for each in drawn])
-        return DrawnMixture(self._domains, Selection(owners, sequences))
+        return MixtureSequences(self._domains, Selection(owners, sequences))
 
-    def measured(self, update: int, index: int) -> Drawn:
+    def measured(self, update: int, index: int) -> ProbeSequences:
         """Return an update's sequences of one domain, or of one mixture of them."""
         count = self._budget.sequences_per_domain
         if self._mixtures is None:
@@ -223,8 +223,8 @@ class ProbeDraws:
         selection = self._sampler.draw_mixture(
             update, index, count, domains=domains, shares=shares
         )
-        return DrawnMixture(self._domains, selection)
+        return MixtureSequences(self._domains, selection)
 
-    def _draw(self, update: int, index: int, count: int) -> DrawnSequences:
+    def _draw(self, update: int, index: int, count: int) -> DomainSequences:
         selection = self._sampler.draw(update, index, count)
-        return DrawnSequences(self._sets[index], selection.sequences)
+        return DomainSequences(self._sets[index], selection.sequences)

@@ -13,7 +13,7 @@ from megadga.arrays import FloatArray
 from megadga.mixers.base import Alignments
 from megadga.probes.directions import Preconditioning, specific_gradient
 from megadga.probes.passes import ProbePasses
-from megadga.probes.sequences import Drawn, PackedSequences
+from megadga.probes.sequences import PackedSequences, ProbeSequences
 
 
 @final
@@ -32,11 +32,11 @@ class ShardedProbe:
     def measure(
         self,
         update: int,  # noqa: ARG002  (no measurement depends on the one before)
-        specific: Drawn,
-        domains: Sequence[Drawn],
+        specific: ProbeSequences,
+        domains: Sequence[ProbeSequences],
     ) -> Alignments:
         """Measure every domain; see ``GradientProbe``. Memory: two shards and one bucket."""
-        self._passes.renew()
+        self._passes.refresh()
         num_domains = len(domains)
         numbers = np.empty(2 * num_domains)
         target = PackedSequences([specific])
@@ -61,7 +61,7 @@ class ShardedProbe:
         """Take nothing."""
 
 
-def squared_norms(passes: ProbePasses, domains: Sequence[Drawn]) -> FloatArray:
+def squared_norms(passes: ProbePasses, domains: Sequence[ProbeSequences]) -> FloatArray:
     """Return ``|g_i|^2`` of every domain, shape ``(K,)``, a gradient for each. Collective."""
     numbers = np.empty(len(domains))
     for i, drawn in enumerate(domains):

@@ -131,7 +131,7 @@ def unmeasured(num_domains: int) -> Estimates:
     )
 
 
-def renewed(estimates: Estimates, sampled: SampledAlignments) -> Estimates:
+def updated_estimates(estimates: Estimates, sampled: SampledAlignments) -> Estimates:
     """Return the estimates after an update: new where it measured, an update older elsewhere.
 
     A number that is not finite stays until its domain is measured again: to leave an update out,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.config.validation import shown
+from megadga.config.validation import format_value
 from megadga.data.files import parse_strictly
 from megadga.errors import ConfigError
 
@@ -125,7 +125,7 @@ def _unexpected(
     metrics: Path, record: Record, key: str, expected: str, found: object
 ) -> ConfigError:
     place = f"{metrics}: {record['type']} of step {record['step']}: {key}"
-    return ConfigError(f"{place}: expected {expected}, found {shown(found)}")
+    return ConfigError(f"{place}: expected {expected}, found {format_value(found)}")
 
 
 def averaged_weights(

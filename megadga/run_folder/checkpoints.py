@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from megadga.config.run import other_run
-from megadga.data.files import checksum, flush, parse_strictly, written_whole
+from megadga.data.files import atomic_write, checksum, flush, parse_strictly
 from megadga.errors import ResumeError
 
 _HEADER = "megadga.json"
@@ -75,7 +75,7 @@ def write_header(checkpoint: Path, header: CheckpointHeader) -> None:
     """
     content = asdict(header)
     text = json.dumps({**content, _CHECKSUM: _digest(content)}, indent=2)
-    with written_whole(header_path(checkpoint)) as file:
+    with atomic_write(header_path(checkpoint)) as file:
         file.write(f"{text}\n".encode())
 
 
@@ -209,7 +209,7 @@ def mark_latest(checkpoint: Path) -> None:
     Raises:
         OSError: If that cannot be written.
     """
-    with written_whole(checkpoint.parent / _LATEST) as file:
+    with atomic_write(checkpoint.parent / _LATEST) as file:
         file.write(checkpoint.name.encode())
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import final
 
 from megadga.config.run import RunConfig, without_changeable
-from megadga.data.files import parse_strictly, written_whole
+from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import MegadgaError, ResumeError
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint, mark_latest
 from megadga.run_folder.lock import RunLock
@@ -112,7 +112,7 @@ class RunMarkers:
         """Say how the run ended, after optimizer step ``step``."""
         if self._writes:
             path = self._folder / (DONE if finished else REQUEUE)
-            with written_whole(path) as file:
+            with atomic_write(path) as file:
                 file.write(f"{json.dumps({'step': step, 'run': self._run})}\n".encode())
 
 

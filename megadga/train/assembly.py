@@ -14,17 +14,17 @@ from deepspeed.accelerator import get_accelerator
 
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.run import RunConfig, changes, differences
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.data.verify import DataWatch, check_content
 from megadga.errors import ConfigError, ResumeError
 from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.launch.ranks import read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
-from megadga.plugin import CollapseAlarm, DgaPlugin, Sampling
+from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
-from megadga.probes.losses_alone import losses_alone
 from megadga.probes.methods import Probing
+from megadga.probes.token_losses import token_losses
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
@@ -207,7 +207,7 @@ def _assemble(
         checkpoints=checkpoints,
         non_finite=NonFiniteSteps(
             config.training.non_finite_limit,
-            losses=losses_alone(engine, engine.module),
+            losses=token_losses(engine, engine.module),
             ranks=collective,
             latest=lambda: checkpoints.newest,
         ),
@@ -265,8 +265,8 @@ def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
 
 def _mixture_plugin(
     config: RunConfig, data: RunData, mixture: Mixture, engine: Engine
-) -> DgaPlugin:
-    return DgaPlugin(
+) -> MixturePlugin:
+    return MixturePlugin(
         engine,
         data.domains,
         data.specific,
@@ -284,7 +284,7 @@ def _mixture_plugin(
 def _trainer(
     config: RunConfig,
     data: RunData,
-    dga: DgaPlugin,
+    dga: MixturePlugin,
     engine: Engine,
     together: StepSum,
     collective: ProcessGroupCollective,
@@ -295,7 +295,7 @@ def _trainer(
     reweighting = None
     if (section := config.training.loss_reweighting) is not None:
         rule = LossReweighting(section.strategy, section.temperature, section.warmup)
-        reweighting = Reweighting(rule, losses_alone(engine, engine.module))
+        reweighting = Reweighting(rule, token_losses(engine, engine.module))
     return Trainer(
         engine,
         dga.names,
@@ -307,7 +307,7 @@ def _trainer(
     )
 
 
-def _alarms(mixture: Mixture, dga: DgaPlugin) -> tuple[CollapseAlarm, ...]:
+def _alarms(mixture: Mixture, dga: MixturePlugin) -> tuple[CollapseAlarm, ...]:
     least = mixture.min_effective_domains
     return (CollapseAlarm(lambda: dga.weights, min_effective=least),) if least > 0.0 else ()
 
@@ -315,7 +315,7 @@ def _alarms(mixture: Mixture, dga: DgaPlugin) -> tuple[CollapseAlarm, ...]:
 def _evaluation(
     config: RunConfig,
     data: RunData,
-    dga: DgaPlugin,
+    dga: MixturePlugin,
     engine: Engine,
     collective: ProcessGroupCollective,
 ) -> tuple[Evaluation, ...]:
@@ -360,7 +360,7 @@ def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
             "another process has trained here meanwhile; start again to continue"
         )
     try:
-        with written_whole(config.output / "config.yaml") as file:
+        with atomic_write(config.output / "config.yaml") as file:
             file.write(config.to_yaml().encode())
     except OSError as error:
         raise _unwritable(config, error) from None
@@ -375,7 +375,7 @@ def _lock(config: RunConfig, lock: RunLock) -> None:
 
 def _unwritable(config: RunConfig, error: OSError) -> ConfigError:
     found = error.strerror or str(error)
-    return config.mistake("output", expected="a folder that can be written", found=found)
+    return config.invalid("output", expected="a folder that can be written", found=found)
 
 
 @final
@@ -418,7 +418,7 @@ def _mean_weights(config: RunConfig) -> MeanWeightsFile:
     )
 
 
-def _progress(config: RunConfig, mixture: DgaPlugin) -> Progress:
+def _progress(config: RunConfig, mixture: MixturePlugin) -> Progress:
     return Progress(
         total_steps=config.training.steps,
         first_step=mixture.step,

@@ -12,7 +12,7 @@ from megadga.config.histogram import read_histogram
 from megadga.config.mixing import ExtensionMixing, aligns_to_specific
 from megadga.config.run import RunConfig
 from megadga.config.sections import EvaluatedSet, Packing
-from megadga.config.validation import KeyPath, Mistake
+from megadga.config.validation import ConfigIssue, KeyPath
 from megadga.data.domain import Domain, SequenceSet
 from megadga.data.folder import (
     DomainSource,
@@ -42,8 +42,8 @@ def check_inputs(config: RunConfig) -> None:
     Raises:
         ConfigError: If some are missing, with a line for each: file, line and key.
     """
-    if mistakes := [*_folders(config), *_files_read(config)]:
-        raise config.error(mistakes)
+    if issues := [*_folders(config), *_files_read(config)]:
+        raise config.error(issues)
 
 
 def check_output(config: RunConfig) -> None:
@@ -57,7 +57,7 @@ def check_output(config: RunConfig) -> None:
     domains = config.data.domains
     if isinstance(domains, Path) and _real(output).is_relative_to(_real(domains)):
         expected = "a folder outside data.domains, where every folder is a domain"
-        raise config.mistake("output", expected=expected, found=str(output))
+        raise config.invalid("output", expected=expected, found=str(output))
     existing = next(place for place in (output, *output.absolute().parents) if _exists(place))
     if not existing.is_dir():
         found = f"the file {existing}"
@@ -65,21 +65,21 @@ def check_output(config: RunConfig) -> None:
         found = f"no permission to write in {existing}"
     else:
         return
-    raise config.mistake("output", expected=expected, found=found)
+    raise config.invalid("output", expected=expected, found=found)
 
 
 def no_checkpoint(config: RunConfig) -> ConfigError:
     """Return the error of a run that is to be evaluated and has left no checkpoint."""
     found = f"none in {config.output / 'checkpoints'}"
-    return config.mistake("output", expected="a run with a checkpoint", found=found)
+    return config.invalid("output", expected="a run with a checkpoint", found=found)
 
 
-def _folders(config: RunConfig) -> Iterator[Mistake]:
+def _folders(config: RunConfig) -> Iterator[ConfigIssue]:
     domains = config.data.domains
     if isinstance(domains, Path):
         if not domains.is_dir():
             expected = "a folder with one folder a domain"
-            yield Mistake(("data", "domains"), expected, f"none at {domains}")
+            yield ConfigIssue(("data", "domains"), expected, f"none at {domains}")
     else:
         for index, domain in enumerate(domains):
             yield from _shards(("data", "domains", index, "path"), domain.path)
@@ -92,17 +92,17 @@ def _folders(config: RunConfig) -> Iterator[Mistake]:
         folder = config.mixing.reference
         if not folder.is_dir():
             expected = "the output folder of a run"
-            yield Mistake(("mixing", "reference"), expected, f"none at {folder}")
+            yield ConfigIssue(("mixing", "reference"), expected, f"none at {folder}")
 
 
-def _shards(key: KeyPath, folder: Path) -> Iterator[Mistake]:
+def _shards(key: KeyPath, folder: Path) -> Iterator[ConfigIssue]:
     if not folder.is_dir():
-        yield Mistake(key, "a folder of shards", f"none at {folder}")
+        yield ConfigIssue(key, "a folder of shards", f"none at {folder}")
     elif not manifest_path(folder).exists():
-        yield Mistake(key, "a folder of shards", f"no {manifest_path(folder)}")
+        yield ConfigIssue(key, "a folder of shards", f"no {manifest_path(folder)}")
 
 
-def _files_read(config: RunConfig) -> Iterator[Mistake]:
+def _files_read(config: RunConfig) -> Iterator[ConfigIssue]:
     files: dict[KeyPath, Path | None] = {}
     match config.mixing:
         case DgaMixing() as mixing:
@@ -117,7 +117,7 @@ def _files_read(config: RunConfig) -> Iterator[Mistake]:
             pass
     for key, path in files.items():
         if path is not None and not path.is_file():
-            yield Mistake(key, "a file", f"none at {path}")
+            yield ConfigIssue(key, "a file", f"none at {path}")
 
 
 def _exists(path: Path) -> bool:
@@ -257,14 +257,14 @@ def _check_lengths(config: RunConfig, opened: OpenedSplit) -> None:
     if opened.too_short and config.data.too_short == "refuse":
         name, tokens = next(iter(opened.too_short.items()))
         others = len(opened.too_short) - 1
-        raise config.mistake(
+        raise config.invalid(
             "data",
             "too_short",
             expected=f"at least {window} in every domain, or leave_out",
             found=f"{tokens} in {name}" + (f" and too few in {others} more" if others else ""),
         )
     if not opened.domains:
-        raise config.mistake(
+        raise config.invalid(
             "data", "domains", expected=f"a domain of at least {window}", found="none"
         )
 
@@ -295,14 +295,14 @@ def _open_evaluated(
         check_same_tokenizer((folders[0], folder))
         if "valid" not in folder.manifest.splits:
             key = ("evaluation", "sets", name, "path")
-            raise config.mistake(*key, expected="a validation split", found="none")
+            raise config.invalid(*key, expected="a validation split", found="none")
         yield from _packed(config, folder, evaluated.packing, split="valid")
 
 
 def _check_guarded(config: RunConfig, held_out: Sequence[Domain]) -> None:
     """Check that a guard by validation losses of the domains has some."""
     if config.is_guarded and not held_out:
-        raise config.mistake(
+        raise config.invalid(
             "mixing",
             "general_guard",
             expected="null without evaluation"
@@ -368,7 +368,7 @@ def _identity(folders: Sequence[ShardFolder], opened: OpenedSplit) -> Mapping[st
 def _vocabulary_size(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
     size = config.model.vocabulary_size
     if size is not None and size < tokenizer.vocab_size:
-        raise config.mistake(
+        raise config.invalid(
             "model",
             "vocabulary_size",
             expected=f"at least {tokenizer.vocab_size}, the tokenizer's",

@@ -23,7 +23,7 @@ from megadga.config.run import RunConfig
 from megadga.model.llama import Llama
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
-from megadga.probes.losses_alone import losses_alone
+from megadga.probes.token_losses import token_losses
 from megadga.probes.weights_only import weights_only_loading
 from megadga.run_folder.checkpoints import find_damage
 from megadga.train.reference import RunReference, model_shape
@@ -113,7 +113,7 @@ def _refusals_told(config: RunConfig) -> Generator[None]:
     except (DeepSpeedConfigError, AssertionError, KeyError, TypeError, ValueError) as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         expected = "settings that DeepSpeed accepts"
-        raise config.mistake("deepspeed", expected=expected, found=found) from error
+        raise config.invalid("deepspeed", expected=expected, found=found) from error
 
 
 _WHOLE = "mp_rank_00_model_states.pt"
@@ -152,13 +152,13 @@ def load_reference(
     dist.broadcast_object_list(failure, group=engine.data_parallel_group, group_src=0)
     if failure[0] is not None:
         expected = "a checkpoint of the model in its config.yaml"
-        raise config.mistake("mixing", "reference", expected=expected, found=failure[0])
+        raise config.invalid("mixing", "reference", expected=expected, found=failure[0])
     model.requires_grad_(requires_grad=False)
     model.to(engine.device, torch.bfloat16 if config.training.precision == "bf16" else None)
     for parameter in model.parameters():
         (first,) = collective.tensors_of_first_rank([parameter.detach()])
         parameter.copy_(first)
-    return losses_alone(engine, model)
+    return token_losses(engine, model)
 
 
 def _read_into(model: Llama, reference: RunReference) -> str | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from megadga.plugin import Batch, DgaPlugin, Metrics, Plugin
+from megadga.plugin import Batch, Metrics, MixturePlugin, Plugin
 from megadga.train.checkpoints import Checkpoints
 from megadga.train.evaluation import Evaluation
 from megadga.train.metrics import MetricSink
@@ -36,7 +36,7 @@ class Run:
         total_steps: Optimizer steps of the whole run.
     """
 
-    mixture: DgaPlugin
+    mixture: MixturePlugin
     trainer: Trainer
     plugins: tuple[Plugin, ...]
     metrics: MetricSink

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from megadga.config.yaml_source import dump_line
 from megadga.console import draws_bars
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.errors import ResumeError
 from megadga.plugin import Metrics
 from megadga.plugin.records import MEAN_WEIGHTS
@@ -164,7 +164,7 @@ class MeanWeightsFile:
         # Without an update since this process started, the file is what it has to be.
         if self._weights is not None and (self._due(step) or step == self._last_step):
             line = dump_line({"type": "static", "weights": self._weights})
-            with written_whole(self._path) as file:
+            with atomic_write(self._path) as file:
                 file.write(line.encode())
 
 

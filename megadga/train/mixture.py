@@ -15,7 +15,7 @@ from megadga.arrays import FloatArray, check_simplex
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import ExtensionMixing
 from megadga.config.run import RunConfig
-from megadga.config.validation import KeyPath, Mistake, shown
+from megadga.config.validation import ConfigIssue, KeyPath, format_value
 from megadga.data.domain import Domain
 from megadga.data.folder import OpenedSplit, ShardFolder
 from megadga.data.manifest import manifest_path
@@ -90,7 +90,7 @@ def misnamed(
     left_out: AbstractSet[str],
     *,
     noun: str = "domain",
-) -> Iterator[Mistake]:
+) -> Iterator[ConfigIssue]:
     """Yield what is wrong with the names that weights are written by.
 
     Args:
@@ -105,19 +105,19 @@ def misnamed(
     for name in unknown[:MOST_NAMED]:
         if name in left_out:
             expected = "the name of a domain that is not left out (data.too_short)"
-            yield Mistake((*path, name), expected, f"{weights[name]} in {name!r}")
+            yield ConfigIssue((*path, name), expected, f"{weights[name]} in {name!r}")
             continue
         close = get_close_matches(name, names, n=1)
         hint = repr(close[0]) if close else ""
-        yield Mistake((*path, name), f"the name of a {noun}", repr(name), hint)
+        yield ConfigIssue((*path, name), f"the name of a {noun}", repr(name), hint)
     if len(unknown) > MOST_NAMED:
         found = f"{len(unknown) - MOST_NAMED} more that are none"
-        yield Mistake(path, f"names of {noun}s", found)
+        yield ConfigIssue(path, f"names of {noun}s", found)
     missing = [name for name in names if name not in weights]
     if missing:
         named = ", ".join(missing[:MOST_NAMED]) + (", ..." if len(missing) > MOST_NAMED else "")
         found = f"none for {len(missing)} ({named})"
-        yield Mistake(path, f"a weight for each of the {len(names)} {noun}s", found)
+        yield ConfigIssue(path, f"a weight for each of the {len(names)} {noun}s", found)
 
 
 def importance_of_sets(config: RunConfig) -> FloatArray:
@@ -127,7 +127,7 @@ def importance_of_sets(config: RunConfig) -> FloatArray:
 
 @final
 @dataclass(frozen=True, eq=False)
-class RunWeights:
+class WeightResolver:
     """Turns mixtures of a run's file into weights over its domains.
 
     Attributes:
@@ -168,9 +168,9 @@ class RunWeights:
                 budget = training.steps * training.global_batch_size * length
                 return unimax_weights(tokens, budget=budget, max_epochs=rule.max_epochs)
             case _:
-                mistakes = list(misnamed(path, rule, self.names, self.left_out))
-                if mistakes:
-                    raise self.config.error(mistakes)
+                issues = list(misnamed(path, rule, self.names, self.left_out))
+                if issues:
+                    raise self.config.error(issues)
                 weights = np.array([rule[name] for name in self.names], dtype=np.float64)
                 return weights / weights.sum()
 
@@ -260,8 +260,8 @@ def weights_of_rows(config: RunConfig, key: str, rule: Weights, mixtures: Mixtur
         assert rule == "uniform", "what goes by tokens is refused where the configuration is read"
         return uniform_weights(len(mixtures.names))
     noun = "basis distribution"
-    if mistakes := list(misnamed(("mixing", key), rule, mixtures.names, frozenset(), noun=noun)):
-        raise config.error(mistakes)
+    if issues := list(misnamed(("mixing", key), rule, mixtures.names, frozenset(), noun=noun)):
+        raise config.error(issues)
     weights = np.array([rule[name] for name in mixtures.names], dtype=np.float64)
     return weights / weights.sum()
 
@@ -327,7 +327,7 @@ ROUNDING = 1e-9
 """Relative error that an entropy may come with."""
 
 
-def make_dga(mixing: DgaMixing, weights: RunWeights, basis: RunBasis | None) -> Scheduler:
+def make_dga(mixing: DgaMixing, weights: WeightResolver, basis: RunBasis | None) -> Scheduler:
     """Return the rule over the domains, or over basis distributions.
 
     Raises:
@@ -365,13 +365,13 @@ def _dga_rule(
     initial = weights_of("initial", mixing.initial)
     if mixing.floor * initial.size > 1.0:
         expected = f"at most 1 / {over}"
-        raise config.mistake("mixing", "floor", expected=expected, found=str(mixing.floor))
+        raise config.invalid("mixing", "floor", expected=expected, found=str(mixing.floor))
     prior = None
     if mixing.prior is not None:
         prior = weights_of("prior", mixing.prior)
         if ((prior == 0.0) & (initial > 0.0)).any():
             expected = "a weight above 0 wherever mixing.initial has one"
-            raise config.mistake("mixing", "prior", expected=expected, found="0")
+            raise config.invalid("mixing", "prior", expected=expected, found="0")
     importance = importance_of_sets(config)
     rule = Dga(
         initial=initial,
@@ -407,10 +407,10 @@ def _check_alarm(config: RunConfig, least: float, scheduler: Scheduler) -> None:
     if least > first * (1.0 + ROUNDING):
         expected = f"at most {first:.4g}, the effective domains of the first mixture"
         path = ("mixing", "min_effective_domains")
-        raise config.mistake(*path, expected=expected, found=str(least))
+        raise config.invalid(*path, expected=expected, found=str(least))
 
 
-def make_doge(mixing: DogeMixing, weights: RunWeights) -> Doge:
+def make_doge(mixing: DogeMixing, weights: WeightResolver) -> Doge:
     """Return the rule over the domains.
 
     Raises:
@@ -424,7 +424,7 @@ def make_doge(mixing: DogeMixing, weights: RunWeights) -> Doge:
     )
 
 
-def make_grape(mixing: GrapeMixing, weights: RunWeights) -> Grape:
+def make_grape(mixing: GrapeMixing, weights: WeightResolver) -> Grape:
     """Return the rule for the run's specific sets, whose weights start at their importance.
 
     Raises:
@@ -441,7 +441,7 @@ def make_grape(mixing: GrapeMixing, weights: RunWeights) -> Grape:
     )
 
 
-def make_schedule(mixing: ScheduleMixing, weights: RunWeights) -> Schedule:
+def make_schedule(mixing: ScheduleMixing, weights: WeightResolver) -> Schedule:
     """Return the schedule that a section has, or that the file holds which it names.
 
     Args:
@@ -513,7 +513,7 @@ def _read_columns(path: Path) -> dict[str, FloatArray]:
 
 
 def make_extension(
-    mixing: ExtensionMixing, weights: RunWeights
+    mixing: ExtensionMixing, weights: WeightResolver
 ) -> tuple[Scheduler, Probing | None]:
     """Return an extension's rule, and how its alignments are measured; None: it observes none.
 
@@ -528,17 +528,17 @@ def make_extension(
     config = weights.config
     scheduler = _extension_rule(mixing, weights)
     needs = scheduler.observes
-    if mistakes := list(_unobserved(config, mixing, needs)):
-        raise config.error(mistakes)
+    if issues := list(_unobserved(config, mixing, needs)):
+        raise config.error(issues)
     if not isinstance(needs, AlignmentNeeds):
         return scheduler, None
     probe = DirectionalProbe() if mixing.probe is None else mixing.probe
-    if mistakes := list(_unmeasurable(probe, needs)):
-        raise config.error(mistakes)
+    if issues := list(_unmeasurable(probe, needs)):
+        raise config.error(issues)
     return scheduler, make_probing(probe)
 
 
-def _extension_rule(mixing: ExtensionMixing, weights: RunWeights) -> Scheduler:
+def _extension_rule(mixing: ExtensionMixing, weights: WeightResolver) -> Scheduler:
     installed, extension = mixing.origin()
     config = weights.config
     tokens = np.array([domain.num_tokens for domain in weights.domains], dtype=np.int64)
@@ -552,10 +552,10 @@ def _extension_rule(mixing: ExtensionMixing, weights: RunWeights) -> Scheduler:
         scheduler: Any = extension.make(mixing, context)
     except ValueError as error:
         expected = f"options that {installed.distribution} accepts"
-        raise config.mistake("mixing", expected=expected, found=str(error)) from None
+        raise config.invalid("mixing", expected=expected, found=str(error)) from None
     if found := _no_rule(scheduler, tokens.size):
         expected = f"a rule over {tokens.size} domains from {installed}"
-        raise config.mistake("mixing", "type", expected=expected, found=found)
+        raise config.invalid("mixing", "type", expected=expected, found=found)
     return scheduler
 
 
@@ -570,19 +570,19 @@ def _no_rule(scheduler: Any, num_domains: int) -> str:
 
 def _unobserved(
     config: RunConfig, mixing: ExtensionMixing, needs: Needs | None
-) -> Iterator[Mistake]:
+) -> Iterator[ConfigIssue]:
     """Yield what the rule observes otherwise than the section and the run have it."""
     path = ("mixing", "interval")
     if needs is None and mixing.interval is not None:
-        yield Mistake(path, "null: the rule never moves the weights", str(mixing.interval))
+        yield ConfigIssue(path, "null: the rule never moves the weights", str(mixing.interval))
     if needs is not None and mixing.interval is None:
-        yield Mistake(path, "optimizer steps between updates of the weights", "nothing")
+        yield ConfigIssue(path, "optimizer steps between updates of the weights", "nothing")
     match needs:
         case AlignmentNeeds(target="specific"):
             if len(config.data.specific) != 1:
                 expected = f"exactly one set, which mixing.type {mixing.type} aligns to"
                 found = ", ".join(config.data.specific) or "none"
-                yield Mistake(("data", "specific"), expected, found)
+                yield ConfigIssue(("data", "specific"), expected, found)
         case None:
             yield from _no_probe(mixing, "nothing")
         case StepNeeds():
@@ -594,30 +594,32 @@ def _unobserved(
                 "a rule that observes what a run measures: alignments with the specific set, "
                 "losses of training, the step, or nothing"
             )
-            yield Mistake(("mixing", "type"), expected, f"one that observes {needs}")
+            yield ConfigIssue(("mixing", "type"), expected, f"one that observes {needs}")
 
 
-def _no_probe(mixing: ExtensionMixing, observed: str) -> Iterator[Mistake]:
+def _no_probe(mixing: ExtensionMixing, observed: str) -> Iterator[ConfigIssue]:
     if mixing.probe is not None:
         expected = f"null: the rule observes {observed}, and no alignments"
-        yield Mistake(("mixing", "probe"), expected, f"type {mixing.probe.type}")
+        yield ConfigIssue(("mixing", "probe"), expected, f"type {mixing.probe.type}")
 
 
-def _unmeasurable(probe: Probe, needs: AlignmentNeeds) -> Iterator[Mistake]:
+def _unmeasurable(probe: Probe, needs: AlignmentNeeds) -> Iterator[ConfigIssue]:
     """Yield what the probe cannot measure of what the rule needs."""
     section = ("mixing", "probe")
     if isinstance(probe, InFlightProbe):
         other = "directional or sharded: the rule observes"
         if needs.norms:
             expected = f"{other} norms of the domains' gradients"
-            yield Mistake((*section, "type"), expected, shown(probe.type))
+            yield ConfigIssue((*section, "type"), expected, format_value(probe.type))
         if needs.mixtures is not None:
             expected = f"{other} mixtures of domains"
-            yield Mistake((*section, "type"), expected, shown(probe.type))
+            yield ConfigIssue((*section, "type"), expected, format_value(probe.type))
     if isinstance(probe, ShardedProbe) or probe.direction == "full" or not needs.preconditioned:
         return
     expected = "'full': the rule observes a gradient that is divided element by element"
-    yield Mistake((*section, "direction"), expected, shown(probe.direction.model_dump()))
+    yield ConfigIssue(
+        (*section, "direction"), expected, format_value(probe.direction.model_dump())
+    )
 
 
 Fixed = StaticMixing | UniformMixing | ProportionalMixing | TemperatureWeights | UnimaxWeights
@@ -663,7 +665,7 @@ def make_mixture(
         ConfigError: If weights or a histogram do not name exactly the domains, a setting is out of
             range for their number, or they hold too little for the run under `max_epochs`.
     """
-    weights = RunWeights(config, domains, left_out)
+    weights = WeightResolver(config, domains, left_out)
     match config.mixing:
         case DgaMixing() as mixing:
             mixture = Mixture(
@@ -703,7 +705,7 @@ def make_mixture(
     return mixture
 
 
-def _fixed(mixing: Fixed, weights: RunWeights) -> FloatArray:
+def _fixed(mixing: Fixed, weights: WeightResolver) -> FloatArray:
     """Return weights that stay as they are, shape ``(K,)``."""
     match mixing:
         case StaticMixing():
@@ -714,7 +716,7 @@ def _fixed(mixing: Fixed, weights: RunWeights) -> FloatArray:
             return weights.of(("mixing",), mixing)
 
 
-def _odm(mixing: OdmMixing, weights: RunWeights) -> Odm:
+def _odm(mixing: OdmMixing, weights: WeightResolver) -> Odm:
     return Odm(
         weights.of(("mixing", "initial"), mixing.initial),
         smoothing=mixing.smoothing,
@@ -723,7 +725,7 @@ def _odm(mixing: OdmMixing, weights: RunWeights) -> Odm:
     )
 
 
-def _doremi(mixing: DoremiMixing, weights: RunWeights) -> Doremi:
+def _doremi(mixing: DoremiMixing, weights: WeightResolver) -> Doremi:
     return Doremi(
         weights.of(("mixing", "initial"), mixing.initial),
         step_size=mixing.step_size,
@@ -731,7 +733,7 @@ def _doremi(mixing: DoremiMixing, weights: RunWeights) -> Doremi:
     )
 
 
-def _importance(path: Path, run: RunWeights) -> Mixture:
+def _importance(path: Path, run: WeightResolver) -> Mixture:
     """Return the mixture that gives each domain its share of the histogram in a file."""
     histogram = read_histogram(path)
     kept = {name: mass for name, mass in histogram.items() if name not in run.left_out}
@@ -750,7 +752,7 @@ def _check_supply(config: RunConfig, domains: Sequence[Domain], weights: FloatAr
     sizes = np.array([domain.num_sequences for domain in domains])[weights > 0.0]
     wanted = config.training.steps * config.training.global_batch_size
     if np.floor(sizes * config.sampling.max_epochs).sum() < wanted:
-        raise config.mistake(
+        raise config.invalid(
             "sampling",
             "max_epochs",
             expected=f"at least {wanted / sizes.sum():.4g} for {wanted} sequences from domains "

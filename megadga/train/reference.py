@@ -119,7 +119,7 @@ def _checkpoint(config: RunConfig, folder: Path) -> tuple[Path, CheckpointHeader
 
 
 def _unfit(config: RunConfig, expected: str, found: str) -> ConfigError:
-    return config.mistake("mixing", "reference", expected=expected, found=found)
+    return config.invalid("mixing", "reference", expected=expected, found=found)
 
 
 def _digest(identity: Mapping[str, Any]) -> str:

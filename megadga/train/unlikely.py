@@ -9,7 +9,7 @@ from megadga.arrays import FloatArray
 from megadga.config.deepspeed import optimizer_rate, peak_rate
 from megadga.config.deepspeed_keys import optimizer_name
 from megadga.config.run import RunConfig
-from megadga.config.validation import Mistake
+from megadga.config.validation import ConfigIssue
 from megadga.mixers.base import AlignmentNeeds, TargetNeeds
 from megadga.mixers.dga import DgaMixing
 from megadga.mixers.doge import DogeMixing
@@ -29,9 +29,9 @@ LARGEST_RATE = 0.1
 _SCALE_FREE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Lamb", "Lion")
 
 
-def find_unlikely(
+def find_warnings(
     config: RunConfig, data: RunData, mixture: Mixture, epochs: FloatArray
-) -> Iterator[Mistake]:
+) -> Iterator[ConfigIssue]:
     """Yield what the author of a run is to be asked about.
 
     Args:
@@ -49,44 +49,44 @@ def find_unlikely(
     yield from _same_folders(config)
     if config.evaluation is not None and not (data.held_out or data.held_out_specific):
         expected = "a validation split with a whole window in some set, or null"
-        yield Mistake(("evaluation",), expected, "none: nothing is evaluated")
+        yield ConfigIssue(("evaluation",), expected, "none: nothing is evaluated")
 
 
-def _intervals(config: RunConfig, mixture: Mixture) -> Iterator[Mistake]:
+def _intervals(config: RunConfig, mixture: Mixture) -> Iterator[ConfigIssue]:
     steps = config.training.steps
     if mixture.interval is not None and mixture.interval > steps:
         expected = f"at most training.steps ({steps}), or the weights never move"
-        yield Mistake(("mixing", "interval"), expected, str(mixture.interval))
+        yield ConfigIssue(("mixing", "interval"), expected, str(mixture.interval))
     elif isinstance(config.mixing, DgaMixing) and mixture.interval is not None:
         updates = steps // mixture.interval
         if config.mixing.warmup >= updates:
             expected = f"fewer than the run's updates ({updates}), or the weights never move"
-            yield Mistake(("mixing", "warmup"), expected, str(config.mixing.warmup))
+            yield ConfigIssue(("mixing", "warmup"), expected, str(config.mixing.warmup))
     for section, part in (("evaluation", config.evaluation), ("checkpoint", config.checkpoint)):
         if part is not None and part.interval > steps and config.says(section, "interval"):
             expected = f"at most training.steps ({steps}): there is one, at the end"
-            yield Mistake((section, "interval"), expected, str(part.interval))
+            yield ConfigIssue((section, "interval"), expected, str(part.interval))
 
 
-def _starts(config: RunConfig) -> Iterator[Mistake]:
+def _starts(config: RunConfig) -> Iterator[ConfigIssue]:
     """Find what begins when the run has ended."""
     steps = config.training.steps
     if isinstance(config.mixing, OdmMixing) and config.mixing.warmup >= steps:
         expected = f"less than training.steps ({steps}), or the weights never move"
-        yield Mistake(("mixing", "warmup"), expected, str(config.mixing.warmup))
+        yield ConfigIssue(("mixing", "warmup"), expected, str(config.mixing.warmup))
     if isinstance(config.mixing, ScheduleMixing):
         for index, stage in enumerate(config.mixing.stages or ()):
             if stage.step >= steps:
                 expected = f"less than training.steps ({steps}), or the stage never begins"
-                yield Mistake(("mixing", "stages", index, "step"), expected, str(stage.step))
+                yield ConfigIssue(("mixing", "stages", index, "step"), expected, str(stage.step))
     reweighting = config.training.loss_reweighting
     if reweighting is not None and reweighting.warmup >= steps:
         expected = f"less than training.steps ({steps}), or losses never count"
         path = ("training", "loss_reweighting", "warmup")
-        yield Mistake(path, expected, str(reweighting.warmup))
+        yield ConfigIssue(path, expected, str(reweighting.warmup))
 
 
-def _schedule(config: RunConfig) -> Iterator[Mistake]:
+def _schedule(config: RunConfig) -> Iterator[ConfigIssue]:
     """Find a learning-rate schedule that ends before the run does, or after it."""
     steps = config.training.steps
     params = config.deepspeed.get("scheduler", {}).get("params", {})
@@ -94,27 +94,27 @@ def _schedule(config: RunConfig) -> Iterator[Mistake]:
     total, warmup = params.get("total_num_steps"), params.get("warmup_num_steps")
     if isinstance(total, int) and total != steps:
         expected = f'"auto", or training.steps ({steps})'
-        yield Mistake((*path, "total_num_steps"), expected, str(total))
+        yield ConfigIssue((*path, "total_num_steps"), expected, str(total))
     if isinstance(warmup, int) and warmup >= steps:
         expected = f"less than training.steps ({steps}), or the peak rate is never reached"
-        yield Mistake((*path, "warmup_num_steps"), expected, str(warmup))
+        yield ConfigIssue((*path, "warmup_num_steps"), expected, str(warmup))
 
 
-def _rates(config: RunConfig) -> Iterator[Mistake]:
+def _rates(config: RunConfig) -> Iterator[ConfigIssue]:
     peak, rate = peak_rate(config), optimizer_rate(config)
     path = ("deepspeed", "optimizer", "params", "lr")
     if peak != rate and config.says(*path):
         kind = config.deepspeed["scheduler"]["type"]
         expected = f"the peak rate of the {kind} schedule ({peak:g}), which takes its place"
-        yield Mistake(path, expected, f"{rate:g}")
+        yield ConfigIssue(path, expected, f"{rate:g}")
     elif peak == 0.0:
-        yield Mistake(path, "a number above 0, or nothing is learnt", "0")
+        yield ConfigIssue(path, "a number above 0, or nothing is learnt", "0")
     elif peak > LARGEST_RATE and optimizer_name(config.deepspeed) in _SCALE_FREE:
         expected = f"at most {LARGEST_RATE:g} for {optimizer_name(config.deepspeed)}"
-        yield Mistake(path, expected, f"{peak:g}")
+        yield ConfigIssue(path, expected, f"{peak:g}")
 
 
-def _draws(config: RunConfig, data: RunData, mixture: Mixture) -> Iterator[Mistake]:
+def _draws(config: RunConfig, data: RunData, mixture: Mixture) -> Iterator[ConfigIssue]:
     """Find measurements that read the same sequence twice in one update."""
     needs = mixture.scheduler.observes
     if mixture.probing is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
@@ -125,7 +125,7 @@ def _draws(config: RunConfig, data: RunData, mixture: Mixture) -> Iterator[Mista
         if target.num_sequences < budget.specific_sequences:
             expected = f"at most {target.num_sequences}, the sequences of {target.name}"
             found = str(budget.specific_sequences)
-            yield Mistake((*path, "specific_sequences"), expected, found)
+            yield ConfigIssue((*path, "specific_sequences"), expected, found)
     if data.basis is not None:
         return
     sizes = np.array([domain.num_sequences for domain in data.domains])
@@ -134,10 +134,10 @@ def _draws(config: RunConfig, data: RunData, mixture: Mixture) -> Iterator[Mista
         expected = f"at most {sizes[least]}, the sequences of {data.domains[least].name}"
         others = f" ({smaller - 1} more domains have too few)" if smaller > 1 else ""
         found = f"{budget.sequences_per_domain}{others}"
-        yield Mistake((*path, "sequences_per_domain"), expected, found)
+        yield ConfigIssue((*path, "sequences_per_domain"), expected, found)
 
 
-def _repetitions(data: RunData, epochs: FloatArray) -> Iterator[Mistake]:
+def _repetitions(data: RunData, epochs: FloatArray) -> Iterator[ConfigIssue]:
     most = int(np.argmax(epochs))
     if epochs[most] <= MOST_EPOCHS:
         return
@@ -145,10 +145,12 @@ def _repetitions(data: RunData, epochs: FloatArray) -> Iterator[Mistake]:
     others = f" (and {several - 1} more domains beyond {MOST_EPOCHS:g})" if several > 1 else ""
     name = data.domains[most].name
     expected = f"at most {MOST_EPOCHS:g} epochs of a domain at the first weights (a cap holds it)"
-    yield Mistake(("sampling", "max_epochs"), expected, f"{epochs[most]:.3g} of {name}{others}")
+    yield ConfigIssue(
+        ("sampling", "max_epochs"), expected, f"{epochs[most]:.3g} of {name}{others}"
+    )
 
 
-def _same_folders(config: RunConfig) -> Iterator[Mistake]:
+def _same_folders(config: RunConfig) -> Iterator[ConfigIssue]:
     """Find text that is trained on twice, or trained on as well as aligned to."""
     domains = config.data.domains
     seen: dict[Path, str] = {}
@@ -157,7 +159,9 @@ def _same_folders(config: RunConfig) -> Iterator[Mistake]:
             place = domain.path.resolve()
             if place in seen:
                 path = ("data", "domains", index, "path")
-                yield Mistake(path, "another folder than other domains have", f"{seen[place]}'s")
+                yield ConfigIssue(
+                    path, "another folder than other domains have", f"{seen[place]}'s"
+                )
             seen.setdefault(place, domain.name)
     for name, target in config.data.specific.items():
         place = target.path.resolve()
@@ -165,4 +169,4 @@ def _same_folders(config: RunConfig) -> Iterator[Mistake]:
         if place in seen or inside:
             path = ("data", "specific", name, "path")
             expected = "a folder that is no training domain"
-            yield Mistake(path, expected, f"the domain {seen.get(place, place.name)}")
+            yield ConfigIssue(path, expected, f"the domain {seen.get(place, place.name)}")

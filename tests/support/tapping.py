@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from megadga.data.domain import PADDING
 from megadga.probes.gradients import Direction
-from megadga.probes.hooks import modules_with_parameters, tapped
+from megadga.probes.hooks import hooked, modules_with_parameters
 from megadga.probes.layouts import Layouts, learn_layouts
 from megadga.probes.loss import Loss, mean_loss
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
@@ -46,7 +46,7 @@ def derivatives(
 ) -> Tensor:
     """Of the mean loss of each sequence, shape ``(B,)``, in one backward pass."""
     layouts = layouts_of(module, tokens, lambda pair: loss(module, pair))
-    with tapped(module, direction, layouts, following=bool(layouts.unknown)) as taps:
+    with hooked(module, direction, layouts, following=bool(layouts.unknown)) as taps:
         epsilon = taps.begin(len(tokens), CPU, tokens)
         loss(module, tokens).backward()
     assert not taps.unknown
@@ -62,7 +62,7 @@ def alone(module: nn.Module, tokens: Tensor, loss: Loss = mean_loss) -> list[Ten
 def of_outputs(module: nn.Module, direction: Direction, inputs: Tensor) -> Tensor:
     """Derivatives of the sum of what a module makes of each sequence, shape ``(B,)``."""
     layouts = layouts_of(module, inputs)
-    with tapped(module, direction, layouts, following=bool(layouts.unknown)) as taps:
+    with hooked(module, direction, layouts, following=bool(layouts.unknown)) as taps:
         epsilon = taps.begin(len(inputs), CPU)
         module(inputs).sum().backward()
     assert not taps.unknown

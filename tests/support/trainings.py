@@ -12,11 +12,11 @@ from megadga.arrays import IntArray
 from megadga.data.domain import Domain, SequenceSet
 from megadga.mixers.base import AlignmentNeeds, Alignments
 from megadga.mixers.static import Static
-from megadga.plugin import Batch, DgaPlugin, Sampling
+from megadga.plugin import Batch, MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement
 from megadga.probes.methods import Method, ProbeBudget, Probing
 from megadga.probes.protocols import Measurement
-from megadga.probes.sequences import PackedSequences, ProbeDraws, TrainedBatch
+from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
 from tests.support.engines import build_engine, settings
 from tests.support.probe_cases import ProbeCase
 from tests.support.probed_models import PROBED_MODELS, ProbedModel
@@ -44,7 +44,7 @@ class Training:
     probed: ProbedModel
     domains: list[Domain]
     specific: SequenceSet
-    batches: DgaPlugin
+    batches: MixturePlugin
     budget: ProbeBudget
 
     def measurement(
@@ -76,7 +76,7 @@ class Training:
         return drawn.read(np.arange(len(drawn)))
 
     def packed_specific(self, update: int) -> PackedSequences:
-        """What an update's direction is measured on, as ``AimSource`` takes it."""
+        """What an update's direction is measured on, as ``DirectionSource`` takes it."""
         return PackedSequences([self._draws().specific(update)])
 
     def train_micro_batch(self, tokens: Tensor) -> None:
@@ -110,8 +110,8 @@ class Training:
         ]
         return alignments, measured
 
-    def _draws(self) -> ProbeDraws:
-        return ProbeDraws(self.domains, self.specific, budget=self.budget, seed=SEED)
+    def _draws(self) -> ProbeSequenceSampler:
+        return ProbeSequenceSampler(self.domains, self.specific, budget=self.budget, seed=SEED)
 
 
 def start_training(
@@ -127,7 +127,7 @@ def start_training(
     weights = np.full(len(domains), 1.0 / (len(domains) - 1))
     weights[-1] = 0.0  # in flight it is measured apart
     sampling = Sampling(seed=SEED)
-    batches = DgaPlugin(engine, domains, None, Static(weights), sampling=sampling)
+    batches = MixturePlugin(engine, domains, None, Static(weights), sampling=sampling)
     return Training(engine, probed, domains, specific, batches, budget)
 
 

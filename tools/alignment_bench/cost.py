@@ -8,8 +8,13 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from megadga.probes.directions import Aim, Preconditioning, WholeGradient, specific_gradient
-from megadga.probes.in_flight import TrainingTaps
+from megadga.probes.directions import (
+    Preconditioning,
+    UpdateDirection,
+    WholeGradient,
+    specific_gradient,
+)
+from megadga.probes.in_flight import TrainingHooks
 from megadga.probes.low_rank import LowRankGradient
 from megadga.probes.methods import LowRank
 from megadga.probes.sequences import PackedSequences
@@ -62,7 +67,7 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
     whole, thin = whole_source.aim(0, specific), thin_source.aim(0, specific)
     target = specific_gradient(passes, specific, Preconditioning()).shard
     updates = count(1)  # a low-rank direction is kept for the same update
-    taps = TrainingTaps(passes)
+    taps = TrainingHooks(passes)
 
     def sharded() -> None:
         for each in drawn:
@@ -70,7 +75,7 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
             gradient.dot(target)
             gradient.dot(gradient)
 
-    def in_flight(aim: Aim) -> None:
+    def in_flight(aim: UpdateDirection) -> None:
         taps.start(aim.direction, passes.layouts(packed))
         bench.train()
         taps.finish(bench.trained)

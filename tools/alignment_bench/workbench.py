@@ -20,7 +20,12 @@ from megadga.probes.methods import Directional, InFlight, LowRank, Method, Probe
 from megadga.probes.methods import Sharded as ShardedMethod
 from megadga.probes.passes import ProbePasses
 from megadga.probes.protocols import Measurement
-from megadga.probes.sequences import Drawn, PackedSequences, ProbeDraws, TrainedBatch
+from megadga.probes.sequences import (
+    PackedSequences,
+    ProbeSequences,
+    ProbeSequenceSampler,
+    TrainedBatch,
+)
 
 from .case import Case
 from .tokens import cut
@@ -83,15 +88,15 @@ class Workbench:
             self.engine.backward(mean_loss(self.engine, tokens))
             self.engine.step()
 
-    def draws(self) -> ProbeDraws:
+    def draws(self) -> ProbeSequenceSampler:
         """Return an update's sequences."""
-        return ProbeDraws(self.domains, self.specific_set, budget=self.budget, seed=0)
+        return ProbeSequenceSampler(self.domains, self.specific_set, budget=self.budget, seed=0)
 
     def specific(self, update: int = 0) -> PackedSequences:
         """Return an update's specific sequences."""
         return PackedSequences([self.draws().specific(update)])
 
-    def drawn(self) -> Sequence[Drawn]:
+    def drawn(self) -> Sequence[ProbeSequences]:
         """Return an update's sequences of each domain."""
         draws = self.draws()
         return [draws.measured(0, index) for index in range(len(self.domains))]

@@ -16,7 +16,7 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.model.llama import Llama
 from megadga.probes.low_rank import LowRankGradient
 from megadga.probes.methods import LowRank
-from megadga.probes.sequences import Drawn
+from megadga.probes.sequences import ProbeSequences
 
 from .setting import Deadline, Row, Setting
 
@@ -123,7 +123,7 @@ def _length(vector: Tensor) -> float:
     return float(vector.square().sum().sqrt())
 
 
-def _tokens(drawn: Drawn) -> IntArray:
+def _tokens(drawn: ProbeSequences) -> IntArray:
     return drawn.read(np.arange(len(drawn)))
 
 

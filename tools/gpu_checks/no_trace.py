@@ -17,7 +17,7 @@ from alignment_bench.workbench import Workbench, make_engine
 from megadga.mixers.base import Scheduler
 from megadga.mixers.dga import Dga
 from megadga.mixers.static import Static, uniform_weights
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.loss import mean_loss
 from megadga.probes.methods import (
     Directional,
@@ -97,7 +97,7 @@ def _train(case: Case, folder: Path, steps: int, method: Method | None) -> tuple
     weights = uniform_weights(_DOMAINS)
     # A step of length 0 measures and never moves.
     scheduler: Scheduler = Static(weights) if method is None else Dga(weights, step_size=0.0)
-    plugin = DgaPlugin(
+    plugin = MixturePlugin(
         engine,
         cut(bench.text, _DOMAINS),
         bench.specific_set,

@@ -22,7 +22,7 @@ from alignment_bench.workbench import Workbench, make_engine
 from megadga.mixers.dga import Dga
 from megadga.mixers.static import uniform_weights
 from megadga.model.presets import LlamaShape
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.loss import mean_loss
 from megadga.probes.methods import Directional, ProbeBudget, Probing
 
@@ -241,8 +241,8 @@ def _utilisation(rate: float, case: Case, setting: Setting) -> float | None:
     return rate * per_token / peaks[0] if peaks else None
 
 
-def _plugin(bench: Workbench, num_domains: int) -> DgaPlugin:
-    return DgaPlugin(
+def _plugin(bench: Workbench, num_domains: int) -> MixturePlugin:
+    return MixturePlugin(
         bench.engine,
         cut(bench.text, num_domains),
         bench.specific_set,
@@ -253,7 +253,7 @@ def _plugin(bench: Workbench, num_domains: int) -> DgaPlugin:
     )
 
 
-def _train_with_dga(bench: Workbench, plugin: DgaPlugin) -> float:
+def _train_with_dga(bench: Workbench, plugin: MixturePlugin) -> float:
     """Take ``STEPS`` steps, the last with an update; return the seconds that it took."""
     metrics: dict[str, Any] = {}
     for _ in range(STEPS):

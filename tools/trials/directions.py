@@ -21,7 +21,7 @@ from megadga.probes.loss import mean_loss
 from megadga.probes.low_rank import LowRankGradient
 from megadga.probes.methods import LowRank
 from megadga.probes.passes import ProbePasses
-from megadga.probes.sequences import PackedSequences, ProbeDraws
+from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler
 
 ANOTHER_PROBE = "another probe"
 """Drawn apart from the update's own: other specific sequences, other sequences of each domain."""
@@ -119,8 +119,8 @@ class DirectionTrial:
     def __init__(
         self,
         engine: Engine,
-        draws: ProbeDraws,
-        other_draws: ProbeDraws,
+        draws: ProbeSequenceSampler,
+        other_draws: ProbeSequenceSampler,
         *,
         low_ranks: Mapping[str, LowRank],
         ages: Sequence[int],

@@ -17,10 +17,10 @@ from megadga.mixers.dga import Dga
 from megadga.mixers.static import uniform_weights
 from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
-from megadga.plugin import DgaPlugin, Metrics, Sampling
+from megadga.plugin import Metrics, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.methods import Directional, LowRank, ProbeBudget, Probing
-from megadga.probes.sequences import ProbeDraws
+from megadga.probes.sequences import ProbeSequenceSampler
 from megadga.train.ranks import StepSum
 from megadga.train.step import Trainer
 from trials.agreement import Update
@@ -107,7 +107,7 @@ def train(
     """
     engine = _engine(recipe, domains[0].tokenizer.vocab_size)
     scheduler = recipe.scheduler(len(domains))
-    plugin = DgaPlugin(
+    plugin = MixturePlugin(
         engine,
         domains,
         specific,
@@ -118,8 +118,8 @@ def train(
     )
     trial = DirectionTrial(
         engine,
-        ProbeDraws(domains, specific, budget=recipe.budget, seed=recipe.seed),
-        ProbeDraws(domains, specific, budget=recipe.budget, seed=recipe.seed + 1),
+        ProbeSequenceSampler(domains, specific, budget=recipe.budget, seed=recipe.seed),
+        ProbeSequenceSampler(domains, specific, budget=recipe.budget, seed=recipe.seed + 1),
         low_ranks=LOW_RANKS,
         ages=AGES,
         interval=recipe.interval,

@@ -12,7 +12,7 @@ from typing import Any, cast, final, get_args
 import numpy as np
 
 from megadga.arrays import IntArray
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.data.npz import ArraySpec, read_arrays, write_arrays
 from megadga.errors import ConfigError
 from megadga.prepare.classifier import Classifier
@@ -70,7 +70,7 @@ def write_record(folder: Path, record: ClusteringRecord) -> None:
         OSError: If it cannot be written.
     """
     content = {"version": VERSION, **asdict(record)}
-    with written_whole(folder / FILE_NAME) as file:
+    with atomic_write(folder / FILE_NAME) as file:
         file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 

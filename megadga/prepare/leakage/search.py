@@ -10,7 +10,7 @@ import numpy as np
 
 from megadga.arrays import IntArray, TokenArray
 from megadga.data.domain import Domain
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.data.folder import DomainSource, open_domain, open_shards
 from megadga.data.manifest import Manifest, manifest_path, read_manifest
 from megadga.errors import ConfigError, ShardError
@@ -273,7 +273,7 @@ def write_leakage(path: Path, found: Sequence[Leakage]) -> None:
         ConfigError: If the file cannot be written.
     """
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps([asdict(leakage) for leakage in found], indent=2).encode())
             file.write(b"\n")
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from megadga.arrays import IntArray, TokenArray
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.data.indexed import ShardWriter, TokenType
 from megadga.data.manifest import (
     Bounds,
@@ -386,7 +386,7 @@ class Finishing:
         }
         grouping = write_grouping(merged, self._grouping()) if self.output.grouped else None
         manifest = Manifest(folder, self.tokenizer, entries, grouping)
-        with written_whole(merged / BUILD_FILE) as file:
+        with atomic_write(merged / BUILD_FILE) as file:
             file.write(json.dumps(self.build, indent=2).encode() + b"\n")
         write_manifest(merged, manifest)
         path = self.output.final_path(folder)

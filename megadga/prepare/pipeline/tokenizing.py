@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from megadga.arrays import IntArray, TokenArray
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.data.indexed import TokenType, best_dtype
 from megadga.data.permutation import KeyArray, Stream, address_keys
 from megadga.prepare.classifier import Classifier
@@ -136,7 +136,7 @@ def run_checksum(prefix: Path) -> int | None:
 
 def _write(path: Path, parts: Iterable[bytes | memoryview], checksum: int) -> int:
     """Write a file of a run; return the checksum of it and what came before it."""
-    with written_whole(path, durable=False) as file:
+    with atomic_write(path, durable=False) as file:
         for part in parts:
             file.write(part)
             checksum = zlib.crc32(part, checksum)
@@ -299,7 +299,7 @@ def write_rejects(path: Path, rejects: Iterator[RejectedRecord]) -> None:
     Raises:
         OSError: If the disk refuses.
     """
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         for one in rejects:
             fields = {"file": str(one.file), "line": one.line, "reason": one.reason}
             file.write(json.dumps(fields).encode() + b"\n")

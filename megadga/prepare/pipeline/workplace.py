@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, final
 
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.data.manifest import ShardEntry
 from megadga.errors import ConfigError
 
@@ -176,7 +176,7 @@ class Workplace:
     def keep_task(self, task: int, record: TaskRecord, rejected: Iterable[Rejected]) -> None:
         """Record that a task is finished, with what it rejected."""
         if record.num_bad:
-            with written_whole(self._rejects_path(task), durable=False) as file:
+            with atomic_write(self._rejects_path(task), durable=False) as file:
                 file.writelines(json.dumps(asdict(one)).encode() + b"\n" for one in rejected)
         _write_json(self._task_path(task), asdict(record))
 
@@ -266,5 +266,5 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
-    with written_whole(path, durable=durable) as file:
+    with atomic_write(path, durable=durable) as file:
         file.write(json.dumps(content).encode())

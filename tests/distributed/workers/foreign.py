@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.static import Static, uniform_weights
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.loss import Loss, mean_loss
 from megadga.probes.methods import (
     Directional,
@@ -87,7 +87,7 @@ class Loop:
         )
         self.domains, specific = open_sets(folder)
         num_domains = len(self.domains)
-        self.plugin = DgaPlugin(
+        self.plugin = MixturePlugin(
             self.engine,
             self.domains,
             specific,

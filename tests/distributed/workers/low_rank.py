@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from megadga.probes import low_rank as factoring
-from megadga.probes.directions import Aim
+from megadga.probes.directions import UpdateDirection
 from megadga.probes.gradients import Direction
 from megadga.probes.low_rank import LowRankGradient
 from megadga.probes.methods import Directional, InFlight, LowRank, ProbeBudget
@@ -196,7 +196,7 @@ def _energies(training: Training) -> dict[str, Any]:
     }
 
 
-def _energy(training: Training, aim: Aim, v: Tensor) -> dict[str, float]:
+def _energy(training: Training, aim: UpdateDirection, v: Tensor) -> dict[str, float]:
     d = as_vector(pieces(training, aim.direction))
     return {
         "estimated": aim.energy,
@@ -207,7 +207,9 @@ def _energy(training: Training, aim: Aim, v: Tensor) -> dict[str, float]:
     }
 
 
-def _standard_error(training: Training, aim: Aim, reference: Reference, v: Tensor) -> float:
+def _standard_error(
+    training: Training, aim: UpdateDirection, reference: Reference, v: Tensor
+) -> float:
     """That of the estimate of what is left out, from the truly left-out part R of each matrix.
 
     Of one normal column z, ``Var |R z|^2 = 2 |R^T R|^2``; columns and matrices are independent.

@@ -17,7 +17,7 @@ from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixers.dga import Dga
 from megadga.mixers.odm import Odm
 from megadga.mixers.static import Static, uniform_weights
-from megadga.plugin import Batch, DgaPlugin, Sampling
+from megadga.plugin import Batch, MixturePlugin, Sampling
 from megadga.probes.methods import Method, ProbeBudget, Probing
 from megadga.train.ranks import leave
 from tests.support.engines import build_engine, settings
@@ -41,13 +41,13 @@ def new_engine(**more: Any) -> Any:
     return build_engine(build_module, config)
 
 
-def new_plugin(engine: Any, folder: Path, **more: Any) -> DgaPlugin:
+def new_plugin(engine: Any, folder: Path, **more: Any) -> MixturePlugin:
     domains, specific = open_sets(folder)
     options: dict[str, Any] = {"sampling": Sampling(seed=5), "interval": 4} | more
     scheduler = options.pop("scheduler", Dga(uniform_weights(len(domains)), 0.5, ema=0.5))
     domains = options.pop("domains", domains)
     options.setdefault("probing", Probing(budget=ProbeBudget(4, 4)))
-    return DgaPlugin(engine, domains, specific, scheduler, **options)
+    return MixturePlugin(engine, domains, specific, scheduler, **options)
 
 
 def drawn(batch: Batch) -> list[list[int]]:
@@ -58,7 +58,7 @@ def drawn(batch: Batch) -> list[list[int]]:
     return sorted(row for rows in everyone for row in rows)
 
 
-def train(engine: Any, plugin: DgaPlugin, until: int) -> tuple[list[Any], list[Any]]:
+def train(engine: Any, plugin: MixturePlugin, until: int) -> tuple[list[Any], list[Any]]:
     sequences, records = [], []
     while plugin.step < until:
         batch = plugin.next_batch()
@@ -243,7 +243,7 @@ def odm_and_resumed(folder: Path) -> dict[str, Any]:
         new_plugin(engine, folder, interval=2, scheduler=Odm(uniform_weights(3))) for _ in range(2)
     )
 
-    def go_on(plugin: DgaPlugin, until: int) -> list[Any]:
+    def go_on(plugin: MixturePlugin, until: int) -> list[Any]:
         records = []
         while plugin.step < until:
             indices = plugin.next_indices()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from megadga.mixers.static import Static, uniform_weights
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.methods import ProbeBudget, Probing
 from megadga.train.ranks import leave
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
@@ -30,7 +30,7 @@ def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
     probed.prepare(engine)
     torch.manual_seed(3)  # dropout masks
     num_domains = len(domains)
-    plugin = DgaPlugin(
+    plugin = MixturePlugin(
         engine,
         domains,
         specific,

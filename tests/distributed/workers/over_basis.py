@@ -20,7 +20,7 @@ from megadga.mixers.base import AlignmentNeeds, Mixtures
 from megadga.mixers.basis import OverBasis
 from megadga.mixers.dga import Dga
 from megadga.mixers.static import uniform_weights
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement
 from megadga.probes.methods import InFlight, ProbeBudget, Probing, Sharded
 from megadga.train.ranks import leave
@@ -83,10 +83,12 @@ def largest_errors(engine: Any, folder: Path) -> dict[str, float]:
     return errors
 
 
-def new_plugin(engine: Any, folder: Path, probing: Probing = Probing(budget=BUDGET)) -> DgaPlugin:
+def new_plugin(
+    engine: Any, folder: Path, probing: Probing = Probing(budget=BUDGET)
+) -> MixturePlugin:
     domains, specific = open_clusters(folder)
     rule = OverBasis(Dga(uniform_weights(3), 5.0, ema=0.5), basis_over(len(domains)))
-    return DgaPlugin(
+    return MixturePlugin(
         engine,
         domains,
         specific,
@@ -98,7 +100,7 @@ def new_plugin(engine: Any, folder: Path, probing: Probing = Probing(budget=BUDG
     )
 
 
-def train(engine: Any, plugin: DgaPlugin, until: int) -> list[Any]:
+def train(engine: Any, plugin: MixturePlugin, until: int) -> list[Any]:
     updates: list[Any] = []
     while plugin.step < until:
         batch = plugin.next_batch()

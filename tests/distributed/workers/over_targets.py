@@ -19,7 +19,7 @@ from megadga.mixers.dga import Dga
 from megadga.mixers.grape import Grape
 from megadga.mixers.static import Static, uniform_weights
 from megadga.mixers.targets import OverTargets
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement, make_target_measurement
 from megadga.probes.methods import (
     Directional,
@@ -30,7 +30,7 @@ from megadga.probes.methods import (
     Probing,
     Sharded,
 )
-from megadga.probes.sequences import Drawn, ProbeDraws
+from megadga.probes.sequences import ProbeSequences, ProbeSequenceSampler
 from megadga.train.ranks import leave
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probed_models import PROBED_MODELS
@@ -60,7 +60,7 @@ def new_engine(kind: str) -> Any:
     return engine
 
 
-def tokens_of(drawn: Drawn) -> IntArray:
+def tokens_of(drawn: ProbeSequences) -> IntArray:
     return drawn.read(np.arange(len(drawn)))
 
 
@@ -85,7 +85,7 @@ def largest_error(
 def exactness(engine: Any, folder: Path) -> dict[str, Any]:
     """Measure by each way, and the second set by itself too."""
     (domains, _), targets = open_sets(folder), open_targets(folder)
-    draws = [ProbeDraws(domains, each, budget=BUDGET, seed=SEED) for each in targets]
+    draws = [ProbeSequenceSampler(domains, each, budget=BUDGET, seed=SEED) for each in targets]
     of_domains = [tokens_of(draws[0].measured(UPDATE, k)) for k in range(len(domains))]
     of_targets = [tokens_of(each.specific(UPDATE)) for each in draws]
     reference, report = reference_of(engine, PROBED), {}
@@ -108,10 +108,10 @@ def exactness(engine: Any, folder: Path) -> dict[str, Any]:
 
 def new_plugin(
     engine: Any, folder: Path, rule: Scheduler, method: Method = Directional(), **more: Any
-) -> DgaPlugin:
+) -> MixturePlugin:
     domains, _ = open_sets(folder)
     specific = more.get("specific", open_targets(folder))
-    return DgaPlugin(
+    return MixturePlugin(
         engine,
         domains,
         specific,
@@ -131,7 +131,7 @@ def worst() -> OverTargets:
     return OverTargets(Dga(uniform_weights(3), 5.0, ema=0.5), np.array([1.0, 2.0]), "worst")
 
 
-def train(engine: Any, plugin: DgaPlugin, until: int) -> tuple[list[float], list[Any]]:
+def train(engine: Any, plugin: MixturePlugin, until: int) -> tuple[list[float], list[Any]]:
     losses: list[float] = []
     updates: list[Any] = []
     while plugin.step < until:

@@ -8,7 +8,7 @@ from typing import Any
 
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.methods import Directional, InFlight, LowRank, Method, Sharded
 from megadga.train.ranks import leave
 from tests.distributed.workers import exactness
@@ -52,7 +52,7 @@ def refusal(folder: Path, config: dict[str, Any], **compiled: Any) -> str:
         engine.compile(backend="aot_eager", **compiled)
     sampling, scheduler = Sampling(seed=5), FrozenProbing(len(domains))
     found = complaint_of(
-        lambda: DgaPlugin(engine, domains, specific, scheduler, sampling=sampling)
+        lambda: MixturePlugin(engine, domains, specific, scheduler, sampling=sampling)
     )
     engine.destroy()
     return found

@@ -14,7 +14,7 @@ from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
 from megadga.model.llama import Llama
-from megadga.plugin import DgaPlugin
+from megadga.plugin import MixturePlugin
 from megadga.train.assembly import open_run
 from megadga.train.data import open_data
 from megadga.train.loop import train
@@ -24,7 +24,7 @@ from tests.support.engines import fingerprint, full_parameters
 from tests.support.ranks import REPOSITORY
 
 
-def outcome(engine: Any, mixture: DgaPlugin) -> dict[str, Any]:
+def outcome(engine: Any, mixture: MixturePlugin) -> dict[str, Any]:
     return {
         "step": mixture.step,
         "weights": mixture.weights.tolist(),

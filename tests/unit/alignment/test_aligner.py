@@ -9,7 +9,7 @@ import pytest
 from megadga.mixers.base import Alignments
 from megadga.probes.measuring import Aligner
 from megadga.probes.methods import ProbeBudget
-from megadga.probes.sequences import Drawn, ProbeDraws, TrainedBatch
+from megadga.probes.sequences import ProbeSequences, ProbeSequenceSampler, TrainedBatch
 from tests.support.shards import open_sets, write_sets
 
 
@@ -17,10 +17,12 @@ class NotingProbe:
     """Keeps what it is asked to measure, and answers with the number of times it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, Drawn, list[Drawn]]] = []
+        self.asked: list[tuple[int, ProbeSequences, list[ProbeSequences]]] = []
         self.times = 0
 
-    def measure(self, update: int, specific: Drawn, domains: Sequence[Drawn]) -> Alignments:
+    def measure(
+        self, update: int, specific: ProbeSequences, domains: Sequence[ProbeSequences]
+    ) -> Alignments:
         self.asked.append((update, specific, list(domains)))
         self.times += 1
         return Alignments(np.full(len(domains), float(self.times)), 1.0)
@@ -32,17 +34,17 @@ class NotingProbe:
         self.times = state["times"]
 
 
-def tokens(drawn: Drawn) -> list[list[int]]:
+def tokens(drawn: ProbeSequences) -> list[list[int]]:
     return drawn.read(np.arange(len(drawn))).tolist()
 
 
 @pytest.fixture(scope="module")
-def draws(tmp_path_factory: pytest.TempPathFactory) -> ProbeDraws:
+def draws(tmp_path_factory: pytest.TempPathFactory) -> ProbeSequenceSampler:
     domains, specific = open_sets(write_sets(tmp_path_factory.mktemp("sets"), num_domains=3))
-    return ProbeDraws(domains, specific, budget=ProbeBudget(4, 6), seed=5)
+    return ProbeSequenceSampler(domains, specific, budget=ProbeBudget(4, 6), seed=5)
 
 
-def test_an_update_is_measured_on_the_sequences_that_are_drawn_for_it(draws: ProbeDraws):
+def test_an_update_is_measured_on_the_sequences_that_are_drawn_for_it(draws: ProbeSequenceSampler):
     probe = NotingProbe()
 
     alignments = Aligner(probe, draws).measure(2)
@@ -54,7 +56,7 @@ def test_an_update_is_measured_on_the_sequences_that_are_drawn_for_it(draws: Pro
     assert alignments.dots.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_the_step_that_is_trained_does_not_matter(draws: ProbeDraws):
+def test_the_step_that_is_trained_does_not_matter(draws: ProbeSequenceSampler):
     probe = NotingProbe()
     aligner = Aligner(probe, draws)
 
@@ -64,7 +66,7 @@ def test_the_step_that_is_trained_does_not_matter(draws: ProbeDraws):
     assert probe.asked == []
 
 
-def test_its_state_is_the_probes(draws: ProbeDraws):
+def test_its_state_is_the_probes(draws: ProbeSequenceSampler):
     aligner = Aligner(NotingProbe(), draws)
     for update in range(3):
         aligner.measure(update)

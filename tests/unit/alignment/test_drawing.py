@@ -9,7 +9,12 @@ from megadga.data.domain import PADDING
 from megadga.data.sampler import Selection
 from megadga.mixers.base import Mixtures
 from megadga.probes.methods import ProbeBudget
-from megadga.probes.sequences import Drawn, DrawnMixture, DrawnSequences, ProbeDraws
+from megadga.probes.sequences import (
+    DomainSequences,
+    MixtureSequences,
+    ProbeSequences,
+    ProbeSequenceSampler,
+)
 from tests.support.mixtures import identity, mixtures_of
 from tests.support.shards import open_sets, open_unequal, write_sets
 
@@ -19,13 +24,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sets(tmp_path_factory.mktemp("sets"), num_domains=3)
 
 
-def draws_of(folder: Path, *, seed: int = 5, mixtures: Mixtures | None = None) -> ProbeDraws:
+def draws_of(
+    folder: Path, *, seed: int = 5, mixtures: Mixtures | None = None
+) -> ProbeSequenceSampler:
     domains, specific = open_sets(folder)
     budget = ProbeBudget(sequences_per_domain=4, specific_sequences=6)
-    return ProbeDraws(domains, specific, budget=budget, seed=seed, mixtures=mixtures)
+    return ProbeSequenceSampler(domains, specific, budget=budget, seed=seed, mixtures=mixtures)
 
 
-def drawn(draws: ProbeDraws, update: int) -> list[list[int]]:
+def drawn(draws: ProbeSequenceSampler, update: int) -> list[list[int]]:
     """The windows of an update: the specific set's first, then each domain's."""
     sets = [
         draws.specific(update),
@@ -34,8 +41,8 @@ def drawn(draws: ProbeDraws, update: int) -> list[list[int]]:
     return [sequences_of(each).sequences.tolist() for each in sets]
 
 
-def sequences_of(drawn: Drawn) -> DrawnSequences:
-    assert isinstance(drawn, DrawnSequences)
+def sequences_of(drawn: ProbeSequences) -> DomainSequences:
+    assert isinstance(drawn, DomainSequences)
     return drawn
 
 
@@ -67,7 +74,7 @@ def test_updates_and_seeds_draw_different_windows(folder: Path):
 
 def test_drawn_sequences_read_the_rows_that_are_asked_for(folder: Path):
     domains, _ = open_sets(folder)
-    drawn = DrawnSequences(domains[0], np.array([3, 1, 2]))
+    drawn = DomainSequences(domains[0], np.array([3, 1, 2]))
 
     read = drawn.read(np.array([2, 0]))
 
@@ -76,7 +83,7 @@ def test_drawn_sequences_read_the_rows_that_are_asked_for(folder: Path):
 
 
 def test_drawn_sequences_count_their_own_targets(folder: Path):
-    drawn = DrawnSequences(open_unequal(folder), np.array([1, 0, 3]))
+    drawn = DomainSequences(open_unequal(folder), np.array([1, 0, 3]))
 
     tokens = drawn.read(np.arange(3))
 
@@ -89,7 +96,7 @@ def test_mixtures_are_drawn_from_their_domains_by_share(folder: Path):
 
     drawn = [draws.measured(3, index) for index in range(draws.num_measured)]
 
-    owners = [each.selection.domains for each in drawn if isinstance(each, DrawnMixture)]
+    owners = [each.selection.domains for each in drawn if isinstance(each, MixtureSequences)]
     assert [np.bincount(each, minlength=3).tolist() for each in owners] == [[2, 0, 2], [0, 1, 3]]
     assert len(drawn[0]) == 4
     assert draws.specific(3).sequences.tolist() == drawn_of_specific(folder, 3)
@@ -112,7 +119,7 @@ def test_a_mixture_reads_the_rows_that_are_asked_for_and_counts_their_targets(fo
     domains, _ = open_sets(folder)
     padded = open_unequal(folder)
     selection = Selection(np.array([1, 0, 1, 0]), np.array([0, 5, 3, 2]))
-    drawn = DrawnMixture((domains[0], padded), selection)
+    drawn = MixtureSequences((domains[0], padded), selection)
 
     read = drawn.read(np.array([3, 0, 2]))
 
@@ -125,7 +132,7 @@ def test_a_mixture_reads_the_rows_that_are_asked_for_and_counts_their_targets(fo
 def test_without_a_specific_set_the_target_is_all_that_is_drawn_of_the_domains(folder: Path):
     domains, _ = open_sets(folder)
     budget = ProbeBudget(sequences_per_domain=4, specific_sequences=6)
-    draws = ProbeDraws(domains, None, budget=budget, seed=5)
+    draws = ProbeSequenceSampler(domains, None, budget=budget, seed=5)
 
     target = draws.target(2)
 
@@ -139,7 +146,7 @@ def test_without_a_specific_set_the_target_is_all_that_is_drawn_of_the_domains(f
 def test_mixtures_have_nothing_to_be_compared_with_but_a_specific_set(folder: Path):
     domains, _ = open_sets(folder)
     with pytest.raises(ValueError, match="specific: expected a set to compare mixtures with"):
-        ProbeDraws(domains, None, budget=ProbeBudget(), seed=5, mixtures=identity(3))
+        ProbeSequenceSampler(domains, None, budget=ProbeBudget(), seed=5, mixtures=identity(3))
 
 
 def test_mixtures_of_other_domains_are_refused(folder: Path):

@@ -8,8 +8,8 @@ from megadga.probes.statistics import (
     Estimates,
     SampledAlignments,
     domain_alignments,
-    renewed,
     unmeasured,
+    updated_estimates,
 )
 
 INF = math.inf
@@ -44,43 +44,43 @@ def test_before_the_first_update_nothing_is_known():
 
 
 def test_the_first_update_measures_every_domain():
-    estimates = renewed(unmeasured(3), EVERY_DOMAIN_TWICE)
+    estimates = updated_estimates(unmeasured(3), EVERY_DOMAIN_TWICE)
     assert estimates.dots.tolist() == [1.0, 4.0, 3.0]
     assert errors(estimates) == [1.0, 0.0, 2.0]
     assert estimates.ages.tolist() == [0, 0, 0]
 
 
 def test_what_a_batch_does_not_hold_keeps_its_value_and_becomes_less_certain():
-    estimates = renewed(unmeasured(3), EVERY_DOMAIN_TWICE)
+    estimates = updated_estimates(unmeasured(3), EVERY_DOMAIN_TWICE)
     for _ in range(3):
-        estimates = renewed(estimates, of((0, 5), (0, 7)))
+        estimates = updated_estimates(estimates, of((0, 5), (0, 7)))
     assert estimates.dots.tolist() == [6.0, 4.0, 3.0]
     assert estimates.ages.tolist() == [0, 3, 3]
     assert errors(estimates) == [1.0, 0.0, 2.0 * math.sqrt(1 + 3)]
 
 
 def test_a_domain_that_is_measured_again_is_young_again():
-    estimates = renewed(unmeasured(3), EVERY_DOMAIN_TWICE)
-    estimates = renewed(estimates, of((0, 5), (0, 7)))
-    estimates = renewed(estimates, of((2, 5), (2, 7)))
+    estimates = updated_estimates(unmeasured(3), EVERY_DOMAIN_TWICE)
+    estimates = updated_estimates(estimates, of((0, 5), (0, 7)))
+    estimates = updated_estimates(estimates, of((2, 5), (2, 7)))
     assert estimates.ages.tolist() == [1, 2, 0]
     assert estimates.dots.tolist() == [6.0, 4.0, 6.0]
 
 
 def test_a_batch_with_no_domain_twice_takes_the_noise_of_a_sequence_from_before():
-    estimates = renewed(unmeasured(3), EVERY_DOMAIN_TWICE)
-    estimates = renewed(estimates, of((0, 9), (2, 8)))
+    estimates = updated_estimates(unmeasured(3), EVERY_DOMAIN_TWICE)
+    estimates = updated_estimates(estimates, of((0, 9), (2, 8)))
     assert estimates.dots.tolist() == [9.0, 4.0, 8.0]
     np.testing.assert_allclose(errors(estimates), [1 * math.sqrt(2), 0, 2 * math.sqrt(2)])
-    again = renewed(estimates, of((0, 3)))  # on one sequence as before: not larger still
+    again = updated_estimates(estimates, of((0, 3)))  # on one sequence as before: not larger still
     np.testing.assert_allclose(again.standard_errors, estimates.standard_errors)
 
 
 def test_one_sequence_a_domain_leaves_the_noise_unknown_until_a_batch_has_two():
-    estimates = renewed(unmeasured(3), of((0, 1), (1, 2), (2, 3)))
+    estimates = updated_estimates(unmeasured(3), of((0, 1), (1, 2), (2, 3)))
     assert estimates.dots.tolist() == [1.0, 2.0, 3.0]
     assert estimates.current_errors() is None
-    estimates = renewed(estimates, of((0, 1), (0, 3), (1, 2), (2, 3)))
+    estimates = updated_estimates(estimates, of((0, 1), (0, 3), (1, 2), (2, 3)))
     np.testing.assert_allclose(errors(estimates), [1, math.sqrt(2), math.sqrt(2)])
 
 
@@ -91,14 +91,16 @@ def test_one_sequence_a_domain_leaves_the_noise_unknown_until_a_batch_has_two():
     )
 )
 def test_once_every_domain_was_measured_all_errors_stay_finite(batches):
-    estimates = renewed(unmeasured(3), EVERY_DOMAIN_TWICE)
+    estimates = updated_estimates(unmeasured(3), EVERY_DOMAIN_TWICE)
     for batch in batches:
-        estimates = renewed(estimates, of(*batch))
+        estimates = updated_estimates(estimates, of(*batch))
         assert np.isfinite(errors(estimates)).all()
 
 
 def test_a_checkpoint_holds_all_of_it_to_the_bit():
-    estimates = renewed(renewed(unmeasured(3), EVERY_DOMAIN_TWICE), of((0, 1 / 3), (1, 0.1)))
+    estimates = updated_estimates(
+        updated_estimates(unmeasured(3), EVERY_DOMAIN_TWICE), of((0, 1 / 3), (1, 0.1))
+    )
     saved = estimates.state()
     loaded = Estimates.from_state(saved)
     for name, array in estimates.state().items():

@@ -12,8 +12,13 @@ from megadga.arrays import FloatArray
 from megadga.mixers.base import Alignments
 from megadga.probes.in_flight import InFlightAligner
 from megadga.probes.methods import ProbeBudget
-from megadga.probes.protocols import MeasuredSequences, Watch
-from megadga.probes.sequences import Drawn, DrawnSequences, ProbeDraws, TrainedBatch
+from megadga.probes.protocols import InFlightStart, MeasuredSequences
+from megadga.probes.sequences import (
+    DomainSequences,
+    ProbeSequences,
+    ProbeSequenceSampler,
+    TrainedBatch,
+)
 from tests.support.shards import SEQUENCE_LENGTH, open_sets, write_sets
 
 NAMES = ("d0", "d1", "d2")
@@ -35,7 +40,9 @@ class TellingProbe:
     watching: bool = False
     num_started: int = 0
 
-    def start(self, update: int, specific: Drawn, apart: Sequence[Drawn]) -> Watch:
+    def start(
+        self, update: int, specific: ProbeSequences, apart: Sequence[ProbeSequences]
+    ) -> InFlightStart:
         assert set_of(specific) == "specific"
         self.asked.append([set_of(drawn) for drawn in apart])
         self.watching = True
@@ -44,7 +51,9 @@ class TellingProbe:
         domains = np.array([NAMES.index(set_of(drawn)) for drawn in apart], dtype=np.int64)
         targets = np.full(sets.size, SEQUENCE_LENGTH)
         along = np.array(self.per_target)[domains[sets]] * targets
-        return Watch(MeasuredSequences(along, targets, sets), 4.0, 0.5, preconditioned=True)
+        return InFlightStart(
+            MeasuredSequences(along, targets, sets), 4.0, 0.5, preconditioned=True
+        )
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         assert self.watching
@@ -62,15 +71,15 @@ class TellingProbe:
         self.num_started = state["num_started"]
 
 
-def set_of(drawn: Drawn) -> str:
-    assert isinstance(drawn, DrawnSequences)
+def set_of(drawn: ProbeSequences) -> str:
+    assert isinstance(drawn, DomainSequences)
     return drawn.domain.name
 
 
 @pytest.fixture(scope="module")
-def draws(tmp_path_factory: pytest.TempPathFactory) -> ProbeDraws:
+def draws(tmp_path_factory: pytest.TempPathFactory) -> ProbeSequenceSampler:
     domains, specific = open_sets(write_sets(tmp_path_factory.mktemp("sets"), num_domains=3))
-    return ProbeDraws(domains, specific, budget=ProbeBudget(4, 6), seed=5)
+    return ProbeSequenceSampler(domains, specific, budget=ProbeBudget(4, 6), seed=5)
 
 
 def batch_of(*domains: int) -> TrainedBatch:
@@ -89,7 +98,7 @@ def errors(alignments: Alignments) -> list[float]:
     return alignments.standard_errors.tolist()
 
 
-def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeDraws):
+def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
 
     found = updated(InFlightAligner(probe, draws, refresh_every=10), 0, 1, 1, 1, 1)
@@ -100,7 +109,7 @@ def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeDraws)
     np.testing.assert_allclose(errors(found), [0.0, math.sqrt(1 / 48), 0.0])
 
 
-def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeDraws):
+def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeSequenceSampler):
     found = updated(InFlightAligner(TellingProbe([1.0] * 3), draws, refresh_every=10), 0, 0)
 
     assert found.specific_squared_norm == 4.0
@@ -109,7 +118,7 @@ def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeDraws):
     assert found.squared_norms is None
 
 
-def test_a_batch_with_every_domain_leaves_nothing_to_measure_apart(draws: ProbeDraws):
+def test_a_batch_with_every_domain_leaves_nothing_to_measure_apart(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
 
     found = updated(InFlightAligner(probe, draws, refresh_every=10), 0, 0, 0, 1, 1, 2, 2)
@@ -118,7 +127,9 @@ def test_a_batch_with_every_domain_leaves_nothing_to_measure_apart(draws: ProbeD
     assert found.dots.tolist() == [1.0, 2.0, 4.0]
 
 
-def test_domains_that_a_batch_lacks_keep_their_estimates_and_grow_uncertain(draws: ProbeDraws):
+def test_domains_that_a_batch_lacks_keep_their_estimates_and_grow_uncertain(
+    draws: ProbeSequenceSampler,
+):
     probe = TellingProbe([1.0, 2.0, 4.0])
     aligner = InFlightAligner(probe, draws, refresh_every=10)
     first = updated(aligner, 0, 0, 0, 1, 1, 2, 2)
@@ -134,7 +145,7 @@ def test_domains_that_a_batch_lacks_keep_their_estimates_and_grow_uncertain(draw
     np.testing.assert_allclose(errors(third), of_two * np.sqrt([3, 1, 3]))
 
 
-def test_every_so_many_updates_what_the_batch_lacks_is_measured_apart(draws: ProbeDraws):
+def test_every_so_many_updates_what_the_batch_lacks_is_measured_apart(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
     aligner = InFlightAligner(probe, draws, refresh_every=3)
 
@@ -146,7 +157,7 @@ def test_every_so_many_updates_what_the_batch_lacks_is_measured_apart(draws: Pro
     assert found == [[1.0, 2.0, 4.0]] * 3 + [[10.0, 20.0, 40.0]]
 
 
-def test_a_measurement_that_is_not_finite_is_told_but_not_kept(draws: ProbeDraws):
+def test_a_measurement_that_is_not_finite_is_told_but_not_kept(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
     aligner = InFlightAligner(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0, 1, 1, 2, 2)
@@ -160,7 +171,7 @@ def test_a_measurement_that_is_not_finite_is_told_but_not_kept(draws: ProbeDraws
     assert after.dots.tolist() == [1.0, 2.0, 40.0]
 
 
-def test_a_first_update_that_is_not_finite_is_made_up_for_by_the_next(draws: ProbeDraws):
+def test_a_first_update_that_is_not_finite_is_made_up_for_by_the_next(draws: ProbeSequenceSampler):
     probe = TellingProbe([math.nan, 2.0, 4.0])
     aligner = InFlightAligner(probe, draws, refresh_every=10)
     assert not updated(aligner, 0, 1, 1).is_finite()
@@ -172,7 +183,7 @@ def test_a_first_update_that_is_not_finite_is_made_up_for_by_the_next(draws: Pro
     assert found.dots.tolist() == [1.0, 2.0, 4.0]
 
 
-def test_a_checkpoint_continues_as_if_there_had_been_none(draws: ProbeDraws):
+def test_a_checkpoint_continues_as_if_there_had_been_none(draws: ProbeSequenceSampler):
     probe, resumed = TellingProbe([1.0, 2.0, 4.0]), TellingProbe([9.0, 9.0, 9.0])
     aligner = InFlightAligner(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0, 1, 1, 2, 2)
@@ -188,7 +199,7 @@ def test_a_checkpoint_continues_as_if_there_had_been_none(draws: ProbeDraws):
     assert errors(found) == errors(expected)
 
 
-def test_a_checkpoint_does_not_change_when_training_goes_on(draws: ProbeDraws):
+def test_a_checkpoint_does_not_change_when_training_goes_on(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
     aligner = InFlightAligner(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0)
@@ -200,7 +211,7 @@ def test_a_checkpoint_does_not_change_when_training_goes_on(draws: ProbeDraws):
     assert state["estimates"]["dots"].tolist() == [1.0, 2.0, 4.0]
 
 
-def test_closing_stops_watching_a_step_that_is_never_trained(draws: ProbeDraws):
+def test_closing_stops_watching_a_step_that_is_never_trained(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
     aligner = InFlightAligner(probe, draws, refresh_every=10)
     aligner.prepare(0, batch_of(0, 1))

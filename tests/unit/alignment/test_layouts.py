@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megadga.probes.gradients import ResidentDirection
-from megadga.probes.hooks import tapped
+from megadga.probes.hooks import hooked
 from megadga.probes.layouts import NO_LAYOUTS
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
 from tests.support.tapping import CPU, layouts_of, of_outputs
@@ -261,7 +261,7 @@ def test_what_was_not_seen_before_is_named_and_adds_up_to_the_whole(
 ):
     module = filled(build())
     pieces, x = pieces_of(module), normal(2, S, WIDTH)
-    with tapped(module, ResidentDirection(pieces), NO_LAYOUTS) as taps:
+    with hooked(module, ResidentDirection(pieces), NO_LAYOUTS) as taps:
         epsilon = taps.begin(2, CPU)
         module(x).sum().backward()
 
@@ -274,7 +274,7 @@ def test_what_was_not_seen_before_is_named_and_adds_up_to_the_whole(
 def test_a_sequence_alone_is_measured_in_any_module(build: Callable[[], nn.Module]):
     module = filled(build())
     pieces, x = pieces_of(module), normal(1, S, WIDTH)
-    with tapped(module, ResidentDirection(pieces), NO_LAYOUTS) as taps:
+    with hooked(module, ResidentDirection(pieces), NO_LAYOUTS) as taps:
         epsilon = taps.begin(1, CPU)
         module(x).sum().backward()
 

@@ -7,7 +7,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from megadga.probes.gradients import ResidentDirection
-from megadga.probes.hooks import tapped
+from megadga.probes.hooks import hooked
 from megadga.probes.loss import causal_lm_loss, mean_loss
 from tests.support.derivatives import assert_along, filled, normal, pieces_of, thin
 from tests.support.probed_models import hf_llama, llama
@@ -83,7 +83,7 @@ def test_taps_keep_nothing_of_what_checkpointing_drops(*, frozen: bool, factored
         direction = ResidentDirection(thin(pieces)[0] if factored else pieces)
         layouts = layouts_of(module, tokens_of(3))
         inputs.clear()
-        with tapped(module, direction, layouts) as taps:
+        with hooked(module, direction, layouts) as taps:
             taps.begin(3, CPU)
             loss = mean_loss(module, tokens_of(3))
             alive = [not each.expired() for each in inputs]

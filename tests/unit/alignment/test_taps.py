@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from megadga.probes.gradients import ResidentDirection
-from megadga.probes.hooks import tapped
+from megadga.probes.hooks import hooked
 from megadga.probes.layouts import NO_LAYOUTS
 from megadga.probes.loss import Loss, causal_lm_loss, mean_loss
 from tests.support.derivatives import assert_along, filled, pieces_of, thin
@@ -89,7 +89,7 @@ def test_micro_batches_have_numbers_of_their_own():
     module = filled(small())
     pieces = pieces_of(module)
     first, second = tokens_of(3), tokens_of(2)
-    with tapped(module, ResidentDirection(pieces), layouts_of(module, first)) as taps:
+    with hooked(module, ResidentDirection(pieces), layouts_of(module, first)) as taps:
         epsilons: list[Tensor] = []
         for tokens in (first, second):
             epsilons.append(taps.begin(len(tokens), CPU))
@@ -125,7 +125,7 @@ def num_hooks(module: nn.Module) -> int:
 
 def test_hooks_are_gone_afterwards():
     module = filled(small())
-    with tapped(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS):
+    with hooked(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS):
         assert num_hooks(module) > 0
     assert num_hooks(module) == 0
 
@@ -134,7 +134,7 @@ def test_hooks_are_gone_after_an_exception():
     module = filled(small())
 
     def fail() -> None:
-        with tapped(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as taps:
+        with hooked(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as taps:
             taps.begin(1, CPU)
             module(torch.full((1, 3), VOCABULARY))
 
@@ -146,7 +146,7 @@ def test_hooks_are_gone_after_an_exception():
 def test_without_gradients_a_model_is_as_it_was():
     module, tokens = filled(small()), tokens_of(3)
     expected = module(tokens)
-    with tapped(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as taps, torch.no_grad():
+    with hooked(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as taps, torch.no_grad():
         epsilon = taps.begin(3, CPU)
         found = module(tokens)
     assert torch.equal(found, expected)
@@ -158,5 +158,5 @@ def test_nothing_is_measured_before_a_micro_batch_begins():
     module, tokens = filled(small()), tokens_of(3)
     pieces = pieces_of(module)
     module.requires_grad_(False)
-    with tapped(module, ResidentDirection(pieces), NO_LAYOUTS):
+    with hooked(module, ResidentDirection(pieces), NO_LAYOUTS):
         assert not module(tokens).requires_grad

@@ -10,7 +10,7 @@ import pytest
 from megadga.mixers.base import Alignments
 from megadga.probes.measuring import Target, TargetAligner
 from megadga.probes.methods import ProbeBudget
-from megadga.probes.sequences import PackedSequences, ProbeDraws, TrainedBatch
+from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
 from tests.support.shards import open_sets, open_unequal, write_sets
 
 
@@ -44,15 +44,15 @@ def num_tokens(sequences: PackedSequences) -> float:
 
 
 @pytest.fixture
-def draws(tmp_path: Path) -> list[ProbeDraws]:
+def draws(tmp_path: Path) -> list[ProbeSequenceSampler]:
     """Of two specific sets, the second padded."""
     domains, specific = open_sets(write_sets(tmp_path, num_domains=2))
     budget = ProbeBudget(sequences_per_domain=2, specific_sequences=9)
     sets = (specific, open_unequal(tmp_path))
-    return [ProbeDraws(domains, each, budget=budget, seed=5) for each in sets]
+    return [ProbeSequenceSampler(domains, each, budget=budget, seed=5) for each in sets]
 
 
-def aligner(draws: list[ProbeDraws], *found: Alignments) -> TargetAligner:
+def aligner(draws: list[ProbeSequenceSampler], *found: Alignments) -> TargetAligner:
     targets = [Target(Told(each), drawn) for each, drawn in zip(found, draws, strict=True)]
     return TargetAligner(targets, num_tokens)
 

@@ -5,9 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from megadga.launch.supervision import Command, Ended, Patience, supervise
+from megadga.launch.supervision import Command, Ended, Timeouts, supervise
 
-FAST = Patience(stop_s=20.0, straggle_s=0.3, end_s=0.3)
+FAST = Timeouts(stop_s=20.0, straggle_s=0.3, end_s=0.3)
 REPOSITORY = Path(__file__).parents[3]
 IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 
@@ -90,7 +90,7 @@ def test_at_the_limit_processes_are_asked_to_stop_and_get_time_to(tmp_path):
         "def stop(*_):\n    time.sleep(0.5); open('saved', 'w'); raise SystemExit(75)\n"
         "signal.signal(signal.SIGTERM, stop)\nwhile True: time.sleep(0.05)"
     )
-    patience = Patience(stop_s=20.0, limit_s=2.0)
+    patience = Timeouts(stop_s=20.0, limit_s=2.0)
 
     ended = supervise([python(program, tmp_path)], ask_to_stop=terminate, patience=patience)
 
@@ -99,7 +99,7 @@ def test_at_the_limit_processes_are_asked_to_stop_and_get_time_to(tmp_path):
 
 
 def test_processes_that_do_not_stop_in_time_are_ended(tmp_path):
-    patience = Patience(stop_s=0.2, end_s=0.2, limit_s=0.1)
+    patience = Timeouts(stop_s=0.2, end_s=0.2, limit_s=0.1)
     ended = supervise(
         [python(f"{IGNORES}time.sleep(60)", tmp_path)], ask_to_stop=terminate, patience=patience
     )
@@ -110,7 +110,7 @@ def test_what_a_process_that_is_killed_has_started_in_other_sessions_is_killed_t
     child = f"{IGNORES}import subprocess, sys; "
     child += f"p = subprocess.Popen([sys.executable, '-c', {IGNORES!r} 'time.sleep(60)'], "
     child += "start_new_session=True); open('pid', 'w').write(str(p.pid)); time.sleep(60)"
-    patience = Patience(stop_s=0.1, end_s=0.2, limit_s=2.0)
+    patience = Timeouts(stop_s=0.1, end_s=0.2, limit_s=2.0)
 
     supervise([python(child, tmp_path)], ask_to_stop=terminate, patience=patience)
 
@@ -130,7 +130,7 @@ def test_a_wish_from_elsewhere_is_as_good_as_a_signal(tmp_path):
 def test_another_way_to_end_processes_is_tried_before_force(tmp_path):
     sleeps = "import time; time.sleep(60)"
     end = python("open('ended', 'w')", tmp_path)
-    patience = Patience(stop_s=0.1, end_s=1.0, limit_s=0.1)
+    patience = Timeouts(stop_s=0.1, end_s=1.0, limit_s=0.1)
 
     supervise([python(sleeps, tmp_path)], ask_to_stop=lambda _: None, patience=patience, end=end)
 

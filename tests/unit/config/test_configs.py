@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from megadga.config.contradictions import find_contradictions
+from megadga.config.contradictions import find_inconsistencies
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.loading import load_config
 from megadga.config.sections import PresetName, TrainingSection
@@ -28,7 +28,7 @@ def test_a_shipped_deepspeed_file_fits_any_run(path, precision):
     training = TrainingSection(
         steps=10_000, global_batch_size=24, micro_batch_size=3, precision=precision
     )
-    assert list(find_contradictions(read_file(path).values, training)) == []
+    assert list(find_inconsistencies(read_file(path).values, training)) == []
 
 
 def test_the_model_presets_are_the_ones_that_exist():

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from megadga.config.contradictions import find_contradictions
+from megadga.config.contradictions import find_inconsistencies
 from megadga.config.sections import TrainingSection
 from megadga.config.validation import dotted
 
@@ -15,7 +15,7 @@ def training(**changes: Any) -> TrainingSection:
 
 
 def complaints(run: TrainingSection, **settings: Any) -> list[str]:
-    found = find_contradictions({"optimizer": OPTIMIZER, **settings}, run)
+    found = find_inconsistencies({"optimizer": OPTIMIZER, **settings}, run)
     return [f"{dotted(m.path)}: expected {m.expected}, found {m.found}" for m in found]
 
 
@@ -98,7 +98,7 @@ def test_precision_is_the_runs(precision, block, enabled):
 
 
 def test_an_optimizer_and_a_known_stage_are_needed():
-    found = find_contradictions({"zero_optimization": {"stage": 4}}, None)
+    found = find_inconsistencies({"zero_optimization": {"stage": 4}}, None)
     assert [(dotted(m.path), m.found) for m in found] == [
         ("deepspeed.optimizer", "nothing"),
         ("deepspeed.zero_optimization.stage", "4"),

@@ -9,9 +9,9 @@ from deepspeed.runtime import config as deepspeed_config
 from deepspeed.runtime import constants
 
 from megadga.config import deepspeed_keys
-from megadga.config.contradictions import find_contradictions
+from megadga.config.contradictions import find_inconsistencies
 from megadga.config.loading import load_config
-from megadga.config.validation import Mistake, dotted
+from megadga.config.validation import ConfigIssue, dotted
 from megadga.errors import ConfigError
 from tests.support import deepspeed_keys as derived
 from tests.support.runs import write_run
@@ -20,8 +20,8 @@ OPTIMIZER = {"type": "AdamW", "params": {"lr": 1e-3}}
 REMOVED = set(deepspeed_config._REMOVED_TOP_LEVEL_CONFIG_KEYS)
 
 
-def complaints(**settings: Any) -> list[Mistake]:
-    return list(find_contradictions({"optimizer": OPTIMIZER, **settings}, None))
+def complaints(**settings: Any) -> list[ConfigIssue]:
+    return list(find_inconsistencies({"optimizer": OPTIMIZER, **settings}, None))
 
 
 def told(**settings: Any) -> list[tuple[str, str, str]]:
@@ -201,4 +201,4 @@ def test_a_mistake_in_the_settings_is_told_with_the_line_of_their_file(tmp_path)
 )
 def test_every_shipped_json_is_known_to_deepspeed(path):
     settings = json.loads(path.read_text())
-    assert list(find_contradictions(settings, None)) == []
+    assert list(find_inconsistencies(settings, None)) == []

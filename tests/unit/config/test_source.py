@@ -82,8 +82,8 @@ def test_every_key_remembers_its_line():
 
 def test_a_key_given_twice_is_a_mistake_at_its_second_place():
     document = parse("a: {b: 1}\nc: 2\na: 3\n", place)
-    (mistake,) = document.mistakes
-    assert (mistake.path, mistake.found) == (("a",), "it in f:1 as well")
+    (issue,) = document.issues
+    assert (issue.path, issue.found) == (("a",), "it in f:1 as well")
     assert document.places["a",] == "f:3"
 
 

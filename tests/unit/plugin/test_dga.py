@@ -12,7 +12,7 @@ from megadga.data.folder import open_domains
 from megadga.mixers.base import Scheduler
 from megadga.mixers.odm import Odm
 from megadga.mixers.schedule import Schedule
-from megadga.plugin import DgaPlugin, Sampling
+from megadga.plugin import MixturePlugin, Sampling
 from tests.support.streams import counting_domain
 from tests.unit.plugin.test_batches import Watched
 from tests.unit.train.fakes import FakeEngine
@@ -53,15 +53,15 @@ def made(monkeypatch) -> Counter[str]:
     return counts
 
 
-def plugin(group: Any, domains: Any, scheduler: Scheduler, *, interval: int) -> DgaPlugin:
+def plugin(group: Any, domains: Any, scheduler: Scheduler, *, interval: int) -> MixturePlugin:
     engine = FakeEngine(accumulation=2, micro_batch_size=B // 2)
     engine.data_parallel_group = group
-    return DgaPlugin(
+    return MixturePlugin(
         engine, domains, None, scheduler, sampling=Sampling(seed=1), interval=interval
     )
 
 
-def train(mixture: DgaPlugin, steps: int) -> None:
+def train(mixture: MixturePlugin, steps: int) -> None:
     for _ in range(steps):
         batch = mixture.next_batch()
         domains = batch.indices.global_domains

@@ -8,7 +8,7 @@ from megadga.plugin.records import ObservedOverhead, ProbeClock
 
 
 @dataclass
-class Watch:
+class InFlightStart:
     """Shows what it was last set to."""
 
     now_s: float = 0.0
@@ -21,7 +21,7 @@ class Course:
     """A run whose parts take as long as they are told to."""
 
     def __init__(self) -> None:
-        self.watch = Watch(now_s=100.0)
+        self.watch = InFlightStart(now_s=100.0)
         self.clock = ProbeClock(self.watch)
 
     def step(self, seconds: float, *, watched: bool = False) -> None:

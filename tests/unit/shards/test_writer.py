@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from megadga.data.create import create_domain
-from megadga.data.files import written_whole
+from megadga.data.files import atomic_write
 from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
 from megadga.data.manifest import read_manifest
 from megadga.errors import ShardError
@@ -22,7 +22,7 @@ def write_half_a_shard(prefix):
 
 
 def write_half_a_file(path):
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
         raise InterruptionError
 

@@ -10,10 +10,10 @@ import pytest
 from megadga.launch import plan as plans
 from megadga.launch.hosts import Host
 from megadga.launch.plan import Plan, PrivateFile, show
-from megadga.launch.supervision import Command, Patience
+from megadga.launch.supervision import Command, Timeouts
 from tests.unit.cluster.launching.places import HOSTILE
 
-PATIENCE = Patience(stop_s=5.0, straggle_s=0.2, end_s=0.5)
+PATIENCE = Timeouts(stop_s=5.0, straggle_s=0.2, end_s=0.5)
 
 
 def plan(program: str, folder: Path, **options) -> Plan:

@@ -9,7 +9,7 @@ from megadga.probes.engine import Engine, probe_autocast
 from megadga.probes.state import evaluating, preserved
 
 
-def losses_alone(engine: Engine, module: nn.Module) -> Callable[[Tensor], Tensor]:
+def token_losses(engine: Engine, module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return what computes a module's losses in the engine's arithmetic, without any trace.
 
     There are no gradients and no dropout, and counters, schedule and optimizer do not see it.
