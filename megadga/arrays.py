@@ -1,4 +1,4 @@
-"""Array types and the checks that every layer shares. Knows nothing but numpy.
+"""Array types and the checks that every layer shares.
 
 Shape letters used throughout: ``K`` domains, ``B`` sequences of a global batch, ``S`` tokens of a
 sequence (a window has ``S + 1``: inputs and targets overlap), ``N`` sequences of any selection.

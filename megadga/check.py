@@ -1,4 +1,4 @@
-"""What a run would do, found out without starting it. Knows no torch and writes nothing."""
+"""What a run would do, found out without starting it."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. Knows no more than what each subcommand is called with.
+"""The command line: parses, calls, prints.
 
 Torch and DeepSpeed take seconds to import: only the subcommands that train do so, and only once
 the configuration has turned out sound.

@@ -1,8 +1,7 @@
 """What a program does in the console that it is started in.
 
 How it reads numbers there, prints where not every sign can be shown, draws bars where there is
-room for them, and ends where its output is cut off. Knows streams and exit codes, and nothing of
-what is printed.
+room for them, and ends where its output is cut off.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Errors that a user's input, files or machine can cause. Knows nothing of who raises them.
+"""Errors that a user's input, files or machine can cause.
 
 Each message is one line (``ConfigError`` may hold one line a mistake) and names the thing, what
 was expected and what was found. The command line prints it and exits with code 2.

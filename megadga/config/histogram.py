@@ -1,4 +1,4 @@
-"""A histogram over domains in a JSON file. Knows no domain."""
+"""A histogram over domains in a JSON file."""
 
 import json
 from collections.abc import Mapping

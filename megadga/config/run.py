@@ -159,8 +159,8 @@ def _told(values: Mapping[KeyPath, Any], path: KeyPath) -> str:
 class RunConfig(Section):
     """One training run, whole.
 
-    Validated with a `SourceMap` as context, it tells mistakes that show up later, when the shards or
-    the number of ranks are known, with the file and line of the key.
+    Validated with a `SourceMap` as context, it tells mistakes that show up later, when the shards
+    or the number of ranks are known, with the file and line of the key.
     """
 
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]

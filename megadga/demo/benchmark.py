@@ -1,7 +1,4 @@
-"""What benchmarks run on: a user's files, or text found on this machine.
-
-Knows no benchmark.
-"""
+"""What benchmarks run on: a user's files, or text found on this machine."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""All ranks on this machine, one process an accelerator or as many CPU processes as asked for.
-
-Knows no other machine.
-"""
+"""All ranks on this machine, one process an accelerator or as many CPU processes as asked for."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Open MPI's mpirun, on this machine or on the hosts of a hostfile. Knows no mpi4py.
+"""Open MPI's mpirun, on this machine or on the hosts of a hostfile.
 
 mpirun starts the ranks and nothing else: they find each other as torch's ranks do, so that it does
 not matter for which MPI anything was built.

@@ -1,6 +1,6 @@
 """One machine of several, all of which something else starts: what a pod of Kubernetes runs.
 
-``python -m megadga.launch.node``. Knows the first machine's address, and no other.
+``python -m megadga.launch.node``.
 """
 
 import os

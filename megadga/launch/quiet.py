@@ -1,7 +1,4 @@
-"""Keeps what libraries say at the start of a run to what a reader needs, said by one rank.
-
-Knows names of libraries, and imports none.
-"""
+"""Keeps what libraries say at the start of a run to what a reader needs, said by one rank."""
 
 import contextlib
 import io

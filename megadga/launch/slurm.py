@@ -1,8 +1,6 @@
 """A batch script for SLURM: one task a rank, saved before the limit, requeued until it is done.
 
 The hosts are looked at inside the job, as nobody knows them before.
-
-Knows markers rather than exit codes: those pass through srun and the batch shell.
 """
 
 import argparse

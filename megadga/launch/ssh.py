@@ -1,4 +1,4 @@
-"""DeepSpeed's launcher over pdsh, on the hosts of a hostfile. Knows what it gets wrong.
+"""DeepSpeed's launcher over pdsh, on the hosts of a hostfile.
 
 It takes a missing hostfile for this machine alone, passes on few variables and shows them in
 ``ps``, quotes neither the folder nor ``$``, and at Ctrl-C ends every DeepSpeed job of this user.

@@ -1,7 +1,4 @@
-"""A command on another machine that ends when whoever started it over ssh is gone, or cut off.
-
-Knows that a line comes over standard input every few seconds as long as neither is so.
-"""
+"""A command on another machine that ends when whoever started it over ssh is gone, or cut off."""
 
 import os
 import select

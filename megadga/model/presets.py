@@ -1,4 +1,4 @@
-"""Sizes of decoders by name, and how many parameters each has. Knows no torch."""
+"""Sizes of decoders by name, and how many parameters each has."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,6 @@
-"""What a DeepSpeed training loop registers: batches by domain, and mixture updates between steps.
+"""What a DeepSpeed training loop registers: batches by domain, mixture updates between steps.
 
-Knows an engine, domains and a scheduler; no configuration, no model and no loop. Nothing of
-DeepSpeed is patched: the loop takes its batches here and calls ``after_step``.
+Nothing of DeepSpeed is patched: the loop takes its batches here and calls ``after_step``.
 """
 
 from megadga.plugin.batches import Batch, BatchIndices, Sampling

@@ -1,4 +1,4 @@
-"""Hands out this rank's part of each global batch. Knows weights as given, and no updates."""
+"""Hands out this rank's part of each global batch."""
 
 from collections import deque
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What a training loop asks of its plugins. Knows none of them."""
+"""What a training loop asks of its plugins."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

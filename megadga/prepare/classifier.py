@@ -1,4 +1,4 @@
-"""Which domain a text belongs to: the seam between clusterings and builds. Knows no clustering."""
+"""Which domain a text belongs to: the seam between clusterings and builds."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Packages that only some of preparation needs. Knows which extra brings them, not their use."""
+"""Packages that only some of preparation needs."""
 
 import importlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Cuts long documents into pieces of bounded length. Knows no domains."""
+"""Cuts long documents into pieces of bounded length."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Trains a sentencepiece model on text. Knows neither domains nor shards."""
+"""Trains a sentencepiece model on text."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""A lock on a run's folder: one process at a time trains into it. Knows files, and no training.
+"""A lock on a run's folder: one process at a time trains into it.
 
 ``OUTPUT/.lock`` is locked by the system (POSIX record locks, which network file systems pass on to
 their server) for as long as its owner lives, and says who that is. The system's word is not enough

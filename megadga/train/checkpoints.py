@@ -1,7 +1,4 @@
-"""Checkpoints of a run: when they are written, which stay, how a run continues from one.
-
-Knows no batch and no loss.
-"""
+"""Checkpoints of a run: when they are written, which stay, how a run continues from one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

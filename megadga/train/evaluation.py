@@ -1,4 +1,4 @@
-"""Validation losses at intervals, without a trace in training. Knows a module and sequences."""
+"""Validation losses at intervals, without a trace in training."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager

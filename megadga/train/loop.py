@@ -1,4 +1,4 @@
-"""The training loop, whole. Knows the order of things and none of the things."""
+"""The training loop, whole."""
 
 from dataclasses import dataclass
 from typing import Protocol

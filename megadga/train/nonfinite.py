@@ -1,4 +1,4 @@
-"""Notices losses and gradients that are no finite numbers. Knows records, and no domain."""
+"""Notices losses and gradients that are no finite numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the numbers are measured against. Knows rows alone."""
+"""What the numbers are measured against."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What one group of processes measures, as a value that travels as JSON. Knows no torch."""
+"""What one group of processes measures, as a value that travels as JSON."""
 
 import json
 from dataclasses import asdict, dataclass

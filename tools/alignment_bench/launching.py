@@ -1,4 +1,4 @@
-"""Runs a case on as many processes as it asks for. Knows nothing of what they measure."""
+"""Runs a case on as many processes as it asks for."""
 
 import json
 import os

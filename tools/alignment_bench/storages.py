@@ -1,4 +1,4 @@
-"""How much memory tensors hold, exactly, on any device. Knows no model."""
+"""How much memory tensors hold, exactly, on any device."""
 
 import weakref
 from typing import Any, final

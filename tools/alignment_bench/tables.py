@@ -1,4 +1,4 @@
-"""Rows as tables of text. Knows no measurement."""
+"""Rows as tables of text."""
 
 from collections.abc import Mapping, Sequence
 

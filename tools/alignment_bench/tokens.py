@@ -1,4 +1,4 @@
-"""Made-up domains. Knows no torch."""
+"""Made-up domains."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What collectives carry, counted where torch dispatches them. Knows no model."""
+"""What collectives carry, counted where torch dispatches them."""
 
 import traceback
 from collections import Counter

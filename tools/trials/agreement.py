@@ -1,7 +1,4 @@
-"""How well measurements of the same alignments agree, and what becomes of the weights.
-
-Knows numbers by the name of what measured them; neither models nor files.
-"""
+"""How well measurements of the same alignments agree, and what becomes of the weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

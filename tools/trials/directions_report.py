@@ -1,6 +1,6 @@
 """What a trial of directions has shown, as tables, as a record and as a picture.
 
-Knows no model. Numbers of a third of a run are over its updates and all domains together.
+Numbers of a third of a run are over its updates and all domains together.
 """
 # pyright: reportUnknownMemberType=false
 # Most of matplotlib's methods take keywords of unknown types.

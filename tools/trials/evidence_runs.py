@@ -1,6 +1,6 @@
 """The runs under ``configs/evidence``: which there are, training them, and what came of them.
 
-Knows configuration files and metrics; no corpus. A finished run is not trained again.
+A finished run is not trained again.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Which segments of runs are timed when, and what their seconds say. Knows no run."""
+"""Which segments of runs are timed when, and what their seconds say."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Trains several runs in turns, an interval at a time, on the ranks that a launcher started.
-
-Knows configurations by name; writes seconds, and how many collectives a step asks for.
-"""
+"""Trains several runs in turns, an interval at a time, on the ranks that a launcher started."""
 
 import json
 import sys

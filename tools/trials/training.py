@@ -1,7 +1,4 @@
-"""Trains a small decoder in one process, and measures every update along many directions.
-
-Knows shards as opened, and no file that is written.
-"""
+"""Trains a small decoder in one process, and measures every update along many directions."""
 
 import time
 from collections.abc import Callable, Sequence

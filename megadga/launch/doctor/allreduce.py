@@ -1,6 +1,6 @@
 """One rank of a small all-reduce, run as ``python -m megadga.launch.doctor.allreduce DEADLINE_S``.
 
-Rank 0 prints the bandwidth, in bytes a second. Knows what torchrun's variables say, and no hosts.
+Rank 0 prints the bandwidth, in bytes a second.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The n-grams of a held-out set, and which of them a stream holds. Knows ids, but no folders.
+"""The n-grams of a held-out set, and which of them a stream holds.
 
 An n-gram is ``n`` tokens in a row of one document, EOD not among them. It is looked up by a 64-bit
 hash: that a stream of ``N`` tokens seems to hold one of ``m`` n-grams that it does not has a

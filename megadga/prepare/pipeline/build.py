@@ -1,4 +1,4 @@
-"""Documents to shards, from end to end: tokenized, sorted, merged. Knows no model, no training.
+"""Documents to shards, from end to end: tokenized, sorted, merged.
 
     files ──tasks──▶ sorted runs ──ranges of keys──▶ shards ──▶ a folder a domain, or one for all
 

@@ -1,7 +1,4 @@
-"""The two halves of a build over all workers: who has done what, and how far all of it is.
-
-Knows tasks, shards and their records; not how one of them is done.
-"""
+"""The two halves of a build over all workers: who has done what, and how far all of it is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

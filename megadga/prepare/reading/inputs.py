@@ -1,4 +1,4 @@
-"""Which inputs become which domains. Knows paths only, and opens no file.
+"""Which inputs become which domains.
 
 What these tools have written themselves is no input: patterns and folders leave it aside, and
 where it is named outright it is refused.

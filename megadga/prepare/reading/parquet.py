@@ -1,4 +1,4 @@
-"""Records out of parquet files. Knows columns and row groups, not what makes a record bad."""
+"""Records out of parquet files."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from megadga.launch.hosts import JOB_FROM_FILE, JOB_FROM_INPUT, Job, Place, touch
-from tests.unit.cluster.launching.places import HOSTILE, OUTPUT, PLACE, TOLD
+from tests.unit.launch.hosts import HOSTILE, OUTPUT, PLACE, TOLD
 
 REPORT = (
     "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), os.environ.get('GLOO_X'), "

@@ -3,7 +3,7 @@ import shlex
 
 from megadga.launch.hosts import JOB_FROM_INPUT, Host
 from megadga.launch.torchrun import torchrun_plan
-from tests.unit.cluster.launching.places import (
+from tests.unit.launch.hosts import (
     FOLDER,
     HOSTS,
     PLACE,

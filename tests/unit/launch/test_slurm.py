@@ -15,7 +15,7 @@ from megadga.launch import slurm
 from megadga.launch.slurm import main, sbatch_command, slurm_script
 from tests.support.ranks import own_session
 from tests.support.runs import write_run
-from tests.unit.cluster.launching.places import HOSTILE, PYTHON, TRAIN, request
+from tests.unit.launch.hosts import HOSTILE, PYTHON, TRAIN, request
 
 # What the batch shell calls, as far as the script sees it: srun runs one task and passes USR1 on.
 SRUN = """\

@@ -3,7 +3,7 @@ import subprocess
 from pathlib import Path
 
 from megadga.launch.local import Node, rank_commands, signal_ranks
-from tests.unit.cluster.launching.places import FOLDER, request
+from tests.unit.launch.hosts import FOLDER, request
 
 RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -11,7 +11,7 @@ from megadga.launch import plan as plans
 from megadga.launch.hosts import Host
 from megadga.launch.plan import Plan, PrivateFile, show
 from megadga.launch.supervision import Command, Timeouts
-from tests.unit.cluster.launching.places import HOSTILE
+from tests.unit.launch.hosts import HOSTILE
 
 PATIENCE = Timeouts(stop_s=5.0, straggle_s=0.2, end_s=0.5)
 

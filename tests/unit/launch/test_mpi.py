@@ -1,6 +1,6 @@
 from megadga.launch.hosts import Host
 from megadga.launch.mpi import mpi_plan
-from tests.unit.cluster.launching.places import (
+from tests.unit.launch.hosts import (
     ENVIRONMENT,
     FOLDER,
     HOSTS,

@@ -8,7 +8,7 @@ import pytest
 from megadga.errors import ConfigError
 from megadga.launch.hosts import JOB_FROM_FILE
 from megadga.launch.ssh import ssh_plan
-from tests.unit.cluster.launching.places import (
+from tests.unit.launch.hosts import (
     FOLDER,
     HOSTS,
     OUTPUT,

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from megadga.launch.kubernetes import Pods, indexed_job, main, mpi_job, pytorch_job
-from tests.unit.cluster.launching.places import CONFIG, OVERRIDES, request
+from tests.unit.launch.hosts import CONFIG, OVERRIDES, request
 
 PODS = Pods(
     name="run",
