@@ -1,1 +1,82 @@
-"""Online data mixing for language-model pretraining: Dynamic Gradient Alignment under ZeRO."""
+"""megadga: online data mixing for language-model pretraining on DeepSpeed ZeRO.
+
+What a training loop of one's own needs comes from here::
+
+    from megadga import Dga, MixturePlugin, Sampling, open_domain, open_domains, uniform_weights
+
+Names are imported when they are first used, so that what needs no torch starts without it.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    __version__: str
+
+    from megadga.data.folder import DomainSource as DomainSource
+    from megadga.data.folder import open_domain as open_domain
+    from megadga.data.folder import open_domains as open_domains
+    from megadga.data.folder import open_examples as open_examples
+    from megadga.errors import ConfigError as ConfigError
+    from megadga.errors import MegadgaError as MegadgaError
+    from megadga.errors import ResumeError as ResumeError
+    from megadga.errors import ShardError as ShardError
+    from megadga.errors import UnsupportedEngineError as UnsupportedEngineError
+    from megadga.mixers.base import Scheduler as Scheduler
+    from megadga.mixers.basis import OverBasis as OverBasis
+    from megadga.mixers.dga import Dga as Dga
+    from megadga.mixers.doge import Doge as Doge
+    from megadga.mixers.doremi import Doremi as Doremi
+    from megadga.mixers.grape import Grape as Grape
+    from megadga.mixers.odm import Odm as Odm
+    from megadga.mixers.schedule import Schedule as Schedule
+    from megadga.mixers.static import Static as Static
+    from megadga.mixers.static import uniform_weights as uniform_weights
+    from megadga.mixers.targets import OverTargets as OverTargets
+    from megadga.plugin import Batch as Batch
+    from megadga.plugin import BatchIndices as BatchIndices
+    from megadga.plugin import MixturePlugin as MixturePlugin
+    from megadga.plugin import Plugin as Plugin
+    from megadga.plugin import Sampling as Sampling
+    from megadga.probes.methods import Directional as Directional
+    from megadga.probes.methods import InFlight as InFlight
+    from megadga.probes.methods import LowRank as LowRank
+    from megadga.probes.methods import ProbeBudget as ProbeBudget
+    from megadga.probes.methods import Probing as Probing
+    from megadga.probes.methods import Sharded as Sharded
+
+_PUBLIC = {
+    "megadga.data.folder": ("DomainSource", "open_domain", "open_domains", "open_examples"),
+    "megadga.errors": (
+        *("ConfigError", "MegadgaError", "ResumeError", "ShardError", "UnsupportedEngineError"),
+    ),
+    "megadga.mixers.base": ("Scheduler",),
+    "megadga.mixers.basis": ("OverBasis",),
+    "megadga.mixers.dga": ("Dga",),
+    "megadga.mixers.doge": ("Doge",),
+    "megadga.mixers.doremi": ("Doremi",),
+    "megadga.mixers.grape": ("Grape",),
+    "megadga.mixers.odm": ("Odm",),
+    "megadga.mixers.schedule": ("Schedule",),
+    "megadga.mixers.static": ("Static", "uniform_weights"),
+    "megadga.mixers.targets": ("OverTargets",),
+    "megadga.plugin": ("Batch", "BatchIndices", "MixturePlugin", "Plugin", "Sampling"),
+    "megadga.probes.methods": (
+        *("Directional", "InFlight", "LowRank", "ProbeBudget", "Probing", "Sharded"),
+    ),
+}
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name == "__version__":
+        return version("megadga")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'megadga' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

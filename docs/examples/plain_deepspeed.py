@@ -15,10 +15,15 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from megadga.data.folder import DomainSource, open_domain, open_domains
-from megadga.mixers.dga import Dga
-from megadga.mixers.static import uniform_weights
-from megadga.plugin import MixturePlugin, Sampling
+from megadga import (
+    Dga,
+    DomainSource,
+    MixturePlugin,
+    Sampling,
+    open_domain,
+    open_domains,
+    uniform_weights,
+)
 
 
 class BigramModel(nn.Module):
