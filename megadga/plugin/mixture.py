@@ -26,13 +26,13 @@ from megadga.mixers.base import (
     TargetNeeds,
 )
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
-from megadga.plugin.observing import LossObserver, Measured, as_targets, make_observation
+from megadga.plugin.observing import TrainingLosses, as_targets, measure_for
 from megadga.plugin.protocol import Metrics
 from megadga.plugin.records import ProbeClock, UpdateRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.loss import Loss, mean_loss
-from megadga.probes.methods import InFlight, Probing
+from megadga.probes.methods import InFlight, Probing, num_measured, predicted_overhead
 from megadga.probes.sequences import TrainedBatch
 
 
@@ -114,20 +114,24 @@ class MixturePlugin:
         self._clock = ProbeClock(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
-        wants_reference = scheduler.observes == LossNeeds(reference=True)
-        self._losses = LossObserver(len(domains), reference=wants_reference)
+        self._needs = scheduler.observes
+        wants_reference = self._needs == LossNeeds(reference=True)
+        self._losses = TrainingLosses(len(domains), reference=wants_reference)
         self._general_loss: float | None = None
-        observation = make_observation(
-            scheduler.observes,
-            Measured(engine, domains, targets, loss=loss, seed=sampling.seed),
-            losses=self._losses,
-            probing=probing,
-            interval=interval,
+        self._measurement = measure_for(
+            self._needs, engine, domains, targets, probing=probing, loss=loss, seed=sampling.seed
         )
-        self._needs, self._observer = observation.needs, observation.observer
-        self._predicted_overhead = observation.predicted_overhead
+        self._predicted_overhead = 0.0
+        if isinstance(self._needs, AlignmentNeeds | TargetNeeds):
+            self._predicted_overhead = predicted_overhead(
+                probing,
+                num_domains=num_measured(self._needs, len(domains)),
+                interval=interval,
+                global_batch_size=engine.train_batch_size(),
+                needs=self._needs,
+            ).share
         self._records = UpdateRecords(
-            self.names, observation.needs, tuple(target.name for target in targets)
+            self.names, self._needs, tuple(target.name for target in targets)
         )
 
     @property
@@ -207,14 +211,14 @@ class MixturePlugin:
                 f"after_step: expected step {self.step}, the batches handed out, found {step}"
             )
         due = self._is_update(step)
-        if due and isinstance(self._needs, AlignmentNeeds | TargetNeeds):
+        if due and self._measurement is not None:
             self._synchronize()
         self._clock.end_step(watched=due and self._in_flight)
-        if self._observer is None or not due:
+        if not due:
             return {}
         before = self._mixture
         with self._clock.probing():
-            observed = self._observer.observe(self._num_measured, step)
+            observed = self._observe(step)
         if isinstance(observed, Alignments | TargetAlignments):
             observed = replace(observed, general_loss=self._general_loss)
         self._mixture = self._agreed(self._scheduler.update(before, observed))
@@ -223,8 +227,8 @@ class MixturePlugin:
     def close(self) -> None:
         """Stop reading ahead, and let go of the model."""
         self._batches.close()
-        if self._observer is not None:
-            self._observer.close()
+        if self._measurement is not None:
+            self._measurement.close()
 
     def first_weights(self) -> dict[str, Any]:
         """Return the averaged weights that a run begins with, as an ``update`` tells them."""
@@ -246,7 +250,7 @@ class MixturePlugin:
                 name: torch.from_numpy(array.copy()) for name, array in mixture.memory.items()
             },
             "general_loss": self._general_loss,
-            "observer": {} if self._observer is None else self._observer.state_dict(),
+            "observer": self._observed_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -269,8 +273,11 @@ class MixturePlugin:
             memory={name: tensor.numpy() for name, tensor in state["memory"].items()},
         )
         self._general_loss = state["general_loss"]
-        if self._observer is not None:
-            self._observer.load_state_dict(state["observer"])
+        if isinstance(self._needs, LossNeeds):
+            self._losses.load_state_dict(state["observer"])
+        if self._measurement is not None:
+            self._measurement.close()
+            self._measurement.load_state_dict(state["observer"])
 
     @property
     def _num_measured(self) -> int:
@@ -279,11 +286,22 @@ class MixturePlugin:
 
     def _prepare(self, indices: BatchIndices) -> None:
         """Get ready for the update that follows this batch, if one does. Collective then."""
-        if self._observer is not None and self._is_update(indices.step):
+        if self._measurement is not None and self._is_update(indices.step):
             batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)
             with self._clock.probing():
-                self._observer.prepare(self._num_measured, batch)
+                self._measurement.prepare(self._num_measured, batch)
         self._clock.begin_step()
+
+    def _observe(self, step: int) -> Observed:
+        """Return what the rule observes after an optimizer step. Collective if it is measured."""
+        if self._measurement is not None:
+            return self._measurement.measure(self._num_measured)
+        return self._losses.take(step) if isinstance(self._needs, LossNeeds) else StepNumber(step)
+
+    def _observed_state(self) -> dict[str, Any]:
+        if self._measurement is not None:
+            return self._measurement.state_dict()
+        return self._losses.state_dict() if isinstance(self._needs, LossNeeds) else {}
 
     def _is_update(self, step: int) -> bool:
         return self._needs is not None and step % self._interval == 0

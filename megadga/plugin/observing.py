@@ -1,8 +1,7 @@
-"""How an update gets what its scheduler observes: alignments, training losses, or the step."""
+"""What an update observes: losses of training, which are kept here, or measured alignments."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -14,82 +13,18 @@ from megadga.mixers.base import (
     DomainLosses,
     LossNeeds,
     Needs,
-    Observed,
     StepNeeds,
-    StepNumber,
     TargetNeeds,
 )
 from megadga.probes.engine import Engine
 from megadga.probes.loss import Loss
 from megadga.probes.measuring import TargetAligner, make_measurement, make_target_measurement
-from megadga.probes.methods import Probing, num_measured, predicted_overhead
+from megadga.probes.methods import Probing
 from megadga.probes.protocols import Measurement
-from megadga.probes.sequences import TrainedBatch
-
-
-class Observer(Protocol):
-    """A way to come by what an update needs."""
-
-    def prepare(self, update: int, batch: TrainedBatch) -> None:
-        """Get ready for an update, before the batch that it follows is trained. Collective."""
-        ...
-
-    def observe(self, update: int, step: int) -> Observed:
-        """Return what update ``update`` (from 0) sees after optimizer step ``step``. Collective.
-
-        Raises:
-            ValueError: If the loop did not tell what the update needs.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of the model."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the next observation depends on; equal on every rank."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
-        ...
 
 
 @final
-class AlignmentObserver:
-    """Measures gradients.
-
-    Args:
-        measurement: The way, with one target or with several.
-    """
-
-    def __init__(self, measurement: Measurement | TargetAligner) -> None:
-        self._measurement = measurement
-
-    def prepare(self, update: int, batch: TrainedBatch) -> None:
-        """See ``Observer``."""
-        self._measurement.prepare(update, batch)
-
-    def observe(self, update: int, step: int) -> Observed:  # noqa: ARG002  (measured now)
-        """See ``Observer``."""
-        return self._measurement.measure(update)
-
-    def close(self) -> None:
-        """See ``Observer``."""
-        self._measurement.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """See ``Observer``."""
-        return self._measurement.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See ``Observer``."""
-        self._measurement.close()
-        self._measurement.load_state_dict(state)
-
-
-@final
-class LossObserver:
+class TrainingLosses:
     """Adds up the losses that the loop tells of, from one update to the next.
 
     Args:
@@ -139,11 +74,11 @@ class LossObserver:
         self._sums += np.bincount(domains, losses, minlength=self._num_domains)
         self._counts += np.bincount(domains, minlength=self._num_domains)
 
-    def prepare(self, update: int, batch: TrainedBatch) -> None:
-        """Do nothing: the losses come with the step."""
-
-    def observe(self, update: int, step: int) -> Observed:  # noqa: ARG002  (as many as there are)
+    def take(self, step: int) -> DomainLosses:
         """Return the mean losses since the last update, and begin anew. Not collective.
+
+        Args:
+            step: Optimizer steps completed so far.
 
         Raises:
             ValueError: If nobody has told of any.
@@ -159,9 +94,6 @@ class LossObserver:
         self._forget()
         return observed
 
-    def close(self) -> None:
-        """Do nothing: no model is held."""
-
     def state_dict(self) -> dict[str, Any]:
         """Return what was added up so far."""
         state = {
@@ -173,7 +105,7 @@ class LossObserver:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See ``Observer``."""
+        """Continue from ``state``."""
         self._sums = state["loss_sums"].numpy().copy()
         self._counts = state["loss_counts"].numpy().copy()
         if self._reference:
@@ -183,62 +115,6 @@ class LossObserver:
         self._sums = np.zeros(self._num_domains)
         self._reference_sums = np.zeros(self._num_domains)
         self._counts = np.zeros(self._num_domains, dtype=np.int64)
-
-
-@final
-class StepObserver:
-    """Sees how far training is, and nothing else."""
-
-    def prepare(self, update: int, batch: TrainedBatch) -> None:
-        """Do nothing."""
-
-    def observe(self, update: int, step: int) -> Observed:  # noqa: ARG002
-        """Return the step."""
-        return StepNumber(step)
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take nothing."""
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """What alignments would be measured on.
-
-    Attributes:
-        engine: A DeepSpeed engine.
-        domains: The training domains, ``K`` of them.
-        specific: The specific sets, in the order of a rule's targets.
-        loss: Mean loss of tokens through a module.
-        seed: Addresses the probe streams.
-    """
-
-    engine: Engine
-    domains: Sequence[Domain]
-    specific: Sequence[SequenceSet]
-    loss: Loss
-    seed: int
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """How a rule's updates come by what they observe.
-
-    Attributes:
-        needs: What that is; None: the rule never moves.
-        observer: Observes it; None exactly if there are no needs.
-        predicted_overhead: Share of training's sequences that it reads more.
-    """
-
-    needs: Needs | None
-    observer: Observer | None
-    predicted_overhead: float = 0.0
 
 
 def as_targets(specific: SequenceSet | Sequence[SequenceSet] | None) -> tuple[SequenceSet, ...]:
@@ -256,39 +132,46 @@ def as_targets(specific: SequenceSet | Sequence[SequenceSet] | None) -> tuple[Se
     return targets
 
 
-def make_observation(
+def measure_for(
     needs: Needs | None,
-    measured: Measured,
+    engine: Engine,
+    domains: Sequence[Domain],
+    specific: Sequence[SequenceSet],
     *,
-    losses: LossObserver,
     probing: Probing,
-    interval: int,
-) -> Observation:
-    """Return what observes for a rule.
+    loss: Loss,
+    seed: int,
+) -> Measurement | TargetAligner | None:
+    """Return what measures the alignments that a rule observes; None if it observes none.
+
+    Collective.
 
     Args:
-        needs: What the rule asks for.
-        measured: What alignments are measured on.
-        losses: Is told the losses of training.
+        needs: What the rule observes; None: nothing, as it never moves.
+        engine: A DeepSpeed engine.
+        domains: The training domains, ``K`` of them.
+        specific: The specific sets, in the order of a rule's targets.
         probing: How alignments are measured.
-        interval: Optimizer steps between updates.
+        loss: Mean loss of tokens through a module.
+        seed: Addresses the probe streams.
 
     Raises:
         UnsupportedEngineError: If alignments are not known to be exact on the engine.
         ValueError: If that is nothing that a training loop is observed for, or it is for another
             number of specific sets than there are.
     """
+    options: dict[str, Any] = {"probing": probing, "loss": loss, "seed": seed}
     match needs:
-        case None:
-            return Observation(None, None)
-        case StepNeeds():
-            return Observation(needs, StepObserver())
-        case LossNeeds():
-            return Observation(needs, losses)
+        case None | StepNeeds() | LossNeeds():
+            return None
         case AlignmentNeeds():
-            return _of_alignments(needs, measured, probing=probing, interval=interval)
+            if needs.target == "specific":
+                _check_number(specific, 1)
+            target = specific[0] if needs.target == "specific" else None
+            return make_measurement(engine, domains, target, needs=needs, **options)
         case TargetNeeds():
-            return _of_targets(needs, measured, probing=probing, interval=interval)
+            _check_number(specific, needs.num_targets)
+            return make_target_measurement(engine, domains, specific, needs=needs, **options)
         case _:
             raise ValueError(
                 "scheduler: expected a rule that observes alignments, "
@@ -296,56 +179,8 @@ def make_observation(
             )
 
 
-def _of_alignments(
-    needs: AlignmentNeeds, measured: Measured, *, probing: Probing, interval: int
-) -> Observation:
-    if needs.target == "specific":
-        _check_number(measured.specific, 1)
-    measurement = make_measurement(
-        measured.engine,
-        measured.domains,
-        measured.specific[0] if needs.target == "specific" else None,
-        probing=probing,
-        needs=needs,
-        loss=measured.loss,
-        seed=measured.seed,
-    )
-    share = _predicted(needs, measured, probing=probing, interval=interval)
-    return Observation(needs, AlignmentObserver(measurement), share)
-
-
-def _of_targets(
-    needs: TargetNeeds, measured: Measured, *, probing: Probing, interval: int
-) -> Observation:
-    _check_number(measured.specific, needs.num_targets)
-    measurement = make_target_measurement(
-        measured.engine,
-        measured.domains,
-        measured.specific,
-        probing=probing,
-        needs=needs,
-        loss=measured.loss,
-        seed=measured.seed,
-    )
-    share = _predicted(needs, measured, probing=probing, interval=interval)
-    return Observation(needs, AlignmentObserver(measurement), share)
-
-
 def _check_number(specific: Sequence[SequenceSet], expected: int) -> None:
     if len(specific) != expected:
         sets = "a specific set" if expected == 1 else f"{expected} specific sets"
         found = ", ".join(each.name for each in specific) or "None"
         raise ValueError(f"specific: expected {sets} to align with, found {found}")
-
-
-def _predicted(
-    needs: AlignmentNeeds | TargetNeeds, measured: Measured, *, probing: Probing, interval: int
-) -> float:
-    overhead = predicted_overhead(
-        probing,
-        num_domains=num_measured(needs, len(measured.domains)),
-        interval=interval,
-        global_batch_size=measured.engine.train_batch_size(),
-        needs=needs,
-    )
-    return overhead.share

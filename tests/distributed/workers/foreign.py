@@ -129,8 +129,8 @@ class Loop:
             )
             return torch.cat([each.flatten() for each in found])
 
-        observer: Any = self.plugin._observer
-        draws = observer._measurement._draws
+        measurement: Any = self.plugin._measurement
+        draws = measurement._draws
         drawn = [draws.target(0), *(draws.measured(0, i) for i in range(len(self.domains)))]
         v, *gradients = (
             gradient(torch.from_numpy(each.read(np.arange(len(each))))) for each in drawn
@@ -186,8 +186,8 @@ def of_subset(folder: Path) -> dict[str, Any]:
             loop = Loop(folder, block(Gated), METHODS[name], kind="2", trained=in_block)
         error = loop.error(loop.step(), measured=in_block)
         accumulated = gradients_of(loop.engine.module)
-        assert loop.plugin._observer is not None
-        loop.plugin._observer.observe(1, 1)
+        assert loop.plugin._measurement is not None
+        loop.plugin._measurement.measure(1)
         kept = all(map(torch.equal, accumulated, gradients_of(loop.engine.module)))
         messages = [str(each.message) for each in told if "alignments leave out" in str(each)]
         found[name] = {"error": error, "told": messages, "kept": kept}

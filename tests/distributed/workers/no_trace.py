@@ -48,8 +48,8 @@ def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
             losses.append(float(loss))
             engine.backward(loss)
             if method in BETWEEN_STEPS and position == 0 and step % 4 == 3:  # an open window
-                assert plugin._observer is not None
-                plugin._observer.observe(step, step)
+                assert plugin._measurement is not None
+                plugin._measurement.measure(step)
                 full_parameters(engine)  # fails under ZeRO-3 where a probe left some gathered
             engine.step()
         num_updates += "update" in plugin.after_step(step)

@@ -3,18 +3,15 @@
 import numpy as np
 import pytest
 
-from megadga.mixers.base import DomainLosses
-from megadga.plugin.observing import LossObserver
+from megadga.plugin.observing import TrainingLosses
 
 
 def seen(observer, *, step):
-    observed = observer.observe(0, step)
-    assert isinstance(observed, DomainLosses)
-    return observed
+    return observer.take(step)
 
 
 def test_losses_are_means_over_the_steps_since_the_last_update():
-    observer = LossObserver(3)
+    observer = TrainingLosses(3)
     observer.add(np.array([0, 2, 0]), np.array([1.0, 8.0, 2.0]))
     observer.add(np.array([0, 0]), np.array([3.0, 6.0]))
     first = seen(observer, step=2)
@@ -26,7 +23,7 @@ def test_losses_are_means_over_the_steps_since_the_last_update():
 
 
 def test_a_resumed_run_goes_on_adding_where_it_was():
-    before, after = LossObserver(2), LossObserver(2)
+    before, after = TrainingLosses(2), TrainingLosses(2)
     before.add(np.array([0, 1]), np.array([0.1, 0.7]))
     after.load_state_dict(before.state_dict())
     for observer in (before, after):
@@ -37,7 +34,7 @@ def test_a_resumed_run_goes_on_adding_where_it_was():
 
 def test_a_loop_that_tells_no_losses_is_told():
     with pytest.raises(ValueError, match="observe_losses: expected the losses"):
-        LossObserver(2).observe(0, 1)
+        TrainingLosses(2).take(1)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +43,11 @@ def test_a_loop_that_tells_no_losses_is_told():
 )
 def test_losses_that_belong_to_no_domain_are_refused(domains, losses, found):
     with pytest.raises(ValueError, match=found):
-        LossObserver(2).add(np.array(domains), np.array(losses))
+        TrainingLosses(2).add(np.array(domains), np.array(losses))
 
 
 def test_a_reference_has_means_over_the_same_sequences():
-    before, after = (LossObserver(3, reference=True) for _ in range(2))
+    before, after = (TrainingLosses(3, reference=True) for _ in range(2))
     before.add(np.array([0, 2, 0]), np.ones(3), np.array([1.0, 8.0, 3.0]))
     after.load_state_dict(before.state_dict())
     after.add(np.array([0]), np.ones(1), np.array([5.0]))
@@ -69,13 +66,13 @@ def test_a_reference_has_means_over_the_same_sequences():
     ("reference", "found"), [(None, "found None"), (np.ones(1), r"found \(1,\)")]
 )
 def test_a_rule_that_compares_with_a_reference_is_refused_none(reference, found):
-    observer = LossObserver(2, reference=True)
+    observer = TrainingLosses(2, reference=True)
     with pytest.raises(ValueError, match=rf"a reference model's losses of shape \(2,\), {found}"):
         observer.add(np.array([0, 1]), np.ones(2), reference)
 
 
 def test_who_wants_no_reference_does_not_read_one():
-    observer = LossObserver(1)
+    observer = TrainingLosses(1)
     observer.add(np.array([0]), np.ones(1), np.array([7.0]))
 
     assert seen(observer, step=1).reference_losses is None
