@@ -18,7 +18,7 @@ from megadga.mixers.base import (
 )
 from megadga.probes.engine import Engine
 from megadga.probes.loss import Loss
-from megadga.probes.measuring import TargetAligner, make_measurement, make_target_measurement
+from megadga.probes.measuring import TargetMeasurement, make_measurement, make_target_measurement
 from megadga.probes.methods import Probing
 from megadga.probes.protocols import Measurement
 
@@ -141,7 +141,7 @@ def measure_for(
     probing: Probing,
     loss: Loss,
     seed: int,
-) -> Measurement | TargetAligner | None:
+) -> Measurement | TargetMeasurement | None:
     """Return what measures the alignments that a rule observes; None if it observes none.
 
     Collective.

@@ -313,7 +313,7 @@ class UpdateDirection:
 class DirectionSource(Protocol):
     """A way to find the direction of an update."""
 
-    def aim(self, update: int, specific: PackedSequences) -> UpdateDirection:
+    def direction(self, update: int, specific: PackedSequences) -> UpdateDirection:
         """Return the direction of an update. Collective; see each source for the memory."""
         ...
 
@@ -341,7 +341,7 @@ class WholeGradient:
         self._passes = passes
         self._preconditioning = preconditioning
 
-    def aim(self, update: int, specific: PackedSequences) -> UpdateDirection:  # noqa: ARG002  (no memory)
+    def direction(self, update: int, specific: PackedSequences) -> UpdateDirection:  # noqa: ARG002  (no memory)
         """See ``DirectionSource``."""
         found = specific_gradient(self._passes, specific, self._preconditioning)
         return UpdateDirection(

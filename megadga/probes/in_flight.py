@@ -227,7 +227,7 @@ def _cannot_tell(unknown: Mapping[str, tuple[int, ...]]) -> str:
 
 
 @final
-class InFlightProbe:
+class InFlightPasses:
     """Measures alignments on the sequences that an optimizer step trains on.
 
     Args:
@@ -254,10 +254,10 @@ class InFlightProbe:
         self._passes.refresh()
         self._check.refresh()
         target = PackedSequences([specific])
-        aim = self._source.aim(update, target)
-        measured = self._measured_apart(aim.direction, apart)
-        self._taps.start(aim.direction, self._passes.layouts(target))
-        return InFlightStart(measured, aim.squared_norm, aim.energy, aim.preconditioned)
+        toward = self._source.direction(update, target)
+        measured = self._measured_apart(toward.direction, apart)
+        self._taps.start(toward.direction, self._passes.layouts(target))
+        return InFlightStart(measured, toward.squared_norm, toward.energy, toward.preconditioned)
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         """See ``TrainingProbe``."""
@@ -287,7 +287,7 @@ class InFlightProbe:
 
 
 @final
-class InFlightAligner:
+class InFlightMeasurement:
     """Keeps an estimate of every domain's alignment, and renews what a batch shows.
 
     Domains that a batch did not draw keep their last estimate with a growing standard error, and

@@ -122,7 +122,7 @@ class LowRankGradient:
         self._starts: list[Tensor] | None = None
         self._found: _Found | None = None
 
-    def aim(self, update: int, specific: PackedSequences) -> UpdateDirection:
+    def direction(self, update: int, specific: PackedSequences) -> UpdateDirection:
         """See ``DirectionSource``; reused for as many updates as the method says. Collective."""
         self._look_again()
         found = self._found

@@ -11,7 +11,7 @@ from megadga.data.domain import SequenceSet
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds, Alignments, TargetAlignments, TargetNeeds
 from megadga.probes.check import ProbeCheck
-from megadga.probes.directional import DirectionalProbe
+from megadga.probes.directional import DirectionalMeasurement
 from megadga.probes.directions import (
     DirectionSource,
     Preconditioning,
@@ -19,48 +19,14 @@ from megadga.probes.directions import (
     check_moments,
 )
 from megadga.probes.engine import Engine
-from megadga.probes.in_flight import InFlightAligner, InFlightProbe
+from megadga.probes.in_flight import InFlightMeasurement, InFlightPasses
 from megadga.probes.loss import Loss
 from megadga.probes.low_rank import LowRankGradient
 from megadga.probes.methods import Directional, InFlight, LowRank, Probing, Sharded
 from megadga.probes.passes import ProbePasses
-from megadga.probes.protocols import GradientProbe, Measurement
+from megadga.probes.protocols import Measurement
 from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
-from megadga.probes.sharded import ShardedProbe
-
-
-@final
-class Aligner:
-    """Measures alignments of each domain (paper, Algorithm 1), or mixture, with a target.
-
-    Args:
-        probe: The way gradients are measured.
-        draws: The sequences that they are measured on.
-    """
-
-    def __init__(self, probe: GradientProbe, draws: ProbeSequenceSampler) -> None:
-        self._probe = probe
-        self._draws = draws
-
-    def prepare(self, update: int, batch: TrainedBatch) -> None:
-        """Do nothing: the step that is trained does not matter."""
-
-    def measure(self, update: int) -> Alignments:
-        """Measure update number ``update`` (from 0). Collective; equal bits on every rank."""
-        measured = [self._draws.measured(update, i) for i in range(self._draws.num_measured)]
-        return self._probe.measure(update, self._draws.target(update), measured)
-
-    def close(self) -> None:
-        """Do nothing: the model is held only while it is measured."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the next measurement depends on; equal on every rank."""
-        return self._probe.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
-        self._probe.load_state_dict(state)
-
+from megadga.probes.sharded import ShardedMeasurement
 
 MeanLoss = Callable[[PackedSequences], float]
 """From sequences to their mean loss over all targets, nats a token, at the model's present
@@ -81,7 +47,7 @@ class Target:
 
 
 @final
-class TargetAligner:
+class TargetMeasurement:
     """Measures each target by itself, one after the other, and the loss of each.
 
     Costs as much as all of them, and a forward pass over their specific sequences.
@@ -178,12 +144,11 @@ def make_measurement(
     match probing.method:
         case Sharded():
             ProbeCheck(passes, draws, derivatives=False)
-            return Aligner(ShardedProbe(passes, preconditioning), draws)
+            return ShardedMeasurement(passes, preconditioning, draws)
         case Directional(direction):
             source = _source(passes, direction, preconditioning, seed)
             check = ProbeCheck(passes, draws, derivatives=True)
-            probe = DirectionalProbe(passes, source, check, norms=needs.norms)
-            return Aligner(probe, draws)
+            return DirectionalMeasurement(passes, source, check, draws, norms=needs.norms)
         case InFlight(direction, refresh_every):
             if needs.norms:
                 raise ValueError(
@@ -203,8 +168,8 @@ def make_measurement(
                     "training's own loss is differentiated, found one that leaves out some; "
                     "measure with probe type directional"
                 )
-            probe = InFlightProbe(passes, source, check)
-            return InFlightAligner(probe, draws, refresh_every=refresh_every)
+            probe = InFlightPasses(passes, source, check)
+            return InFlightMeasurement(probe, draws, refresh_every=refresh_every)
 
 
 def make_target_measurement(
@@ -216,7 +181,7 @@ def make_target_measurement(
     needs: TargetNeeds,
     loss: Loss,
     seed: int,
-) -> TargetAligner:
+) -> TargetMeasurement:
     """Return what measures the alignments with several specific sets that a rule needs.
 
     Args:
@@ -257,7 +222,7 @@ def make_target_measurement(
             domains, each, budget=probing.budget, seed=seed, mixtures=needs.mixtures
         )
         targets.append(Target(measurement, draws))
-    return TargetAligner(targets, ProbePasses(engine, loss=loss).mean_loss)
+    return TargetMeasurement(targets, ProbePasses(engine, loss=loss).mean_loss)
 
 
 def _source(

@@ -30,30 +30,6 @@ class Collective(Protocol):
         ...
 
 
-class GradientProbe(Protocol):
-    """A way to measure ``a_i = <grad l(x_i), grad l(y)>`` at the model's present parameters."""
-
-    def measure(
-        self, update: int, specific: ProbeSequences, domains: Sequence[ProbeSequences]
-    ) -> Alignments:
-        """Measure the alignment of every domain's gradient with the specific one.
-
-        A gradient is that of the mean loss over its sequences' targets, padding left out; long
-        sequences count more than short ones. The measurement leaves no trace in
-        the engine: parameters, gradients, optimizer, random states and hooks are as before.
-        Collective: every rank calls it with equal arguments and gets equal bits.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the next measurement depends on; equal on every rank."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class MeasuredSequences:
     """Derivatives of single sequences along a direction.
@@ -131,7 +107,13 @@ class Measurement(Protocol):
         ...
 
     def measure(self, update: int) -> Alignments:
-        """Measure update number ``update``. Collective; equal bits on every rank."""
+        """Measure ``a_i = <grad l(x_i), grad l(y)>`` of every domain in update ``update``, from 0.
+
+        A gradient is that of the mean loss over its sequences' targets, padding left out; long
+        sequences count more than short ones. The measurement leaves no trace in the engine:
+        parameters, gradients, optimizer, random states and hooks are as before. Collective; equal
+        bits on every rank.
+        """
         ...
 
     def close(self) -> None:

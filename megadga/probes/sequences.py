@@ -225,6 +225,10 @@ class ProbeSequenceSampler:
         )
         return MixtureSequences(self._domains, selection)
 
+    def all_measured(self, update: int) -> list[ProbeSequences]:
+        """Return an update's sequences of every domain, or of every mixture of them."""
+        return [self.measured(update, index) for index in range(self.num_measured)]
+
     def _draw(self, update: int, index: int, count: int) -> DomainSequences:
         selection = self._sampler.draw(update, index, count)
         return DomainSequences(self._sets[index], selection.sequences)

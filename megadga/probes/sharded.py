@@ -13,33 +13,41 @@ from megadga.arrays import FloatArray
 from megadga.mixers.base import Alignments
 from megadga.probes.directions import Preconditioning, specific_gradient
 from megadga.probes.passes import ProbePasses
-from megadga.probes.sequences import PackedSequences, ProbeSequences
+from megadga.probes.sequences import (
+    PackedSequences,
+    ProbeSequences,
+    ProbeSequenceSampler,
+    TrainedBatch,
+)
 
 
 @final
-class ShardedProbe:
+class ShardedMeasurement:
     """Measures alignments through ``torch.autograd.grad`` on ``engine.module``.
 
     Args:
         passes: Forward and backward passes on an engine.
         preconditioning: Whether the specific gradient is divided by AdamW's denominators.
+        draws: The sequences that are measured.
     """
 
-    def __init__(self, passes: ProbePasses, preconditioning: Preconditioning) -> None:
+    def __init__(
+        self, passes: ProbePasses, preconditioning: Preconditioning, draws: ProbeSequenceSampler
+    ) -> None:
         self._passes = passes
         self._preconditioning = preconditioning
+        self._draws = draws
 
-    def measure(
-        self,
-        update: int,  # noqa: ARG002  (no measurement depends on the one before)
-        specific: ProbeSequences,
-        domains: Sequence[ProbeSequences],
-    ) -> Alignments:
-        """Measure every domain; see ``GradientProbe``. Memory: two shards and one bucket."""
+    def prepare(self, update: int, batch: TrainedBatch) -> None:
+        """Do nothing: the step that is trained does not matter."""
+
+    def measure(self, update: int) -> Alignments:
+        """Measure every domain; see ``Measurement``. Memory: two shards and one bucket."""
         self._passes.refresh()
+        domains = self._draws.all_measured(update)
         num_domains = len(domains)
         numbers = np.empty(2 * num_domains)
-        target = PackedSequences([specific])
+        target = PackedSequences([self._draws.target(update)])
         found = specific_gradient(self._passes, target, self._preconditioning)
         for i, drawn in enumerate(domains):
             gradient = self._passes.gradient(PackedSequences([drawn]))
@@ -52,6 +60,9 @@ class ShardedProbe:
             specific_squared_norm=found.squared_norm,
             preconditioned=found.preconditioned,
         )
+
+    def close(self) -> None:
+        """Do nothing: the model is held only while it is measured."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: each measurement stands alone."""

@@ -64,7 +64,7 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
     drawn, packed = bench.drawn(), PackedSequences(bench.drawn())
     whole_source = WholeGradient(passes, Preconditioning())
     thin_source = LowRankGradient(passes, LowRank(bench.case.rank), seed=0)
-    whole, thin = whole_source.aim(0, specific), thin_source.aim(0, specific)
+    whole, thin = whole_source.direction(0, specific), thin_source.direction(0, specific)
     target = specific_gradient(passes, specific, Preconditioning()).shard
     updates = count(1)  # a low-rank direction is kept for the same update
     taps = TrainingHooks(passes)
@@ -75,8 +75,8 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
             gradient.dot(target)
             gradient.dot(gradient)
 
-    def in_flight(aim: UpdateDirection) -> None:
-        taps.start(aim.direction, passes.layouts(packed))
+    def in_flight(toward: UpdateDirection) -> None:
+        taps.start(toward.direction, passes.layouts(packed))
         bench.train()
         taps.finish(bench.trained)
 
@@ -87,8 +87,8 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
         "sharded": sharded,
         "in_flight": lambda: in_flight(whole),
         "in_flight low rank": lambda: in_flight(thin),
-        "specific gradient": lambda: whole_source.aim(next(updates), specific),
-        "specific gradient low rank": lambda: thin_source.aim(next(updates), specific),
+        "specific gradient": lambda: whole_source.direction(next(updates), specific),
+        "specific gradient low rank": lambda: thin_source.direction(next(updates), specific),
         AGAIN: bench.train,
     }
 

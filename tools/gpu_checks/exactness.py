@@ -130,7 +130,7 @@ def _tokens(drawn: ProbeSequences) -> IntArray:
 def _factored(bench: Workbench, update: int) -> Tensor:
     """Return what a low-rank probe finds, multiplied out; the same seed, the same direction."""
     source = LowRankGradient(bench.passes, LowRank(bench.case.rank), seed=0)
-    direction = source.aim(update, bench.specific(update)).direction
+    direction = source.direction(update, bench.specific(update)).direction
     pieces: list[Tensor] = []
     for parameter in bench.passes.parameters:
         factors = direction.factors(parameter)

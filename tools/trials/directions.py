@@ -185,12 +185,12 @@ class DirectionTrial:
         directions: dict[str, Direction] = {}
         kept: dict[str, Kept] = {}
         for name, source in self._low_ranks.items():
-            aim = source.aim(update, specific)
-            directions[name] = aim.direction
-            numbers = sum(_size(aim.direction, parameter) for parameter in parameters)
+            toward = source.direction(update, specific)
+            directions[name] = toward.direction
+            numbers = sum(_size(toward.direction, parameter) for parameter in parameters)
             kept[name] = Kept(
-                estimated_energy=aim.energy,
-                energy=aim.length**2 / v.dot(v),
+                estimated_energy=toward.energy,
+                energy=toward.length**2 / v.dot(v),
                 numbers=numbers / v.values.numel(),
             )
         return directions, kept

@@ -83,8 +83,8 @@ def errors_along_factors(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
         "in_flight": InFlight(LowRank(rank=2)),
     }.items():
         # The same seed and no past: the direction that the measurement will find.
-        aim = low_rank(training, LowRank(rank=2)).aim(3, training.packed_specific(3))
-        d, reference = as_vector(pieces(training, aim.direction)), training.reference()
+        toward = low_rank(training, LowRank(rank=2)).direction(3, training.packed_specific(3))
+        d, reference = as_vector(pieces(training, toward.direction)), training.reference()
         measurement = training.measurement(method)
         if name == "in_flight":
             found, domains = training.measured_in_flight(measurement, 3)
@@ -101,7 +101,7 @@ def errors_along_factors(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
                 **dataclasses.asdict(case),
                 "probe": name,
                 "error": max(errors),
-                "num_factored": len(num_columns(training, aim.direction)),
+                "num_factored": len(num_columns(training, toward.direction)),
                 "numbers": measured_numbers(found),
             }
         )
@@ -161,7 +161,9 @@ def results_of_wide(folder: Path, kind: str) -> list[dict[str, Any]]:
 def _complete(training: Training) -> dict[str, Any]:
     """With as many columns as the gradient has ranks, nothing is left out."""
     found = training.measurement(Directional(LowRank(RANK))).measure(0)
-    direction = low_rank(training, LowRank(RANK)).aim(0, training.packed_specific(0)).direction
+    direction = (
+        low_rank(training, LowRank(RANK)).direction(0, training.packed_specific(0)).direction
+    )
     reference = training.reference()
     v = reference.gradient(training.drawn_of_specific(0))
     errors: list[float] = []
@@ -182,8 +184,8 @@ def _energies(training: Training) -> dict[str, Any]:
     specific = training.packed_specific(0)
     reference = training.reference()
     v = reference.gradient(training.drawn_of_specific(0))
-    kept = low_rank(training, LowRank(RANK)).aim(0, specific)
-    fewest = low_rank(training, LowRank(RANK, energy=SHARE)).aim(0, specific)
+    kept = low_rank(training, LowRank(RANK)).direction(0, specific)
+    fewest = low_rank(training, LowRank(RANK, energy=SHARE)).direction(0, specific)
     found = [factors for p in parameters_of(training) if (factors := fewest.direction.factors(p))]
     columns = torch.cat([factors.right.double().square().sum(dim=0) for factors in found])
     return {
@@ -196,19 +198,19 @@ def _energies(training: Training) -> dict[str, Any]:
     }
 
 
-def _energy(training: Training, aim: UpdateDirection, v: Tensor) -> dict[str, float]:
-    d = as_vector(pieces(training, aim.direction))
+def _energy(training: Training, toward: UpdateDirection, v: Tensor) -> dict[str, float]:
+    d = as_vector(pieces(training, toward.direction))
     return {
-        "estimated": aim.energy,
-        "estimated_squared_norm": aim.squared_norm,
+        "estimated": toward.energy,
+        "estimated_squared_norm": toward.squared_norm,
         # A direction's part of v, by Pythagoras.
         "true": float((v @ d).square() / (d @ d) / (v @ v)),
-        "columns": sum(num_columns(training, aim.direction)),
+        "columns": sum(num_columns(training, toward.direction)),
     }
 
 
 def _standard_error(
-    training: Training, aim: UpdateDirection, reference: Reference, v: Tensor
+    training: Training, toward: UpdateDirection, reference: Reference, v: Tensor
 ) -> float:
     """That of the estimate of what is left out, from the truly left-out part R of each matrix.
 
@@ -216,9 +218,9 @@ def _standard_error(
     """
     parts = v.split([p.numel() for p in reference.parameters])
     variance = 0.0
-    found = pieces(training, aim.direction)
+    found = pieces(training, toward.direction)
     for parameter, part, piece in zip(parameters_of(training), parts, found, strict=True):
-        if aim.direction.factors(parameter) is not None:
+        if toward.direction.factors(parameter) is not None:
             residual = part.view_as(piece) - piece
             variance += 2.0 / TEST_COLUMNS * float((residual.T @ residual).square().sum())
     return variance**0.5
@@ -232,15 +234,15 @@ def _memory(training: Training) -> dict[str, Any]:
     seen: list[list[float]] = []
     saved: dict[str, Any] = {}
     for update in range(5):
-        aim = source.aim(update, training.packed_specific(update))
-        ages.append(aim.age)
-        seen.append(bits(training, aim.direction))
+        toward = source.direction(update, training.packed_specific(update))
+        ages.append(toward.age)
+        seen.append(bits(training, toward.direction))
         if update == 1:
             saved = source.state_dict()
     resumed = low_rank(training, method)
     resumed.load_state_dict(saved)
-    again = [resumed.aim(u, training.packed_specific(u)).direction for u in range(2, 5)]
-    fresh = low_rank(training, method).aim(3, training.packed_specific(3)).direction
+    again = [resumed.direction(u, training.packed_specific(u)).direction for u in range(2, 5)]
+    fresh = low_rank(training, method).direction(3, training.packed_specific(3)).direction
     return {
         "ages": ages,
         "bits": seen,

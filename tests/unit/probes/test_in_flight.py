@@ -10,7 +10,7 @@ import pytest
 
 from megadga.arrays import FloatArray
 from megadga.mixers.base import Alignments
-from megadga.probes.in_flight import InFlightAligner
+from megadga.probes.in_flight import InFlightMeasurement
 from megadga.probes.methods import ProbeBudget
 from megadga.probes.protocols import InFlightStart, MeasuredSequences
 from megadga.probes.sequences import (
@@ -87,7 +87,7 @@ def batch_of(*domains: int) -> TrainedBatch:
     return TrainedBatch(np.array(domains), rows, SEQUENCE_LENGTH)
 
 
-def updated(aligner: InFlightAligner, update: int, *domains: int) -> Alignments:
+def updated(aligner: InFlightMeasurement, update: int, *domains: int) -> Alignments:
     """Measure an update on a batch of sequences of these domains."""
     aligner.prepare(update, batch_of(*domains))
     return aligner.measure(update)
@@ -101,7 +101,7 @@ def errors(alignments: Alignments) -> list[float]:
 def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
 
-    found = updated(InFlightAligner(probe, draws, refresh_every=10), 0, 1, 1, 1, 1)
+    found = updated(InFlightMeasurement(probe, draws, refresh_every=10), 0, 1, 1, 1, 1)
 
     assert probe.asked == [["d0", "d2"]]
     assert found.dots.tolist() == [1.0, 2.0, 4.0]
@@ -110,7 +110,7 @@ def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeSequen
 
 
 def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeSequenceSampler):
-    found = updated(InFlightAligner(TellingProbe([1.0] * 3), draws, refresh_every=10), 0, 0)
+    found = updated(InFlightMeasurement(TellingProbe([1.0] * 3), draws, refresh_every=10), 0, 0)
 
     assert found.specific_squared_norm == 4.0
     assert found.direction_energy == 0.5
@@ -121,7 +121,7 @@ def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeSequenceSa
 def test_a_batch_with_every_domain_leaves_nothing_to_measure_apart(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
 
-    found = updated(InFlightAligner(probe, draws, refresh_every=10), 0, 0, 0, 1, 1, 2, 2)
+    found = updated(InFlightMeasurement(probe, draws, refresh_every=10), 0, 0, 0, 1, 1, 2, 2)
 
     assert probe.asked == [[]]
     assert found.dots.tolist() == [1.0, 2.0, 4.0]
@@ -131,7 +131,7 @@ def test_domains_that_a_batch_lacks_keep_their_estimates_and_grow_uncertain(
     draws: ProbeSequenceSampler,
 ):
     probe = TellingProbe([1.0, 2.0, 4.0])
-    aligner = InFlightAligner(probe, draws, refresh_every=10)
+    aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     first = updated(aligner, 0, 0, 0, 1, 1, 2, 2)
     probe.per_target = [10.0, 20.0, 40.0]
 
@@ -147,7 +147,7 @@ def test_domains_that_a_batch_lacks_keep_their_estimates_and_grow_uncertain(
 
 def test_every_so_many_updates_what_the_batch_lacks_is_measured_apart(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
-    aligner = InFlightAligner(probe, draws, refresh_every=3)
+    aligner = InFlightMeasurement(probe, draws, refresh_every=3)
 
     found = [updated(aligner, update, 0, 0).dots.tolist() for update in range(3)]
     probe.per_target = [10.0, 20.0, 40.0]
@@ -159,7 +159,7 @@ def test_every_so_many_updates_what_the_batch_lacks_is_measured_apart(draws: Pro
 
 def test_a_measurement_that_is_not_finite_is_told_but_not_kept(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
-    aligner = InFlightAligner(probe, draws, refresh_every=10)
+    aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0, 1, 1, 2, 2)
 
     probe.per_target = [math.nan, 20.0, 40.0]
@@ -173,7 +173,7 @@ def test_a_measurement_that_is_not_finite_is_told_but_not_kept(draws: ProbeSeque
 
 def test_a_first_update_that_is_not_finite_is_made_up_for_by_the_next(draws: ProbeSequenceSampler):
     probe = TellingProbe([math.nan, 2.0, 4.0])
-    aligner = InFlightAligner(probe, draws, refresh_every=10)
+    aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     assert not updated(aligner, 0, 1, 1).is_finite()
 
     probe.per_target = [1.0, 2.0, 4.0]
@@ -185,11 +185,11 @@ def test_a_first_update_that_is_not_finite_is_made_up_for_by_the_next(draws: Pro
 
 def test_a_checkpoint_continues_as_if_there_had_been_none(draws: ProbeSequenceSampler):
     probe, resumed = TellingProbe([1.0, 2.0, 4.0]), TellingProbe([9.0, 9.0, 9.0])
-    aligner = InFlightAligner(probe, draws, refresh_every=10)
+    aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0, 1, 1, 2, 2)
     updated(aligner, 1, 0, 0)
 
-    other = InFlightAligner(resumed, draws, refresh_every=10)
+    other = InFlightMeasurement(resumed, draws, refresh_every=10)
     other.load_state_dict(aligner.state_dict())
     expected, found = updated(aligner, 2, 1), updated(other, 2, 1)
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_continues_as_if_there_had_been_none(draws: ProbeSequenceSa
 
 def test_a_checkpoint_does_not_change_when_training_goes_on(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
-    aligner = InFlightAligner(probe, draws, refresh_every=10)
+    aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0)
     state = aligner.state_dict()
 
@@ -213,7 +213,7 @@ def test_a_checkpoint_does_not_change_when_training_goes_on(draws: ProbeSequence
 
 def test_closing_stops_watching_a_step_that_is_never_trained(draws: ProbeSequenceSampler):
     probe = TellingProbe([1.0, 2.0, 4.0])
-    aligner = InFlightAligner(probe, draws, refresh_every=10)
+    aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     aligner.prepare(0, batch_of(0, 1))
     assert probe.watching
 

@@ -34,10 +34,7 @@ def draws_of(
 
 def drawn(draws: ProbeSequenceSampler, update: int) -> list[list[int]]:
     """The windows of an update: the specific set's first, then each domain's."""
-    sets = [
-        draws.specific(update),
-        *(draws.measured(update, i) for i in range(draws.num_measured)),
-    ]
+    sets = [draws.specific(update), *draws.all_measured(update)]
     return [sequences_of(each).sequences.tolist() for each in sets]
 
 
@@ -48,6 +45,14 @@ def sequences_of(drawn: ProbeSequences) -> DomainSequences:
 
 def test_each_set_is_drawn_as_often_as_the_budget_says(folder: Path):
     assert [len(sequences) for sequences in drawn(draws_of(folder), 0)] == [6, 4, 4, 4]
+
+
+def test_what_an_update_measures_is_each_domains_own(folder: Path):
+    draws = draws_of(folder)
+
+    found = [sequences_of(each).sequences.tolist() for each in draws.all_measured(2)]
+
+    assert found == [sequences_of(draws.measured(2, i)).sequences.tolist() for i in range(3)]
 
 
 def test_each_set_is_drawn_from_its_own_shards(folder: Path):

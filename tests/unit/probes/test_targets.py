@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megadga.mixers.base import Alignments
-from megadga.probes.measuring import Target, TargetAligner
+from megadga.probes.measuring import Target, TargetMeasurement
 from megadga.probes.methods import ProbeBudget
 from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
 from tests.support.shards import open_sets, open_unequal, write_sets
@@ -52,9 +52,9 @@ def draws(tmp_path: Path) -> list[ProbeSequenceSampler]:
     return [ProbeSequenceSampler(domains, each, budget=budget, seed=5) for each in sets]
 
 
-def aligner(draws: list[ProbeSequenceSampler], *found: Alignments) -> TargetAligner:
+def aligner(draws: list[ProbeSequenceSampler], *found: Alignments) -> TargetMeasurement:
     targets = [Target(Told(each), drawn) for each, drawn in zip(found, draws, strict=True)]
-    return TargetAligner(targets, num_tokens)
+    return TargetMeasurement(targets, num_tokens)
 
 
 FIRST = Alignments(np.array([1.0, 2.0]), 4.0, np.array([5.0, 6.0]), np.array([0.1, 0.2]))
