@@ -6,7 +6,7 @@ cost           Every probe on as many sequences as an optimizer step trains on, 
                steps (forward, backward and step of a few micro-batches). A ratio is the median
                over the rounds of a sequence's time in a probe to one in training. The specific
                gradient is timed apart: `with specific` counts its sequences and time as well. In
-               flight it is a step with taps against one without. Plain steps at both ends of a
+               flight it is a step with hooks against one without. Plain steps at both ends of a
                round show how far the machine was from quiet.
 memory         The most that live tensors hold in an update, less what they hold in a step.
 communication  What collectives carry in an update, on one rank.

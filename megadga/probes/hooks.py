@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from megadga.probes.gradients import Direction, OnePiece
 from megadga.probes.layouts import Layouts
-from megadga.probes.routing import Following
+from megadga.probes.routing import SequenceTracker
 from megadga.probes.state import random_states, random_states_of
 from megadga.probes.tangents import (
     AnyModuleTangent,
@@ -30,7 +30,7 @@ Hold = Callable[[nn.Module], AbstractContextManager[Any]]
 
 @final
 class SequenceHooks:
-    """The per-sequence numbers of the micro-batch that is passing through a tapped module.
+    """The per-sequence numbers of the micro-batch that is passing through a hooked module.
 
     Args:
         layouts: Where the sequences lie in the outputs of modules; not asked for micro-batches of
@@ -44,7 +44,7 @@ class SequenceHooks:
             shape of one. Numbers are not those of single sequences then, but add up to their sum.
     """
 
-    def __init__(self, layouts: Layouts, following: Following | None, hold: Hold) -> None:
+    def __init__(self, layouts: Layouts, following: SequenceTracker | None, hold: Hold) -> None:
         self._epsilon: Tensor | None = None
         self._layouts = layouts
         self._following = following
@@ -74,28 +74,30 @@ class SequenceHooks:
         return self._epsilon
 
     def random_states(self) -> tuple[Tensor, ...]:
-        """Return what a module that is about to be called draws from; nothing if not tapped."""
+        """Return what a module that is about to be called draws from; nothing if not hooked."""
         if self._epsilon is None or not torch.is_grad_enabled():
             return ()
         return random_states(self._epsilon.device)
 
     @contextmanager
     def _calling_again(self, module: nn.Module) -> Generator[None]:
-        """Let a tangent call a module, and those that it calls, without being tapped."""
+        """Let a tangent call a module, and those that it calls, without being hooked."""
         calls_others = next(module.children(), None) is not None
         with self.paused(), self._hold(module) if calls_others else nullcontext():
             yield
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """Let modules be called as if they were not tapped."""
+        """Let modules be called as if they were not hooked."""
         epsilon, self._epsilon = self._epsilon, None
         try:
             yield
         finally:
             self._epsilon = epsilon
 
-    def tap(self, module: nn.Module, name: str, tangent: Tangent, call: Call, outputs: Any) -> Any:
+    def perturb(
+        self, module: nn.Module, name: str, tangent: Tangent, call: Call, outputs: Any
+    ) -> Any:
         """Return a module's outputs with the identity behind each that is a tensor."""
         if self._epsilon is None or not torch.is_grad_enabled():
             return outputs
@@ -114,7 +116,7 @@ class SequenceHooks:
         with self._calling_again(module):
             trace = tangent.trace(call, [rows for _, rows in laid_out])
         tensors = [tensor for tensor, _ in laid_out]
-        identical = _tap(self._epsilon, trace, len(tensors), *tensors, *trace.kept)
+        identical = _perturbed_identity(self._epsilon, trace, len(tensors), *tensors, *trace.kept)
         for place, tensor, (_, rows) in zip(places, identical, laid_out, strict=True):
             leaves[place] = tensor
             if self._following is not None and name not in self.unknown:
@@ -152,7 +154,7 @@ def hooked(
     hold: Hold = nullcontext,
     following: bool = False,
 ) -> Generator[SequenceHooks]:
-    """Tap every module that owns a parameter of the direction; take the hooks off at the end.
+    """Hook every module that owns a parameter of the direction; take the hooks off at the end.
 
     Args:
         module: The whole model.
@@ -162,15 +164,15 @@ def hooked(
         following: Whether they are followed where that is not known, function by function of
             torch; it takes some time of each.
     """
-    follows = Following() if following else None
-    taps = SequenceHooks(layouts, follows, hold)
+    follows = SequenceTracker() if following else None
+    sequence_hooks = SequenceHooks(layouts, follows, hold)
     with ExitStack() as hooks:
         if follows is not None:
             hooks.enter_context(follows)
         for name, child in modules_with_parameters(module):
             if (tangent := choose_tangent(child, direction)) is not None:
-                _ModuleTap(taps, name, tangent).hook_onto(child, hooks)
-        yield taps
+                _ModuleHook(sequence_hooks, name, tangent).hook_onto(child, hooks)
+        yield sequence_hooks
 
 
 @contextmanager
@@ -183,7 +185,7 @@ def hooked_per_parameter(
     hold: Hold = nullcontext,
     following: bool = False,
 ) -> Generator[list[SequenceHooks]]:
-    """Tap along each parameter's piece of a direction by itself; see ``hooked``.
+    """Hook along each parameter's piece of a direction by itself; see ``hooked``.
 
     Yields:
         Those of each parameter. A micro-batch begins with all of them.
@@ -192,22 +194,27 @@ def hooked_per_parameter(
     @contextmanager
     def hold_and_pause(child: nn.Module) -> Generator[None]:
         with ExitStack() as stack:
-            for each in taps.values():
+            for each in sequence_hooks.values():
                 stack.enter_context(each.paused())
             stack.enter_context(hold(child))
             yield
 
-    follows = Following() if following else None
-    taps = {parameter: SequenceHooks(layouts, follows, hold_and_pause) for parameter in parameters}
+    follows = SequenceTracker() if following else None
+    sequence_hooks = {
+        parameter: SequenceHooks(layouts, follows, hold_and_pause) for parameter in parameters
+    }
     with ExitStack() as hooks:
         if follows is not None:
             hooks.enter_context(follows)
         for name, child in modules_with_parameters(module):
             for parameter in own_parameters(child):
                 piece = OnePiece(direction, parameter)
-                if parameter in taps and (tangent := choose_tangent(child, piece)) is not None:
-                    _ModuleTap(taps[parameter], name, tangent).hook_onto(child, hooks)
-        yield list(taps.values())
+                if (
+                    parameter in sequence_hooks
+                    and (tangent := choose_tangent(child, piece)) is not None
+                ):
+                    _ModuleHook(sequence_hooks[parameter], name, tangent).hook_onto(child, hooks)
+        yield list(sequence_hooks.values())
 
 
 def modules_with_parameters(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -238,11 +245,11 @@ def _nothing() -> None:
 
 
 @final
-class _ModuleTap:
+class _ModuleHook:
     """What happens before and after each call of one module."""
 
-    def __init__(self, taps: SequenceHooks, name: str, tangent: Tangent) -> None:
-        self._taps = taps
+    def __init__(self, sequence_hooks: SequenceHooks, name: str, tangent: Tangent) -> None:
+        self._hooks = sequence_hooks
         self._name = name
         self._tangent = tangent
         self._states: tuple[Tensor, ...] = ()
@@ -258,7 +265,7 @@ class _ModuleTap:
         hooks.callback(after.remove)
 
     def _before(self, module: nn.Module, _: tuple[Any, ...]) -> None:
-        self._states = self._taps.random_states()
+        self._states = self._hooks.random_states()
         if self._states and isinstance(self._tangent, AnyModuleTangent):
             self._restart = random_states_of(module)
 
@@ -270,10 +277,10 @@ class _ModuleTap:
         outputs: Any,
     ) -> Any:
         call = Call(positional, named, self._states, self._restart)
-        return self._taps.tap(module, self._name, self._tangent, call, outputs)
+        return self._hooks.perturb(module, self._name, self._tangent, call, outputs)
 
 
-class _Tap(torch.autograd.Function):
+class _PerturbedIdentity(torch.autograd.Function):
     """The identity on a module's outputs, differentiable in ``epsilon`` as well."""
 
     @staticmethod
@@ -301,4 +308,4 @@ class _Tap(torch.autograd.Function):
         return (derivatives, None, None, *gradients, *(None,) * ctx.num_kept)
 
 
-_tap = cast("Callable[..., tuple[Tensor, ...]]", _Tap.apply)
+_perturbed_identity = cast("Callable[..., tuple[Tensor, ...]]", _PerturbedIdentity.apply)

@@ -116,12 +116,12 @@ class TrainingHooks:
         self._passes, self._engine = passes, passes.engine
         self._collective = passes.collective
         self._open: ExitStack | None = None
-        self._taps: SequenceHooks | None = None
+        self._hooks: SequenceHooks | None = None
         self._epsilons: list[Tensor] = []
         self._scales: list[SeenScale] = []
 
     def start(self, direction: Direction, layouts: Layouts) -> None:
-        """Tap every forward and backward pass from here on. A compiled module runs eagerly.
+        """Hook every forward and backward pass from here on. A compiled module runs eagerly.
 
         Raises:
             UnsupportedEngineError: If the sequences of a micro-batch cannot be told from one
@@ -132,20 +132,22 @@ class TrainingHooks:
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
             hold, following = partial(hold_gathered, self._engine), self._passes.following
-            taps = stack.enter_context(
+            sequence_hooks = stack.enter_context(
                 hooked(self._engine.module, direction, layouts, hold=hold, following=following)
             )
-            hook = self._engine.module.register_forward_pre_hook(self._begin(taps), prepend=True)
+            hook = self._engine.module.register_forward_pre_hook(
+                self._begin(sequence_hooks), prepend=True
+            )
             stack.callback(hook.remove)
             seen = self._engine.module.register_forward_hook(self._see)
             stack.callback(seen.remove)
-            self._open, self._taps = stack.pop_all(), taps
+            self._open, self._hooks = stack.pop_all(), sequence_hooks
 
     def stop(self) -> None:
         """Take all hooks off, if there are any."""
         if self._open is not None:
             self._open.close()
-        self._open, self._taps, self._epsilons, self._scales = None, None, [], []
+        self._open, self._hooks, self._epsilons, self._scales = None, None, [], []
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         """Take the hooks off and return the derivative of each sequence's summed loss, ``(B,)``.
@@ -158,7 +160,7 @@ class TrainingHooks:
                 module has returned what it had not before, and the sequences in it cannot be told
                 from one another.
         """
-        epsilons, scales, taps = self._epsilons, self._scales, self._taps
+        epsilons, scales, sequence_hooks = self._epsilons, self._scales, self._hooks
         self.stop()
         if len(epsilons) != len(batch.rows):
             raise ValueError(
@@ -181,7 +183,7 @@ class TrainingHooks:
                 of_rows = of_rows * (expected / weights)
                 numbers[-2] += float(not bool((weights != 0.0).all()))
             numbers[rows] = of_rows
-        unknown = {} if taps is None else taps.unknown
+        unknown = {} if sequence_hooks is None else sequence_hooks.unknown
         numbers[-1] = len(unknown)
         *along, num_refused, num_unknown = self._collective.agreed_sum(numbers.numpy())
         if num_unknown:
@@ -198,14 +200,16 @@ class TrainingHooks:
         if torch.is_grad_enabled():
             self._scales.append(SeenScale(outputs))
 
-    def _begin(self, taps: SequenceHooks) -> Any:
+    def _begin(self, sequence_hooks: SequenceHooks) -> Any:
         size, device = self._engine.train_micro_batch_size_per_gpu(), self._engine.device
 
         def begin(_: nn.Module, positional: tuple[Any, ...]) -> None:
             if torch.is_grad_enabled():
                 tokens = positional[0] if positional else None
                 known = isinstance(tokens, Tensor) and len(tokens) == size
-                self._epsilons.append(taps.begin(size, device, tokens if known else None))
+                self._epsilons.append(
+                    sequence_hooks.begin(size, device, tokens if known else None)
+                )
 
         return begin
 
@@ -245,7 +249,7 @@ class InFlightPasses:
         self._passes = passes
         self._source = source
         self._check = check
-        self._taps = TrainingHooks(passes)
+        self._hooks = TrainingHooks(passes)
 
     def start(
         self, update: int, specific: ProbeSequences, apart: Sequence[ProbeSequences]
@@ -256,16 +260,16 @@ class InFlightPasses:
         target = PackedSequences([specific])
         toward = self._source.direction(update, target)
         measured = self._measured_apart(toward.direction, apart)
-        self._taps.start(toward.direction, self._passes.layouts(target))
+        self._hooks.start(toward.direction, self._passes.layouts(target))
         return InFlightStart(measured, toward.squared_norm, toward.energy, toward.preconditioned)
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         """See ``TrainingProbe``."""
-        return self._taps.finish(batch)
+        return self._hooks.finish(batch)
 
     def close(self) -> None:
         """Take all hooks off, if there are any."""
-        self._taps.stop()
+        self._hooks.stop()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next direction depends on."""

@@ -289,7 +289,7 @@ class _Observation:
 
 
 def learn_layouts(
-    tappable: Sequence[tuple[str, nn.Module]],
+    hookable: Sequence[tuple[str, nn.Module]],
     tokens: Tensor,
     *,
     run: Callable[[Tensor], object],
@@ -298,14 +298,14 @@ def learn_layouts(
     """Find out where the sequences lie in every output of modules.
 
     Args:
-        tappable: The modules of the model that own parameters, with their names.
+        hookable: The modules of the model that own parameters, with their names.
         tokens: Two sequences, shape ``(2, S + 1)``.
         run: Calls the model with tokens, from the same random states every time.
         padding: The token that follows a sequence that is shorter.
     """
     assert len(tokens) == _NUM_SEQUENCES
     shown = [tokens, *(_reordered(tokens, i, padding) for i in range(_NUM_SEQUENCES))]
-    runs = [_observe(tappable, each, run) for each in shown]
+    runs = [_observe(hookable, each, run) for each in shown]
     found: dict[_Key, Layout] = {}
     independent: set[_Key] = set()
     for key in _in_all(runs):
@@ -315,7 +315,7 @@ def learn_layouts(
         elif (layout := _layout(runs[0].outputs[key].shape, changes)) is not None:
             found[key] = layout
     if independent:
-        runs = [_observe(tappable, each, run, independent) for each in shown]
+        runs = [_observe(hookable, each, run, independent) for each in shown]
         for key in independent.intersection(*(each.uses for each in runs)):
             shape = runs[0].outputs[key].shape
             if (layout := _layout_by_use(shape, [each.uses[key] for each in runs])) is not None:
@@ -372,7 +372,7 @@ def _reordered(tokens: Tensor, index: int, padding: int) -> Tensor:
 
 
 def _observe(
-    tappable: Sequence[tuple[str, nn.Module]],
+    hookable: Sequence[tuple[str, nn.Module]],
     tokens: Tensor,
     run: Callable[[Tensor], object],
     followed: AbstractSet[_Key] = frozenset(),
@@ -402,7 +402,7 @@ def _observe(
     with ExitStack() as stack, torch.no_grad(), warnings.catch_warnings():
         # Of reentrant checkpoints, which are told so of every pass without gradients.
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
-        for name, module in tappable:
+        for name, module in hookable:
             hook = module.register_forward_hook(
                 noting(name, module), with_kwargs=True, prepend=True
             )

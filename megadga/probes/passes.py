@@ -46,8 +46,8 @@ TakeGradient = Callable[[int, Tensor], None]
 """Takes the number of a parameter and its gradient on this rank, which nobody keeps."""
 
 
-_Tap = Callable[[Layouts, bool], AbstractContextManager[Sequence[SequenceHooks]]]
-"""From layouts, and whether sequences are followed, to a context in which a module is tapped."""
+_PerturbedIdentity = Callable[[Layouts, bool], AbstractContextManager[Sequence[SequenceHooks]]]
+"""From layouts, and whether sequences are followed, to a context in which a module is hooked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,14 +271,14 @@ class ProbePasses:
         """
 
         @contextmanager
-        def tap(layouts: Layouts, following: bool) -> Generator[list[SequenceHooks]]:
+        def hook_up(layouts: Layouts, following: bool) -> Generator[list[SequenceHooks]]:
             hold = partial(hold_gathered, self.engine)
             with hooked(
                 self.engine.module, direction, layouts, hold=hold, following=following
-            ) as taps:
-                yield [taps]
+            ) as sequence_hooks:
+                yield [sequence_hooks]
 
-        found = self._derivatives(sequences, tap, micro_batch_size)
+        found = self._derivatives(sequences, hook_up, micro_batch_size)
         return Derivatives(found.along[0], found.num_targets, found.loss)
 
     def derivatives_per_parameter(
@@ -294,7 +294,9 @@ class ProbePasses:
         and is not for every update. Otherwise as ``derivatives``.
         """
 
-        def tap(layouts: Layouts, following: bool) -> AbstractContextManager[list[SequenceHooks]]:
+        def hook_up(
+            layouts: Layouts, following: bool
+        ) -> AbstractContextManager[list[SequenceHooks]]:
             return hooked_per_parameter(
                 self.engine.module,
                 direction,
@@ -304,35 +306,36 @@ class ProbePasses:
                 following=following,
             )
 
-        return self._derivatives(sequences, tap, micro_batch_size)
+        return self._derivatives(sequences, hook_up, micro_batch_size)
 
     def _derivatives(
-        self, sequences: PackedSequences, tap: _Tap, micro_batch_size: int | None
+        self, sequences: PackedSequences, hook_up: _PerturbedIdentity, micro_batch_size: int | None
     ) -> Derivatives:
         layouts = self.layouts(sequences)
         size = micro_batch_size or self.engine.train_micro_batch_size_per_gpu()
         size = 1 if self._counts_together else size
         while size > 1 and not self.single:
-            with tap(layouts, self.following) as taps:
-                found = self._through(taps, sequences, size)
+            with hook_up(layouts, self.following) as sequence_hooks:
+                found = self._through(sequence_hooks, sequences, size)
             if found is not None:
                 return found
             self.following, self.single = True, self.following
-        with tap(layouts, False) as taps:
-            found = self._through(taps, sequences, 1)
+        with hook_up(layouts, False) as sequence_hooks:
+            found = self._through(sequence_hooks, sequences, 1)
         assert found is not None
         return found
 
     def _through(
-        self, taps: Sequence[SequenceHooks], sequences: PackedSequences, size: int
+        self, sequence_hooks: Sequence[SequenceHooks], sequences: PackedSequences, size: int
     ) -> Derivatives | None:
         """Return None if a rank could not tell the sequences of a micro-batch. Collective."""
-        numbers = np.zeros((len(taps) + 1, sequences.num_targets.size))
+        numbers = np.zeros((len(sequence_hooks) + 1, sequences.num_targets.size))
         total = 0.0
         with self._no_trace(), _frozen(self.engine.module):
             for chunk, tokens in self._micro_batches(sequences, size):
                 epsilons = [
-                    each.begin(chunk.rows.size, self.engine.device, tokens) for each in taps
+                    each.begin(chunk.rows.size, self.engine.device, tokens)
+                    for each in sequence_hooks
                 ]
                 loss = self._measured(tokens)
                 if isinstance(loss, CountedLoss):
@@ -351,7 +354,7 @@ class ProbePasses:
                     if epsilon.grad is not None:
                         row[chunk.rows] = epsilon.grad.cpu().numpy() * scale
                 numbers[-1, chunk.rows] = counts
-        unknown = {name: shape for each in taps for name, shape in each.unknown.items()}
+        unknown = {name: shape for each in sequence_hooks for name, shape in each.unknown.items()}
         *along_and_counts, total, num_unknown = self.collective.agreed_sum(
             np.append(numbers.ravel(), [total, len(unknown)])
         )

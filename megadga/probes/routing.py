@@ -14,7 +14,7 @@ from megadga.probes.tangents import SequenceRows
 
 
 @final
-class Following(TorchFunctionMode):
+class SequenceTracker(TorchFunctionMode):
     """Numbers of the sequences that rows are of, while it is entered."""
 
     def __init__(self) -> None:

@@ -57,7 +57,7 @@ def memory_rows(bench: Workbench, probes: Sequence[str] = PROBES) -> list[Row]:
 
         def warm(probe: str = probe, run: list[Callable[[int], None]] = run) -> None:
             run.append(update_of(bench, bench.measurement(probe), probe))
-            run[0](0)  # checks the taps as well, which happens once
+            run[0](0)  # checks the hooks as well, which happens once
 
         peak = peak_bytes(device, warm, lambda run=run: run[0](1))
         rows.append(

@@ -67,7 +67,7 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
     whole, thin = whole_source.direction(0, specific), thin_source.direction(0, specific)
     target = specific_gradient(passes, specific, Preconditioning()).shard
     updates = count(1)  # a low-rank direction is kept for the same update
-    taps = TrainingHooks(passes)
+    sequence_hooks = TrainingHooks(passes)
 
     def sharded() -> None:
         for each in drawn:
@@ -76,9 +76,9 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
             gradient.dot(gradient)
 
     def in_flight(toward: UpdateDirection) -> None:
-        taps.start(toward.direction, passes.layouts(packed))
+        sequence_hooks.start(toward.direction, passes.layouts(packed))
         bench.train()
-        taps.finish(bench.trained)
+        sequence_hooks.finish(bench.trained)
 
     return {
         PLAIN: bench.train,

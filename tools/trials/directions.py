@@ -2,7 +2,7 @@
 
 Each is what its own probe would have found. The specific gradient and every domain's are formed
 once; a low-rank direction finds its factors in them as it would while passing over the sequences,
-and an inner product with a domain's gradient is the derivative that a tap would have seen. One
+and an inner product with a domain's gradient is the derivative that a hook would have seen. One
 process alone.
 """
 

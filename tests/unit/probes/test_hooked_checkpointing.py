@@ -1,4 +1,4 @@
-"""Taps inside blocks whose activations are computed again in the backward pass."""
+"""Hooks inside blocks whose activations are computed again in the backward pass."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from megadga.probes.gradients import ResidentDirection
 from megadga.probes.hooks import hooked
 from megadga.probes.loss import causal_lm_loss, mean_loss
 from tests.support.derivatives import assert_along, filled, normal, pieces_of, thin
+from tests.support.hooking import CPU, alone, derivatives, layouts_of, of_outputs, tokens_of
 from tests.support.probed_models import hf_llama, llama
-from tests.support.tapping import CPU, alone, derivatives, layouts_of, of_outputs, tokens_of
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
@@ -83,8 +83,8 @@ def test_taps_keep_nothing_of_what_checkpointing_drops(*, frozen: bool, factored
         direction = ResidentDirection(thin(pieces)[0] if factored else pieces)
         layouts = layouts_of(module, tokens_of(3))
         inputs.clear()
-        with hooked(module, direction, layouts) as taps:
-            taps.begin(3, CPU)
+        with hooked(module, direction, layouts) as sequence_hooks:
+            sequence_hooks.begin(3, CPU)
             loss = mean_loss(module, tokens_of(3))
             alive = [not each.expired() for each in inputs]
         assert loss.requires_grad

@@ -1,4 +1,4 @@
-"""Taps on modules that do something unusual, a sequence at a time."""
+"""Hooks on modules that do something unusual, a sequence at a time."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from megadga.probes.gradients import ResidentDirection
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
-from tests.support.tapping import of_outputs
+from tests.support.hooking import of_outputs
 
 
 class Twice(nn.Module):

@@ -1,4 +1,4 @@
-"""Derivatives of each sequence of whole models, from one backward pass through their taps."""
+"""Derivatives of each sequence of whole models, from one backward pass through their hooks."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ from megadga.probes.hooks import hooked
 from megadga.probes.layouts import NO_LAYOUTS
 from megadga.probes.loss import Loss, causal_lm_loss, mean_loss
 from tests.support.derivatives import assert_along, filled, pieces_of, thin
+from tests.support.hooking import CPU, alone, derivatives, layouts_of, tokens_of
 from tests.support.models import SmallDecoder
 from tests.support.probed_models import gpt2, hf_llama, llama
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
-from tests.support.tapping import CPU, alone, derivatives, layouts_of, tokens_of
 
 
 def small() -> nn.Module:
@@ -89,10 +89,10 @@ def test_micro_batches_have_numbers_of_their_own():
     module = filled(small())
     pieces = pieces_of(module)
     first, second = tokens_of(3), tokens_of(2)
-    with hooked(module, ResidentDirection(pieces), layouts_of(module, first)) as taps:
+    with hooked(module, ResidentDirection(pieces), layouts_of(module, first)) as sequence_hooks:
         epsilons: list[Tensor] = []
         for tokens in (first, second):
-            epsilons.append(taps.begin(len(tokens), CPU))
+            epsilons.append(sequence_hooks.begin(len(tokens), CPU))
             mean_loss(module, tokens).backward()
 
     for epsilon, tokens in zip(epsilons, (first, second), strict=True):
@@ -134,8 +134,8 @@ def test_hooks_are_gone_after_an_exception():
     module = filled(small())
 
     def fail() -> None:
-        with hooked(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as taps:
-            taps.begin(1, CPU)
+        with hooked(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as sequence_hooks:
+            sequence_hooks.begin(1, CPU)
             module(torch.full((1, 3), VOCABULARY))
 
     with pytest.raises(IndexError):
@@ -146,8 +146,11 @@ def test_hooks_are_gone_after_an_exception():
 def test_without_gradients_a_model_is_as_it_was():
     module, tokens = filled(small()), tokens_of(3)
     expected = module(tokens)
-    with hooked(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as taps, torch.no_grad():
-        epsilon = taps.begin(3, CPU)
+    with (
+        hooked(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as sequence_hooks,
+        torch.no_grad(),
+    ):
+        epsilon = sequence_hooks.begin(3, CPU)
         found = module(tokens)
     assert torch.equal(found, expected)
     assert not found.requires_grad

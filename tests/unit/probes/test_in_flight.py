@@ -25,7 +25,7 @@ NAMES = ("d0", "d1", "d2")
 
 
 @dataclass
-class TellingProbe:
+class FakeProbe:
     """Says of each sequence of a domain what the test has said of the domain, per target.
 
     Attributes:
@@ -99,7 +99,7 @@ def errors(alignments: Alignments) -> list[float]:
 
 
 def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeSequenceSampler):
-    probe = TellingProbe([1.0, 2.0, 4.0])
+    probe = FakeProbe([1.0, 2.0, 4.0])
 
     found = updated(InFlightMeasurement(probe, draws, refresh_every=10), 0, 1, 1, 1, 1)
 
@@ -110,7 +110,7 @@ def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeSequen
 
 
 def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeSequenceSampler):
-    found = updated(InFlightMeasurement(TellingProbe([1.0] * 3), draws, refresh_every=10), 0, 0)
+    found = updated(InFlightMeasurement(FakeProbe([1.0] * 3), draws, refresh_every=10), 0, 0)
 
     assert found.specific_squared_norm == 4.0
     assert found.direction_energy == 0.5
@@ -119,7 +119,7 @@ def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeSequenceSa
 
 
 def test_a_batch_with_every_domain_leaves_nothing_to_measure_apart(draws: ProbeSequenceSampler):
-    probe = TellingProbe([1.0, 2.0, 4.0])
+    probe = FakeProbe([1.0, 2.0, 4.0])
 
     found = updated(InFlightMeasurement(probe, draws, refresh_every=10), 0, 0, 0, 1, 1, 2, 2)
 
@@ -130,7 +130,7 @@ def test_a_batch_with_every_domain_leaves_nothing_to_measure_apart(draws: ProbeS
 def test_domains_that_a_batch_lacks_keep_their_estimates_and_grow_uncertain(
     draws: ProbeSequenceSampler,
 ):
-    probe = TellingProbe([1.0, 2.0, 4.0])
+    probe = FakeProbe([1.0, 2.0, 4.0])
     aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     first = updated(aligner, 0, 0, 0, 1, 1, 2, 2)
     probe.per_target = [10.0, 20.0, 40.0]
@@ -146,7 +146,7 @@ def test_domains_that_a_batch_lacks_keep_their_estimates_and_grow_uncertain(
 
 
 def test_every_so_many_updates_what_the_batch_lacks_is_measured_apart(draws: ProbeSequenceSampler):
-    probe = TellingProbe([1.0, 2.0, 4.0])
+    probe = FakeProbe([1.0, 2.0, 4.0])
     aligner = InFlightMeasurement(probe, draws, refresh_every=3)
 
     found = [updated(aligner, update, 0, 0).dots.tolist() for update in range(3)]
@@ -158,7 +158,7 @@ def test_every_so_many_updates_what_the_batch_lacks_is_measured_apart(draws: Pro
 
 
 def test_a_measurement_that_is_not_finite_is_told_but_not_kept(draws: ProbeSequenceSampler):
-    probe = TellingProbe([1.0, 2.0, 4.0])
+    probe = FakeProbe([1.0, 2.0, 4.0])
     aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0, 1, 1, 2, 2)
 
@@ -172,7 +172,7 @@ def test_a_measurement_that_is_not_finite_is_told_but_not_kept(draws: ProbeSeque
 
 
 def test_a_first_update_that_is_not_finite_is_made_up_for_by_the_next(draws: ProbeSequenceSampler):
-    probe = TellingProbe([math.nan, 2.0, 4.0])
+    probe = FakeProbe([math.nan, 2.0, 4.0])
     aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     assert not updated(aligner, 0, 1, 1).is_finite()
 
@@ -184,7 +184,7 @@ def test_a_first_update_that_is_not_finite_is_made_up_for_by_the_next(draws: Pro
 
 
 def test_a_checkpoint_continues_as_if_there_had_been_none(draws: ProbeSequenceSampler):
-    probe, resumed = TellingProbe([1.0, 2.0, 4.0]), TellingProbe([9.0, 9.0, 9.0])
+    probe, resumed = FakeProbe([1.0, 2.0, 4.0]), FakeProbe([9.0, 9.0, 9.0])
     aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0, 1, 1, 2, 2)
     updated(aligner, 1, 0, 0)
@@ -200,7 +200,7 @@ def test_a_checkpoint_continues_as_if_there_had_been_none(draws: ProbeSequenceSa
 
 
 def test_a_checkpoint_does_not_change_when_training_goes_on(draws: ProbeSequenceSampler):
-    probe = TellingProbe([1.0, 2.0, 4.0])
+    probe = FakeProbe([1.0, 2.0, 4.0])
     aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     updated(aligner, 0, 0, 0)
     state = aligner.state_dict()
@@ -212,7 +212,7 @@ def test_a_checkpoint_does_not_change_when_training_goes_on(draws: ProbeSequence
 
 
 def test_closing_stops_watching_a_step_that_is_never_trained(draws: ProbeSequenceSampler):
-    probe = TellingProbe([1.0, 2.0, 4.0])
+    probe = FakeProbe([1.0, 2.0, 4.0])
     aligner = InFlightMeasurement(probe, draws, refresh_every=10)
     aligner.prepare(0, batch_of(0, 1))
     assert probe.watching

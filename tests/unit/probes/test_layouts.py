@@ -11,7 +11,7 @@ from megadga.probes.gradients import ResidentDirection
 from megadga.probes.hooks import hooked
 from megadga.probes.layouts import NO_LAYOUTS
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
-from tests.support.tapping import CPU, layouts_of, of_outputs
+from tests.support.hooking import CPU, layouts_of, of_outputs
 
 S, WIDTH = 5, 4
 
@@ -261,11 +261,11 @@ def test_what_was_not_seen_before_is_named_and_adds_up_to_the_whole(
 ):
     module = filled(build())
     pieces, x = pieces_of(module), normal(2, S, WIDTH)
-    with hooked(module, ResidentDirection(pieces), NO_LAYOUTS) as taps:
-        epsilon = taps.begin(2, CPU)
+    with hooked(module, ResidentDirection(pieces), NO_LAYOUTS) as sequence_hooks:
+        epsilon = sequence_hooks.begin(2, CPU)
         module(x).sum().backward()
 
-    assert name in taps.unknown
+    assert name in sequence_hooks.unknown
     assert epsilon.grad is not None
     assert_along(epsilon.grad.sum()[None], [module(x).sum()], pieces)
 
@@ -274,8 +274,8 @@ def test_what_was_not_seen_before_is_named_and_adds_up_to_the_whole(
 def test_a_sequence_alone_is_measured_in_any_module(build: Callable[[], nn.Module]):
     module = filled(build())
     pieces, x = pieces_of(module), normal(1, S, WIDTH)
-    with hooked(module, ResidentDirection(pieces), NO_LAYOUTS) as taps:
-        epsilon = taps.begin(1, CPU)
+    with hooked(module, ResidentDirection(pieces), NO_LAYOUTS) as sequence_hooks:
+        epsilon = sequence_hooks.begin(1, CPU)
         module(x).sum().backward()
 
     assert epsilon.grad is not None

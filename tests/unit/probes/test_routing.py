@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megadga.probes.gradients import ResidentDirection
-from megadga.probes.routing import Following
+from megadga.probes.routing import SequenceTracker
 from megadga.probes.tangents import SequenceRows
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
+from tests.support.hooking import alone, derivatives, layouts_of, of_outputs, tokens_of
 from tests.support.shards import VOCABULARY
-from tests.support.tapping import alone, derivatives, layouts_of, of_outputs, tokens_of
 
 S, WIDTH, EXPERTS, CHOSEN = 5, 4, 4, 2
 
@@ -181,7 +181,7 @@ LOST: list[Callable[[Tensor], Tensor]] = [
 def test_rows_that_are_chosen_keep_their_sequence(
     function: Callable[[Tensor], Tensor], expected: list[int]
 ):
-    with Following() as following:
+    with SequenceTracker() as following:
         following.begin(None)
         rows = ROWS.clone()
         following.follow(rows, SequenceRows(3, numbers=NUMBERS))
@@ -193,7 +193,7 @@ def test_rows_that_are_chosen_keep_their_sequence(
 
 @pytest.mark.parametrize("function", LOST)
 def test_rows_that_are_mixed_have_none(function: Callable[[Tensor], Tensor]):
-    with Following() as following:
+    with SequenceTracker() as following:
         following.begin(None)
         rows = ROWS.clone()
         following.follow(rows, SequenceRows(3, numbers=NUMBERS))
@@ -201,7 +201,7 @@ def test_rows_that_are_mixed_have_none(function: Callable[[Tensor], Tensor]):
 
 
 def test_rows_that_were_overwritten_have_none():
-    with Following() as following:
+    with SequenceTracker() as following:
         following.begin(None)
         rows = ROWS.clone()
         following.follow(rows, SequenceRows(3, numbers=NUMBERS))

@@ -1,4 +1,4 @@
-"""What a model's taps find of each sequence, and what each sequence has alone."""
+"""What a model's hooks find of each sequence, and what each sequence has alone."""
 
 from collections.abc import Callable
 
@@ -46,10 +46,10 @@ def derivatives(
 ) -> Tensor:
     """Of the mean loss of each sequence, shape ``(B,)``, in one backward pass."""
     layouts = layouts_of(module, tokens, lambda pair: loss(module, pair))
-    with hooked(module, direction, layouts, following=bool(layouts.unknown)) as taps:
-        epsilon = taps.begin(len(tokens), CPU, tokens)
+    with hooked(module, direction, layouts, following=bool(layouts.unknown)) as sequence_hooks:
+        epsilon = sequence_hooks.begin(len(tokens), CPU, tokens)
         loss(module, tokens).backward()
-    assert not taps.unknown
+    assert not sequence_hooks.unknown
     assert epsilon.grad is not None
     return epsilon.grad * len(tokens)
 
@@ -62,9 +62,9 @@ def alone(module: nn.Module, tokens: Tensor, loss: Loss = mean_loss) -> list[Ten
 def of_outputs(module: nn.Module, direction: Direction, inputs: Tensor) -> Tensor:
     """Derivatives of the sum of what a module makes of each sequence, shape ``(B,)``."""
     layouts = layouts_of(module, inputs)
-    with hooked(module, direction, layouts, following=bool(layouts.unknown)) as taps:
-        epsilon = taps.begin(len(inputs), CPU)
+    with hooked(module, direction, layouts, following=bool(layouts.unknown)) as sequence_hooks:
+        epsilon = sequence_hooks.begin(len(inputs), CPU)
         module(inputs).sum().backward()
-    assert not taps.unknown
+    assert not sequence_hooks.unknown
     assert epsilon.grad is not None
     return epsilon.grad
