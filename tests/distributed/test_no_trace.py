@@ -1,10 +1,12 @@
 """Training with probes and without: the same bits."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from tests.support.probe_cases import FAMILIES
+from tests.support.probes import METHODS
 from tests.support.ranks import run_ranks
 
 
@@ -15,6 +17,8 @@ def test_probes_leave_no_trace(folder: Path, tmp_path: Path, family: str) -> Non
     )
 
     assert len(results) == 2 * len(FAMILIES[family]) + 2
+    met = {(result["kind"], name) for result in results for name in result["with"]}
+    assert met >= set(product(FAMILIES[family], METHODS))
     for result in results:
         plain = result["without"]
         assert plain["updates"] == 0
