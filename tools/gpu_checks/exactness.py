@@ -44,14 +44,11 @@ def two_ranks(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: A
     """Yield the same of two ranks, which share a device where there is only one."""
     yield {"check": "two ranks", "backend": dist.get_backend(), "ranks": dist.get_world_size()}
     engines = [(stage, precision) for stage in (2, 3) for precision in ("fp32", "bf16")]
-    probes = PROBES[:2] if setting.quick else PROBES
     for stage, precision in engines[:1] if setting.quick else engines:
-        yield from _errors(setting, stage, precision, probes)
+        yield from _errors(setting, stage, precision)
 
 
-def _errors(
-    setting: Setting, stage: int, precision: str, probes: Sequence[str] = PROBES
-) -> Iterator[Row]:
+def _errors(setting: Setting, stage: int, precision: str) -> Iterator[Row]:
     case = setting.case(
         "tiny",
         stage=stage,
@@ -67,7 +64,7 @@ def _errors(
     engine = make_engine(case, RELEASE_EVERYTHING if stage == 3 else {})
     bench = Workbench(case, folder, engine)
     bench.train()
-    for update, probe in enumerate(probes):
+    for update, probe in enumerate(PROBES):
         yield {
             "check": "exactness",
             "probe": probe,

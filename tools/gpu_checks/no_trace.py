@@ -33,7 +33,7 @@ from .exactness import RELEASE_EVERYTHING
 from .setting import Deadline, Row, Setting
 
 STEPS = 20
-QUICK_STEPS = 2
+QUICK_STEPS = 4
 METHODS: Mapping[str, Method | None] = {
     "none, again": None,
     "sharded": Sharded(),
@@ -41,7 +41,7 @@ METHODS: Mapping[str, Method | None] = {
     "directional low rank": Directional(LowRank(16)),
     "in_flight": InFlight(),
 }
-QUICK_METHODS = {"directional": METHODS["directional"]}
+QUICK_METHODS = {name: METHODS[name] for name in ("directional", "in_flight")}
 _UPDATES = 2
 _DOMAINS = 4
 
