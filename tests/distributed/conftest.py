@@ -1,11 +1,13 @@
 """Measurements that several files look at, made once on each number of ranks."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.once import once
 from tests.support.ranks import run_ranks
 from tests.support.shards import write_sets
 
@@ -22,17 +24,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def measured(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """See ``Measured``; a job runs when it is first asked for."""
-    reports: dict[tuple[int, str], dict[str, Any]] = {}
     worker = "tests.distributed.workers.alignment"
 
+    @cache
     def report(world_size: int, family: str) -> dict[str, Any]:
-        key = (world_size, family)
-        if key not in reports:
-            output = tmp_path_factory.mktemp("alignment")
-            reports[key] = run_ranks(
-                worker, world_size, output, str(folder), family, timeout_s=550
-            )
-        return reports[key]
+        output = tmp_path_factory.mktemp("alignment")
+
+        def run() -> Any:
+            return run_ranks(worker, world_size, output, str(folder), family, timeout_s=550)
+
+        return once(tmp_path_factory, f"alignment-{world_size}-{family}", run)
 
     return report
 
@@ -44,13 +45,15 @@ TwoRanks = Callable[[str], dict[str, Any]]
 @pytest.fixture(scope="session")
 def two_ranks(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
     """See ``TwoRanks``; a job runs when it is first asked for."""
-    reports: dict[str, dict[str, Any]] = {}
     worker = "tests.distributed.workers.among_domains"
 
+    @cache
     def report(kind: str) -> dict[str, Any]:
-        if kind not in reports:
-            output = tmp_path_factory.mktemp("two_ranks")
-            reports[kind] = run_ranks(worker, 2, output, str(folder), kind, timeout_s=550)
-        return reports[kind]
+        output = tmp_path_factory.mktemp("two_ranks")
+
+        def run() -> Any:
+            return run_ranks(worker, 2, output, str(folder), kind, timeout_s=550)
+
+        return once(tmp_path_factory, f"two-ranks-{kind}", run)
 
     return report

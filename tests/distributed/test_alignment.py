@@ -1,4 +1,4 @@
-"""Every probe under real DeepSpeed: exact, equal on all ranks, and without a trace."""
+"""Every probe under real DeepSpeed: exact, and equal on all ranks."""
 
 from itertools import product
 from pathlib import Path
@@ -80,28 +80,6 @@ def test_all_that_is_measured_is_equal_bits_on_every_rank(
     measured: Measured, world_size: int, family: str
 ) -> None:
     assert measured(world_size, family)["equal_bits"] == [True] * world_size
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_probes_leave_no_trace(folder: Path, tmp_path: Path, family: str) -> None:
-    results = run_ranks(
-        "tests.distributed.workers.no_trace", 2, tmp_path, str(folder), family, timeout_s=550
-    )
-
-    assert len(results) == 2 * len(FAMILIES[family]) + 2
-    for result in results:
-        plain = result["without"]
-        assert plain["updates"] == 0
-        assert len(set(plain["losses"])) > 8  # training did move
-        for name, probed in result["with"].items():
-            assert probed["updates"] == 4, name  # the probes did run
-            if result["model"] == "llama-compiled" and name.startswith("in_flight"):
-                # What is compiled sees no hooks, so those steps run eagerly: the same operations,
-                # perhaps in another order. Rounding that grows with training is all there is.
-                assert probed["losses"] == pytest.approx(plain["losses"], rel=1e-4), name
-            else:
-                assert probed["losses"] == plain["losses"], name
-                assert probed["parameters"] == plain["parameters"], name
 
 
 @pytest.fixture(scope="module")

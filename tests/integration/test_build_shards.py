@@ -178,7 +178,8 @@ def test_ranks_that_cannot_see_each_other_are_refused(arguments):
 
 def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command,
+        # Tests that run in the background inherit a SIGINT that is ignored.
+        ["env", "--default-signal=INT", *command],
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

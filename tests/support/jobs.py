@@ -31,10 +31,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Program:
-    """A Python program without a launcher.
+    """A Python module without a launcher.
 
     Attributes:
-        arguments: Those of the interpreter: ``-m MODULE`` or a script, then the program's own.
+        arguments: Those of the interpreter: ``-m``, the module, then its own.
         ranks: As many processes, each told its rank; 0: one that is told nothing.
     """
 

@@ -117,11 +117,18 @@ def wide_kinds(world_size: int, family: str) -> tuple[str, ...]:
     return {1: FAMILIES[family][:1], 2: FAMILIES[family], 4: ()}[world_size]
 
 
-def no_trace_cases(family: str) -> list[ProbeCase]:
-    """What is trained with and without probes: with dropout, and where it is drawn twice."""
+def no_trace_cases(family: str) -> list[tuple[ProbeCase, Sequence[str]]]:
+    """What is trained with and without probes, and which probes, by their names in ``METHODS``.
+
+    With dropout, and where it is drawn twice. Every kind of engine meets every probe, in one
+    precision or the other.
+    """
     kinds = FAMILIES[family]
+    whole = ("sharded", "directional", "in_flight")
+    low_rank = ("directional", "directional-low-rank", "in_flight-low-rank")
     return [
-        *(ProbeCase(k, precision, "small-dropout") for k in kinds for precision in PRECISIONS),
-        ProbeCase(kinds[-1], "bf16", "gpt2-dropout-checkpointed"),
-        ProbeCase(kinds[0], "fp32", "llama-compiled"),
+        *((ProbeCase(kind, "fp32", "small-dropout"), whole) for kind in kinds),
+        *((ProbeCase(kind, "bf16", "small-dropout"), low_rank) for kind in kinds),
+        (ProbeCase(kinds[-1], "bf16", "gpt2-dropout-checkpointed"), whole),
+        (ProbeCase(kinds[0], "fp32", "llama-compiled"), ("directional", "in_flight")),
     ]

@@ -24,7 +24,7 @@ from tests.support.references import Reference, reference_of
 from tests.support.shards import SEQUENCE_LENGTH, open_sets, open_unequal
 
 SEED = 5
-BUDGET = ProbeBudget(sequences_per_domain=5, specific_sequences=7)
+BUDGET = ProbeBudget(sequences_per_domain=3, specific_sequences=5)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 That takes seconds of every process, and most of what a short job takes. So a server imports them
 once (``multiprocessing.forkserver``) and forks a process for each program, which then runs as
-``python -m MODULE`` or ``python SCRIPT`` would: its own environment, folder, session, output and
-exit code. Tests of launchers start theirs by hand instead: that is what they are about. Forked
-processes share one seed of ``hash``, those of launchers do not.
+``python -m MODULE`` would: its own environment, folder, session, output and exit code. Tests of
+launchers start theirs by hand instead: that is what they are about. Forked processes share one
+seed of ``hash``, those of launchers do not.
 """
 
 import atexit
@@ -40,7 +40,7 @@ class WarmProcess:
     """A program that runs; what is left of its session when the context ends is killed.
 
     Args:
-        command: ``sys.executable``, then ``-m MODULE`` or a script, then its arguments.
+        command: ``sys.executable``, ``-m``, a module, and its arguments.
         folder: Works there.
         environment: All variables of it.
         output: File that both streams are appended to.
@@ -49,9 +49,9 @@ class WarmProcess:
     def __init__(
         self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: Path
     ) -> None:
-        assert command[0] == sys.executable
+        assert list(command[:2]) == [sys.executable, "-m"]
         _ensure_running()
-        program = (list(command[1:]), folder, dict(environment), output)
+        program = (list(command[2:]), folder, dict(environment), output)
         self._process = _CONTEXT.Process(target=_run, args=program)
         self._process.start()
 
@@ -135,19 +135,14 @@ def _run(arguments: list[str], folder: Path, environment: dict[str, str], output
 
 
 def _interpret(arguments: list[str]) -> int:
-    """Run what the command names as the interpreter does; return the exit code."""
+    """Run a module, and its arguments, as the interpreter does; return the exit code."""
     paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:0] = [path for path in paths if path not in sys.path]
     code: object = 0
     try:
-        if arguments[0] == "-m":
-            sys.argv = arguments[1:]
-            sys.path.insert(0, str(Path.cwd()))
-            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = arguments
-            sys.path.insert(0, str(Path(arguments[0]).parent))
-            runpy.run_path(arguments[0], run_name="__main__")
+        sys.argv = arguments
+        sys.path.insert(0, str(Path.cwd()))
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     except SystemExit as error:
         code = error.code
     except BaseException as error:  # noqa: BLE001  (as the interpreter does at its end)

@@ -21,7 +21,7 @@ from megadga.probes.sequences import ProbeSequences
 from .setting import Deadline, Row, Setting
 
 PROBES = ("sharded", "directional", "directional low rank", "in_flight")
-QUICK_ENGINES = ((0, "fp32"), (2, "bf16"), (3, "fp32"))
+QUICK_ENGINES = ((2, "bf16"), (3, "fp32"))
 RELEASE_EVERYTHING: Mapping[str, Any] = {
     "stage3_param_persistence_threshold": 0,
     "stage3_prefetch_bucket_size": 0,

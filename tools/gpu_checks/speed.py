@@ -168,8 +168,13 @@ def _probe_rows(bench: Workbench, speed_case: SpeedCase, setting: Setting) -> It
 
 
 def _warm(variants: Mapping[str, Callable[[], object]], setting: Setting) -> dict[str, int | None]:
-    """Run every variant once; return the most memory it takes beyond what was taken before."""
-    peaks: dict[str, int | None] = {}
+    """Run every variant once; return the most memory it takes beyond what was taken before.
+
+    A quick check measures neither, and runs nothing twice.
+    """
+    peaks: dict[str, int | None] = dict.fromkeys(variants)
+    if setting.quick:
+        return peaks
     for name, run in variants.items():
         if setting.device == "cpu":
             run()

@@ -49,7 +49,7 @@ def training(setting: Setting, deadline: Deadline) -> Iterator[Row]:
             name: stack.enter_context(open_run(load_config(path))) for name, path in paths.items()
         }
         slowest, rounds = 0.0, 0
-        while deadline.left_s > 2.0 * slowest and not (setting.quick and rounds == 2):
+        while deadline.left_s > 2.0 * slowest and not (setting.quick and rounds == 1):
             start = time.monotonic()
             names = list(runs)[:: -1 if rounds % 2 else 1]
             seconds = {name: _interval(runs[name], interval, setting) for name in names}

@@ -89,6 +89,9 @@ def main(setting_text: str, events_path: str, backend: str, *limits: str) -> Non
         events.write("end", stage=name, error=None)
     dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # what libraries do at the end takes seconds, and everything is written
 
 
 if __name__ == "__main__":

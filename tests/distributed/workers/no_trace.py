@@ -68,9 +68,9 @@ def main(output: str, folder: str, family: str) -> None:
         {
             **dataclasses.asdict(case),
             "without": train(root, case, None),
-            "with": {name: train(root, case, name) for name in METHODS},
+            "with": {name: train(root, case, name) for name in names},
         }
-        for case in no_trace_cases(family)
+        for case, names in no_trace_cases(family)
     ]
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps(results))
