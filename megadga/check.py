@@ -28,10 +28,10 @@ from megadga.probes.methods import (
 )
 from megadga.train.data import RunData, check_output, open_data
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
-from megadga.train.reference import RunReference, model_shape
-from megadga.train.unlikely import find_warnings
+from megadga.train.plausibility import find_warnings
+from megadga.train.reference import ReferenceModel, model_shape
 
-MOST_ROWS = 40
+MAX_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
 
 
@@ -52,7 +52,7 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     """
     check_output(config)
     data = open_data(config)
-    mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
+    mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
     weights = mixture.scheduler.init().averaged_weights
     epochs = _epochs(config, data, weights)
     entries = {
@@ -70,8 +70,8 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         entries["reference"] = _reference(data.reference)
     if config.training.loss_reweighting is not None:
         entries["reweighting"] = _reweighting(config, config.training.loss_reweighting, world_size)
-    if data.left_out:
-        entries["left out"] = _left_out(data, mixture)
+    if data.excluded:
+        entries["left out"] = _excluded(data, mixture)
     for label, text in entries.items():
         yield f"{label:<12}{text}"
     yield ""
@@ -130,9 +130,9 @@ def _data(data: RunData) -> str:
     return f"{text}, all by {tokenizer.kind} {tokenizer.fingerprint[:12]}"
 
 
-def _left_out(data: RunData, mixture: Mixture) -> str:
-    domains = _count(len(data.left_out), "domain")
-    tokens = _count(sum(data.left_out.values()), "token")
+def _excluded(data: RunData, mixture: Mixture) -> str:
+    domains = _count(len(data.excluded), "domain")
+    tokens = _count(sum(data.excluded.values()), "token")
     text = f"{domains} too short for a window, with {tokens} in all"
     return f"{text} and {mixture.lost_mass:.2%} of the histogram" if mixture.lost_mass else text
 
@@ -150,7 +150,7 @@ def _basis(basis: RunBasis) -> str:
     )
 
 
-def _reference(reference: RunReference) -> str:
+def _reference(reference: ReferenceModel) -> str:
     model = reference.model
     parameters = model_shape(model).num_parameters(reference.vocabulary_size)
     what = f"{model.type} {model.preset}, {parameters:,} parameters on every rank"
@@ -262,7 +262,7 @@ def _evaluation(config: RunConfig, data: RunData) -> str:
 def _table(data: RunData, weights: FloatArray, epochs: FloatArray) -> Iterator[str]:
     """Yield what each domain holds, and how often it is repeated if the weights stay so."""
     held_out = {domain.name: domain.num_tokens for domain in data.held_out}
-    listed = np.sort(np.argsort(-epochs, kind="stable")[:MOST_ROWS])
+    listed = np.sort(np.argsort(-epochs, kind="stable")[:MAX_ROWS])
     rows = [("domain", "tokens", "held out", "weight", "epochs")]
     for index in map(int, listed):
         domain = data.domains[index]

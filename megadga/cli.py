@@ -18,17 +18,22 @@ from megadga.check import check, plan_leakage, plan_verification
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
 from megadga.config.validation import describe
-from megadga.console import draws_bars, in_console, whole_number
+from megadga.console import can_draw_bars, parse_whole_number, run_main
 from megadga.data.verify import FolderCheck, verify_shard
 from megadga.errors import ConfigError, DivergedError, MegadgaError, ShardError
 from megadga.launch.plan import count, machines, ranks
 from megadga.launch.quiet import prints_of_first_rank, quieten
-from megadga.launch.ranks import rank_to_tell, read_ranks
+from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.launch.supervision import STOPPED, StopSignal
-from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, complain, render_leakage
+from megadga.prepare.leakage.search import (
+    LeakageRule,
+    LeakageSearch,
+    describe_excess,
+    render_leakage,
+)
 from megadga.prepare.workers import open_processes
 from megadga.run_folder.checkpoints import CHECKPOINTS, checkpoint_path, latest_checkpoint
-from megadga.run_folder.failures import failures_noted, note_presence
+from megadga.run_folder.failures import record_failures, record_start
 from megadga.run_folder.markers import RunFinishedError, finished_step
 from megadga.train.data import no_checkpoint
 from megadga.train.reference import describe_size
@@ -47,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What follows the program's name; None: this process's own.
     """
-    return in_console(lambda: _run(arguments))
+    return run_main(lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -55,7 +60,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return options.command(options)
     except DivergedError as error:  # the same on every rank
-        if rank_to_tell(os.environ) == 0:
+        if rank_for_messages(os.environ) == 0:
             _complain(str(error))
         return USER_ERROR
     except MegadgaError as error:
@@ -65,7 +70,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _complain(message: str) -> None:
     """Print a line for each mistake; under a launcher, ranks other than the first say who."""
-    rank = rank_to_tell(os.environ)
+    rank = rank_for_messages(os.environ)
     prefix = "" if rank == 0 else f"[rank {rank}] "
     for line in message.splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
@@ -200,11 +205,11 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _deadline(text: str) -> int:
-    return whole_number(text, least=1, most=86_400)
+    return parse_whole_number(text, least=1, most=86_400)
 
 
 def _train(options: argparse.Namespace) -> int:
-    with StopSignal.of_environment(os.environ) as stop:
+    with StopSignal.from_environment(os.environ) as stop:
         config = load_config(options.config, options.overrides)
         ranks = read_ranks(os.environ)  # refuses before torch is imported
         # torchrun starts ranks again with the same arguments: once is enough to go back.
@@ -215,19 +220,19 @@ def _train(options: argparse.Namespace) -> int:
             step = finished_step(config)
             if step is not None:
                 return _nothing_left(config, step)
-        rank = rank_to_tell(os.environ)
+        rank = rank_for_messages(os.environ)
         quieten(os.environ, rank=rank)
         from megadga.train.assembly import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
 
         try:
-            with failures_noted(config.output, rank=rank), ExitStack() as stack:
+            with record_failures(config.output, rank=rank), ExitStack() as stack:
                 with prints_of_first_rank(os.environ, rank=rank):
                     opening = open_run(
                         config, stop_requested=stop.requested, resume_from=resume_from
                     )
                     run = stack.enter_context(opening)
-                note_presence(config.output, rank=rank)
+                record_start(config.output, rank=rank)
                 finished = train(run)
                 saved = _saved(run.mixture.step, run.checkpoints.newest)
         except RunFinishedError as done:
@@ -241,7 +246,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _nothing_left(config: RunConfig, step: int) -> int:
-    if rank_to_tell(os.environ) == 0:
+    if rank_for_messages(os.environ) == 0:
         print(f"{config.output}: finished after step {step}; nothing is left to train")
     return 0
 
@@ -262,13 +267,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     alone = read_ranks(os.environ).world_size == 1
     if alone and latest_checkpoint(config.output / CHECKPOINTS) is None:
         raise no_checkpoint(config)
-    rank = rank_to_tell(os.environ)
+    rank = rank_for_messages(os.environ)
     quieten(os.environ, rank=rank)
     from megadga.train.assembly import open_run  # noqa: PLC0415
     from megadga.train.loop import evaluate  # noqa: PLC0415
     from megadga.train.metrics import MetricsFile  # noqa: PLC0415
 
-    with failures_noted(config.output, rank=rank), ExitStack() as stack:
+    with record_failures(config.output, rank=rank), ExitStack() as stack:
         with prints_of_first_rank(os.environ, rank=rank):
             run = stack.enter_context(open_run(config, to_evaluate=True))
         metrics, step = evaluate(run), run.mixture.step
@@ -313,11 +318,11 @@ def _verify(folders: Sequence[FolderCheck]) -> None:
 def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:
     """Print what of each specific set's validation split is in training text."""
     total = sum(search.num_tokens for search in searches)
-    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not draws_bars()) as bar:
+    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not can_draw_bars()) as bar:
         found = [search.run(bar.update) for search in searches]
     for leakage in found:
         print("", *render_leakage(leakage), sep="\n")
-    complaints = list(filter(None, map(complain, found)))
+    complaints = list(filter(None, map(describe_excess, found)))
     _complain("\n".join(complaints))
     return LEAKAGE if complaints else 0
 

@@ -18,7 +18,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as a shell shows it."""
 
 
-def in_console(main: Callable[[], int | None]) -> int:
+def run_main(main: Callable[[], int | None]) -> int:
     r"""Run a program and return its exit code.
 
     What standard output cannot encode (Greek letters or Chinese text on an ASCII terminal, names
@@ -44,7 +44,7 @@ def in_console(main: Callable[[], int | None]) -> int:
     return code
 
 
-def whole_number(text: str, *, least: int, most: int = (1 << 31) - 1) -> int:
+def parse_whole_number(text: str, *, least: int, most: int = (1 << 31) - 1) -> int:
     """Return the number that an option says.
 
     Args:
@@ -78,7 +78,7 @@ def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser
     )
 
 
-def draws_bars(stream: TextIO | None = None) -> bool:
+def can_draw_bars(stream: TextIO | None = None) -> bool:
     """Return whether a stream is a terminal with columns: that of a container may have none.
 
     Args:
@@ -94,8 +94,8 @@ def draws_bars(stream: TextIO | None = None) -> bool:
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:
-    """Run a program as ``in_console`` does, and end with its exit code."""
-    sys.exit(in_console(main))
+    """Run a program as ``run_main`` does, and end with its exit code."""
+    sys.exit(run_main(main))
 
 
 def _show_everything(stream: TextIO) -> None:

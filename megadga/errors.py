@@ -4,7 +4,7 @@ Each message is one line (``ConfigError`` may hold one line a mistake) and names
 was expected and what was found. The command line prints it and exits with code 2.
 """
 
-MOST_CHARACTERS = 1000
+MAX_CHARACTERS = 1000
 """Of a line: what is quoted in it may have any length."""
 
 
@@ -13,7 +13,7 @@ class MegadgaError(Exception):
 
     Args:
         message: What is wrong. What a terminal cannot show, or would obey, is escaped; lines of
-            more than ``MOST_CHARACTERS`` lose their middle.
+            more than ``MAX_CHARACTERS`` lose their middle.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -23,9 +23,9 @@ class MegadgaError(Exception):
 def _readable(line: str) -> str:
     if not line.isprintable():
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    if len(line) <= MOST_CHARACTERS:
+    if len(line) <= MAX_CHARACTERS:
         return line
-    half = MOST_CHARACTERS // 2 - 3
+    half = MAX_CHARACTERS // 2 - 3
     return f"{line[:half]} ... {line[-half:]}"
 
 

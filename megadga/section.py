@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-_MOST_BYTES_OF_A_NAME = 255
+_MAX_NAME_BYTES = 255
 
 
-_MOST_BYTES_OF_A_PATH = 4095
+_MAX_PATH_BYTES = 4095
 
 
 class Section(BaseModel):
@@ -30,13 +30,13 @@ class Section(BaseModel):
         if isinstance(value, Path):
             longest = max((len(part.encode()) for part in value.parts), default=0)
             total = len(str(value).encode())
-            if longest > _MOST_BYTES_OF_A_NAME or total > _MOST_BYTES_OF_A_PATH:
+            if longest > _MAX_NAME_BYTES or total > _MAX_PATH_BYTES:
                 raise PydanticCustomError(
                     "long_path",
                     "Input should be a path of at most {name} bytes a name and {all} in all",
                     {
-                        "name": _MOST_BYTES_OF_A_NAME,
-                        "all": _MOST_BYTES_OF_A_PATH,
+                        "name": _MAX_NAME_BYTES,
+                        "all": _MAX_PATH_BYTES,
                         "found": f"{longest} and {total}",
                     },
                 )

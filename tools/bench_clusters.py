@@ -12,12 +12,12 @@ from megadga.console import run_program, tool_parser
 from megadga.demo.benchmark import prepare_corpus
 from megadga.errors import MegadgaError
 from megadga.prepare.clustering.clusters import assign_inputs
-from megadga.prepare.clustering.learning import (
+from megadga.prepare.clustering.training import (
     ClusteringRecipe,
-    learn_clusters,
     summarize_clusters,
+    train_clusters,
 )
-from megadga.prepare.pieces import plan_cut
+from megadga.prepare.pieces import make_text_cutter
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = "example: python tools/bench_clusters.py --input 'text/*.jsonl.gz'"
@@ -38,10 +38,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             paths, model = prepare_corpus(args.input, folder, vocab_size=args.vocab_size)
-            cut = plan_cut(load_tokenizer(model), PIECE_TOKENS)
+            cut = make_text_cutter(load_tokenizer(model), PIECE_TOKENS)
             recipe = ClusteringRecipe(LEVELS, cut, seed=args.seed)
             begun = time.perf_counter()
-            clustering = learn_clusters(paths, folder / "clusters", recipe, workers=args.workers)
+            clustering = train_clusters(paths, folder / "clusters", recipe, workers=args.workers)
             learned, classifier = time.perf_counter(), clustering.classifier(LEVELS[-1])
             clusters, labels = assign_inputs(classifier, paths, cut=cut, workers=args.workers)
             assigned = time.perf_counter()

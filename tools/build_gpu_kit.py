@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from megadga.console import run_program, tool_parser
-from megadga.demo.run import DemoFolder, collect_documents, learn_tokenizer, write_shards
+from megadga.demo.run import DemoFolder, collect_documents, train_demo_tokenizer, write_shards
 
 TOOLS = Path(__file__).absolute().parent
 ROOT = TOOLS.parent
@@ -79,7 +79,7 @@ def collect_shards(folder: Path) -> None:
         demo = DemoFolder(Path(name) / "demo")
         demo.root.mkdir()
         collect_documents(demo, print)
-        write_shards(demo, learn_tokenizer(demo, print), print)
+        write_shards(demo, train_demo_tokenizer(demo, print), print)
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(demo.root / "shards", partial)

@@ -10,8 +10,8 @@ from megadga.prepare.pipeline.command import (
     read_build,
     read_execution,
 )
-from megadga.prepare.progress import Bars
-from megadga.prepare.reading.inputs import expand_inputs, left_out_lines
+from megadga.prepare.progress import ProgressBars
+from megadga.prepare.reading.inputs import describe_skipped, expand_inputs
 from megadga.prepare.workers import open_workers
 
 EPILOG = """\
@@ -42,10 +42,10 @@ def main() -> None:
         with open_workers(args.workers) as workers:
             if workers is None:
                 return  # a rank that has worked for the first one
-            with Bars() as bars:
+            with ProgressBars() as bars:
                 execution = read_execution(args, workers, stages=bars)
                 built = build_shards(read_build(args), execution)
-            left_out = left_out_lines(expand_inputs(args.input), pairs=True)
+            left_out = describe_skipped(expand_inputs(args.input), pairs=True)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:

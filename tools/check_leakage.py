@@ -4,13 +4,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import draws_bars, run_program, tool_parser
+from megadga.console import can_draw_bars, run_program, tool_parser
 from megadga.data.folder import open_split, read_folders
 from megadga.data.inspection import find_sources
 from megadga.errors import MegadgaError
 from megadga.prepare.leakage.search import (
     LeakageRule,
-    complain,
+    describe_excess,
     plan_search,
     render_leakage,
     write_leakage,
@@ -48,14 +48,16 @@ def main() -> None:
         domains = open_split(folders, split="train", sequence_length=1).domains
         searches = [plan_search(source, domains, rule) for source in find_sources(args.specific)]
         total = sum(search.num_tokens for search in searches)
-        with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not draws_bars()) as bar:
+        with tqdm(
+            total=total, unit=" tokens", unit_scale=True, disable=not can_draw_bars()
+        ) as bar:
             found = [search.run(bar.update) for search in searches]
         if args.json:
             write_leakage(args.json, found)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print("\n\n".join("\n".join(render_leakage(one, decode=decode)) for one in found))
-    complaints = list(filter(None, map(complain, found)))
+    complaints = list(filter(None, map(describe_excess, found)))
     parser.exit(1 if complaints else 0, "".join(f"{parser.prog}: {line}\n" for line in complaints))
 
 

@@ -7,9 +7,9 @@ from megadga.errors import MegadgaError
 from megadga.prepare.clustering import references
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.references import Smoothing
-from megadga.prepare.pieces import plan_cut
+from megadga.prepare.pieces import make_text_cutter
 from megadga.prepare.pipeline.command import add_reading_options
-from megadga.prepare.progress import Bars
+from megadga.prepare.progress import ProgressBars
 from megadga.prepare.reading.records import BadRecords, MaxBad
 from megadga.prepare.tokenizer import load_tokenizer
 
@@ -41,11 +41,13 @@ def main() -> None:
     try:
         sets = references.parse_references(args.input, output=args.output)
         references.check_output(args.output, len(sets))
-        cut = plan_cut(args.tokenizer and load_tokenizer(args.tokenizer), args.piece_tokens)
+        cut = make_text_cutter(
+            args.tokenizer and load_tokenizer(args.tokenizer), args.piece_tokens
+        )
         bad = BadRecords(MaxBad.parse(args.max_bad))
         smoothing = None if args.smooth is None else Smoothing(args.smooth, args.temperature)
         clustering = Clustering.load(args.clusters, embedder_path=args.embedder)
-        with Bars() as bars:
+        with ProgressBars() as bars:
             basis = references.measure_references(
                 sets, clustering, args.level,
                 cut=cut, text_key=args.text_key, bad=bad, smoothing=smoothing, stages=bars,

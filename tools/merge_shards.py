@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import draws_bars, run_program, tool_parser
-from megadga.data.create import SHARD_TOKENS, merge_domains, read_sources
+from megadga.console import can_draw_bars, run_program, tool_parser
+from megadga.data.create import SHARD_TOKENS, merge_domains, read_merge_sources
 from megadga.data.inspection import render_table, summarize
 from megadga.errors import MegadgaError
 
@@ -31,10 +31,14 @@ def main() -> None:
     add("--drop-ids", action="store_true", help="leave out where documents came from")
     args = parser.parse_args()
     try:
-        sources = read_sources(args.folders)
+        sources = read_merge_sources(args.folders)
         total = sum(source.num_tokens for source in sources)
         with tqdm(
-            total=total, unit=" tokens", unit_scale=True, desc="merging", disable=not draws_bars()
+            total=total,
+            unit=" tokens",
+            unit_scale=True,
+            desc="merging",
+            disable=not can_draw_bars(),
         ) as bar:
             manifest = merge_domains(
                 sources,

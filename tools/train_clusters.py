@@ -6,10 +6,10 @@ from pathlib import Path
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.clustering.embedding import SentenceEmbedder
-from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
-from megadga.prepare.pieces import plan_cut
+from megadga.prepare.clustering.training import ClusteringRecipe, train_clusters
+from megadga.prepare.pieces import make_text_cutter
 from megadga.prepare.pipeline.command import add_reading_options
-from megadga.prepare.progress import Bars
+from megadga.prepare.progress import ProgressBars
 from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.reading.records import MaxBad
 from megadga.prepare.tokenizer import load_tokenizer
@@ -41,12 +41,12 @@ def main() -> None:
     args = parser.parse_args()
     try:
         tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
-        cut = plan_cut(tokenizer, args.piece_tokens)
+        cut = make_text_cutter(tokenizer, args.piece_tokens)
         max_bad = MaxBad.parse(args.max_bad)
         recipe = ClusteringRecipe(tuple(args.levels), cut, args.text_key, args.seed, max_bad)
         embedder = args.embedder and SentenceEmbedder.load(args.embedder)
-        with Bars() as bars:
-            clustering = learn_clusters(
+        with ProgressBars() as bars:
+            clustering = train_clusters(
                 expand_inputs(args.input), args.output, recipe,
                 embedder=embedder, workers=args.workers, stages=bars, report=print,
             )  # fmt: skip

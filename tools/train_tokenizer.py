@@ -4,10 +4,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import draws_bars, run_program, tool_parser
+from megadga.console import can_draw_bars, run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.pipeline.command import add_reading_options
-from megadga.prepare.reading.inputs import expand_inputs, left_out_lines
+from megadga.prepare.reading.inputs import describe_skipped, expand_inputs
 from megadga.prepare.reading.records import BadRecords, MaxBad
 from megadga.prepare.training import sample_texts, train_tokenizer
 
@@ -36,10 +36,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         inputs = expand_inputs(args.input, output=Path(f"{args.output}.model"))
-        left_out = left_out_lines(inputs)
+        left_out = describe_skipped(inputs)
         bad = BadRecords(MaxBad.parse(args.max_bad))
         texts = sample_texts(inputs, text_key=args.text_key, bad=bad)
-        reading = tqdm(texts, desc="reading", unit=" documents", disable=not draws_bars())
+        reading = tqdm(texts, desc="reading", unit=" documents", disable=not can_draw_bars())
         tokenizer = train_tokenizer(reading, vocab_size=args.vocab_size, prefix=args.output)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

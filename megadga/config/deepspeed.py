@@ -4,7 +4,12 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from megadga.config.contradictions import BF16_BLOCKS, PRECISION_BLOCKS, stated, with_total
+from megadga.config.consistency import (
+    BF16_BLOCKS,
+    PRECISION_BLOCKS,
+    is_explicit,
+    resolve_total_steps,
+)
 from megadga.config.deepspeed_keys import (
     DEFAULT_CLIPPING,
     DEFAULT_RATE,
@@ -41,7 +46,7 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
     if scheduler.get("type") == STABLE_DECAY:
         del settings["scheduler"]
     elif "params" in scheduler:
-        scheduler["params"] = with_total(scheduler["params"], training.steps)
+        scheduler["params"] = resolve_total_steps(scheduler["params"], training.steps)
     return settings
 
 
@@ -63,7 +68,7 @@ def accumulation_steps(config: RunConfig, world_size: int) -> int:
         )
     steps = training.global_batch_size // at_once
     key = "gradient_accumulation_steps"
-    if stated(config.deepspeed, key) and config.deepspeed[key] != steps:
+    if is_explicit(config.deepspeed, key) and config.deepspeed[key] != steps:
         raise config.invalid(
             "deepspeed",
             key,
@@ -79,7 +84,7 @@ def stable_decay(config: RunConfig) -> StableDecaySection | None:
     scheduler = config.deepspeed.get("scheduler", {})
     if scheduler.get("type") != STABLE_DECAY:
         return None
-    params = with_total(scheduler["params"], config.training.steps)
+    params = resolve_total_steps(scheduler["params"], config.training.steps)
     return StableDecaySection.model_validate(params)
 
 
@@ -131,7 +136,7 @@ def _schedule(config: RunConfig) -> str:
     scheduler: Mapping[str, Any] = config.deepspeed.get("scheduler", {})
     if not scheduler:
         return "which stays"
-    params = with_total(scheduler.get("params", {}), config.training.steps)
+    params = resolve_total_steps(scheduler.get("params", {}), config.training.steps)
     told = [
         f"{_grouped(params[key])} {what}"
         for key, what in (
@@ -155,5 +160,5 @@ def _fill_precision(settings: dict[str, Any], *, bf16: bool) -> None:
     if bf16 and "bfloat16" not in settings:  # the block's old name, which DeepSpeed still reads
         settings.setdefault("bf16", {})
     for block in PRECISION_BLOCKS:
-        if block in settings and not stated(settings[block], "enabled"):
+        if block in settings and not is_explicit(settings[block], "enabled"):
             settings[block]["enabled"] = bf16 and block in BF16_BLOCKS

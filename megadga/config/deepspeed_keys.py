@@ -7,7 +7,14 @@ from typing import Any, Self, Union, cast
 
 from pydantic import model_validator
 
-from megadga.config.validation import CLOSE, ConfigIssue, KeyPath, as_error, dotted, format_value
+from megadga.config.validation import (
+    SIMILARITY_CUTOFF,
+    ConfigIssue,
+    KeyPath,
+    dotted,
+    format_value,
+    validation_error,
+)
 from megadga.section import Count, Section, Share, Whole
 
 STABLE_DECAY = "WarmupStableDecayLR"
@@ -33,7 +40,7 @@ class StableDecaySection(Section):
         if self.warmup_num_steps + self.decay_num_steps > self.total_num_steps:
             expected = f"at most {self.total_num_steps - self.warmup_num_steps} (total - warm-up)"
             found = str(self.decay_num_steps)
-            raise as_error([ConfigIssue(("decay_num_steps",), expected, found)])
+            raise validation_error([ConfigIssue(("decay_num_steps",), expected, found)])
         return self
 
 
@@ -393,7 +400,7 @@ _ROOT: KeyPath = ("deepspeed",)
 _CPU = ("cpu", "nvme")
 
 
-_MOST_NAMED = 25
+_MAX_NAMED = 25
 """Names that a message lists."""
 
 
@@ -529,9 +536,9 @@ def _unknown(
     name = found or str(path[-1])
     # Names differ in case as often as in letters.
     by_lower = {each.lower(): each for each in sorted(known)}
-    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=CLOSE)
+    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=SIMILARITY_CUTOFF)
     hints = [by_lower[each] for each in close] or elsewhere
-    few = not hints and len(by_lower) <= _MOST_NAMED
+    few = not hints and len(by_lower) <= _MAX_NAMED
     return ConfigIssue(
         path,
         expected=f"one of {', '.join(sorted(by_lower.values()))}" if few else f"a known {noun}",

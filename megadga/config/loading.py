@@ -11,11 +11,11 @@ from megadga.config.validation import (
     ConfigIssue,
     SourceMap,
     format_value,
-    from_validation,
-    under,
-    under_folders,
+    issues_from_validation,
+    resolve_path,
+    resolve_paths,
 )
-from megadga.config.yaml_source import Document, parse, read_file
+from megadga.config.yaml_source import ConfigDocument, parse, read_file
 from megadga.errors import ConfigError
 
 
@@ -46,14 +46,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         config = RunConfig.model_validate(document.values, context=places)
     except ValidationError as error:
         told = {issue.path for issue in issues}
-        found = from_validation(error, RunConfig)
+        found = issues_from_validation(error, RunConfig)
         raise places.error(issues + [m for m in found if m.path not in told]) from None
     if issues:
         raise places.error(issues)
-    return under_folders(config, document.folders)
+    return resolve_paths(config, document.folders)
 
 
-def _with_override(document: Document, override: str, place: str) -> Document:
+def _with_override(document: ConfigDocument, override: str, place: str) -> ConfigDocument:
     key, equals, value = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{place}: expected key=value, found {override!r}")
@@ -64,13 +64,13 @@ def _with_override(document: Document, override: str, place: str) -> Document:
     return document.with_part(path, parse(value, lambda _: place))
 
 
-def _with_deepspeed(document: Document) -> Document:
+def _with_deepspeed(document: ConfigDocument) -> ConfigDocument:
     """Put the content of DeepSpeed's file in the place of its path."""
     name = document.values.get("deepspeed")
     if not isinstance(name, str):
         return document
     folders = document.folders
-    path = under(folders.get(("deepspeed",), folders[()]), Path(name))
+    path = resolve_path(folders.get(("deepspeed",), folders[()]), Path(name))
     try:
         found = None if path.is_file() else f"none at {path}"
     except OSError as error:  # of a name that no file can have

@@ -21,11 +21,11 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from megadga.config.validation import (
     ConfigIssue,
     KeyPath,
-    as_error,
-    choice,
-    from_validation,
+    choice_issue,
+    issues_from_validation,
     sections_in,
     type_name,
+    validation_error,
 )
 from megadga.mixers.dga import DgaMixing
 from megadga.mixers.doge import DogeMixing
@@ -135,12 +135,12 @@ def _validate(value: object, built_in: ValidatorFunctionWrapHandler) -> Any:
         extension = installed.load()
         section = _section_of(name, extension.options)
     except BrokenExtensionError as error:
-        raise _mistaken("an extension that can be loaded", f"{installed}: {error}") from None
+        raise _issue("an extension that can be loaded", f"{installed}: {error}") from None
     try:
         chosen = section.model_validate(values)
     except ValidationError as error:
-        issues = from_validation(error, section)
-        raise as_error([replace(m, path=("mixing", *m.path)) for m in issues]) from None
+        issues = issues_from_validation(error, section)
+        raise validation_error([replace(m, path=("mixing", *m.path)) for m in issues]) from None
     return chosen.brought_by(installed, extension)
 
 
@@ -151,9 +151,9 @@ def _find(name: str) -> Installed:
     if not found:
         ours = map(type_name, sections_in(Mixing))
         theirs = (each.name for each in extensions if each.name not in BUILT_IN)
-        raise as_error([choice(_TYPE, dict.fromkeys([*ours, *theirs]), name)])
+        raise validation_error([choice_issue(_TYPE, dict.fromkeys([*ours, *theirs]), name)])
     if len(found) > 1:
-        raise _mistaken("an extension that one distribution brings", _listed(found))
+        raise _issue("an extension that one distribution brings", _listed(found))
     return found[0]
 
 
@@ -161,8 +161,8 @@ def _listed(extensions: Iterable[Installed]) -> str:
     return " and ".join(map(str, extensions))
 
 
-def _mistaken(expected: str, found: str) -> PydanticCustomError:
-    return as_error([ConfigIssue(_TYPE, expected, found)])
+def _issue(expected: str, found: str) -> PydanticCustomError:
+    return validation_error([ConfigIssue(_TYPE, expected, found)])
 
 
 @cache  # sections of one class are equal or not by their values

@@ -6,13 +6,13 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
-from megadga.config.contradictions import (
+from megadga.config.consistency import (
     BATCH_SIZES,
     PRECISION_BLOCKS,
-    find_batch_contradictions,
+    find_batch_inconsistencies,
     find_inconsistencies,
     find_rule_inconsistencies,
-    with_total,
+    resolve_total_steps,
 )
 from megadga.config.mixing import ExtensionMixing, Mixing, WithExtensions, aligns_to_specific
 from megadga.config.sections import (
@@ -27,12 +27,12 @@ from megadga.config.validation import (
     ConfigIssue,
     KeyPath,
     SourceMap,
-    as_error,
     dotted,
     format_value,
     leaves,
-    under,
-    with_paths,
+    map_paths,
+    resolve_path,
+    validation_error,
 )
 from megadga.config.yaml_source import dump
 from megadga.errors import ConfigError
@@ -98,7 +98,7 @@ def settings_identity(settings: Mapping[str, Any], training: TrainingSection) ->
         if options:
             kept[block] = options
     if "params" in kept.get("scheduler", {}):
-        params = with_total(kept["scheduler"]["params"], training.steps)
+        params = resolve_total_steps(kept["scheduler"]["params"], training.steps)
         kept["scheduler"] = {**kept["scheduler"], "params": params}
     return kept
 
@@ -122,9 +122,9 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     ]
 
 
-def other_run(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def run_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Return a line for each difference that makes another run of it; see `differences`."""
-    return differences(without_changeable(expected), without_changeable(found))
+    return differences(without_mutable_keys(expected), without_mutable_keys(found))
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -137,7 +137,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
     }
 
 
-def without_changeable(identity: Mapping[str, Any]) -> dict[str, Any]:
+def without_mutable_keys(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return an identity without what may change where a run goes on."""
     return _without(identity, ())
 
@@ -231,7 +231,7 @@ class RunConfig(Section):
         if isinstance(self.mixing, ExtensionMixing):
             installed, _ = self.mixing.origin()
             # None of its keys is known but by its type: files may move.
-            moved = with_paths(self.mixing, lambda _, path: Path(path.name))
+            moved = map_paths(self.mixing, lambda _, path: Path(path.name))
             values["mixing"] = moved.model_dump(mode="json")
             values["extension"] = installed.distribution
         elif not aligns_to_specific(self.mixing):
@@ -243,7 +243,7 @@ class RunConfig(Section):
 
         Paths are absolute: the text is read from another folder than the run's file was.
         """
-        absolute = with_paths(self, lambda _, path: under(Path.cwd(), path))
+        absolute = map_paths(self, lambda _, path: resolve_path(Path.cwd(), path))
         return dump(absolute.model_dump(mode="json"))
 
     @field_validator("mixing")
@@ -254,15 +254,15 @@ class RunConfig(Section):
         data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
         specific = None if data is None else tuple(data.specific)
         if issues := list(find_rule_inconsistencies(mixing, specific)):
-            raise as_error(issues)
+            raise validation_error(issues)
         return mixing
 
     @field_validator("training")
     @classmethod
     def _suffices(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
         mixing: Mixing | ExtensionMixing | None = info.data.get("mixing")
-        if mixing and (issues := list(find_batch_contradictions(mixing, training))):
-            raise as_error(issues)
+        if mixing and (issues := list(find_batch_inconsistencies(mixing, training))):
+            raise validation_error(issues)
         return training
 
     @field_validator("evaluation")
@@ -276,7 +276,7 @@ class RunConfig(Section):
         if twice := sorted(evaluation.sets.keys() & data.specific.keys()):
             expected = "names that no set under data.specific has"
             issues = [ConfigIssue(("evaluation", "sets", name), expected, name) for name in twice]
-            raise as_error(issues)
+            raise validation_error(issues)
         return evaluation
 
     @field_validator("deepspeed")
@@ -284,5 +284,5 @@ class RunConfig(Section):
     def _agrees(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         issues = list(find_inconsistencies(settings, info.data.get("training")))
         if issues:
-            raise as_error(issues)
+            raise validation_error(issues)
         return settings

@@ -164,17 +164,17 @@ def all_keys(section: type[BaseModel], path: KeyPath = ()) -> Iterator[KeyPath]:
 _Section = TypeVar("_Section", bound=BaseModel)
 
 
-def under_folders(section: _Section, folders: Mapping[KeyPath, Path]) -> _Section:
+def resolve_paths(section: _Section, folders: Mapping[KeyPath, Path]) -> _Section:
     """Return a section with its relative paths under the folders that they are relative to.
 
     Args:
         section: A run, or a part of one.
         folders: Folder of each key, or of the closest section around it.
     """
-    return with_paths(section, lambda key, path: under(_closest(key, folders), path))
+    return map_paths(section, lambda key, path: resolve_path(_closest(key, folders), path))
 
 
-def with_paths(
+def map_paths(
     section: _Section, change: Callable[[KeyPath, Path], Path], key: KeyPath = ()
 ) -> _Section:
     """Return a section with every path in it changed.
@@ -191,7 +191,7 @@ def with_paths(
     return section.model_copy(update=changed)
 
 
-def under(folder: Path, path: Path) -> Path:
+def resolve_path(folder: Path, path: Path) -> Path:
     """Return a path that is relative to a folder, as short as it can be told."""
     whole = folder / path
     if ".." not in whole.parts:
@@ -213,7 +213,7 @@ def _changed(value: Any, change: Callable[[KeyPath, Path], Path], key: KeyPath) 
         case Path():
             return change(key, value)
         case BaseModel():
-            return with_paths(value, change, key)
+            return map_paths(value, change, key)
         case dict():
             parts = cast("dict[str, Any]", value)
             return {name: _changed(part, change, (*key, name)) for name, part in parts.items()}
@@ -227,17 +227,17 @@ def _changed(value: Any, change: Callable[[KeyPath, Path], Path], key: KeyPath) 
             return value
 
 
-CLOSE = 0.75
+SIMILARITY_CUTOFF = 0.75
 """Similarity (difflib's ratio) from which on a name counts as a misspelling of another."""
 
 
-def as_error(issues: Sequence[ConfigIssue]) -> PydanticCustomError:
+def validation_error(issues: Sequence[ConfigIssue]) -> PydanticCustomError:
     """Return what a validator raises to report mistakes at keys of its choice."""
     text = "; ".join(f"{dotted(m.path)}: expected {m.expected}, found {m.found}" for m in issues)
     return PydanticCustomError("issues", "{text}", {"text": text, "issues": tuple(issues)})
 
 
-def from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[ConfigIssue]:
+def issues_from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[ConfigIssue]:
     """Yield what is wrong in the section ``root`` according to pydantic."""
     for detail in error.errors(include_url=False):
         context = detail.get("ctx", {})
@@ -254,11 +254,13 @@ def from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[C
             case "extra_forbidden":
                 yield _unknown_key(path, root, sections)
             case "union_tag_invalid":
-                yield choice((*path, "type"), map(type_name, sections), context["tag"])
+                yield choice_issue((*path, "type"), map(type_name, sections), context["tag"])
             case "union_tag_not_found":
-                yield choice((*path, "type"), map(type_name, sections), None)
+                yield choice_issue((*path, "type"), map(type_name, sections), None)
             case "literal_error":
-                yield choice(path, re.findall(r"'(.*?)'", context["expected"]), detail["input"])
+                yield choice_issue(
+                    path, re.findall(r"'(.*?)'", context["expected"]), detail["input"]
+                )
             case _:
                 yield _other(path, detail)
 
@@ -274,7 +276,7 @@ def _other(path: KeyPath, detail: ErrorDetails) -> ConfigIssue:
     )
 
 
-def choice(path: KeyPath, choices: Iterable[str], found: object) -> ConfigIssue:
+def choice_issue(path: KeyPath, choices: Iterable[str], found: object) -> ConfigIssue:
     """Return what is wrong with a word that is none of some, at least one; None: it is missing."""
     names = list(choices)
     close = get_close_matches(str(found), names, n=1)
@@ -296,9 +298,9 @@ def _unknown_key(
     siblings, others = _fields(sections), _fields(alternatives)
     having = (s for s in alternatives if {key, "type"} <= s.model_fields.keys())
     types = dict.fromkeys(map(type_name, having))  # a section may be reached in several ways
-    close = get_close_matches(key, siblings, n=1, cutoff=CLOSE)
+    close = get_close_matches(key, siblings, n=1, cutoff=SIMILARITY_CUTOFF)
     if key not in others:
-        close = close or get_close_matches(key, others, n=1, cutoff=CLOSE)
+        close = close or get_close_matches(key, others, n=1, cutoff=SIMILARITY_CUTOFF)
         close = close or [dotted(other) for other in all_keys(root) if other[-1] == key]
     return ConfigIssue(
         path,

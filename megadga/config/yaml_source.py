@@ -25,11 +25,11 @@ _SCALARS: tuple[tuple[str, Callable[[str], Any]], ...] = (
 )
 
 
-_MOST_DIGITS = 300
+_MAX_DIGITS = 300
 """Of a whole number: a float holds no more."""
 
 
-_MOST_LEVELS = 64
+_MAX_LEVELS = 64
 """Brackets inside each other: reading them takes time that grows with the square."""
 
 
@@ -42,7 +42,7 @@ def _plain(text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Document:
+class ConfigDocument:
     """Plain values (dict, list, str, int, float, bool, None) and what is known of their writing.
 
     Args:
@@ -57,7 +57,7 @@ class Document:
     issues: tuple[ConfigIssue, ...] = ()
     folders: dict[KeyPath, Path] = field(default_factory=lambda: {(): Path()})
 
-    def with_part(self, path: KeyPath, part: "Document") -> "Document":
+    def with_part(self, path: KeyPath, part: "ConfigDocument") -> "ConfigDocument":
         """Return this document with ``part`` in the place of whatever is at ``path``, if anything.
 
         What lies on the way and is no section becomes one.
@@ -80,7 +80,7 @@ class Document:
         folders |= {path + key: each for key, each in part.folders.items()}
         issues = tuple(m for m in self.issues if m.path[: len(path)] != path)
         moved = (replace(m, path=path + m.path) for m in part.issues)
-        return Document(values, places, (*issues, *moved), folders)
+        return ConfigDocument(values, places, (*issues, *moved), folders)
 
     def find(self, key: str) -> KeyPath:
         """Return the path that ``a.b.0`` names here; a number is an index where a list is.
@@ -117,7 +117,7 @@ def _at(section: Any, name: str | int) -> Any:
         return None
 
 
-def read_file(path: Path) -> Document:
+def read_file(path: Path) -> ConfigDocument:
     """Read a YAML or JSON file.
 
     Raises:
@@ -134,7 +134,7 @@ def read_file(path: Path) -> Document:
     return replace(parse(text, lambda line: f"{path}:{line}"), folders={(): path.parent})
 
 
-def parse(text: str, place: Callable[[int], str]) -> Document:
+def parse(text: str, place: Callable[[int], str]) -> ConfigDocument:
     """Parse YAML.
 
     Args:
@@ -160,16 +160,16 @@ def parse(text: str, place: Callable[[int], str]) -> Document:
         raise ConfigError(f"{where}: expected YAML, found {found}") from None
     except RecursionError:
         raise ConfigError(f"{place(1)}: expected YAML, found it nested too deeply") from None
-    return Document(values, {(): place(1)} | reader.places, tuple(reader.issues))
+    return ConfigDocument(values, {(): place(1)} | reader.places, tuple(reader.issues))
 
 
 class _Loader(yaml.BaseLoader):
     """Reads scalars as they are written, and brackets to a depth that has a bound."""
 
     def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:  # noqa: N803
-        if self.flow_level >= _MOST_LEVELS:
+        if self.flow_level >= _MAX_LEVELS:
             raise yaml.MarkedYAMLError(
-                problem=f"brackets more than {_MOST_LEVELS} deep", problem_mark=self.get_mark()
+                problem=f"brackets more than {_MAX_LEVELS} deep", problem_mark=self.get_mark()
             )
         super().fetch_flow_collection_start(TokenClass)
 
@@ -201,7 +201,7 @@ class _Reader:
         value = _text(node)
         if node.style:
             return value
-        if len(value) > _MOST_DIGITS and re.fullmatch(r"[-+]?[0-9_]+", value):
+        if len(value) > _MAX_DIGITS and re.fullmatch(r"[-+]?[0-9_]+", value):
             raise _error(node, f"a number of {len(value)} digits")
         return _plain(value)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from megadga.arrays import TokenArray
-from megadga.data.documents import Documents, check_index, read_documents
+from megadga.data.documents import DocumentBatch, check_index, read_documents
 from megadga.data.files import Problems, checksum
 from megadga.data.folder import DomainSource, open_shards
 from megadga.data.indexed import (
@@ -39,7 +39,7 @@ from megadga.errors import ConfigError, ShardError
 SHARD_TOKENS = 1 << 28
 
 
-MOST_TOKENS = 1 << 62
+MAX_SHARD_TOKENS = 1 << 62
 """Larger than what fits on disks, and than no 64-bit number."""
 
 
@@ -67,7 +67,7 @@ def create_domain(
     """
     if shard_tokens < 1:
         raise ValueError(f"shard_tokens: expected at least 1, found {shard_tokens}")
-    with created_whole(folder) as partial:
+    with atomic_folder(folder) as partial:
         entries = {
             split: _write_split(partial / split, documents, tokenizer, shard_tokens)
             for split, documents in splits.items()
@@ -78,7 +78,7 @@ def create_domain(
 
 
 @contextmanager
-def created_whole(folder: Path) -> Generator[Path]:
+def atomic_folder(folder: Path) -> Generator[Path]:
     """Make a folder that appears under its name only when the block ends without error.
 
     Everything goes to a hidden folder beside it, which gets the final name at the end; what an
@@ -133,7 +133,7 @@ def _until_full(documents: Iterable[TokenArray], shard_tokens: int) -> Iterator[
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class AdoptionResult:
     """What became of a folder.
 
     Attributes:
@@ -151,7 +151,7 @@ def adopt_shards(
     *,
     valid: str | None = None,
     progress: Callable[[int], object] = lambda _: None,
-) -> Adopted:
+) -> AdoptionResult:
     """Write the manifest of a folder that holds shards, after reading all of them.
 
     The shards become the training split in the natural order of their names, ``web_2`` before
@@ -185,7 +185,7 @@ def adopt_shards(
     except OSError as error:
         path = manifest_path(folder)
         raise ShardError(f"{path}: expected to write it, found {error.strerror}") from error
-    return Adopted(manifest, sum(count for found in scans.values() for _, count in found))
+    return AdoptionResult(manifest, sum(count for found in scans.values() for _, count in found))
 
 
 def count_token_bytes(folder: Path) -> int:
@@ -242,7 +242,7 @@ def _scan(
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MergeSource:
     """A domain that is going to be merged.
 
     Attributes:
@@ -259,7 +259,7 @@ class Source:
         return sum(map(self.manifest.num_tokens, self.manifest.splits))
 
 
-def read_sources(folders: Sequence[Path]) -> tuple[Source, ...]:
+def read_merge_sources(folders: Sequence[Path]) -> tuple[MergeSource, ...]:
     """Read the manifests of domains and check that they can be merged.
 
     Args:
@@ -269,7 +269,7 @@ def read_sources(folders: Sequence[Path]) -> tuple[Source, ...]:
         ShardError: If a manifest is missing or damaged, a folder comes twice or holds many domains
             in shared shards, or their tokenizers differ.
     """
-    sources = tuple(Source(folder, read_manifest(folder)) for folder in folders)
+    sources = tuple(MergeSource(folder, read_manifest(folder)) for folder in folders)
     first, seen = sources[0], set[Path]()
     for source in sources:
         path = manifest_path(source.folder)
@@ -290,7 +290,7 @@ def read_sources(folders: Sequence[Path]) -> tuple[Source, ...]:
 
 
 def merge_domains(
-    sources: Sequence[Source],
+    sources: Sequence[MergeSource],
     output: Path,
     *,
     shard_tokens: int = SHARD_TOKENS,
@@ -303,7 +303,7 @@ def merge_domains(
     is read is compared with its checksum.
 
     Args:
-        sources: What ``read_sources`` gave.
+        sources: What ``read_merge_sources`` gave.
         output: The new domain's folder, which must not exist yet; folders above it are made.
         shard_tokens: A shard is closed once it holds this many tokens, in [1, 2^62].
         drop_ids: Leave out where documents came from, which otherwise all shards must say or none.
@@ -319,12 +319,12 @@ def merge_domains(
     """
     if shard_tokens < 1:
         raise ConfigError(f"shard_tokens: expected at least 1, found {shard_tokens}")
-    if shard_tokens > MOST_TOKENS:
+    if shard_tokens > MAX_SHARD_TOKENS:
         raise ConfigError(f"shard_tokens: expected at most 2^62, found {shard_tokens}")
     ids = not drop_ids and _have_ids(sources)
     tokenizer = sources[0].manifest.tokenizer
     parts = _open_parts(sources)
-    with created_whole(output) as partial:
+    with atomic_folder(output) as partial:
         splits = {
             split: tuple(
                 _write_shards(
@@ -351,7 +351,7 @@ class _Part:
     entry: ShardEntry
     vocab_size: int
 
-    def read(self, *, ids: bool) -> Iterator[Documents]:
+    def read(self, *, ids: bool) -> Iterator[DocumentBatch]:
         """Yield its documents, some at a time; what is wrong with them is a ``ShardError``."""
         prefix = self.shard.prefix
         index, problems = index_path(prefix), Problems()
@@ -393,7 +393,7 @@ def _checksum(path: Path) -> str:
         raise ShardError(f"{path}: expected a readable file, found {error.strerror}") from error
 
 
-def _open_parts(sources: Sequence[Source]) -> dict[str, list[_Part]]:
+def _open_parts(sources: Sequence[MergeSource]) -> dict[str, list[_Part]]:
     """Open all shards, by split, so that one that is missing is missed before the work."""
     parts: dict[str, list[_Part]] = {}
     for source in sources:
@@ -408,7 +408,7 @@ def _open_parts(sources: Sequence[Source]) -> dict[str, list[_Part]]:
     return parts
 
 
-def _have_ids(sources: Sequence[Source]) -> bool:
+def _have_ids(sources: Sequence[MergeSource]) -> bool:
     """Return whether documents have ids: those of all shards or of none."""
     places: dict[bool, Path] = {}
     for source in sources:
@@ -426,7 +426,7 @@ def _have_ids(sources: Sequence[Source]) -> bool:
 
 def _read_all(
     parts: Iterable[_Part], *, ids: bool, progress: Callable[[int], object]
-) -> Iterator[Documents]:
+) -> Iterator[DocumentBatch]:
     for part in parts:
         for documents in part.read(ids=ids):
             yield documents
@@ -435,7 +435,7 @@ def _read_all(
 
 def _write_shards(
     path: Path,
-    batches: Iterator[Documents],
+    batches: Iterator[DocumentBatch],
     *,
     dtype: TokenType,
     shard_tokens: int,
@@ -459,7 +459,7 @@ def _write_shards(
         yield writer.entry
 
 
-def _check_sums(manifest: Manifest, sources: Sequence[Source]) -> None:
+def _check_sums(manifest: Manifest, sources: Sequence[MergeSource]) -> None:
     """Check that every document and every token of the sources has arrived."""
     for split in manifest.splits:
         read = [source.manifest for source in sources]

@@ -82,7 +82,7 @@ CHUNK_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Documents:
+class DocumentBatch:
     """Consecutive documents of a shard.
 
     Attributes:
@@ -95,14 +95,14 @@ class Documents:
     lengths: IntArray
     ids: tuple[str, ...] = ()
 
-    def part(self, first: int, last: int) -> "Documents":
+    def part(self, first: int, last: int) -> "DocumentBatch":
         """Return the documents in ``[first, last)``, as views."""
         ends = np.concatenate(([0], np.cumsum(self.lengths)))
         tokens = self.tokens[ends[first] : ends[last]]
-        return Documents(tokens, self.lengths[first:last], self.ids[first:last])
+        return DocumentBatch(tokens, self.lengths[first:last], self.ids[first:last])
 
 
-def read_documents(shard: IndexedShard, *, ids: bool) -> Iterator[Documents]:
+def read_documents(shard: IndexedShard, *, ids: bool) -> Iterator[DocumentBatch]:
     """Yield all documents of a shard in their order, some at a time.
 
     Args:
@@ -123,7 +123,7 @@ def read_documents(shard: IndexedShard, *, ids: bool) -> Iterator[Documents]:
             if ids and len(found) != last - first:
                 raise ShardError(f"{path}: expected {shard.num_documents} ids, found {read}")
             tokens = read_tokens(shard, int(bounds[first]), int(bounds[last]))
-            yield Documents(tokens, np.diff(bounds[first : last + 1]), found)
+            yield DocumentBatch(tokens, np.diff(bounds[first : last + 1]), found)
     if next(remaining, None) is not None:
         raise ShardError(f"{path}: expected {shard.num_documents} ids, found more")
 

@@ -168,7 +168,7 @@ def open_split(folders: Sequence[ShardFolder], *, split: str, sequence_length: i
     return OpenedSplit(tuple(domains), too_short)
 
 
-def open_whole(
+def open_all_domains(
     folders: Sequence[ShardFolder], *, split: str, sequence_length: int
 ) -> tuple[Domain, ...]:
     """Open one split of all domains, of which none may be too short.
@@ -208,7 +208,7 @@ def open_domains(
         ShardError: If a domain cannot be opened, two have one name, their tokenizers differ, or
             not even one window of ``S + 1`` tokens fits into one of them.
     """
-    return open_whole(read_folders(where), split=split, sequence_length=sequence_length)
+    return open_all_domains(read_folders(where), split=split, sequence_length=sequence_length)
 
 
 def open_domain(source: DomainSource, *, split: str, sequence_length: int) -> Domain:

@@ -21,7 +21,7 @@ MANIFEST_FILE = "manifest.json"
 VERSION = 1
 
 
-MOST_IDS = 1 << 31
+MAX_VOCAB_SIZE = 1 << 31
 """What int32, the widest type of tokens that is written, can tell apart."""
 
 
@@ -186,9 +186,9 @@ def _parse(content: object, path: str) -> Manifest:
     tokenizer = TokenizerIdentity(
         **_fields(top["tokenizer"], _TOKENIZER, place=f"{path}: tokenizer")
     )
-    if tokenizer.vocab_size > MOST_IDS:
+    if tokenizer.vocab_size > MAX_VOCAB_SIZE:
         raise ShardError(
-            f"{path}: tokenizer.vocab_size: expected at most {MOST_IDS}, "
+            f"{path}: tokenizer.vocab_size: expected at most {MAX_VOCAB_SIZE}, "
             f"found {tokenizer.vocab_size}"
         )
     if not 0 <= tokenizer.eod < tokenizer.vocab_size:

@@ -18,7 +18,7 @@ from megadga.errors import MegadgaError, ShardError
 SUFFIX = ".npy"
 
 
-FIRST_TIME = (1980, 1, 1, 0, 0, 0)
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 """What a zip file can say at the earliest; every member says it, so that bytes do not depend on
 when they are written."""
 
@@ -36,7 +36,7 @@ _HEADER = re.compile(
 
 
 # What zipfile raises for bytes that are no sound archive, whatever they are.
-_UNSOUND = (
+_DAMAGE_ERRORS = (
     ArithmeticError,
     BadZipFile,
     EOFError,
@@ -74,7 +74,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """
     with atomic_write(path) as file, ZipFile(file, "w", ZIP_STORED) as archive:
         for name, array in arrays.items():
-            info = ZipInfo(f"{name}{SUFFIX}", date_time=FIRST_TIME)
+            info = ZipInfo(f"{name}{SUFFIX}", date_time=ZIP_EPOCH)
             with archive.open(info, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
 
@@ -101,15 +101,15 @@ def read_arrays(
     try:
         with path.open("rb") as file:
             return _read_archive(file, specs)
-    except _RefusedError as refused:
+    except _InvalidArchiveError as refused:
         raise error(f"{path}: {refused}") from None
     except FileNotFoundError as missing:
         raise error(f"{path}: expected an .npz, found {missing.strerror}") from missing
-    except _UNSOUND as unsound:
+    except _DAMAGE_ERRORS as unsound:
         raise error(f"{path}: expected an uncompressed .npz, found {unsound!r}") from unsound
 
 
-class _RefusedError(Exception):
+class _InvalidArchiveError(Exception):
     """What is wrong inside a sound archive, whose path the caller knows."""
 
 
@@ -120,12 +120,16 @@ def _read_archive(file: BinaryIO, specs: Mapping[str, ArraySpec]) -> dict[str, N
         expected = sorted(f"{name}{SUFFIX}" for name in specs)
         found = sorted(member.filename for member in members)
         if found != expected:
-            raise _RefusedError(f"expected the members {expected}, found {str(found)[:200]}")
+            raise _InvalidArchiveError(
+                f"expected the members {expected}, found {str(found)[:200]}"
+            )
         for member in members:
             if member.compress_type != ZIP_STORED or member.compress_size != member.file_size:
-                raise _RefusedError(f"{member.filename}: expected no compression, found some")
+                raise _InvalidArchiveError(
+                    f"{member.filename}: expected no compression, found some"
+                )
         if (stated := sum(member.file_size for member in members)) > size:
-            raise _RefusedError(f"expected members of {size} bytes at most, found {stated}")
+            raise _InvalidArchiveError(f"expected members of {size} bytes at most, found {stated}")
         return {
             name: _read_member(archive, archive.getinfo(f"{name}{SUFFIX}"), spec)
             for name, spec in specs.items()
@@ -136,13 +140,13 @@ def _read_member(archive: ZipFile, member: ZipInfo, spec: ArraySpec) -> NDArray[
     content = archive.read(member)  # as large as the directory says: checked; and its checksum
     dtype, order, shape, offset = _parse_header(content, member.filename)
     if dtype not in spec.dtypes or len(shape) != spec.ndim:
-        raise _RefusedError(
+        raise _InvalidArchiveError(
             f"{member.filename}: expected {' or '.join(spec.dtypes)} of {spec.ndim} dimensions, "
             f"found {dtype} of shape {shape}"
         )
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(content) - offset != expected:
-        raise _RefusedError(
+        raise _InvalidArchiveError(
             f"{member.filename}: expected {expected} bytes for shape {shape}, "
             f"found {len(content) - offset}"
         )
@@ -157,13 +161,13 @@ def _parse_header(
     The header is Python source. numpy evaluates it; what numpy writes fits one pattern.
     """
     if len(content) < _PREFIX.size:
-        raise _RefusedError(f"{name}: expected an array, found {len(content)} bytes")
+        raise _InvalidArchiveError(f"{name}: expected an array, found {len(content)} bytes")
     magic, major, minor, length = _PREFIX.unpack_from(content)
     header = content[_PREFIX.size : _PREFIX.size + length]
     match = _HEADER.fullmatch(header)
     if (magic, major, minor) != (_MAGIC, 1, 0) or match is None:
         found = content[:80]
-        raise _RefusedError(f"{name}: expected an array of numbers, found {found!r}")
+        raise _InvalidArchiveError(f"{name}: expected an array of numbers, found {found!r}")
     dtype, fortran, shape = match.groups()
     order: Literal["C", "F"] = "F" if fortran == b"True" else "C"
     dimensions = tuple(int(digits) for digits in re.findall(rb"\d+", shape))

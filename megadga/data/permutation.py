@@ -15,7 +15,7 @@ KeyArray = NDArray[np.uint64]
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-class Stream(IntEnum):
+class RandomStream(IntEnum):
     """What randomness is for; streams of one seed are independent of each other."""
 
     TRAINING_ORDER = 1
@@ -48,7 +48,7 @@ def mix(values: NDArray[np.unsignedinteger[Any]]) -> KeyArray:
     return values ^ (values >> np.uint64(31))
 
 
-def address_keys(seed: int, stream: Stream, *indices: ArrayLike) -> KeyArray:
+def address_keys(seed: int, stream: RandomStream, *indices: ArrayLike) -> KeyArray:
     """Return one key for each address ``(seed, stream, *indices)``.
 
     Addresses that differ in one component only never share a key.

@@ -5,7 +5,7 @@ from typing import final
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.permutation import Stream, address_keys, check_seed
+from megadga.data.permutation import RandomStream, address_keys, check_seed
 from megadga.data.sampler import (
     Selection,
     check_sizes,
@@ -89,14 +89,14 @@ class ProbeSampler:
                 "draw: expected update >= 0, mixture >= 0 and count >= 1, "
                 f"found update {update}, mixture {mixture}, count {count}"
             )
-        start = int(address_keys(self._seed, Stream.PROBE_OFFSETS, mixture)[0])
+        start = int(address_keys(self._seed, RandomStream.PROBE_OFFSETS, mixture)[0])
         places = systematic(shares, count, golden_offset(start, update))
         begins = np.floor(update * _stride(count * shares[places])).astype(np.int64)
         return self._selected(domains[places], begins + occurrences(places))
 
     def _selected(self, domains: IntArray, draws: IntArray) -> Selection:
         sequences = shuffled_windows(
-            domains, draws, self._sizes, seed=self._seed, stream=Stream.PROBE_ORDER
+            domains, draws, self._sizes, seed=self._seed, stream=RandomStream.PROBE_ORDER
         )
         return Selection(domains, sequences)
 

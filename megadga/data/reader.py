@@ -14,7 +14,7 @@ from megadga.data.domain import Domain, SequenceSet
 from megadga.data.stream import TokenStream
 
 
-class Selected(Protocol):
+class WindowSelection(Protocol):
     """Windows of some domains, row by row."""
 
     @property
@@ -34,7 +34,7 @@ class _Rows:
     sequences: IntArray
 
 
-def read_windows(domains: Sequence[SequenceSet], selection: Selected) -> IntArray:
+def read_windows(domains: Sequence[SequenceSet], selection: WindowSelection) -> IntArray:
     """Return the tokens of a selection.
 
     Domains that lie in one stream are read together, so that no file is opened once a domain.
@@ -85,7 +85,7 @@ class _Read:
     tokens: IntArray
 
 
-Reading = Future[_Read]
+PendingRead = Future[_Read]
 """A batch that is being read in the background."""
 
 
@@ -106,7 +106,9 @@ class BatchReader:
         self._rows = rows
         self._executor: ThreadPoolExecutor | None = None
 
-    def begin(self, selection: Callable[[], Selected], *, guess: Reading | None = None) -> Reading:
+    def begin(
+        self, selection: Callable[[], WindowSelection], *, guess: PendingRead | None = None
+    ) -> PendingRead:
         """Have a batch read after those that were begun before, and return at once.
 
         Args:
@@ -118,7 +120,7 @@ class BatchReader:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="megadga-reader")
         return self._executor.submit(self._read, selection, guess)
 
-    def tokens(self, reading: Reading) -> IntArray:
+    def tokens(self, reading: PendingRead) -> IntArray:
         """Wait for a batch; return this rank's token ids, shape ``rows.shape + (S + 1,)``.
 
         Raises:
@@ -132,7 +134,7 @@ class BatchReader:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
-    def _read(self, selection: Callable[[], Selected], guess: Reading | None) -> _Read:
+    def _read(self, selection: Callable[[], WindowSelection], guess: PendingRead | None) -> _Read:
         selected, rows = selection(), self._rows.ravel()
         wanted = _Rows(selected.domains[rows], selected.sequences[rows])
         # What was begun before is over by now, in one way or another.

@@ -8,7 +8,7 @@ from megadga.arrays import IntArray
 
 
 @dataclass(frozen=True, eq=False)
-class RowShare:
+class WeightedRows:
     """One micro-batch of one rank, and how much its mean counts in the mean over all rows.
 
     Attributes:
@@ -48,9 +48,9 @@ def rank_rows(num_rows: int, *, rank: int, world_size: int, micro_batch_size: in
     return dealt[:, rank]
 
 
-def shared_rows(
+def weighted_rank_rows(
     weights: IntArray, *, rank: int, world_size: int, micro_batch_size: int
-) -> tuple[RowShare, ...]:
+) -> tuple[WeightedRows, ...]:
     """Return a rank's micro-batches of any number of rows, for means that every rank joins.
 
     The same number of micro-batches comes back on every rank: under ZeRO-3 each forward pass
@@ -76,14 +76,14 @@ def shared_rows(
     if weights.min() < 1:
         raise ValueError(f"weights: expected at least 1 each, found {weights.min()}")
     total = int(weights.sum())
-    shares: list[RowShare] = []
+    shares: list[WeightedRows] = []
     for start in range(0, num_rows, world_size * micro_batch_size):
         stop = min(start + world_size * micro_batch_size, num_rows)
         rows = np.array_split(np.arange(start, stop, dtype=np.int64), world_size)[rank]
         if rows.size:
-            shares.append(RowShare(rows, int(weights[rows].sum()) / total))
+            shares.append(WeightedRows(rows, int(weights[rows].sum()) / total))
         else:
-            shares.append(RowShare(np.array([start], dtype=np.int64), 0.0))
+            shares.append(WeightedRows(np.array([start], dtype=np.int64), 0.0))
     return tuple(shares)
 
 

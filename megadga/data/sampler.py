@@ -10,7 +10,7 @@ from typing import Literal, final, get_args
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray, check_simplex
-from megadga.data.permutation import GOLDEN, Stream, address_keys, check_seed, permute
+from megadga.data.permutation import GOLDEN, RandomStream, address_keys, check_seed, permute
 from megadga.errors import ExhaustedError
 
 
@@ -64,7 +64,7 @@ def check_sizes(sizes: IntArray) -> IntArray:
 
 
 def shuffled_windows(
-    domains: IntArray, draws: IntArray, sizes: IntArray, *, seed: int, stream: Stream
+    domains: IntArray, draws: IntArray, sizes: IntArray, *, seed: int, stream: RandomStream
 ) -> IntArray:
     """Return the window that each draw from a domain gets.
 
@@ -295,7 +295,7 @@ class MixtureSampler:
         """
         self._check_shapes(state, weights)
         weights = check_simplex(weights)
-        rng = np.random.default_rng((self._seed, Stream.ROWS, state.step))
+        rng = np.random.default_rng((self._seed, RandomStream.ROWS, state.step))
         if self._most_draws is None:
             domains = self._draw(weights, state.step, rng)
         else:
@@ -309,7 +309,7 @@ class MixtureSampler:
         domains = rng.permutation(domains)
         draws = state.cursors[domains] + occurrences(domains)
         sequences = shuffled_windows(
-            domains, draws, self._sizes, seed=self._seed, stream=Stream.TRAINING_ORDER
+            domains, draws, self._sizes, seed=self._seed, stream=RandomStream.TRAINING_ORDER
         )
         cursors = state.cursors + np.bincount(domains, minlength=self._sizes.size)
         after = SamplerState(step=state.step + 1, cursors=cursors)
@@ -349,4 +349,4 @@ def kronecker_offset(seed: int, step: int) -> float:
     The Kronecker sequence ``u_t = u_0 + t / golden ratio (mod 1)`` fills the interval more evenly
     than independent numbers, so that rare domains come at nearly regular distances over the steps.
     """
-    return golden_offset(int(address_keys(seed, Stream.OFFSETS)[0]), step)
+    return golden_offset(int(address_keys(seed, RandomStream.OFFSETS)[0]), step)

@@ -11,7 +11,7 @@ from megadga.data.indexed import IndexedShard, tokens_path
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ShardError
 
-MOST_TOKENS = 1 << 27
+MAX_TOKENS_PER_READ = 1 << 27
 """Tokens read at once: a single read of the system gives no more than 2 GiB."""
 
 
@@ -111,7 +111,7 @@ class TokenStream:
         shard = self._shard_at(start)
         while start < stop:
             begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
-            high = min(stop, end, start + MOST_TOKENS)
+            high = min(stop, end, start + MAX_TOKENS_PER_READ)
             if start < high:  # not an empty shard
                 yield self._shards[shard].read(np.array([start - begin]), high - start)[0]
             start = high

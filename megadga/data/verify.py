@@ -289,11 +289,11 @@ class DataFile:
     sha256: str
 
 
-Stamps = Mapping[str, Sequence[int]]
+FileStamps = Mapping[str, Sequence[int]]
 """Size in bytes and time of change in nanoseconds of each file, by name."""
 
 
-def files_of(folder: Path, entries: Iterable[ShardEntry], *, name: str) -> dict[str, DataFile]:
+def shard_files(folder: Path, entries: Iterable[ShardEntry], *, name: str) -> dict[str, DataFile]:
     """Return the files of some shards of one folder.
 
     Args:
@@ -312,7 +312,7 @@ def files_of(folder: Path, entries: Iterable[ShardEntry], *, name: str) -> dict[
     return files
 
 
-def check_content(files: Iterable[DataFile]) -> None:
+def check_checksums(files: Iterable[DataFile]) -> None:
     """Read files and compare their checksums with the manifest's.
 
     Raises:
@@ -333,7 +333,7 @@ def check_content(files: Iterable[DataFile]) -> None:
 
 
 @final
-class DataWatch:
+class DataFileWatcher:
     """Remembers the sizes and times of a run's files, and notices when they change.
 
     Args:
@@ -348,11 +348,11 @@ class DataWatch:
         self._stamps = {name: _stamp(file.path) for name, file in files.items()}
 
     @property
-    def stamps(self) -> Stamps:
+    def stamps(self) -> FileStamps:
         """What is remembered."""
         return {name: list(stamp) for name, stamp in self._stamps.items()}
 
-    def changed_since(self, stamps: Stamps) -> list[str]:
+    def changed_since(self, stamps: FileStamps) -> list[str]:
         """Return the names of files whose size or time was another then; new names are none."""
         return [
             name
@@ -369,7 +369,7 @@ class DataWatch:
         for name, file in self._files.items():
             stamp = _stamp(file.path)
             if stamp != self._stamps[name]:
-                check_content([file])
+                check_checksums([file])
                 self._stamps[name] = stamp
 
 

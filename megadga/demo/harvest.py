@@ -21,7 +21,7 @@ _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SizeLimits:
     """How much is taken of one domain.
 
     Attributes:
@@ -40,7 +40,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def word_runs(text: str) -> Iterator[tuple[str, ...]]:
+def word_ngrams(text: str) -> Iterator[tuple[str, ...]]:
     """Yield every ``OVERLAP_WORDS`` consecutive words of a text, in lower case."""
     of_text = words(text)
     return zip(*(of_text[start:] for start in range(OVERLAP_WORDS)), strict=False)
@@ -63,15 +63,15 @@ def split_documents(text: str, size: int) -> Iterator[str]:
         start = end
 
 
-def take_documents(
-    files: Iterable[str], *, sizes: Sizes, avoid: frozenset[tuple[str, ...]]
+def select_documents(
+    files: Iterable[str], *, sizes: SizeLimits, excluded_ngrams: frozenset[tuple[str, ...]]
 ) -> list[str]:
     """Return a domain's documents: parts of its files, in order, up to the domain's size.
 
     Args:
         files: Whole texts; read no further than needed.
         sizes: How much to take.
-        avoid: Runs of words that no document may contain (``word_runs``).
+        excluded_ngrams: Runs of words that no document may contain (``word_ngrams``).
     """
     documents: list[str] = []
     left = sizes.domain
@@ -79,13 +79,13 @@ def take_documents(
         for document in split_documents(text[: sizes.file], sizes.document):
             if len(document) > left:
                 return documents
-            if avoid.isdisjoint(word_runs(document)):
+            if excluded_ngrams.isdisjoint(word_ngrams(document)):
                 documents.append(document)
                 left -= len(document)
     return documents
 
 
-def without_repetitions(texts: Iterable[str]) -> list[str]:
+def deduplicate_paragraphs(texts: Iterable[str]) -> list[str]:
     """Return texts without the paragraphs that repeat earlier words.
 
     A paragraph (text between blank lines) goes if keeping it would give its text a run of words
@@ -103,7 +103,7 @@ def without_repetitions(texts: Iterable[str]) -> list[str]:
         kept: list[str] = []
         last_words: list[str] = []
         for paragraph in text.split("\n\n"):
-            runs = set(word_runs(" ".join((*last_words, paragraph))))
+            runs = set(word_ngrams(" ".join((*last_words, paragraph))))
             if seen.isdisjoint(runs):
                 seen |= runs
                 kept.append(paragraph)
@@ -112,7 +112,7 @@ def without_repetitions(texts: Iterable[str]) -> list[str]:
     return distinct
 
 
-def shuffled(names: Iterable[str]) -> Sequence[str]:
+def hash_ordered(names: Iterable[str]) -> Sequence[str]:
     """Return names in an order without meaning that is the same everywhere: by their SHA-256."""
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
@@ -173,7 +173,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """One kind of text.
 
     Attributes:
@@ -184,7 +184,7 @@ class Source:
 
     name: str
     files: Callable[[], Iterator[str]]
-    sizes: Sizes
+    sizes: SizeLimits
 
 
 def python_code() -> Iterator[str]:
@@ -248,19 +248,21 @@ def licences() -> Iterator[str]:
                     yield text
 
 
-_USUAL = Sizes()
+_USUAL = SizeLimits()
 
 
 SOURCES = (
-    Source("array_docstrings", array_docstrings, _USUAL),
-    Source("cpp_headers", cpp_headers, _USUAL),
-    Source("descriptions", descriptions, _USUAL),
-    Source("licences", licences, _USUAL),
-    Source("operator_tables", operator_tables, Sizes(file=Sizes.domain)),  # few, large files
-    Source("python_code", python_code, _USUAL),
-    Source("python_docstrings", python_docstrings, _USUAL),
-    Source("python_tests", python_tests, _USUAL),
-    Source("type_stubs", type_stubs, _USUAL),
+    TextSource("array_docstrings", array_docstrings, _USUAL),
+    TextSource("cpp_headers", cpp_headers, _USUAL),
+    TextSource("descriptions", descriptions, _USUAL),
+    TextSource("licences", licences, _USUAL),
+    TextSource(
+        "operator_tables", operator_tables, SizeLimits(file=SizeLimits.domain)
+    ),  # few, large files
+    TextSource("python_code", python_code, _USUAL),
+    TextSource("python_docstrings", python_docstrings, _USUAL),
+    TextSource("python_tests", python_tests, _USUAL),
+    TextSource("type_stubs", type_stubs, _USUAL),
 )
 
 
@@ -277,10 +279,14 @@ def harvest(report: Callable[[str], None]) -> Corpus:
         ConfigError: If this machine has enough text for fewer than ``MIN_DOMAINS`` domains.
     """
     specific_train, specific_valid = language_reference()
-    avoid = frozenset(chain.from_iterable(map(word_runs, (*specific_train, *specific_valid))))
+    excluded_ngrams = frozenset(
+        chain.from_iterable(map(word_ngrams, (*specific_train, *specific_valid)))
+    )
     domains: dict[str, list[str]] = {}
     for source in SOURCES:
-        documents = take_documents(source.files(), sizes=source.sizes, avoid=avoid)
+        documents = select_documents(
+            source.files(), sizes=source.sizes, excluded_ngrams=excluded_ngrams
+        )
         characters = sum(map(len, documents))
         told = f"{source.name}: {len(documents):,} documents, {characters / 1e6:.2f} MB"
         if characters < MIN_CHARACTERS:
@@ -311,13 +317,15 @@ def language_reference() -> tuple[list[str], list[str]]:
             f"{_stdlib()}: expected pydoc_data/topics.py, the text of help('topics'), found none"
         ) from None
     names = sorted(topics, key=lambda name: (len(topics[name]), name))
-    distinct = dict(zip(names, without_repetitions(topics[name] for name in names), strict=True))
+    distinct = dict(
+        zip(names, deduplicate_paragraphs(topics[name] for name in names), strict=True)
+    )
     train: list[str] = []
     valid: list[str] = []
-    for name in shuffled(names):
+    for name in hash_ordered(names):
         held_out = sum(map(len, valid)) < VALID_CHARACTERS
         part = valid if held_out else train
-        part.extend(split_documents(distinct[name], Sizes.document))
+        part.extend(split_documents(distinct[name], SizeLimits.document))
     return train, valid
 
 
@@ -338,13 +346,13 @@ def _distributions() -> Iterator[Distribution]:
     whole = (found for found in distributions() if "Name" in found.metadata)  # half-removed ones
     by_name = {found.metadata["Name"].lower(): found for found in whole}
     by_name.pop("megadga", None)
-    yield from (by_name[name] for name in shuffled(by_name))
+    yield from (by_name[name] for name in hash_ordered(by_name))
 
 
 def _files(folder: Path, pattern: str, *, skip: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yield the texts of the files below a folder, none in a folder whose name is in ``skip``."""
     found = (path.relative_to(folder) for path in folder.rglob(pattern))
-    for name in shuffled(path.as_posix() for path in found if skip.isdisjoint(path.parts)):
+    for name in hash_ordered(path.as_posix() for path in found if skip.isdisjoint(path.parts)):
         yield _read(folder / name)
 
 

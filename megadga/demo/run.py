@@ -20,13 +20,19 @@ from megadga.demo.harvest import harvest
 from megadga.errors import ConfigError, MegadgaError
 from megadga.prepare.pipeline.build import Build, build_shards
 from megadga.prepare.pipeline.corpus import Recipe, corpus_by_input
-from megadga.prepare.pipeline.merging import Output
+from megadga.prepare.pipeline.merging import BuildOutput
 from megadga.prepare.pipeline.stages import Execution
-from megadga.prepare.progress import Bars
+from megadga.prepare.progress import ProgressBars
 from megadga.prepare.reading.inputs import expand_inputs, plan_domains
 from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
-from megadga.report.history import averaged_weights, by_name, counts_by_name, number, read_records
+from megadga.report.history import (
+    averaged_weights,
+    counts_by_name,
+    number_at,
+    numbers_by_name,
+    read_records,
+)
 from megadga.report.plots import plot_run
 
 SPECIFIC = "language_reference"
@@ -120,7 +126,7 @@ def collect_documents(folder: DemoFolder, report: Callable[[str], None]) -> None
     partial.rename(folder.documents)
 
 
-def learn_tokenizer(folder: DemoFolder, report: Callable[[str], None]) -> Tokenizer:
+def train_demo_tokenizer(folder: DemoFolder, report: Callable[[str], None]) -> Tokenizer:
     """Train a tokenizer on the training domains alone, and load it."""
     if folder.tokenizer.exists():
         report(f"{folder.tokenizer}: already there")
@@ -159,8 +165,8 @@ def write_domains(patterns: Sequence[str], tokenizer: Tokenizer, output: Path) -
     recipe = Recipe(valid_fraction=VALID_FRACTION)
     inputs = plan_domains(expand_inputs(patterns))
     corpus = corpus_by_input(inputs, valid_fraction=recipe.valid_fraction)
-    with Bars() as bars:
-        build_shards(Build(corpus, tokenizer, Output(output), recipe), Execution(stages=bars))
+    with ProgressBars() as bars:
+        build_shards(Build(corpus, tokenizer, BuildOutput(output), recipe), Execution(stages=bars))
     return tuple(one.name for one in inputs)
 
 
@@ -235,7 +241,7 @@ checkpoint: {{interval: {quarter}, keep_last: 1}}
 
 
 @dataclass(frozen=True)
-class RunSize:
+class DemoRunSize:
     """What the two runs of a demo have in common.
 
     Attributes:
@@ -263,7 +269,7 @@ class RunSize:
             )
 
 
-def write_config(folder: DemoFolder, run: str, size: RunSize) -> None:
+def write_config(folder: DemoFolder, run: str, size: DemoRunSize) -> None:
     """Write a run's YAML file, whole.
 
     Raises:
@@ -280,7 +286,7 @@ def write_config(folder: DemoFolder, run: str, size: RunSize) -> None:
         )
 
 
-def is_finished(folder: DemoFolder, run: str, size: RunSize) -> bool:
+def is_finished(folder: DemoFolder, run: str, size: DemoRunSize) -> bool:
     """Return whether a run has trained and evaluated its last step."""
     metrics = folder.metrics(run)
     if not metrics.exists():
@@ -288,7 +294,7 @@ def is_finished(folder: DemoFolder, run: str, size: RunSize) -> bool:
     return any(record["step"] == size.steps for record in read_records(metrics, "evaluation"))
 
 
-def train(folder: DemoFolder, run: str, size: RunSize, report: Callable[[str], None]) -> None:
+def train(folder: DemoFolder, run: str, size: DemoRunSize, report: Callable[[str], None]) -> None:
     """Train a run, or continue it, with DeepSpeed's launcher.
 
     What the processes print goes where this process prints.
@@ -312,7 +318,7 @@ def _arguments(config: Path, ranks: int) -> tuple[str, ...]:
     return ("--num_accelerators", str(ranks), "--module", "megadga.cli", "train", str(config))
 
 
-def _config_text(folder: DemoFolder, run: str, size: RunSize) -> str:
+def _config_text(folder: DemoFolder, run: str, size: DemoRunSize) -> str:
     return _RUN.format(
         command=shlex.join(("deepspeed", *_arguments(folder.config(run), size.ranks))),
         seed=size.seed,
@@ -388,14 +394,14 @@ def summarise_run(metrics: Path, specific: str) -> RunSummary:
     for record in read_records(metrics, "train"):
         sequences.update(counts_by_name(metrics, record, "sequences_by_domain"))
     evaluations = read_records(metrics, "evaluation")
-    losses = by_name(metrics, evaluations[-1], "specific") if evaluations else {}
+    losses = numbers_by_name(metrics, evaluations[-1], "specific") if evaluations else {}
     if specific not in losses:
         raise ConfigError(f"{metrics}: expected an evaluation of {specific}, found none")
     updates = read_records(metrics, "update")
     return RunSummary(
         sequences=sequences,
         specific_loss=losses[specific],
-        general_loss=number(metrics, evaluations[-1], "general"),
+        general_loss=number_at(metrics, evaluations[-1], "general"),
         last_weights=averaged_weights(metrics, updates[-1]) if updates else None,
     )
 
@@ -413,7 +419,7 @@ class DomainSize:
     sequences: int
 
 
-def comparison(
+def render_comparison(
     domains: Mapping[str, DomainSize], dga: RunSummary, uniform: RunSummary
 ) -> list[str]:
     """Return the lines of the demo's result: a row each domain, then the losses.
@@ -497,21 +503,21 @@ def run_demo(
         MegadgaError: If an option is out of range, the machine has too little text, the folder
             holds a demo with other options, or training fails.
     """
-    size = RunSize(steps, seed, ranks)
+    size = DemoRunSize(steps, seed, ranks)
     folder = DemoFolder(output)
     if fresh:
         folder.remove(RUNS)
     folder.root.mkdir(parents=True, exist_ok=True)
     for run in RUNS:
         write_config(folder, run, size)
-    with _part("1/5 text of this machine", report):
+    with _stage("1/5 text of this machine", report):
         collect_documents(folder, report)
-    with _part("2/5 tokenizer", report):
-        tokenizer = learn_tokenizer(folder, report)
-    with _part("3/5 shards", report):
+    with _stage("2/5 tokenizer", report):
+        tokenizer = train_demo_tokenizer(folder, report)
+    with _stage("3/5 shards", report):
         write_shards(folder, tokenizer, report)
     for nth, run in enumerate(RUNS, start=4):
-        with _part(f"{nth}/5 training: {run}", report):
+        with _stage(f"{nth}/5 training: {run}", report):
             if is_finished(folder, run, size):
                 report(f"{folder.run(run)}: already trained")
             else:
@@ -520,7 +526,7 @@ def run_demo(
 
 
 @contextmanager
-def _part(title: str, report: Report) -> Generator[None]:
+def _stage(title: str, report: Report) -> Generator[None]:
     report(f"\n== {title}")
     started = time.perf_counter()
     yield
@@ -535,7 +541,7 @@ def _compare(folder: DemoFolder, report: Report) -> None:
     dga, uniform = (summarise_run(folder.metrics(run), SPECIFIC) for run in (DGA, UNIFORM))
     images = plot_run(folder.metrics(DGA), folder.root)
     report("")
-    for line in comparison(domains, dga, uniform):
+    for line in render_comparison(domains, dga, uniform):
         report(line)
     report(f"\nWeights and alignments over time: {', '.join(map(str, images))}")
     report(

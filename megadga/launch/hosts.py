@@ -202,7 +202,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchContext:
     """Where and how a launcher was started.
 
     Attributes:

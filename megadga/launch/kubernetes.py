@@ -13,7 +13,14 @@ from typing import Any
 import yaml
 
 from megadga.errors import ConfigError
-from megadga.launch.plan import USER_ERROR, Request, common_parser, to_request, told, whole
+from megadga.launch.plan import (
+    USER_ERROR,
+    LaunchRequest,
+    common_parser,
+    exit_code_of,
+    non_negative_int,
+    to_request,
+)
 
 _PORT = 29500
 
@@ -53,7 +60,7 @@ class Pods:
     retries: int = 10
 
 
-def indexed_job(request: Request, pods: Pods) -> list[Manifest]:
+def indexed_job(request: LaunchRequest, pods: Pods) -> list[Manifest]:
     """Return a headless Service, by which pods find the first one, and an Indexed Job."""
     service = {
         "apiVersion": "v1",
@@ -107,7 +114,7 @@ def indexed_job(request: Request, pods: Pods) -> list[Manifest]:
     return [service, job]
 
 
-def pytorch_job(request: Request, pods: Pods) -> list[Manifest]:
+def pytorch_job(request: LaunchRequest, pods: Pods) -> list[Manifest]:
     """Return a PyTorchJob of Kubeflow's training operator, which tells pods about the first."""
     command = _node(
         request,
@@ -136,7 +143,7 @@ def pytorch_job(request: Request, pods: Pods) -> list[Manifest]:
     return [job]
 
 
-def mpi_job(request: Request, pods: Pods) -> list[Manifest]:
+def mpi_job(request: LaunchRequest, pods: Pods) -> list[Manifest]:
     """Return an MPIJob of Kubeflow's MPI operator, in whose launcher ``launch/mpi`` is at work."""
     command = [
         *("python3", "-m", "megadga.launch.mpi", "--hostfile", "/etc/mpi/hostfile"),
@@ -170,11 +177,13 @@ def _metadata(pods: Pods) -> Manifest:
     return {"name": pods.name, **place, "labels": {"app.kubernetes.io/name": "megadga"}}
 
 
-def _limit(request: Request) -> Manifest:
+def _limit(request: LaunchRequest) -> Manifest:
     return {} if request.time_s is None else {"activeDeadlineSeconds": request.time_s}
 
 
-def _node(request: Request, *, node_rank: str, master_address: str, master_port: str) -> list[str]:
+def _node(
+    request: LaunchRequest, *, node_rank: str, master_address: str, master_port: str
+) -> list[str]:
     return [
         *("python3", "-m", "megadga.launch.node"),
         f"--node-rank={node_rank}",
@@ -184,7 +193,7 @@ def _node(request: Request, *, node_rank: str, master_address: str, master_port:
     ]
 
 
-def _common(request: Request) -> list[str]:
+def _common(request: LaunchRequest) -> list[str]:
     """Return the user's options as a container's arguments, where ``$$`` stands for ``$``."""
     options = [
         f"--nodes={request.nodes}",
@@ -197,7 +206,7 @@ def _common(request: Request) -> list[str]:
 
 
 def _template(
-    request: Request,
+    request: LaunchRequest,
     pods: Pods,
     container: str,
     command: Sequence[str] | None,
@@ -274,7 +283,7 @@ def main(arguments: Sequence[str]) -> int:
     if request.dry_run:
         print(manifests, end="")
         return 0
-    return told(lambda: _apply(manifests))
+    return exit_code_of(lambda: _apply(manifests))
 
 
 def _apply(manifests: str) -> int:
@@ -339,7 +348,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"of which a pod gets one a rank (nvidia.com/gpu); {_NO_ACCELERATOR}: CPU ranks",
     )
-    add("--retries", type=whole, default=10, metavar="N", help="restarts of failed pods (10)")
+    add(
+        "--retries",
+        type=non_negative_int,
+        default=10,
+        metavar="N",
+        help="restarts of failed pods (10)",
+    )
     return parser
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
 from megadga.launch.hosts import Host
-from megadga.launch.plan import Plan, Request, common_parser, launch, patience_of, to_request
+from megadga.launch.plan import (
+    LaunchRequest,
+    Plan,
+    common_parser,
+    launch,
+    timeouts_for,
+    to_request,
+)
 from megadga.launch.ranks import EXPECTED_RANKS
 from megadga.launch.supervision import Command
 
@@ -39,7 +46,7 @@ class Node:
 
 
 def rank_commands(
-    request: Request, node: Node, *, ranks: int, environment: Mapping[str, str], folder: Path
+    request: LaunchRequest, node: Node, *, ranks: int, environment: Mapping[str, str], folder: Path
 ) -> tuple[Command, ...]:
     """Return the processes of one machine.
 
@@ -109,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
             rank_commands(request, node, ranks=ranks, environment=os.environ, folder=Path.cwd()),
             (Host("localhost", ranks),),
             ask_to_stop=signal_ranks,
-            patience=patience_of(request, end_s=10.0),
+            timeouts=timeouts_for(request, end_s=10.0),
             max_restarts=request.max_restarts,
         )
 

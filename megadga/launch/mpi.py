@@ -14,15 +14,15 @@ from pathlib import Path
 from megadga.config.run import RunConfig
 from megadga.console import run_program
 from megadga.errors import ConfigError
-from megadga.launch.hosts import Host, Place, touch, unreachable
+from megadga.launch.hosts import Host, LaunchContext, touch, unreachable
 from megadga.launch.plan import (
+    LaunchRequest,
     Plan,
     Preflight,
-    Request,
     common_parser,
     launch,
-    patience_of,
     requested_hosts,
+    timeouts_for,
     to_request,
     unchecked,
 )
@@ -40,7 +40,7 @@ _KEEP_ALIVE = {
 
 
 def mpi_plan(
-    request: Request, hosts: Sequence[Host], place: Place, *, mpirun: str, cores: int
+    request: LaunchRequest, hosts: Sequence[Host], place: LaunchContext, *, mpirun: str, cores: int
 ) -> Plan:
     """Return what starts a rank for every slot of every host.
 
@@ -72,7 +72,7 @@ def mpi_plan(
         (Command(arguments, {**_KEEP_ALIVE, **place.environment, **told}, place.folder),),
         tuple(hosts),
         ask_to_stop=touch(place.stop_file),
-        patience=patience_of(request, end_s=15.0),
+        timeouts=timeouts_for(request, end_s=15.0),
         max_restarts=request.max_restarts,
         port=place.port,
         stop_file=place.stop_file,
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
         return mpi_plan(
             request,
             _hosts(request),
-            Place.here(config.output),
+            LaunchContext.here(config.output),
             mpirun=_find_mpirun(),
             cores=len(os.sched_getaffinity(0)),
         )
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
     return launch(request, plan, preflight=preflight)
 
 
-def _hosts(request: Request) -> tuple[Host, ...]:
+def _hosts(request: LaunchRequest) -> tuple[Host, ...]:
     if request.hostfile is not None or request.nodes > 1:
         return requested_hosts(request)
     if request.accelerators_per_node is None:

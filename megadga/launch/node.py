@@ -12,7 +12,7 @@ from megadga.config.run import RunConfig
 from megadga.console import run_program
 from megadga.launch.hosts import Host
 from megadga.launch.local import Node, count_accelerators, rank_commands, signal_ranks
-from megadga.launch.plan import Plan, common_parser, count, launch, patience_of, to_request, whole
+from megadga.launch.plan import Plan, common_parser, count, launch, timeouts_for, to_request, whole
 
 END_S = 10.0
 """What ending the ranks of a machine takes."""
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
             # Nobody knows the others' names here, only how many they are.
             tuple(Host(f"node-{index}", ranks) for index in range(request.nodes)),
             ask_to_stop=signal_ranks,
-            patience=patience_of(request, end_s=END_S),
+            timeouts=timeouts_for(request, end_s=END_S),
         )
 
     return launch(request, plan)

@@ -15,13 +15,13 @@ from typing import Protocol
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
-from megadga.console import whole_number
+from megadga.console import parse_whole_number
 from megadga.errors import ConfigError, MegadgaError
 from megadga.launch.hosts import Host, first_hosts, read_hostfile
 from megadga.launch.operators import remove_abandoned_locks
 from megadga.launch.supervision import PULSE_S, STOPPED, Command, Ended, Timeouts, supervise
-from megadga.run_folder.failures import forget_failures, verdict
-from megadga.run_folder.markers import Outcome, finished_step, go_back
+from megadga.run_folder.failures import clear_failures, describe_failure
+from megadga.run_folder.markers import RunOutcome, finished_step, rewind_run
 
 USER_ERROR = 2
 """Exit code of `megadga train` for what the user can mend: starting again would not help."""
@@ -52,7 +52,7 @@ class Plan:
         commands: Processes that belong together, at least one.
         hosts: The machines with their ranks.
         ask_to_stop: Passes on the wish that the run should save and end, to the processes' ids.
-        patience: How long they get.
+        timeouts: How long they get.
         max_restarts: How often they are started again after a failure.
         file: Written before, removed after; None: none.
         end: Ends the processes when they did not end by themselves; None: SIGTERM does.
@@ -64,7 +64,7 @@ class Plan:
     commands: tuple[Command, ...]
     hosts: tuple[Host, ...]
     ask_to_stop: Callable[[Sequence[int]], None]
-    patience: Timeouts
+    timeouts: Timeouts
     max_restarts: int = 0
     file: PrivateFile | None = None
     end: Command | None = None
@@ -79,7 +79,7 @@ class Plan:
 
 
 def run(
-    plan: Plan, *, output: Path, ended_well: Callable[[], bool], tell: Callable[[str], None]
+    plan: Plan, *, output: Path, ended_normally: Callable[[], bool], tell: Callable[[str], None]
 ) -> int:
     """Run a plan to its end; return the exit code.
 
@@ -88,7 +88,7 @@ def run(
     Args:
         plan: What to run.
         output: The run's folder, where ranks note what ends them.
-        ended_well: Asked when the processes end with 0: whether the run has, too.
+        ended_normally: Asked when the processes end with 0: whether the run has, too.
         tell: Takes a line for the user.
     """
     if plan.file is not None:
@@ -98,18 +98,18 @@ def run(
         for restart in range(plan.max_restarts + 1):
             if restart:
                 tell(f"starting again from the last checkpoint ({restart}/{plan.max_restarts})")
-            forget_failures(output)
+            clear_failures(output)
             ended = supervise(
                 plan.commands,
                 ask_to_stop=plan.ask_to_stop,
-                patience=plan.patience,
+                timeouts=plan.timeouts,
                 end=plan.end,
             )
-            if ended.code == 0 and not ended_well():
+            if ended.code == 0 and not ended_normally():
                 ended = replace(ended, code=LOST)  # as mpirun says nothing of a host that it lost
             if _is_final(ended):
                 return ended.code
-            tell(verdict(output, ended.code, plan.lost()))
+            tell(describe_failure(output, ended.code, plan.lost()))
         return ended.code
     finally:
         for path in (plan.stop_file, plan.file and plan.file.path):
@@ -169,10 +169,10 @@ def _write_private(file: PrivateFile) -> None:
     file.path.write_text(file.text, encoding="utf-8")
 
 
-MOST_MACHINES = 1 << 20
+MAX_MACHINES = 1 << 20
 
 
-MOST_RANKS = 4096
+MAX_RANKS = 4096
 """On one machine: more than any has accelerators or cores."""
 
 
@@ -180,7 +180,7 @@ _DURATION = re.compile(r"(?:(\d{1,5})-)?(\d{1,3}):([0-5]\d):([0-5]\d)", re.ASCII
 
 
 @dataclass(frozen=True)
-class Request:
+class LaunchRequest:
     """What a user asked of a launcher.
 
     Attributes:
@@ -286,7 +286,7 @@ def common_parser(
     if restarts:
         add(
             "--max-restarts",
-            type=whole,
+            type=non_negative_int,
             default=0,
             metavar="N",
             help="start a run that failed again, from its last checkpoint, N times at most (0)",
@@ -303,7 +303,7 @@ def common_parser(
     return parser
 
 
-def to_request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Request:
+def to_request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> LaunchRequest:
     """Return what the common options say; what contradicts itself ends the program with code 2."""
     values = vars(options)
     if options.time is not None and options.time <= options.time_to_save:
@@ -311,7 +311,7 @@ def to_request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
             f"argument --time: expected more than --time-to-save ({options.time_to_save} s), "
             f"found {options.time} s"
         )
-    return Request(
+    return LaunchRequest(
         config=options.config,
         overrides=tuple(options.overrides),
         nodes=values.get("nodes", 1),
@@ -345,22 +345,22 @@ def shown_duration(seconds: int) -> str:
 
 def count(text: str) -> int:
     """Return a whole number of at least 1, below 2^31."""
-    return whole_number(text, least=1)
+    return parse_whole_number(text, least=1)
 
 
-def whole(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """Return a whole number from 0, below 2^31."""
-    return whole_number(text, least=0)
+    return parse_whole_number(text, least=0)
 
 
 def machines(text: str) -> int:
     """Return a number of machines, at least 1."""
-    return whole_number(text, least=1, most=MOST_MACHINES)
+    return parse_whole_number(text, least=1, most=MAX_MACHINES)
 
 
 def ranks(text: str) -> int:
     """Return a number of ranks on one machine, at least 1."""
-    return whole_number(text, least=1, most=MOST_RANKS)
+    return parse_whole_number(text, least=1, most=MAX_RANKS)
 
 
 class Preflight(Protocol):
@@ -384,7 +384,10 @@ def unchecked(hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
 
 
 def launch(
-    request: Request, make_plan: Callable[[RunConfig], Plan], *, preflight: Preflight = unchecked
+    request: LaunchRequest,
+    make_plan: Callable[[RunConfig], Plan],
+    *,
+    preflight: Preflight = unchecked,
 ) -> int:
     """Run what a launcher plans; return its exit code.
 
@@ -396,11 +399,11 @@ def launch(
         make_plan: Turns the run into what to start.
         preflight: Asked about the hosts of a hostfile.
     """
-    return told(lambda: _launch(request, make_plan, preflight))
+    return exit_code_of(lambda: _launch(request, make_plan, preflight))
 
 
-def told(act: Callable[[], int]) -> int:
-    """Return an exit code; what the user can mend is told a line each, and is code 2."""
+def exit_code_of(act: Callable[[], int]) -> int:
+    """Return the exit code of an action; user errors are printed to stderr and give code 2."""
     try:
         return act()
     except MegadgaError as error:
@@ -408,7 +411,7 @@ def told(act: Callable[[], int]) -> int:
         return USER_ERROR
 
 
-def is_finished(config: RunConfig, request: Request) -> bool:
+def is_finished(config: RunConfig, request: LaunchRequest) -> bool:
     """Return whether a run is finished, and say so if it is; one that goes back is not."""
     if request.resume_from is not None:
         return False
@@ -427,7 +430,7 @@ def check_ranks(config: RunConfig, ranks: int) -> None:
     accumulation_steps(config, ranks)
 
 
-def patience_of(request: Request, *, end_s: float) -> Timeouts:
+def timeouts_for(request: LaunchRequest, *, end_s: float) -> Timeouts:
     """Return how long processes get.
 
     Args:
@@ -438,7 +441,7 @@ def patience_of(request: Request, *, end_s: float) -> Timeouts:
     return Timeouts(stop_s=float(request.save_s), end_s=end_s, limit_s=limit_s)
 
 
-def requested_hosts(request: Request) -> tuple[Host, ...]:
+def requested_hosts(request: LaunchRequest) -> tuple[Host, ...]:
     """Return the machines of a request, with as many slots as ranks will be there.
 
     Raises:
@@ -456,7 +459,9 @@ def requested_hosts(request: Request) -> tuple[Host, ...]:
     )
 
 
-def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight: Preflight) -> int:
+def _launch(
+    request: LaunchRequest, make_plan: Callable[[RunConfig], Plan], preflight: Preflight
+) -> int:
     config = load_config(request.config, request.overrides)
     if is_finished(config, request):
         return 0
@@ -470,15 +475,15 @@ def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight:
         if failures:
             raise ConfigError("\n".join(failures))
     if request.resume_from is not None:
-        go_back(config, request.resume_from)
+        rewind_run(config, request.resume_from)
     if plan.stop_file is not None:
         make_output(config)
-    outcome = Outcome(config)
+    outcome = RunOutcome(config)
     started = time.time()
     code = run(
         plan,
         output=config.output,
-        ended_well=outcome.ended_well,
+        ended_normally=outcome.ended_normally,
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
     for lock in remove_abandoned_locks(os.environ, since=started):

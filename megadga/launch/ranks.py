@@ -132,7 +132,7 @@ def read_ranks(environment: Mapping[str, str]) -> RankEnvironment:
     return found
 
 
-def rank_to_tell(environment: Mapping[str, str]) -> int:
+def rank_for_messages(environment: Mapping[str, str]) -> int:
     """Return the rank for messages: 0 where ``read_ranks`` would find none, or a mistake."""
     names = next((names for names in _LAUNCHERS if names.present in environment), None)
     text = "0" if names is None else environment.get(names.rank, "0")

@@ -16,20 +16,20 @@ from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.launch.plan import (
     USER_ERROR,
-    Request,
+    LaunchRequest,
     check_ranks,
     common_parser,
+    exit_code_of,
     here_document,
     is_finished,
     make_output,
     shown_duration,
     to_request,
-    told,
 )
 from megadga.launch.ranks import EXPECTED_RANKS
 from megadga.launch.supervision import STOPPED
 from megadga.run_folder.failures import FOLDER as FAILURES
-from megadga.run_folder.markers import DONE, REQUEUE, go_back
+from megadga.run_folder.markers import DONE, REQUEUE, rewind_run
 
 _OPTION = re.compile(r"[a-z][a-z-]*(=.*)?", re.ASCII | re.DOTALL)
 
@@ -75,13 +75,13 @@ fi
 if [ "$code" -ne 0 ] && [ "$code" -ne {stopped} ]; then
     trap '' TERM  # which SLURM sends to all that is left of a job that has lost a node
     lost="$(sinfo --dead --noheader --Node --nodes="$SLURM_JOB_NODELIST" --format=%N)"
-    {verdict} "$code" "$output" $lost
+    {describe_failure} "$code" "$output" $lost
 fi
 exit "$code"
 """
 
 
-def slurm_script(request: Request, output: Path, *, python: str = sys.executable) -> str:
+def slurm_script(request: LaunchRequest, output: Path, *, python: str = sys.executable) -> str:
     """Return the batch script.
 
     Args:
@@ -102,7 +102,7 @@ def slurm_script(request: Request, output: Path, *, python: str = sys.executable
         failures=FAILURES,
         preflight=shlex.join(request.doctor(python)),
         train=shlex.join(request.train(python)),
-        verdict=shlex.join((python, "-m", "megadga.run_folder.failures")),
+        describe_failure=shlex.join((python, "-m", "megadga.run_folder.failures")),
         stopped=STOPPED,
         requeue=REQUEUE,
         done=DONE,
@@ -140,10 +140,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     request = to_request(parser, options)
-    return told(lambda: _submit(request, options.sbatch_options))
+    return exit_code_of(lambda: _submit(request, options.sbatch_options))
 
 
-def _submit(request: Request, options: Sequence[str]) -> int:
+def _submit(request: LaunchRequest, options: Sequence[str]) -> int:
     if request.accelerators_per_node is None:
         raise ConfigError("--accelerators-per-node: expected the ranks of a node, found nothing")
     config = load_config(request.config, request.overrides)
@@ -159,7 +159,7 @@ def _submit(request: Request, options: Sequence[str]) -> int:
         raise ConfigError("sbatch: expected it on the search path of this machine, found none")
     make_output(config)
     if request.resume_from is not None:
-        go_back(config, request.resume_from)
+        rewind_run(config, request.resume_from)
     # sbatch says which job it has become, or what is wrong.
     submitted = subprocess.run(command, input=script, text=True, check=False)  # noqa: S603
     return USER_ERROR if submitted.returncode else 0

@@ -14,16 +14,24 @@ from pathlib import Path
 
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
-from megadga.launch.hosts import JOB_FROM_FILE, SSH_OPTIONS, Host, Job, Place, touch, unreachable
+from megadga.launch.hosts import (
+    JOB_FROM_FILE,
+    SSH_OPTIONS,
+    Host,
+    Job,
+    LaunchContext,
+    touch,
+    unreachable,
+)
 from megadga.launch.plan import (
+    LaunchRequest,
     Plan,
     Preflight,
     PrivateFile,
-    Request,
     common_parser,
     launch,
-    patience_of,
     requested_hosts,
+    timeouts_for,
     to_request,
     unchecked,
 )
@@ -38,7 +46,11 @@ _END_S = 45.0
 
 
 def ssh_plan(
-    request: Request, hosts: Sequence[Host], place: Place, *, python: str = sys.executable
+    request: LaunchRequest,
+    hosts: Sequence[Host],
+    place: LaunchContext,
+    *,
+    python: str = sys.executable,
 ) -> Plan:
     """Return what starts a rank for every slot of every host.
 
@@ -75,7 +87,7 @@ def ssh_plan(
         (Command(deepspeed, environment, root),),
         tuple(hosts),
         ask_to_stop=touch(place.stop_file),
-        patience=patience_of(request, end_s=_END_S),
+        timeouts=timeouts_for(request, end_s=_END_S),
         max_restarts=request.max_restarts,
         file=file,
         end=Command(_end_command(hosts, argument), environment, root),
@@ -98,7 +110,7 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
         hosts = requested_hosts(request)
         if shutil.which("pdsh") is None and not request.dry_run:
             raise ConfigError("pdsh: expected it on the search path of this machine, found none")
-        return ssh_plan(request, hosts, Place.here(config.output))
+        return ssh_plan(request, hosts, LaunchContext.here(config.output))
 
     return launch(request, plan, preflight=preflight)
 

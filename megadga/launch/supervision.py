@@ -16,11 +16,11 @@ from typing import Any, Self, final
 import psutil
 
 from megadga.launch.operators import remove_own_locks
-from megadga.launch.ranks import rank_to_tell
+from megadga.launch.ranks import rank_for_messages
 
 
 @contextmanager
-def taken(
+def signal_handler(
     numbers: Sequence[signal.Signals], take: Callable[[int, FrameType | None], None]
 ) -> Generator[None]:
     """Have ``take`` called for signals; at the end they do what they did before.
@@ -82,14 +82,14 @@ class StopSignal:
         self._taking = ExitStack()
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str]) -> Self:
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Return one that knows the launcher's file, if there is a launcher that has one.
 
         The first rank alone looks for it: the others hear of it with the first step that follows.
         """
         path = environment.get(STOP_FILE)
         return cls(
-            None if path is None or rank_to_tell(environment) else Path(path),
+            None if path is None or rank_for_messages(environment) else Path(path),
             before_end=lambda: remove_own_locks(environment),
         )
 
@@ -101,7 +101,7 @@ class StopSignal:
         return self._signalled
 
     def __enter__(self) -> Self:
-        self._taking.enter_context(taken(_SIGNALS, self._take))
+        self._taking.enter_context(signal_handler(_SIGNALS, self._take))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -185,7 +185,7 @@ def supervise(
     commands: Sequence[Command],
     *,
     ask_to_stop: Callable[[Sequence[int]], None],
-    patience: Timeouts,
+    timeouts: Timeouts,
     wished: Callable[[], float | None] = lambda: None,
     end: Command | None = None,
 ) -> Ended:
@@ -197,19 +197,19 @@ def supervise(
     Args:
         commands: At least one.
         ask_to_stop: Called with the processes' ids, once.
-        patience: How long they get.
+        timeouts: How long they get.
         wished: Looked at now and then: the seconds that they get to stop without a signal; None:
             they need not.
         end: Ends those that do not end by themselves; None: SIGTERM does.
     """
     wishes = _StopRequests(wished)
-    with taken(_FORWARDED, wishes.take):
+    with signal_handler(_FORWARDED, wishes.take):
         processes: list[subprocess.Popen[bytes]] = []
         try:
             processes.extend(map(_start, commands))
-            return _watch(processes, wishes, ask_to_stop, patience, _Pulse(processes))
+            return _watch(processes, wishes, ask_to_stop, timeouts, _Pulse(processes))
         finally:
-            _end(processes, patience.end_s, end)
+            _end(processes, timeouts.end_s, end)
 
 
 @final
@@ -263,26 +263,26 @@ def _watch(
     processes: Sequence[subprocess.Popen[bytes]],
     wishes: _StopRequests,
     ask_to_stop: Callable[[Sequence[int]], None],
-    patience: Timeouts,
+    timeouts: Timeouts,
     pulse: _Pulse,
 ) -> Ended:
     """Wait until all have ended by themselves, or until those that have not must be ended."""
-    limit = None if patience.limit_s is None else time.monotonic() + patience.limit_s
+    limit = None if timeouts.limit_s is None else time.monotonic() + timeouts.limit_s
     end_at: float | None = None
     asked = False
     while running := [process for process in processes if _exit_code(process) is None]:
         now = time.monotonic()
         pulse.beat(now)
-        stop_s = wishes.stop_s(patience.stop_s)
+        stop_s = wishes.stop_s(timeouts.stop_s)
         if stop_s is None and limit is not None and now >= limit:
-            stop_s = patience.stop_s
+            stop_s = timeouts.stop_s
         if not asked and stop_s is not None:
             asked = True
             end_at = now + stop_s
             _tell(f"asked to stop: the run has {stop_s:.0f} s to save")
             ask_to_stop([process.pid for process in running])
         if end_at is None and _first_error(processes):
-            end_at = now + patience.straggle_s
+            end_at = now + timeouts.straggle_s
         if wishes.interrupts > 1 or (end_at is not None and now >= end_at):
             break
         time.sleep(_POLL_S)

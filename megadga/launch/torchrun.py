@@ -11,16 +11,24 @@ from functools import partial
 
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
-from megadga.launch.hosts import JOB_FROM_INPUT, SSH_OPTIONS, Host, Job, Place, touch, unreachable
+from megadga.launch.hosts import (
+    JOB_FROM_INPUT,
+    SSH_OPTIONS,
+    Host,
+    Job,
+    LaunchContext,
+    touch,
+    unreachable,
+)
 from megadga.launch.local import count_accelerators
 from megadga.launch.plan import (
+    LaunchRequest,
     Plan,
     Preflight,
-    Request,
     common_parser,
     launch,
-    patience_of,
     requested_hosts,
+    timeouts_for,
     to_request,
     unchecked,
 )
@@ -38,7 +46,11 @@ _RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def torchrun_plan(
-    request: Request, hosts: Sequence[Host], place: Place, *, python: str = sys.executable
+    request: LaunchRequest,
+    hosts: Sequence[Host],
+    place: LaunchContext,
+    *,
+    python: str = sys.executable,
 ) -> Plan:
     """Return what starts an agent on every host.
 
@@ -72,7 +84,7 @@ def torchrun_plan(
         commands,
         tuple(hosts),
         ask_to_stop=touch(place.stop_file),
-        patience=patience_of(request, end_s=_END_S),
+        timeouts=timeouts_for(request, end_s=_END_S),
         port=place.port,
         stop_file=place.stop_file,
         lost=tuple if request.hostfile is None else partial(unreachable, hosts),
@@ -90,12 +102,12 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
     request = to_request(parser, parser.parse_args(arguments))
 
     def plan(config: RunConfig) -> Plan:
-        return torchrun_plan(request, _hosts(request), Place.here(config.output))
+        return torchrun_plan(request, _hosts(request), LaunchContext.here(config.output))
 
     return launch(request, plan, preflight=preflight)
 
 
-def _hosts(request: Request) -> tuple[Host, ...]:
+def _hosts(request: LaunchRequest) -> tuple[Host, ...]:
     if request.hostfile is None and request.nodes == 1:
         return (Host("localhost", request.accelerators_per_node or count_accelerators()),)
     if shutil.which("ssh") is None and not request.dry_run:
@@ -104,7 +116,7 @@ def _hosts(request: Request) -> tuple[Host, ...]:
 
 
 def _agent(
-    request: Request, hosts: Sequence[Host], index: int, place: Place, python: str
+    request: LaunchRequest, hosts: Sequence[Host], index: int, place: LaunchContext, python: str
 ) -> tuple[str, ...]:
     """Return the command of the agent on host ``index``."""
     host = hosts[index]

@@ -12,7 +12,7 @@ from typing import final
 from megadga.console import run_program
 from megadga.launch.supervision import PULSE_S, Command, Timeouts, supervise
 
-_PATIENCE = Timeouts(stop_s=35.0, end_s=10.0)
+_TIMEOUTS = Timeouts(stop_s=35.0, end_s=10.0)
 """An agent of torchrun gives its ranks 30 s to end."""
 
 
@@ -37,7 +37,7 @@ def run_watched(arguments: Sequence[str], *, silence_s: float = SILENCE_S) -> in
     command = Command(tuple(arguments), os.environ, Path.cwd())
     watch = _Watch(sys.stdin.fileno(), silence_s)
     return supervise(
-        [command], ask_to_stop=_terminate, patience=_PATIENCE, wished=watch.stop_s
+        [command], ask_to_stop=_terminate, timeouts=_TIMEOUTS, wished=watch.stop_s
     ).code
 
 
@@ -59,7 +59,7 @@ class _Watch:
         now = time.monotonic()
         if select.select([self._descriptor], [], [], 0.0)[0]:
             if not os.read(self._descriptor, _AT_ONCE):
-                return _PATIENCE.stop_s
+                return _TIMEOUTS.stop_s
             self._last = now
         return _CUT_OFF_S if now - self._last > self._silence_s else None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import Domain
-from megadga.data.reader import BatchReader, Reading
+from megadga.data.reader import BatchReader, PendingRead
 from megadga.data.rows import rank_rows
 from megadga.data.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState, Selection
 from megadga.errors import ExhaustedError
@@ -75,7 +75,7 @@ class Batch:
         return self.indices.step
 
 
-class DataRanks(Protocol):
+class RankLayout(Protocol):
     """The data-parallel ranks, as far as batches are divided among them."""
 
     @property
@@ -90,7 +90,7 @@ class DataRanks(Protocol):
 
 
 @final
-class BatchSource:
+class BatchLoader:
     """Plans global batches, and reads this rank's rows of them ahead of their use.
 
     Args:
@@ -113,7 +113,7 @@ class BatchSource:
         domains: Sequence[Domain],
         sampling: Sampling,
         *,
-        collective: DataRanks,
+        collective: RankLayout,
     ) -> None:
         self.sizes = np.array([domain.num_sequences for domain in domains], dtype=np.int64)
         self._device = engine.device
@@ -134,8 +134,8 @@ class BatchSource:
             raise ValueError(f"prefetch: expected at least 1, found {sampling.prefetch}")
         self._prefetch = sampling.prefetch
         self._reader = BatchReader(domains, rows=self._rows)
-        self._ahead: deque[tuple[BatchPlan, Reading]] = deque()
-        self._guess: Reading | None = None
+        self._ahead: deque[tuple[BatchPlan, PendingRead]] = deque()
+        self._guess: PendingRead | None = None
         self.state = self._sampler.init()
 
     @property

@@ -25,10 +25,10 @@ from megadga.mixers.base import (
     TargetAlignments,
     TargetNeeds,
 )
-from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
-from megadga.plugin.observing import TrainingLosses, as_targets, measure_for
+from megadga.plugin.batches import Batch, BatchIndices, BatchLoader, Sampling
+from megadga.plugin.observing import TrainingLosses, as_target_sets, build_measurement
 from megadga.plugin.protocol import Metrics
-from megadga.plugin.records import ProbeClock, UpdateRecords
+from megadga.plugin.records import ProbeTimer, UpdateRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.loss import Loss, mean_loss
@@ -93,7 +93,7 @@ class MixturePlugin:
         self._scheduler = scheduler
         self._interval = interval
         self._collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-        self._batches = BatchSource(engine, domains, sampling, collective=self._collective)
+        self._batches = BatchLoader(engine, domains, sampling, collective=self._collective)
         self._mixture = self._agreed(scheduler.init())
         if self._mixture.weights.shape != self._batches.sizes.shape:
             raise ValueError(
@@ -107,18 +107,18 @@ class MixturePlugin:
             "global_batch_size": engine.train_batch_size(),
             "seed": sampling.seed,
         }
-        targets = as_targets(specific)
+        targets = as_target_sets(specific)
         if isinstance(scheduler.observes, TargetNeeds):
             self._identity["targets"] = [target.name for target in targets]
         self._sequence_length = domains[0].sequence_length
-        self._clock = ProbeClock(time.perf_counter)
+        self._clock = ProbeTimer(time.perf_counter)
         self._in_flight = isinstance(probing.method, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
         self._needs = scheduler.observes
         wants_reference = self._needs == LossNeeds(reference=True)
         self._losses = TrainingLosses(len(domains), reference=wants_reference)
         self._general_loss: float | None = None
-        self._measurement = measure_for(
+        self._measurement = build_measurement(
             self._needs, engine, domains, targets, probing=probing, loss=loss, seed=sampling.seed
         )
         self._predicted_overhead = 0.0
@@ -230,7 +230,7 @@ class MixturePlugin:
         if self._measurement is not None:
             self._measurement.close()
 
-    def first_weights(self) -> dict[str, Any]:
+    def initial_weights(self) -> dict[str, Any]:
         """Return the averaged weights that a run begins with, as an ``update`` tells them."""
         weights = self._records.weights(self._mixture, self.epochs)
         return {name: by for name, by in weights.items() if name.endswith("averaged_weights")}

@@ -117,7 +117,9 @@ class TrainingLosses:
         self._counts = np.zeros(self._num_domains, dtype=np.int64)
 
 
-def as_targets(specific: SequenceSet | Sequence[SequenceSet] | None) -> tuple[SequenceSet, ...]:
+def as_target_sets(
+    specific: SequenceSet | Sequence[SequenceSet] | None,
+) -> tuple[SequenceSet, ...]:
     """Return the specific sets.
 
     Raises:
@@ -132,7 +134,7 @@ def as_targets(specific: SequenceSet | Sequence[SequenceSet] | None) -> tuple[Se
     return targets
 
 
-def measure_for(
+def build_measurement(
     needs: Needs | None,
     engine: Engine,
     domains: Sequence[Domain],

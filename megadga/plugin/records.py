@@ -42,7 +42,7 @@ class ObservedOverhead:
 
 
 @final
-class ProbeClock:
+class ProbeTimer:
     """Tells measuring from training, from one update to the next.
 
     Args:
@@ -134,7 +134,7 @@ class CollapseAlarm:
         return entropy_alarm(self._weights(), min_effective=self._min_effective)
 
 
-MOST_DOMAINS = 4096
+MAX_DOMAINS = 4096
 """Domains whose numbers are told one by one where a basis says the same in fewer."""
 
 
@@ -165,7 +165,7 @@ class UpdateRecords:
     def weights(self, mixture: MixtureState, epochs: FloatArray) -> dict[str, Any]:
         """Return what an update leaves behind, whatever it followed.
 
-        Where there are basis distributions, and more than ``MOST_DOMAINS`` domains, the latter
+        Where there are basis distributions, and more than ``MAX_DOMAINS`` domains, the latter
         have no numbers.
 
         Args:
@@ -179,7 +179,7 @@ class UpdateRecords:
             of_rows, averaged = basis_weights(mixture.memory)
             record["basis_weights"] = _by_name(self.measured, of_rows)
             record["basis_averaged_weights"] = _by_name(self.measured, averaged)
-        if self._mixtures is None or len(self.domains) <= MOST_DOMAINS:
+        if self._mixtures is None or len(self.domains) <= MAX_DOMAINS:
             record["weights"] = _by_name(self.domains, mixture.weights)
             record["averaged_weights"] = _by_name(self.domains, mixture.averaged_weights)
             record["epochs"] = _by_name(self.domains, epochs)

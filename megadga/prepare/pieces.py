@@ -7,11 +7,11 @@ from megadga.arrays import TokenArray
 from megadga.errors import ConfigError
 from megadga.prepare.tokenizer import Tokenizer
 
-Cut = Callable[[Sequence[str]], list[str]]
+TextCutter = Callable[[Sequence[str]], list[str]]
 """How documents, none of them empty, become the texts that are clustered; picklable."""
 
 
-def plan_cut(tokenizer: Tokenizer | None, piece_tokens: int | None) -> Cut:
+def make_text_cutter(tokenizer: Tokenizer | None, piece_tokens: int | None) -> TextCutter:
     """Return what cuts documents into pieces of text, or leaves them whole without arguments.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO, final
 
-from megadga.console import draws_bars
+from megadga.console import can_draw_bars
 
 
 class Stages(Protocol):
@@ -26,7 +26,7 @@ class Stages(Protocol):
         ...
 
 
-def unseen(_stage: str, _total: int, _unit: str, /) -> Callable[[int], object]:
+def no_progress(_stage: str, _total: int, _unit: str, /) -> Callable[[int], object]:
     """Show nothing."""
     return lambda _: None
 
@@ -35,7 +35,7 @@ LINE_INTERVAL_S = 60.0
 
 
 @final
-class Bars:
+class ProgressBars:
     """Shows each stage on a terminal as a bar, or in a log as lines; a ``Stages``.
 
     The bar of a stage ends when the next stage begins; that of the last, with the ``with`` block.
@@ -66,7 +66,7 @@ class Bars:
     def __call__(self, stage: str, total: int, unit: str, /) -> Callable[[int], object]:
         """Begin a stage; return what is called with each number of units done."""
         self._close()
-        if not draws_bars(self._stream):
+        if not can_draw_bars(self._stream):
             return _Lines(stage, total, unit, stream=self._stream, clock=self._clock).advance
         from tqdm import tqdm  # noqa: PLC0415
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sentencepiece import SentencePieceTrainer
 
 from megadga.data.files import atomic_write
-from megadga.data.manifest import MOST_IDS
+from megadga.data.manifest import MAX_VOCAB_SIZE
 from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import iterate_documents
 from megadga.prepare.reading.inputs import training_inputs
@@ -69,7 +69,7 @@ def train_tokenizer(
     Raises:
         ConfigError: If there is no text, or ``vocab_size`` is too large or too small for it.
     """
-    if not 1 <= vocab_size < MOST_IDS:
+    if not 1 <= vocab_size < MAX_VOCAB_SIZE:
         raise ConfigError(f"vocab_size: expected 1 <= N < 2^31, found {vocab_size}")
     # A list first: errors inside an iterator come out of the trainer as its own.
     lines = [piece for text in texts for piece in _pieces(text)]

@@ -22,7 +22,7 @@ ResultT = TypeVar("ResultT")
 POLL_S = 0.5
 
 
-MOST_PROCESSES = 4096
+MAX_PROCESSES = 4096
 """More than a machine has cores: each takes some 50 MB."""
 
 
@@ -124,34 +124,34 @@ def open_processes(count: int | None) -> Generator[Workers]:
     be importable without effect.
 
     Args:
-        count: Processes, in [1, ``MOST_PROCESSES``]; 1: this one does the work. None: one a core.
+        count: Processes, in [1, ``MAX_PROCESSES``]; 1: this one does the work. None: one a core.
 
     Raises:
         ConfigError: If ``count`` is out of range.
     """
     if count is not None and count < 1:
         raise ConfigError(f"workers: expected at least 1, found {count}")
-    if count is not None and count > MOST_PROCESSES:
-        raise ConfigError(f"workers: expected at most {MOST_PROCESSES}, found {count}")
+    if count is not None and count > MAX_PROCESSES:
+        raise ConfigError(f"workers: expected at most {MAX_PROCESSES}, found {count}")
     if (processes := count or os.cpu_count() or 1) == 1:
         yield Workers()
         return
     with ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_follow_parent
+        processes, mp_context=get_context("spawn"), initializer=_exit_with_parent
     ) as executor:
         executor.submit(os.getpid)  # they start with the first work: now, while there is none yet
         yield Workers(executor, count=processes)
 
 
-def _follow_parent() -> None:
+def _exit_with_parent() -> None:
     """End this worker at once when its parent ends, however that happens, or on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = parent_process()
     assert parent is not None, "a worker has a parent"
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=_exit_when_ready, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_when_ready(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
 
@@ -173,7 +173,7 @@ def open_workers(count: int | None) -> Generator[Workers | None]:
     Raises:
         ConfigError: If ``count`` is out of range, or MPI's ranks cannot see each other.
     """
-    ranks = started_ranks(os.environ)
+    ranks = mpi_world_size(os.environ)
     if ranks == 1:
         with open_processes(count) as processes:
             yield processes
@@ -184,7 +184,7 @@ def open_workers(count: int | None) -> Generator[Workers | None]:
         yield workers
 
 
-def started_ranks(environment: Mapping[str, str]) -> int:
+def mpi_world_size(environment: Mapping[str, str]) -> int:
     """Return how many ranks ``mpirun`` has started, 1 if this is none of its."""
     return next((int(environment[name]) for name in _SIZES if name in environment), 1)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import PADDING
-from megadga.data.rows import RowShare, shared_rows
+from megadga.data.rows import WeightedRows, weighted_rank_rows
 from megadga.errors import UnsupportedEngineError
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import (
@@ -411,9 +411,9 @@ class ProbePasses:
 
     def _micro_batches(
         self, sequences: PackedSequences, size: int | None = None
-    ) -> Iterator[tuple[RowShare, Tensor]]:
+    ) -> Iterator[tuple[WeightedRows, Tensor]]:
         """Yield this rank's micro-batches; as many on every rank."""
-        chunks = shared_rows(
+        chunks = weighted_rank_rows(
             sequences.num_targets,
             rank=self.collective.rank,
             world_size=self.collective.world_size,

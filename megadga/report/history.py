@@ -58,7 +58,7 @@ def _parse(line: str, place: str) -> Record:
             )
 
 
-def by_name(metrics: Path, record: Record, *keys: str) -> dict[str, float]:
+def numbers_by_name(metrics: Path, record: Record, *keys: str) -> dict[str, float]:
     """Return what a record has at a key (or a key of a key): a number for each name, at least one.
 
     A number that was not finite when it was logged is NaN.
@@ -92,13 +92,13 @@ def counts_by_name(metrics: Path, record: Record, key: str) -> dict[str, int]:
     Raises:
         ConfigError: If there is something else, or nothing.
     """
-    numbers = by_name(metrics, record, key)
+    numbers = numbers_by_name(metrics, record, key)
     if not all(value >= 0.0 and value.is_integer() for value in numbers.values()):
         raise _unexpected(metrics, record, key, "a count for each name", record[key])
     return {name: int(value) for name, value in numbers.items()}
 
 
-def number(metrics: Path, record: Record, key: str) -> float:
+def number_at(metrics: Path, record: Record, key: str) -> float:
     """Return the number that a record has at a key; NaN if it was not finite.
 
     Raises:
@@ -148,7 +148,7 @@ def averaged_weights(
     key = "averaged_weights"
     if of_domains is None or (names and set(names) == {*_section(of_basis)}):
         key = key if of_basis is None else "basis_averaged_weights"
-    weights = by_name(metrics, update, key)
+    weights = numbers_by_name(metrics, update, key)
     if not all(0.0 <= weight <= 1.0 + _ROUNDING for weight in weights.values()):
         raise _unexpected(metrics, update, key, "weights in [0, 1]", update[key])
     return weights

@@ -25,14 +25,14 @@ from megadga.report.history import (
     Record,
     WeightHistory,
     averaged_weights,
-    by_name,
     names_at,
+    numbers_by_name,
     read_records,
     read_weights_from_start,
 )
 
 
-def spread(
+def spread_labels(
     positions: Sequence[float], *, gap: float, lowest: float, highest: float
 ) -> list[float]:
     """Return positions at least ``gap`` apart, each close to where it was, in the same order.
@@ -129,7 +129,7 @@ def new_panels(number: int) -> tuple[Figure, tuple[Axes, ...]]:
     return figure, tuple(figure.add_axes((0.08, b, 0.67, 0.79 / number)) for b in bottoms)
 
 
-def frame(axes: Axes, *, title: str, quantity: str, last_step: int) -> None:
+def set_up_axes(axes: Axes, *, title: str, quantity: str, last_step: int) -> None:
     """Say what is drawn, from step 0 to the last."""
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel("optimizer step")
@@ -153,7 +153,7 @@ def label_ends(
     """
     bottom, top = axes.get_ylim()
     ends = [(value - bottom) / (top - bottom) if isfinite(value) else 0.0 for value in values]
-    heights = spread(ends, gap=_LABEL_GAP, lowest=0.0, highest=1.0)
+    heights = spread_labels(ends, gap=_LABEL_GAP, lowest=0.0, highest=1.0)
     for label, end, height, colour in zip(labels, ends, heights, colours, strict=True):
         axes.annotate(
             label,
@@ -229,11 +229,12 @@ def _history(metrics: Path, updates: list[Record], target: str | None = None) ->
         if target is None
         else (("target_alignments", target), ("target_standard_errors", target))
     )
-    alignments = [by_name(metrics, update, *values) for update in updates]
+    alignments = [numbers_by_name(metrics, update, *values) for update in updates]
     names = tuple(alignments[0])
     unknown = dict.fromkeys(names, np.nan)
     known = [
-        by_name(metrics, update, *errors) if errors[0] in update else unknown for update in updates
+        numbers_by_name(metrics, update, *errors) if errors[0] in update else unknown
+        for update in updates
     ]
     for update, *tables in zip(updates, alignments, known, strict=True):
         for found in tables:
@@ -289,7 +290,7 @@ def _draw(axes: Axes, target: str, history: AlignmentHistory) -> None:
     title = f"Alignments with {target}, within a standard error"
     if len(heaviest) < len(history.names):
         title = f"{title}: the {len(heaviest)} heaviest domains"
-    frame(axes, title=title, quantity="alignment", last_step=int(history.steps[-1]))
+    set_up_axes(axes, title=title, quantity="alignment", last_step=int(history.steps[-1]))
     axes.set_ylim(*axes.get_ylim())
     last: list[float] = history.alignments[-1, heaviest].tolist()
     labels = [f"{name}  {value:.3g}" for name, value in zip(names, last, strict=True)]
@@ -343,7 +344,7 @@ def plot_weights(metrics: Path, image: Path) -> None:
         axes.plot(
             lines.steps, weights, dashes, color=colour, linewidth=2.0, marker=".", markevery=[-1]
         )  # the mark shows a run with a single update
-    frame(
+    set_up_axes(
         axes,
         title="Weights that batches are sampled from",
         quantity="averaged weight",

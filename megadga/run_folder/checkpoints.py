@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from megadga.config.run import other_run
+from megadga.config.run import run_differences
 from megadga.data.files import atomic_write, checksum, flush, parse_strictly
 from megadga.errors import ResumeError
 
@@ -91,7 +91,7 @@ def read_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointH
             names the keys that differ, what the checkpoint has and what this run has.
     """
     header = load_header(checkpoint)
-    if differing := other_run(header.identity, identity):
+    if differing := run_differences(header.identity, identity):
         named = "; ".join(differing[:_NAMED])
         more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
         path = header_path(checkpoint)
@@ -259,7 +259,7 @@ def find_checkpoint(folder: Path, *, wanted: str | None = None) -> Path | None:
     return latest
 
 
-def newest_whole(folder: Path, *, before: Path | None = None) -> Path | None:
+def newest_intact_checkpoint(folder: Path, *, before: Path | None = None) -> Path | None:
     """Return the newest checkpoint of which every byte is as it was written; None: none is.
 
     Args:
@@ -277,15 +277,15 @@ def newest_whole(folder: Path, *, before: Path | None = None) -> Path | None:
     return None
 
 
-def advice(checkpoint: Path) -> str:
+def resume_advice(checkpoint: Path) -> str:
     """Return the end of a message about a damaged checkpoint: what the run may continue from."""
-    whole = newest_whole(checkpoint.parent, before=checkpoint)
+    whole = newest_intact_checkpoint(checkpoint.parent, before=checkpoint)
     if whole is None:
         return "; no checkpoint before it is whole"
     return f"; the newest whole one before it is {whole.name}: --from {whole.name} continues there"
 
 
-def read_own_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointHeader:
+def read_resume_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointHeader:
     """Read the header of a checkpoint to continue from; see ``read_header``.
 
     Raises:
@@ -294,7 +294,7 @@ def read_own_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> Checkpo
     try:
         load_header(checkpoint)
     except ResumeError as error:
-        raise ResumeError(f"{error}{advice(checkpoint)}") from None
+        raise ResumeError(f"{error}{resume_advice(checkpoint)}") from None
     return read_header(checkpoint, identity=identity)
 
 
@@ -326,7 +326,7 @@ def flush_files(checkpoint: Path, *, rank: int) -> dict[str, SavedFile]:
     return files
 
 
-def prune(folder: Path, *, newest: Path, keep_last: int, later_too: bool = True) -> None:
+def prune(folder: Path, *, newest: Path, keep_last: int, remove_later: bool = True) -> None:
     """Remove the checkpoints that are not needed any more.
 
     Those that were never completed go first. Then those go that are later than the newest, which
@@ -337,7 +337,7 @@ def prune(folder: Path, *, newest: Path, keep_last: int, later_too: bool = True)
         folder: Of a run's checkpoints.
         newest: The one that was written, or continued from, last.
         keep_last: How many stay, at least 1.
-        later_too: Whether those that are later than the newest go.
+        remove_later: Whether those that are later than the newest go.
 
     Raises:
         OSError: If one cannot be removed.
@@ -347,7 +347,7 @@ def prune(folder: Path, *, newest: Path, keep_last: int, later_too: bool = True)
     unfinished = [path for path in _checkpoints(folder) if path not in completed]
     later = [path for path in completed if _step(path) > _step(newest)]
     older = [path for path in completed if path not in later][:-keep_last]
-    for path in (*unfinished, *(later if later_too else ()), *older):
+    for path in (*unfinished, *(later if remove_later else ()), *older):
         if path not in (latest, newest):
             remove(path)
 
@@ -393,7 +393,7 @@ def _others(folder: Path) -> str:
     completed = completed_checkpoints(folder)
     if not completed:
         return ""
-    whole = newest_whole(folder)
+    whole = newest_intact_checkpoint(folder)
     if whole is None:
         return f" beside {_listed(completed)}, none of which is whole"
     return f" beside {_listed(completed)}; --from {whole.name} continues from that one"

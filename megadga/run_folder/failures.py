@@ -16,15 +16,15 @@ FOLDER = ".failures"
 _PRESENT = "present"
 
 
-_MOST_NAMED = 4
+_MAX_NAMED = 4
 
 
-MOST_CHARACTERS = 200
-"""Of a message; those of gloo go on with advice."""
+MAX_CHARACTERS = 200
+"""Of a message; those of gloo go on with resume_advice."""
 
 
 @contextmanager
-def failures_noted(output: Path, *, rank: int) -> Generator[None]:
+def record_failures(output: Path, *, rank: int) -> Generator[None]:
     """Note what ends a rank, beside letting it pass.
 
     Errors that a user can mend are told by themselves, and are not noted.
@@ -38,7 +38,7 @@ def failures_noted(output: Path, *, rank: int) -> Generator[None]:
     except MegadgaError:
         raise
     except Exception as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_CHARACTERS]
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CHARACTERS]
         with suppress(OSError):  # what matters is the error itself
             folder = output / FOLDER
             folder.mkdir(exist_ok=True)
@@ -47,7 +47,7 @@ def failures_noted(output: Path, *, rank: int) -> Generator[None]:
         raise
 
 
-def note_presence(output: Path, *, rank: int) -> None:
+def record_start(output: Path, *, rank: int) -> None:
     """Note that a rank takes part, so that one that never says anything again can be named.
 
     Args:
@@ -61,7 +61,7 @@ def note_presence(output: Path, *, rank: int) -> None:
         (folder / str(rank)).write_text(text, encoding="utf-8")
 
 
-def silent_ranks(output: Path) -> tuple[str, ...]:
+def ranks_without_record(output: Path) -> tuple[str, ...]:
     """Return the ranks that took part and have not said why they ended, by number."""
     folder = output / FOLDER
     present = [path for path in (folder / _PRESENT).glob("*") if path.name.isdecimal()]
@@ -70,7 +70,7 @@ def silent_ranks(output: Path) -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8", errors="replace") for path in ordered)
 
 
-def forget_failures(output: Path) -> None:
+def clear_failures(output: Path) -> None:
     """Remove what ranks of an earlier start have noted."""
     shutil.rmtree(output / FOLDER, ignore_errors=True)
 
@@ -83,7 +83,7 @@ def first_failure(output: Path) -> str | None:
     return min(notes, key=lambda path: path.stat().st_mtime_ns).read_text(encoding="utf-8")
 
 
-def verdict(output: Path, code: int, lost: Sequence[str] = ()) -> str:
+def describe_failure(output: Path, code: int, lost: Sequence[str] = ()) -> str:
     """Return a launcher's last line about a run that failed.
 
     Args:
@@ -92,11 +92,11 @@ def verdict(output: Path, code: int, lost: Sequence[str] = ()) -> str:
         lost: Names of hosts that do not answer any more, as far as the launcher knows.
     """
     why = first_failure(output)
-    silent = () if why is None else silent_ranks(output)
-    more = f" and {len(silent) - _MOST_NAMED} more" if len(silent) > _MOST_NAMED else ""
+    silent = () if why is None else ranks_without_record(output)
+    more = f" and {len(silent) - _MAX_NAMED} more" if len(silent) > _MAX_NAMED else ""
     # Those that hang or were killed: the others say what they waited for in vain.
     if silent:
-        why = f"{why}; no word from {', '.join(silent[:_MOST_NAMED])}{more}"
+        why = f"{why}; no word from {', '.join(silent[:_MAX_NAMED])}{more}"
     why = why or "no rank has said why"
     hosts = f"; lost: {', '.join(lost)}" if lost else ""
     return f"the run ended with code {code}: {why}{hosts}"
@@ -104,5 +104,7 @@ def verdict(output: Path, code: int, lost: Sequence[str] = ()) -> str:
 
 if __name__ == "__main__":  # a batch script's last line: CODE OUTPUT [HOST ...]
     run_program(
-        lambda: print(verdict(Path(sys.argv[2]), int(sys.argv[1]), sys.argv[3:]), file=sys.stderr)
+        lambda: print(
+            describe_failure(Path(sys.argv[2]), int(sys.argv[1]), sys.argv[3:]), file=sys.stderr
+        )
     )

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from typing import final
 
-from megadga.config.run import RunConfig, without_changeable
+from megadga.config.run import RunConfig, without_mutable_keys
 from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import MegadgaError, ResumeError
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint, mark_latest
@@ -51,7 +51,7 @@ def finished_step(config: RunConfig) -> int | None:
 
 
 @final
-class Outcome:
+class RunOutcome:
     """Reads how a run has ended since this was made, from any machine.
 
     Args:
@@ -67,7 +67,7 @@ class Outcome:
         self._look_again()
         return self._requeued_at() not in (None, self._requeued_before)
 
-    def ended_well(self) -> bool:
+    def ended_normally(self) -> bool:
         """Return whether the run has stopped or is finished."""
         return self.stopped() or finished_step(self._config) is not None
 
@@ -117,11 +117,11 @@ class RunMarkers:
 
 
 def _fingerprint(config: RunConfig) -> str:
-    text = json.dumps(without_changeable(config.identity()), sort_keys=True)
+    text = json.dumps(without_mutable_keys(config.identity()), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def go_back(config: RunConfig, name: str) -> None:
+def rewind_run(config: RunConfig, name: str) -> None:
     """Make a checkpoint the one that a run continues from, whether or not the run is finished.
 
     Whether it is whole, and this run's, is seen by the ranks.

@@ -15,7 +15,7 @@ from deepspeed.accelerator import get_accelerator
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.run import RunConfig, changes, differences
 from megadga.data.files import atomic_write
-from megadga.data.verify import DataWatch, check_content
+from megadga.data.verify import DataFileWatcher, check_checksums
 from megadga.errors import ConfigError, ResumeError
 from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.launch.ranks import read_deadline_s
@@ -34,20 +34,20 @@ from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
     ResumePoint,
-    check_whole,
+    check_intact,
     find_resume_point,
 )
 from megadga.train.data import RunData, check_output, no_checkpoint, open_data
 from megadga.train.engine import load_reference, make_engine
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.loop import Run
-from megadga.train.metrics import FanOut, MeanWeightsFile, MetricsFile, Progress
+from megadga.train.metrics import MeanWeightsFile, MetricFanOut, MetricsFile, Progress
 from megadga.train.mixture import Mixture, make_mixture
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import (
-    AgreedStop,
+    CollectiveStop,
     Ranks,
-    StepSum,
+    StepAllReduce,
     on_every_rank,
     on_first_rank,
     process_group,
@@ -88,7 +88,7 @@ def open_run(
     """
     check_output(config)
     data = open_data(config)
-    mixture = make_mixture(config, data.domains, left_out=data.left_out.keys(), basis=data.basis)
+    mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
     _wait_for_operators(config)
     lock = RunLock(config.output, tell=_tell)
     try:
@@ -157,15 +157,15 @@ def _assemble(
     """Build every part, then create the output folder, then continue from its checkpoint."""
     settings = deepspeed_settings(config, dist.get_world_size())
     identity = _identity(config, data)
-    files = on_first_rank(ranks, lambda: DataWatch(data.files))
+    files = on_first_rank(ranks, lambda: DataFileWatcher(data.files))
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
     dga = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     # A failure of the metrics on the first rank travels with its request to stop.
-    stop = AgreedStop(lambda: stop_requested() or sinks.failed)
-    trainer = _trainer(config, data, dga, engine, StepSum(collective, stop), collective)
+    stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
+    trainer = _trainer(config, data, dga, engine, StepAllReduce(collective, stop), collective)
     alarms = _alarms(mixture, dga)
     plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
@@ -188,15 +188,15 @@ def _assemble(
         watch=watch,
     )
     checkpoints.resume(point)
-    sinks = FanOut(
+    sinks = MetricFanOut(
         () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
     )
-    markers = _AgreedMarkers(
+    markers = _CollectiveMarkers(
         RunMarkers(config, writes=ranks.rank == 0), ranks, before_end=sinks.check
     )
     markers.start()
     if dga.step == 0:
-        sinks.log(0, {"event": {"event": START, **dga.first_weights()}})
+        sinks.log(0, {"event": {"event": START, **dga.initial_weights()}})
     if point is not None and (changed := changes(point.header.identity, identity)):
         sinks.log(dga.step, {"event": {"event": "changed", "keys": changed}})
     return Run(
@@ -226,7 +226,7 @@ def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
             f"comparing their checksums, {size / 1e9:.2f} GB"
         )
     own = [data.files[name] for name in names[ranks.rank :: ranks.world_size]]
-    on_every_rank(ranks, lambda: check_content(own))
+    on_every_rank(ranks, lambda: check_checksums(own))
 
 
 def _resume_point(
@@ -251,7 +251,7 @@ def _resume_point(
     on_first_rank(ranks, lambda: _lock(config, lock))
     point = find()  # again: whoever had the lock may have written others
     if point is not None:
-        check_whole(point, ranks)
+        check_intact(point, ranks)
     return point
 
 
@@ -286,7 +286,7 @@ def _trainer(
     data: RunData,
     dga: MixturePlugin,
     engine: Engine,
-    together: StepSum,
+    together: StepAllReduce,
     collective: ProcessGroupCollective,
 ) -> Trainer:
     reference = None
@@ -379,7 +379,7 @@ def _unwritable(config: RunConfig, error: OSError) -> ConfigError:
 
 
 @final
-class _AgreedMarkers:
+class _CollectiveMarkers:
     """Writes markers on the first rank, so that all know whether it could.
 
     Args:

@@ -11,7 +11,6 @@ from megadga.errors import ResumeError
 from megadga.plugin import Plugin
 from megadga.run_folder.checkpoints import (
     CheckpointHeader,
-    advice,
     checkpoint_path,
     find_checkpoint,
     find_damage,
@@ -19,15 +18,16 @@ from megadga.run_folder.checkpoints import (
     latest_checkpoint,
     mark_latest,
     prune,
-    read_own_header,
+    read_resume_header,
     remove,
+    resume_advice,
     write_header,
 )
 from megadga.train.metrics import MetricsFile
 from megadga.train.ranks import Ranks, on_every_rank, on_first_rank
 
 
-class SavedEngine(Protocol):
+class CheckpointEngine(Protocol):
     """The part of ``deepspeed.DeepSpeedEngine`` that reads and writes checkpoints."""
 
     def save_checkpoint(
@@ -97,12 +97,12 @@ def find_resume_point(
         path = find_checkpoint(folder, wanted=wanted)
         if path is None:
             return None
-        return ResumePoint(path, read_own_header(path, identity=identity))
+        return ResumePoint(path, read_resume_header(path, identity=identity))
 
     return on_first_rank(ranks, find)
 
 
-def check_whole(point: ResumePoint, ranks: Ranks) -> None:
+def check_intact(point: ResumePoint, ranks: Ranks) -> None:
     """Read every byte of a checkpoint and compare checksums, each rank a part. Collective.
 
     Raises:
@@ -115,7 +115,7 @@ def check_whole(point: ResumePoint, ranks: Ranks) -> None:
     )
     damage = next(filter(None, found), None)
     if damage is not None:
-        raise ResumeError(damage + on_first_rank(ranks, lambda: advice(point.path)))
+        raise ResumeError(damage + on_first_rank(ranks, lambda: resume_advice(point.path)))
 
 
 @final
@@ -137,7 +137,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        engine: SavedEngine,
+        engine: CheckpointEngine,
         folder: Path,
         *,
         plan: CheckpointPlan,
@@ -205,10 +205,12 @@ class Checkpoints:
         if not self._unpruned or newest is None or keep_last is None:
             return
         self._unpruned = False
-        later_too = self._has_saved
+        remove_later = self._has_saved
         on_first_rank(
             self._ranks,
-            lambda: prune(self._folder, newest=newest, keep_last=keep_last, later_too=later_too),
+            lambda: prune(
+                self._folder, newest=newest, keep_last=keep_last, remove_later=remove_later
+            ),
         )
 
     def resume(self, point: ResumePoint | None) -> None:
@@ -218,7 +220,7 @@ class Checkpoints:
         becomes the latest: what was trained beyond it is left behind.
 
         Args:
-            point: What ``find_resume_point`` has found and ``check_whole`` has read.
+            point: What ``find_resume_point`` has found and ``check_intact`` has read.
 
         Raises:
             ResumeError: If DeepSpeed or a plugin cannot load it.

@@ -19,21 +19,21 @@ from megadga.data.folder import (
     OpenedSplit,
     ShardFolder,
     check_same_tokenizer,
+    open_all_domains,
     open_examples,
     open_split,
-    open_whole,
     read_folder,
     read_folders,
 )
 from megadga.data.manifest import Manifest, TokenizerIdentity, manifest_path
-from megadga.data.verify import DataFile, files_of
+from megadga.data.verify import DataFile, shard_files
 from megadga.errors import ConfigError
 from megadga.mixers.dga import DgaMixing
 from megadga.mixers.doremi import DoremiMixing
 from megadga.mixers.schedule import ScheduleMixing
 from megadga.mixers.static import ImportanceMixing
 from megadga.train.mixture import RunBasis, open_basis
-from megadga.train.reference import RunReference, open_reference
+from megadga.train.reference import ReferenceModel, open_reference
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -137,7 +137,7 @@ class RunData:
 
     Attributes:
         domains: Training splits in the order of the weights, K of them.
-        left_out: Training tokens of each domain that is too short for a window, by name.
+        excluded: Training tokens of each domain that is too short for a window, by name.
         specific: Training splits of the sets that the mixture aligns to, in order; none where it
             aligns to nothing.
         held_out: Validation splits of the domains that have a whole window there, in order; none
@@ -154,13 +154,13 @@ class RunData:
     """
 
     domains: tuple[Domain, ...]
-    left_out: Mapping[str, int]
+    excluded: Mapping[str, int]
     specific: tuple[SequenceSet, ...]
     held_out: tuple[Domain, ...]
     held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
     basis: RunBasis | None
-    reference: RunReference | None
+    reference: ReferenceModel | None
     identity: Mapping[str, Any]
     files: Mapping[str, DataFile]
 
@@ -230,7 +230,7 @@ def _files(
         for folder in group:
             entries = [e for split in splits for e in folder.manifest.splits.get(split, ())]
             name = f"{kind}/{folder.source.name}"
-            files |= files_of(folder.source.path, entries, name=name)
+            files |= shard_files(folder.source.path, entries, name=name)
     return files
 
 
@@ -339,7 +339,7 @@ def _packed(
     length = config.model.sequence_length
     match packing:
         case "stream":
-            return open_whole([folder], split=split, sequence_length=length)
+            return open_all_domains([folder], split=split, sequence_length=length)
         case "examples":
             return [open_examples(folder.source, split=split, sequence_length=length)]
 

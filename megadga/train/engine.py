@@ -26,7 +26,7 @@ from megadga.probes.engine import Engine
 from megadga.probes.token_losses import token_losses
 from megadga.probes.weights_only import weights_only_loading
 from megadga.run_folder.checkpoints import find_damage
-from megadga.train.reference import RunReference, model_shape
+from megadga.train.reference import ReferenceModel, model_shape
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ _WHOLE = "mp_rank_00_model_states.pt"
 
 def load_reference(
     config: RunConfig,
-    reference: RunReference,
+    reference: ReferenceModel,
     engine: Engine,
     *,
     collective: ProcessGroupCollective,
@@ -161,7 +161,7 @@ def load_reference(
     return token_losses(engine, model)
 
 
-def _read_into(model: Llama, reference: RunReference) -> str | None:
+def _read_into(model: Llama, reference: ReferenceModel) -> str | None:
     """Load a checkpoint's weights; return what is wrong with it, if anything."""
     checkpoint = reference.checkpoint
     damage = find_damage(checkpoint, reference.header)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import PADDING, SequenceSet
 from megadga.data.reader import read_windows
-from megadga.data.rows import shared_rows
+from megadga.data.rows import weighted_rank_rows
 from megadga.data.sampler import Selection
 from megadga.plugin import Metrics
 from megadga.probes.engine import Engine
@@ -124,7 +124,7 @@ class Evaluation:
         """Return the mean loss of every set, shape ``(number of sets,)``. Collective."""
         owners = self._selection.domains
         losses = np.zeros(owners.size)
-        chunks = shared_rows(
+        chunks = weighted_rank_rows(
             self._num_targets,
             rank=self._collective.rank,
             world_size=self._collective.world_size,

@@ -8,7 +8,7 @@ from megadga.train.checkpoints import Checkpoints
 from megadga.train.evaluation import Evaluation
 from megadga.train.metrics import MetricSink
 from megadga.train.nonfinite import NonFiniteSteps
-from megadga.train.ranks import AgreedStop
+from megadga.train.ranks import CollectiveStop
 from megadga.train.step import Trainer
 
 
@@ -42,7 +42,7 @@ class Run:
     metrics: MetricSink
     checkpoints: Checkpoints
     non_finite: NonFiniteSteps
-    stop: AgreedStop
+    stop: CollectiveStop
     markers: Markers
     total_steps: int
 
@@ -95,7 +95,7 @@ def train(run: Run) -> bool:
 
 def _save(run: Run, batch: Batch) -> None:
     """Write the checkpoint of a batch's step, if the model can be gone on with. Collective."""
-    if run.non_finite.is_sound(batch):
+    if run.non_finite.is_finite_model(batch):
         run.checkpoints.save(batch.step)
     else:
-        run.metrics.log(batch.step, run.non_finite.not_saved())
+        run.metrics.log(batch.step, run.non_finite.skipped_checkpoint())

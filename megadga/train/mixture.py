@@ -79,7 +79,7 @@ from megadga.probes.methods import (
 )
 from megadga.report.history import read_weights
 
-MOST_NAMED = 5
+MAX_NAMED = 5
 """Names in an error: there may be thousands."""
 
 
@@ -87,7 +87,7 @@ def misnamed(
     path: KeyPath,
     weights: Mapping[str, float],
     names: Sequence[str],
-    left_out: AbstractSet[str],
+    excluded: AbstractSet[str],
     *,
     noun: str = "domain",
 ) -> Iterator[ConfigIssue]:
@@ -97,25 +97,25 @@ def misnamed(
         path: Key of the weights.
         weights: As they are written.
         names: All that must have one, and may.
-        left_out: Names of domains that are too short.
+        excluded: Names of domains that are too short.
         noun: What the names are of.
     """
     known = set(names)
     unknown = [name for name in weights if name not in known]
-    for name in unknown[:MOST_NAMED]:
-        if name in left_out:
+    for name in unknown[:MAX_NAMED]:
+        if name in excluded:
             expected = "the name of a domain that is not left out (data.too_short)"
             yield ConfigIssue((*path, name), expected, f"{weights[name]} in {name!r}")
             continue
         close = get_close_matches(name, names, n=1)
         hint = repr(close[0]) if close else ""
         yield ConfigIssue((*path, name), f"the name of a {noun}", repr(name), hint)
-    if len(unknown) > MOST_NAMED:
-        found = f"{len(unknown) - MOST_NAMED} more that are none"
+    if len(unknown) > MAX_NAMED:
+        found = f"{len(unknown) - MAX_NAMED} more that are none"
         yield ConfigIssue(path, f"names of {noun}s", found)
     missing = [name for name in names if name not in weights]
     if missing:
-        named = ", ".join(missing[:MOST_NAMED]) + (", ..." if len(missing) > MOST_NAMED else "")
+        named = ", ".join(missing[:MAX_NAMED]) + (", ..." if len(missing) > MAX_NAMED else "")
         found = f"none for {len(missing)} ({named})"
         yield ConfigIssue(path, f"a weight for each of the {len(names)} {noun}s", found)
 
@@ -133,12 +133,12 @@ class WeightResolver:
     Attributes:
         config: The run.
         domains: Its training domains, ``K`` of them.
-        left_out: Names of those that are too short for a window.
+        excluded: Names of those that are too short for a window.
     """
 
     config: RunConfig
     domains: Sequence[Domain]
-    left_out: AbstractSet[str] = frozenset()
+    excluded: AbstractSet[str] = frozenset()
 
     @property
     def names(self) -> list[str]:
@@ -168,7 +168,7 @@ class WeightResolver:
                 budget = training.steps * training.global_batch_size * length
                 return unimax_weights(tokens, budget=budget, max_epochs=rule.max_epochs)
             case _:
-                issues = list(misnamed(path, rule, self.names, self.left_out))
+                issues = list(misnamed(path, rule, self.names, self.excluded))
                 if issues:
                     raise self.config.error(issues)
                 weights = np.array([rule[name] for name in self.names], dtype=np.float64)
@@ -279,9 +279,9 @@ def _check_clustering(path: Path, basis: Basis, folders: Sequence[ShardFolder]) 
 
 
 def _check_domains(
-    path: Path, basis: Basis, names: Sequence[str], left_out: AbstractSet[str]
+    path: Path, basis: Basis, names: Sequence[str], excluded: AbstractSet[str]
 ) -> None:
-    known = {*names, *left_out}
+    known = {*names, *excluded}
     if len(basis.domains) != len(known):
         raise ConfigError(
             f"{path}: domains: expected the {len(known)} of the shards, found {len(basis.domains)}"
@@ -648,7 +648,7 @@ def make_mixture(
     config: RunConfig,
     domains: Sequence[Domain],
     *,
-    left_out: AbstractSet[str] = frozenset(),
+    excluded: AbstractSet[str] = frozenset(),
     basis: RunBasis | None = None,
 ) -> Mixture:
     """Return the run's mixture over its domains.
@@ -656,7 +656,7 @@ def make_mixture(
     Args:
         config: The run.
         domains: Its training domains.
-        left_out: Names of those that are too short for a window. What a histogram has there goes
+        excluded: Names of those that are too short for a window. What a histogram has there goes
             to the others, in proportion; a weight that is written in the configuration must not
             name them.
         basis: What the rule lives on in the domains' place, if the configuration says so.
@@ -665,7 +665,7 @@ def make_mixture(
         ConfigError: If weights or a histogram do not name exactly the domains, a setting is out of
             range for their number, or they hold too little for the run under `max_epochs`.
     """
-    weights = WeightResolver(config, domains, left_out)
+    weights = WeightResolver(config, domains, excluded)
     match config.mixing:
         case DgaMixing() as mixing:
             mixture = Mixture(
@@ -736,12 +736,12 @@ def _doremi(mixing: DoremiMixing, weights: WeightResolver) -> Doremi:
 def _importance(path: Path, run: WeightResolver) -> Mixture:
     """Return the mixture that gives each domain its share of the histogram in a file."""
     histogram = read_histogram(path)
-    kept = {name: mass for name, mass in histogram.items() if name not in run.left_out}
+    kept = {name: mass for name, mass in histogram.items() if name not in run.excluded}
     try:
         weights = importance_weights(kept, run.names)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    lost = sum(histogram[name] for name in histogram.keys() & run.left_out)
+    lost = sum(histogram[name] for name in histogram.keys() & run.excluded)
     return Mixture(Static(weights), lost_mass=lost / (lost + sum(kept.values())))
 
 

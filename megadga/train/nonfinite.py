@@ -44,7 +44,7 @@ class NonFiniteSteps:
         self._losses = losses
         self._ranks = ranks
         self._latest = latest
-        self._in_a_row = 0
+        self._consecutive = 0
         self._found = ""
         self._step = 0
 
@@ -56,15 +56,15 @@ class NonFiniteSteps:
         self._step = step
         what = _not_finite(train)
         if not what:
-            self._in_a_row = 0
+            self._consecutive = 0
             return {}
-        self._in_a_row += 1
+        self._consecutive += 1
         held = list(train["sequences_by_domain"])
         lost = _lost(train)
         self._found = f"{' and '.join(what)} not finite, in a batch of {_listed(held)}"
         if lost and len(lost) < len(held):
             self._found += f"; not finite: {_listed(lost)}"
-        event = {"event": "step_not_finite", "what": what, "in_a_row": self._in_a_row}
+        event = {"event": "step_not_finite", "what": what, "consecutive": self._consecutive}
         return {"event": {**event, "limit": self._limit, "domains": held, "not_finite": lost}}
 
     def check(self) -> None:
@@ -73,24 +73,24 @@ class NonFiniteSteps:
         Raises:
             DivergedError: After as many steps in a row as are allowed; on every rank.
         """
-        if self._in_a_row >= self._limit:
+        if self._consecutive >= self._limit:
             raise self._error()
 
-    def is_sound(self, batch: Batch) -> bool:
+    def is_finite_model(self, batch: Batch) -> bool:
         """Return whether the model that ``batch`` was the last one of may be saved. Collective."""
-        if self._in_a_row:
+        if self._consecutive:
             return False
         losses = self._losses(batch.tokens[-1])
         lost = float(torch.count_nonzero(~torch.isfinite(losses)))
         if self._ranks.merged(np.array([lost]))[0] == 0.0:
             return True
-        self._in_a_row = 1
+        self._consecutive = 1
         self._found = f"{int(lost)} losses of the model after it not finite"
         return False
 
-    def not_saved(self) -> Metrics:
+    def skipped_checkpoint(self) -> Metrics:
         """Return the ``event`` of a checkpoint that is left out."""
-        return {"event": {"event": "checkpoint_left_out", "reason": self._found}}
+        return {"event": {"event": "checkpoint_skipped", "reason": self._found}}
 
     def check_end(self) -> None:
         """Tell whether the run may count as finished.
@@ -98,13 +98,13 @@ class NonFiniteSteps:
         Raises:
             DivergedError: If its last step, or the model after it, is not finite; on every rank.
         """
-        if self._in_a_row:
+        if self._consecutive:
             raise self._error()
 
     def _error(self) -> DivergedError:
         latest = self._latest()
         kept = "no checkpoint was written" if latest is None else f"the newest one is {latest}"
-        first = self._step - self._in_a_row + 1
+        first = self._step - self._consecutive + 1
         return DivergedError(
             f"training: expected finite losses and gradients, found steps {first} to {self._step} "
             f"without (training.non_finite_limit: {self._limit}); step {self._step}: "

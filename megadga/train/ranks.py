@@ -108,7 +108,7 @@ def _raise(mine: Exception | None, told: Exception | None) -> None:
 
 
 @final
-class AgreedStop:
+class CollectiveStop:
     """Brings the ranks to one answer, as a signal reaches them at different steps, or only one.
 
     It makes no sum of its own: what it adds travels with a sum that every step makes anyway.
@@ -125,7 +125,7 @@ class AgreedStop:
         """Return what this rank adds to a sum over the ranks: 1 if it was asked, else 0."""
         return float(self._requested())
 
-    def take_in(self, total: float) -> None:
+    def update_from_sum(self, total: float) -> None:
         """Learn the sum of what every rank added, which is the same number on all."""
         self._agreed = self._agreed or total > 0.0
 
@@ -156,7 +156,7 @@ class DataParallelRanks(Protocol):
 
 
 @final
-class StepSum:
+class StepAllReduce:
     """Brings together what each rank knows of its sequences, and whether it is to stop.
 
     Args:
@@ -164,7 +164,7 @@ class StepSum:
         stop: Asked and told at every sum; None: nobody stops.
     """
 
-    def __init__(self, ranks: DataParallelRanks, stop: AgreedStop | None = None) -> None:
+    def __init__(self, ranks: DataParallelRanks, stop: CollectiveStop | None = None) -> None:
         self._ranks = ranks
         self._stop = stop
 
@@ -186,7 +186,7 @@ class StepSum:
             numbers[-1] = self._stop.own()
         merged = self._ranks.merged(numbers)
         if self._stop is not None:
-            self._stop.take_in(merged[-1])
+            self._stop.update_from_sum(merged[-1])
         return tuple(merged[:-1].reshape(len(own), size))
 
 

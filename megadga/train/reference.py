@@ -41,7 +41,7 @@ def describe_size(model: LlamaModel) -> str:
 
 
 @dataclass(frozen=True)
-class RunReference:
+class ReferenceModel:
     """A trained model, as another run left it.
 
     Attributes:
@@ -68,7 +68,7 @@ class RunReference:
         return {"step": self.step, "digest": self.digest}
 
 
-def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunReference | None:
+def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> ReferenceModel | None:
     """Find the reference model of a run whose rule has one; None: it has none.
 
     Args:
@@ -96,7 +96,7 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> RunRefere
         expected = f"a run by the tokenizer {tokenizer.fingerprint[:12]} ({checkpoint})"
         raise _unfit(config, expected, found[:12])
     rows = other.model.vocabulary_size
-    return RunReference(
+    return ReferenceModel(
         model=other.model,
         vocabulary_size=tokenizer.vocab_size if rows is None else rows,
         checkpoint=checkpoint,

@@ -13,14 +13,14 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.plugin import Batch, Metrics
 from megadga.probes.engine import Engine
-from megadga.train.ranks import StepSum
+from megadga.train.ranks import StepAllReduce
 
 TokenLosses = Callable[[Tensor], Tensor]
 """From tokens ``(b, S + 1)`` to a model's losses without gradients, ``(b, S)``."""
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class StepLosses:
     """What a step was trained on.
 
     Attributes:
@@ -34,10 +34,10 @@ class Trained:
     weights: FloatArray | None = None
 
 
-class Passes(Protocol):
+class TrainStep(Protocol):
     """A way to train on a batch."""
 
-    def __call__(self, batch: Batch, *beside: Tensor) -> Trained:
+    def __call__(self, batch: Batch, *beside: Tensor) -> StepLosses:
         """Complete one optimizer step. Collective: every rank calls it with its part.
 
         Args:
@@ -62,23 +62,23 @@ class Reweighting:
 
 
 @final
-class MeanPasses:
-    """Trains on the mean loss; ``Passes``.
+class MeanLossStep:
+    """Trains on the mean loss; ``TrainStep``.
 
     Args:
         engine: A DeepSpeed engine around a module that returns one loss a token.
         together: The sum over the ranks.
     """
 
-    def __init__(self, engine: Engine, together: StepSum) -> None:
+    def __init__(self, engine: Engine, together: StepAllReduce) -> None:
         self._engine = engine
         self._together = together
 
-    def __call__(self, batch: Batch, *beside: Tensor) -> Trained:
-        """See ``Passes``."""
+    def __call__(self, batch: Batch, *beside: Tensor) -> StepLosses:
+        """See ``TrainStep``."""
         own = torch.stack([self._micro_step(tokens) for tokens in batch.tokens])
         losses, *others = self._together(batch, own, *beside)
-        return Trained(losses, tuple(others))
+        return StepLosses(losses, tuple(others))
 
     def _micro_step(self, tokens: Tensor) -> Tensor:
         """Train on one micro-batch; return the mean loss of each sequence, shape ``(b,)``."""
@@ -89,13 +89,13 @@ class MeanPasses:
 
 
 @final
-class WeightedPasses:
+class WeightedLossStep:
     """Trains on a weighted mean, by weights that follow the losses of the whole global batch.
 
     With one micro-batch a step, its losses are known between forward and backward pass, and
     nothing is computed twice. With several, a forward pass over all of them comes first, without
     gradients and dropout. If a loss is not finite all sequences count for the same, as without
-    weights. ``Passes``.
+    weights. ``TrainStep``.
 
     Args:
         engine: A DeepSpeed engine around a module that returns one loss a token.
@@ -103,14 +103,14 @@ class WeightedPasses:
         together: The sum over the ranks.
     """
 
-    def __init__(self, engine: Engine, reweighting: Reweighting, together: StepSum) -> None:
+    def __init__(self, engine: Engine, reweighting: Reweighting, together: StepAllReduce) -> None:
         self._engine = engine
         self._reweighting = reweighting
         self._together = together
-        self._mean = MeanPasses(engine, together)
+        self._mean = MeanLossStep(engine, together)
 
-    def __call__(self, batch: Batch, *beside: Tensor) -> Trained:
-        """See ``Passes``."""
+    def __call__(self, batch: Batch, *beside: Tensor) -> StepLosses:
+        """See ``TrainStep``."""
         if batch.step <= self._reweighting.rule.warmup:
             return self._mean(batch, *beside)
         if len(batch.tokens) == 1:
@@ -125,15 +125,15 @@ class WeightedPasses:
             self._descend(losses, weights[rows])
             own.append(losses.detach())
         everyone, *others = self._together(batch, torch.stack(own), *beside)
-        return Trained(everyone, tuple(others), weights)
+        return StepLosses(everyone, tuple(others), weights)
 
-    def _at_once(self, batch: Batch, *beside: Tensor) -> Trained:
+    def _at_once(self, batch: Batch, *beside: Tensor) -> StepLosses:
         (tokens,), (rows,) = batch.tokens, batch.indices.rows
         own = self._engine(tokens).mean(dim=-1)
         losses, *others = self._together(batch, own.detach()[None], *beside)
         weights = self._weights(losses, batch.step)
         self._descend(own, weights[rows])
-        return Trained(losses, tuple(others), weights)
+        return StepLosses(losses, tuple(others), weights)
 
     def _descend(self, losses: Tensor, weights: FloatArray) -> None:
         """Take the gradient of a micro-batch's weighted mean, and the step if it is due."""
@@ -171,7 +171,7 @@ class Trainer:
         engine: Engine,
         names: Sequence[str],
         *,
-        together: StepSum,
+        together: StepAllReduce,
         clock: Callable[[], float],
         observe_losses: ObserveLosses | None = None,
         reference: TokenLosses | None = None,
@@ -183,10 +183,10 @@ class Trainer:
         self._observe_losses = observe_losses
         self._reference = reference
         self._weighted = reweighting is not None
-        self._passes: Passes = (
-            MeanPasses(engine, together)
+        self._passes: TrainStep = (
+            MeanLossStep(engine, together)
             if reweighting is None
-            else WeightedPasses(engine, reweighting, together)
+            else WeightedLossStep(engine, reweighting, together)
         )
 
     def step(self, batch: Batch) -> Metrics:

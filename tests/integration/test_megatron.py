@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from megadga.data.create import adopt_shards, merge_domains, read_sources
+from megadga.data.create import adopt_shards, merge_domains, read_merge_sources
 from megadga.data.folder import DomainSource, open_domain
 from megadga.data.indexed import DTYPE_CODES, IndexedShard, ShardWriter, best_dtype
 from megadga.data.manifest import TokenizerIdentity
@@ -119,7 +119,7 @@ def test_megatrons_shards_of_any_shape_are_adopted_and_verify(tmp_path):
     assert [one.documents for one in adopted.manifest.splits["train"]] == [20, 0]
     assert adopted.without_eod == 2
     assert problems_of(folder) == []
-    merge_domains(read_sources([folder]), tmp_path / "merged")
+    merge_domains(read_merge_sources([folder]), tmp_path / "merged")
     merged = IndexedDataset(str(tmp_path / "merged" / "train-00000"))
     for index, document in enumerate(documents):
         assert merged[index].tolist() == document.tolist()  # pyright: ignore[reportAttributeAccessIssue]

@@ -240,8 +240,8 @@ def _check_divergence(output: Path, code: int, text: str) -> None:
         "d0, d1, d2; no checkpoint was written since, the newest one is "
         "../diverged/checkpoints/step-00000004"
     )
-    assert "step 5: checkpoint_left_out" in text
-    assert "step 5: step_not_finite (what [gradient norm], in_a_row 1" in text
+    assert "step 5: checkpoint_skipped" in text
+    assert "step 5: step_not_finite (what [gradient norm], consecutive 1" in text
     assert not {path.name for path in output.iterdir()} & {"DONE", "REQUEUE"}
     kept = {path.name for path in (output / "checkpoints").glob("step-*")}
     assert kept == {"step-00000003", "step-00000004"}  # 4 was of no use, and 3 is

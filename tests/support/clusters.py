@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megadga.prepare.clustering.clusters import Clustering
-from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.training import ClusteringRecipe, train_clusters
 from tests.support.texts import write_lines
 
 SUBJECTS = {
@@ -33,4 +33,4 @@ def write_subjects(folder: Path, *, count: int = 60) -> tuple[Path, ...]:
 def learn(folder: Path, *, levels: Sequence[int] = (4, 16), seed: int = 0) -> Clustering:
     """Write the subjects' texts and their clustering ``clusters`` into a folder."""
     recipe = ClusteringRecipe(tuple(levels), seed=seed)
-    return learn_clusters(write_subjects(folder), folder / "clusters", recipe)
+    return train_clusters(write_subjects(folder), folder / "clusters", recipe)

@@ -265,8 +265,8 @@ def test_of_many_domains_the_most_repeated_are_listed(folder):
     table = "\n".join(lines).split("\n\n")[1].split("\n")
     assert len(table) == 1 + 40 + 1
     assert re.fullmatch(r"and 5 domains more with at most \d\.\d+ epochs", table[-1])
-    left_out = float(table[-1].split()[-2])
-    assert left_out <= min(float(row.split()[-1]) for row in table[1:-1])
+    excluded = float(table[-1].split()[-2])
+    assert excluded <= min(float(row.split()[-1]) for row in table[1:-1])
 
 
 FEW = ("mixing.probe.specific_sequences=4", "mixing.probe.sequences_per_domain=2")

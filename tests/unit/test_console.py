@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from megadga import cli
-from megadga.console import CLOSED, INTERRUPTED, in_console, whole_number
+from megadga.console import CLOSED, INTERRUPTED, parse_whole_number, run_main
 from tests.support.ranks import REPOSITORY
 from tests.support.runs import write_run
 
@@ -49,7 +49,7 @@ def test_a_program_whose_reader_has_gone_ends_without_a_word(lines):
             print(number)
 
     with closed_output() as errors:
-        assert in_console(main) == CLOSED
+        assert run_main(main) == CLOSED
         sys.stdout.flush()  # as the interpreter does at its end
         assert errors.getvalue() == ""
 
@@ -59,29 +59,29 @@ def test_a_program_that_leaves_by_itself_does_so_too():
         argparse.ArgumentParser().parse_args(["--help"])
 
     with closed_output():
-        assert in_console(main) == CLOSED
+        assert run_main(main) == CLOSED
 
 
 def test_exit_codes_pass_through():
     def leave() -> None:
         raise SystemExit(7)
 
-    assert [in_console(lambda: None), in_console(lambda: 3)] == [0, 3]
+    assert [run_main(lambda: None), run_main(lambda: 3)] == [0, 3]
     with pytest.raises(SystemExit, match="7"):
-        in_console(leave)
+        run_main(leave)
 
 
 def test_an_interrupt_is_a_line(capsys):
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    assert in_console(interrupt) == INTERRUPTED
+    assert run_main(interrupt) == INTERRUPTED
     assert re.fullmatch(r".*: interrupted\n", capsys.readouterr().err)
 
 
 def test_what_a_terminal_cannot_show_is_escaped():
     with ascii_output() as shown:
-        assert in_console(lambda: print("η = 0.3, 文, \udce9")) == 0
+        assert run_main(lambda: print("η = 0.3, 文, \udce9")) == 0
         assert shown.getvalue() == b"\\u03b7 = 0.3, \\u6587, \\udce9\n"
 
 
@@ -119,10 +119,10 @@ def test_every_program_starts_in_a_console():
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("007", 7), ("2147483647", 2147483647)])
 def test_a_whole_number_is_read(text, number):
-    assert whole_number(text, least=1) == number
+    assert parse_whole_number(text, least=1) == number
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.0", "²", "٣", "2147483648", "9" * 5000, "1e3"])
 def test_a_number_out_of_range_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number of at least 1"):
-        whole_number(text, least=1)
+        parse_whole_number(text, least=1)

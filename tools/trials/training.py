@@ -18,7 +18,7 @@ from megadga.plugin import Metrics, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.methods import Directional, LowRank, ProbeBudget, Probing
 from megadga.probes.sequences import ProbeSequenceSampler
-from megadga.train.ranks import StepSum
+from megadga.train.ranks import StepAllReduce
 from megadga.train.step import Trainer
 from trials.agreement import Update
 from trials.directions import DirectionTrial, Kept, Measured
@@ -122,7 +122,7 @@ def train(
         interval=recipe.interval,
     )
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    together = StepSum(collective)
+    together = StepAllReduce(collective)
     trainer = Trainer(engine, plugin.names, together=together, clock=time.perf_counter)
     trained = Trained(plugin.names, [], [], [])
     recent: list[float] = []

@@ -21,9 +21,9 @@ from megadga.errors import ConfigError
 from megadga.launch.doctor.gather import (
     ANSWER,
     Answers,
+    HostQuery,
     HostReport,
     NoReport,
-    Request,
     Software,
     count_devices,
     own_software,
@@ -96,7 +96,7 @@ def python_script(folder: Path, python_path: str, arguments: Sequence[str]) -> s
 
 
 @dataclass(frozen=True)
-class Place:
+class HostSet:
     """Hosts, and the way to them.
 
     Attributes:
@@ -108,13 +108,13 @@ class Place:
     reach: Reach
 
 
-def find_place(
+def find_hosts(
     hostfile: Path | None,
     environment: Mapping[str, str],
     *,
     nodes: int | None,
     accelerators_per_node: int | None,
-) -> Place:
+) -> HostSet:
     """Return the hosts that are meant.
 
     Args:
@@ -135,16 +135,16 @@ def find_place(
             nodes=nodes or len(listed),
             accelerators_per_node=accelerators_per_node,
         )
-        return Place(hosts, Ssh())
+        return HostSet(hosts, Ssh())
     if "SLURM_JOB_NODELIST" in environment:
         names = _allocated(environment["SLURM_JOB_NODELIST"])
         slots = accelerators_per_node or _allocated_slots(environment)
         if nodes is not None and nodes > len(names):
             raise ConfigError(f"--nodes: expected at most {len(names)} in this job, found {nodes}")
-        return Place(tuple(Host(name, slots) for name in names[:nodes]), Srun())
+        return HostSet(tuple(Host(name, slots) for name in names[:nodes]), Srun())
     if nodes is not None and nodes > 1:
         raise ConfigError(f"--nodes: expected a --hostfile or a SLURM job for {nodes} hosts")
-    return Place((Host("localhost", accelerators_per_node or count_devices()[0]),), Here())
+    return HostSet((Host("localhost", accelerators_per_node or count_devices()[0]),), Here())
 
 
 def _allocated(nodelist: str) -> list[str]:
@@ -276,7 +276,7 @@ def ask_hosts(
 
         def ask(host: str) -> tuple[_Conversation, HostReport | NoReport]:
             first = host == hosts[0]
-            request = Request(
+            request = HostQuery(
                 folder=str(folder),
                 mark=marks[host],
                 master=hosts[0],
@@ -289,7 +289,7 @@ def ask_hosts(
             said = conversation.ask(request.as_json())
             if not isinstance(said, dict):
                 return conversation, conversation.no_report()
-            return conversation, HostReport.of_json(said)  # pyright: ignore[reportUnknownArgumentType]
+            return conversation, HostReport.from_json(said)  # pyright: ignore[reportUnknownArgumentType]
 
         asked = list(pool.map(ask, hosts))
         reports = tuple(report for _, report in asked)
@@ -550,12 +550,12 @@ def preflight(
     Returns:
         A line a failure, which begins with the host's name and ends with the remedy.
     """
-    place = Place(tuple(hosts), Ssh())
+    place = HostSet(tuple(hosts), Ssh())
     found = look_at(place, output=output, port=port, ops=())
     return [str(finding) for finding in found if finding.failed]
 
 
-def look_at(place: Place, *, output: Path, port: int, ops: Sequence[str]) -> list[Finding]:
+def look_at(place: HostSet, *, output: Path, port: int, ops: Sequence[str]) -> list[Finding]:
     """Ask the hosts, and judge their answers.
 
     Args:
@@ -579,7 +579,7 @@ def look_at(place: Place, *, output: Path, port: int, ops: Sequence[str]) -> lis
 
 
 def diagnose(
-    place: Place, *, output: Path, port: int, ops: Sequence[str], deadline_s: float | None
+    place: HostSet, *, output: Path, port: int, ops: Sequence[str], deadline_s: float | None
 ) -> Iterator[Finding | Bandwidth]:
     """Yield what is found, as it is found.
 
@@ -617,16 +617,16 @@ def run_doctor(
 
     Args:
         config: The run, whose output all hosts must share; None: they must share this folder.
-        hostfile: See ``find_place``.
-        nodes: See ``find_place``.
-        accelerators_per_node: See ``find_place``.
+        hostfile: See ``find_hosts``.
+        nodes: See ``find_hosts``.
+        accelerators_per_node: See ``find_hosts``.
         deadline_s: Seconds that ranks wait for each other, above 0.
         all_reduce: Try all ranks together, if nothing has failed until then.
 
     Raises:
         ConfigError: If there are no such hosts, or ``MASTER_PORT`` is no port.
     """
-    place = find_place(
+    place = find_hosts(
         hostfile, os.environ, nodes=nodes, accelerators_per_node=accelerators_per_node
     )
     ranks = sum(host.slots for host in place.hosts)

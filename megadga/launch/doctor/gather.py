@@ -24,7 +24,7 @@ ANSWER = "megadga.doctor: "
 
 
 @dataclass(frozen=True)
-class Request:
+class HostQuery:
     """What one host is asked.
 
     Attributes:
@@ -48,10 +48,10 @@ class Request:
         return asdict(self)
 
     @staticmethod
-    def of_json(values: Mapping[str, Any]) -> "Request":
+    def from_json(values: Mapping[str, Any]) -> "HostQuery":
         """Return what ``as_json`` was made of."""
         copied: dict[str, Any] = {**values, "ops": tuple(values["ops"])}
-        return Request(**copied)
+        return HostQuery(**copied)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class HostReport:
         return asdict(self)
 
     @staticmethod
-    def of_json(values: Mapping[str, Any]) -> "HostReport":
+    def from_json(values: Mapping[str, Any]) -> "HostReport":
         """Return what ``as_json`` was made of."""
         copied: dict[str, Any] = {**values, "software": Software(**values["software"])}
         copied |= {name: tuple(values[name]) for name in ("ops_missing", "op_locks")}
@@ -221,7 +221,7 @@ def answer(host: str, asked: IO[str], answers: IO[str]) -> None:
         asked: Lines that come in.
         answers: Takes lines that go out.
     """
-    request = Request.of_json(json.loads(asked.readline()))
+    request = HostQuery.from_json(json.loads(asked.readline()))
     os.environ.update(request.environment)
     folder = Path(request.folder)
     with _left_in(folder / request.mark) as error:
@@ -230,7 +230,7 @@ def answer(host: str, asked: IO[str], answers: IO[str]) -> None:
             _say(answers, [name for name in json.loads(line) if _readable(folder / name)])
 
 
-def report(host: str, request: Request, *, folder_error: str) -> HostReport:
+def report(host: str, request: HostQuery, *, folder_error: str) -> HostReport:
     """Say what is asked of this host."""
     devices, kind = count_devices()
     ops = (*request.ops, *_OPS_OF_KIND[kind])

@@ -24,7 +24,7 @@ from megadga.prepare.clustering.embedding import (
 )
 from megadga.prepare.clustering.tree import ClusterTree, check_levels
 from megadga.prepare.extras import import_extra
-from megadga.prepare.pieces import Cut
+from megadga.prepare.pieces import TextCutter
 from megadga.prepare.reading.documents import chunk_texts, read_texts
 from megadga.prepare.workers import open_processes
 
@@ -299,7 +299,7 @@ def _load_once(
 
 
 def assign_inputs(
-    classifier: Classifier, paths: Sequence[Path], *, cut: Cut = list, workers: int = 1
+    classifier: Classifier, paths: Sequence[Path], *, cut: TextCutter = list, workers: int = 1
 ) -> tuple[IntArray, IntArray]:
     """Return each text's cluster, and the number of the input that it comes from.
 
@@ -325,5 +325,5 @@ def assign_inputs(
     return np.concatenate(clusters), np.concatenate(labels)
 
 
-def _assign(texts: Sequence[str], *, classifier: Classifier, cut: Cut) -> IntArray:
+def _assign(texts: Sequence[str], *, classifier: Classifier, cut: TextCutter) -> IntArray:
     return classifier.assign(cut(texts))

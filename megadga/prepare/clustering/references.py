@@ -13,8 +13,8 @@ from megadga.errors import ConfigError
 from megadga.mixers.basis import Basis, write_basis
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import PointArray
-from megadga.prepare.pieces import Cut
-from megadga.prepare.progress import Stages, unseen
+from megadga.prepare.pieces import TextCutter
+from megadga.prepare.progress import Stages, no_progress
 from megadga.prepare.reading.documents import chunk_texts, count_bytes, read_texts
 from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.reading.records import BadRecords
@@ -23,7 +23,7 @@ COMPARED_NUMBERS = 1 << 24
 """Bound on the similarities of one step: 128 MiB."""
 
 
-LEAST_TEMPERATURE = 1e-6
+MIN_TEMPERATURE = 1e-6
 """Similarities are known to about 1e-7: below, rounding would decide."""
 
 
@@ -34,7 +34,7 @@ class Smoothing:
     Attributes:
         nearest: Clusters that get some (m), at least 1.
         temperature: Difference of two similarities, which are in [-1, 1], that makes a factor of
-            e (t), at least ``LEAST_TEMPERATURE``. Among thousands of clusters, the nearest few
+            e (t), at least ``MIN_TEMPERATURE``. Among thousands of clusters, the nearest few
             differ by hundredths.
 
     Raises:
@@ -47,9 +47,9 @@ class Smoothing:
     def __post_init__(self) -> None:
         if self.nearest < 1:
             raise ConfigError(f"nearest: expected at least 1, found {self.nearest}")
-        if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
+        if not MIN_TEMPERATURE <= self.temperature < float("inf"):
             raise ConfigError(
-                f"temperature: expected {LEAST_TEMPERATURE} <= t < inf, found {self.temperature}"
+                f"temperature: expected {MIN_TEMPERATURE} <= t < inf, found {self.temperature}"
             )
 
 
@@ -75,13 +75,13 @@ def histogram(
         clusters = clustering.tree.assign(points[~known], level)
         mass += np.bincount(clusters, minlength=level)
         if smoothing:
-            mass += spread(points[known], centroids, smoothing)
+            mass += spread_mass(points[known], centroids, smoothing)
     if not mass.any():
         raise ConfigError("texts: expected at least one in a reference set, found none")
     return mass / mass.sum()
 
 
-def spread(points: PointArray, centroids: PointArray, smoothing: Smoothing) -> FloatArray:
+def spread_mass(points: PointArray, centroids: PointArray, smoothing: Smoothing) -> FloatArray:
     """Return the mass of points on the clusters nearest to each, 1 a point, shape ``(K,)``.
 
     Args:
@@ -132,11 +132,11 @@ def measure_references(
     clustering: Clustering,
     level: int,
     *,
-    cut: Cut = list,
+    cut: TextCutter = list,
     text_key: str = "text",
     bad: BadRecords | None = None,
     smoothing: Smoothing | None = None,
-    stages: Stages = unseen,
+    stages: Stages = no_progress,
 ) -> Basis:
     """Return the shares of each reference set in each cluster, a row a set.
 

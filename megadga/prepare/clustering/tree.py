@@ -16,7 +16,7 @@ GATHERED_NUMBERS = 1 << 22
 """Bound on the numbers of centres that are gathered for the points of one step: 16 MiB."""
 
 
-MOST_CLUSTERS = 1 << 20
+MAX_CLUSTERS = 1 << 20
 """At 128 dimensions, centroids of 512 MiB."""
 
 
@@ -25,12 +25,12 @@ def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
 
     Raises:
         ConfigError: If there is none, one is not a proper multiple of the one before, or the last
-            is above ``MOST_CLUSTERS``.
+            is above ``MAX_CLUSTERS``.
     """
     if not levels:
         raise ConfigError("levels: expected at least one number of clusters, found none")
-    if levels[-1] > MOST_CLUSTERS:
-        raise ConfigError(f"levels: expected at most {MOST_CLUSTERS} clusters, found {levels[-1]}")
+    if levels[-1] > MAX_CLUSTERS:
+        raise ConfigError(f"levels: expected at most {MAX_CLUSTERS} clusters, found {levels[-1]}")
     if levels[0] < 1:
         raise ConfigError(f"levels: expected numbers of at least 1, found {levels[0]}")
     for coarse, fine in pairwise(levels):

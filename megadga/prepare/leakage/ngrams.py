@@ -36,7 +36,7 @@ class TokenSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class NgramMatches:
     """N-grams that a stream holds.
 
     Attributes:
@@ -108,7 +108,7 @@ class HeldOutNgrams:
         self._filter = np.zeros(1 << bits, dtype=np.bool_)
         self._filter[self._prefixes(self._hashes)] = True
 
-    def find(self, stream: TokenSource, progress: Callable[[int], object]) -> Found:
+    def find(self, stream: TokenSource, progress: Callable[[int], object]) -> NgramMatches:
         """Return the n-grams that a stream holds, in memory bounded by their number.
 
         Args:
@@ -119,12 +119,12 @@ class HeldOutNgrams:
         Raises:
             ShardError: If a file is gone or has been cut.
         """
-        merged = Found(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+        merged = NgramMatches(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
         pending, num_pending = [merged], 0
         for start, tokens in _chunks(stream, self.n):
             ngrams, places = self._look_up(hash_ngrams(tokens, self.n))
             if ngrams.size:
-                pending.append(Found(ngrams, places + start))
+                pending.append(NgramMatches(ngrams, places + start))
                 num_pending += ngrams.size
             if num_pending > CHUNK_TOKENS + merged.ngrams.size:  # so that merging stays linear
                 merged = _merge(pending)
@@ -145,7 +145,7 @@ class HeldOutNgrams:
         documents, counts = np.unique(self._documents[self._pairs(ngrams)], return_counts=True)
         return documents, counts / self._sizes[documents]
 
-    def match(self, found: Found) -> Match | None:
+    def match(self, found: NgramMatches) -> Match | None:
         """Return the first match in the document of which most was found; None: nothing was."""
         documents, shares = self.shares(found.ngrams)
         if not documents.size:
@@ -211,14 +211,14 @@ def _whole(owners: IntArray, ends: NDArray[np.bool_], n: int) -> IntArray:
     return np.flatnonzero(free & (owners[n - 1 : n - 1 + size] == owners[:size]))
 
 
-def _merge(pieces: Sequence[Found]) -> Found:
+def _merge(pieces: Sequence[NgramMatches]) -> NgramMatches:
     """Return what was found in some pieces of a stream, each n-gram where it was found first.
 
     Args:
         pieces: In the order of the stream; only here, an n-gram may occur again and again.
     """
     ngrams, first = np.unique(np.concatenate([p.ngrams for p in pieces]), return_index=True)
-    return Found(ngrams, np.concatenate([p.positions for p in pieces])[first])
+    return NgramMatches(ngrams, np.concatenate([p.positions for p in pieces])[first])
 
 
 def _chunks(stream: TokenSource, n: int) -> Iterator[tuple[int, TokenArray]]:

@@ -14,7 +14,7 @@ from megadga.data.files import atomic_write
 from megadga.data.folder import DomainSource, open_domain, open_shards
 from megadga.data.manifest import Manifest, manifest_path, read_manifest
 from megadga.errors import ConfigError, ShardError
-from megadga.prepare.leakage.ngrams import Found, HeldOutNgrams, Match
+from megadga.prepare.leakage.ngrams import HeldOutNgrams, Match, NgramMatches
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class LeakageSearch:
             own=own,
         )
 
-    def _overlap(self, name: str, found: Found) -> Overlap:
+    def _overlap(self, name: str, found: NgramMatches) -> Overlap:
         return self._count(name, found.ngrams, self.ngrams.match(found))
 
     def _count(self, name: str, ngrams: IntArray, match: Match | None) -> Overlap:
@@ -214,11 +214,11 @@ def _largest_first(overlap: Overlap) -> float:
     return -overlap.share
 
 
-MOST_ROWS = 40
+MAX_ROWS = 40
 """Domains that the table lists, the worst ones: there may be thousands."""
 
 
-MOST_NAMED = 5
+MAX_NAMED = 5
 """Places that a complaint names."""
 
 
@@ -236,7 +236,7 @@ def render_leakage(
         f"{leakage.num_ngrams:,} n-grams of {leakage.rule.n} tokens; "
         f"too short to look for: {leakage.num_short:,}"
     )
-    listed, rest = leakage.domains[:MOST_ROWS], leakage.domains[MOST_ROWS:]
+    listed, rest = leakage.domains[:MAX_ROWS], leakage.domains[MAX_ROWS:]
     own = () if leakage.own is None else (leakage.own,)
     leaked = f"documents with >= {leakage.rule.document_share:.0%}"
     rows = [("domain", "n-grams", "overlap", leaked, "for example")]
@@ -253,13 +253,13 @@ def render_leakage(
     yield from lines[1 + len(listed) :]
 
 
-def complain(leakage: Leakage) -> str | None:
+def describe_excess(leakage: Leakage) -> str | None:
     """Return in one line which places hold more than the rule allows; None: no place does."""
     beyond = leakage.excesses
     if not beyond:
         return None
-    named = ", ".join(f"{place.share:.2%} in {place.name}" for place in beyond[:MOST_NAMED])
-    more = f" and {len(beyond) - MOST_NAMED:,} more" if len(beyond) > MOST_NAMED else ""
+    named = ", ".join(f"{place.share:.2%} in {place.name}" for place in beyond[:MAX_NAMED])
+    more = f" and {len(beyond) - MAX_NAMED:,} more" if len(beyond) > MAX_NAMED else ""
     return (
         f"{leakage.name}: expected at most {leakage.rule.max_overlap:.2%} of its held-out n-grams "
         f"in one place, found {named}{more}"

@@ -24,26 +24,26 @@ from megadga.errors import ConfigError, ShardError
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pipeline.corpus import Corpus, Recipe, plan_tasks
 from megadga.prepare.pipeline.merging import (
-    Finishing,
-    Merging,
-    Output,
+    BuildOutput,
+    DomainSizes,
+    FolderFinisher,
     Provenance,
+    ShardMerger,
     ShardTask,
-    Sizes,
     SortedRun,
     plan_shards,
 )
 from megadga.prepare.pipeline.stages import Execution, tokenize_all, write_all
-from megadga.prepare.pipeline.tokenizing import Tokenizing
-from megadga.prepare.pipeline.workplace import TaskRecord
+from megadga.prepare.pipeline.tokenizing import TaskTokenizer
+from megadga.prepare.pipeline.work_folder import TaskRecord
 from megadga.prepare.tokenizer import Tokenizer
 
-MOST_FOLDERS = 1 << 16
+MAX_FOLDERS = 1 << 16
 NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuildResult:
     """What came of a build.
 
     Attributes:
@@ -76,7 +76,7 @@ class Build:
 
     corpus: Corpus
     tokenizer: Tokenizer
-    output: Output
+    output: BuildOutput
     recipe: Recipe = Recipe()
     classifier: Classifier | None = None
 
@@ -122,7 +122,7 @@ class Build:
         }
 
 
-def build_shards(build: Build, execution: Execution = Execution()) -> Built:
+def build_shards(build: Build, execution: Execution = Execution()) -> BuildResult:
     """Write the domains of a corpus, each document ended by EOD, in a random order.
 
     A domain of which every document would be held out, by its text, is trained on whole: copies
@@ -147,26 +147,26 @@ def build_shards(build: Build, execution: Execution = Execution()) -> Built:
         return _build(build, execution)
 
 
-def _build(build: Build, execution: Execution) -> Built:
-    plan, workplace = build.describe(), build.output.workplace
+def _build(build: Build, execution: Execution) -> BuildResult:
+    plan, work_folder = build.describe(), build.output.work_folder
     _check_before(build)
     made = Provenance(_digest({**plan, "modified": None}), plan["modified"])
     if build.names is not None:
         folders = build.output.folders(build.names)
         there = [build.output.finished(folder, made) for folder in folders]
-        if all(there) and not workplace.holds(plan):
-            return Built(tuple(manifest for manifest in there if manifest is not None))
+        if all(there) and not work_folder.is_of(plan):
+            return BuildResult(tuple(manifest for manifest in there if manifest is not None))
     else:
         build.output.check_left(made)
-    with workplace.claimed(plan):
+    with work_folder.claim(plan):
         # Shards of another size, or another place for them, leave out the same records.
         rejects = build.output.rejects_path(_digest({**plan, "modified": None, "merging": None}))
         records = _tokenize(build, execution, rejects)
         _check_unchanged(build, plan)
         manifests, whole = _merge(build, execution, records, made)
-        workplace.remove()
+        work_folder.remove()
     num_bad = sum(record.num_bad for record in records)
-    return Built(
+    return BuildResult(
         manifests,
         num_records=sum(record.num_records for record in records),
         num_bad=num_bad,
@@ -176,22 +176,22 @@ def _build(build: Build, execution: Execution) -> Built:
 
 
 @contextmanager
-def _written(output: Output) -> Generator[None]:
+def _written(output: BuildOutput) -> Generator[None]:
     """Say in a line what the disk refuses, of the output or of what is kept beside it."""
     try:
         yield
     except BrokenPipeError:
         raise  # of whoever watches the progress
     except OSError as error:
-        path, reason = error.filename or output.workplace.folder, error.strerror or error
+        path, reason = error.filename or output.work_folder.folder, error.strerror or error
         raise ShardError(
             f"{path}: expected to write the shards of {output.path}, found {reason}"
         ) from error
 
 
 def _tokenize(build: Build, execution: Execution, rejects: Path) -> list[TaskRecord]:
-    job = Tokenizing(
-        build.output.workplace,
+    job = TaskTokenizer(
+        build.output.work_folder,
         build.tokenizer,
         build.recipe,
         build.classifier,
@@ -210,7 +210,7 @@ def _check_unchanged(build: Build, plan: Mapping[str, Any]) -> None:
         if (size, now["modified"][path]) != before[path]:
             raise ConfigError(
                 f"{path}: expected it to stay as it is while it is read, found it modified: "
-                f"remove {build.output.workplace.folder} and build again"
+                f"remove {build.output.work_folder.folder} and build again"
             )
 
 
@@ -235,7 +235,7 @@ def _merge(
     whole = _held_out_whole(build, found)
     merging, sizes = replace(merging, whole=whole), found.trained_on(whole)
     _check_domains(build, names, sizes)
-    finish = Finishing(
+    finish = FolderFinisher(
         build.output,
         build.tokenizer.identity,
         names,
@@ -263,14 +263,14 @@ def _merge(
     return tuple(manifests), tuple(names[number] for number in trained_on)
 
 
-def _merging(build: Build, records: Sequence[TaskRecord], names: Sequence[str]) -> Merging:
+def _merging(build: Build, records: Sequence[TaskRecord], names: Sequence[str]) -> ShardMerger:
     numbers = {name: number for number, name in enumerate(names)}
 
     def renumbered(domains: Sequence[str]) -> IntArray | None:
         return np.array([numbers[n] for n in domains], dtype=np.int64) if domains else None
 
-    return Merging(
-        build.output.workplace,
+    return ShardMerger(
+        build.output.work_folder,
         runs=[
             SortedRun(run.name, renumbered(run.domains))
             for record in records
@@ -281,7 +281,7 @@ def _merging(build: Build, records: Sequence[TaskRecord], names: Sequence[str]) 
     )
 
 
-def _held_out_whole(build: Build, sizes: Sizes) -> IntArray:
+def _held_out_whole(build: Build, sizes: DomainSizes) -> IntArray:
     """Return the domains of which chance holds out everything, rising.
 
     Where files say what is held out, nothing of it is ever trained on.
@@ -311,7 +311,7 @@ def _check_before(build: Build) -> None:
     _refuse_empty(build, [build.names[number] for number, size in text.items() if not size])
 
 
-def _check_domains(build: Build, names: Sequence[str], sizes: Sizes) -> None:
+def _check_domains(build: Build, names: Sequence[str], sizes: DomainSizes) -> None:
     """Check that every domain has something to train on, if they do not share a folder."""
     to_train_on = sizes.documents[0]
     if build.output.grouped:
@@ -325,19 +325,19 @@ def _refuse_empty(build: Build, empty: Sequence[str]) -> None:
     if empty:
         raise ConfigError(
             f"{build.output.path}: expected at least one document to train on in each domain, "
-            f"found none in {shown_names(empty)}"
+            f"found none in {format_names(empty)}"
         )
 
 
-def shown_names(names: Sequence[str]) -> str:
+def format_names(names: Sequence[str]) -> str:
     """Return some names in a line, and how many more there are."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def _check_number(build: Build, names: Sequence[str]) -> None:
-    if len(names) > MOST_FOLDERS and not build.output.grouped:
+    if len(names) > MAX_FOLDERS and not build.output.grouped:
         raise ConfigError(
-            f"{build.recipe.keys.domain or build.output.path}: expected at most {MOST_FOLDERS} "
+            f"{build.recipe.keys.domain or build.output.path}: expected at most {MAX_FOLDERS} "
             f"domains with a folder each, found {len(names)}: group them into one (--grouped)"
         )

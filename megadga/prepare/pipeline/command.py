@@ -7,9 +7,9 @@ from pathlib import Path
 from megadga.data.create import SHARD_TOKENS
 from megadga.errors import ConfigError
 from megadga.prepare.classifier import Classifier
-from megadga.prepare.pipeline.build import Build, Built, shown_names
+from megadga.prepare.pipeline.build import Build, BuildResult, format_names
 from megadga.prepare.pipeline.corpus import Corpus, Recipe, corpus_by_input, corpus_of_files
-from megadga.prepare.pipeline.merging import Output
+from megadga.prepare.pipeline.merging import BuildOutput
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
 from megadga.prepare.progress import Stages
 from megadga.prepare.reading.inputs import expand_inputs, plan_domains, plan_files
@@ -118,7 +118,7 @@ def read_build(args: argparse.Namespace) -> Build:
     return Build(
         corpus=_read_corpus(args),
         tokenizer=load_tokenizer(args.tokenizer, eod=args.eod),
-        output=Output(args.output, grouped=args.grouped or args.clusters is not None),
+        output=BuildOutput(args.output, grouped=args.grouped or args.clusters is not None),
         recipe=Recipe(
             Keys(args.text_key, args.id_key, args.domain_key),
             valid_fraction=args.valid_fraction,
@@ -139,12 +139,12 @@ def read_execution(args: argparse.Namespace, workers: Workers, *, stages: Stages
     return Execution(workers, args.memory * MEGABYTE, MaxBad.parse(args.max_bad), stages)
 
 
-def describe_exceptions(built: Built) -> Iterator[str]:
+def describe_exceptions(built: BuildResult) -> Iterator[str]:
     """Yield a line on what a build did not treat like the rest."""
     if built.whole:
         yield (
             f"held out nothing of {len(built.whole):,} domains, as it would have been all they "
-            f"have: {shown_names(built.whole)}"
+            f"have: {format_names(built.whole)}"
         )
     if built.rejects is not None:
         bad = f"{built.num_bad:,} of {built.num_records:,} records"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megadga.data.create import MOST_TOKENS, SHARD_TOKENS
+from megadga.data.create import MAX_SHARD_TOKENS, SHARD_TOKENS
 from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import split_file
 from megadga.prepare.reading.inputs import DomainInput, divide_input, list_files, pair_files
@@ -49,14 +49,14 @@ class Recipe:
         ):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {value}")
-            if value is not None and value > MOST_TOKENS:
+            if value is not None and value > MAX_SHARD_TOKENS:
                 raise ConfigError(f"{name}: expected at most 2^62, found {value}")
 
 
-LEAST_TASK_BYTES = 1 << 18
+MIN_TASK_BYTES = 1 << 18
 
 
-MOST_TASK_BYTES = 1 << 26
+MAX_TASK_BYTES = 1 << 26
 
 
 TASKS_WANTED = 64
@@ -69,7 +69,7 @@ corpus, spread evenly, and as many again, an equal part of each file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """One file of the corpus.
 
     Attributes:
@@ -95,12 +95,12 @@ class Corpus:
             classifier say.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     names: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FilePart:
     """Some neighbouring records of one file.
 
     Attributes:
@@ -109,7 +109,7 @@ class Part:
         checked: Share of its documents, in (0, 1], that must survive tokenizing and decoding.
     """
 
-    source: Source
+    source: SourceFile
     span: Span
     checked: float = 1.0
 
@@ -124,7 +124,7 @@ class Task:
     """
 
     number: int
-    parts: tuple[Part, ...]
+    parts: tuple[FilePart, ...]
 
     @property
     def input_bytes(self) -> int:
@@ -160,7 +160,7 @@ def corpus_of_files(files: Sequence[Path], *, valid_fraction: float) -> Corpus:
         valid_fraction: Documents held out for validation, in [0, 1), on average.
     """
     return Corpus(
-        tuple(Source(path, number, None, valid_fraction) for number, path in enumerate(files)),
+        tuple(SourceFile(path, number, None, valid_fraction) for number, path in enumerate(files)),
         None,
     )
 
@@ -174,14 +174,14 @@ def plan_tasks(corpus: Corpus) -> tuple[Task, ...]:
         ConfigError: If a file cannot be read.
     """
     sizes = [source.path.stat().st_size for source in corpus.sources]
-    task_bytes = min(max(sum(sizes) // TASKS_WANTED, LEAST_TASK_BYTES), MOST_TASK_BYTES)
+    task_bytes = min(max(sum(sizes) // TASKS_WANTED, MIN_TASK_BYTES), MAX_TASK_BYTES)
     return tuple(
         Task(number, parts)
         for number, parts in enumerate(_packed(corpus.sources, _checked_shares(sizes), task_bytes))
     )
 
 
-def _input_sources(one: DomainInput, domain: int, valid_fraction: float) -> Iterator[Source]:
+def _input_sources(one: DomainInput, domain: int, valid_fraction: float) -> Iterator[SourceFile]:
     if one.valid is not None:
         train, valid = pair_files(one.train, "train"), pair_files(one.valid, "valid")
     else:
@@ -190,7 +190,7 @@ def _input_sources(one: DomainInput, domain: int, valid_fraction: float) -> Iter
     fraction = 0.0 if valid or one.valid is not None else valid_fraction
     files = [*((file, fraction) for file in train), *((file, 1.0) for file in valid)]
     for ordinal, (file, share) in enumerate(files):
-        yield Source(file, ordinal, domain, share)
+        yield SourceFile(file, ordinal, domain, share)
 
 
 def _checked_shares(sizes: Sequence[int]) -> list[float]:
@@ -200,16 +200,16 @@ def _checked_shares(sizes: Sequence[int]) -> list[float]:
 
 
 def _packed(
-    sources: Sequence[Source], shares: Sequence[float], task_bytes: int
-) -> Iterator[tuple[Part, ...]]:
-    parts: list[Part] = []
+    sources: Sequence[SourceFile], shares: Sequence[float], task_bytes: int
+) -> Iterator[tuple[FilePart, ...]]:
+    parts: list[FilePart] = []
     held = 0
     for source, share in zip(sources, shares, strict=True):
         for span in split_file(source.path, span_bytes=task_bytes):
             if parts and held + span.input_bytes > task_bytes:
                 yield tuple(parts)
                 parts, held = [], 0
-            parts.append(Part(source, span, share))
+            parts.append(FilePart(source, span, share))
             held += span.input_bytes
     if parts:
         yield tuple(parts)

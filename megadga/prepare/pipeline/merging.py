@@ -27,14 +27,14 @@ from megadga.errors import ShardError
 from megadga.prepare.pipeline.corpus import SPLITS
 from megadga.prepare.pipeline.tokenizing import (
     SPLIT_SHIFT,
-    Documents,
-    Point,
-    Run,
+    RunReader,
+    SortPosition,
+    TokenizedDocuments,
     divide_groups,
     group_numbers,
     split_documents,
 )
-from megadga.prepare.pipeline.workplace import Workplace
+from megadga.prepare.pipeline.work_folder import WorkFolder
 from megadga.prepare.reading.splits import rejects_path
 
 GATHERED_TOKENS = 1 << 20
@@ -48,7 +48,7 @@ class SortedRun:
     """Where a run is, and what its domains are called elsewhere.
 
     Attributes:
-        name: Its name in the workplace.
+        name: Its name in the work_folder.
         domains: The number of each of its domains over all runs, rising; None: the same.
     """
 
@@ -57,7 +57,7 @@ class SortedRun:
 
 
 @dataclass(frozen=True, eq=False)
-class Sizes:
+class DomainSizes:
     """How much there is.
 
     Attributes:
@@ -68,7 +68,7 @@ class Sizes:
     documents: IntArray
     tokens: IntArray
 
-    def trained_on(self, domains: IntArray) -> "Sizes":
+    def trained_on(self, domains: IntArray) -> "DomainSizes":
         """Return what it is when all of some domains is in the training split."""
         moved: list[IntArray] = []
         for sizes in (self.documents, self.tokens):
@@ -76,7 +76,7 @@ class Sizes:
             sums[TRAIN, domains] = sizes[:, domains].sum(axis=0)
             sums[VALID, domains] = 0
             moved.append(sums)
-        return Sizes(*moved)
+        return DomainSizes(*moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class ShardTask:
     folder: str
     split: str
     number: int
-    points: tuple[Point, ...]
+    points: tuple[SortPosition, ...]
     num_tokens: int
 
     @property
@@ -104,18 +104,18 @@ class ShardTask:
 
 
 @dataclass(frozen=True)
-class Merging:
+class ShardMerger:
     """What a worker does with a shard; the same for all shards of a build.
 
     Attributes:
-        workplace: Where runs are and shards go.
+        work_folder: Where runs are and shards go.
         runs: All of them, in the order of the corpus.
         dtype: Type of the tokens.
         ids: Whether documents have ids.
         whole: Domains all of whose held out documents go into the training split, rising.
     """
 
-    workplace: Workplace
+    work_folder: WorkFolder
     runs: Sequence[SortedRun]
     dtype: TokenType
     ids: bool
@@ -123,16 +123,16 @@ class Merging:
 
     def __call__(self, task: ShardTask) -> ShardEntry:
         """Write one shard; it is whole, and recorded, when this returns."""
-        prefix = self.workplace.shard_prefix(task.folder, task.name)
+        prefix = self.work_folder.shard_prefix(task.folder, task.name)
         prefix.parent.mkdir(exist_ok=True)
         with ShardWriter(prefix, self.dtype, ids=self.ids) as writer:
             for first, last in pairwise(task.points):
                 for documents in self._gathered(first, last):
                     writer.add_documents(documents.tokens, documents.lengths, documents.ids)
-        self.workplace.keep_shard(task.folder, writer.entry)
+        self.work_folder.save_shard(task.folder, writer.entry)
         return writer.entry
 
-    def sizes(self, num_domains: int) -> Sizes:
+    def sizes(self, num_domains: int) -> DomainSizes:
         """Return what all runs hold; reads their lists of groups."""
         shape = (len(SPLITS), num_domains)
         documents, tokens = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -141,9 +141,9 @@ class Merging:
             splits, domains = divide_groups(run.groups)
             documents[splits, domains] += run.num_documents  # each group comes once in a run
             tokens[splits, domains] += run.num_tokens
-        return Sizes(documents, tokens)
+        return DomainSizes(documents, tokens)
 
-    def _gathered(self, first: Point, last: Point) -> Iterator[Documents]:
+    def _gathered(self, first: SortPosition, last: SortPosition) -> Iterator[TokenizedDocuments]:
         """Yield the documents of a range of the order, some at a time."""
         found = [part for run in self.runs for part in self._parts(self._open(run), first, last)]
         keys = np.concatenate([documents.keys for documents in found])
@@ -159,7 +159,7 @@ class Merging:
         for chosen in np.split(order, cuts):
             places: list[int] = chosen.tolist()
             if places:
-                yield Documents(
+                yield TokenizedDocuments(
                     tokens=np.concatenate([tokens[place] for place in places]),
                     lengths=lengths[chosen],
                     groups=groups[chosen],
@@ -167,7 +167,9 @@ class Merging:
                     ids=[ids[place] for place in places] if self.ids else (),
                 )
 
-    def _parts(self, run: Run, first: Point, last: Point) -> Iterator[Documents]:
+    def _parts(
+        self, run: RunReader, first: SortPosition, last: SortPosition
+    ) -> Iterator[TokenizedDocuments]:
         """Yield what a run has in a range, which is of one split, in any order."""
         documents = run.between(first, last)
         domains = self.whole[
@@ -181,15 +183,15 @@ class Merging:
             yield documents
             within = (domains >= first.domain) & (domains <= last.domain)
             for domain in domains[within].tolist():
-                begin = Point(VALID, domain, first.key if domain == first.domain else 0)
+                begin = SortPosition(VALID, domain, first.key if domain == first.domain else 0)
                 end = replace(last, split=VALID)
                 part = run.between(
-                    begin, end if domain == last.domain else Point(VALID, domain + 1)
+                    begin, end if domain == last.domain else SortPosition(VALID, domain + 1)
                 )
                 yield replace(part, groups=part.groups - (VALID << SPLIT_SHIFT))
 
-    def _open(self, run: SortedRun) -> Run:
-        return Run(self.workplace.run_prefix(run.name), self.dtype, domains=run.domains)
+    def _open(self, run: SortedRun) -> RunReader:
+        return RunReader(self.work_folder.run_prefix(run.name), self.dtype, domains=run.domains)
 
 
 def plan_shards(
@@ -215,13 +217,13 @@ def plan_shards(
             _point(number, domains.start, held, total * cut // (num_shards * num_ranges))
             for cut in range(num_shards * num_ranges)
         ]
-        points.append(Point(number, domains.stop))
+        points.append(SortPosition(number, domains.stop))
         for shard in range(num_shards):
             cuts = points[shard * num_ranges : (shard + 1) * num_ranges + 1]
             yield ShardTask(folder, split, shard, tuple(cuts), total // num_shards)
 
 
-def _point(split: int, first: int, tokens: IntArray, target: int) -> Point:
+def _point(split: int, first: int, tokens: IntArray, target: int) -> SortPosition:
     """Return the point before which about ``target`` tokens of a split's domains come.
 
     Keys are spread evenly: a fraction of a domain's tokens lies below that fraction of 2^64.
@@ -231,7 +233,7 @@ def _point(split: int, first: int, tokens: IntArray, target: int) -> Point:
     held = int(tokens[domain])
     before = int(ends[domain]) - held
     key = (target - before << 64) // held
-    return Point(split, first + domain, key)
+    return SortPosition(split, first + domain, key)
 
 
 BUILD_FILE = "build.json"
@@ -287,7 +289,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class BuildOutput:
     """Where a build puts its domains.
 
     Attributes:
@@ -299,10 +301,10 @@ class Output:
     grouped: bool = False
 
     @property
-    def workplace(self) -> Workplace:
+    def work_folder(self) -> WorkFolder:
         """The hidden folder beside it that a build works in."""
         path = self.path.absolute()
-        return Workplace(path.with_name(f".{path.name}.building"))
+        return WorkFolder(path.with_name(f".{path.name}.building"))
 
     def rejects_path(self, digest: str) -> Path:
         """Return where the bad records of a build are listed, beside the output."""
@@ -351,7 +353,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Finishing:
+class FolderFinisher:
     """Puts folders with finished shards in their place; the same for all of a build.
 
     Attributes:
@@ -363,10 +365,10 @@ class Finishing:
         build: What is written down of the build, JSON-shaped.
     """
 
-    output: Output
+    output: BuildOutput
     tokenizer: TokenizerIdentity
     names: Sequence[str]
-    sizes: Sizes
+    sizes: DomainSizes
     classifier: str | None
     build: Mapping[str, Any]
 
@@ -377,11 +379,11 @@ class Finishing:
             folder: Its name.
             shards: What is in it, all of it written.
         """
-        workplace = self.output.workplace
-        merged = workplace.merged_folder(folder)
+        work_folder = self.output.work_folder
+        merged = work_folder.merged_folder(folder)
         merged.mkdir(exist_ok=True)
         entries: dict[str, tuple[ShardEntry, ...]] = {
-            split: tuple(_entries(workplace, [one for one in shards if one.split == split]))
+            split: tuple(_entries(work_folder, [one for one in shards if one.split == split]))
             for split in SPLITS
         }
         grouping = write_grouping(merged, self._grouping()) if self.output.grouped else None
@@ -414,9 +416,9 @@ def _read_note(folder: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", note) if isinstance(note, dict) else {}
 
 
-def _entries(workplace: Workplace, shards: Sequence[ShardTask]) -> Iterator[ShardEntry]:
+def _entries(work_folder: WorkFolder, shards: Sequence[ShardTask]) -> Iterator[ShardEntry]:
     for shard in shards:
-        entry = workplace.shard_entry(shard.folder, shard.name)
+        entry = work_folder.shard_entry(shard.folder, shard.name)
         assert entry is not None, f"{shard.folder}/{shard.name} is written before its folder ends"
         yield entry
 

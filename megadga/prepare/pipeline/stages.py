@@ -6,16 +6,16 @@ from pathlib import Path
 
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import Task
-from megadga.prepare.pipeline.merging import Merging, ShardTask
-from megadga.prepare.pipeline.tokenizing import Tokenizing, find_rejects, write_rejects
-from megadga.prepare.pipeline.workplace import TaskRecord, read_progress
-from megadga.prepare.progress import Stages, unseen
+from megadga.prepare.pipeline.merging import ShardMerger, ShardTask
+from megadga.prepare.pipeline.tokenizing import TaskTokenizer, find_rejects, write_rejects
+from megadga.prepare.pipeline.work_folder import TaskRecord, read_progress
+from megadga.prepare.progress import Stages, no_progress
 from megadga.prepare.reading.records import MaxBad
 from megadga.prepare.workers import Workers
 
 MEMORY_BYTES = 1 << 26
-LEAST_RECORD_BYTES = 1 << 20
-MOST_MEMORY_BYTES = 1 << 62
+MIN_RECORD_BYTES = 1 << 20
+MAX_MEMORY_BYTES = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Execution:
     workers: Workers = Workers()
     memory_bytes: int = MEMORY_BYTES
     max_bad: MaxBad = MaxBad()
-    stages: Stages = unseen
+    stages: Stages = no_progress
 
     def __post_init__(self) -> None:
         if self.memory_bytes < 1:
             raise ConfigError(f"memory: expected at least 1 byte, found {self.memory_bytes}")
-        if self.memory_bytes > MOST_MEMORY_BYTES:
+        if self.memory_bytes > MAX_MEMORY_BYTES:
             raise ConfigError(f"memory: expected at most 2^62 bytes, found {self.memory_bytes}")
 
     @property
@@ -49,7 +49,7 @@ class Execution:
 
         While it is tokenized, a text takes some 50 times its size.
         """
-        return max(self.memory_bytes // 4, LEAST_RECORD_BYTES)
+        return max(self.memory_bytes // 4, MIN_RECORD_BYTES)
 
     def held_tokens(self, token_bytes: int) -> int:
         """Return the tokens of so many bytes that a worker holds at a time, at least 1."""
@@ -57,7 +57,7 @@ class Execution:
 
 
 def tokenize_all(
-    job: Tokenizing, tasks: Sequence[Task], execution: Execution, *, rejects_path: Path
+    job: TaskTokenizer, tasks: Sequence[Task], execution: Execution, *, rejects_path: Path
 ) -> list[TaskRecord]:
     """Do the tasks that are not done yet and return the records of all, in order.
 
@@ -78,7 +78,7 @@ def tokenize_all(
 
     def tell() -> None:
         nonlocal told
-        at_work = sum(read_progress(path) for path in job.workplace.progress_paths())
+        at_work = sum(read_progress(path) for path in job.work_folder.progress_paths())
         done = min(finished + at_work, total)
         advance(done - told)
         told = done
@@ -95,11 +95,11 @@ def tokenize_all(
     if _too_many(records, execution.max_bad, complete=True):
         raise _list_bad(job, tasks, records, execution.max_bad, rejects_path)
     if any(record.num_bad for record in records.values()):
-        write_rejects(rejects_path, find_rejects(tasks, records, job.workplace))
+        write_rejects(rejects_path, find_rejects(tasks, records, job.work_folder))
     return [records[task.number] for task in tasks]
 
 
-def write_all(job: Merging, shards: Sequence[ShardTask], execution: Execution) -> None:
+def write_all(job: ShardMerger, shards: Sequence[ShardTask], execution: Execution) -> None:
     """Write the shards that are not there yet.
 
     Args:
@@ -109,7 +109,7 @@ def write_all(job: Merging, shards: Sequence[ShardTask], execution: Execution) -
     """
     total = sum(shard.num_tokens for shard in shards)
     missing = [
-        shard for shard in shards if job.workplace.shard_entry(shard.folder, shard.name) is None
+        shard for shard in shards if job.work_folder.shard_entry(shard.folder, shard.name) is None
     ]
     advance = execution.stages("writing", total, " tokens")
     advance(total - sum(shard.num_tokens for shard in missing))
@@ -118,10 +118,10 @@ def write_all(job: Merging, shards: Sequence[ShardTask], execution: Execution) -
 
 
 def _finished(
-    job: Tokenizing, tasks: Sequence[Task], execution: Execution
+    job: TaskTokenizer, tasks: Sequence[Task], execution: Execution
 ) -> dict[int, TaskRecord]:
     """Return the records of the tasks that an earlier program has done, by number."""
-    found = {task.number: job.workplace.task_record(task.number) for task in tasks}
+    found = {task.number: job.work_folder.task_record(task.number) for task in tasks}
     claimed = [task for task in tasks if found[task.number] is not None]
     if not claimed:
         return {}
@@ -142,15 +142,15 @@ def _too_many(records: Mapping[int, TaskRecord], max_bad: MaxBad, *, complete: b
 
 
 def _list_bad(
-    job: Tokenizing,
+    job: TaskTokenizer,
     tasks: Sequence[Task],
     records: Mapping[int, TaskRecord],
     max_bad: MaxBad,
     path: Path,
 ) -> ConfigError:
     """List the bad records so far, and return the error that says where."""
-    write_rejects(path, find_rejects(tasks, records, job.workplace))
-    first = next(find_rejects(tasks, records, job.workplace))
+    write_rejects(path, find_rejects(tasks, records, job.work_folder))
+    first = next(find_rejects(tasks, records, job.work_folder))
     num_bad = sum(record.num_bad for record in records.values())
     num_records = sum(record.num_records for record in records.values())
     return ConfigError(

@@ -14,20 +14,20 @@ import numpy as np
 from megadga.arrays import IntArray, TokenArray
 from megadga.data.files import atomic_write
 from megadga.data.indexed import TokenType, best_dtype
-from megadga.data.permutation import KeyArray, Stream, address_keys
+from megadga.data.permutation import KeyArray, RandomStream, address_keys
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pieces import cut_pieces
-from megadga.prepare.pipeline.corpus import Part, Recipe, Source, Task
-from megadga.prepare.pipeline.workplace import (
-    Rejected,
+from megadga.prepare.pipeline.corpus import FilePart, Recipe, SourceFile, Task
+from megadga.prepare.pipeline.work_folder import (
     RunRecord,
     TaskProgress,
     TaskRecord,
-    Workplace,
+    TaskReject,
+    WorkFolder,
 )
 from megadga.prepare.reading.documents import iterate_records
 from megadga.prepare.reading.formats import Format, find_format
-from megadga.prepare.reading.records import Document, Reject, SpanEnd
+from megadga.prepare.reading.records import Document, InvalidRecord, SpanEnd
 from megadga.prepare.tokenizer import Tokenizer, find_change
 
 SPLIT_SHIFT = 32
@@ -37,7 +37,7 @@ BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Documents:
+class TokenizedDocuments:
     """Some documents with their place in the order.
 
     Attributes:
@@ -54,10 +54,10 @@ class Documents:
     keys: KeyArray
     ids: Sequence[str]
 
-    def without(self, groups: IntArray) -> "Documents":
+    def without(self, groups: IntArray) -> "TokenizedDocuments":
         """Return them but for those of some groups."""
         kept = ~np.isin(self.groups, groups)
-        return Documents(
+        return TokenizedDocuments(
             tokens=self.tokens[np.repeat(kept, self.lengths)],
             lengths=self.lengths[kept],
             groups=self.groups[kept],
@@ -69,7 +69,7 @@ class Documents:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SortPosition:
     """A place between documents in the order of a run.
 
     Attributes:
@@ -83,7 +83,7 @@ class Point:
     key: int = 0
 
 
-def write_run(prefix: Path, batches: Sequence[Documents], dtype: TokenType) -> int:
+def write_run(prefix: Path, batches: Sequence[TokenizedDocuments], dtype: TokenType) -> int:
     """Sort documents and write them as one run; return its checksum.
 
     Equal places keep the order in which they come.
@@ -144,7 +144,7 @@ def _write(path: Path, parts: Iterable[bytes | memoryview], checksum: int) -> in
 
 
 @final
-class Run:
+class RunReader:
     """A run on the disk. Opening it reads its list of groups; the rest is read where needed.
 
     Args:
@@ -174,7 +174,7 @@ class Run:
 
     @property
     def num_documents(self) -> IntArray:
-        """Documents of each of its groups, shape ``(g,)``."""
+        """Number of documents in each of its groups, shape ``(g,)``."""
         return np.diff(self._starts)
 
     @property
@@ -182,7 +182,7 @@ class Run:
         """Tokens of each of its groups, shape ``(g,)``."""
         return np.diff(self._ends[self._starts])
 
-    def between(self, first: Point, last: Point) -> Documents:
+    def between(self, first: SortPosition, last: SortPosition) -> TokenizedDocuments:
         """Return the documents from one point to another, in order."""
         begin, end = self._position(first), self._position(last)
         ends = np.array(self._ends[begin : end + 1])
@@ -193,9 +193,11 @@ class Run:
         )
         places = np.searchsorted(self._starts, np.arange(begin, end), side="right") - 1
         keys = np.array(self._keys[begin:end])
-        return Documents(tokens, lengths, self.groups[places], keys, self._read_ids(begin, end))
+        return TokenizedDocuments(
+            tokens, lengths, self.groups[places], keys, self._read_ids(begin, end)
+        )
 
-    def _position(self, point: Point) -> int:
+    def _position(self, point: SortPosition) -> int:
         """Return how many documents come before a point."""
         group = (point.split << SPLIT_SHIFT) + point.domain
         place = int(np.searchsorted(self.groups, group))
@@ -269,19 +271,19 @@ class RejectedRecord:
 
 
 def find_rejects(
-    tasks: Sequence[Task], records: Mapping[int, TaskRecord], workplace: Workplace
+    tasks: Sequence[Task], records: Mapping[int, TaskRecord], work_folder: WorkFolder
 ) -> Iterator[RejectedRecord]:
     """Yield the bad records of all finished tasks, in the order of the corpus.
 
     Args:
         tasks: All tasks, finished or not.
         records: What came of the finished ones, by number.
-        workplace: Where they left what they rejected.
+        work_folder: Where they left what they rejected.
     """
     before: int | None = 0  # lines of the file before the part; None: nobody has counted them
     for task in tasks:
         record = records.get(task.number)
-        rejected = [] if record is None else list(workplace.rejected(task.number))
+        rejected = [] if record is None else list(work_folder.rejected(task.number))
         for number, part in enumerate(task.parts):
             if part.span.start == 0 or find_format(part.span.file) is Format.PARQUET:
                 before = 0  # the rows of parquet are numbered through the file already
@@ -305,7 +307,7 @@ def write_rejects(path: Path, rejects: Iterator[RejectedRecord]) -> None:
             file.write(json.dumps(fields).encode() + b"\n")
 
 
-def _count_lines(part: Part) -> int:
+def _count_lines(part: FilePart) -> int:
     """Return how many lines of a plain file begin before a part of it."""
     count, remaining = 1, part.span.start - 1
     with part.span.file.open("rb") as file:
@@ -319,11 +321,11 @@ CHUNK_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Tokenizing:
+class TaskTokenizer:
     """What a worker does with a task; the same for all tasks of a build.
 
     Attributes:
-        workplace: Where runs and records go.
+        work_folder: Where runs and records go.
         tokenizer: Picklable.
         recipe: How documents are read, cut and split.
         classifier: Sorts documents into domains; None: their source or a key does.
@@ -332,7 +334,7 @@ class Tokenizing:
             memory. None: any number.
     """
 
-    workplace: Workplace
+    work_folder: WorkFolder
     tokenizer: Tokenizer
     recipe: Recipe
     classifier: Classifier | None
@@ -345,36 +347,36 @@ class Tokenizing:
         Raises:
             ConfigError: If a file is damaged or missing.
         """
-        progress = TaskProgress(self.workplace.progress_path(task.number))
+        progress = TaskProgress(self.work_folder.progress_path(task.number))
         runs = _RunWriter(self, task.number)
-        rejected: list[Rejected] = []
+        rejected: list[TaskReject] = []
         lines: list[int] = []
         num_records = 0
         for number, part in enumerate(task.parts):
             for chunk in _chunks(
-                iterate_records(part.span, self.recipe.keys, most_bytes=self.record_bytes)
+                iterate_records(part.span, self.recipe.keys, max_record_bytes=self.record_bytes)
             ):
                 refused = self._tokenize(part, chunk.documents, runs)
                 refused += [(reject.line, reject.reason) for reject in chunk.rejects]
-                rejected += [Rejected(number, *one) for one in sorted(refused)]
+                rejected += [TaskReject(number, *one) for one in sorted(refused)]
                 num_records += len(chunk.documents) + len(chunk.rejects)
                 lines += chunk.num_lines
                 progress.advance(chunk.input_bytes)
         record = TaskRecord(runs.finish(), num_records, len(rejected), lines)
-        self.workplace.keep_task(task.number, record, rejected)
+        self.work_folder.save_task(task.number, record, rejected)
         progress.end()
         return record
 
     def has(self, task: Task) -> bool:
         """Return whether what a task left, before this program began, is whole."""
-        record = self.workplace.task_record(task.number)
+        record = self.work_folder.task_record(task.number)
         return record is not None and all(
-            run_checksum(self.workplace.run_prefix(run.name)) == run.checksum
+            run_checksum(self.work_folder.run_prefix(run.name)) == run.checksum
             for run in record.runs
         )
 
     def _tokenize(
-        self, part: Part, documents: Sequence[Document], runs: "_RunWriter"
+        self, part: FilePart, documents: Sequence[Document], runs: "_RunWriter"
     ) -> list[tuple[int, str]]:
         """Add documents to the runs; return the line of each that is refused, and why."""
         encoded = self.tokenizer.encode([document.text for document in documents])
@@ -383,7 +385,7 @@ class Tokenizing:
         for document, tokens in zip(documents, encoded, strict=True):
             digest = _digest(document)
             checked = _low_bits(digest) < part.checked
-            if reason := self._find_fault(document, tokens, checked=checked):
+            if reason := self._find_problem(document, tokens, checked=checked):
                 refused.append((document.line, f"{self.recipe.keys.text}: {reason}"))
                 continue
             split = int(digest < part.source.valid_fraction * 2.0**64)
@@ -395,7 +397,9 @@ class Tokenizing:
             runs.add(part.source, pieces)
         return refused
 
-    def _find_fault(self, document: Document, tokens: TokenArray, *, checked: bool) -> str | None:
+    def _find_problem(
+        self, document: Document, tokens: TokenArray, *, checked: bool
+    ) -> str | None:
         """Return why a document cannot be one of tokens; None: it can, as far as is checked."""
         if not tokens.size:
             return "expected text, found nothing to tokenize"
@@ -419,12 +423,12 @@ class _Chunk:
     """Neighbouring records of one part: enough to tokenize at a time."""
 
     documents: list[Document] = field(default_factory=list[Document])
-    rejects: list[Reject] = field(default_factory=list[Reject])
+    rejects: list[InvalidRecord] = field(default_factory=list[InvalidRecord])
     num_lines: list[int] = field(default_factory=list[int])  # one number, where the part ends
     input_bytes: int = 0
 
 
-def _chunks(records: Iterable[Document | Reject | SpanEnd]) -> Iterator[_Chunk]:
+def _chunks(records: Iterable[Document | InvalidRecord | SpanEnd]) -> Iterator[_Chunk]:
     chunk = _Chunk()
     held = 0
     for record in records:
@@ -433,7 +437,7 @@ def _chunks(records: Iterable[Document | Reject | SpanEnd]) -> Iterator[_Chunk]:
             case Document():
                 chunk.documents.append(record)
                 held += len(record.text)
-            case Reject():
+            case InvalidRecord():
                 chunk.rejects.append(record)
                 held += len(record.reason)
             case SpanEnd():
@@ -453,27 +457,27 @@ class _RunWriter:
         task: Number of the task.
     """
 
-    def __init__(self, job: Tokenizing, task: int) -> None:
+    def __init__(self, job: TaskTokenizer, task: int) -> None:
         self._job = job
         self._task = task
         self._dtype = best_dtype(job.tokenizer.identity.vocab_size)
-        self._batches: list[Documents] = []
+        self._batches: list[TokenizedDocuments] = []
         self._held = 0
         self._names: dict[str, int] = {}  # where records say their domain: in order of appearance
         self._records: list[RunRecord] = []
 
-    def add(self, source: Source, pieces: Sequence[_Piece]) -> None:
+    def add(self, source: SourceFile, pieces: Sequence[_Piece]) -> None:
         """Add pieces, at least one, of documents of one file."""
         eod = np.array([self._job.tokenizer.identity.eod], dtype=self._dtype)
         documents = [piece.document for piece in pieces]
         splits = np.array([piece.split for piece in pieces], dtype=np.int64)
-        batch = Documents(
+        batch = TokenizedDocuments(
             tokens=np.concatenate([part for piece in pieces for part in (piece.tokens, eod)]),
             lengths=np.array([piece.tokens.size + 1 for piece in pieces], dtype=np.int64),
             groups=group_numbers(splits, self._domains(source, pieces)),
             keys=address_keys(
                 self._job.recipe.seed,
-                Stream.DOCUMENT_ORDER,
+                RandomStream.DOCUMENT_ORDER,
                 source.ordinal,
                 np.array([document.position for document in documents], dtype=np.int64),
                 np.array([piece.number for piece in pieces], dtype=np.int64),
@@ -491,7 +495,7 @@ class _RunWriter:
             self._write()
         return self._records
 
-    def _domains(self, source: Source, pieces: Sequence[_Piece]) -> IntArray:
+    def _domains(self, source: SourceFile, pieces: Sequence[_Piece]) -> IntArray:
         if self._job.classifier is not None:
             whole = self._job.recipe.piece_tokens is None
             decode = self._job.tokenizer.decode
@@ -510,7 +514,7 @@ class _RunWriter:
         if names:  # runs have domains in the order of their names, whoever came first
             places = np.argsort([self._names[name] for name in names])
             batches = [replace(b, groups=_renumbered(b.groups, places)) for b in batches]
-        checksum = write_run(self._job.workplace.run_prefix(name), batches, self._dtype)
+        checksum = write_run(self._job.work_folder.run_prefix(name), batches, self._dtype)
         self._records.append(RunRecord(name, names, checksum))
         self._batches, self._held, self._names = [], 0, {}
 

@@ -23,8 +23,8 @@ from megadga.prepare.reading.parquet import iterate_rows, measure_row_groups
 from megadga.prepare.reading.records import (
     BadRecords,
     Document,
+    InvalidRecord,
     Keys,
-    Reject,
     SpanEnd,
     make_record,
     parse_file,
@@ -34,8 +34,8 @@ TABLE = "expected text or JSON lines, found a table by its name: write one JSON 
 
 
 def iterate_records(
-    span: Span, keys: Keys, *, most_bytes: int | None = None
-) -> Iterator[Document | Reject | SpanEnd]:
+    span: Span, keys: Keys, *, max_record_bytes: int | None = None
+) -> Iterator[Document | InvalidRecord | SpanEnd]:
     """Yield the records of a span in order, good and bad ones, and its end as the last item.
 
     - JSON lines, plain, gzip or zstd: one object a line; lines of white space are no records. A
@@ -52,30 +52,34 @@ def iterate_records(
     Args:
         span: One of those that ``split_file`` gives.
         keys: Where records have text, id and domain.
-        most_bytes: Of a line, or of a file that is one document: no more is held in memory. None:
-            any number. Rows of parquet are not bounded.
+        max_record_bytes: Size limit of a line, or of a file that is one document; no more is held
+            in memory. None: unlimited. Parquet rows are not limited.
 
     Raises:
         ConfigError: If the file cannot be read or is damaged, in which case nothing that follows
-            can be trusted; names the file, and the line if there is one. If a record has more
-            than ``most_bytes``. If the columns of a parquet file are not those that are needed,
-            or a package that reads it is missing.
+            can be trusted; names the file, and the line if there is one. If a record is larger
+            than ``max_record_bytes``. If a parquet file lacks a required column, or the package
+            that reads it is not installed.
     """
     try:
         match find_format(span.file):
             case Format.LINES:
-                yield from iterate_plain(span, keys, most_bytes=most_bytes)
+                yield from iterate_plain(span, keys, max_record_bytes=max_record_bytes)
             case Format.LINES_GZIP:
-                yield from iterate_compressed(span, keys, open_gzip, most_bytes=most_bytes)
+                yield from iterate_compressed(
+                    span, keys, open_gzip, max_record_bytes=max_record_bytes
+                )
             case Format.LINES_ZSTD:
-                yield from iterate_compressed(span, keys, open_zstd, most_bytes=most_bytes)
+                yield from iterate_compressed(
+                    span, keys, open_zstd, max_record_bytes=max_record_bytes
+                )
             case Format.PARQUET:
                 yield from iterate_rows(span, keys)
             case Format.TABLE:
-                yield Reject(0, 1, TABLE, empty=False, input_bytes=span.input_bytes)
+                yield InvalidRecord(0, 1, TABLE, empty=False, input_bytes=span.input_bytes)
                 yield SpanEnd(num_lines=1, input_bytes=0)
-            case Format.WHOLE:
-                check_size(span.file, "", _file_bytes(span.file), most_bytes)
+            case Format.SINGLE_DOCUMENT:
+                check_size(span.file, "", _file_bytes(span.file), max_record_bytes)
                 yield from _iterate_whole(span.file, keys)
     except OSError as error:
         raise _unreadable(span.file, error) from error
@@ -136,7 +140,7 @@ def iterate_documents(
                 case Document():
                     bad.add_good()
                     yield record
-                case Reject():
+                case InvalidRecord():
                     if record.empty:
                         bad.add_good()
                     else:
@@ -157,7 +161,7 @@ def count_input_bytes(path: Path) -> int:
     return sum(map(_file_bytes, training_files(path)))
 
 
-def _iterate_whole(file: Path, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:
+def _iterate_whole(file: Path, keys: Keys) -> Iterator[Document | InvalidRecord | SpanEnd]:
     content = file.read_bytes()
     yield make_record(parse_file, content, keys, position=0, line=1, input_bytes=len(content))
     yield SpanEnd(num_lines=1, input_bytes=0)
@@ -211,7 +215,7 @@ def sample_texts(texts: Iterable[str], *, max_characters: int, seed: int) -> Tex
     return TextSample(tuple(text for _, _, text in ordered), num_characters)
 
 
-def thin_out(texts: Iterable[str], *, fraction: float, seed: int) -> Iterator[str]:
+def subsample(texts: Iterable[str], *, fraction: float, seed: int) -> Iterator[str]:
     """Yield the texts whose priority is below ``fraction``, each with that probability."""
     for text, priority in zip(texts, priorities(seed), strict=False):
         if priority < fraction:

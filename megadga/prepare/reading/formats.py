@@ -165,7 +165,7 @@ class Format(Enum):
     PARQUET = auto()
     TABLE = auto()
     """Delimited values: not read."""
-    WHOLE = auto()
+    SINGLE_DOCUMENT = auto()
     """One document, if it is text."""
 
 
@@ -214,9 +214,9 @@ def find_format(path: Path) -> Format:
                 try:
                     head = expand(file).read(HEAD_BYTES)
                 except DamageError:
-                    return Format.WHOLE  # which it is not either: reading it says so
-                return found if _are_lines(head) else Format.WHOLE
-    return Format.LINES if _are_lines(head) else Format.WHOLE
+                    return Format.SINGLE_DOCUMENT  # which it is not either: reading it says so
+                return found if _are_lines(head) else Format.SINGLE_DOCUMENT
+    return Format.LINES if _are_lines(head) else Format.SINGLE_DOCUMENT
 
 
 def _are_lines(head: bytes) -> bool:

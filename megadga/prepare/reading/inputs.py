@@ -17,14 +17,14 @@ from megadga.prepare.reading.splits import (
     FolderSplits,
     Split,
     describe_folder,
-    describe_product,
+    describe_generated,
     divide_files,
     file_split,
-    is_product,
+    is_generated,
     is_record,
     is_rejects_list,
     name_type,
-    said_split,
+    split_in_names,
 )
 
 FILE_TYPES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
@@ -110,7 +110,7 @@ def plan_domains(paths: Sequence[Path]) -> tuple[DomainInput, ...]:
             )
         if split == "train":
             domains.append(DomainInput(stem, path, names[other]))
-    _check_apart(domains)
+    _check_disjoint(domains)
     return tuple(domains)
 
 
@@ -128,7 +128,7 @@ def plan_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     files: list[Path] = []
     for path in paths:
         name = _name(path)
-        _check_no_split(path, said_split([name], anywhere=True))
+        _check_no_split(path, split_in_names([name], anywhere=True))
         of_input = list_files(path)
         for file in of_input if path.is_dir() else ():
             split = file_split(path, file)
@@ -185,7 +185,9 @@ def training_inputs(paths: Sequence[Path]) -> tuple[Path, ...]:
         ConfigError: If none is left.
     """
     kept = tuple(
-        path for path in paths if said_split([path.name], anywhere=True) not in ("valid", "test")
+        path
+        for path in paths
+        if split_in_names([path.name], anywhere=True) not in ("valid", "test")
     )
     if paths and not kept:
         raise ConfigError(
@@ -194,7 +196,7 @@ def training_inputs(paths: Sequence[Path]) -> tuple[Path, ...]:
     return kept
 
 
-def left_out_files(paths: Sequence[Path], *, pairs: bool = False) -> tuple[Path, ...]:
+def skipped_files(paths: Sequence[Path], *, pairs: bool = False) -> tuple[Path, ...]:
     """Return the inputs, and the files of inputs, that are not read because of their names.
 
     Args:
@@ -206,23 +208,23 @@ def left_out_files(paths: Sequence[Path], *, pairs: bool = False) -> tuple[Path,
     """
     paired = [path for path in paths if pairs and _split(_stem(path.name))[1]]
     kept = training_inputs([path for path in paths if path not in paired])
-    left_out = [path for path in paths if path not in (*kept, *paired)]
+    skipped = [path for path in paths if path not in (*kept, *paired)]
     for path in kept:
-        left_out += divide_input(path, list_files(path), mixed=True).left_out
-    return tuple(left_out)
+        skipped += divide_input(path, list_files(path), mixed=True).skipped
+    return tuple(skipped)
 
 
-def left_out_lines(paths: Sequence[Path], *, pairs: bool = False) -> list[str]:
-    """Return a line for a person that names what ``left_out_files`` returns, or none.
+def describe_skipped(paths: Sequence[Path], *, pairs: bool = False) -> list[str]:
+    """Return a line for a person that names what ``skipped_files`` returns, or none.
 
     Args:
         paths: All inputs.
-        pairs: As for ``left_out_files``.
+        pairs: As for ``skipped_files``.
 
     Raises:
-        ConfigError: As ``left_out_files``.
+        ConfigError: As ``skipped_files``.
     """
-    files = left_out_files(paths, pairs=pairs)
+    files = skipped_files(paths, pairs=pairs)
     if not files:
         return []
     names = ", ".join(map(str, files[:NAMES_SHOWN]))
@@ -255,19 +257,19 @@ def list_files(path: Path) -> tuple[Path, ...]:
 
 def _matches(pattern: str, output: Path | None) -> list[Path]:
     if (path := Path(pattern)).exists():  # meant as it stands, even with brackets in it
-        if (kind := describe_product(path)) is not None:
+        if (kind := describe_generated(path)) is not None:
             raise ConfigError(f"{pattern}: expected documents, found {kind}")
         return [path]
     matched = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207
     written = None if output is None else _place(output)
-    found = [path for path in matched if _place(path) != written and not is_product(path)]
+    found = [path for path in matched if _place(path) != written and not is_generated(path)]
     if not found:
         rest = f" but {len(matched)} that these tools have written" if matched else ""
         raise ConfigError(f"{pattern}: expected a file or folder, found none{rest}")
     parts = Path(pattern).parts
     named = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     for path in found:
-        if (split := said_split(path.parts[named:-1], anywhere=True)) in ("valid", "test"):
+        if (split := split_in_names(path.parts[named:-1], anywhere=True)) in ("valid", "test"):
             raise ConfigError(
                 f"{path}: expected the pattern to match nothing in a folder that says {split}: "
                 "name the folders to train on"
@@ -339,14 +341,14 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _check_train(path: Path, name: str) -> None:
     """Check that an input that makes a domain is not called after validation or test."""
-    if (split := said_split([name], anywhere=True)) in ("valid", "test"):
+    if (split := split_in_names([name], anywhere=True)) in ("valid", "test"):
         raise ConfigError(
             f"{path}: expected an input to train on, or a pair NAME.train.EXT, NAME.valid.EXT, "
             f"found a name that says {split}: leave it out, or rename it if it says no split"
         )
 
 
-def _check_apart(domains: Sequence[DomainInput]) -> None:
+def _check_disjoint(domains: Sequence[DomainInput]) -> None:
     """Check that no file is in two domains, or in two splits of one."""
     found: dict[tuple[int, int], Path] = {}
     for path in (path for one in domains for path in (one.train, one.valid) if path):

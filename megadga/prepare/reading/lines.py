@@ -11,8 +11,8 @@ from megadga.prepare.reading.formats import DamageError
 from megadga.prepare.reading.records import (
     BYTE_ORDER_MARK,
     Document,
+    InvalidRecord,
     Keys,
-    Reject,
     SpanEnd,
     make_record,
     parse_line,
@@ -79,14 +79,14 @@ BUFFER_BYTES = 1 << 18
 
 
 def iterate_plain(
-    span: Span, keys: Keys, *, most_bytes: int | None = None
-) -> Iterator[Document | Reject | SpanEnd]:
+    span: Span, keys: Keys, *, max_record_bytes: int | None = None
+) -> Iterator[Document | InvalidRecord | SpanEnd]:
     """Yield the records of all lines that begin inside a span of a plain file, then its end.
 
     Args:
         span: A part of the file.
         keys: How records are read.
-        most_bytes: Of a line; None: any number.
+        max_record_bytes: Of a line; None: any number.
 
     Raises:
         ConfigError: If a line is longer.
@@ -100,7 +100,7 @@ def iterate_plain(
             ):
                 if part.endswith(b"\n"):
                     break
-        yield from _iterate(file, file, span, keys, most_bytes)
+        yield from _iterate(file, file, span, keys, max_record_bytes)
 
 
 def iterate_compressed(
@@ -108,49 +108,49 @@ def iterate_compressed(
     keys: Keys,
     expand: Callable[[BinaryIO], BinaryIO],
     *,
-    most_bytes: int | None = None,
-) -> Iterator[Document | Reject | SpanEnd]:
+    max_record_bytes: int | None = None,
+) -> Iterator[Document | InvalidRecord | SpanEnd]:
     """Yield the records of all lines of a compressed file, then its end.
 
     Args:
         span: The whole file.
         keys: How records are read.
         expand: Opens what the bytes of the file expand to.
-        most_bytes: Of a line; None: any number.
+        max_record_bytes: Of a line; None: any number.
 
     Raises:
         ConfigError: If the file is damaged or a line is longer; names the line or its place.
         OSError: If the file cannot be read.
     """
     with span.file.open("rb", buffering=0) as file:  # it tells how far expanding has come
-        yield from _iterate(expand(file), file, span, keys, most_bytes)
+        yield from _iterate(expand(file), file, span, keys, max_record_bytes)
 
 
-def check_size(file: Path, place: str, size: int, most_bytes: int | None) -> None:
+def check_size(file: Path, place: str, size: int, max_record_bytes: int | None) -> None:
     """Check that a record is not too large to be read in the memory that there is for it.
 
     Args:
         file: Where it is.
         place: Where it is in the file, as ``", at byte 7"``; may be empty.
         size: Its bytes, or as many as are known.
-        most_bytes: As many as it may have; None: any number.
+        max_record_bytes: As many as it may have; None: any number.
 
     Raises:
         ConfigError: If it has more.
     """
-    if most_bytes is not None and size > most_bytes:
+    if max_record_bytes is not None and size > max_record_bytes:
         raise ConfigError(
-            f"{file}: expected records of at most {most_bytes:,} bytes, a quarter of --memory, "
-            f"found a longer one{place}: give more memory"
+            f"{file}: expected records of at most {max_record_bytes:,} bytes (a quarter of "
+            f"--memory), found a longer one{place}: give more memory"
         )
 
 
 def _iterate(
-    lines: BinaryIO, file: BinaryIO, span: Span, keys: Keys, most_bytes: int | None
-) -> Iterator[Document | Reject | SpanEnd]:
+    lines: BinaryIO, file: BinaryIO, span: Span, keys: Keys, max_record_bytes: int | None
+) -> Iterator[Document | InvalidRecord | SpanEnd]:
     number = 0
     counted = offset = file.tell()
-    limit = -1 if most_bytes is None else most_bytes + 1
+    limit = -1 if max_record_bytes is None else max_record_bytes + 1
     while span.stop is None or offset < span.stop:
         try:
             line = lines.readline(limit)  # bytes: lines end at "\n" alone
@@ -158,7 +158,7 @@ def _iterate(
             raise ConfigError(f"{span.file}:{number + 1}: {error}") from error
         if not line:
             break
-        check_size(span.file, f", at byte {offset:,} of its text", len(line), most_bytes)
+        check_size(span.file, f", at byte {offset:,} of its text", len(line), max_record_bytes)
         number += 1
         position, offset = offset, offset + len(line)
         if position == 0:

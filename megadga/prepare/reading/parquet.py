@@ -13,13 +13,13 @@ from megadga.prepare.reading.lines import Span
 from megadga.prepare.reading.records import (
     Content,
     Document,
+    InvalidRecord,
     Keys,
     RecordError,
-    Reject,
     SpanEnd,
     check_content,
+    format_field_names,
     make_record,
-    show_names,
 )
 
 # pyarrow is slow to import, optional, and has no types: imported on first use, and Any.
@@ -45,7 +45,7 @@ def measure_row_groups(file: Path) -> list[int]:
     return sizes
 
 
-def iterate_rows(span: Span, keys: Keys) -> Iterator[Document | Reject | SpanEnd]:
+def iterate_rows(span: Span, keys: Keys) -> Iterator[Document | InvalidRecord | SpanEnd]:
     """Yield the records of a span of a parquet file, then its end.
 
     Of the columns that are needed, some megabytes at a time are held in memory.
@@ -136,11 +136,11 @@ def _locate(schema: Any, key: str, expected: str, file: Path) -> _Column:
     for depth, name in enumerate(path):
         place = ".".join(path[:depth])
         if place and not types.is_struct(kind):
-            found = show_names([str(kind)])
+            found = format_field_names([str(kind)])
             raise ConfigError(f"{file}: {key}: expected a struct at {place}, found {found}")
         index = kind.get_field_index(name)  # -1: none, or several
         if index < 0:
-            found = show_names(field.name for field in kind)
+            found = format_field_names(field.name for field in kind)
             within = f" in {place}" if place else ""
             raise ConfigError(f"{file}: {key}: expected one such column, found {found}{within}")
         kind = kind.field(index).type
@@ -149,7 +149,9 @@ def _locate(schema: Any, key: str, expected: str, file: Path) -> _Column:
     is_text = types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)
     is_integer = types.is_integer(value) and "integer" in expected
     if not (is_text or is_integer or types.is_null(value)):  # null: no row has a value
-        raise ConfigError(f"{file}: {key}: expected {expected}, found {show_names([str(kind)])}")
+        raise ConfigError(
+            f"{file}: {key}: expected {expected}, found {format_field_names([str(kind)])}"
+        )
     return _Column(path, is_dictionary, is_text)
 
 

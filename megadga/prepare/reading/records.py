@@ -9,7 +9,7 @@ from typing import Self, TypeGuard, TypeVar, cast, final
 
 from megadga.errors import ConfigError
 
-MOST_DIGITS = 18
+MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class MaxBad:
             ConfigError: If it is neither.
         """
         number = text.removesuffix("%")
-        if text.isdecimal() and len(text) <= MOST_DIGITS:
+        if text.isdecimal() and len(text) <= MAX_DIGITS:
             return cls(int(text))
         if number != text and number.replace(".", "", 1).isdecimal() and float(number) <= 100.0:
             return cls(None, float(number) / 100.0)
@@ -189,7 +189,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
+class InvalidRecord:
     """One bad record.
 
     Attributes:
@@ -230,7 +230,7 @@ class Content:
 
 
 class RecordError(Exception):
-    """A record is bad. Never leaves this package: it becomes a ``Reject``.
+    """A record is bad. Never leaves this package: it becomes a ``InvalidRecord``.
 
     Args:
         reason: What was expected and what was found, one line.
@@ -250,12 +250,12 @@ def make_record(
     position: int,
     line: int,
     input_bytes: int,
-) -> Document | Reject:
+) -> Document | InvalidRecord:
     """Return what ``parse`` makes of ``source``: a document, or a reject if it raises."""
     try:
         content = parse(source, keys)
     except RecordError as error:
-        return Reject(position, line, str(error), error.empty, input_bytes)
+        return InvalidRecord(position, line, str(error), error.empty, input_bytes)
     return Document(content.text, position, line, content.id, content.domain, input_bytes)
 
 
@@ -335,7 +335,7 @@ def is_folder_name(name: str) -> bool:
     )
 
 
-def show_names(names: Iterable[str]) -> str:
+def format_field_names(names: Iterable[str]) -> str:
     """Return names in one line, a few of them, long and unprintable ones cut and escaped."""
     shown = [_show(name) for name in names]
     return ", ".join(shown[:8]) + (", ..." if shown[8:] else "") or "none"
@@ -400,7 +400,9 @@ def _find(fields: Mapping[str, object], key: str, expected: str) -> object:
             )
         if part not in value:
             place = f" in {'.'.join(above)}" if above else ""
-            raise RecordError(f"{key}: expected {expected}, found only {show_names(value)}{place}")
+            raise RecordError(
+                f"{key}: expected {expected}, found only {format_field_names(value)}{place}"
+            )
         value = value[part]
         above.append(part)
     return value

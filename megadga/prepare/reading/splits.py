@@ -32,7 +32,7 @@ def is_rejects_list(name: str) -> bool:
     return _REJECTS.fullmatch(name) is not None
 
 
-def describe_product(path: Path) -> str | None:
+def describe_generated(path: Path) -> str | None:
     """Return what of these tools' making a file or folder is; None: nothing, as far as is seen.
 
     A folder that holds nothing but such folders is one, too: the output of a build is.
@@ -50,13 +50,13 @@ def describe_product(path: Path) -> str | None:
     return None
 
 
-def is_product(path: Path) -> bool:
+def is_generated(path: Path) -> bool:
     """Return whether these tools have made a file or folder, or the folder that a file lies in.
 
     Raises:
         OSError: If a folder cannot be read.
     """
-    return describe_product(path) is not None or describe_folder(path.parent) is not None
+    return describe_generated(path) is not None or describe_folder(path.parent) is not None
 
 
 def describe_folder(folder: Path) -> str | None:
@@ -111,12 +111,12 @@ class FolderSplits:
     Attributes:
         train: To train on.
         valid: For validation; empty: the folder has none of its own.
-        left_out: Not read: what says test, and what says nothing beside records that do.
+        skipped: Not read: what says test, and what says nothing beside records that do.
     """
 
     train: tuple[Path, ...]
     valid: tuple[Path, ...]
-    left_out: tuple[Path, ...]
+    skipped: tuple[Path, ...]
 
 
 def name_type(name: str) -> tuple[str, str]:
@@ -130,14 +130,14 @@ def name_type(name: str) -> tuple[str, str]:
     return "" if suffix[1:2].isdigit() else suffix, compression
 
 
-def said_split(parts: Sequence[str], *, anywhere: bool) -> Split | None:
+def split_in_names(parts: Sequence[str], *, anywhere: bool) -> Split | None:
     """Return the split that names say; of several the one that must be kept out of training.
 
     Args:
         parts: Names of folders and files.
         anywhere: Whether words count wherever they stand, or only alone between dots.
     """
-    said = _said(parts, anywhere=anywhere)
+    said = _splits_in(parts, anywhere=anywhere)
     return next((split for split in ("test", "valid", "train") if split in said), None)
 
 
@@ -159,10 +159,10 @@ def divide_files(folder: Path, files: Sequence[Path], *, mixed: bool = False) ->
     by_any = {split for file, split in said.items() if is_record(file, maybe=True)} - {None}
     train: list[Path] = []
     valid: list[Path] = []
-    left_out: list[Path] = []
+    skipped: list[Path] = []
     for file, split in said.items():
         if split == "test":
-            left_out.append(file)
+            skipped.append(file)
         elif split == "valid":
             valid.append(file)
         elif is_record(file):
@@ -173,15 +173,15 @@ def divide_files(folder: Path, files: Sequence[Path], *, mixed: bool = False) ->
                 )
             train.append(file)
         elif by_records or (by_any and file.name.partition(".")[0].lower() in _NOTES):
-            left_out.append(file)
+            skipped.append(file)
         else:
             train.append(file)
     if files and not train:
         raise ConfigError(
             f"{folder}: expected files to train on, found none among {len(files)}: their names "
-            f"say validation or test, as {(valid or left_out)[0]}"
+            f"say validation or test, as {(valid or skipped)[0]}"
         )
-    return FolderSplits(tuple(train), tuple(valid), tuple(left_out))
+    return FolderSplits(tuple(train), tuple(valid), tuple(skipped))
 
 
 def file_split(folder: Path, file: Path) -> Split | None:
@@ -191,9 +191,9 @@ def file_split(folder: Path, file: Path) -> Split | None:
         ConfigError: If it is one of records and says several.
     """
     parts = file.relative_to(folder).parts
-    alone = said_split(parts, anywhere=False)
+    alone = split_in_names(parts, anywhere=False)
     if is_record(file):
-        said = _said(parts, anywhere=True)
+        said = _splits_in(parts, anywhere=True)
         if len(said) > 1:
             raise ConfigError(
                 f"{file}: expected one split in what its name says below {folder}, found "
@@ -201,7 +201,7 @@ def file_split(folder: Path, file: Path) -> Split | None:
             )
         return next(iter(said), None)
     if is_record(file, maybe=True):
-        found = said_split(parts, anywhere=True)
+        found = split_in_names(parts, anywhere=True)
         return found if found in (alone, "train") else "test"
     return "test" if alone == "valid" and name_type(file.name)[0] != ".txt" else alone
 
@@ -219,7 +219,7 @@ def is_record(file: Path, *, maybe: bool = False) -> bool:
     return kind in _MAYBE_RECORDS and (maybe or bool(compression))
 
 
-def _said(parts: Sequence[str], *, anywhere: bool) -> set[Split]:
+def _splits_in(parts: Sequence[str], *, anywhere: bool) -> set[Split]:
     found: list[str] = []
     for part in parts:
         if anywhere:

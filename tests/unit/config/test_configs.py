@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from megadga.config.contradictions import find_inconsistencies
+from megadga.config.consistency import find_inconsistencies
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.loading import load_config
 from megadga.config.sections import PresetName, TrainingSection

@@ -9,7 +9,7 @@ from deepspeed.runtime import config as deepspeed_config
 from deepspeed.runtime import constants
 
 from megadga.config import deepspeed_keys
-from megadga.config.contradictions import find_inconsistencies
+from megadga.config.consistency import find_inconsistencies
 from megadga.config.loading import load_config
 from megadga.config.validation import ConfigIssue, dotted
 from megadga.errors import ConfigError

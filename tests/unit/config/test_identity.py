@@ -1,7 +1,7 @@
 import pytest
 
 from megadga.config.loading import load_config
-from megadga.config.run import changes, differences, other_run
+from megadga.config.run import changes, differences, run_differences
 from megadga.errors import ConfigError
 from tests.support.runs import RUN, write_run
 
@@ -81,7 +81,7 @@ def test_evaluations_belong_to_a_run_that_is_guarded_by_them(tmp_path):
 def test_a_longer_run_is_the_same_one_and_says_how_its_schedule_has_changed(tmp_path):
     path = write_run(tmp_path, scheduler=COSINE)
     before, after = (load_config(path, [f"training.steps={n}"]).identity() for n in (10, 20))
-    assert other_run(before, after) == []
+    assert run_differences(before, after) == []
     assert changes(before, after) == {"deepspeed.scheduler.params.total_num_steps": (10, 20)}
     assert changes(before, before) == {}
 
@@ -90,7 +90,7 @@ def test_the_rest_of_a_schedule_makes_another_run(tmp_path):
     path = write_run(tmp_path, scheduler=COSINE)
     warmup = "deepspeed.scheduler.params.warmup_num_steps=3"
     before, after = (load_config(path, each).identity() for each in ([], [warmup]))
-    assert other_run(before, after) == [
+    assert run_differences(before, after) == [
         "deepspeed.scheduler.params.warmup_num_steps: expected 2, found 3"
     ]
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from megadga.config.loading import load_config
 from megadga.config.mixing import ExtensionMixing
 from megadga.config.run import RunConfig
-from megadga.config.validation import sections_in, with_paths
+from megadga.config.validation import map_paths, sections_in
 from tests.support.extensions import write_extension
 from tests.support.runs import RUN, write_run
 
@@ -48,7 +48,7 @@ def paths(config: BaseModel) -> dict[str, Path]:
         found[".".join(map(str, key))] = path
         return path
 
-    with_paths(config, note)
+    map_paths(config, note)
     return found
 
 

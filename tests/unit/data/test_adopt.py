@@ -30,7 +30,7 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-def files_of(folder: Path, split: str) -> list[str]:
+def shard_files(folder: Path, split: str) -> list[str]:
     return [entry.file for entry in read_manifest(folder).splits[split]]
 
 
@@ -38,8 +38,8 @@ def test_shards_are_taken_in_natural_order_and_split_by_name(folder):
     adopted = adopt_shards(folder, IDENTITY, valid="valid_*")
     assert adopted.manifest == read_manifest(folder)
     assert (adopted.manifest.name, adopted.manifest.tokenizer) == ("web", IDENTITY)
-    assert files_of(folder, "train") == [f"part_{n}_text.document" for n in (1, 2, 10)]
-    assert files_of(folder, "valid") == ["valid_text_document"]
+    assert shard_files(folder, "train") == [f"part_{n}_text.document" for n in (1, 2, 10)]
+    assert shard_files(folder, "valid") == ["valid_text_document"]
     domain = open_domain(DomainSource("web", folder), split="train", sequence_length=5)
     assert domain.windows(np.array([0])).tolist() == [[1, EOD, 2, EOD, 10, EOD]]
 

@@ -22,7 +22,7 @@ from megadga.errors import ShardError
 from tests.support.raw_shards import overwrite, write_raw_shard
 
 SHARDS = st.lists(st.lists(st.lists(st.integers(0, 99), max_size=4), max_size=3), max_size=8)
-"""Documents of sentences of tokens, any of them empty."""
+"""Documents made of sentences of tokens, any of them empty."""
 
 
 @pytest.fixture(params=[(2, 3), (1, 1), (1 << 16, 1 << 22)], ids=["small", "single", "default"])

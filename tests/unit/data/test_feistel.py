@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.data.permutation import Stream, address_keys, permute
+from megadga.data.permutation import RandomStream, address_keys, permute
 
 keys = st.integers(0, 2**64 - 1)
 
@@ -16,7 +16,7 @@ def shuffled(size: int, key: int) -> np.ndarray:
 
 def orders(size: int, num_keys: int) -> np.ndarray:
     """The permutations of ``size`` in the first epochs of a domain, shape (num_keys, size)."""
-    key = np.repeat(address_keys(5, Stream.TRAINING_ORDER, 2, np.arange(num_keys)), size)
+    key = np.repeat(address_keys(5, RandomStream.TRAINING_ORDER, 2, np.arange(num_keys)), size)
     positions = np.tile(np.arange(size), num_keys)
     return permute(positions, np.full(key.size, size), key).reshape(num_keys, size)
 

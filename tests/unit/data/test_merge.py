@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.data.create import adopt_shards, merge_domains, read_sources
+from megadga.data.create import adopt_shards, merge_domains, read_merge_sources
 from megadga.data.documents import read_documents
 from megadga.data.folder import DomainSource, open_shards
 from megadga.data.indexed import ShardWriter, best_dtype
@@ -42,7 +42,7 @@ def folders(tmp_path) -> list[Path]:
 
 
 def merge(folders: list[Path], output: Path, **options) -> Manifest:
-    return merge_domains(read_sources(folders), output, **options)
+    return merge_domains(read_merge_sources(folders), output, **options)
 
 
 def read_split(folder: Path, split: str, *, ids: bool = False) -> list:
@@ -134,7 +134,7 @@ def test_foreign_shards_become_ours(tmp_path):
 
 def test_progress_adds_up_to_the_tokens(folders, tmp_path):
     steps: list[int] = []
-    sources = read_sources(folders)
+    sources = read_merge_sources(folders)
     merge_domains(sources, tmp_path / "merged", progress=steps.append)
     assert sum(steps) == sum(source.num_tokens for source in sources) == 50
 
@@ -142,20 +142,20 @@ def test_progress_adds_up_to_the_tokens(folders, tmp_path):
 def test_domains_of_different_tokenizers_are_refused(folders, tmp_path):
     other = write_folder(tmp_path / "other", 0, vocab_size=70_000)
     with pytest.raises(ShardError, match=rf"{other}/manifest\.json: tokenizer: expected that of"):
-        read_sources([*folders, other])
+        read_merge_sources([*folders, other])
 
 
 def test_a_domain_that_comes_twice_is_refused(folders, tmp_path):
     again = tmp_path / "a" / ".." / "b"
     with pytest.raises(ShardError, match=f"{again}: expected each folder once, found it twice"):
-        read_sources([*folders, again])
+        read_merge_sources([*folders, again])
 
 
 def test_a_folder_of_many_domains_is_refused(folders):
     entry = GroupingEntry("domains.npz", 9, "0000")
     write_manifest(folders[1], replace(read_manifest(folders[1]), grouping=entry))
     with pytest.raises(ShardError, match=r"grouping: expected one domain, found 9 in shared sh"):
-        read_sources(folders)
+        read_merge_sources(folders)
 
 
 def test_an_output_that_exists_is_refused(folders, tmp_path):

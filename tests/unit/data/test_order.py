@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from megadga.data.permutation import Stream
+from megadga.data.permutation import RandomStream
 from megadga.data.sampler import check_sizes, shuffled_windows
 
 
-def epoch_of(number, *, domain=0, seed=3, stream=Stream.TRAINING_ORDER):
+def epoch_of(number, *, domain=0, seed=3, stream=RandomStream.TRAINING_ORDER):
     """One epoch of one of two domains of 500 windows."""
     draws = np.arange(500 * number, 500 * (number + 1))
     domains = np.full(500, domain)
@@ -23,7 +23,7 @@ def test_an_epoch_holds_every_window_once(number):
         {"number": 1},
         {"number": 0, "domain": 1},
         {"number": 0, "seed": 4},
-        {"number": 0, "stream": Stream.PROBE_ORDER},
+        {"number": 0, "stream": RandomStream.PROBE_ORDER},
     ],
 )
 def test_every_part_of_the_address_has_an_order_of_its_own(other):
@@ -34,7 +34,7 @@ def test_every_part_of_the_address_has_an_order_of_its_own(other):
 def test_draws_of_several_domains_and_epochs_may_be_mixed():
     domains, draws = np.array([1, 0, 1, 0]), np.array([499, 0, 500, 1001])
     found = shuffled_windows(
-        domains, draws, np.array([500, 500]), seed=3, stream=Stream.TRAINING_ORDER
+        domains, draws, np.array([500, 500]), seed=3, stream=RandomStream.TRAINING_ORDER
     )
     expected = [
         epoch_of(0, domain=1)[499],

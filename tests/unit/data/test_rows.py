@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.data.rows import rank_rows, shared_rows
+from megadga.data.rows import rank_rows, weighted_rank_rows
 
 layouts = {"world_size": st.integers(1, 9), "micro_batch_size": st.integers(1, 9)}
 
@@ -46,7 +46,7 @@ def test_rows_that_do_not_divide_are_refused():
         rank_rows(12, rank=0, world_size=2, micro_batch_size=4)
 
 
-@pytest.mark.parametrize("deal", [rank_rows, shared_rows])
+@pytest.mark.parametrize("deal", [rank_rows, weighted_rank_rows])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -66,12 +66,12 @@ def test_an_argument_out_of_range_is_named(deal, change, message):
 
 def test_a_row_that_counts_nothing_is_refused():
     with pytest.raises(ValueError, match="weights: expected at least 1 each, found 0"):
-        shared_rows(np.array([3, 0, 1]), rank=0, world_size=1, micro_batch_size=2)
+        weighted_rank_rows(np.array([3, 0, 1]), rank=0, world_size=1, micro_batch_size=2)
 
 
 @given(num_rows=st.integers(1, 200), **layouts)
 def test_shared_rows_keep_all_ranks_in_step(num_rows, world_size, micro_batch_size):
-    parts = everyone(shared_rows, alike(num_rows), world_size, micro_batch_size)
+    parts = everyone(weighted_rank_rows, alike(num_rows), world_size, micro_batch_size)
     assert {len(part) for part in parts} == {math.ceil(num_rows / (world_size * micro_batch_size))}
     shares = list(chain.from_iterable(parts))
     assert all(1 <= share.rows.size <= micro_batch_size for share in shares)
@@ -87,7 +87,7 @@ def test_weighted_means_over_shares_are_the_weighted_mean_over_rows(
 ):
     counts = np.array(weights)
     values = np.random.default_rng(0).normal(size=counts.size)
-    parts = everyone(shared_rows, counts, world_size, micro_batch_size)
+    parts = everyone(weighted_rank_rows, counts, world_size, micro_batch_size)
     found = sum(
         one.share * np.average(values[one.rows], weights=counts[one.rows])
         for part in parts
@@ -100,8 +100,8 @@ def test_weighted_means_over_shares_are_the_weighted_mean_over_rows(
 def test_rows_that_weigh_the_same_count_as_if_they_weighed_one(
     num_rows, targets, world_size, micro_batch_size
 ):
-    light = everyone(shared_rows, alike(num_rows), world_size, micro_batch_size)
-    heavy = everyone(shared_rows, alike(num_rows) * targets, world_size, micro_batch_size)
+    light = everyone(weighted_rank_rows, alike(num_rows), world_size, micro_batch_size)
+    heavy = everyone(weighted_rank_rows, alike(num_rows) * targets, world_size, micro_batch_size)
     assert [[one.share for one in part] for part in light] == [  # equal bits
         [one.share for one in part] for part in heavy
     ]
@@ -110,19 +110,19 @@ def test_rows_that_weigh_the_same_count_as_if_they_weighed_one(
 @given(accumulation=st.integers(1, 5), **layouts)
 def test_shared_rows_are_rank_rows_where_those_exist(accumulation, world_size, micro_batch_size):
     num_rows = accumulation * world_size * micro_batch_size
-    shared = everyone(shared_rows, alike(num_rows), world_size, micro_batch_size)
+    shared = everyone(weighted_rank_rows, alike(num_rows), world_size, micro_batch_size)
     dealt = everyone(rank_rows, num_rows, world_size, micro_batch_size)
     for shares, rows in zip(shared, dealt, strict=True):
         np.testing.assert_array_equal([share.rows for share in shares], rows)
 
 
 def test_few_rows_are_spread_over_the_ranks():
-    parts = everyone(shared_rows, alike(8), 4, 8)
+    parts = everyone(weighted_rank_rows, alike(8), 4, 8)
     assert [part[0].rows.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_a_rank_without_rows_keeps_the_others_company():
-    parts = everyone(shared_rows, np.array([5, 1, 2]), 4, 1)
+    parts = everyone(weighted_rank_rows, np.array([5, 1, 2]), 4, 1)
     assert [(part[0].rows.tolist(), part[0].share) for part in parts] == [
         ([0], 5 / 8),
         ([1], 1 / 8),

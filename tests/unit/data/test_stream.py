@@ -49,7 +49,7 @@ def test_every_row_is_its_slice_of_the_concatenation(tmp_path_factory, data):
 
 
 def test_a_long_range_is_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream_module, "MOST_TOKENS", 3)
+    monkeypatch.setattr(stream_module, "MAX_TOKENS_PER_READ", 3)
     stream = open_stream(tmp_path, [7, 0, 6])
     assert stream.tokens(1, 13).tolist() == list(range(1, 13))
 

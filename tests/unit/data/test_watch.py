@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from megadga.data.manifest import read_manifest
-from megadga.data.verify import DataWatch, check_content, files_of
+from megadga.data.verify import DataFileWatcher, check_checksums, shard_files
 from megadga.errors import ShardError
 from tests.support.shards import open_sets, write_domain, write_sets
 
@@ -17,7 +17,7 @@ def folder(tmp_path):
 
 
 def files(folder):
-    return files_of(folder, read_manifest(folder).splits["train"], name="domains/d0")
+    return shard_files(folder, read_manifest(folder).splits["train"], name="domains/d0")
 
 
 def rewrite(path):
@@ -33,7 +33,7 @@ def later(path):
 
 
 def test_a_file_that_stays_as_it_is_is_not_read(folder):
-    watch = DataWatch(files(folder))
+    watch = DataFileWatcher(files(folder))
     watch.check()
 
     assert watch.changed_since(watch.stamps) == []
@@ -42,7 +42,7 @@ def test_a_file_that_stays_as_it_is_is_not_read(folder):
 
 @pytest.mark.parametrize("name", [BIN, "train-00000.idx"])
 def test_a_file_that_is_rewritten_in_place_is_noticed(folder, name):
-    watch = DataWatch(files(folder))
+    watch = DataFileWatcher(files(folder))
     rewrite(folder / name)
 
     with pytest.raises(ShardError, match=f"{name}: changed since the run has read it"):
@@ -50,18 +50,18 @@ def test_a_file_that_is_rewritten_in_place_is_noticed(folder, name):
 
 
 def test_a_file_that_is_only_touched_is_the_same(folder):
-    watch = DataWatch(files(folder))
+    watch = DataFileWatcher(files(folder))
     before = watch.stamps
     later(folder / BIN)
     watch.check()
 
     assert watch.stamps != before
     assert watch.changed_since(before) == [f"domains/d0/{BIN}"]
-    check_content([files(folder)[name] for name in watch.changed_since(before)])
+    check_checksums([files(folder)[name] for name in watch.changed_since(before)])
 
 
 def test_a_file_that_goes_is_named(folder):
-    watch = DataWatch(files(folder))
+    watch = DataFileWatcher(files(folder))
     (folder / BIN).unlink()
 
     with pytest.raises(ShardError, match=f"{BIN}: expected a shard's file, found No such file"):
@@ -69,7 +69,7 @@ def test_a_file_that_goes_is_named(folder):
 
 
 def test_a_time_of_a_file_that_nobody_knew_is_no_change(folder):
-    assert DataWatch(files(folder)).changed_since({}) == []
+    assert DataFileWatcher(files(folder)).changed_since({}) == []
 
 
 def test_whoever_reads_a_shard_that_was_rewritten_is_told_at_once(tmp_path):

@@ -11,11 +11,11 @@ from megadga.demo.harvest import (
     MIN_DOMAINS,
     SOURCES,
     VALID_CHARACTERS,
-    Sizes,
+    SizeLimits,
     harvest,
     language_reference,
     python_code,
-    word_runs,
+    word_ngrams,
 )
 
 
@@ -25,14 +25,14 @@ def corpus():
 
 
 def runs_of(documents):
-    return set(chain.from_iterable(map(word_runs, documents)))
+    return set(chain.from_iterable(map(word_ngrams, documents)))
 
 
 def test_this_machine_has_enough_domains_of_enough_text(corpus):
     assert len(corpus.domains) >= MIN_DOMAINS
     for documents in corpus.domains.values():
-        assert MIN_CHARACTERS <= sum(map(len, documents)) <= Sizes.domain
-        assert all(0 < len(document) <= Sizes.document for document in documents)
+        assert MIN_CHARACTERS <= sum(map(len, documents)) <= SizeLimits.domain
+        assert all(0 < len(document) <= SizeLimits.document for document in documents)
 
 
 def test_no_text_of_the_specific_set_is_in_a_domain(corpus):

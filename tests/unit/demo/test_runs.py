@@ -10,13 +10,13 @@ from megadga.demo.run import (
     SPECIFIC,
     UNIFORM,
     DemoFolder,
-    RunSize,
+    DemoRunSize,
     is_finished,
     write_config,
 )
 from megadga.errors import ConfigError
 
-SIZE = RunSize(steps=120, seed=3, ranks=2)
+SIZE = DemoRunSize(steps=120, seed=3, ranks=2)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_same_options_again_change_nothing(folder):
 def test_another_demo_in_the_folder_is_refused(folder):
     write_config(folder, DGA, SIZE)
     with pytest.raises(ConfigError, match=r"dga\.yaml: .* pass --fresh to start again"):
-        write_config(folder, DGA, RunSize(steps=120, seed=4, ranks=2))
+        write_config(folder, DGA, DemoRunSize(steps=120, seed=4, ranks=2))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_another_demo_in_the_folder_is_refused(folder):
 )
 def test_options_out_of_range_are_refused(steps, seed, ranks, message):
     with pytest.raises(ConfigError, match=message):
-        RunSize(steps=steps, seed=seed, ranks=ranks)
+        DemoRunSize(steps=steps, seed=seed, ranks=ranks)
 
 
 def test_a_run_is_finished_when_its_last_step_is_evaluated(folder):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from megadga.demo.run import DomainSize, RunSummary, comparison, summarise_run, table
+from megadga.demo.run import DomainSize, RunSummary, render_comparison, summarise_run, table
 from megadga.errors import ConfigError
 
 
@@ -63,7 +63,7 @@ def test_the_comparison_has_a_row_each_domain_and_both_losses():
     domains = {"a": DomainSize(1_281, 10), "b": DomainSize(12_801, 100)}
     dga = RunSummary({"a": 5, "b": 150}, 2.0, 4.5, {"a": 0.1, "b": 0.9})
     uniform = RunSummary({"a": 80, "b": 75}, 2.5, 4.0, None)
-    assert comparison(domains, dga, uniform) == [
+    assert render_comparison(domains, dga, uniform) == [
         "domain  tokens  first weight  last weight  epochs dga  epochs uniform",
         "---------------------------------------------------------------------",
         "b       12,801         0.500        0.900        1.50            0.75",

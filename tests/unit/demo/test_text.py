@@ -3,12 +3,12 @@ from hypothesis import strategies as st
 
 from megadga.demo.harvest import (
     OVERLAP_WORDS,
-    Sizes,
-    shuffled,
+    SizeLimits,
+    deduplicate_paragraphs,
+    hash_ordered,
+    select_documents,
     split_documents,
-    take_documents,
-    without_repetitions,
-    word_runs,
+    word_ngrams,
 )
 
 
@@ -30,23 +30,25 @@ def test_documents_end_with_a_line_where_one_ends_late_enough():
 
 def test_runs_of_words_ignore_case_and_punctuation():
     text = sentence(0, OVERLAP_WORDS + 1)
-    assert list(word_runs(text.upper().replace(" ", ", "))) == list(word_runs(text))
-    assert len(list(word_runs(text))) == 2
+    assert list(word_ngrams(text.upper().replace(" ", ", "))) == list(word_ngrams(text))
+    assert len(list(word_ngrams(text))) == 2
 
 
 def test_documents_with_a_run_of_words_to_avoid_are_left_out():
-    avoid = frozenset(word_runs(sentence(0, 20)))
+    excluded_ngrams = frozenset(word_ngrams(sentence(0, 20)))
     near, far = sentence(1, OVERLAP_WORDS - 1), sentence(100, 30)
-    found = take_documents(
-        [f"so {sentence(5, OVERLAP_WORDS)} goes", near, far], sizes=Sizes(), avoid=avoid
+    found = select_documents(
+        [f"so {sentence(5, OVERLAP_WORDS)} goes", near, far],
+        sizes=SizeLimits(),
+        excluded_ngrams=excluded_ngrams,
     )
     assert found == [near, far]
 
 
 def test_no_file_and_no_domain_is_larger_than_its_size():
-    sizes = Sizes(domain=100, file=50, document=25)
+    sizes = SizeLimits(domain=100, file=50, document=25)
     texts = ["a" * 80, "b" * 10, "c" * 80]
-    found = take_documents(texts, sizes=sizes, avoid=frozenset())
+    found = select_documents(texts, sizes=sizes, excluded_ngrams=frozenset())
     assert found == ["a" * 25, "a" * 25, "b" * 10, "c" * 25]
 
 
@@ -56,8 +58,8 @@ def test_texts_are_read_no_further_than_needed():
         yield "b" * 10
         raise AssertionError("one text too many")
 
-    sizes = Sizes(domain=15, file=10, document=10)
-    assert take_documents(texts(), sizes=sizes, avoid=frozenset()) == ["a" * 10]
+    sizes = SizeLimits(domain=15, file=10, document=10)
+    assert select_documents(texts(), sizes=sizes, excluded_ngrams=frozenset()) == ["a" * 10]
 
 
 @given(
@@ -69,18 +71,18 @@ def test_texts_are_read_no_further_than_needed():
     )
 )
 def test_no_two_texts_share_a_run_of_words_in_the_end(texts):
-    distinct = without_repetitions(texts)
-    runs = [run for text in distinct for run in word_runs(text)]
+    distinct = deduplicate_paragraphs(texts)
+    runs = [run for text in distinct for run in word_ngrams(text)]
     assert len(distinct) == len(texts)
     assert len(runs) == len(set(runs))
 
 
 def test_what_several_texts_have_stays_in_the_first():
     own, common = sentence(100, 20), sentence(0, 20)
-    assert without_repetitions([common, f"{own}\n\n{common}"]) == [common, own]
+    assert deduplicate_paragraphs([common, f"{own}\n\n{common}"]) == [common, own]
 
 
 def test_the_order_of_names_does_not_depend_on_how_they_come():
     names = [f"file{number}.py" for number in range(20)]
-    assert shuffled(names) == shuffled(reversed(names))
-    assert shuffled(names) != names
+    assert hash_ordered(names) == hash_ordered(reversed(names))
+    assert hash_ordered(names) != names

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megadga.launch.hosts import Host, Place
-from megadga.launch.plan import Request
+from megadga.launch.hosts import Host, LaunchContext
+from megadga.launch.plan import LaunchRequest
 
 HOSTILE = "a b$HOME`id`'q'\"d\"\\%n;&*"
 PYTHON = "/env/bin/python"
@@ -27,8 +27,10 @@ ENVIRONMENT = {
     "PYTHONPATH": f"/code/{HOSTILE}",
     "HOME": "/root",
 }
-PLACE = Place(ENVIRONMENT, FOLDER, OUTPUT, "launch-1", 20_001)
-REQUEST = Request(CONFIG, OVERRIDES, nodes=2, accelerators_per_node=2, hostfile=Path("hosts"))
+PLACE = LaunchContext(ENVIRONMENT, FOLDER, OUTPUT, "launch-1", 20_001)
+REQUEST = LaunchRequest(
+    CONFIG, OVERRIDES, nodes=2, accelerators_per_node=2, hostfile=Path("hosts")
+)
 TOLD = {
     "GLOO_X": HOSTILE,
     "NCCL_X": "1",
@@ -39,7 +41,7 @@ TOLD = {
 }
 
 
-def request(**values: Any) -> Request:
+def request(**values: Any) -> LaunchRequest:
     """What a user asks for, with some of it changed."""
     return replace(REQUEST, **values)
 

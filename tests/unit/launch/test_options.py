@@ -2,7 +2,14 @@ import argparse
 
 import pytest
 
-from megadga.launch.plan import Request, common_parser, count, duration, shown_duration, to_request
+from megadga.launch.plan import (
+    LaunchRequest,
+    common_parser,
+    count,
+    duration,
+    shown_duration,
+    to_request,
+)
 
 
 def parse(*arguments, **offered):
@@ -20,7 +27,7 @@ def test_every_launcher_ends_in_the_same_command():
 
 def test_defaults_are_one_node_without_limit():
     request = parse("run.yaml", hosts=True)
-    assert request == Request(config=request.config)
+    assert request == LaunchRequest(config=request.config)
 
 
 @pytest.mark.parametrize(

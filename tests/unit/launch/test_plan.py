@@ -21,8 +21,8 @@ def plan(program: str, folder: Path, **options) -> Plan:
     return Plan((command,), (Host("a", 1),), lambda _: None, PATIENCE, **options)
 
 
-def run(planned: Plan, output: Path, tell=lambda _: None, *, ended_well: bool = True) -> int:
-    return plans.run(planned, output=output, ended_well=lambda: ended_well, tell=tell)
+def run(planned: Plan, output: Path, tell=lambda _: None, *, ended_normally: bool = True) -> int:
+    return plans.run(planned, output=output, ended_normally=lambda: ended_normally, tell=tell)
 
 
 COUNT = """\
@@ -60,7 +60,7 @@ def test_a_run_that_failed_is_started_again_unless_that_cannot_help(tmp_path, co
 def test_processes_that_end_with_0_before_the_run_has_ended_have_failed(tmp_path):
     told = []
     planned = plan(COUNT, tmp_path, max_restarts=1)
-    assert run(planned, tmp_path, told.append, ended_well=False) == 1
+    assert run(planned, tmp_path, told.append, ended_normally=False) == 1
     assert len((tmp_path / "n").read_text()) == 2
     assert told[-1] == "the run ended with code 1: no rank has said why"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.launch.ranks import RankEnvironment, rank_to_tell, read_deadline_s, read_ranks
+from megadga.launch.ranks import RankEnvironment, rank_for_messages, read_deadline_s, read_ranks
 
 MASTER = {"MASTER_ADDR": "node-0", "MASTER_PORT": "4711"}
 TORCH = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", **MASTER}
@@ -115,9 +115,9 @@ def test_other_ranks_than_the_launcher_was_asked_for_are_refused():
 
 @pytest.mark.parametrize(("launcher", "rank"), [("openmpi", 5), ("pmi", 5), ("slurm", 5)])
 def test_messages_name_the_rank_whatever_is_missing(launcher, rank):
-    assert rank_to_tell(LAUNCHED[launcher]) == rank
-    assert rank_to_tell({}) == 0
-    assert rank_to_tell({"RANK": "none"}) == 0
+    assert rank_for_messages(LAUNCHED[launcher]) == rank
+    assert rank_for_messages({}) == 0
+    assert rank_for_messages({"RANK": "none"}) == 0
 
 
 def test_a_deadline_is_a_number_of_seconds():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from megadga.launch.hosts import JOB_FROM_FILE, JOB_FROM_INPUT, Job, Place, touch
+from megadga.launch.hosts import JOB_FROM_FILE, JOB_FROM_INPUT, Job, LaunchContext, touch
 from tests.unit.launch.hosts import HOSTILE, OUTPUT, PLACE, TOLD
 
 REPORT = (
@@ -61,4 +61,4 @@ def test_the_stop_file_is_of_this_launch_alone(tmp_path):
 
 
 def test_ports_are_below_those_that_linux_gives_away():
-    assert all(20_000 <= Place.here(OUTPUT).port < 32_768 for _ in range(100))
+    assert all(20_000 <= LaunchContext.here(OUTPUT).port < 32_768 for _ in range(100))

@@ -45,7 +45,7 @@ if "doctor" in sys.argv:
     Path("doctor-arguments").write_text("\\0".join((*sys.argv, "")))
     sys.exit(int(os.environ["UNFIT"]))
 if "megadga.run_folder.failures" in sys.argv:
-    Path("verdict-arguments").write_text("\\0".join((*sys.argv, "")))
+    Path("describe_failure-arguments").write_text("\\0".join((*sys.argv, "")))
     sys.exit()
 
 def stop(*_):
@@ -148,7 +148,7 @@ def test_ranks_get_their_command_and_their_first_machine_as_they_are(batch):
 def test_a_code_of_the_ranks_is_that_of_the_job_which_says_why_at_its_end(batch):
     with batch.started(FOREVER="", CODE="2") as job:
         assert job.wait(timeout=30) == 2
-    assert batch.words("verdict-arguments")[2:] == [
+    assert batch.words("describe_failure-arguments")[2:] == [
         "megadga.run_folder.failures",
         "2",
         str(batch.output),
@@ -173,7 +173,7 @@ def test_what_ranks_of_an_earlier_start_have_noted_is_forgotten(batch):
     with batch.started(FOREVER="") as job:
         assert job.wait(timeout=30) == 0
     assert not (batch.output / ".failures").exists()
-    assert not (batch.folder / "verdict-arguments").exists()
+    assert not (batch.folder / "describe_failure-arguments").exists()
 
 
 def test_near_its_limit_a_job_that_saved_is_requeued(batch):

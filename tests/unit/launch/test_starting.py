@@ -7,13 +7,13 @@ import pytest
 
 from megadga.config.loading import load_config
 from megadga.launch.hosts import Host
-from megadga.launch.plan import Plan, Request, launch, patience_of
+from megadga.launch.plan import LaunchRequest, Plan, launch, timeouts_for
 from megadga.launch.supervision import Command
 from megadga.run_folder.checkpoints import CheckpointHeader, mark_latest, write_header
 from megadga.run_folder.markers import RunMarkers
 from tests.support.runs import write_run
 
-REQUEST = Request(Path("run.yaml"), hostfile=Path("hosts"))
+REQUEST = LaunchRequest(Path("run.yaml"), hostfile=Path("hosts"))
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def planned(program: str, *, ranks: int = 2, port: int | None = None):
     def plan(_config):
         command = Command((sys.executable, "-c", program), os.environ, Path.cwd())
         hosts = (Host("a", ranks),)
-        return Plan((command,), hosts, lambda _: None, patience_of(REQUEST, end_s=1.0), port=port)
+        return Plan((command,), hosts, lambda _: None, timeouts_for(REQUEST, end_s=1.0), port=port)
 
     return plan
 
@@ -116,6 +116,6 @@ def test_whether_a_run_is_finished_is_known_by_its_marker(folder):
 
 
 def test_a_run_is_asked_to_save_before_its_time_is_over():
-    patience = patience_of(Request(Path("x"), time_s=600, save_s=90), end_s=3.0)
-    assert (patience.limit_s, patience.stop_s, patience.end_s) == (510.0, 90.0, 3.0)
-    assert patience_of(REQUEST, end_s=3.0).limit_s is None
+    timeouts = timeouts_for(LaunchRequest(Path("x"), time_s=600, save_s=90), end_s=3.0)
+    assert (timeouts.limit_s, timeouts.stop_s, timeouts.end_s) == (510.0, 90.0, 3.0)
+    assert timeouts_for(REQUEST, end_s=3.0).limit_s is None

@@ -64,9 +64,9 @@ def test_a_launchers_file_is_not_looked_for_at_every_step(tmp_path, monkeypatch)
 def test_the_first_rank_alone_looks_for_the_launchers_file(tmp_path):
     (tmp_path / "stop").touch()
     launcher = {"MEGADGA_STOP_FILE": str(tmp_path / "stop"), "WORLD_SIZE": "2"}
-    assert StopSignal.of_environment({**launcher, "RANK": "0"}).requested()
-    assert not StopSignal.of_environment({**launcher, "RANK": "1"}).requested()
-    assert not StopSignal.of_environment({}).requested()
+    assert StopSignal.from_environment({**launcher, "RANK": "0"}).requested()
+    assert not StopSignal.from_environment({**launcher, "RANK": "1"}).requested()
+    assert not StopSignal.from_environment({}).requested()
 
 
 def test_a_second_interrupt_ends_the_process_at_once():
@@ -96,7 +96,7 @@ def test_a_second_interrupt_leaves_no_lock_on_an_operator(tmp_path):
     program = (
         "import os, signal, sys\n"
         "from megadga.launch.supervision import StopSignal\n"
-        "with StopSignal.of_environment(os.environ):\n"
+        "with StopSignal.from_environment(os.environ):\n"
         f"    os.open({str(lock)!r}, os.O_CREAT | os.O_EXCL)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         f"    print(os.path.exists({str(lock)!r}), flush=True)\n"

@@ -49,7 +49,7 @@ def test_processes_run_to_their_end_in_their_folder_with_their_input(tmp_path):
     program = "import sys; open('said', 'w').writelines(sys.stdin.readline() for _ in range(2))"
     command = python(program, tmp_path, standard_input=b"$hello\n")
 
-    ended = supervise([command], ask_to_stop=terminate, patience=FAST)
+    ended = supervise([command], ask_to_stop=terminate, timeouts=FAST)
 
     assert ended == Ended(0, asked=False)
     assert (tmp_path / "said").read_text() == "$hello\n\n"  # by which it knows that it is watched
@@ -62,7 +62,7 @@ def test_a_process_that_fails_takes_the_others_along(tmp_path):
     )
 
     ended = supervise(
-        [python(forever, tmp_path), python(fails, tmp_path)], ask_to_stop=terminate, patience=FAST
+        [python(forever, tmp_path), python(fails, tmp_path)], ask_to_stop=terminate, timeouts=FAST
     )
 
     assert ended == Ended(7, asked=False)
@@ -71,7 +71,7 @@ def test_a_process_that_fails_takes_the_others_along(tmp_path):
 
 def test_a_process_killed_by_a_signal_has_the_code_that_a_shell_gives_it(tmp_path):
     program = "import os; os.kill(os.getpid(), 9)"
-    ended = supervise([python(program, tmp_path)], ask_to_stop=terminate, patience=FAST)
+    ended = supervise([python(program, tmp_path)], ask_to_stop=terminate, timeouts=FAST)
     assert ended == Ended(137, asked=False)
 
 
@@ -79,7 +79,7 @@ def test_what_a_process_leaves_behind_in_its_session_is_ended(tmp_path):
     child = f"import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {IGNORES!r} "
     child += "'time.sleep(60)']); open('pid', 'w').write(str(p.pid))"
 
-    supervise([python(child, tmp_path)], ask_to_stop=terminate, patience=FAST)
+    supervise([python(child, tmp_path)], ask_to_stop=terminate, timeouts=FAST)
 
     assert is_gone_soon(int(wait_for(tmp_path / "pid")))
 
@@ -90,18 +90,18 @@ def test_at_the_limit_processes_are_asked_to_stop_and_get_time_to(tmp_path):
         "def stop(*_):\n    time.sleep(0.5); open('saved', 'w'); raise SystemExit(75)\n"
         "signal.signal(signal.SIGTERM, stop)\nwhile True: time.sleep(0.05)"
     )
-    patience = Timeouts(stop_s=20.0, limit_s=2.0)
+    timeouts = Timeouts(stop_s=20.0, limit_s=2.0)
 
-    ended = supervise([python(program, tmp_path)], ask_to_stop=terminate, patience=patience)
+    ended = supervise([python(program, tmp_path)], ask_to_stop=terminate, timeouts=timeouts)
 
     assert ended == Ended(75, asked=True)
     assert (tmp_path / "saved").exists()
 
 
 def test_processes_that_do_not_stop_in_time_are_ended(tmp_path):
-    patience = Timeouts(stop_s=0.2, end_s=0.2, limit_s=0.1)
+    timeouts = Timeouts(stop_s=0.2, end_s=0.2, limit_s=0.1)
     ended = supervise(
-        [python(f"{IGNORES}time.sleep(60)", tmp_path)], ask_to_stop=terminate, patience=patience
+        [python(f"{IGNORES}time.sleep(60)", tmp_path)], ask_to_stop=terminate, timeouts=timeouts
     )
     assert ended == Ended(128 + signal.SIGTERM, asked=True)
 
@@ -110,9 +110,9 @@ def test_what_a_process_that_is_killed_has_started_in_other_sessions_is_killed_t
     child = f"{IGNORES}import subprocess, sys; "
     child += f"p = subprocess.Popen([sys.executable, '-c', {IGNORES!r} 'time.sleep(60)'], "
     child += "start_new_session=True); open('pid', 'w').write(str(p.pid)); time.sleep(60)"
-    patience = Timeouts(stop_s=0.1, end_s=0.2, limit_s=2.0)
+    timeouts = Timeouts(stop_s=0.1, end_s=0.2, limit_s=2.0)
 
-    supervise([python(child, tmp_path)], ask_to_stop=terminate, patience=patience)
+    supervise([python(child, tmp_path)], ask_to_stop=terminate, timeouts=timeouts)
 
     assert is_gone_soon(int(wait_for(tmp_path / "pid")))
 
@@ -121,7 +121,7 @@ def test_a_wish_from_elsewhere_is_as_good_as_a_signal(tmp_path):
     ended = supervise(
         [python("import time; time.sleep(60)", tmp_path)],
         ask_to_stop=terminate,
-        patience=FAST,
+        timeouts=FAST,
         wished=lambda: FAST.stop_s,
     )
     assert ended == Ended(128 + signal.SIGTERM, asked=True)
@@ -130,9 +130,9 @@ def test_a_wish_from_elsewhere_is_as_good_as_a_signal(tmp_path):
 def test_another_way_to_end_processes_is_tried_before_force(tmp_path):
     sleeps = "import time; time.sleep(60)"
     end = python("open('ended', 'w')", tmp_path)
-    patience = Timeouts(stop_s=0.1, end_s=1.0, limit_s=0.1)
+    timeouts = Timeouts(stop_s=0.1, end_s=1.0, limit_s=0.1)
 
-    supervise([python(sleeps, tmp_path)], ask_to_stop=lambda _: None, patience=patience, end=end)
+    supervise([python(sleeps, tmp_path)], ask_to_stop=lambda _: None, timeouts=timeouts, end=end)
 
     assert (tmp_path / "ended").exists()
 
@@ -140,13 +140,13 @@ def test_another_way_to_end_processes_is_tried_before_force(tmp_path):
 SUPERVISOR = """\
 import os, signal, sys
 from pathlib import Path
-from megadga.launch.supervision import Command, Patience, supervise
+from megadga.launch.supervision import Command, Timeouts, supervise
 def stop(processes):
     for process in processes: os.kill(process, signal.SIGUSR1)
 child = (sys.executable, "-c", sys.argv[1])
-patience = Patience(stop_s=60.0, end_s=0.3)
+timeouts = Timeouts(stop_s=60.0, end_s=0.3)
 command = Command(child, os.environ, Path.cwd())
-sys.exit(supervise([command], ask_to_stop=stop, patience=patience).code)
+sys.exit(supervise([command], ask_to_stop=stop, timeouts=timeouts).code)
 """
 CHILD = """\
 import os, signal, time

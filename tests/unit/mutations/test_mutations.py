@@ -50,7 +50,7 @@ def complaint(read: Callable[[], object]) -> str | None:
 
 
 def survive(cases: Iterable[tuple[object, Callable[[], object]]]) -> None:
-    """Have every case read, and complain of all kinds of failures at once, each with a case."""
+    """Have every case read, and report all kinds of failures at once, each with one case."""
     found: dict[str, str] = {}
     number = 0
     for told, read in cases:

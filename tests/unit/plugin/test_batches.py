@@ -14,7 +14,7 @@ from megadga.data.folder import open_domains
 from megadga.data.reader import read_windows
 from megadga.data.sampler import MixtureSampler
 from megadga.errors import ExhaustedError
-from megadga.plugin.batches import BatchSource, Sampling
+from megadga.plugin.batches import BatchLoader, Sampling
 from tests.support.streams import counting_domain
 from tests.unit.train.fakes import FakeEngine, LoneRank
 
@@ -46,13 +46,13 @@ def domains(tmp_path):
     return [Watched(d) for d in open_domains(tmp_path, split="train", sequence_length=S)]
 
 
-def source(domains: Any, **options: Any) -> BatchSource:
+def source(domains: Any, **options: Any) -> BatchLoader:
     engine = FakeEngine(accumulation=2, micro_batch_size=B // 2)
-    return BatchSource(engine, domains, Sampling(SEED, **options), collective=LoneRank())
+    return BatchLoader(engine, domains, Sampling(SEED, **options), collective=LoneRank())
 
 
 def taken(
-    batches: BatchSource,
+    batches: BatchLoader,
     steps: int,
     *,
     interval: int,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from megadga.plugin.records import ObservedOverhead, ProbeClock
+from megadga.plugin.records import ObservedOverhead, ProbeTimer
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Course:
 
     def __init__(self) -> None:
         self.watch = InFlightStart(now_s=100.0)
-        self.clock = ProbeClock(self.watch)
+        self.clock = ProbeTimer(self.watch)
 
     def step(self, seconds: float, *, watched: bool = False) -> None:
         self.clock.begin_step()

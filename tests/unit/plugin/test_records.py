@@ -12,7 +12,7 @@ from megadga.mixers.doge import Doge
 from megadga.mixers.safeguards import GeneralGuard
 from megadga.mixers.static import uniform_weights
 from megadga.mixers.targets import OverTargets
-from megadga.plugin.records import MOST_DOMAINS, UpdateRecords
+from megadga.plugin.records import MAX_DOMAINS, UpdateRecords
 from tests.support.mixtures import mixtures_of
 
 BASIS = ("qa", "code")
@@ -84,8 +84,8 @@ def test_the_norm_of_what_domains_are_compared_with_is_told_under_its_name(targe
 
 
 def test_too_many_domains_are_left_to_their_basis():
-    assert record_over(MOST_DOMAINS).keys() >= OF_DOMAINS
-    assert not record_over(MOST_DOMAINS + 1).keys() & OF_DOMAINS
+    assert record_over(MAX_DOMAINS).keys() >= OF_DOMAINS
+    assert not record_over(MAX_DOMAINS + 1).keys() & OF_DOMAINS
 
 
 def of_two_sets(dots, **more):

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from megadga.prepare.progress import Bars
+from megadga.prepare.progress import ProgressBars
 
 
 class Terminal(io.StringIO):
@@ -20,7 +20,7 @@ class Clock:
 
 def test_a_terminal_shows_a_bar_for_each_stage():
     terminal = Terminal()
-    with Bars(terminal) as bars:
+    with ProgressBars(terminal) as bars:
         bars("tokenizing", 10, "B")(10)
         bars("writing", 20, " tokens")(5)
     shown = terminal.getvalue()
@@ -30,7 +30,7 @@ def test_a_terminal_shows_a_bar_for_each_stage():
 
 def test_a_log_gets_a_line_a_minute():
     log, clock = io.StringIO(), Clock()
-    with Bars(log, clock=clock) as bars:
+    with ProgressBars(log, clock=clock) as bars:
         advance = bars("tokenizing", 4_000_000, "B")
         for second in range(1, 151):
             clock.now = 100.0 + second
@@ -43,7 +43,7 @@ def test_a_log_gets_a_line_a_minute():
 @pytest.mark.parametrize("seconds", [0.0, 59.0])
 def test_a_log_is_left_alone_by_short_work(seconds):
     log, clock = io.StringIO(), Clock()
-    with Bars(log, clock=clock) as bars:
+    with ProgressBars(log, clock=clock) as bars:
         advance = bars("tokenizing", 10, "B")
         clock.now += seconds
         advance(10)

@@ -1,7 +1,7 @@
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.prepare.workers import open_workers, started_ranks
+from megadga.prepare.workers import mpi_world_size, open_workers
 
 
 def test_workers_under_mpirun_are_refused(monkeypatch):
@@ -23,4 +23,4 @@ def test_workers_under_mpirun_are_refused(monkeypatch):
     ],
 )
 def test_ranks_are_counted_as_mpirun_says(environment, ranks):
-    assert started_ranks(environment) == ranks
+    assert mpi_world_size(environment) == ranks

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.report.plots import spread
+from megadga.report.plots import spread_labels
 
 POSITIONS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20)
 
 
 @given(positions=POSITIONS, gap=st.floats(0.01, 0.3))
 def test_labels_keep_their_distance_their_order_and_their_bounds(positions, gap):
-    placed = spread(positions, gap=gap, lowest=0.0, highest=1.0)
+    placed = spread_labels(positions, gap=gap, lowest=0.0, highest=1.0)
     order = sorted(range(len(positions)), key=positions.__getitem__)
     ordered = [placed[index] for index in order]
     fitting = min(gap, 1.0 / max(1, len(positions) - 1))
@@ -21,18 +21,20 @@ def test_labels_keep_their_distance_their_order_and_their_bounds(positions, gap)
 
 
 def test_labels_that_do_not_collide_stay():
-    assert spread([0.9, 0.1, 0.5], gap=0.1, lowest=0.0, highest=1.0) == [0.9, 0.1, 0.5]
+    assert spread_labels([0.9, 0.1, 0.5], gap=0.1, lowest=0.0, highest=1.0) == [0.9, 0.1, 0.5]
 
 
 def test_labels_at_the_bottom_are_stacked_upwards():
-    assert spread([0.0, 0.0, 0.01], gap=0.1, lowest=0.0, highest=1.0) == pytest.approx(
+    assert spread_labels([0.0, 0.0, 0.01], gap=0.1, lowest=0.0, highest=1.0) == pytest.approx(
         [0.0, 0.1, 0.2]
     )
 
 
 def test_labels_at_the_top_are_stacked_downwards():
-    assert spread([1.0, 0.99], gap=0.1, lowest=0.0, highest=1.0) == pytest.approx([1.0, 0.9])
+    assert spread_labels([1.0, 0.99], gap=0.1, lowest=0.0, highest=1.0) == pytest.approx(
+        [1.0, 0.9]
+    )
 
 
 def test_no_label_needs_no_place():
-    assert spread([], gap=0.1, lowest=0.0, highest=1.0) == []
+    assert spread_labels([], gap=0.1, lowest=0.0, highest=1.0) == []

@@ -10,16 +10,16 @@ import pytest
 from megadga.errors import ConfigError
 from megadga.run_folder.failures import (
     FOLDER,
-    failures_noted,
+    clear_failures,
+    describe_failure,
     first_failure,
-    forget_failures,
-    note_presence,
-    verdict,
+    record_failures,
+    record_start,
 )
 
 
 def fail(output, rank, error):
-    with pytest.raises(type(error)), failures_noted(output, rank=rank):
+    with pytest.raises(type(error)), record_failures(output, rank=rank):
         raise error
 
 
@@ -52,33 +52,35 @@ def test_a_last_line_has_the_code_and_who_failed_if_anybody_said_so(tmp_path):
 
 def test_an_earlier_start_is_forgotten(tmp_path):
     fail(tmp_path, 0, RuntimeError("once"))
-    forget_failures(tmp_path)
+    clear_failures(tmp_path)
     assert first_failure(tmp_path) is None
 
 
 def test_a_rank_that_hangs_is_named_where_others_say_that_they_waited(tmp_path):
     for rank in range(3):
-        note_presence(tmp_path, rank=rank)
-    assert verdict(tmp_path, 1) == "the run ended with code 1: no rank has said why"
+        record_start(tmp_path, rank=rank)
+    assert describe_failure(tmp_path, 1) == "the run ended with code 1: no rank has said why"
     for rank in (0, 2):
         fail(tmp_path, rank, RuntimeError("Timed out"))
     host = socket.gethostname()
-    assert verdict(tmp_path, 1).endswith(f"Timed out; no word from rank 1 on {host}")
+    assert describe_failure(tmp_path, 1).endswith(f"Timed out; no word from rank 1 on {host}")
     fail(tmp_path, 1, RuntimeError("so did I"))
-    assert "no word" not in verdict(tmp_path, 1)
-    forget_failures(tmp_path)
-    assert verdict(tmp_path, 1) == "the run ended with code 1: no rank has said why"
+    assert "no word" not in describe_failure(tmp_path, 1)
+    clear_failures(tmp_path)
+    assert describe_failure(tmp_path, 1) == "the run ended with code 1: no rank has said why"
 
 
 def test_of_many_ranks_without_a_word_some_are_named(tmp_path):
     for rank in range(12):
-        note_presence(tmp_path, rank=rank)
+        record_start(tmp_path, rank=rank)
     fail(tmp_path, 0, RuntimeError("Timed out"))
     host = socket.gethostname()
     named = ", ".join(f"rank {rank} on {host}" for rank in (1, 2, 3, 4))
-    assert verdict(tmp_path, 1, ["h"]).endswith(f"; no word from {named} and 7 more; lost: h")
+    assert describe_failure(tmp_path, 1, ["h"]).endswith(
+        f"; no word from {named} and 7 more; lost: h"
+    )
 
 
 def test_presence_in_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").touch()
-    note_presence(tmp_path / "file", rank=0)
+    record_start(tmp_path / "file", rank=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.training import ClusteringRecipe, train_clusters
 from megadga.prepare.training import train_tokenizer
 from tests.support.texts import made_up_texts, write_lines
 from tests.support.tools import TOOLS
@@ -57,7 +57,7 @@ def work(tmp_path_factory) -> Path:
     bad = path.read_text() + '{"txt": 1}\n'
     (work / "bad.jsonl").write_text(bad)
     train_tokenizer(texts, vocab_size=400, prefix=work / "small")
-    learn_clusters([path], work / "clusters", ClusteringRecipe((2,)))
+    train_clusters([path], work / "clusters", ClusteringRecipe((2,)))
     with pytest.MonkeyPatch.context() as patch:
         arguments = arguments_of("build_shards", work, work / "shards")
         assert run_here("build_shards", arguments, patch) == (0, "")

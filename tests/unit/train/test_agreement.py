@@ -9,10 +9,10 @@ from megadga.run_folder.checkpoints import mark_latest
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
-    check_whole,
+    check_intact,
     find_resume_point,
 )
-from megadga.train.metrics import FanOut, MetricsFile
+from megadga.train.metrics import MetricFanOut, MetricsFile
 from megadga.train.ranks import OtherRankError, on_every_rank, on_first_rank
 from tests.support.thread_ranks import on_ranks
 
@@ -54,7 +54,7 @@ def checkpoints_of(folder, ranks, *, watch: Any = dict):
 def resume_point(folder, ranks):
     point = find_resume_point(folder / "checkpoints", identity=IDENTITY, ranks=ranks)
     assert point is not None
-    check_whole(point, ranks)
+    check_intact(point, ranks)
     return point
 
 
@@ -143,7 +143,7 @@ def test_metrics_that_cannot_be_written_end_the_run_on_all_ranks_together(tmp_pa
 
     def train(ranks):
         writes = ranks.rank == 0
-        sinks = FanOut([MetricsFile(tmp_path / "metrics.jsonl")] if writes else [])
+        sinks = MetricFanOut([MetricsFile(tmp_path / "metrics.jsonl")] if writes else [])
 
         def watch():
             sinks.check()

@@ -49,8 +49,8 @@ def load(folder: Path, *overrides: str) -> tuple[RunConfig, RunData]:
 
 def mixture(folder: Path, *overrides: str) -> Mixture:
     config, data = load(folder, *overrides)
-    left_out = data.left_out.keys()
-    return make_mixture(config, data.domains, left_out=left_out, basis=data.basis)
+    excluded = data.excluded.keys()
+    return make_mixture(config, data.domains, excluded=excluded, basis=data.basis)
 
 
 def test_the_domains_weights_are_those_of_the_basis(folder):

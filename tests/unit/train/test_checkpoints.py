@@ -9,7 +9,7 @@ from megadga.errors import ResumeError
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
-    check_whole,
+    check_intact,
     find_resume_point,
 )
 from megadga.train.metrics import MetricsFile
@@ -90,7 +90,7 @@ class World:
             self.folder, identity=self.identity, ranks=self.ranks, wanted=wanted
         )
         if point is not None:
-            check_whole(point, self.ranks)
+            check_intact(point, self.ranks)
         self.checkpoints.resume(point)
 
     def train(self, steps, *, save_at=()):

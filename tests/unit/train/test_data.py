@@ -175,7 +175,7 @@ def test_domains_shorter_than_a_window_are_left_out_where_that_is_asked_for(fold
     write_domain(folder / "domains" / "c", seed=2, num_documents=1)
     data = data_of(folder, "data.too_short=leave_out", "model.sequence_length=32")
     assert names(data.domains) == names(data.held_out) == ["d0", "d1"]
-    assert data.left_out == {"c": num_tokens(folder / "domains" / "c")}
+    assert data.excluded == {"c": num_tokens(folder / "domains" / "c")}
     assert list(data.identity["domains"]) == ["d0", "d1"]
 
 
@@ -197,8 +197,8 @@ def grouped(folder):
 def test_domains_may_share_shards(folder, grouped):
     data = data_of(folder, grouped, "data.too_short=leave_out", "model.sequence_length=32")
     assert names(data.domains)[-3:] == ["d", "e", "f"]
-    assert list(data.left_out)[:1] == ["a"]
-    assert set(names(data.domains)).isdisjoint(data.left_out)
+    assert list(data.excluded)[:1] == ["a"]
+    assert set(names(data.domains)).isdisjoint(data.excluded)
     assert set(names(data.held_out)) <= set(names(data.domains))
 
 

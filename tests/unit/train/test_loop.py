@@ -39,8 +39,8 @@ class Log:
             "non_finite": SimpleNamespace(
                 after_step=self._watch,
                 check=self._check(lost_at),
-                is_sound=lambda batch: batch.step not in unsound,
-                not_saved=lambda: {"event": "left out"},
+                is_finite_model=lambda batch: batch.step not in unsound,
+                skipped_checkpoint=lambda: {"event": "left out"},
                 check_end=self._check(total_steps if total_steps in unsound else None),
             ),
             "stop": SimpleNamespace(agreed=lambda: self.mixture.step == stop_at),

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from megadga.errors import ResumeError
-from megadga.train.metrics import FanOut, MetricsFile
+from megadga.train.metrics import MetricFanOut, MetricsFile
 
 
 def read(path):
@@ -104,6 +104,6 @@ def test_a_fan_out_tells_everyone_in_order():
         def log(self, step, metrics):
             told.append((self.name, step, metrics))
 
-    FanOut([Sink("file"), Sink("bar")]).log(4, {"train": {}})
+    MetricFanOut([Sink("file"), Sink("bar")]).log(4, {"train": {}})
 
     assert told == [("file", 4, {"train": {}}), ("bar", 4, {"train": {}})]

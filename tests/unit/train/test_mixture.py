@@ -41,10 +41,10 @@ def load(folder: Path, *overrides: str) -> tuple[RunConfig, RunData]:
 
 def mixture(folder: Path, *overrides: str) -> Mixture:
     config, data = load(folder, *overrides)
-    return make_mixture(config, data.domains, left_out=data.left_out.keys())
+    return make_mixture(config, data.domains, excluded=data.excluded.keys())
 
 
-def first_weights(folder: Path, *overrides: str) -> Any:
+def initial_weights(folder: Path, *overrides: str) -> Any:
     return mixture(folder, *overrides).scheduler.init().averaged_weights
 
 
@@ -64,7 +64,7 @@ def static(weights: str) -> str:
 def test_a_type_with_a_name_is_static_with_these_weights(folder, short, weights):
     found = mixture(folder, f"mixing={short}")
     np.testing.assert_array_equal(
-        found.scheduler.init().averaged_weights, first_weights(folder, static(weights))
+        found.scheduler.init().averaged_weights, initial_weights(folder, static(weights))
     )
     assert isinstance(found.scheduler, Static)
     assert found.interval is None
@@ -161,13 +161,13 @@ def test_an_alarm_may_be_as_high_as_the_first_mixture_and_no_higher(folder):
 def test_static_weights_follow_their_rule(folder):
     _, data = load(folder)
     tokens = np.array([domain.num_tokens for domain in data.domains])
-    np.testing.assert_allclose(first_weights(folder, static("uniform")), np.full(3, 1 / 3))
+    np.testing.assert_allclose(initial_weights(folder, static("uniform")), np.full(3, 1 / 3))
     np.testing.assert_allclose(
-        first_weights(folder, static("proportional")), tokens / tokens.sum()
+        initial_weights(folder, static("proportional")), tokens / tokens.sum()
     )
     flat = np.sqrt(tokens)
     rule = static("{type: temperature, temperature: 2}")
-    np.testing.assert_allclose(first_weights(folder, rule), flat / flat.sum())
+    np.testing.assert_allclose(initial_weights(folder, rule), flat / flat.sum())
 
 
 def test_unimax_weights_have_the_tokens_of_the_whole_run_as_their_budget(folder):
@@ -175,7 +175,7 @@ def test_unimax_weights_have_the_tokens_of_the_whole_run_as_their_budget(folder)
     tokens = np.array([domain.num_tokens for domain in data.domains])
     expected = unimax_weights(tokens, budget=10 * 8 * 8, max_epochs=0.5)  # of RUN
     assert len(set(expected.tolist())) > 1  # something is capped
-    found = first_weights(folder, static("{type: unimax, max_epochs: 0.5}"))
+    found = initial_weights(folder, static("{type: unimax, max_epochs: 0.5}"))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -242,7 +242,7 @@ def test_doge_aligns_domains_with_one_another_or_with_the_specific_set(folder):
 
 
 def test_explicit_weights_go_by_name_and_are_normalised(folder):
-    weights = first_weights(folder, static("{recipes: 0.333, code: 0.333, novels: 0.3335}"))
+    weights = initial_weights(folder, static("{recipes: 0.333, code: 0.333, novels: 0.3335}"))
     np.testing.assert_allclose(weights, np.array([0.333, 0.3335, 0.333]) / 0.9995, rtol=1e-15)
     assert mixture(folder, static("uniform")).interval is None
     assert mixture(folder, static("uniform")).probing is None
@@ -250,7 +250,7 @@ def test_explicit_weights_go_by_name_and_are_normalised(folder):
 
 def test_importance_weights_come_from_the_histogram(folder):
     Path("histogram.json").write_text(json.dumps({"novels": 3, "code": 1, "recipes": 0}))
-    weights = first_weights(folder, "mixing={type: importance, histogram: histogram.json}")
+    weights = initial_weights(folder, "mixing={type: importance, histogram: histogram.json}")
     np.testing.assert_allclose(weights, [0.25, 0.75, 0.0])
 
 

@@ -56,7 +56,7 @@ def test_a_step_that_is_not_finite_is_told_with_what_its_batch_held(bad, key, wh
     assert event == {
         "event": "step_not_finite",
         "what": [what],
-        "in_a_row": 1,
+        "consecutive": 1,
         "limit": 3,
         "domains": ["web", "code"],
         "not_finite": domains,
@@ -116,7 +116,7 @@ def test_a_finite_model_may_be_saved():
     steps = watch()
     steps.after_step(1, record())
 
-    assert steps.is_sound(BATCH)
+    assert steps.is_finite_model(BATCH)
     steps.check_end()
 
 
@@ -124,8 +124,8 @@ def test_a_model_is_not_saved_after_a_step_that_was_not_finite():
     steps = watch()
     steps.after_step(1, record(code=math.nan))
 
-    assert not steps.is_sound(BATCH)
-    assert "loss not finite" in steps.not_saved()["event"]["reason"]
+    assert not steps.is_finite_model(BATCH)
+    assert "loss not finite" in steps.skipped_checkpoint()["event"]["reason"]
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -138,7 +138,7 @@ def test_a_model_whose_weights_are_not_finite_is_not_saved_though_its_step_was(h
     steps = watch(losses=model, others=0.0 if here else 2.0)
     steps.after_step(1, record())
 
-    assert not steps.is_sound(BATCH)
+    assert not steps.is_finite_model(BATCH)
     with pytest.raises(DivergedError, match="losses of the model after it not finite"):
         steps.check_end()
     steps.after_step(2, record())

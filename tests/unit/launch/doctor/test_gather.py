@@ -11,8 +11,8 @@ import pytest
 
 from megadga.launch.doctor.gather import (
     ANSWER,
+    HostQuery,
     HostReport,
-    Request,
     answer,
     hash_code,
     own_software,
@@ -22,7 +22,7 @@ from megadga.launch.doctor.gather import (
 
 def hold(folder: Path, *lines: list[str], port: int | None = None) -> list[Any]:
     """Hold a conversation; return the answers."""
-    request = Request(str(folder), "mark", "localhost", port, ops=(), environment={})
+    request = HostQuery(str(folder), "mark", "localhost", port, ops=(), environment={})
     asked = [json.dumps(request.as_json()), *map(json.dumps, lines)]
     answers = io.StringIO()
     answer("h7", io.StringIO("".join(f"{line}\n" for line in asked)), answers)
@@ -31,7 +31,7 @@ def hold(folder: Path, *lines: list[str], port: int | None = None) -> list[Any]:
 
 def test_a_host_reports_itself_and_leaves_nothing(tmp_path: Path) -> None:
     (said,) = hold(tmp_path)
-    report = HostReport.of_json(said)
+    report = HostReport.from_json(said)
     assert (report.host, report.folder_error, report.interface) == ("h7", "", "lo")
     assert report.software == own_software()
     assert report.devices >= 1

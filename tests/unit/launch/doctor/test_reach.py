@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.launch.doctor.diagnosis import Here, Ssh, find_place, python_script
+from megadga.launch.doctor.diagnosis import Here, Ssh, find_hosts, python_script
 from megadga.launch.hosts import Host
 
 HOSTILE = 'it\'s $HOME `x` "here"'
@@ -35,17 +35,17 @@ def test_an_interpreter_is_named_by_its_absolute_path() -> None:
 
 
 def test_without_hostfile_and_job_this_machine_is_looked_at() -> None:
-    place = find_place(None, {}, nodes=None, accelerators_per_node=3)
+    place = find_hosts(None, {}, nodes=None, accelerators_per_node=3)
     assert (place.hosts, place.reach.name) == ((Host("localhost", 3),), "sh")
 
 
 def test_a_hostfiles_first_hosts_are_reached_by_ssh(tmp_path: Path) -> None:
     path = tmp_path / "hostfile"
     path.write_text("a slots=4\nb slots=4\n")
-    place = find_place(path, {"SLURM_JOB_NODELIST": "c"}, nodes=1, accelerators_per_node=2)
+    place = find_hosts(path, {"SLURM_JOB_NODELIST": "c"}, nodes=1, accelerators_per_node=2)
     assert (place.hosts, place.reach.name) == ((Host("a", 2),), "ssh")
 
 
 def test_several_nodes_must_come_from_somewhere() -> None:
     with pytest.raises(ConfigError, match="--nodes: expected a --hostfile or a SLURM job for 2"):
-        find_place(None, {}, nodes=2, accelerators_per_node=None)
+        find_hosts(None, {}, nodes=2, accelerators_per_node=None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from megadga.data.npz import write_arrays
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.clusters import Clustering
-from megadga.prepare.clustering.learning import purity
+from megadga.prepare.clustering.training import purity
 from tests.support.clusters import SUBJECTS, learn, texts_about
 from tests.support.damage import damaged
 

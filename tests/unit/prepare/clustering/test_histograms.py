@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.embedding import unit_rows
-from megadga.prepare.clustering.references import Smoothing, histogram, spread
+from megadga.prepare.clustering.references import Smoothing, histogram, spread_mass
 from tests.support.clusters import learn, texts_about
 
 EAST, NORTH = [1.0, 0.0], [0.0, 1.0]
@@ -35,23 +35,23 @@ def test_an_example_counts_for_its_cluster(clustering):
 def test_mass_is_spread_as_the_formula_says():
     similarities = {0: 1.0, 3: math.sqrt(0.5)}  # of east's two nearest
     weights = {index: math.exp(value / 0.5) for index, value in similarities.items()}
-    found = spread(points(EAST), CENTROIDS, Smoothing(nearest=2, temperature=0.5))
+    found = spread_mass(points(EAST), CENTROIDS, Smoothing(nearest=2, temperature=0.5))
     expected = np.array([weights[0], 0, 0, weights[3]]) / sum(weights.values())
     assert found == pytest.approx(expected, abs=FLOAT32_DIGITS)
 
 
 def test_one_nearest_gets_everything():
-    found = spread(points(EAST, NORTHEAST, EAST), CENTROIDS, Smoothing(1, 0.1))
+    found = spread_mass(points(EAST, NORTHEAST, EAST), CENTROIDS, Smoothing(1, 0.1))
     assert found.tolist() == [2, 0, 0, 1]
 
 
 def test_a_high_temperature_gives_the_nearest_the_same():
-    found = spread(points(EAST), CENTROIDS, Smoothing(2, 1e9))
+    found = spread_mass(points(EAST), CENTROIDS, Smoothing(2, 1e9))
     assert found == pytest.approx([0.5, 0, 0, 0.5], abs=FLOAT32_DIGITS)
 
 
 def test_an_empty_cluster_gets_nothing_however_many_are_nearest():
-    found = spread(points([-1.0, 0.0]), CENTROIDS, Smoothing(99, 1.0))
+    found = spread_mass(points([-1.0, 0.0]), CENTROIDS, Smoothing(99, 1.0))
     assert found[1] == 0
     assert (found[[0, 2, 3]] > 0).all()
 
@@ -62,7 +62,7 @@ def test_every_point_has_a_mass_of_one(num_points, nearest, temperature, seed):
     rows, centroids = (
         unit_rows(rng.normal(size=(count, 8)).astype(np.float32)) for count in (num_points, 40)
     )
-    mass = spread(rows, centroids, Smoothing(nearest, temperature))
+    mass = spread_mass(rows, centroids, Smoothing(nearest, temperature))
     assert mass.sum() == pytest.approx(num_points, rel=1e-12)
     assert (mass >= 0).all()
     assert np.count_nonzero(mass) >= min(nearest, 40) or temperature < 0.1
@@ -71,9 +71,9 @@ def test_every_point_has_a_mass_of_one(num_points, nearest, temperature, seed):
 def test_many_points_are_spread_in_steps(monkeypatch):
     rng = np.random.default_rng(0)
     rows = unit_rows(rng.normal(size=(50, 2)).astype(np.float32))
-    at_once = spread(rows, CENTROIDS, Smoothing(2, 0.1))
+    at_once = spread_mass(rows, CENTROIDS, Smoothing(2, 0.1))
     monkeypatch.setattr("megadga.prepare.clustering.references.COMPARED_NUMBERS", 7 * 3)
-    assert spread(rows, CENTROIDS, Smoothing(2, 0.1)) == pytest.approx(at_once, rel=1e-6)
+    assert spread_mass(rows, CENTROIDS, Smoothing(2, 0.1)) == pytest.approx(at_once, rel=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [None, Smoothing(4, 0.1)])

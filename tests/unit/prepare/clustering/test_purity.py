@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.prepare.clustering.learning import ClusterSummary, purity, summarize_clusters
+from megadga.prepare.clustering.training import ClusterSummary, purity, summarize_clusters
 
 
 def ints(*values: int) -> np.ndarray:

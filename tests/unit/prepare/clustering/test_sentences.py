@@ -11,7 +11,7 @@ import pytest
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import SentenceEmbedder, fingerprint_folder
-from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters, purity
+from megadga.prepare.clustering.training import ClusteringRecipe, purity, train_clusters
 from tests.support.clusters import texts_about
 from tests.support.texts import write_lines
 
@@ -37,7 +37,7 @@ def test_the_model_of_a_clustering_may_be_moved_but_not_changed(tmp_path):
     model = shutil.copytree(MODEL, tmp_path / "model", copy_function=os.symlink)
     texts = texts_about("sea", 5) + texts_about("code", 5)
     path = write_lines(tmp_path / "text.jsonl", texts)
-    clustering = learn_clusters(
+    clustering = train_clusters(
         [path],
         tmp_path / "clusters",
         ClusteringRecipe((2,)),

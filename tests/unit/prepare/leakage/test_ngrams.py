@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megadga.arrays import TokenArray
-from megadga.prepare.leakage.ngrams import CHUNK_TOKENS, Found, HeldOutNgrams, hash_ngrams
+from megadga.prepare.leakage.ngrams import CHUNK_TOKENS, HeldOutNgrams, NgramMatches, hash_ngrams
 
 EOD = 2
 
@@ -37,7 +37,7 @@ def held_out(*documents: list[int], n: int) -> HeldOutNgrams:
     return HeldOutNgrams(arrays, n=n, eod=EOD)
 
 
-def find(ngrams: HeldOutNgrams, where: Stream) -> Found:
+def find(ngrams: HeldOutNgrams, where: Stream) -> NgramMatches:
     return ngrams.find(where, where.looked_at.append)
 
 

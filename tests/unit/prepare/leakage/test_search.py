@@ -13,7 +13,7 @@ from megadga.prepare.leakage.search import (
     LeakageRule,
     LeakageSearch,
     Overlap,
-    complain,
+    describe_excess,
     plan_search,
     render_leakage,
     write_leakage,
@@ -147,18 +147,18 @@ def test_of_very_many_domains_the_worst_are_listed(folder):
 def test_a_complaint_names_the_places(folder):
     found = leakage(folder, LeakageRule(n=8, max_overlap=0.1))
 
-    assert complain(found) == (
+    assert describe_excess(found) == (
         "target: expected at most 10.00% of its held-out n-grams in one place, "
         "found 27.27% in leaky, 27.27% in all domains"
     )
-    assert complain(leakage(folder)) is None
+    assert describe_excess(leakage(folder)) is None
 
 
 def test_a_complaint_names_five_places_of_many(folder):
     found = leakage(folder, LeakageRule(n=8, max_overlap=0.1))
     many = replace(found, domains=found.domains[:1] * 9)
 
-    assert (complain(many) or "").endswith(", 27.27% in leaky and 5 more")
+    assert (describe_excess(many) or "").endswith(", 27.27% in leaky and 5 more")
 
 
 def test_all_numbers_are_written(folder, tmp_path):

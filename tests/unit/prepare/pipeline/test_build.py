@@ -14,11 +14,11 @@ from megadga.data.folder import open_domains
 from megadga.data.indexed import IndexedShard
 from megadga.data.manifest import read_grouping, read_manifest
 from megadga.errors import ConfigError, ShardError
-from megadga.prepare.pipeline.build import Build, Built, build_shards
+from megadga.prepare.pipeline.build import Build, BuildResult, build_shards
 from megadga.prepare.pipeline.corpus import Corpus, Recipe, corpus_by_input, corpus_of_files
-from megadga.prepare.pipeline.merging import Merging, Output
+from megadga.prepare.pipeline.merging import BuildOutput, ShardMerger
 from megadga.prepare.pipeline.stages import Execution
-from megadga.prepare.pipeline.workplace import Workplace
+from megadga.prepare.pipeline.work_folder import WorkFolder
 from megadga.prepare.progress import unseen
 from megadga.prepare.reading.inputs import DomainInput, expand_inputs, plan_domains
 from megadga.prepare.reading.records import Keys, MaxBad
@@ -34,19 +34,19 @@ def source(tmp_path) -> DomainInput:
 def build(
     inputs: list[DomainInput] | Corpus,
     tokenizer,
-    output: Path | Output,
+    output: Path | BuildOutput,
     recipe: Recipe = Recipe(),
     *,
     workers: int = 1,
     classifier=None,
     **execution,
-) -> Built:
+) -> BuildResult:
     corpus = (
         inputs
         if isinstance(inputs, Corpus)
         else corpus_by_input(inputs, valid_fraction=recipe.valid_fraction)
     )
-    where = output if isinstance(output, Output) else Output(output)
+    where = output if isinstance(output, BuildOutput) else BuildOutput(output)
     with open_processes(workers) as them:
         return build_shards(
             Build(corpus, tokenizer, where, recipe, classifier), Execution(them, **execution)
@@ -92,7 +92,7 @@ def test_every_document_lands_in_one_split_shuffled_and_ended_by_eod(source, tok
     assert Counter(train + valid) == Counter(texts)
     assert 30 <= len(valid) <= 90
     assert train != [text for text in texts if text in set(train)]
-    assert built == Built((read_manifest(tmp_path / "out/web"),), num_records=300)
+    assert built == BuildResult((read_manifest(tmp_path / "out/web"),), num_records=300)
     assert built.manifests[0].tokenizer == tokenizer.identity
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "web.jsonl"]
 
@@ -117,7 +117,7 @@ def test_the_order_is_as_random_as_a_shuffle(source, tokenizer, tmp_path):
 def test_the_bytes_do_not_depend_on_how_it_is_carried_out(
     source, tokenizer, tmp_path, monkeypatch, differently
 ):
-    monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", 4000)  # some 20 tasks
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.MIN_TASK_BYTES", 4000)  # some 20 tasks
     recipe = Recipe(shard_tokens=5000)
     one = build([source], tokenizer, tmp_path / "one", recipe)
     other = build([source], tokenizer, tmp_path / "other", recipe, **differently)
@@ -129,7 +129,7 @@ def test_the_bytes_do_not_depend_on_how_it_is_carried_out(
 def test_the_bytes_do_not_depend_on_how_files_are_cut(source, tokenizer, tmp_path, monkeypatch):
     built = []
     for least in (1000, 7000, 1 << 20):
-        monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", least)
+        monkeypatch.setattr("megadga.prepare.pipeline.corpus.MIN_TASK_BYTES", least)
         built.append(build([source], tokenizer, tmp_path / f"{least}"))
     assert built[0] == built[1] == built[2]
 
@@ -248,7 +248,7 @@ def test_records_can_say_their_domain(mixed, tokenizer, tmp_path, memory_bytes):
 @pytest.mark.parametrize("memory_bytes", [1000, 1 << 20])
 def test_domains_can_share_a_folder(mixed, tokenizer, tmp_path, memory_bytes):
     recipe = Recipe(Keys(domain="source"), valid_fraction=0.0, shard_tokens=2000)
-    output = Output(tmp_path / "out", grouped=True)
+    output = BuildOutput(tmp_path / "out", grouped=True)
     built = build(mixed, tokenizer, output, recipe, memory_bytes=memory_bytes)
     assert len(built.manifests[0].splits["train"]) > 2
     grouping = read_grouping(tmp_path / "out", built.manifests[0])
@@ -274,7 +274,7 @@ class ByLength:
 
 def test_a_classifier_sorts_documents_into_domains(source, tokenizer, tmp_path):
     corpus = corpus_of_files([source.train], valid_fraction=0.0)
-    output = Output(tmp_path / "out", grouped=True)
+    output = BuildOutput(tmp_path / "out", grouped=True)
     built = build(corpus, tokenizer, output, Recipe(valid_fraction=0.0), classifier=ByLength())
     grouping = read_grouping(tmp_path / "out", built.manifests[0])
     texts = read_split(tmp_path / "out", "train", tokenizer)
@@ -326,7 +326,7 @@ def test_a_part_of_the_documents_is_checked_and_the_same_whatever_else_is_done(
     monkeypatch.setattr("megadga.prepare.pipeline.corpus.CHECKED_BYTES", path.stat().st_size // 4)
     found = []
     for least in (1000, 1 << 20):
-        monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", least)
+        monkeypatch.setattr("megadga.prepare.pipeline.corpus.MIN_TASK_BYTES", least)
         out = tmp_path / f"{least}"
         built = build(list(plan_domains([path])), Composing(tokenizer), out, max_bad=MaxBad(400))
         assert built.rejects is not None
@@ -373,7 +373,7 @@ def change(path: Path, *, later_ns: int) -> None:
 def test_what_was_built_of_a_file_that_has_changed_since_is_refused(
     source, tokenizer, tmp_path, grouped, later_ns
 ):
-    output = Output(tmp_path / "out", grouped=grouped)
+    output = BuildOutput(tmp_path / "out", grouped=grouped)
     build([source], tokenizer, output)
     change(source.train, later_ns=later_ns)
     stages = SeenStages()
@@ -387,7 +387,7 @@ def test_what_was_built_of_a_file_that_has_changed_since_is_refused(
 def test_what_records_said_of_a_file_that_has_changed_is_refused_before_any_work(
     mixed, tokenizer, tmp_path, grouped
 ):
-    recipe, output = Recipe(Keys(domain="source")), Output(tmp_path / "out", grouped=grouped)
+    recipe, output = Recipe(Keys(domain="source")), BuildOutput(tmp_path / "out", grouped=grouped)
     build(mixed, tokenizer, output, recipe)
     change(mixed.sources[1].path, later_ns=1)
     stages = SeenStages()
@@ -426,11 +426,11 @@ def test_a_file_that_changes_while_it_is_read_is_missed(source, tokenizer, tmp_p
 
 
 def test_a_build_that_was_killed_at_its_very_end_is_tidied_up(source, tokenizer, tmp_path):
-    def killed(workplace):
+    def killed(work_folder):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Workplace, "remove", killed)
+        patch.setattr(WorkFolder, "remove", killed)
         with pytest.raises(KeyboardInterrupt):
             build([source], tokenizer, tmp_path / "out")
     assert (tmp_path / ".out.building").exists()
@@ -527,7 +527,7 @@ def test_a_domain_of_another_line_is_a_bad_record(tokenizer, tmp_path):
     path = tmp_path / "a.jsonl"
     records = [{"text": f"good {n}", "source": ("web\n", "books")[n % 2]} for n in range(20)]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    output, recipe = Output(tmp_path / "out", grouped=True), Recipe(Keys(domain="source"))
+    output, recipe = BuildOutput(tmp_path / "out", grouped=True), Recipe(Keys(domain="source"))
     corpus = corpus_of_files([path], valid_fraction=0.05)
     built = build(corpus, tokenizer, output, recipe, max_bad=MaxBad(10))
     assert built.num_bad == 10
@@ -563,7 +563,7 @@ def test_an_output_that_cannot_be_made_is_refused_in_a_line_that_names_it(
     (tmp_path / "file").touch()
     stages = SeenStages()
     with pytest.raises(ShardError, match=named) as caught:
-        build([source], tokenizer, Output(tmp_path / name, grouped=grouped), stages=stages)
+        build([source], tokenizer, BuildOutput(tmp_path / name, grouped=grouped), stages=stages)
     assert "\n" not in str(caught.value)
     assert stages.seen == []
 
@@ -648,11 +648,11 @@ def test_a_domain_of_which_all_would_be_held_out_is_trained_on_whole(
 
 
 def test_grouped_domains_are_trained_on_whole_likewise(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", 3000)
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.MIN_TASK_BYTES", 3000)
     texts = made_up_texts(40)
     corpus = write_sites(tmp_path / "a.jsonl", texts)
     recipe = Recipe(Keys(domain="source"), valid_fraction=0.5, shard_tokens=700)
-    output = Output(tmp_path / "out", grouped=True)
+    output = BuildOutput(tmp_path / "out", grouped=True)
     built = build(corpus, tokenizer, output, recipe, memory_bytes=500)
     grouping = read_grouping(tmp_path / "out", built.manifests[0])
     train = read_split(tmp_path / "out", "train", tokenizer)
@@ -665,7 +665,7 @@ def test_ids_go_with_the_documents_of_a_domain_that_is_trained_on_whole(tokenize
     texts = made_up_texts(20)
     corpus = write_sites(tmp_path / "a.jsonl", texts, documents_of_each=2)
     recipe = Recipe(Keys(domain="source", id="text"), valid_fraction=0.5)
-    output = Output(tmp_path / "out", grouped=True)
+    output = BuildOutput(tmp_path / "out", grouped=True)
     built = build(corpus, tokenizer, output, recipe)
     assert built.whole
     for split in ("train", "valid"):
@@ -683,7 +683,7 @@ def test_what_a_file_holds_out_is_never_trained_on(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("changes", [{"grouped": True}, {"shard_tokens": 2000}])
 def test_other_shards_are_made_of_what_is_tokenized(mixed, tokenizer, tmp_path, changes):
-    write = Merging.__call__
+    write = ShardMerger.__call__
 
     def killed(merging, task):
         write(merging, task)
@@ -693,13 +693,13 @@ def test_other_shards_are_made_of_what_is_tokenized(mixed, tokenizer, tmp_path, 
         return Recipe(Keys(domain="source"), shard_tokens=shard_tokens)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Merging, "__call__", killed)
+        patch.setattr(ShardMerger, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
             build(mixed, tokenizer, tmp_path / "out", recipe())
     stages = SeenStages()
-    output = Output(tmp_path / "out", grouped="grouped" in changes)
+    output = BuildOutput(tmp_path / "out", grouped="grouped" in changes)
     again = build(mixed, tokenizer, output, recipe(**changes), stages=stages)
-    whole = Output(tmp_path / "whole/out", grouped="grouped" in changes)
+    whole = BuildOutput(tmp_path / "whole/out", grouped="grouped" in changes)
     assert again.manifests == build(mixed, tokenizer, whole, recipe(**changes)).manifests
     checked, tokenized, written = stages.seen
     assert [checked[0], tokenized[0], written[0]] == ["checking", "tokenizing", "writing"]

@@ -3,7 +3,12 @@ from pathlib import Path
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.prepare.pipeline.corpus import Source, corpus_by_input, corpus_of_files, plan_tasks
+from megadga.prepare.pipeline.corpus import (
+    SourceFile,
+    corpus_by_input,
+    corpus_of_files,
+    plan_tasks,
+)
 from megadga.prepare.reading.inputs import DomainInput
 
 
@@ -15,7 +20,7 @@ def write(path: Path, size: int) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
-    monkeypatch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", 100)
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.MIN_TASK_BYTES", 100)
 
 
 def spans(tasks) -> list[list[tuple[str, int, int | None]]]:
@@ -32,10 +37,10 @@ def test_an_input_is_a_domain_and_files_are_numbered_within_it(tmp_path):
     corpus = corpus_by_input(inputs, valid_fraction=0.1)
     assert corpus.names == ("web", "qa")
     assert corpus.sources == (
-        Source(folder[1], 0, 0, 0.1),
-        Source(folder[0], 1, 0, 0.1),
-        Source(train, 0, 1, 0.0),
-        Source(valid, 1, 1, 1.0),
+        SourceFile(folder[1], 0, 0, 0.1),
+        SourceFile(folder[0], 1, 0, 0.1),
+        SourceFile(train, 0, 1, 0.0),
+        SourceFile(valid, 1, 1, 1.0),
     )
 
 
@@ -44,9 +49,9 @@ def test_files_of_a_folder_are_of_the_split_that_they_say(tmp_path):
     files = [write(tmp_path / "qa" / name, 1) for name in names]
     inputs = [DomainInput("qa", tmp_path / "qa", None)]
     assert corpus_by_input(inputs, valid_fraction=0.1).sources == (
-        Source(files[0], 0, 0, 0.0),
-        Source(files[1], 1, 0, 0.0),
-        Source(files[2], 2, 0, 1.0),
+        SourceFile(files[0], 0, 0, 0.0),
+        SourceFile(files[1], 1, 0, 0.0),
+        SourceFile(files[2], 2, 0, 1.0),
     )
 
 
@@ -54,7 +59,10 @@ def test_files_without_a_domain_leave_it_to_their_documents(tmp_path):
     files = [write(tmp_path / name, 1) for name in ("a.jsonl", "b.jsonl")]
     corpus = corpus_of_files(files, valid_fraction=0.1)
     assert corpus.names is None
-    assert corpus.sources == (Source(files[0], 0, None, 0.1), Source(files[1], 1, None, 0.1))
+    assert corpus.sources == (
+        SourceFile(files[0], 0, None, 0.1),
+        SourceFile(files[1], 1, None, 0.1),
+    )
 
 
 def test_small_files_share_a_task_and_large_ones_are_cut(tmp_path):
@@ -75,7 +83,7 @@ def test_small_files_share_a_task_and_large_ones_are_cut(tmp_path):
 
 def test_tasks_grow_with_the_corpus_up_to_a_bound(tmp_path, monkeypatch):
     monkeypatch.setattr("megadga.prepare.pipeline.corpus.TASKS_WANTED", 4)
-    monkeypatch.setattr("megadga.prepare.pipeline.corpus.MOST_TASK_BYTES", 500)
+    monkeypatch.setattr("megadga.prepare.pipeline.corpus.MAX_TASK_BYTES", 500)
     counts = []
     for size in (100, 1000, 2000, 4000):
         corpus = corpus_of_files([write(tmp_path / f"{size}.jsonl", size)], valid_fraction=0.0)

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import corpus_of_files, plan_tasks
 from megadga.prepare.pipeline.tokenizing import find_rejects
-from megadga.prepare.pipeline.workplace import Rejected, TaskRecord, Workplace
+from megadga.prepare.pipeline.work_folder import TaskRecord, TaskReject, WorkFolder
 from megadga.prepare.reading.documents import iterate_records
-from megadga.prepare.reading.records import Keys, MaxBad, Reject, SpanEnd
+from megadga.prepare.reading.records import InvalidRecord, Keys, MaxBad, SpanEnd
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_lines_are_right_wherever_the_file_is_cut_and_whatever_is_finished(
     folder = tmp_path_factory.mktemp("rejects")
     path = folder / "a.jsonl"
     path.write_text("\n".join(lines))
-    workplace = Workplace(folder / "work")
+    work_folder = WorkFolder(folder / "work")
     (folder / "work" / "tasks").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("megadga.prepare.pipeline.corpus.LEAST_TASK_BYTES", least)
+        patch.setattr("megadga.prepare.pipeline.corpus.MIN_TASK_BYTES", least)
         tasks = plan_tasks(corpus_of_files([path], valid_fraction=0.0))
     records: dict[int, TaskRecord] = {}
     finished: list[range] = []
@@ -64,13 +64,15 @@ def test_lines_are_right_wherever_the_file_is_cut_and_whatever_is_finished(
             continue
         (part,) = task.parts
         *found, end = iterate_records(part.span, Keys())
-        bad = [Rejected(0, one.line, one.reason) for one in found if isinstance(one, Reject)]
+        bad = [
+            TaskReject(0, one.line, one.reason) for one in found if isinstance(one, InvalidRecord)
+        ]
         assert isinstance(end, SpanEnd)
         records[task.number] = TaskRecord([], len(found), len(bad), [end.num_lines])
-        workplace.keep_task(task.number, records[task.number], bad)
+        work_folder.save_task(task.number, records[task.number], bad)
         finished.append(range(part.span.start, part.span.stop or path.stat().st_size))
     offsets = [sum(len(line) + 1 for line in lines[:number]) for number in range(len(lines))]
-    assert [reject.line for reject in find_rejects(tasks, records, workplace)] == [
+    assert [reject.line for reject in find_rejects(tasks, records, work_folder)] == [
         number
         for number, (line, offset) in enumerate(zip(lines, offsets, strict=True), start=1)
         if line in ("bad", "{}") and any(offset in span for span in finished)

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.prepare.pipeline.tokenizing import (
-    Documents,
-    Point,
-    Run,
+    RunReader,
+    SortPosition,
+    TokenizedDocuments,
     divide_groups,
     group_numbers,
     run_checksum,
@@ -17,11 +17,11 @@ from megadga.prepare.pipeline.tokenizing import (
 DTYPE = np.dtype("<u2")
 
 
-def documents(places: list[tuple[int, int, int]], *, ids: bool = False) -> Documents:
+def documents(places: list[tuple[int, int, int]], *, ids: bool = False) -> TokenizedDocuments:
     """Documents at (split, domain, key); document n has n % 3 + 1 tokens, all of them n."""
     lengths = np.array([number % 3 + 1 for number in range(len(places))], dtype=np.int64)
     splits, domains, keys = (list(column) for column in zip(*places, strict=True))
-    return Documents(
+    return TokenizedDocuments(
         tokens=np.repeat(np.arange(len(places)), lengths).astype(DTYPE),
         lengths=lengths,
         groups=group_numbers(np.array(splits, np.int64), np.array(domains, np.int64)),
@@ -30,7 +30,7 @@ def documents(places: list[tuple[int, int, int]], *, ids: bool = False) -> Docum
     )
 
 
-def numbers(found: Documents) -> list[int]:
+def numbers(found: TokenizedDocuments) -> list[int]:
     """Return which documents these are."""
     return [int(tokens[0]) for tokens in split_documents(found.tokens, found.lengths)]
 
@@ -40,7 +40,7 @@ PLACES = st.lists(
     min_size=1,
     max_size=40,
 )
-POINTS = st.builds(Point, st.integers(0, 2), st.integers(0, 6), st.integers(0, 10))
+POINTS = st.builds(SortPosition, st.integers(0, 2), st.integers(0, 6), st.integers(0, 10))
 
 
 @given(PLACES, POINTS, POINTS, st.booleans())
@@ -52,7 +52,7 @@ def test_a_range_is_what_sorting_and_comparing_gives(tmp_path_factory, places, o
     expected = sorted(
         (n for n in range(len(places)) if low <= places[n] < high), key=lambda n: (places[n], n)
     )
-    found = Run(prefix, DTYPE, domains=None).between(first, last)
+    found = RunReader(prefix, DTYPE, domains=None).between(first, last)
     assert numbers(found) == expected
     splits, domains = divide_groups(found.groups)
     found_places = zip(splits.tolist(), domains.tolist(), found.keys.tolist(), strict=True)
@@ -63,13 +63,15 @@ def test_a_range_is_what_sorting_and_comparing_gives(tmp_path_factory, places, o
 def test_equal_places_keep_their_order_over_batches(tmp_path):
     batch = documents([(0, 1, 7)] * 4)
     write_run(tmp_path / "a", [batch, batch], DTYPE)
-    found = Run(tmp_path / "a", DTYPE, domains=None).between(Point(0, 0), Point(2, 0))
+    found = RunReader(tmp_path / "a", DTYPE, domains=None).between(
+        SortPosition(0, 0), SortPosition(2, 0)
+    )
     assert numbers(found) == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_a_run_says_how_much_there_is_of_each_group(tmp_path):
     write_run(tmp_path / "a", [documents([(1, 2, 0), (0, 4, 9), (0, 4, 3), (0, 0, 5)])], DTYPE)
-    run = Run(tmp_path / "a", DTYPE, domains=None)
+    run = RunReader(tmp_path / "a", DTYPE, domains=None)
     splits, domains = divide_groups(run.groups)
     assert (splits.tolist(), domains.tolist()) == ([0, 0, 1], [0, 4, 2])
     assert run.num_documents.tolist() == [1, 2, 1]
@@ -78,9 +80,9 @@ def test_a_run_says_how_much_there_is_of_each_group(tmp_path):
 
 def test_domains_can_be_given_other_numbers(tmp_path):
     write_run(tmp_path / "a", [documents([(0, 0, 1), (0, 1, 2), (1, 1, 3)])], DTYPE)
-    run = Run(tmp_path / "a", DTYPE, domains=np.array([3, 8]))
-    assert numbers(run.between(Point(0, 8), Point(0, 9))) == [1]
-    assert numbers(run.between(Point(0, 4), Point(2, 0))) == [1, 2]
+    run = RunReader(tmp_path / "a", DTYPE, domains=np.array([3, 8]))
+    assert numbers(run.between(SortPosition(0, 8), SortPosition(0, 9))) == [1]
+    assert numbers(run.between(SortPosition(0, 4), SortPosition(2, 0))) == [1, 2]
 
 
 def test_a_run_knows_its_checksum_from_that_of_a_damaged_one(tmp_path):

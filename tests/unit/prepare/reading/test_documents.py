@@ -15,7 +15,7 @@ from megadga.prepare.reading.documents import (
     split_file,
 )
 from megadga.prepare.reading.lines import Span
-from megadga.prepare.reading.records import Document, Keys, Reject, SpanEnd
+from megadga.prepare.reading.records import Document, InvalidRecord, Keys, SpanEnd
 from tests.support.texts import write_lines, write_packed
 
 TEXTS = ["first", "with\nnewline and \u2028 separator", "é🎉\x00"]
@@ -179,7 +179,7 @@ def test_of_a_record_that_is_too_long_no_more_is_held_than_it_may_have(tmp_path,
         with pytest.raises(
             ConfigError, match=r"a\..* expected records of at most 1,048,576 bytes"
         ):
-            list(iterate_records(span, Keys(), most_bytes=most))
+            list(iterate_records(span, Keys(), max_record_bytes=most))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -191,9 +191,9 @@ def test_a_record_may_have_as_many_bytes_as_it_may_have(tmp_path, name):
     lines = [json.dumps({"text": "x" * length}) + "\n" for length in (1, 50, 30)]
     path = write_packed(tmp_path / name, "".join(lines).encode())
     span, most = Span(path, 0, None, path.stat().st_size), len(lines[1])
-    assert len(list(iterate_records(span, Keys(), most_bytes=most))) == 4
+    assert len(list(iterate_records(span, Keys(), max_record_bytes=most))) == 4
     with pytest.raises(ConfigError, match=f"at byte {len(lines[0])} of its text"):
-        list(iterate_records(span, Keys(), most_bytes=most - 1))
+        list(iterate_records(span, Keys(), max_record_bytes=most - 1))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"])
@@ -289,4 +289,6 @@ def test_any_bytes_give_records_or_one_line_that_names_the_file(tmp_path_factory
             assert message.startswith(f"{path}:1: expected whole ")
         else:
             assert all(isinstance(span[-1], SpanEnd) for span in records)
-            assert all(isinstance(r, Document | Reject) for span in records for r in span[:-1])
+            assert all(
+                isinstance(r, Document | InvalidRecord) for span in records for r in span[:-1]
+            )

@@ -5,13 +5,13 @@ import pytest
 from megadga.errors import ConfigError
 from megadga.prepare.reading.inputs import (
     DomainInput,
+    describe_skipped,
     expand_inputs,
-    left_out_files,
-    left_out_lines,
     list_files,
     pair_files,
     plan_domains,
     plan_files,
+    skipped_files,
     training_files,
     training_inputs,
 )
@@ -175,24 +175,24 @@ def test_only_the_files_of_a_folder_that_are_for_training_are_trained_on(touch, 
 def test_nothing_is_left_out_of_a_pair(touch, tmp_path):
     touch("qa.valid/valid-0.jsonl", "qa.train/0.jsonl")
     paths = [tmp_path / "qa.train", tmp_path / "qa.valid"]
-    assert left_out_files(paths, pairs=True) == ()
-    assert left_out_files(paths) == (paths[1],)
+    assert skipped_files(paths, pairs=True) == ()
+    assert skipped_files(paths) == (paths[1],)
 
 
 def test_inputs_to_learn_from_are_not_called_after_validation_or_test(touch):
     a, train, *others = touch("a.jsonl", "qa.train.jsonl", "qa.valid.jsonl", "qa_test.jsonl")
     assert training_inputs([a, train, *others]) == (a, train)
-    assert left_out_files([a, train, *others]) == tuple(others)
+    assert skipped_files([a, train, *others]) == tuple(others)
     with pytest.raises(ConfigError, match=r"qa\.valid\.jsonl: expected inputs to train on, found"):
         training_inputs(others)
 
 
 def test_what_is_left_out_is_named_in_a_line(touch, tmp_path):
     touch("x/train.jsonl", *(f"x/test-{number}.jsonl" for number in range(5)))
-    (line,) = left_out_lines([tmp_path / "x"])
+    (line,) = describe_skipped([tmp_path / "x"])
     names = ", ".join(f"{tmp_path}/x/test-{number}.jsonl" for number in range(3))
     assert line.endswith(f": {names} and 2 more")
-    assert left_out_lines([tmp_path / "x/train.jsonl"]) == []
+    assert describe_skipped([tmp_path / "x/train.jsonl"]) == []
 
 
 def test_a_half_of_a_pair_may_be_a_folder_of_that_split(touch, tmp_path):
@@ -302,7 +302,7 @@ def test_inputs_without_domains_are_all_their_files_each_once(touch, tmp_path):
 def test_inputs_without_domains_may_say_that_they_are_for_training(touch, tmp_path):
     files = touch("x/train-0.parquet", "x/more.jsonl", "x/README.md", "x/tests/test.py")
     assert plan_files([tmp_path / "x"]) == (files[1], files[0])
-    assert left_out_files([tmp_path / "x"]) == (files[2], files[3])
+    assert skipped_files([tmp_path / "x"]) == (files[2], files[3])
 
 
 @pytest.mark.parametrize(

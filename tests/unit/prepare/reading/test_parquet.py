@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import iterate_records, split_file
-from megadga.prepare.reading.records import Document, Keys, Reject, SpanEnd
+from megadga.prepare.reading.records import Document, InvalidRecord, Keys, SpanEnd
 
 TEXTS = ["first", "with\nnewline", "é🎉\x00"]
 
@@ -24,7 +24,7 @@ def write(path: Path, table: pa.Table, **options) -> Path:
 
 def read_spans(path: Path, keys: Keys, *, span_bytes: int = 1 << 30):
     """The records of the file, and the ends of its spans."""
-    records: list[Document | Reject] = []
+    records: list[Document | InvalidRecord] = []
     ends: list[SpanEnd] = []
     for span in split_file(path, span_bytes=span_bytes):
         for record in iterate_records(span, keys):
@@ -46,7 +46,7 @@ def documents(path: Path, keys: Keys):
 def rejects(path: Path, keys: Keys):
     """The file's records but for the first, all of which are bad."""
     (good, *others), _ = read_spans(path, keys)
-    bad = [record for record in others if isinstance(record, Reject)]
+    bad = [record for record in others if isinstance(record, InvalidRecord)]
     assert isinstance(good, Document)
     assert bad == others
     return bad
@@ -134,8 +134,8 @@ def test_a_column_of_nothing_but_null_is_no_damage(tmp_path):
     records, _ = read_spans(path, Keys(id="id"))
     reason = "id: expected a string or an integer, found null"
     assert records == [
-        Reject(0, 1, reason, empty=False, input_bytes=records[0].input_bytes),
-        Reject(1, 2, reason, empty=False, input_bytes=records[1].input_bytes),
+        InvalidRecord(0, 1, reason, empty=False, input_bytes=records[0].input_bytes),
+        InvalidRecord(1, 2, reason, empty=False, input_bytes=records[1].input_bytes),
     ]
 
 

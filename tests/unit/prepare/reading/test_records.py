@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from megadga.prepare.reading.records import (
     Content,
     Document,
+    InvalidRecord,
     Keys,
-    Reject,
     make_record,
     parse_file,
     parse_line,
@@ -26,7 +26,7 @@ def read(parse, source, keys):
 
 def reason_of(line: bytes, keys=TEXT) -> str:
     reject = read(parse_line, line, keys)
-    assert isinstance(reject, Reject)
+    assert isinstance(reject, InvalidRecord)
     assert (reject.position, reject.line, reject.input_bytes) == (7, 2, 5)
     return reject.reason
 
@@ -175,7 +175,7 @@ def test_a_domain_may_take_200_bytes():
 )
 def test_empty_are_those_with_no_other_fault(line, empty):
     reject = read(parse_line, line, Keys(id="id"))
-    assert isinstance(reject, Reject)
+    assert isinstance(reject, InvalidRecord)
     assert reject.empty == empty
 
 
@@ -191,7 +191,7 @@ def test_empty_are_those_with_no_other_fault(line, empty):
 )
 def test_a_bad_file_of_text_is_rejected_with_its_reason(content, keys, reason, empty):
     reject = read(parse_file, content, keys)
-    assert isinstance(reject, Reject)
+    assert isinstance(reject, InvalidRecord)
     assert reject.reason.startswith(reason)
     assert reject.empty == empty
 
@@ -213,5 +213,5 @@ def test_any_bytes_are_a_document_or_a_reject_of_one_line(line, keys):
             assert text.strip()
             assert (id_ is None, domain is None) == (keys.id is None, keys.domain is None)
             "".join([text, id_ or "", domain or ""]).encode()
-        case Reject(reason=reason):
+        case InvalidRecord(reason=reason):
             assert len(reason.encode().splitlines()) == 1

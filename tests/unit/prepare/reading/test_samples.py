@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.prepare.reading.documents import PRIORITIES, priorities, sample_texts, thin_out
+from megadga.prepare.reading.documents import PRIORITIES, priorities, sample_texts, subsample
 
 
 def numbered(count: int) -> list[str]:
@@ -48,11 +48,11 @@ def test_a_sample_fits_or_is_one_text(texts, max_characters, seed):
     ("fraction", "least", "most"), [(0, 0, 0), (0.3, 250, 350), (1, 1000, 1000)]
 )
 def test_thinning_keeps_a_fraction_in_order(fraction, least, most):
-    kept = list(thin_out(numbered(1000), fraction=fraction, seed=1))
+    kept = list(subsample(numbered(1000), fraction=fraction, seed=1))
     assert kept == sorted(kept)
     assert least <= len(kept) <= most
 
 
 def test_a_larger_fraction_keeps_what_a_smaller_one_keeps():
-    small, large = (set(thin_out(numbered(500), fraction=part, seed=1)) for part in (0.2, 0.6))
+    small, large = (set(subsample(numbered(500), fraction=part, seed=1)) for part in (0.2, 0.6))
     assert small < large

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import iterate_records, split_file
 from megadga.prepare.reading.lines import Span, cut_bytes, cut_groups
-from megadga.prepare.reading.records import Document, Keys, Reject, SpanEnd
+from megadga.prepare.reading.records import Document, InvalidRecord, Keys, SpanEnd
 from tests.support.texts import write_packed
 
 FILE = Path("a")
@@ -82,7 +82,7 @@ def read_spans(path: Path, span_bytes: int):
         assert isinstance(end, SpanEnd)
         num_bytes += end.input_bytes
         for item in items:
-            assert isinstance(item, Document | Reject)
+            assert isinstance(item, Document | InvalidRecord)
             what = item.text if isinstance(item, Document) else item.reason
             records.append((item.position, num_lines + item.line, what))
             num_bytes += item.input_bytes

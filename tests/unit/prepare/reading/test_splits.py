@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.prepare.reading.splits import divide_files, said_split
+from megadga.prepare.reading.splits import divide_files, split_in_names
 
 FOLDER = Path("/data/qa")
 
@@ -12,7 +12,7 @@ def divide(*names: str, **options) -> tuple[list[str], ...]:
     divided = divide_files(FOLDER, [FOLDER / name for name in names], **options)
     return tuple(
         [str(file.relative_to(FOLDER)) for file in files]
-        for files in (divided.train, divided.valid, divided.left_out)
+        for files in (divided.train, divided.valid, divided.skipped)
     )
 
 
@@ -32,7 +32,7 @@ def divide(*names: str, **options) -> tuple[list[str], ...]:
     ],
 )
 def test_a_word_says_a_split_wherever_it_stands(name, split):
-    assert said_split([name], anywhere=True) == split
+    assert split_in_names([name], anywhere=True) == split
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_a_word_says_a_split_wherever_it_stands(name, split):
     ],
 )
 def test_in_names_of_code_and_prose_a_word_stands_alone(name, split):
-    assert said_split([name], anywhere=False) == split
+    assert split_in_names([name], anywhere=False) == split
 
 
 def test_what_must_be_kept_out_of_training_decides():
-    assert said_split(["train", "test-0.jsonl"], anywhere=True) == "test"
+    assert split_in_names(["train", "test-0.jsonl"], anywhere=True) == "test"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class TaskReject:
     """A record that was left out.
 
     Attributes:
@@ -103,7 +103,7 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class WorkFolder:
     """The hidden folder that a build works in; picklable, for workers.
 
     Attributes:
@@ -113,7 +113,7 @@ class Workplace:
     folder: Path
 
     @contextmanager
-    def claimed(self, plan: Mapping[str, Any]) -> Generator[None]:
+    def claim(self, plan: Mapping[str, Any]) -> Generator[None]:
         """Make the folder, or go on in it, alone.
 
         Args:
@@ -135,7 +135,7 @@ class Workplace:
             self._continue(plan)
             yield
 
-    def holds(self, plan: Mapping[str, Any]) -> bool:
+    def is_of(self, plan: Mapping[str, Any]) -> bool:
         """Return whether a build of exactly this has stopped here, or is at work."""
         before = _read_json(self._plan_path)
         return before is not None and dict(_leaves(before, "")) == dict(_leaves(plan, ""))
@@ -173,25 +173,25 @@ class Workplace:
         runs = [RunRecord(**run) for run in content.pop("runs")]
         return TaskRecord(runs=runs, **content)
 
-    def keep_task(self, task: int, record: TaskRecord, rejected: Iterable[Rejected]) -> None:
+    def save_task(self, task: int, record: TaskRecord, rejected: Iterable[TaskReject]) -> None:
         """Record that a task is finished, with what it rejected."""
         if record.num_bad:
             with atomic_write(self._rejects_path(task), durable=False) as file:
                 file.writelines(json.dumps(asdict(one)).encode() + b"\n" for one in rejected)
         _write_json(self._task_path(task), asdict(record))
 
-    def rejected(self, task: int) -> Iterator[Rejected]:
+    def rejected(self, task: int) -> Iterator[TaskReject]:
         """Yield what a finished task rejected, in order."""
         with suppress(FileNotFoundError), self._rejects_path(task).open("rb") as file:
             for line in file:
-                yield Rejected(**json.loads(line))
+                yield TaskReject(**json.loads(line))
 
     def shard_entry(self, folder: str, name: str) -> ShardEntry | None:
         """Return what the manifest will say of a shard; None: it is not finished."""
         content = _read_json(self._entry_path(folder, name))
         return None if content is None else ShardEntry(**content)
 
-    def keep_shard(self, folder: str, entry: ShardEntry) -> None:
+    def save_shard(self, folder: str, entry: ShardEntry) -> None:
         """Record that a shard is finished."""
         path = self._entry_path(folder, entry.file)
         path.parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from megadga.mixers.schedule import ScheduleMixing
 from megadga.train.data import RunData
 from megadga.train.mixture import Mixture
 
-MOST_EPOCHS = 16.0
+MAX_EPOCHS = 16.0
 """Passes over a domain beyond which reading it once more teaches little (arXiv 2305.16264)."""
 
 
@@ -139,12 +139,12 @@ def _draws(config: RunConfig, data: RunData, mixture: Mixture) -> Iterator[Confi
 
 def _repetitions(data: RunData, epochs: FloatArray) -> Iterator[ConfigIssue]:
     most = int(np.argmax(epochs))
-    if epochs[most] <= MOST_EPOCHS:
+    if epochs[most] <= MAX_EPOCHS:
         return
-    several = int((epochs > MOST_EPOCHS).sum())
-    others = f" (and {several - 1} more domains beyond {MOST_EPOCHS:g})" if several > 1 else ""
+    several = int((epochs > MAX_EPOCHS).sum())
+    others = f" (and {several - 1} more domains beyond {MAX_EPOCHS:g})" if several > 1 else ""
     name = data.domains[most].name
-    expected = f"at most {MOST_EPOCHS:g} epochs of a domain at the first weights (a cap holds it)"
+    expected = f"at most {MAX_EPOCHS:g} epochs of a domain at the first weights (a cap holds it)"
     yield ConfigIssue(
         ("sampling", "max_epochs"), expected, f"{epochs[most]:.3g} of {name}{others}"
     )

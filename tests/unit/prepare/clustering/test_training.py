@@ -5,9 +5,9 @@ import pytest
 
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.embedding import EmbeddingKind
-from megadga.prepare.clustering.learning import ClusteringRecipe, learn_clusters
+from megadga.prepare.clustering.training import ClusteringRecipe, train_clusters
 from megadga.prepare.clustering.tree import POINTS_PER_CENTROID
-from megadga.prepare.pieces import plan_cut
+from megadga.prepare.pieces import make_text_cutter
 from tests.support.clusters import SUBJECTS, texts_about, write_subjects
 from tests.support.texts import write_lines
 
@@ -25,11 +25,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_same_input_and_seed_give_the_same_bytes_for_any_number_of_workers(
     subjects, tokenizer, tmp_path, piece_tokens
 ):
-    cut = plan_cut(tokenizer if piece_tokens else None, piece_tokens)
+    cut = make_text_cutter(tokenizer if piece_tokens else None, piece_tokens)
     recipe = ClusteringRecipe((4, 16), cut, seed=3)
     for workers in (1, 2):
-        learn_clusters(subjects, tmp_path / str(workers), recipe, workers=workers)
-    learn_clusters(subjects, tmp_path / "again", recipe)
+        train_clusters(subjects, tmp_path / str(workers), recipe, workers=workers)
+    train_clusters(subjects, tmp_path / "again", recipe)
     once = contents(tmp_path / "1")
     assert sorted(once) == ["centroids.npz", "clusters.json", "embedder.npz"]
     assert contents(tmp_path / "2") == contents(tmp_path / "again") == once
@@ -38,7 +38,7 @@ def test_the_same_input_and_seed_give_the_same_bytes_for_any_number_of_workers(
 
 def test_another_seed_gives_other_clusters(subjects, tmp_path):
     one, other = (
-        learn_clusters(subjects, tmp_path / str(seed), ClusteringRecipe((16,), seed=seed))
+        train_clusters(subjects, tmp_path / str(seed), ClusteringRecipe((16,), seed=seed))
         for seed in (0, 1)
     )
     assert one.fingerprint != other.fingerprint
@@ -48,8 +48,11 @@ def test_pieces_are_clustered_rather_than_documents(tokenizer, tmp_path):
     """One document on all subjects has a cluster for each if it is cut, and one if it is whole."""
     text = "".join(texts_about(subject, 1)[0] * 9 for subject in SUBJECTS)
     path = write_lines(tmp_path / "all.jsonl", [text])
-    for name, cut in (("whole", plan_cut(None, None)), ("cut", plan_cut(tokenizer, 64))):
-        clustering = learn_clusters([path], tmp_path / name, ClusteringRecipe((4,), cut))
+    for name, cut in (
+        ("whole", make_text_cutter(None, None)),
+        ("cut", make_text_cutter(tokenizer, 64)),
+    ):
+        clustering = train_clusters([path], tmp_path / name, ClusteringRecipe((4,), cut))
         num_occupied = int(clustering.tree.centroids(4).any(axis=1).sum())
         assert num_occupied == (1 if name == "whole" else 4)
 
@@ -79,7 +82,7 @@ def test_a_large_input_is_thinned_out_to_what_k_means_looks_at(tmp_path):
     path = write_lines(tmp_path / "many.jsonl", ["abcde"[n % 5] for n in range(count)])
     embedder = FirstLetter()
     with pytest.raises(ConfigError, match=r"^nowhere: "):  # a fake is not loaded again
-        learn_clusters([path], tmp_path / "out", ClusteringRecipe((2, 4)), embedder=embedder)
+        train_clusters([path], tmp_path / "out", ClusteringRecipe((2, 4)), embedder=embedder)
     wanted = 4 * POINTS_PER_CENTROID
     assert abs(embedder.num_texts - wanted) < 5 * np.sqrt(wanted)
 
@@ -92,7 +95,7 @@ def test_progress_shows_every_stage_to_its_end(subjects, tmp_path):
         totals[stage], done[stage] = total, 0
         return lambda number: done.update({stage: done[stage] + number})
 
-    learn_clusters(subjects, tmp_path / "out", ClusteringRecipe((4, 16)), stages=stages)
+    train_clusters(subjects, tmp_path / "out", ClusteringRecipe((4, 16)), stages=stages)
     size = sum(path.stat().st_size for path in subjects)
     assert totals == {"sampling": size, "embedding": size, "clustering": 5}
     assert done == totals
@@ -103,14 +106,14 @@ def test_a_failed_attempt_leaves_nothing_and_an_interrupted_one_is_cleared_away(
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "points.f32").write_bytes(b"stale")
     with pytest.raises(ConfigError, match=r"^texts: expected some to learn clusters from, found"):
-        learn_clusters([path], tmp_path / "out", ClusteringRecipe((2,)))
+        train_clusters([path], tmp_path / "out", ClusteringRecipe((2,)))
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_texts_in_which_nothing_is_known_are_refused(tmp_path):
     path = write_lines(tmp_path / "odd.jsonl", ["1", "2"])
     with pytest.raises(ConfigError, match=r"^texts: expected some that the embedding knows"):
-        learn_clusters(
+        train_clusters(
             [path], tmp_path / "out", ClusteringRecipe((2,)), embedder=FirstLetter()
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == [path]
@@ -118,13 +121,13 @@ def test_texts_in_which_nothing_is_known_are_refused(tmp_path):
 
 def test_a_folder_that_exists_is_not_overwritten(subjects, tmp_path):
     with pytest.raises(ConfigError, match=f"^{tmp_path}: expected no folder of this name yet"):
-        learn_clusters(subjects, tmp_path, ClusteringRecipe((2,)))
+        train_clusters(subjects, tmp_path, ClusteringRecipe((2,)))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(subjects, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/out: expected to write it, found "):
-        learn_clusters(subjects, tmp_path / "file" / "out", ClusteringRecipe((2,)))
+        train_clusters(subjects, tmp_path / "file" / "out", ClusteringRecipe((2,)))
 
 
 @pytest.mark.parametrize(

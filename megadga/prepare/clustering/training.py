@@ -20,17 +20,17 @@ from megadga.prepare.clustering.tree import (
     grow_tree,
 )
 from megadga.prepare.extras import import_extra
-from megadga.prepare.pieces import Cut
-from megadga.prepare.progress import Stages, unseen
+from megadga.prepare.pieces import TextCutter
+from megadga.prepare.progress import Stages, no_progress
 from megadga.prepare.reading.documents import (
     TextSample,
     chunk_texts,
     count_bytes,
     read_texts,
     sample_texts,
-    thin_out,
+    subsample,
 )
-from megadga.prepare.reading.inputs import left_out_lines, training_inputs
+from megadga.prepare.reading.inputs import describe_skipped, training_inputs
 from megadga.prepare.reading.records import BadRecords, MaxBad
 from megadga.prepare.workers import Workers, open_processes
 
@@ -117,7 +117,7 @@ class ClusteringRecipe:
 
     Attributes:
         levels: Numbers of clusters, from coarse to fine, each a multiple of the one before.
-        cut: What turns documents into texts (``plan_cut``); ``list``: each document is one.
+        cut: Turns documents into texts (``make_text_cutter``); ``list``: one text per document.
         text_key: Where the objects of JSON lines have their text.
         seed: Of samples, embedding and k-means, in [0, 2^32).
         max_bad: Bad records that are left out, each time that the input is read, before it fails.
@@ -127,7 +127,7 @@ class ClusteringRecipe:
     """
 
     levels: tuple[int, ...]
-    cut: Cut = list
+    cut: TextCutter = list
     text_key: str = "text"
     seed: int = 0
     max_bad: MaxBad = MaxBad()
@@ -138,14 +138,14 @@ class ClusteringRecipe:
             raise ConfigError(f"seed: expected 0 <= N < 2^32, found {self.seed}")
 
 
-def learn_clusters(
+def train_clusters(
     paths: Sequence[Path],
     output: Path,
     recipe: ClusteringRecipe,
     *,
     embedder: Embedder | None = None,
     workers: int = 1,
-    stages: Stages = unseen,
+    stages: Stages = no_progress,
     report: Callable[[str], object] = lambda _: None,
 ) -> Clustering:
     """Learn a clustering and write its folder, whole or not at all.
@@ -175,7 +175,7 @@ def learn_clusters(
     if output.exists():
         raise ConfigError(f"{output}: expected no folder of this name yet, found one")
     inputs = training_inputs(paths)
-    for line in left_out_lines(paths):
+    for line in describe_skipped(paths):
         report(line)
     partial_output = output.with_name(f".{output.name}.partial")
     # One thread: how sums are divided among several depends on their number.
@@ -185,7 +185,7 @@ def learn_clusters(
         try:
             shutil.rmtree(partial_output, ignore_errors=True)
             partial_output.mkdir(parents=True)
-            _Learning(inputs, recipe, pool, stages, report).write(partial_output, embedder)
+            _ClusterTraining(inputs, recipe, pool, stages, report).write(partial_output, embedder)
             partial_output.rename(output)
         except OSError as error:
             raise ConfigError(f"{output}: expected to write it, found {error}") from error
@@ -195,7 +195,7 @@ def learn_clusters(
 
 
 @dataclass(frozen=True, slots=True)
-class _Learning:
+class _ClusterTraining:
     """One attempt: what all its steps need."""
 
     paths: Sequence[Path]
@@ -235,7 +235,7 @@ class _Learning:
 
     def _embed(self, embedder: Embedder, file: Path, *, fraction: float) -> None:
         """Write the embeddings of a fraction of the documents to a file, but for those of 0."""
-        chosen = thin_out(self._read("embedding"), fraction=fraction, seed=self.recipe.seed)
+        chosen = subsample(self._read("embedding"), fraction=fraction, seed=self.recipe.seed)
         embed = partial(_embed, embedder=embedder, cut=self.recipe.cut)
         num_points = 0
         with file.open("wb") as points:
@@ -259,7 +259,7 @@ class _Learning:
                 self.report(line)
 
 
-def _embed(texts: Sequence[str], *, embedder: Embedder, cut: Cut) -> PointArray:
+def _embed(texts: Sequence[str], *, embedder: Embedder, cut: TextCutter) -> PointArray:
     threads = import_extra("threadpoolctl", extra="clusters")
     with threads.threadpool_limits(limits=1):  # of a worker, which has no use for more
         points = embedder.embed(cut(texts))

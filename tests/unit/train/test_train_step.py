@@ -8,8 +8,8 @@ import torch
 
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.plugin import Batch
-from megadga.train.ranks import StepSum
-from megadga.train.step import MeanPasses, Reweighting, Trainer, WeightedPasses
+from megadga.train.ranks import StepAllReduce
+from megadga.train.step import MeanLossStep, Reweighting, Trainer, WeightedLossStep
 from tests.unit.train.fakes import VOCABULARY, FakeEngine, LoneRank, batch
 
 TOKENS = torch.randint(VOCABULARY, (2, 2, 6), generator=torch.Generator().manual_seed(0))
@@ -31,8 +31,8 @@ def reweighting(engine: FakeEngine, rule: LossReweighting = RULE) -> Reweighting
     return Reweighting(rule, losses)
 
 
-def weighted(engine: FakeEngine, rule: LossReweighting = RULE) -> WeightedPasses:
-    return WeightedPasses(engine, reweighting(engine, rule), StepSum(LoneRank()))
+def weighted(engine: FakeEngine, rule: LossReweighting = RULE) -> WeightedLossStep:
+    return WeightedLossStep(engine, reweighting(engine, rule), StepAllReduce(LoneRank()))
 
 
 def batch_of(accumulation: int, *, step: int = 1) -> Batch:
@@ -71,7 +71,9 @@ def test_one_micro_batch_needs_no_pass_ahead():
     def never(tokens):
         raise AssertionError
 
-    passes = WeightedPasses(double_engine(1), Reweighting(RULE, never), StepSum(LoneRank()))
+    passes = WeightedLossStep(
+        double_engine(1), Reweighting(RULE, never), StepAllReduce(LoneRank())
+    )
 
     assert passes(batch_of(1)).weights is not None
 
@@ -84,7 +86,7 @@ def test_weights_follow_the_losses_of_other_ranks_too():
             return numbers + np.array([0.0, 0.0, 9.0, 9.0, 0.0])
 
     engine = double_engine(2)
-    passes = WeightedPasses(engine, reweighting(engine), StepSum(HarderElsewhere()))
+    passes = WeightedLossStep(engine, reweighting(engine), StepAllReduce(HarderElsewhere()))
     tokens = TOKENS[:1]
     own = engine.module(tokens[0]).mean(-1).detach().numpy()
 
@@ -98,7 +100,7 @@ def test_weights_follow_the_losses_of_other_ranks_too():
 def test_while_warming_up_the_step_is_that_of_the_plain_mean_to_the_bit():
     rule = LossReweighting("linupper", warmup=1)
     plain, warm, over = (double_engine(2) for _ in range(3))
-    MeanPasses(plain, StepSum(LoneRank()))(batch_of(2))
+    MeanLossStep(plain, StepAllReduce(LoneRank()))(batch_of(2))
 
     trained = weighted(warm, rule)(batch_of(2, step=1))
     after = weighted(over, rule)(batch_of(2, step=2))
@@ -127,7 +129,7 @@ def test_effective_sequences_are_told():
     trainer = Trainer(
         engine,
         ["a"],
-        together=StepSum(LoneRank()),
+        together=StepAllReduce(LoneRank()),
         clock=lambda: next(moments),
         reweighting=reweighting(engine),
     )

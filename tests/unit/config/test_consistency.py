@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from megadga.config.contradictions import find_inconsistencies
+from megadga.config.consistency import find_inconsistencies
 from megadga.config.sections import TrainingSection
 from megadga.config.validation import dotted
 

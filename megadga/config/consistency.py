@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from megadga.config.deepspeed_keys import STABLE_DECAY, StableDecaySection, find_unknown_names
 from megadga.config.mixing import ExtensionMixing, Mixing
 from megadga.config.sections import TrainingSection
-from megadga.config.validation import ConfigIssue, KeyPath, format_value, from_validation
+from megadga.config.validation import ConfigIssue, KeyPath, format_value, issues_from_validation
 from megadga.mixers.dga import DgaMixing
 from megadga.mixers.doge import DogeMixing
 from megadga.mixers.grape import GrapeMixing
@@ -51,7 +51,7 @@ def find_inconsistencies(
     """
     wrong = {name for name in _BLOCKS if not isinstance(settings.get(name, {}), dict)}
     for name in sorted(wrong):
-        yield _mistake(name, expected="a mapping", found=settings[name])
+        yield _issue(name, expected="a mapping", found=settings[name])
     sound = {name: value for name, value in settings.items() if name not in wrong}
     if training is not None:
         yield from _batch_sizes(sound, training)
@@ -61,18 +61,18 @@ def find_inconsistencies(
     yield from _numbers(sound)
     yield from _unfilled(sound)
     if "optimizer" not in settings:
-        yield _mistake("optimizer", expected="a mapping with type and params", found=None)
+        yield _issue("optimizer", expected="a mapping with type and params", found=None)
     stage = sound.get("zero_optimization", {}).get("stage", 0)
     if stage not in (0, 1, 2, 3):
-        yield _mistake("zero_optimization", "stage", expected="0, 1, 2 or 3", found=stage)
+        yield _issue("zero_optimization", "stage", expected="0, 1, 2 or 3", found=stage)
 
 
-def stated(settings: Mapping[str, Any], key: str) -> bool:
+def is_explicit(settings: Mapping[str, Any], key: str) -> bool:
     """Return whether the settings say something of their own under a key."""
     return settings.get(key) not in (None, AUTO)
 
 
-def _mistake(*path: str | int, expected: str, found: Any) -> ConfigIssue:
+def _issue(*path: str | int, expected: str, found: Any) -> ConfigIssue:
     return ConfigIssue(
         ("deepspeed", *path), expected, "nothing" if found is None else format_value(found)
     )
@@ -87,13 +87,13 @@ def _batch_sizes(settings: Mapping[str, Any], training: TrainingSection) -> Iter
         ("train_batch_size", "global_batch_size", global_size),
         ("train_micro_batch_size_per_gpu", "micro_batch_size", micro_size),
     ):
-        if stated(settings, key) and settings[key] != size:
-            yield _mistake(key, expected=f"{size} (training.{name})", found=settings[key])
+        if is_explicit(settings, key) and settings[key] != size:
+            yield _issue(key, expected=f"{size} (training.{name})", found=settings[key])
     key = "gradient_accumulation_steps"
-    if stated(settings, key) and not _divides(settings[key], global_size, micro_size):
+    if is_explicit(settings, key) and not _divides(settings[key], global_size, micro_size):
         expected = "a divisor of training.global_batch_size / training.micro_batch_size"
         expected = f"{expected} ({global_size} / {micro_size})"
-        yield _mistake(key, expected=expected, found=settings[key])
+        yield _issue(key, expected=expected, found=settings[key])
 
 
 def _divides(steps: Any, global_size: int, micro_size: int) -> bool:
@@ -106,23 +106,23 @@ def _precision(settings: Mapping[str, Any], training: TrainingSection) -> Iterat
         enabled = settings.get(block, {}).get("enabled")
         if enabled not in (None, AUTO, wanted):
             expected = f"{format_value(wanted)} (training.precision: {training.precision})"
-            yield _mistake(block, "enabled", expected=expected, found=enabled)
+            yield _issue(block, "enabled", expected=expected, found=enabled)
 
 
 def _schedule(scheduler: Mapping[str, Any], training: TrainingSection) -> Iterator[ConfigIssue]:
     params = scheduler.get("params", {})
     if not isinstance(params, dict):
-        yield _mistake("scheduler", "params", expected="a mapping", found=params)
+        yield _issue("scheduler", "params", expected="a mapping", found=params)
     elif scheduler.get("type") in _NEED_TOTAL and "total_num_steps" not in params:
         expected = f'a number of steps or "{AUTO}" (training.steps)'
-        yield _mistake("scheduler", "params", "total_num_steps", expected=expected, found=None)
+        yield _issue("scheduler", "params", "total_num_steps", expected=expected, found=None)
     elif scheduler.get("type") == STABLE_DECAY:
         try:
             StableDecaySection.model_validate(
-                with_total(cast("dict[str, Any]", params), training.steps)
+                resolve_total_steps(cast("dict[str, Any]", params), training.steps)
             )
         except ValidationError as error:
-            for issue in from_validation(error, StableDecaySection):
+            for issue in issues_from_validation(error, StableDecaySection):
                 path: KeyPath = ("deepspeed", "scheduler", "params", *issue.path)
                 yield replace(issue, path=path)
 
@@ -138,10 +138,10 @@ def _numbers(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     for path, value in given:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value != AUTO and not (number and value >= 0.0):
-            yield _mistake(*path, expected="a number of at least 0", found=value)
+            yield _issue(*path, expected="a number of at least 0", found=value)
 
 
-def with_total(params: Mapping[str, Any], steps: int) -> dict[str, Any]:
+def resolve_total_steps(params: Mapping[str, Any], steps: int) -> dict[str, Any]:
     """Return a schedule's parameters with "auto" steps replaced by the run's."""
     auto = params.get("total_num_steps") == AUTO
     return {**params, "total_num_steps": steps} if auto else dict(params)
@@ -153,7 +153,7 @@ def _unfilled(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     for name in ("optimizer", "scheduler", "zero_optimization", "gradient_clipping"):
         for path in _autos(settings.get(name), (name,)):
             if path != filled:
-                yield _mistake(*path, expected="a value of its own", found=AUTO)
+                yield _issue(*path, expected="a value of its own", found=AUTO)
 
 
 def _autos(value: Any, path: KeyPath) -> Iterator[KeyPath]:
@@ -170,7 +170,7 @@ _OF_NORMS = ("cosine", "clipped")
 _IN_FLIGHT = "mixing.probe.type in_flight"
 
 
-def find_mixing_contradictions(mixing: DgaMixing) -> Iterator[ConfigIssue]:
+def find_dga_inconsistencies(mixing: DgaMixing) -> Iterator[ConfigIssue]:
     """Yield what a section says that cannot be measured the way that it says."""
     if mixing.basis is not None:
         yield from _over_basis(mixing)
@@ -207,16 +207,16 @@ def find_rule_inconsistencies(
     """
     match mixing:
         case ScheduleMixing():
-            yield from find_schedule_contradictions(mixing)
+            yield from find_schedule_inconsistencies(mixing)
         case ExtensionMixing():
-            yield from find_extension_contradictions(mixing)
+            yield from find_extension_inconsistencies(mixing)
         case DgaMixing():
-            yield from find_mixing_contradictions(mixing)
+            yield from find_dga_inconsistencies(mixing)
             yield from _targets(mixing, specific)
         case GrapeMixing():
             yield from _targets(mixing, specific)
         case DogeMixing():
-            yield from find_doge_contradictions(mixing, specific)
+            yield from find_doge_inconsistencies(mixing, specific)
         case _:
             pass
 
@@ -245,7 +245,7 @@ def _targets(
         yield ConfigIssue(("mixing", "probe", "type"), expected, format_value(mixing.probe.type))
 
 
-def find_doge_contradictions(
+def find_doge_inconsistencies(
     mixing: DogeMixing, specific: Sequence[str] | None
 ) -> Iterator[ConfigIssue]:
     """Yield what a section says that cannot be measured the way that it says."""
@@ -274,13 +274,13 @@ def _guards(mixing: DgaMixing) -> Iterator[ConfigIssue]:
         yield ConfigIssue(("mixing", "general_guard", "pull"), expected, format_value(guard.pull))
 
 
-def find_extension_contradictions(mixing: ExtensionMixing) -> Iterator[ConfigIssue]:
+def find_extension_inconsistencies(mixing: ExtensionMixing) -> Iterator[ConfigIssue]:
     """Yield what an extension's probe cannot do, whatever the rule observes."""
     if isinstance(mixing.probe, DirectionalProbe | InFlightProbe):
         yield from _held_direction(mixing.probe)
 
 
-def find_schedule_contradictions(mixing: ScheduleMixing) -> Iterator[ConfigIssue]:
+def find_schedule_inconsistencies(mixing: ScheduleMixing) -> Iterator[ConfigIssue]:
     """Yield what keeps a section from being one schedule."""
     said = [key for key in ("stages", "csv", "replay") if getattr(mixing, key) is not None]
     if len(said) != 1:
@@ -307,7 +307,7 @@ def _stages(steps: Sequence[int]) -> Iterator[ConfigIssue]:
             )
 
 
-def find_batch_contradictions(
+def find_batch_inconsistencies(
     mixing: Mixing | ExtensionMixing, training: TrainingSection
 ) -> Iterator[ConfigIssue]:
     """Yield what a run's batches cannot be measured on."""

@@ -1,0 +1,125 @@
+import json
+
+import pytest
+
+from megadga.data.manifest import ShardEntry
+from megadga.errors import ConfigError
+from megadga.prepare.pipeline.work_folder import RunRecord, TaskRecord, TaskReject, WorkFolder
+
+PLAN = {"recipe": {"seed": 3}, "files": [["a", 1], ["b", 2]]}
+RECORD = TaskRecord([RunRecord("000007-0000", ["x", "y"], 12345)], 12, 2, [8, 4])
+ENTRY = ShardEntry("train-00000", 2, 9, 4, "a" * 64, "b" * 64)
+
+
+@pytest.fixture
+def work_folder(tmp_path) -> WorkFolder:
+    return WorkFolder(tmp_path / ".out.building")
+
+
+def begin(work_folder: WorkFolder, plan=PLAN) -> None:
+    with work_folder.claim(plan):
+        work_folder.run_prefix("000007-0000").with_suffix(".index").touch()
+
+
+def test_what_is_finished_is_there_after_it_was_left(work_folder):
+    with work_folder.claim(PLAN):
+        work_folder.save_task(7, RECORD, [TaskReject(0, 3, "bad é"), TaskReject(1, 1, "worse")])
+        work_folder.save_shard("web", ENTRY)
+        work_folder.run_prefix("000007-0000").with_suffix(".index").touch()
+    with work_folder.claim(PLAN):
+        assert work_folder.task_record(7) == RECORD
+        assert list(work_folder.rejected(7)) == [
+            TaskReject(0, 3, "bad é"),
+            TaskReject(1, 1, "worse"),
+        ]
+        assert work_folder.shard_entry("web", "train-00000") == ENTRY
+
+
+def test_a_record_that_a_power_cut_emptied_is_not_there(work_folder):
+    with work_folder.claim(PLAN):
+        work_folder.save_task(7, RECORD, [])
+        work_folder.save_shard("web", ENTRY)
+        for path in (*work_folder.folder.glob("tasks/*"), *work_folder.folder.glob("entries/*/*")):
+            path.write_bytes(b"")
+        assert work_folder.task_record(7) is None
+        assert work_folder.shard_entry("web", "train-00000") is None
+
+
+def test_what_is_not_finished_is_not_there(work_folder):
+    with work_folder.claim(PLAN):
+        assert work_folder.task_record(0) is None
+        assert list(work_folder.rejected(0)) == []
+        assert work_folder.shard_entry("web", "train-00000") is None
+
+
+@pytest.mark.parametrize(
+    ("plan", "difference"),
+    [
+        ({**PLAN, "recipe": {"seed": 4}}, "recipe.seed: expected 3, found 4"),
+        ({**PLAN, "files": [["a", 1], ["c", 2]]}, 'files[1][0]: expected "b", found "c"'),
+        ({**PLAN, "files": [["a", 1]]}, 'files[1][0]: expected "b", found None'),
+        ({**PLAN, "more": True}, "more: expected None, found true"),
+    ],
+)
+def test_another_plan_is_refused_with_what_differs_first(work_folder, plan, difference):
+    begin(work_folder)
+    with pytest.raises(ConfigError) as caught, work_folder.claim(plan):
+        pass
+    assert f"plan.json: {difference}: a build of something else" in str(caught.value)
+
+
+def test_another_plan_replaces_one_that_has_left_nothing(work_folder):
+    with work_folder.claim(PLAN):
+        work_folder.save_task(7, RECORD, [])
+    with work_folder.claim({"recipe": {"seed": 4}}):
+        assert work_folder.task_record(7) is None
+    assert json.loads((work_folder.folder / "plan.json").read_text()) == {"recipe": {"seed": 4}}
+
+
+def test_nothing_of_a_plan_that_was_not_begun_is_taken_for_finished(work_folder):
+    with work_folder.claim(PLAN):
+        work_folder.save_shard("web", ENTRY)
+        work_folder.run_prefix("000007-0000").with_suffix(".index").touch()
+    (work_folder.folder / "plan.json").unlink()
+    with work_folder.claim(PLAN):
+        assert work_folder.shard_entry("web", "train-00000") is None
+        assert list((work_folder.folder / "runs").iterdir()) == []
+
+
+def test_it_tells_whose_build_stopped_there(work_folder):
+    assert not work_folder.is_of(PLAN)
+    begin(work_folder)
+    assert work_folder.is_of({**PLAN, "files": (("a", 1), ("b", 2))})
+    assert not work_folder.is_of({**PLAN, "files": []})
+
+
+def test_what_a_kill_left_of_a_removal_is_removed(work_folder):
+    half = work_folder.folder.with_name(f"{work_folder.folder.name}.removed")
+    half.mkdir()
+    (half / "runs").mkdir()
+    begin(work_folder)
+    assert not half.exists()
+
+
+def test_nobody_else_may_work_there(work_folder):
+    with (
+        work_folder.claim(PLAN),
+        pytest.raises(ConfigError, match="expected nobody at work here, found another build"),
+        work_folder.claim(PLAN),
+    ):
+        pass
+
+
+def test_progress_that_a_kill_left_behind_is_forgotten(work_folder):
+    with work_folder.claim(PLAN):
+        work_folder.progress_path(3).write_text("17")
+        assert work_folder.progress_paths() == [work_folder.progress_path(3)]
+    with work_folder.claim(PLAN):
+        assert work_folder.progress_paths() == []
+
+
+def test_it_is_removed_with_all_that_is_in_it(work_folder):
+    with work_folder.claim(PLAN):
+        work_folder.save_task(7, RECORD, [TaskReject(0, 1, "bad")])
+        work_folder.remove()
+    assert list(work_folder.folder.parent.iterdir()) == []
