@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 	plot-sensitivity evidence gpu-kit gpu-check gpu-report \
 	clean
 
-# What benches read, a file a domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
+# What benches read, a file per domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
 # mixture of bench-directions aligns to, with CORPUS: TARGET='text/target/qa.*.jsonl.gz'. Of evidence,
 # the folder itself: make evidence CORPUS=text
 CORPUS ?=

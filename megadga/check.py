@@ -163,7 +163,7 @@ def _reweighting(
     what = f"{section.strategy} at temperature {section.temperature:g}"
     more = "a forward pass more on each batch, a third of its time"
     if world_size is None:
-        return f"{what}: where a rank has several micro-batches a step, {more}"
+        return f"{what}: where a rank has several micro-batches per step, {more}"
     return f"{what}: {more if accumulation_steps(config, world_size) > 1 else 'no more passes'}"
 
 
@@ -236,9 +236,9 @@ def _gradients(probing: Probing, domains: int, needs: AlignmentNeeds | TargetNee
     match probing.method:
         case Sharded():
             targets = needs.num_targets if isinstance(needs, TargetNeeds) else 1
-            return f"sharded: {targets * (domains + 1)} whole gradients an update"
+            return f"sharded: {targets * (domains + 1)} whole gradients per update"
         case Directional() if needs.norms:
-            return f"directional, with {domains} whole gradients an update for the norms"
+            return f"directional, with {domains} whole gradients per update for the norms"
         case Directional():
             return "directional: no domain's gradient is formed"
         case InFlight():

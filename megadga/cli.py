@@ -275,7 +275,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     with record_failures(config.output, rank=rank), ExitStack() as stack:
         with prints_of_first_rank(os.environ, rank=rank):
-            run = stack.enter_context(open_run(config, to_evaluate=True))
+            run = stack.enter_context(open_run(config, evaluate_only=True))
         metrics, step = evaluate(run), run.mixture.step
     if rank == 0 and metrics:
         MetricsFile(config.output / "evaluations.jsonl").log(step, metrics)

@@ -1,6 +1,6 @@
 """Errors that a user's input, files or machine can cause.
 
-Each message is one line (``ConfigError`` may hold one line a mistake) and names the thing, what
+Each message is one line (``ConfigError`` may hold one line per mistake) and names the thing, what
 was expected and what was found. The command line prints it and exits with code 2.
 """
 

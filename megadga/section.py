@@ -33,7 +33,7 @@ class Section(BaseModel):
             if longest > _MAX_NAME_BYTES or total > _MAX_PATH_BYTES:
                 raise PydanticCustomError(
                     "long_path",
-                    "Input should be a path of at most {name} bytes a name and {all} in all",
+                    "Input should be a path of at most {name} bytes per name and {all} in all",
                     {
                         "name": _MAX_NAME_BYTES,
                         "all": _MAX_PATH_BYTES,

@@ -58,7 +58,7 @@ def parse() -> argparse.Namespace:
     add("--layers", type=int, default=4, metavar="N", help="(%(default)s)")
     add("--vocab-size", type=int, default=8192, metavar="N", help="(%(default)s)")
     add("--sequence-length", type=int, default=256, metavar="N", help="(%(default)s)")
-    add("--micro-batch", type=int, default=2, metavar="N", help="sequences a rank (%(default)s)")
+    add("--micro-batch", type=int, default=2, metavar="N", help="sequences per rank (%(default)s)")
     add("--accumulation", type=int, default=2, metavar="N",
         help="micro-batches of a step, over which its optimizer's time spreads "
         "(%(default)s)")  # fmt: skip

@@ -28,7 +28,7 @@ def main() -> None:
     """Parse the command line, measure, print the numbers and write them as JSON."""
     parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
-    add("--input", nargs="+", metavar="GLOB", help="files, one a domain (text of this machine)")
+    add("--input", nargs="+", metavar="GLOB", help="files, one per domain (text of this machine)")
     add("--vocab-size", type=int, default=16_000, metavar="N", help="(%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of samples and k-means (%(default)s)")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = tool_parser(__doc__, EPILOG)
     add = parser.add_argument
-    add("--input", nargs="+", metavar="GLOB", help="files, one a domain (text of this machine)")
+    add("--input", nargs="+", metavar="GLOB", help="files, one per domain (text of this machine)")
     add("--target", nargs="+", metavar="GLOB", help="files of the specific set, with --input")
     add("--domains", type=Path, metavar="FOLDER", help="shards instead of files")
     add("--specific", type=Path, metavar="FOLDER", help="the specific set's, with --domains")

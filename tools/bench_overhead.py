@@ -135,7 +135,7 @@ def run_in_turns(
     """Train in processes of their own; what they print goes to a file but for the rounds.
 
     Returns:
-        The segments of each round, and how many collectives a step of each run asks for, beside
+        The segments of each round, and how many collectives per step of each run asks for, beside
         DeepSpeed's.
     """
     with socket.socket() as probe:
@@ -213,7 +213,7 @@ def main() -> None:
     tokens_per_s = sizes.interval * sizes.batch * sizes.sequence_length / plain
     print(f"{tokens_per_s:,.0f} tokens/s without measurements, the median")
     for name, number in collectives.items():
-        print(f"{name:>22}: {number:.2f} collectives a step beside DeepSpeed's")
+        print(f"{name:>22}: {number:.2f} collectives per step beside DeepSpeed's")
     for probe, overhead in found.items():
         print(show(probe, overhead, own[probe]))
     args.output.parent.mkdir(parents=True, exist_ok=True)

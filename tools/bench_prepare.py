@@ -30,7 +30,7 @@ GROWTH = 10
 
 
 def time_encoding(model: Path, texts: Sequence[str], threads: int) -> float:
-    """Return the tokens a second that sentencepiece alone makes of texts."""
+    """Return the tokens per second that sentencepiece alone makes of texts."""
     processor = SentencePieceProcessor()
     processor.LoadFromFile(str(model))
     start, tokens = time.perf_counter(), 0
@@ -46,7 +46,7 @@ def run_build(
     """Run build_shards.py; return its tokens and seconds.
 
     Args:
-        inputs: Files or folders, one a domain.
+        inputs: Files or folders, one per domain.
         model: The tokenizer.
         output: Removed at the end.
         options: More of the tool's.
@@ -74,7 +74,7 @@ def run_build(
 def time_rounds(
     files: Sequence[Path], model: Path, folder: Path, *, threads: int, rounds: int
 ) -> dict[str, object]:
-    """Time both in turns; return their tokens a second and the ratios of each round."""
+    """Time both in turns; return their tokens per second and the ratios of each round."""
     texts = [document.text for file in files for document in iterate_documents(file)]
     single = folder / "single.jsonl"
     single.write_text('{"text": "Nearly nothing to do."}\n')
@@ -127,7 +127,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--input", nargs="+", metavar="GLOB", help="files, one a domain (text of this machine)")
+    add("--input", nargs="+", metavar="GLOB", help="files, one per domain (text of this machine)")
     add("--vocab-size", type=int, default=16_000, metavar="N", help="(%(default)s)")
     add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="(1 2)")
     add("--rounds", type=int, default=5, metavar="N", help="(%(default)s)")

@@ -1,6 +1,6 @@
 """Time reading against Megatron's datasets, and opening many shards and many domains.
 
-Both sides read the same synthetic shards, one a domain, in one thread of one process, from the
+Both sides read the same synthetic shards, one per domain, in one thread of one process, from the
 page cache. Ours plans global batches with the real sampler, for weights that stay as they are, and
 reads them: int64 ids (B, S + 1), inputs and labels overlapping. Theirs is the blended GPT dataset
 that Megatron-LM's own builder makes, with mapped files, no attention masks, and everything that
@@ -116,7 +116,7 @@ def blend(prefixes: Sequence[Path], num_samples: int, cache: Path) -> BlendedDat
 
 
 def time_steady_state(folder: Path, num_sequences: int, repeats: int) -> Iterator[dict[str, Any]]:
-    """Yield sequences a second of both, for two sizes of batches; the repeats take turns."""
+    """Yield sequences per second of both, for two sizes of batches; the repeats take turns."""
     prefixes = [path.with_suffix("") for path in sorted(folder.glob("*/*.bin"))]
     domains = open_domains(folder, split="train", sequence_length=S)
     for batch_size in (256, 1024):

@@ -18,7 +18,7 @@ example:
   python tools/histogram.py --clusters clusters --level 4096 --smooth 16 --output basis.npz \\
       --input qa='mine/qa.*.jsonl' --input code='mine/code/*.jsonl.gz'
 
-FILE.npz is a basis of one row a set; FILE.json takes one set and is what the configuration
+FILE.npz is a basis of one row per set; FILE.json takes one set and is what the configuration
 `mixing: {type: importance, histogram: FILE.json}` reads.
 """
 

@@ -15,7 +15,7 @@ few_tokens   20,000 tokens of each domain, aligned to pubmedqa: six rules
 clusters     the corpus in 256 clusters, aligned to 8 sequences: three rules
 sensitivity  few_tokens with DGA, other step sizes, intervals and averages
 
-The corpus is a folder of NAME.jsonl.gz, one a domain, with a folder `specific` of target sets. A
+The corpus is a folder of NAME.jsonl.gz, one per domain, with a folder `specific` of target sets. A
 run takes 6 to 12 minutes of a core. Stopped, the same command goes on with the runs that are
 missing.
 """

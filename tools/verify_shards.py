@@ -16,7 +16,7 @@ example:
   python tools/verify_shards.py shards/generic shards/specific
 
 Compared are headers, sizes, the places of sentences and documents, ids with the vocabulary, and
-counts and checksums with the manifest. Ends with 1 if anything is wrong, a line a problem.
+counts and checksums with the manifest. Ends with 1 if anything is wrong, a line per problem.
 """
 
 

@@ -39,7 +39,7 @@ class NamedFolder(Section):
     """One training domain that is named here rather than after its folder."""
 
     name: Annotated[str, Field(min_length=1)]
-    """What metrics and weights call the domain; unique."""
+    """Name of the domain in metrics and weights; unique."""
     path: Path
     """The domain's folder of shards, relative to this file."""
 
@@ -79,7 +79,7 @@ class DataSection(Section):
         | Annotated[tuple[NamedFolder, ...], AfterValidator(_one_of_a_name), Tag("<list>")],
         Discriminator(_domains_form),
     ]
-    """Training domains: a folder with one folder a domain, a folder of many domains in shared
+    """Training domains: a folder with one folder per domain, a folder of many domains in shared
     shards, or a list of {name, path}. Paths are relative to this file."""
     too_short: Literal["refuse", "leave_out"] = "refuse"
     """What becomes of domains without a single window of sequence_length + 1 tokens; refuse: the
@@ -128,7 +128,7 @@ class TrainingSection(Section):
     with an error, at least 1. Checkpoints are written of finite models alone."""
     loss_reweighting: LossReweightingSection | None = None
     """Train on a weighted mean of the global batch's losses; null: on their mean. A step of more
-    than one micro-batch a rank costs a forward pass more: about a third more time."""
+    than one micro-batch per rank costs a forward pass more: about a third more time."""
 
 
 class EvaluatedSet(Section):

@@ -40,7 +40,7 @@ SHARD_TOKENS = 1 << 28
 
 
 MAX_SHARD_TOKENS = 1 << 62
-"""Larger than what fits on disks, and than no 64-bit number."""
+"""Upper bound that fits into 64-bit arithmetic."""
 
 
 def create_domain(
@@ -50,19 +50,19 @@ def create_domain(
     *,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Manifest:
-    """Write a domain's folder, whole or not at all.
+    """Write a domain's folder atomically.
 
     Args:
-        folder: Must not exist yet; its name becomes the domain's. Folders above it are made.
-        tokenizer: What wrote the tokens.
+        folder: Must not exist; its name becomes the domain's. Parent folders are created.
+        tokenizer: Tokenizer that produced the tokens.
         splits: Documents in their final order, by split; each ends with EOD.
         shard_tokens: A shard is closed once it holds this many tokens, at least 1.
 
     Returns:
-        What was written.
+        The manifest.
 
     Raises:
-        ShardError: If the folder exists, or the disk refuses.
+        ShardError: If the folder exists, or writing fails.
         ValueError: If a document is empty or holds a negative id, or ``shard_tokens`` is below 1.
     """
     if shard_tokens < 1:
@@ -79,19 +79,19 @@ def create_domain(
 
 @contextmanager
 def atomic_folder(folder: Path) -> Generator[Path]:
-    """Make a folder that appears under its name only when the block ends without error.
+    """Create a folder that gets its final name only if the block ends without error.
 
-    Everything goes to a hidden folder beside it, which gets the final name at the end; what an
-    interrupted attempt left there is removed first.
+    Everything is written to a hidden folder beside it, which is renamed at the end. Leftovers of
+    an interrupted attempt are removed first.
 
     Args:
-        folder: Must not exist yet. Folders above it are made.
+        folder: Must not exist. Parent folders are created.
 
     Yields:
-        The hidden folder.
+        The temporary folder.
 
     Raises:
-        ShardError: If the folder exists, or the disk refuses.
+        ShardError: If the folder exists, or writing fails.
     """
     if folder.exists():
         raise ShardError(f"{folder}: expected no folder of this name yet, found one")
@@ -104,7 +104,7 @@ def atomic_folder(folder: Path) -> Generator[Path]:
     except OSError as error:
         raise ShardError(f"{folder}: expected to write it, found {error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # not there any more if it was renamed
+        shutil.rmtree(partial, ignore_errors=True)  # does nothing after the rename
 
 
 def _write_split(
@@ -123,7 +123,7 @@ def _write_split(
 
 
 def _until_full(documents: Iterable[TokenArray], shard_tokens: int) -> Iterator[TokenArray]:
-    """Yield documents until they hold ``shard_tokens`` tokens together."""
+    """Yield documents until they hold ``shard_tokens`` tokens in total."""
     total = 0
     for tokens in documents:
         yield tokens
@@ -134,11 +134,11 @@ def _until_full(documents: Iterable[TokenArray], shard_tokens: int) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class AdoptionResult:
-    """What became of a folder.
+    """Result of adopting a folder.
 
     Attributes:
-        manifest: What was written.
-        without_eod: Documents that do not end in EOD.
+        manifest: The manifest that was written.
+        without_eod: Number of documents that do not end in EOD.
     """
 
     manifest: Manifest
@@ -152,21 +152,21 @@ def adopt_shards(
     valid: str | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> AdoptionResult:
-    """Write the manifest of a folder that holds shards, after reading all of them.
+    """Write the manifest of a folder of existing shards, after reading all of them.
 
     The shards become the training split in the natural order of their names, ``web_2`` before
-    ``web_10``. The shards themselves are left as they are.
+    ``web_10``. They are not modified.
 
     Args:
-        folder: Where they lie; its name becomes the domain's.
-        tokenizer: What wrote their tokens, as far as can be seen: all ids must be of it.
-        valid: Those whose name, without ``.idx``, matches this pattern become the validation
-            split instead; None: there is none.
-        progress: Called with the bytes of tokens that have been read since the last call.
+        folder: Their folder; its name becomes the domain's.
+        tokenizer: The tokenizer of their tokens; all ids must be in its vocabulary.
+        valid: Shards whose name, without ``.idx``, matches this pattern become the validation
+            split; None: there is no validation split.
+        progress: Called with the bytes of tokens read since the last call.
 
     Raises:
-        ShardError: If the folder has a manifest already, a split has no tokens, no name matches
-            ``valid``, or a shard is damaged or holds an id that is not the tokenizer's.
+        ShardError: If the folder already has a manifest, a split has no tokens, no name matches
+            ``valid``, or a shard is damaged or holds an id outside the vocabulary.
     """
     if manifest_path(folder).exists():
         raise ShardError(f"{manifest_path(folder)}: expected no manifest yet, found one")
@@ -189,12 +189,12 @@ def adopt_shards(
 
 
 def count_token_bytes(folder: Path) -> int:
-    """Return how many bytes of tokens ``adopt_shards`` will read."""
+    """Return the bytes of tokens that ``adopt_shards`` will read."""
     return sum(path.stat().st_size for path in folder.glob("*.bin"))
 
 
 def _divide(folder: Path, valid: str | None) -> dict[str, list[str]]:
-    """Return the names of the shards of each split."""
+    """Return the shard names of each split."""
     names = _find_names(folder)
     splits = {"train": names}
     if valid is not None:
@@ -225,7 +225,7 @@ def _find_names(folder: Path) -> list[str]:
 
 
 def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
-    """Return a key by which numbers inside names are compared as numbers."""
+    """Return a sort key that compares digits inside names as numbers."""
     pieces = re.findall(r"([^0-9]*)([0-9]*)", name)
     return [(text, int(digits or 0)) for text, digits in pieces], name
 
@@ -233,7 +233,7 @@ def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
 def _scan(
     prefix: Path, tokenizer: TokenizerIdentity, progress: Callable[[int], object]
 ) -> tuple[ShardEntry, int]:
-    """Return what the manifest must say of a shard, and its documents that do not end in EOD."""
+    """Return a shard's manifest entry and its number of documents without EOD."""
     scan = scan_shard(prefix, tokenizer, ids=ids_path(prefix).exists(), progress=progress)
     if scan.problems or scan.entry is None:
         first, *others = scan.problems
@@ -243,11 +243,11 @@ def _scan(
 
 @dataclass(frozen=True, slots=True)
 class MergeSource:
-    """A domain that is going to be merged.
+    """A domain to be merged.
 
     Attributes:
-        folder: Its own.
-        manifest: What is in it.
+        folder: Its folder.
+        manifest: Its manifest.
     """
 
     folder: Path
@@ -255,7 +255,7 @@ class MergeSource:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all its splits."""
+        """Number of tokens in all its splits."""
         return sum(map(self.manifest.num_tokens, self.manifest.splits))
 
 
@@ -263,11 +263,11 @@ def read_merge_sources(folders: Sequence[Path]) -> tuple[MergeSource, ...]:
     """Read the manifests of domains and check that they can be merged.
 
     Args:
-        folders: Of one domain each, at least one.
+        folders: Folders of single domains, at least one.
 
     Raises:
-        ShardError: If a manifest is missing or damaged, a folder comes twice or holds many domains
-            in shared shards, or their tokenizers differ.
+        ShardError: If a manifest is missing or damaged, a folder is repeated or grouped, or their
+            tokenizers differ.
     """
     sources = tuple(MergeSource(folder, read_manifest(folder)) for folder in folders)
     first, seen = sources[0], set[Path]()
@@ -297,24 +297,24 @@ def merge_domains(
     drop_ids: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Manifest:
-    """Write one domain with the documents of several, whole or not at all.
+    """Concatenate several domains into one, written atomically.
 
-    Each split holds that of the first domain, then that of the second, and so on. Every byte that
-    is read is compared with its checksum.
+    Each split holds the documents of the first domain, then those of the second, and so on.
+    Checksums are verified while reading.
 
     Args:
-        sources: What ``read_merge_sources`` gave.
-        output: The new domain's folder, which must not exist yet; folders above it are made.
+        sources: Result of ``read_merge_sources``.
+        output: The new domain's folder, which must not exist; parent folders are created.
         shard_tokens: A shard is closed once it holds this many tokens, in [1, 2^62].
-        drop_ids: Leave out where documents came from, which otherwise all shards must say or none.
-        progress: Called with the tokens that have been written since the last call.
+        drop_ids: Do not copy document ids. Otherwise all shards must have ids, or none.
+        progress: Called with the tokens written since the last call.
 
     Returns:
-        What was written.
+        The manifest.
 
     Raises:
         ConfigError: If ``shard_tokens`` is out of range.
-        ShardError: If the output exists, the disk refuses, only some shards have ids, or a shard
+        ShardError: If the output exists, writing fails, only some shards have ids, or a shard
             is missing, damaged, or holds an empty document.
     """
     if shard_tokens < 1:
@@ -345,14 +345,14 @@ def merge_domains(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A shard that is going to be merged."""
+    """A shard to be merged."""
 
     shard: IndexedShard
     entry: ShardEntry
     vocab_size: int
 
     def read(self, *, ids: bool) -> Iterator[DocumentBatch]:
-        """Yield its documents, some at a time; what is wrong with them is a ``ShardError``."""
+        """Yield its documents in batches; raise ``ShardError`` if they are invalid."""
         prefix = self.shard.prefix
         index, problems = index_path(prefix), Problems()
         _expect(index, "idx_sha256", self.entry.idx_sha256, _checksum(index))
@@ -394,7 +394,7 @@ def _checksum(path: Path) -> str:
 
 
 def _open_parts(sources: Sequence[MergeSource]) -> dict[str, list[_Part]]:
-    """Open all shards, by split, so that one that is missing is missed before the work."""
+    """Open all shards, by split, so that missing ones are found before any work."""
     parts: dict[str, list[_Part]] = {}
     for source in sources:
         where = DomainSource(source.folder.name, source.folder)
@@ -409,7 +409,7 @@ def _open_parts(sources: Sequence[MergeSource]) -> dict[str, list[_Part]]:
 
 
 def _have_ids(sources: Sequence[MergeSource]) -> bool:
-    """Return whether documents have ids: those of all shards or of none."""
+    """Return whether all shards have ids; raise if only some do."""
     places: dict[bool, Path] = {}
     for source in sources:
         for entries in source.manifest.splits.values():
@@ -460,7 +460,7 @@ def _write_shards(
 
 
 def _check_sums(manifest: Manifest, sources: Sequence[MergeSource]) -> None:
-    """Check that every document and every token of the sources has arrived."""
+    """Check that the totals of documents and tokens equal those of the sources."""
     for split in manifest.splits:
         read = [source.manifest for source in sources]
         assert manifest.num_documents(split) == sum(one.num_documents(split) for one in read)

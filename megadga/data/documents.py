@@ -1,4 +1,4 @@
-"""The documents of a shard in their order, and their ids."""
+"""Iterates over the documents of a shard and their ids, and checks its index."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def iterate_ids(path: Path) -> Iterator[str]:
     """Yield the ids of a shard's documents, in order.
 
     Raises:
-        ShardError: If the file cannot be read, or a line is no id; names file and line.
+        ShardError: If the file cannot be read or a line is invalid; names file and line.
     """
     for number, line in _lines(path):
         try:
@@ -34,8 +34,8 @@ def check_ids(path: Path, num_documents: int, problems: Problems) -> None:
 
     Args:
         path: The ``.ids``.
-        num_documents: Documents of the shard.
-        problems: Gets what is wrong.
+        num_documents: Number of documents in the shard.
+        problems: Collects the problems found.
 
     Raises:
         ShardError: If the file cannot be read.
@@ -50,19 +50,19 @@ def check_ids(path: Path, num_documents: int, problems: Problems) -> None:
                 path, "bad lines", np.array([number]), lambda at, why=message: f"line {at}: {why}"
             )
     if number != num_documents:
-        problems.add(f"{path}: expected {num_documents} ids, one a document, found {number}")
+        problems.add(f"{path}: expected {num_documents} ids, one per document, found {number}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
-            yield from enumerate(file, start=1)  # bytes: lines end at "\n" alone
+            yield from enumerate(file, start=1)  # binary mode: only "\n" ends a line
     except OSError as error:
         raise ShardError(f"{path}: expected documents' ids, found {error.strerror}") from error
 
 
 def _parse(line: bytes) -> str:
-    """Return the id of a line; a ``ValueError`` says what is wrong with it."""
+    """Return the id in a line; raise ``ValueError`` if the line is invalid."""
     try:
         content: object = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
@@ -75,7 +75,7 @@ def _parse(line: bytes) -> str:
 
 
 CHUNK_ENTRIES = 1 << 16
-"""Sentences or documents of an index that are read at a time."""
+"""Sentences or documents of an index that are read at once."""
 
 
 CHUNK_TOKENS = 1 << 22
@@ -86,9 +86,9 @@ class DocumentBatch:
     """Consecutive documents of a shard.
 
     Attributes:
-        tokens: Of all of them, one document after the other, shape ``(lengths.sum(),)``.
-        lengths: Tokens of each, shape ``(n,)``, ``n >= 1``.
-        ids: Where each came from; none where that is not known or not asked for.
+        tokens: Concatenated tokens, shape ``(lengths.sum(),)``.
+        lengths: Tokens per document, shape ``(n,)``, ``n >= 1``.
+        ids: Ids of the source records; empty if unknown or not requested.
     """
 
     tokens: TokenArray
@@ -103,15 +103,15 @@ class DocumentBatch:
 
 
 def read_documents(shard: IndexedShard, *, ids: bool) -> Iterator[DocumentBatch]:
-    """Yield all documents of a shard in their order, some at a time.
+    """Yield all documents of a shard in order, in batches.
 
     Args:
-        shard: Its index must have passed ``check_index``.
-        ids: Whether to read their ids too.
+        shard: A shard whose index has passed ``check_index``.
+        ids: Whether to read the documents' ids as well.
 
     Raises:
-        ShardError: If a file is gone or has been cut since the shard was opened, or there is not
-            one id for each document.
+        ShardError: If a file is missing or was truncated since the shard was opened, or there is
+            not one id for each document.
     """
     path = ids_path(shard.prefix)
     remaining = iterate_ids(path) if ids else iter(())
@@ -129,14 +129,14 @@ def read_documents(shard: IndexedShard, *, ids: bool) -> Iterator[DocumentBatch]
 
 
 def document_at(shard: IndexedShard, index: int) -> TokenArray:
-    """Return the tokens of one document, after reading the index up to it.
+    """Return the tokens of one document; reads the index up to it.
 
     Args:
-        shard: Its index must have passed ``check_index``.
+        shard: A shard whose index has passed ``check_index``.
         index: In ``[0, num_documents)``.
 
     Raises:
-        ShardError: If a file is gone or has been cut since the shard was opened.
+        ShardError: If a file is missing or was truncated since the shard was opened.
     """
     bounds = next(islice(token_bounds(shard), index // CHUNK_ENTRIES, None))
     start, stop = bounds[index % CHUNK_ENTRIES :][:2].tolist()
@@ -147,7 +147,7 @@ def read_tokens(shard: IndexedShard, start: int, stop: int) -> TokenArray:
     """Return the tokens in ``[start, stop)`` of a shard.
 
     Raises:
-        ShardError: If the ``.bin`` is gone or has been cut since the shard was opened.
+        ShardError: If the ``.bin`` is missing or was truncated since the shard was opened.
     """
     cuts = [*range(start, stop, CHUNK_TOKENS), stop]
     parts = [shard.read(np.array([low]), high - low)[0] for low, high in pairwise(cuts)]
@@ -161,18 +161,19 @@ def read_tokens(shard: IndexedShard, start: int, stop: int) -> TokenArray:
 
 
 def token_bounds(shard: IndexedShard) -> Iterator[IntArray]:
-    """Yield the position of the first token of each document, and of the end; some at a time.
+    """Yield the token positions of document boundaries in arrays.
 
-    An array's last position is the next one's first, so that each holds whole documents:
-    ``CHUNK_ENTRIES`` of them, the last one fewer. A shard without documents yields nothing.
+    The last position of an array equals the first of the next one, so that each array covers
+    complete documents: ``CHUNK_ENTRIES`` of them, fewer in the last. A shard without documents
+    yields nothing.
 
     Args:
-        shard: Its index must have passed ``check_index``.
+        shard: A shard whose index has passed ``check_index``.
 
     Raises:
-        ShardError: If the ``.idx`` is gone or has been cut since the shard was opened.
+        ShardError: If the ``.idx`` is missing or was truncated since the shard was opened.
     """
-    first, ends = 0, np.zeros(1, dtype=np.int64)  # where sentences first, first + 1, ... begin
+    first, ends = 0, np.zeros(1, dtype=np.int64)  # starts of sentences first, first + 1, ...
     for start, count in _chunks(shard.num_documents):
         bounds = _read_bounds(shard, start, count + 1)
         positions = np.empty_like(bounds)
@@ -190,17 +191,14 @@ def token_bounds(shard: IndexedShard) -> Iterator[IntArray]:
 
 
 def check_index(shard: IndexedShard, problems: Problems) -> bool:
-    """Check that sentences follow one another without gaps, and that documents are made of them.
+    """Check that sentences are contiguous and document bounds are valid.
 
     Args:
         shard: The shard.
-        problems: Gets what is wrong.
-
-    Returns:
-        Whether nothing is.
+        problems: Collects the problems found.
 
     Raises:
-        ShardError: If the ``.idx`` is gone or has been cut since the shard was opened.
+        ShardError: If the ``.idx`` is missing or was truncated since the shard was opened.
     """
     found = [*_sentences_sound(shard, problems), *_bounds_sound(shard, problems)]
     return all(found)
@@ -208,8 +206,8 @@ def check_index(shard: IndexedShard, problems: Problems) -> bool:
 
 def _sentences_sound(shard: IndexedShard, problems: Problems) -> Iterator[bool]:
     path = index_path(shard.prefix)
-    # Where the next sentence must begin: by all lengths, and by the sentence before it. In arrays,
-    # which overflow without a warning: what the file says is compared, not trusted.
+    # Expected start of the next sentence: from the sum of lengths, and from the previous sentence.
+    # In arrays, which overflow without a warning: the values come from an untrusted file.
     total = after = np.zeros(1, dtype=np.int64)
     for start, count in _chunks(shard.num_sentences):
         lengths = _read_lengths(shard, start, count).astype(np.int64)
@@ -218,12 +216,12 @@ def _sentences_sound(shard: IndexedShard, problems: Problems) -> Iterator[bool]:
         ends = total + np.cumsum(sizes)
         expected = ends - sizes
         neighbours = np.concatenate((after, (pointers + sizes)[:-1]))
-        # One wrong length moves all that follows, one wrong offset the neighbour's: only a
-        # sentence that contradicts both is where it went wrong.
+        # A wrong length shifts all later starts, a wrong offset only the next one: report only the
+        # sentences that contradict both expectations.
         wrong = ((pointers != expected) & (pointers != neighbours)) | (lengths < 0)
         problems.add_all(
             path,
-            "sentences in wrong places",
+            "sentences at wrong offsets",
             np.flatnonzero(wrong),
             lambda at, start=start, expected=expected, pointers=pointers, lengths=lengths: (
                 f"sentence {start + at}: expected byte offset {expected[at]} and a length >= 0, "
@@ -240,7 +238,7 @@ def _bounds_sound(shard: IndexedShard, problems: Problems) -> Iterator[bool]:
     for start, count in _chunks(shard.num_documents + 1):
         bounds = _read_bounds(shard, start, count)
         high = np.full(count, shard.num_sentences)
-        sane = np.where(bounds > high, 0, bounds)  # one that is too large spoils no other
+        sane = np.where(bounds > high, 0, bounds)  # an excessive bound must not affect the others
         low = np.maximum(np.maximum.accumulate(np.concatenate(([highest], sane[:-1]))), 0)
         highest = max(int(low[-1]), int(sane[-1]))
         if start == 0:
@@ -261,7 +259,7 @@ def _bounds_sound(shard: IndexedShard, problems: Problems) -> Iterator[bool]:
 
 
 def _batches(bounds: IntArray) -> Iterator[tuple[int, int]]:
-    """Yield ranges of documents with ``CHUNK_TOKENS`` tokens at most, or of one document."""
+    """Yield ranges of documents with at most ``CHUNK_TOKENS`` tokens, or of one document."""
     first, count = 0, bounds.size - 1
     while first < count:
         limit = int(bounds[first]) + CHUNK_TOKENS
@@ -271,7 +269,7 @@ def _batches(bounds: IntArray) -> Iterator[tuple[int, int]]:
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:
-    """Yield where each chunk of so many entries starts, and its size."""
+    """Yield the start and the size of each chunk of entries."""
     for start in range(0, count, CHUNK_ENTRIES):
         yield start, min(CHUNK_ENTRIES, count - start)
 
@@ -285,7 +283,7 @@ def _read_bounds(shard: IndexedShard, start: int, count: int) -> IntArray:
 
 
 def _read(shard: IndexedShard, dtype: str, begin: int, start: int, count: int) -> NDArray[Any]:
-    """Return ``count`` entries of the table that begins at byte ``begin``, from ``start`` on."""
+    """Return ``count`` entries from index ``start`` of the table at byte offset ``begin``."""
     path = index_path(shard.prefix)
     offset = begin + start * np.dtype(dtype).itemsize
     try:

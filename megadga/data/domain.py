@@ -11,70 +11,70 @@ from megadga.data.manifest import TokenizerIdentity
 from megadga.data.stream import TokenStream
 
 PADDING = -100
-"""Stands in a sequence where its document has ended, and is no token: ``cross_entropy`` of torch
-passes over such targets by default. A model that embeds its inputs must not look it up."""
+"""Fills a sequence after the end of its document. Not a token id: ``cross_entropy`` of torch
+ignores such targets by default, and a model must not look it up in its embedding."""
 
 
 class SequenceSet(Protocol):
-    """Documents as sequences of ``S + 1`` tokens, ``S`` inputs and ``S`` targets that overlap."""
+    """Documents as sequences of ``S + 1`` tokens: ``S`` inputs, and targets shifted by one."""
 
     @property
     def name(self) -> str:
-        """What metrics and weights call the set."""
+        """Name of the set in metrics and weights."""
         ...
 
     @property
     def folder(self) -> Path:
-        """Where its shards lie."""
+        """Folder of its shards."""
         ...
 
     @property
     def tokenizer(self) -> TokenizerIdentity:
-        """What wrote the tokens."""
+        """Tokenizer that produced the tokens."""
         ...
 
     @property
     def sequence_length(self) -> int:
-        """Targets of a full sequence (S), at least 1."""
+        """Targets per full sequence (S), at least 1."""
         ...
 
     @property
     def num_documents(self) -> int:
-        """Documents in the set."""
+        """Number of documents."""
         ...
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the set; padding is none."""
+        """Number of tokens, padding excluded."""
         ...
 
     @property
     def num_sequences(self) -> int:
-        """Sequences in the set, at least 1."""
+        """Number of sequences, at least 1."""
         ...
 
     def windows(self, indices: IntArray) -> IntArray:
         """Return the tokens of some sequences.
 
         Args:
-            indices: Sequences in ``[0, num_sequences)``, in any order, shape ``(n,)``.
+            indices: Sequence indices in ``[0, num_sequences)``, in any order, shape ``(n,)``.
 
         Returns:
-            Token ids, then ``PADDING`` where a document ends early, shape ``(n, S + 1)``.
+            Token ids, with ``PADDING`` after the end of a short document, shape ``(n, S + 1)``.
 
         Raises:
             IndexError: If an index is out of range.
-            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
+            ShardError: If an id is not in ``[0, vocab_size)``, or a file is missing or truncated.
         """
         ...
 
     def num_targets(self, indices: IntArray) -> IntArray:
-        """Return how many targets of some sequences are tokens: in ``[1, S]``, shape ``(n,)``.
+        """Return the number of targets that are not padding, in ``[1, S]``, shape ``(n,)``.
 
-        Losses are means over these.
+        A sequence's loss is the mean over these.
 
         Args:
-            indices: Sequences in ``[0, num_sequences)``, shape ``(n,)``.
+            indices: Sequence indices in ``[0, num_sequences)``, shape ``(n,)``.
         """
         ...
 
@@ -82,21 +82,21 @@ class SequenceSet(Protocol):
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Domain:
-    """Windows of ``S + 1`` tokens, by arithmetic, over a part of a stream; a ``SequenceSet``.
+    """A range of a token stream, cut into windows of ``S + 1`` tokens; a ``SequenceSet``.
 
-    Window ``j`` is tokens ``[jS, jS + S]`` of the part: neighbours share one token, the last
-    target of one and the first input of the next. Nothing is indexed or cached.
+    Window ``j`` is tokens ``[jS, jS + S]`` of the range. Consecutive windows share one token: the
+    last target of one is the first input of the next. Offsets are computed; no index is stored.
 
     Attributes:
-        name: What metrics and weights call the domain.
-        stream: What it is a part of; may be all of it.
-        begin: Position in the stream at which it begins.
-        end: Position in the stream at which it has ended.
-        num_documents: Documents in it.
+        name: Name of the domain in metrics and weights.
+        stream: The token stream.
+        begin: First position of the range in the stream.
+        end: Position after the last one.
+        num_documents: Number of documents.
         sequence_length: S, at least 1.
 
     Raises:
-        ValueError: If it is no part of the stream or not even one window fits.
+        ValueError: If the range is not inside the stream or is shorter than one window.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Domain:
     def __post_init__(self) -> None:
         if not 0 <= self.begin <= self.end <= self.stream.num_tokens:
             raise ValueError(
-                f"{self.name}: expected a part of [0, {self.stream.num_tokens}), "
+                f"{self.name}: expected a range inside [0, {self.stream.num_tokens}), "
                 f"found [{self.begin}, {self.end})"
             )
         if self.end - self.begin <= self.sequence_length or self.sequence_length < 1:
@@ -120,41 +120,41 @@ class Domain:
 
     @property
     def folder(self) -> Path:
-        """Where its shards lie."""
+        """Folder of its shards."""
         return self.stream.folder
 
     @property
     def tokenizer(self) -> TokenizerIdentity:
-        """What wrote the tokens."""
+        """Tokenizer that produced the tokens."""
         return self.stream.tokenizer
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in it."""
+        """Number of tokens."""
         return self.end - self.begin
 
     @property
     def num_sequences(self) -> int:
-        """Windows: ``(num_tokens - 1) // S``; up to ``S`` tokens at the end are in none."""
+        """Number of windows, ``(num_tokens - 1) // S``; up to ``S`` trailing tokens are unused."""
         return (self.end - self.begin - 1) // self.sequence_length
 
     def windows(self, indices: IntArray) -> IntArray:
         """Return the tokens of some windows.
 
         Args:
-            indices: Windows in ``[0, num_sequences)``, in any order, shape ``(n,)``.
+            indices: Window indices in ``[0, num_sequences)``, in any order, shape ``(n,)``.
 
         Returns:
             Token ids, shape ``(n, S + 1)``.
 
         Raises:
             IndexError: If an index is out of range.
-            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
+            ShardError: If an id is not in ``[0, vocab_size)``, or a file is missing or truncated.
         """
         return self.stream.gather(self.positions(indices), self.sequence_length + 1)
 
     def positions(self, indices: IntArray) -> IntArray:
-        """Return where in the stream some windows begin, shape ``(n,)``.
+        """Return the stream positions at which windows begin, shape ``(n,)``.
 
         Raises:
             IndexError: If an index is out of range.
@@ -167,11 +167,11 @@ class Domain:
         return self.begin + indices * self.sequence_length
 
     def num_targets(self, indices: IntArray) -> IntArray:
-        """Return how many targets of each window count in a loss: all ``S``; shape ``(n,)``."""
+        """Return the number of targets of each window, always ``S``; shape ``(n,)``."""
         return np.full(indices.shape, self.sequence_length, dtype=np.int64)
 
     def tokens(self, start: int, stop: int) -> TokenArray:
-        """Return the tokens in ``[start, stop)``, counted from the domain's first one.
+        """Return the tokens in ``[start, stop)``, counted from the domain's first token.
 
         Args:
             start: In ``[0, stop]``.
@@ -181,8 +181,8 @@ class Domain:
             Token ids as they are stored, shape ``(stop - start,)``.
 
         Raises:
-            IndexError: If that is not a range inside the domain.
-            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
+            IndexError: If the range is not inside the domain.
+            ShardError: If an id is not in ``[0, vocab_size)``, or a file is missing or truncated.
         """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(

@@ -1,4 +1,4 @@
-"""Atomic file writing, strict JSON, and problems found in files."""
+"""Atomic file writing, strict JSON parsing, and collected problems in files."""
 
 import errno
 import hashlib
@@ -14,12 +14,12 @@ from typing import Any, BinaryIO, final
 from megadga.arrays import IntArray
 
 MAX_LISTED = 10
-"""Problems of one kind in one file that get a line each; how many more there are is one line."""
+"""Problems of one kind per file that are listed individually; the rest are only counted."""
 
 
 @final
 class Problems:
-    """Lines of the form ``THING: expected X, found Y``, in the order in which they were found."""
+    """Collects lines of the form ``THING: expected X, found Y``, in order."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -27,7 +27,7 @@ class Problems:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """All lines, those that say how many more there are at the end."""
+        """All lines, followed by the counts of problems that are not listed."""
         rest = (
             f"{path}: expected no more {kind}, found {count - MAX_LISTED:,}"
             for (path, kind), count in self._counts.items()
@@ -36,43 +36,45 @@ class Problems:
         return (*self._lines, *rest)
 
     def add(self, line: str) -> None:
-        """Add a problem of a kind of its own."""
+        """Add a single problem."""
         self._lines.append(line)
 
     def add_all(
-        self, path: Path, kind: str, places: IntArray, describe: Callable[[int], str]
+        self, path: Path, kind: str, positions: IntArray, describe: Callable[[int], str]
     ) -> None:
-        """Add problems of one kind, of which there may be very many.
+        """Add problems of one kind, of which the first ``MAX_LISTED`` are listed.
 
         Args:
             path: The file.
-            kind: What they are, in the plural.
-            places: Where they are, shape ``(n,)``.
-            describe: Gives the line of one place, without the path.
+            kind: Description of the kind, in the plural.
+            positions: Their positions, shape ``(n,)``.
+            describe: Returns the line for one position, without the path.
         """
         room = max(MAX_LISTED - self._counts[path, kind], 0)
-        self._lines += [f"{path}: {describe(place)}" for place in places[:room].tolist()]
-        self._counts[path, kind] += places.size
+        self._lines += [f"{path}: {describe(place)}" for place in positions[:room].tolist()]
+        self._counts[path, kind] += positions.size
 
 
 BYTE_ORDER_MARK = "\ufeff"
-"""What editors of Windows write in front of UTF-8; no part of the text."""
+"""Written at the start of UTF-8 files by some Windows editors; not part of the text."""
 
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_strictly(content: str | bytes) -> Any:
-    """Return what JSON holds.
+    """Parse JSON, with stricter checks than ``json.loads``.
 
     Raises:
-        ValueError: If it is none, in another encoding than UTF-8, nested too deeply, an object
-            has a name twice, of which ``json`` would keep the last one without a word, or a string
-            has half a surrogate pair, which no file and no terminal takes.
+        ValueError: If the text is not valid JSON in UTF-8, is nested too deeply, has a duplicate
+            key in an object (``json`` would silently keep the last one), or has a lone surrogate
+            in a string, which cannot be encoded.
     """
     try:
         text = content if isinstance(content, str) else content.decode()
-        found = json.loads(text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=_each_once)
+        found = json.loads(
+            text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=_reject_duplicate_keys
+        )
         if _SURROGATE.search(text):
             json.dumps(found, ensure_ascii=False).encode()
     except RecursionError as error:
@@ -80,7 +82,7 @@ def parse_strictly(content: str | bytes) -> Any:
     return found
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
@@ -90,18 +92,18 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = True) -> Generator[BinaryIO]:
-    """Open a file for writing that appears under its name only when the block ends without error.
+    """Open a file for writing that gets its final name only if the block ends without error.
 
-    The bytes go to ``PATH.partial``, are flushed to the disk, the file is renamed, and its folder
-    is flushed. After an error nothing is left.
+    The bytes are written to ``PATH.partial`` and synced to disk, the file is renamed, and its
+    folder is synced. After an error nothing is left behind.
 
-    Flushing takes milliseconds. Where very many files are written that can be made again, it may
-    be left out: then a file is whole after any end of the program, but after a power cut it may
-    have its name and not its bytes, and whoever reads it must find that out.
+    Syncing takes milliseconds. It can be skipped for large numbers of files that can be recreated:
+    such a file is complete however the program ends, but after a power failure it may exist with
+    missing content, which its reader must detect.
 
     Args:
-        path: The final name; a file that has it already is replaced. Its folder must exist.
-        durable: Whether it is flushed to the disk.
+        path: The final name; an existing file is replaced. Its folder must exist.
+        durable: Whether to sync to disk.
 
     Yields:
         The binary file.
@@ -121,23 +123,23 @@ def atomic_write(path: Path, *, durable: bool = True) -> Generator[BinaryIO]:
             flush(path.parent)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)  # writing to an open file does not say which it is
-        with suppress(OSError):  # what matters is the error itself
+            error.filename = str(path)  # errors of write() do not name the file
+        with suppress(OSError):  # keep the original error
             partial.unlink(missing_ok=True)
         raise
 
 
 def flush(path: Path) -> None:
-    """Bring a file's bytes to the disk, or the names in a folder.
+    """Sync a file's content, or a folder's entries, to disk.
 
     Raises:
-        OSError: If it is not there, or cannot be written.
+        OSError: If it does not exist or cannot be written.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems flush no folders: their names are on the server at once.
+        # Some network file systems do not sync folders: entries are on the server immediately.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
             raise
     finally:
@@ -145,7 +147,7 @@ def flush(path: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal.
+    """Return the SHA-256 of a file as hex digits.
 
     Raises:
         OSError: If it cannot be read.

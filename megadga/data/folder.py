@@ -1,4 +1,4 @@
-"""Opens folders of shards as domains or padded examples, with every check on the files."""
+"""Opens folders of shards as domains or padded examples, and validates their files."""
 
 import os
 from collections import Counter
@@ -29,11 +29,11 @@ from megadga.errors import ShardError
 
 @dataclass(frozen=True, slots=True)
 class DomainSource:
-    """Where a domain lies, and what it is called.
+    """Name and location of a domain.
 
     Attributes:
-        name: What metrics and weights call it.
-        path: The folder that holds its manifest.
+        name: Its name in metrics and weights.
+        path: The folder with its manifest.
     """
 
     name: str
@@ -45,9 +45,9 @@ class ShardFolder:
     """A folder of shards whose manifest has been read.
 
     Attributes:
-        source: Where it lies.
-        manifest: What it holds.
-        domains: How its shards are divided; into one domain, unless many share them.
+        source: Its name and location.
+        manifest: Its manifest.
+        domains: The domains in its shards; a single one unless the folder is grouped.
     """
 
     source: DomainSource
@@ -60,8 +60,8 @@ class OpenedSplit:
     """One split of all domains.
 
     Attributes:
-        domains: Those with a window, in order.
-        too_short: Tokens of each of the others, by name.
+        domains: Domains with at least one window, in order.
+        too_short: Number of tokens of each other domain, by name.
     """
 
     domains: tuple[Domain, ...]
@@ -69,33 +69,33 @@ class OpenedSplit:
 
 
 def find_domains(folder: Path) -> tuple[DomainSource, ...]:
-    """Return the domains of ``folder``: each folder in it, hidden ones aside, sorted by name.
+    """Return the domains of ``folder``: each folder in it, hidden ones excluded, sorted by name.
 
     Raises:
-        ShardError: If there is none, or one has no manifest.
+        ShardError: If there are none, or the folder is a domain's own.
     """
     if not folder.is_dir():
-        raise ShardError(f"{folder}: expected a folder with one folder a domain, found none")
+        raise ShardError(f"{folder}: expected a folder with one folder per domain, found none")
     if manifest_path(folder).exists():
         raise ShardError(
-            f"{folder}: expected a folder with one folder a domain, found a domain's own folder"
+            f"{folder}: expected a folder with one folder per domain, found a domain's own folder"
         )
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not names:
-        raise ShardError(f"{folder}: expected one folder a domain, found no folder in it")
+        raise ShardError(f"{folder}: expected one folder per domain, found no folder in it")
     return tuple(DomainSource(name, folder / name) for name in names)
 
 
 def read_folders(where: Path | Sequence[DomainSource]) -> tuple[ShardFolder, ...]:
-    """Read the manifest of every folder that holds domains; each is read here and never again.
+    """Read the manifest of every folder with domains, each exactly once.
 
     Args:
-        where: A folder with one folder a domain, a folder of many domains in shared shards, or
-            the folders of domains one by one, in the order wanted.
+        where: A folder with one folder per domain, a folder of many domains in shared shards, or
+            the domains' folders, in the required order.
 
     Raises:
-        ShardError: If a manifest is missing or damaged, two domains have one name, or the
+        ShardError: If a manifest is missing or damaged, two domains have the same name, or the
             tokenizers differ.
     """
     if isinstance(where, Path) and manifest_path(where).exists():
@@ -111,7 +111,7 @@ def _read_grouped(source: DomainSource) -> ShardFolder:
     manifest = read_manifest(source.path)
     if manifest.grouping is None:
         raise ShardError(
-            f"{source.path}: expected a folder with one folder a domain, "
+            f"{source.path}: expected a folder with one folder per domain, "
             "found a domain's own folder"
         )
     return ShardFolder(source, manifest, read_grouping(source.path, manifest))
@@ -121,7 +121,7 @@ def read_folder(source: DomainSource) -> ShardFolder:
     """Read the manifest of the folder of one domain.
 
     Raises:
-        ShardError: If it is missing or damaged, or the folder holds many domains.
+        ShardError: If it is missing or damaged, or the folder is grouped.
     """
     manifest = read_manifest(source.path)
     if manifest.grouping is not None:
@@ -139,12 +139,12 @@ def read_folder(source: DomainSource) -> ShardFolder:
 
 
 def open_split(folders: Sequence[ShardFolder], *, split: str, sequence_length: int) -> OpenedSplit:
-    """Open one split of all domains. Reads one header a shard.
+    """Open one split of all domains. Reads one header per shard.
 
     Args:
-        folders: What :func:`read_folders` gave.
+        folders: Result of :func:`read_folders`.
         split: ``"train"`` or ``"valid"``.
-        sequence_length: S, tokens of a sequence, at least 1.
+        sequence_length: S, tokens per sequence, at least 1.
 
     Raises:
         ShardError: If a folder has no such split, a file is missing or damaged, a manifest
@@ -157,7 +157,7 @@ def open_split(folders: Sequence[ShardFolder], *, split: str, sequence_length: i
         stream = TokenStream(folder.source.path, shards, folder.manifest.tokenizer)
         bounds = folder.domains.bounds[split]
         tokens, documents = bounds.tokens.tolist(), np.diff(bounds.documents).tolist()
-        # In so plain a loop 262,144 domains take a third of a second.
+        # A plain loop: 262,144 domains take a third of a second.
         for name, (begin, end), count in zip(
             folder.domains.names, pairwise(tokens), documents, strict=True
         ):
@@ -171,16 +171,15 @@ def open_split(folders: Sequence[ShardFolder], *, split: str, sequence_length: i
 def open_all_domains(
     folders: Sequence[ShardFolder], *, split: str, sequence_length: int
 ) -> tuple[Domain, ...]:
-    """Open one split of all domains, of which none may be too short.
+    """Open one split of all domains; raise if one is shorter than a window.
 
     Args:
-        folders: What :func:`read_folders` gave.
+        folders: Result of :func:`read_folders`.
         split: ``"train"`` or ``"valid"``.
-        sequence_length: S, tokens of a sequence, at least 1.
+        sequence_length: S, tokens per sequence, at least 1.
 
     Raises:
-        ShardError: As :func:`open_split`; or if not even one window of ``S + 1`` tokens fits into
-            a domain.
+        ShardError: As :func:`open_split`; or if a domain has fewer than ``S + 1`` tokens.
     """
     opened = open_split(folders, split=split, sequence_length=sequence_length)
     if opened.too_short:
@@ -196,39 +195,39 @@ def open_all_domains(
 def open_domains(
     where: Path | Sequence[DomainSource], *, split: str, sequence_length: int
 ) -> tuple[Domain, ...]:
-    """Open one split of several domains, all of one tokenizer.
+    """Open one split of several domains that share a tokenizer.
 
     Args:
-        where: A folder with one folder a domain, a folder of many domains in shared shards, or
-            the domains one by one, in the order wanted.
+        where: A folder with one folder per domain, a folder of many domains in shared shards, or
+            the domains, in the required order.
         split: ``"train"`` or ``"valid"``.
-        sequence_length: S, tokens of a sequence, at least 1.
+        sequence_length: S, tokens per sequence, at least 1.
 
     Raises:
-        ShardError: If a domain cannot be opened, two have one name, their tokenizers differ, or
-            not even one window of ``S + 1`` tokens fits into one of them.
+        ShardError: If a domain cannot be opened, two have the same name, their tokenizers differ,
+            or one has fewer than ``S + 1`` tokens.
     """
     return open_all_domains(read_folders(where), split=split, sequence_length=sequence_length)
 
 
 def open_domain(source: DomainSource, *, split: str, sequence_length: int) -> Domain:
-    """Open one split of one domain. Reads the manifest and one header a shard.
+    """Open one split of one domain. Reads the manifest and one header per shard.
 
     Args:
         source: The domain's name and folder.
         split: ``"train"`` or ``"valid"``.
-        sequence_length: S, tokens of a sequence, at least 1.
+        sequence_length: S, tokens per sequence, at least 1.
 
     Raises:
         ShardError: If a file is missing or damaged, the manifest contradicts a shard, an id is too
-            large for the vocabulary, or not even one window of ``S + 1`` tokens fits.
+            large for the vocabulary, or there are fewer than ``S + 1`` tokens.
     """
     (domain,) = open_domains([source], split=split, sequence_length=sequence_length)
     return domain
 
 
 def check_same_tokenizer(folders: Sequence[ShardFolder]) -> None:
-    """Check that all folders were written with one tokenizer.
+    """Check that all folders were written with the same tokenizer.
 
     Raises:
         ShardError: If two differ; names both folders.
@@ -286,28 +285,27 @@ def _check_names(sources: Sequence[DomainSource]) -> None:
 
 @final
 class Examples:
-    """Sequences of one document each, padded at their end; a ``SequenceSet``.
+    """Sequences of one document each, padded at the end; a ``SequenceSet``.
 
-    A document of at most ``S + 1`` tokens is one sequence. A longer one goes on in further ones of
-    ``S`` targets, the last of them padded: neighbours share one token, the last target of one and
-    the first input of the next, so that every token of a document but its first is a target once.
-    Where each sequence lies is kept in memory, 24 bytes for each: this is for the few examples of
-    a task.
+    A document of at most ``S + 1`` tokens is one sequence. A longer one is split into sequences of
+    ``S`` targets, of which the last is padded. Consecutive sequences share one token, the last
+    target of one and the first input of the next, so that every token of a document but its first
+    is a target exactly once. Memory: 24 bytes per sequence, meant for the few examples of a task.
 
     Args:
-        name: What metrics call the set.
-        folder: Where its shards lie.
-        shards: In order; they must hold at least one document together.
-        tokenizer: What wrote the tokens.
+        name: Name of the set in metrics.
+        folder: Folder of its shards.
+        shards: In order; at least one document in total.
+        tokenizer: Tokenizer that produced the tokens.
         sequence_length: S, at least 1.
 
     Attributes:
-        num_documents: Documents in the set.
-        num_tokens: Tokens in the set.
-        num_long: Documents of more than one sequence.
+        num_documents: Number of documents.
+        num_tokens: Number of tokens.
+        num_long: Documents split into more than one sequence.
 
     Raises:
-        ShardError: If a document has fewer than two tokens, and so no target, or an index is
+        ShardError: If a document has fewer than two tokens, hence no target, or an index is
             damaged.
         ValueError: If ``sequence_length`` is below 1 or there is no document.
     """
@@ -336,39 +334,39 @@ class Examples:
         bounds = [shard.document_starts for shard in shards]
         for shard, starts in zip(shards, bounds, strict=True):
             _check_targets(shard, starts)
-        # Of each document: its shard, its first token there, its targets and its sequences.
+        # Per document: shard, first token in it, number of targets, number of sequences.
         shard_of = np.repeat(np.arange(len(bounds)), [starts.size - 1 for starts in bounds])
         firsts = np.concatenate([starts[:-1] for starts in bounds])
         targets = np.concatenate([np.diff(starts) - 1 for starts in bounds])
         counts: IntArray = -(-targets // sequence_length)
         self.num_long = int((counts > 1).sum())
 
-        # Of each sequence: its document, how many of that one's targets come before it, and again
-        # shard, first token and targets.
+        # Per sequence: document, targets of the document before it, then shard, first token and
+        # number of targets.
         document: IntArray = np.repeat(np.arange(counts.size), counts)
-        place: IntArray = np.arange(document.size) - (np.cumsum(counts) - counts)[document]
-        before = place * sequence_length
+        index: IntArray = np.arange(document.size) - (np.cumsum(counts) - counts)[document]
+        before = index * sequence_length
         self._shard_of = shard_of[document]
         self._starts = firsts[document] + before
         self._targets: IntArray = np.minimum(targets[document] - before, sequence_length)
 
     @property
     def num_sequences(self) -> int:
-        """Sequences: ``ceil((n - 1) / S)`` for a document of ``n`` tokens."""
+        """Number of sequences: ``ceil((n - 1) / S)`` for a document of ``n`` tokens."""
         return self._starts.size
 
     @property
     def padding_share(self) -> float:
-        """Share of the sequences' targets that is padding, in ``[0, 1)``."""
+        """Fraction of targets that are padding, in ``[0, 1)``."""
         return 1.0 - int(self._targets.sum()) / (self.num_sequences * self.sequence_length)
 
     def windows(self, indices: IntArray) -> IntArray:
-        """Return the tokens of some sequences; see ``SequenceSet``."""
+        """Return the tokens of sequences; see ``SequenceSet``."""
         self._check_range(indices)
         windows = np.full((indices.size, self.sequence_length + 1), PADDING, dtype=np.int64)
         sources = np.stack([self._shard_of[indices], self._targets[indices]], axis=1)
         kinds, kind_of = np.unique(sources, axis=0, return_inverse=True)
-        for kind in range(len(kinds)):  # of one shard and one length, to be read in one go
+        for kind in range(len(kinds)):  # rows of one shard and length are read together
             rows = np.flatnonzero(kind_of.ravel() == kind)
             starts = self._starts[indices[rows]]
             shard, width = self._shards[int(kinds[kind, 0])], int(kinds[kind, 1]) + 1
@@ -380,7 +378,7 @@ class Examples:
         return windows
 
     def num_targets(self, indices: IntArray) -> IntArray:
-        """Return how many targets of some sequences are tokens; see ``SequenceSet``."""
+        """Return the number of targets that are not padding; see ``SequenceSet``."""
         self._check_range(indices)
         return self._targets[indices]
 
@@ -402,16 +400,16 @@ class Examples:
 
 
 def open_examples(source: DomainSource, *, split: str, sequence_length: int) -> Examples:
-    """Open one split of one set, each document in sequences of its own. Reads whole indices.
+    """Open one split of one set, with separate sequences for each document. Reads whole indices.
 
     Args:
         source: The set's name and folder.
         split: ``"train"`` or ``"valid"``.
-        sequence_length: S, the most targets of a sequence, at least 1.
+        sequence_length: S, maximum targets per sequence, at least 1.
 
     Raises:
         ShardError: If a file is missing or damaged, the manifest contradicts a shard, an id is too
-            large for the vocabulary, a document has fewer than two tokens or there is none.
+            large for the vocabulary, a document has fewer than two tokens, or there are none.
     """
     manifest = read_manifest(source.path)
     shards = open_shards(source, manifest, split)

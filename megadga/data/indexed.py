@@ -1,4 +1,4 @@
-"""Megatron's indexed format: reads and writes one ``.bin`` of tokens with its ``.idx``."""
+"""Megatron's indexed format: reads and writes a ``.bin`` of tokens with its ``.idx``."""
 
 import hashlib
 import json
@@ -46,28 +46,28 @@ DTYPE_CODES: dict[int, TokenType] = {
 
 
 def index_path(prefix: Path) -> Path:
-    """Return the path of a shard's index; a prefix may itself contain dots."""
+    """Return the path of a shard's index; the prefix may contain dots."""
     return Path(f"{prefix}.idx")
 
 
 def tokens_path(prefix: Path) -> Path:
-    """Return the path of a shard's tokens; a prefix may itself contain dots."""
+    """Return the path of a shard's tokens; the prefix may contain dots."""
     return Path(f"{prefix}.bin")
 
 
 def ids_path(prefix: Path) -> Path:
-    """Return the path of the ids of a shard's documents, a JSON string a line."""
+    """Return the path of a shard's document ids, one JSON string per line."""
     return Path(f"{prefix}.ids")
 
 
 @dataclass(slots=True)
 class _Version:
-    """Which content of a ``.bin`` is the one that was opened.
+    """Version of a ``.bin`` at the time it was opened.
 
     Attributes:
-        stamp: Its size in bytes and time of change in nanoseconds.
-        sha256: Its checksum; None: not known.
-        found: Another stamp that it was read with; None: none.
+        stamp: Its size in bytes and modification time in nanoseconds.
+        sha256: Its checksum; None if unknown.
+        found: A different stamp seen while reading; None if there was none.
     """
 
     stamp: tuple[int, int]
@@ -77,14 +77,14 @@ class _Version:
 
 @dataclass(frozen=True, slots=True)
 class IndexedShard:
-    """One shard whose header has been checked; its arrays are read when asked for.
+    """A shard with a validated header; its arrays are read on access.
 
     Attributes:
         prefix: Path of both files without ``.bin`` and ``.idx``.
         dtype: Type of the tokens on disk.
-        num_sentences: Entries of ``lengths``.
-        num_documents: Documents; equal to ``num_sentences`` in shards that megadga wrote.
-        num_tokens: Tokens of the ``.bin``.
+        num_sentences: Number of entries of ``lengths``.
+        num_documents: Number of documents; equals ``num_sentences`` in shards written by megadga.
+        num_tokens: Number of tokens in the ``.bin``.
     """
 
     prefix: Path
@@ -96,15 +96,15 @@ class IndexedShard:
 
     @classmethod
     def open(cls, prefix: Path, *, sha256: str | None = None) -> "IndexedShard":
-        """Read and check a shard's header, in constant time however large the shard is.
+        """Read and check a shard's header, in constant time.
 
-        The magic, version, dtype and both files' sizes are checked here; that the sentences
-        between the first and the last lie without gaps is checked when ``lengths`` is read.
+        The magic, version, dtype and both files' sizes are checked here; that sentences are
+        contiguous is checked when ``lengths`` is read.
 
         Args:
             prefix: Path of both files without ``.bin`` and ``.idx``.
-            sha256: Checksum of the ``.bin``, by which one that was only touched since it was
-                opened is told from one that was changed; None: not known.
+            sha256: Checksum of the ``.bin``, used to tell a rewritten file from one whose time of
+                modification changed; None if unknown.
 
         Raises:
             ShardError: If a file is missing, truncated, or not of this format.
@@ -120,21 +120,21 @@ class IndexedShard:
         return cls(prefix, dtype, num_sentences, num_bounds - 1, num_tokens, version)
 
     def read(self, starts: IntArray, count: int) -> TokenArray:
-        """Return ``count`` tokens from each of some positions.
+        """Return ``count`` consecutive tokens from each start position.
 
-        The file is opened for the call and read directly: a map is slow to make, holds a file
-        descriptor, and kills the process when the file shrinks under it.
+        Opens the file for this call and uses pread: a memory map is slow to create, holds a file
+        descriptor, and raises SIGBUS when the file is truncated.
 
         Args:
             starts: Positions in ``[0, num_tokens - count]``, shape ``(n,)``.
-            count: Tokens from each, at least 1.
+            count: Tokens per row, at least 1.
 
         Returns:
             Token ids, read-only, shape ``(n, count)``.
 
         Raises:
-            ShardError: If the ``.bin`` is gone or has been cut since the shard was opened. Whether
-                it was changed otherwise is for ``check_unchanged`` to say.
+            ShardError: If the ``.bin`` is missing or was truncated since the shard was opened.
+                Other changes are detected by ``check_unchanged``.
         """
         size = count * self.dtype.itemsize
         offsets = (starts * self.dtype.itemsize).tolist()
@@ -154,13 +154,13 @@ class IndexedShard:
         return np.frombuffer(content, dtype=self.dtype).reshape(starts.size, count)
 
     def check_unchanged(self) -> None:
-        """Refuse a ``.bin`` that was rewritten since the shard was opened.
+        """Raise if the ``.bin`` was rewritten since the shard was opened.
 
-        Of one that was read at another size or time the checksum decides, if it is known: one that
-        was only touched, or copied, is the same. Otherwise this costs nothing.
+        If its size or time differed during a read, the checksum decides, if known: a file that was
+        touched or copied is unchanged. Otherwise there is nothing to do.
 
         Raises:
-            ShardError: If what was read is not what was opened.
+            ShardError: If the content has changed.
         """
         if self._version.found is None:
             return
@@ -170,20 +170,17 @@ class IndexedShard:
         except OSError as error:
             raise ShardError(f"{path}: expected tokens, found {error.strerror}") from error
         if found is None or found != expected:
-            raise ShardError(
-                f"{path}: expected the file as it was when it was opened, found that it was "
-                "changed meanwhile"
-            )
+            raise ShardError(f"{path}: expected the file as it was when opened, found it modified")
         self._version.stamp, self._version.found = self._version.found, None
 
     @property
     def tokens(self) -> TokenArray:
-        """All tokens in order, shape ``(num_tokens,)``: a read-only map, new at every access.
+        """All tokens in order, shape ``(num_tokens,)``; a new read-only memory map per access.
 
-        For inspection; training reads windows.
+        For inspection; training uses ``read``.
 
         Raises:
-            ShardError: If the ``.bin`` is gone or has been cut since the shard was opened.
+            ShardError: If the ``.bin`` is missing or was truncated since the shard was opened.
         """
         path = tokens_path(self.prefix)
         if self.num_tokens == 0:  # an empty file cannot be mapped
@@ -201,7 +198,7 @@ class IndexedShard:
         """Tokens of each sentence, shape ``(num_sentences,)``.
 
         Raises:
-            ShardError: If the sentences do not follow one another without gaps.
+            ShardError: If the sentences are not contiguous.
         """
         lengths = self._read("<i4", self.num_sentences, HEADER.size)
         pointers = self._read("<i8", self.num_sentences, HEADER.size + lengths.nbytes)
@@ -221,7 +218,7 @@ class IndexedShard:
         """First sentence of each document, then ``num_sentences``; shape ``(num_documents + 1,)``.
 
         Raises:
-            ShardError: If they do not rise from 0 to ``num_sentences``.
+            ShardError: If they are not non-decreasing from 0 to ``num_sentences``.
         """
         bounds = self._read("<i8", self.num_documents + 1, HEADER.size + 12 * self.num_sentences)
         if bounds[0] != 0 or bounds[-1] != self.num_sentences or (np.diff(bounds) < 0).any():
@@ -242,7 +239,7 @@ class IndexedShard:
         return ends[self.document_bounds]
 
     def document(self, index: int) -> TokenArray:
-        """Return one document's tokens. Reads the whole index: for inspection, not for training.
+        """Return one document's tokens. Reads the whole index, so use it for inspection only.
 
         Raises:
             IndexError: If ``index`` is not in ``[0, num_documents)``.
@@ -270,7 +267,7 @@ class IndexedShard:
 
 @contextmanager
 def _opened(path: Path, content: str) -> Generator[int]:
-    """Open a file for reading; what the system refuses of it is a ``ShardError``."""
+    """Open a file for reading; ``OSError`` becomes ``ShardError``."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -296,8 +293,8 @@ def _check_header(path: Path, header: bytes, size: int) -> tuple[TokenType, int,
     expected = HEADER.size + 12 * num_sentences + 8 * num_bounds
     if num_sentences and num_bounds and size == expected + num_sentences:
         raise ShardError(
-            f"{path}: expected text alone, found a multimodal index: a mode of one byte for each "
-            f"of {num_sentences} sentences after the rest"
+            f"{path}: expected an index of text, found a multimodal index, with a mode byte for "
+            f"each of {num_sentences} sentences at the end"
         )
     if num_bounds < 1 or size != expected:
         raise ShardError(
@@ -308,7 +305,7 @@ def _check_header(path: Path, header: bytes, size: int) -> tuple[TokenType, int,
 
 
 def _last_byte(path: Path, descriptor: int, dtype: TokenType, num_sentences: int) -> int:
-    """Return where the last sentence ends in the ``.bin``, in bytes."""
+    """Return the byte offset of the end of the last sentence in the ``.bin``."""
     if num_sentences == 0:
         return 0
     lengths_end = HEADER.size + 4 * num_sentences
@@ -340,12 +337,12 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 def best_dtype(vocab_size: int) -> TokenType:
-    """Return the smallest type that holds every id below ``vocab_size``: uint16, else int32."""
+    """Return the smallest type for ids below ``vocab_size``: uint16, else int32."""
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
 
 
 class ShardWriter:
-    """A shard that is being written; both files appear when the ``with`` block ends without error.
+    """Writes a shard; its files get their final names if the ``with`` block ends without error.
 
     >>> with ShardWriter(folder / "train-00000", best_dtype(32_000)) as writer:
     ...     writer.add_document(np.array([17, 4, 2]))
@@ -355,7 +352,7 @@ class ShardWriter:
     Args:
         prefix: Path of both files without ``.bin`` and ``.idx``; the folder must exist.
         dtype: Type of the tokens on disk, one of ``DTYPE_CODES``.
-        ids: Whether every document comes with an id, which is kept in a third file.
+        ids: Whether every document has an id, stored in a third file.
     """
 
     def __init__(self, prefix: Path, dtype: TokenType, *, ids: bool = False) -> None:
@@ -374,7 +371,7 @@ class ShardWriter:
         self._ids: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        # Last in, first renamed: an index never stands without what belongs to it.
+        # Renamed in reverse order: an index never exists without its other files.
         self._idx = self._files.enter_context(atomic_write(index_path(self._prefix)))
         self._bin = self._files.enter_context(atomic_write(tokens_path(self._prefix)))
         if self._ids_path is not None:
@@ -395,7 +392,7 @@ class ShardWriter:
 
     @property
     def entry(self) -> ShardEntry:
-        """What the manifest says of this shard; known once the ``with`` block has ended."""
+        """The shard's manifest entry; available after the ``with`` block."""
         assert self._entry is not None, "the shard is still being written"
         return self._entry
 
@@ -412,15 +409,15 @@ class ShardWriter:
         """Append documents.
 
         Args:
-            tokens: Ids of all of them, one document after the other, EOD at the end of each
-                included, shape ``(lengths.sum(),)``.
+            tokens: Concatenated ids, with EOD at the end of each document, shape
+                ``(lengths.sum(),)``.
             lengths: Tokens of each document, at least 1, shape ``(n,)``, ``n >= 1``.
-            ids: Where each came from; none where the shard keeps none.
+            ids: Ids of the documents; empty if the shard stores none.
 
         Raises:
-            ValueError: If the lengths are not those of the tokens, a token does not fit the dtype,
-                or there are ids where none are kept, or none where they are.
-            OSError: If the disk is full.
+            ValueError: If lengths and tokens do not match, a token does not fit the dtype, or the
+                number of ids is wrong.
+            OSError: If writing fails.
         """
         if lengths.size == 0 or int(lengths.min()) < 1 or int(lengths.sum()) != tokens.size:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What `inspect_shards` shows of a folder of shards."""
+"""Summaries and single documents of a folder of shards, as `inspect_shards` prints them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,15 +24,15 @@ from megadga.errors import ShardError
 
 @dataclass(frozen=True, slots=True)
 class SplitSummary:
-    """One split of one domain, or of all domains that share a folder.
+    """One split of one domain, or of all domains in a grouped folder.
 
     Attributes:
-        name: The domain's, or the folder's.
+        name: Name of the domain or of the folder.
         split: ``"train"`` or ``"valid"``.
-        num_documents: Documents in it.
-        num_tokens: Tokens in it.
-        fingerprint: SHA-256 of the tokenizer's model, hexadecimal.
-        shared: Tokens of each domain that shares the folder; none: it is one domain.
+        num_documents: Number of documents.
+        num_tokens: Number of tokens.
+        fingerprint: SHA-256 of the tokenizer's model as hex digits.
+        shared: Tokens of each domain of a grouped folder; empty for a single domain.
     """
 
     name: str
@@ -43,18 +43,18 @@ class SplitSummary:
     shared: tuple[int, ...] = ()
 
     def num_sequences(self, sequence_length: int) -> int:
-        """Return the windows of ``sequence_length + 1`` tokens in it, neighbours sharing one."""
+        """Return the number of windows of ``sequence_length + 1`` tokens."""
         sizes = self.shared or (self.num_tokens,)
         return sum(max(size - 1, 0) // sequence_length for size in sizes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredDocument:
-    """A document as it lies in its shard.
+    """A document as stored in its shard.
 
     Attributes:
-        tokens: Its ids, shape ``(n,)``.
-        document_id: Where it came from; None: not kept.
+        tokens: Token ids, shape ``(n,)``.
+        document_id: Id of its source record; None if ids were not kept.
     """
 
     tokens: TokenArray
@@ -62,7 +62,7 @@ class StoredDocument:
 
 
 def summarize(manifest: Manifest) -> tuple[SplitSummary, ...]:
-    """Return what a manifest says of each split."""
+    """Return a summary of each split from its manifest."""
     return tuple(
         SplitSummary(
             manifest.name,
@@ -76,10 +76,10 @@ def summarize(manifest: Manifest) -> tuple[SplitSummary, ...]:
 
 
 def find_sources(folder: Path) -> tuple[DomainSource, ...]:
-    """Return the domains of a folder of domains, or the one whose own folder this is.
+    """Return the domains in a folder of domains, or the single domain of its own folder.
 
     Raises:
-        ShardError: If it is neither.
+        ShardError: If the folder is neither.
     """
     if manifest_path(folder).exists():
         return (DomainSource(folder.resolve().name, folder),)
@@ -87,7 +87,7 @@ def find_sources(folder: Path) -> tuple[DomainSource, ...]:
 
 
 def inspect_domain(source: DomainSource) -> tuple[SplitSummary, ...]:
-    """Return what a domain holds, split by split, after opening every shard.
+    """Return a summary of each split of a domain, after opening every shard.
 
     Raises:
         ShardError: If the manifest or a shard is missing or damaged.
@@ -100,16 +100,17 @@ def inspect_domain(source: DomainSource) -> tuple[SplitSummary, ...]:
         return summaries
     bounds = read_grouping(source.path, manifest).bounds
     return tuple(
-        replace(one, shared=tuple(np.diff(bounds[one.split].tokens).tolist())) for one in summaries
+        replace(each, shared=tuple(np.diff(bounds[each.split].tokens).tolist()))
+        for each in summaries
     )
 
 
 def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | None = None) -> str:
-    """Return a table for people, one line a split, and below it one for each split that is shared.
+    """Return a table with one line per split, followed by one line per grouped split.
 
     Args:
-        summaries: The lines.
-        sequence_length: S: adds a column with the windows of ``S + 1`` tokens.
+        summaries: The rows.
+        sequence_length: S; adds a column with the number of windows of ``S + 1`` tokens.
     """
     columns = {
         "domain": [one.name for one in summaries],
@@ -130,28 +131,28 @@ def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | No
 
 
 def _describe_shared(summary: SplitSummary) -> str:
-    """Return one line on the domains that share a split of a folder."""
+    """Return one line with the sizes of the domains of a grouped split."""
     sizes = np.array(summary.shared)
-    low, middle, high = (f"{int(size):,}" for size in np.quantile(sizes, (0.0, 0.5, 1.0)))
+    low, median, high = (f"{int(size):,}" for size in np.quantile(sizes, (0.0, 0.5, 1.0)))
     return (
         f"{summary.name}/{summary.split}: {sizes.size:,} domains, {int((sizes == 0).sum()):,} "
-        f"empty; tokens of one: {low} to {high}, median {middle}"
+        f"empty; tokens per domain: {low} to {high}, median {median}"
     )
 
 
 def read_document(
     source: DomainSource, tokenizer: TokenizerIdentity, *, split: str, index: int
 ) -> StoredDocument:
-    """Return one document, counted from 0 through all shards of a split.
+    """Return one document of a split by its index over all shards.
 
     Args:
         source: The domain.
-        tokenizer: What the caller is going to decode the ids with.
+        tokenizer: The tokenizer that the caller will decode with.
         split: ``"train"`` or ``"valid"``.
-        index: In ``[0, documents of the split)``.
+        index: In ``[0, number of documents of the split)``.
 
     Raises:
-        ShardError: If there is no such document, it was written with another tokenizer, or a file
+        ShardError: If there is no such document, the tokenizer is a different one, or a file
             is missing or damaged.
     """
     manifest = read_manifest(source.path)

@@ -1,4 +1,4 @@
-"""``manifest.json`` of a folder of shards, and which tokens belong to which domain."""
+"""The manifest of a folder of shards, and the bounds of domains that share shards."""
 
 import json
 from collections import Counter
@@ -22,16 +22,16 @@ VERSION = 1
 
 
 MAX_VOCAB_SIZE = 1 << 31
-"""What int32, the widest type of tokens that is written, can tell apart."""
+"""Number of non-negative int32 values; int32 is the widest token type that is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerIdentity:
-    """What two sets of shards must share to be trained on together.
+    """Identity of a tokenizer; all shards of a run must have the same one.
 
     Attributes:
-        kind: The library that reads the model, ``"sentencepiece"``.
-        fingerprint: SHA-256 of the model file, hexadecimal.
+        kind: Library of the model: ``"sentencepiece"`` or ``"huggingface"``.
+        fingerprint: SHA-256 of the model file, as hex digits.
         vocab_size: Ids are in ``[0, vocab_size)``.
         eod: The id that ends every document.
     """
@@ -44,17 +44,17 @@ class TokenizerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """What a manifest says of one shard.
+    """Manifest entry of one shard.
 
     Attributes:
         file: Name of both files without ``.bin`` and ``.idx``.
-        documents: Documents in it.
-        tokens: Tokens in it.
-        max_token: The largest id in it, -1 without tokens.
-        bin_sha256: Checksum of the ``.bin``, hexadecimal.
-        idx_sha256: Checksum of the ``.idx``, hexadecimal.
-        ids_sha256: Checksum of the ``.ids``, which has a JSON string a line, the id that each
-            document had where it came from; None: no ids were kept.
+        documents: Number of documents.
+        tokens: Number of tokens.
+        max_token: The largest token id, -1 without tokens.
+        bin_sha256: Checksum of the ``.bin``, as hex digits.
+        idx_sha256: Checksum of the ``.idx``, as hex digits.
+        ids_sha256: Checksum of the ``.ids``, which has one JSON string per line, the id of each
+            document's source record; None if ids were not kept.
     """
 
     file: str
@@ -68,14 +68,14 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class GroupingEntry:
-    """What a manifest says of the file that divides its shards into many domains.
+    """Manifest entry of the file with the bounds of domains that share shards.
 
     Attributes:
         file: Its name.
-        domains: Domains in it (``K``).
-        sha256: Its checksum, hexadecimal.
-        classifier: Fingerprint of the clustering and level that sorted documents into them,
-            hexadecimal, which histograms and bases over them share; None: files or records did.
+        domains: Number of domains (``K``).
+        sha256: Its checksum, as hex digits.
+        classifier: Fingerprint (hex digits) of the clustering and level that assigned documents to
+            domains, also stored in histograms and bases over them; None: files or records did.
     """
 
     file: str
@@ -86,13 +86,13 @@ class GroupingEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a domain's folder holds.
+    """Contents of a domain's folder.
 
     Attributes:
-        name: The domain's name when it was built; the folder's name is what counts.
-        tokenizer: What turned its text into ids.
+        name: The domain's name when it was built; the folder's name takes precedence.
+        tokenizer: The tokenizer of its shards.
         splits: Shards in order, by split (``"train"``, ``"valid"``).
-        grouping: What divides the shards into many domains; None: they are one domain.
+        grouping: Bounds of the domains in the shards; None for a single domain.
     """
 
     name: str
@@ -101,21 +101,21 @@ class Manifest:
     grouping: GroupingEntry | None = None
 
     def num_documents(self, split: str) -> int:
-        """Return the documents of a split, 0 if there is no such split."""
+        """Return the number of documents of a split, 0 if there is no such split."""
         return sum(entry.documents for entry in self.splits.get(split, ()))
 
     def num_tokens(self, split: str) -> int:
-        """Return the tokens of a split, 0 if there is no such split."""
+        """Return the number of tokens of a split, 0 if there is no such split."""
         return sum(entry.tokens for entry in self.splits.get(split, ()))
 
 
 def manifest_path(folder: Path) -> Path:
-    """Return where a domain's folder has its manifest."""
+    """Return the path of a folder's manifest."""
     return folder / MANIFEST_FILE
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest`` into ``folder``, whole or not at all.
+    """Write ``manifest`` into ``folder`` atomically.
 
     Raises:
         OSError: If it cannot be written.
@@ -144,10 +144,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(f"{path}: expected JSON, found {error}") from error
 
 
-_Types = Mapping[str, tuple[type, ...]]
+_FieldTypes = Mapping[str, tuple[type, ...]]
 
 
-_TOP: _Types = {
+_MANIFEST: _FieldTypes = {
     "version": (int,),
     "name": (str,),
     "tokenizer": (dict,),
@@ -156,10 +156,15 @@ _TOP: _Types = {
 }
 
 
-_TOKENIZER: _Types = {"kind": (str,), "fingerprint": (str,), "vocab_size": (int,), "eod": (int,)}
+_TOKENIZER: _FieldTypes = {
+    "kind": (str,),
+    "fingerprint": (str,),
+    "vocab_size": (int,),
+    "eod": (int,),
+}
 
 
-_SHARD: _Types = {
+_SHARD: _FieldTypes = {
     "file": (str,),
     "documents": (int,),
     "tokens": (int,),
@@ -170,7 +175,7 @@ _SHARD: _Types = {
 }
 
 
-_GROUPING: _Types = {
+_GROUPING: _FieldTypes = {
     "file": (str,),
     "domains": (int,),
     "sha256": (str,),
@@ -180,9 +185,9 @@ _GROUPING: _Types = {
 
 def _parse(content: object, path: str) -> Manifest:
     top = _object(content, place=path)
-    if top.get("version") != VERSION:  # first of all: another version may have other keys
+    if top.get("version") != VERSION:  # checked first: other versions may have other keys
         raise ShardError(f"{path}: version: expected {VERSION}, found {top.get('version')!r}")
-    _fields(top, _TOP, place=path)
+    _fields(top, _MANIFEST, place=path)
     tokenizer = TokenizerIdentity(
         **_fields(top["tokenizer"], _TOKENIZER, place=f"{path}: tokenizer")
     )
@@ -197,7 +202,7 @@ def _parse(content: object, path: str) -> Manifest:
             f"found {tokenizer.eod}"
         )
     splits = {
-        name: _shards(shards, place=f"{path}: splits.{_shown(name)}")
+        name: _shards(shards, place=f"{path}: splits.{_quote_key(name)}")
         for name, shards in top["splits"].items()
     }
     grouping = _grouping(top["grouping"], place=f"{path}: grouping")
@@ -232,23 +237,25 @@ def _grouping(value: object, *, place: str) -> GroupingEntry | None:
 
 
 def _check_name(file: str, *, place: str) -> None:
-    # What cannot be printed is no name to the system (NUL, half a surrogate pair) or breaks lines.
+    # Unprintable characters are invalid in file names (NUL, lone surrogates) or break lines.
     if file in ("", ".", "..") or "/" in file or not file.isprintable():
         raise ShardError(f"{place}: expected a name without folders, found {file!r}")
 
 
-def _fields(value: object, types: _Types, *, place: str) -> dict[str, Any]:
+def _fields(value: object, types: _FieldTypes, *, place: str) -> dict[str, Any]:
     """Return a JSON object after checking that it has exactly these keys, of these types."""
     fields = _object(value, place=place)
     if fields.keys() != types.keys():
         missing = ", ".join(sorted(types.keys() - fields.keys())) or "none missing"
-        unknown = ", ".join(map(_shown, sorted(fields.keys() - types.keys()))) or "none unknown"
+        unknown = (
+            ", ".join(map(_quote_key, sorted(fields.keys() - types.keys()))) or "none unknown"
+        )
         raise ShardError(
             f"{place}: expected the keys {', '.join(types)}, "
             f"found missing: {missing}, unknown: {unknown}"
         )
     for key, kinds in types.items():
-        if type(fields[key]) not in kinds:  # a bool is no count
+        if type(fields[key]) not in kinds:  # exact types: bool is a subclass of int
             names = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
             raise ShardError(f"{place}: {key}: expected {names}, found {_describe(fields[key])}")
     return fields
@@ -260,7 +267,7 @@ def _object(value: object, *, place: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _shown(key: str) -> str:
+def _quote_key(key: str) -> str:
     return key if key.isidentifier() else repr(key)
 
 
@@ -273,11 +280,11 @@ BOUNDS_FILE = "domains.npz"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bounds:
-    """Where each domain begins in one split; the next one's begin is its end.
+    """Offsets of the domains in one split; each domain ends where the next one begins.
 
     Attributes:
-        tokens: Rising from 0 to the split's tokens, shape ``(K + 1,)``.
-        documents: Rising from 0 to the split's documents, shape ``(K + 1,)``.
+        tokens: Non-decreasing, from 0 to the split's tokens, shape ``(K + 1,)``.
+        documents: Non-decreasing, from 0 to the split's documents, shape ``(K + 1,)``.
     """
 
     tokens: IntArray
@@ -286,12 +293,12 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grouping:
-    """How the shards of a folder are divided into ``K`` domains.
+    """Division of a folder's shards into ``K`` domains.
 
     Attributes:
-        names: What the domains are called, in the order of their tokens.
-        bounds: Where they begin, by split.
-        classifier: What sorted documents into them; see ``GroupingEntry``.
+        names: The domains' names, in the order of their tokens.
+        bounds: Their offsets, by split.
+        classifier: Fingerprint of the classifier; see ``GroupingEntry``.
     """
 
     names: tuple[str, ...]
@@ -300,18 +307,18 @@ class Grouping:
 
 
 def write_grouping(folder: Path, grouping: Grouping) -> GroupingEntry:
-    """Write a folder's ``domains.npz``, whole or not at all.
+    """Write a folder's ``domains.npz`` atomically.
 
     Args:
-        folder: Where the shards lie.
-        grouping: At least one domain; their names are different, not empty, and of one line.
+        folder: Folder of the shards.
+        grouping: At least one domain; names are unique, not empty, and have no line breaks.
 
     Returns:
-        What the folder's manifest has to say of it.
+        Its manifest entry.
 
     Raises:
         OSError: If it cannot be written.
-        ValueError: If names or bounds are not what they must be.
+        ValueError: If names or bounds are invalid.
     """
     _check(grouping)
     arrays = {"names": np.frombuffer("\n".join(grouping.names).encode(), dtype=np.uint8)}
@@ -323,11 +330,11 @@ def write_grouping(folder: Path, grouping: Grouping) -> GroupingEntry:
 
 
 def read_grouping(folder: Path, manifest: Manifest) -> Grouping:
-    """Return how a folder's shards are divided into domains.
+    """Read the division of a folder's shards into domains.
 
     Args:
-        folder: Where the shards lie.
-        manifest: The folder's; it has a ``grouping``.
+        folder: Folder of the shards.
+        manifest: The folder's manifest, with a ``grouping``.
 
     Raises:
         ShardError: If the file is missing or damaged, or contradicts the manifest.
@@ -366,10 +373,10 @@ def _expect(path: Path, key: str, stated: str | int, found: str | int) -> None:
 
 
 def _check(grouping: Grouping) -> None:
-    """Check what can be checked without the manifest.
+    """Check a grouping for internal consistency.
 
     Raises:
-        ValueError: If something is wrong; one line.
+        ValueError: If it is invalid; one line.
     """
     names = grouping.names
     if not names:

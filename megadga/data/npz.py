@@ -19,8 +19,7 @@ SUFFIX = ".npy"
 
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""What a zip file can say at the earliest; every member says it, so that bytes do not depend on
-when they are written."""
+"""The earliest time that a zip member can have; used for all, so that bytes are reproducible."""
 
 
 _PREFIX = struct.Struct("<6sBBH")
@@ -35,7 +34,7 @@ _HEADER = re.compile(
 )
 
 
-# What zipfile raises for bytes that are no sound archive, whatever they are.
+# All exceptions that zipfile raises for damaged archives.
 _DAMAGE_ERRORS = (
     ArithmeticError,
     BadZipFile,
@@ -50,11 +49,11 @@ _DAMAGE_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """What must be found under one name.
+    """Expected type of one array.
 
     Attributes:
-        dtypes: Types that it may have, as numpy writes them: ``"<i8"``, ``"|u1"``.
-        ndim: Its number of dimensions.
+        dtypes: Allowed types in numpy's notation: ``"<i8"``, ``"|u1"``.
+        ndim: Number of dimensions.
     """
 
     dtypes: tuple[str, ...]
@@ -62,11 +61,11 @@ class ArraySpec:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays to ``path``, whole or not at all; equal arrays give equal bytes.
+    """Write arrays to ``path`` atomically; equal arrays give equal bytes.
 
     Args:
-        path: The final name; a file that has it already is replaced. Its folder must exist.
-        arrays: Numbers of any type and shape, by name.
+        path: The final name; an existing file is replaced. Its folder must exist.
+        arrays: Numeric arrays of any type and shape, by name.
 
     Raises:
         OSError: If it cannot be written.
@@ -82,21 +81,21 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def read_arrays(
     path: Path, specs: Mapping[str, ArraySpec], *, error: type[MegadgaError] = ShardError
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a file after checking that they are exactly the expected ones.
+    """Return the arrays of a file after checking that they match the specification.
 
-    Sizes are compared with the file's own before anything is allocated, checksums as it is read.
+    Sizes are compared with the file size before anything is allocated, checksums while reading.
 
     Args:
         path: The file.
-        specs: What it must hold, by name.
-        error: Raised for whatever is wrong with the file.
+        specs: The expected arrays, by name.
+        error: Exception class to raise for an invalid file.
 
     Returns:
         The arrays by name, read-only.
 
     Raises:
         MegadgaError: An ``error``, if the file is missing, damaged or compressed, or an array is
-            missing, unknown, there twice, of a wrong type, or made of Python objects.
+            missing, unknown, duplicated, of a wrong type, or holds Python objects.
     """
     try:
         with path.open("rb") as file:
@@ -110,7 +109,7 @@ def read_arrays(
 
 
 class _InvalidArchiveError(Exception):
-    """What is wrong inside a sound archive, whose path the caller knows."""
+    """The content of a readable archive is invalid; the caller adds the path."""
 
 
 def _read_archive(file: BinaryIO, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[Any]]:
@@ -137,7 +136,7 @@ def _read_archive(file: BinaryIO, specs: Mapping[str, ArraySpec]) -> dict[str, N
 
 
 def _read_member(archive: ZipFile, member: ZipInfo, spec: ArraySpec) -> NDArray[Any]:
-    content = archive.read(member)  # as large as the directory says: checked; and its checksum
+    content = archive.read(member)  # its size was checked above; zipfile checks the CRC
     dtype, order, shape, offset = _parse_header(content, member.filename)
     if dtype not in spec.dtypes or len(shape) != spec.ndim:
         raise _InvalidArchiveError(
@@ -156,9 +155,10 @@ def _read_member(archive: ZipFile, member: ZipInfo, spec: ArraySpec) -> NDArray[
 def _parse_header(
     content: bytes, name: str
 ) -> tuple[str, Literal["C", "F"], tuple[int, ...], int]:
-    """Return dtype, order and shape of an array, and where its elements begin.
+    """Return dtype, order and shape of an array, and the offset of its elements.
 
-    The header is Python source. numpy evaluates it; what numpy writes fits one pattern.
+    The header is Python source, which numpy would evaluate. A regular expression that matches
+    everything numpy writes avoids that.
     """
     if len(content) < _PREFIX.size:
         raise _InvalidArchiveError(f"{name}: expected an array, found {len(content)} bytes")

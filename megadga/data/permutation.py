@@ -1,4 +1,4 @@
-"""Addressed randomness: keys from (seed, stream, domain, epoch), Feistel permutations."""
+"""Counter-based randomness: keys from (seed, stream, domain, epoch), Feistel permutations."""
 
 from enum import IntEnum
 from typing import Any
@@ -16,7 +16,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 class RandomStream(IntEnum):
-    """What randomness is for; streams of one seed are independent of each other."""
+    """What random numbers are used for; streams of one seed are independent."""
 
     TRAINING_ORDER = 1
     PROBE_ORDER = 2
@@ -38,7 +38,7 @@ def check_seed(seed: int) -> int:
 
 
 def mix(values: NDArray[np.unsignedinteger[Any]]) -> KeyArray:
-    """Scramble 64-bit integers one to one, so that every output bit depends on every input bit.
+    """Mix 64-bit integers bijectively, so that every output bit depends on every input bit.
 
     The finaliser of SplitMix64 (Steele, Lea, Flood 2014, with Stafford's constants): shifts bring
     high bits down, odd multiplications modulo 2^64 carry low bits up.
@@ -49,13 +49,13 @@ def mix(values: NDArray[np.unsignedinteger[Any]]) -> KeyArray:
 
 
 def address_keys(seed: int, stream: RandomStream, *indices: ArrayLike) -> KeyArray:
-    """Return one key for each address ``(seed, stream, *indices)``.
+    """Return one key per address ``(seed, stream, *indices)``.
 
-    Addresses that differ in one component only never share a key.
+    Addresses that differ in exactly one component never share a key.
 
     Args:
         seed: In ``[0, 2**64)``.
-        stream: What the keys are for.
+        stream: Use of the keys.
         indices: Non-negative integers that broadcast against each other.
 
     Returns:
@@ -75,14 +75,14 @@ _ROUND_STEPS = np.arange(1, NUM_ROUNDS + 1, dtype=np.uint64) * np.uint64(GOLDEN)
 
 
 def permute(positions: IntArray, sizes: IntArray, keys: KeyArray) -> IntArray:
-    """Return where each position goes in the permutation that its size and key stand for.
+    """Return the image of each position under the permutation given by its size and key.
 
     Time is O(1) a position and memory O(N), for sizes up to ``2**62``.
 
     Args:
         positions: In ``[0, size)``, shape ``(N,)``.
-        sizes: Number of elements of each position's permutation, at least 1, shape ``(N,)``.
-        keys: Which permutation of that size, shape ``(N,)``.
+        sizes: Size of each position's permutation, at least 1, shape ``(N,)``.
+        keys: Key that selects a permutation of that size, shape ``(N,)``.
 
     Returns:
         Images in ``[0, size)``, shape ``(N,)``. For one size and key they are a bijection.
@@ -102,7 +102,7 @@ def _half_bits(sizes: IntArray) -> KeyArray:
     """Return the smallest ``h >= 1`` with ``4**h >= size``.
 
     Beyond 2^53 the conversion to float may round up to the next power of two. Then ``h`` may be
-    one too large, which costs passes and stays a bijection; it is never too small.
+    one too large, which costs extra rounds and remains a bijection; it is never too small.
     """
     _, bits = np.frexp((sizes - 1).astype(np.float64))
     return np.maximum((bits + 1) // 2, 1).astype(np.uint64)

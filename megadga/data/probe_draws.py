@@ -1,4 +1,4 @@
-"""Draws the windows that alignments are measured on, in a stream of their own."""
+"""Draws the windows that alignments are measured on, from their own random stream."""
 
 from typing import final
 
@@ -18,15 +18,15 @@ from megadga.data.sampler import (
 
 @final
 class ProbeSampler:
-    """An endless shuffled stream of each domain's windows, cut into one piece an update.
+    """Draws probe windows of each domain as a pure function of (seed, update, domain).
 
-    It is a function of the address (seed, update, domain) alone: measuring moves no cursor of the
-    training order, and what training has drawn does not matter here.
+    Each domain has an endless shuffled stream of windows, of which every update takes the next
+    segment. Drawing moves no cursor of the training order and does not depend on it.
 
     Args:
         sizes: Windows of each domain, in ``[1, 2**62]``, shape ``(K,)``.
-        seed: Addresses the stream, in ``[0, 2**64)``. The same seed as a ``MixtureSampler``'s
-            gives an order independent of its order.
+        seed: Seed of the stream, in ``[0, 2**64)``. It may be the ``MixtureSampler``'s: the two
+            orders are independent.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -37,13 +37,13 @@ class ProbeSampler:
         self._seed = check_seed(seed)
 
     def draw(self, update: int, domain: int, count: int) -> Selection:
-        """Return the windows of one domain that an update is measured on.
+        """Return the windows of one domain for one update.
 
-        Update ``u`` takes positions ``[u * count, (u + 1) * count)`` of the stream: windows repeat
-        only after all others of the domain have come.
+        Update ``u`` takes positions ``[u * count, (u + 1) * count)`` of the stream, so that a
+        window repeats only after all others of the domain have been drawn.
 
         Args:
-            update: Number of the update, from 0.
+            update: Index of the update, from 0.
             domain: In ``[0, K)``.
             count: Windows to draw, at least 1.
 
@@ -62,24 +62,24 @@ class ProbeSampler:
     def draw_mixture(
         self, update: int, mixture: int, count: int, *, domains: IntArray, shares: FloatArray
     ) -> Selection:
-        """Return the windows of a mixture of domains that an update is measured on.
+        """Return the windows of a mixture of domains for one update.
 
-        Domain ``i`` is to have ``e_i = count * share_i`` of them. It is drawn ``floor(e_i)`` or
-        ``ceil(e_i)`` times, by `systematic`, with offsets that spread a mixture's rare domains
-        evenly over its updates. A mixture of one domain gives what `draw` gives.
+        The expected number of windows of domain ``i`` is ``e_i = count * share_i``. `systematic`
+        draws it ``floor(e_i)`` or ``ceil(e_i)`` times, with offsets that distribute a mixture's
+        rare domains evenly over its updates. A mixture of one domain gives the result of `draw`.
 
-        How often a domain was drawn before is not remembered: an update takes the windows of each
-        domain from a place in its stream that the number of the update gives. Places advance by
-        `_stride`, which is fast enough that no mixture takes one twice, and at most three times as
-        fast as windows are drawn (or by one an update). So a window can come again only in another
-        epoch of the stream. Mixtures that share a domain share its windows.
+        No state counts earlier draws: the start position in each domain's stream is computed from
+        the index of the update. It advances by `_stride` per update, which is large enough that
+        no mixture draws a position twice, and at most three times the expected number of windows
+        (or 1). So a window can repeat only in another epoch of the stream. Mixtures with a common
+        domain draw from the same stream.
 
         Args:
-            update: Number of the update, from 0.
-            mixture: Addresses its offsets, at least 0.
+            update: Index of the update, from 0.
+            mixture: Index of the mixture, at least 0; selects its offsets.
             count: Windows to draw, at least 1.
-            domains: Those with a share, in ``[0, K)``, shape ``(entries,)``.
-            shares: Theirs, above 0, with a sum of 1, shape ``(entries,)``.
+            domains: Domains with a positive share, in ``[0, K)``, shape ``(entries,)``.
+            shares: Their shares, above 0, with a sum of 1, shape ``(entries,)``.
 
         Raises:
             ValueError: If a number is out of range.
@@ -90,9 +90,9 @@ class ProbeSampler:
                 f"found update {update}, mixture {mixture}, count {count}"
             )
         start = int(address_keys(self._seed, RandomStream.PROBE_OFFSETS, mixture)[0])
-        places = systematic(shares, count, golden_offset(start, update))
-        begins = np.floor(update * _stride(count * shares[places])).astype(np.int64)
-        return self._selected(domains[places], begins + occurrences(places))
+        entries = systematic(shares, count, golden_offset(start, update))
+        begins = np.floor(update * _stride(count * shares[entries])).astype(np.int64)
+        return self._selected(domains[entries], begins + occurrences(entries))
 
     def _selected(self, domains: IntArray, draws: IntArray) -> Selection:
         sequences = shuffled_windows(
@@ -102,12 +102,13 @@ class ProbeSampler:
 
 
 def _stride(expected: FloatArray) -> FloatArray:
-    """Return how far a stream advances an update, of which ``expected`` windows are drawn.
+    """Return how far a stream advances per update, for ``expected`` windows per update.
 
-    From 1 on it is the most that an update draws, ``ceil(e)``. Below, a domain is drawn in an
-    update whose offset falls into an interval of length ``e``. Two offsets of the golden sequence
-    that are ``F_k`` updates apart (Fibonacci's numbers) lie ``phi^-k`` apart, and of fewer updates
-    further. So for ``phi^-k < e <= phi^(1-k)`` two such updates are ``F_k > phi^k / 3 > 1 / (3e)``
-    or more apart, and ``3e`` an update is at least one place from one of them to the next.
+    For ``e >= 1`` this is the maximum that one update draws, ``ceil(e)``. For ``e < 1`` a domain
+    is drawn when the update's offset falls into an interval of length ``e``. Two offsets of the
+    golden sequence that are ``F_k`` updates apart (Fibonacci numbers) differ by ``phi^-k``, and
+    those of closer updates differ by more. So for ``phi^-k < e <= phi^(1-k)`` two such updates are
+    at least ``F_k > phi^k / 3 > 1 / (3e)`` apart, and ``3e`` per update advances at least one
+    position between them.
     """
     return np.where(expected >= 1.0, np.ceil(expected), np.minimum(3.0 * expected, 1.0))

@@ -1,4 +1,4 @@
-"""Reads the tokens of planned batches ahead of their use."""
+"""Prefetches the tokens of planned batches."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,21 +15,21 @@ from megadga.data.stream import TokenStream
 
 
 class WindowSelection(Protocol):
-    """Windows of some domains, row by row."""
+    """Windows of several domains, one per row."""
 
     @property
     def domains(self) -> IntArray:
-        """Which domain each row is from, shape ``(N,)``."""
+        """Domain of each row, shape ``(N,)``."""
         ...
 
     @property
     def sequences(self) -> IntArray:
-        """Which window of that domain each row is, shape ``(N,)``."""
+        """Window index inside that domain, shape ``(N,)``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _WindowRows:
     domains: IntArray
     sequences: IntArray
 
@@ -37,10 +37,10 @@ class _Rows:
 def read_windows(domains: Sequence[SequenceSet], selection: WindowSelection) -> IntArray:
     """Return the tokens of a selection.
 
-    Domains that lie in one stream are read together, so that no file is opened once a domain.
+    Domains of one stream are read together, so that its files are not opened once per domain.
 
     Args:
-        domains: All domains, of one sequence length S; at least one.
+        domains: All domains, with the same sequence length S; at least one.
         selection: N windows.
 
     Returns:
@@ -50,14 +50,15 @@ def read_windows(domains: Sequence[SequenceSet], selection: WindowSelection) -> 
         IndexError: If a domain or a window does not exist.
         ShardError: If a shard has changed or holds an id outside the vocabulary.
     """
-    owners, width = selection.domains, domains[0].sequence_length + 1
-    if owners.size and not 0 <= owners.min() <= owners.max() < len(domains):
+    row_domains, width = selection.domains, domains[0].sequence_length + 1
+    if row_domains.size and not 0 <= row_domains.min() <= row_domains.max() < len(domains):
         raise IndexError(
-            f"expected domains in [0, {len(domains)}), found {owners.min()} to {owners.max()}"
+            f"expected domains in [0, {len(domains)}), "
+            f"found {row_domains.min()} to {row_domains.max()}"
         )
-    tokens = np.empty((owners.size, width), dtype=np.int64)
+    tokens = np.empty((row_domains.size, width), dtype=np.int64)
     streams: defaultdict[TokenStream, list[tuple[IntArray, IntArray]]] = defaultdict(list)
-    for index, rows in _rows_by_domain(owners):
+    for index, rows in _rows_by_domain(row_domains):
         domain, indices = domains[index], selection.sequences[rows]
         if isinstance(domain, Domain):
             streams[domain.stream].append((rows, domain.positions(indices)))
@@ -69,35 +70,35 @@ def read_windows(domains: Sequence[SequenceSet], selection: WindowSelection) -> 
     return tokens
 
 
-def _rows_by_domain(owners: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """Yield each domain that occurs, with the rows in which it does."""
-    order = owners.argsort(kind="stable")
-    begins = np.flatnonzero(np.diff(owners[order], prepend=-1))
-    for low, high in pairwise((*begins.tolist(), owners.size)):
-        yield int(owners[order[low]]), order[low:high]
+def _rows_by_domain(row_domains: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Yield each domain that occurs, with its rows."""
+    order = row_domains.argsort(kind="stable")
+    begins = np.flatnonzero(np.diff(row_domains[order], prepend=-1))
+    for low, high in pairwise((*begins.tolist(), row_domains.size)):
+        yield int(row_domains[order[low]]), order[low:high]
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
-    """One rank's rows of a batch: which windows they are, and their tokens, row by row."""
+class _ReadRows:
+    """One rank's rows of a batch: their windows and tokens."""
 
-    windows: _Rows
+    windows: _WindowRows
     tokens: IntArray
 
 
-PendingRead = Future[_Read]
-"""A batch that is being read in the background."""
+PendingRead = Future[_ReadRows]
+"""A batch that is read in the background."""
 
 
 @final
 class BatchReader:
-    """Reads one rank's rows of global batches, one after the other, in one background thread.
+    """Reads one rank's rows of global batches in a background thread, in order.
 
-    The thread comes with the first batch and stays until ``close``.
+    The thread starts with the first batch and runs until ``close``.
 
     Args:
-        domains: All domains, of one sequence length S; at least one.
-        rows: This rank's rows of a global batch, any shape, for example
+        domains: All domains, with the same sequence length S; at least one.
+        rows: This rank's rows of a global batch, of any shape, for example
             ``(accumulation, micro batch)``.
     """
 
@@ -106,19 +107,19 @@ class BatchReader:
         self._rows = rows
         self._executor: ThreadPoolExecutor | None = None
 
-    def begin(
-        self, selection: Callable[[], WindowSelection], *, guess: PendingRead | None = None
+    def submit(
+        self, selection: Callable[[], WindowSelection], *, speculative: PendingRead | None = None
     ) -> PendingRead:
-        """Have a batch read after those that were begun before, and return at once.
+        """Schedule the read of a batch and return immediately.
 
         Args:
             selection: Returns the windows of the global batch; called in the thread.
-            guess: An earlier reading of what this batch was expected to be: windows that it has
-                are not read again. It may be wrong, have failed or not have begun; all the same.
+            speculative: An earlier read of the predicted batch, whose windows are reused. It may
+                differ from the batch, have failed or not have started.
         """
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="megadga-reader")
-        return self._executor.submit(self._read, selection, guess)
+        return self._executor.submit(self._read, selection, speculative)
 
     def tokens(self, reading: PendingRead) -> IntArray:
         """Wait for a batch; return this rank's token ids, shape ``rows.shape + (S + 1,)``.
@@ -129,32 +130,34 @@ class BatchReader:
         return reading.result().tokens.reshape(*self._rows.shape, -1)
 
     def close(self) -> None:
-        """End the thread; readings that have not begun never do."""
+        """Stop the thread; pending reads are cancelled."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
-    def _read(self, selection: Callable[[], WindowSelection], guess: PendingRead | None) -> _Read:
+    def _read(
+        self, selection: Callable[[], WindowSelection], speculative: PendingRead | None
+    ) -> _ReadRows:
         selected, rows = selection(), self._rows.ravel()
-        wanted = _Rows(selected.domains[rows], selected.sequences[rows])
-        # What was begun before is over by now, in one way or another.
-        if guess is None or guess.cancel() or guess.exception() is not None:
-            return _Read(wanted, read_windows(self._domains, wanted))
-        found = guess.result()
-        places = _places(found.windows, wanted)
-        missing = places < 0
-        tokens = found.tokens[places]
+        wanted = _WindowRows(selected.domains[rows], selected.sequences[rows])
+        # The thread runs reads in order, so the speculative one is finished or cancelled by now.
+        if speculative is None or speculative.cancel() or speculative.exception() is not None:
+            return _ReadRows(wanted, read_windows(self._domains, wanted))
+        found = speculative.result()
+        rows_found = _find_rows(found.windows, wanted)
+        missing = rows_found < 0
+        tokens = found.tokens[rows_found]
         if missing.any():
-            rest = _Rows(wanted.domains[missing], wanted.sequences[missing])
+            rest = _WindowRows(wanted.domains[missing], wanted.sequences[missing])
             tokens[missing] = read_windows(self._domains, rest)
-        return _Read(wanted, tokens)
+        return _ReadRows(wanted, tokens)
 
 
-def _places(found: _Rows, wanted: _Rows) -> IntArray:
-    """Return in which row of ``found`` each row of ``wanted`` is; -1: in none."""
+def _find_rows(found: _WindowRows, wanted: _WindowRows) -> IntArray:
+    """Return, for each row of ``wanted``, its row in ``found``, or -1."""
     known = {window: row for row, window in enumerate(_pairs(found))}
     return np.array([known.get(window, -1) for window in _pairs(wanted)], dtype=np.int64)
 
 
-def _pairs(rows: _Rows) -> Iterator[tuple[int, int]]:
+def _pairs(rows: _WindowRows) -> Iterator[tuple[int, int]]:
     return zip(rows.domains.tolist(), rows.sequences.tolist(), strict=True)

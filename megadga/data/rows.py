@@ -9,11 +9,11 @@ from megadga.arrays import IntArray
 
 @dataclass(frozen=True, eq=False)
 class WeightedRows:
-    """One micro-batch of one rank, and how much its mean counts in the mean over all rows.
+    """One micro-batch of one rank, and the weight of its mean in the mean over all rows.
 
     Attributes:
         rows: Rows of the global batch, shape ``(n,)``, ``1 <= n <= micro_batch_size``.
-        share: Their part of all rows' weights, or 0 where the rank only keeps the others company.
+        share: Their fraction of the total weight; 0 where the rank only takes part in collectives.
     """
 
     rows: IntArray
@@ -21,22 +21,22 @@ class WeightedRows:
 
 
 def rank_rows(num_rows: int, *, rank: int, world_size: int, micro_batch_size: int) -> IntArray:
-    """Return the rows of the global batch that a rank trains on.
+    """Return the rows of the global batch that one rank trains on.
 
-    Over all ranks every row occurs exactly once.
+    Every row belongs to exactly one rank.
 
     Args:
         num_rows: Sequences of the global batch, a multiple of ``world_size * micro_batch_size``.
         rank: In ``[0, world_size)``.
         world_size: Data-parallel ranks, at least 1.
-        micro_batch_size: Sequences of one forward pass on one rank, at least 1.
+        micro_batch_size: Sequences per forward pass and rank, at least 1.
 
     Returns:
         Shape ``(accumulation steps, micro_batch_size)``; entry ``(m, i)`` is row
         ``(m * world_size + rank) * micro_batch_size + i``.
 
     Raises:
-        ValueError: If the rows cannot be dealt evenly or the rank is out of range.
+        ValueError: If the rows do not divide evenly or the rank is out of range.
     """
     _check_layout(num_rows, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size)
     if num_rows % (world_size * micro_batch_size):
@@ -51,22 +51,22 @@ def rank_rows(num_rows: int, *, rank: int, world_size: int, micro_batch_size: in
 def weighted_rank_rows(
     weights: IntArray, *, rank: int, world_size: int, micro_batch_size: int
 ) -> tuple[WeightedRows, ...]:
-    """Return a rank's micro-batches of any number of rows, for means that every rank joins.
+    """Return one rank's micro-batches of any number of rows, with their weights in the mean.
 
-    The same number of micro-batches comes back on every rank: under ZeRO-3 each forward pass
-    gathers parameters from all of them. All but the last are full on every rank; the rows of the
-    last are spread as evenly as they go. A rank for which none is left repeats the first of them
-    with share 0. Where :func:`rank_rows` is defined, the rows are the same.
+    Every rank gets the same number of micro-batches, as under ZeRO-3 each forward pass gathers
+    parameters from all ranks. All but the last are full; the rows of the last are distributed as
+    evenly as possible. A rank without rows in it repeats its first row with share 0. Where
+    :func:`rank_rows` is defined, the rows are the same.
 
     Args:
-        weights: What each row counts in the mean, at least 1 (its targets, or 1 for all alike),
-            shape ``(N,)``, ``N >= 1``.
+        weights: Weight of each row in the mean, at least 1 (its number of targets, or 1), shape
+            ``(N,)``, ``N >= 1``.
         rank: In ``[0, world_size)``.
         world_size: Ranks, at least 1.
-        micro_batch_size: The most rows of one forward pass on one rank, at least 1.
+        micro_batch_size: Maximum rows per forward pass and rank, at least 1.
 
     Returns:
-        Micro-batches whose shares, over all ranks, sum to 1.
+        Micro-batches whose shares sum to 1 over all ranks.
 
     Raises:
         ValueError: If a number is out of range.

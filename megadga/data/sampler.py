@@ -19,11 +19,11 @@ class Selection:
     """Windows to read, in order.
 
     Attributes:
-        domains: Which domain each comes from, in ``[0, K)``, shape ``(N,)``.
-        sequences: Which window of that domain, already permuted, shape ``(N,)``.
+        domains: Domain of each window, in ``[0, K)``, shape ``(N,)``.
+        sequences: Window index inside that domain, already permuted, shape ``(N,)``.
 
     Raises:
-        ValueError: If the two shapes are not one ``(N,)``.
+        ValueError: If the shapes are not the same ``(N,)``.
     """
 
     domains: IntArray
@@ -44,13 +44,13 @@ MAX_SIZE = 1 << 62
 
 
 def check_sizes(sizes: IntArray) -> IntArray:
-    """Return a copy of the number of windows of each domain after checking it.
+    """Validate the number of windows of each domain and return it as an int64 copy.
 
     Args:
         sizes: In ``[1, 2**62]``, shape ``(K,)``, ``K >= 1``.
 
     Raises:
-        ValueError: If the shape or a size is wrong.
+        ValueError: If the shape is wrong or a size is out of range.
     """
     sizes = np.array(sizes, dtype=np.int64)
     if sizes.ndim != 1 or sizes.size == 0:
@@ -66,17 +66,17 @@ def check_sizes(sizes: IntArray) -> IntArray:
 def shuffled_windows(
     domains: IntArray, draws: IntArray, sizes: IntArray, *, seed: int, stream: RandomStream
 ) -> IntArray:
-    """Return the window that each draw from a domain gets.
+    """Return the window index of each draw.
 
-    Draw ``c`` of domain ``i`` is position ``c % size_i`` of epoch ``c // size_i``. Each epoch is a
-    permutation of its own, so every window comes once an epoch.
+    Draw ``c`` of domain ``i`` is position ``c % size_i`` of epoch ``c // size_i``. Each epoch has
+    its own permutation, so every window is drawn once per epoch.
 
     Args:
-        domains: Which domain each draw is from, shape ``(N,)``.
-        draws: How many draws from that domain came before it, shape ``(N,)``.
+        domains: Domain of each draw, shape ``(N,)``.
+        draws: Number of earlier draws from the same domain, shape ``(N,)``.
         sizes: Number of windows of every domain, shape ``(K,)``.
-        seed: Addresses the permutations, in ``[0, 2**64)``.
-        stream: Apart streams have apart permutations.
+        seed: Seed of the permutations, in ``[0, 2**64)``.
+        stream: Random stream; different streams have independent permutations.
 
     Returns:
         Window indices inside the domains, shape ``(N,)``.
@@ -87,15 +87,15 @@ def shuffled_windows(
 
 
 def cap_weights(weights: FloatArray, limits: IntArray, num_rows: int) -> FloatArray:
-    """Hand the mass above ``limits / num_rows`` to the other domains, in proportion to theirs.
+    """Move the mass above ``limits / num_rows`` to the other domains, in proportion.
 
     This is the nearest mixture in ``KL(w || weights)`` that satisfies the limits:
     ``w_i = min(limits_i / B, c weights_i)`` with the ``c`` for which they sum to 1.
 
     Args:
         weights: A mixture, shape ``(K,)``.
-        limits: The most rows each domain may get, not negative, shape ``(K,)``. Those of the
-            domains with a weight sum to at least ``num_rows``.
+        limits: Maximum rows of each domain, not negative, shape ``(K,)``. The limits of domains
+            with positive weight sum to at least ``num_rows``.
         num_rows: ``B``.
 
     Returns:
@@ -107,7 +107,7 @@ def cap_weights(weights: FloatArray, limits: IntArray, num_rows: int) -> FloatAr
     expected = weights * num_rows
     while (above := expected > limits).any():
         capped |= above
-        # Sums of limits are exact, so what is left to hand out is never negative.
+        # Integer sums of limits are exact, so the remainder is never negative.
         rows_left = num_rows - int(limits[capped].sum())
         free = ~capped & (weights > 0.0)
         expected = np.where(capped, limits, 0.0)
@@ -119,19 +119,20 @@ def cap_weights(weights: FloatArray, limits: IntArray, num_rows: int) -> FloatAr
 def move_surplus(
     domains: IntArray, expected: FloatArray, limits: IntArray, rng: np.random.Generator
 ) -> IntArray:
-    """Give rows that exceed a domain's limit to domains that got fewer than they expect.
+    """Move rows above a domain's limit to domains that got fewer rows than expected.
 
-    Independent draws overshoot a limit by chance. Systematic ones can do so only by rounding where
-    a domain expects its limit; the row that is moved then keeps both within one of expectation.
+    Independent draws may exceed a limit by chance. Systematic draws exceed it only through
+    rounding, where a domain's expectation equals its limit; moving that row keeps both domains
+    within one row of their expectation.
 
     Args:
         domains: The domain of each row, shape ``(B,)``.
         expected: Expected rows, at most ``limits``, sum ``B`` up to rounding, shape ``(K,)``.
-        limits: The most rows each domain may get, shape ``(K,)``.
-        rng: Decides between the domains that are short.
+        limits: Maximum rows of each domain, shape ``(K,)``.
+        rng: Chooses among the domains with missing rows.
 
     Returns:
-        Domains of which none occurs more often than its limit, shape ``(B,)``.
+        The domain of each row, none above its limit, shape ``(B,)``.
     """
     while (surplus := occurrences(domains) >= limits[domains]).any():
         kept = np.bincount(domains[~surplus], minlength=expected.size)
@@ -142,11 +143,11 @@ def move_surplus(
 
 
 def systematic(weights: FloatArray, num_rows: int, offset: float) -> IntArray:
-    """Draw one row from each unit of the line: the points are ``offset + 0, 1, ..., B - 1``.
+    """Draw ``B`` rows by systematic sampling, at the points ``offset + 0, 1, ..., B - 1``.
 
-    Domain ``i`` expects ``e_i = B weights_i / sum`` rows. It is drawn ``floor(e_i)`` or
-    ``ceil(e_i)`` times whatever the offset, and ``e_i`` times on average over offsets uniform in
-    ``[0, 1)`` (Madow 1949). O(K + B log K).
+    The expected number of rows of domain ``i`` is ``e_i = B weights_i / sum``. For every offset it
+    is drawn ``floor(e_i)`` or ``ceil(e_i)`` times, and ``e_i`` times on average over offsets
+    uniform in ``[0, 1)`` (Madow 1949). O(K + B log K).
 
     Args:
         weights: Not negative, not all 0, in any unit, shape ``(K,)``.
@@ -154,9 +155,9 @@ def systematic(weights: FloatArray, num_rows: int, offset: float) -> IntArray:
         offset: In ``[0, 1)``.
 
     Returns:
-        Domains in ascending order, shape ``(B,)``; never one without weight.
+        Domains in ascending order, shape ``(B,)``; only domains with positive weight.
     """
-    # On this grid offset + row is exact: no point is rounded up into the next unit.
+    # Rounded to this grid, offset + row is exact: no point is rounded up into the next unit.
     grid = float(np.spacing(float(num_rows)))
     return _locate(weights, np.arange(num_rows) + np.floor(offset / grid) * grid, num_rows)
 
@@ -164,7 +165,7 @@ def systematic(weights: FloatArray, num_rows: int, offset: float) -> IntArray:
 def golden_offset(start: int, number: int) -> float:
     """Return a term of the Kronecker sequence ``u_0 + t / golden ratio (mod 1)``, in ``[0, 1)``.
 
-    It is computed modulo 2^64 in integers: no rounding grows with the number.
+    Computed in integers modulo 2^64, so that the rounding error does not grow with ``number``.
 
     Args:
         start: ``u_0 * 2^64``, in ``[0, 2^64)``.
@@ -174,21 +175,21 @@ def golden_offset(start: int, number: int) -> float:
 
 
 def multinomial(weights: FloatArray, num_rows: int, rng: np.random.Generator) -> IntArray:
-    """Draw every row on its own, as Algorithm 1 of the paper says it.
+    """Draw every row independently, as in Algorithm 1 of the paper.
 
     Args:
         weights: Not negative, not all 0, in any unit, shape ``(K,)``.
         num_rows: ``B``, at least 1.
-        rng: Where the ``B`` random numbers come from.
+        rng: Source of the ``B`` random numbers.
 
     Returns:
-        Domains, shape ``(B,)``; never one without weight.
+        Domains, shape ``(B,)``; only domains with positive weight.
     """
     return _locate(weights, rng.random(num_rows) * num_rows, num_rows)
 
 
 def occurrences(domains: IntArray) -> IntArray:
-    """Return how many rows before each row are of the same domain, shape ``(N,)``."""
+    """Return, for each row, the number of earlier rows of the same domain, shape ``(N,)``."""
     order = np.argsort(domains, kind="stable")
     ordered = domains[order]
     counts = np.empty_like(domains)
@@ -197,14 +198,14 @@ def occurrences(domains: IntArray) -> IntArray:
 
 
 def _locate(weights: FloatArray, points: FloatArray, num_rows: int) -> IntArray:
-    """Return the domain on whose part of the line ``[0, num_rows)`` each point lies.
+    """Return the domain whose interval of ``[0, num_rows)`` contains each point.
 
-    Domain ``i`` owns ``[ends[i-1], ends[i])``, which is empty where there is no weight.
+    The interval of domain ``i`` is ``[ends[i-1], ends[i])``, empty for weight 0.
     """
     ends = np.cumsum(weights)
     ends *= num_rows / ends[-1]
-    # Rounding may leave the last end below the last point. Domains after the last one with weight
-    # share its end, so that their parts stay empty.
+    # Rounding may leave the last end below the last point. Trailing domains of weight 0 share the
+    # last end, so that their intervals stay empty.
     ends[ends == ends[-1]] = num_rows
     return np.searchsorted(ends, points, side="right").astype(np.int64, copy=False)
 
@@ -214,11 +215,11 @@ DrawMethod = Literal["systematic", "multinomial"]
 
 @dataclass(frozen=True, eq=False)
 class SamplerState:
-    """How far the training data has been consumed.
+    """Progress through the training data.
 
     Attributes:
-        step: Batches planned so far.
-        cursors: Windows drawn from each domain so far, over all epochs, shape ``(K,)``.
+        step: Batches planned.
+        cursors: Windows drawn from each domain, over all epochs, shape ``(K,)``.
     """
 
     step: int
@@ -230,9 +231,9 @@ class BatchPlan:
     """One global batch.
 
     Attributes:
-        selection: Its windows, row by row, ``B`` of them.
-        weights: The mixture that they were drawn from, after the cap on repetitions, ``(K,)``.
-        state_after: The state once the batch is consumed.
+        selection: The ``B`` windows of the batch.
+        weights: Sampling weights after the cap on repetitions, shape ``(K,)``.
+        state_after: The state after the batch has been consumed.
     """
 
     selection: Selection
@@ -242,16 +243,16 @@ class BatchPlan:
 
 @final
 class MixtureSampler:
-    """Draws batches from a mixture of domains whose windows come in shuffled epochs.
+    """Plans batches from a mixture of domains, each traversed in shuffled epochs.
 
     Args:
         sizes: Windows of each domain, in ``[1, 2**62]``, shape ``(K,)``.
-        global_batch_size: ``B``, sequences of a batch over all ranks, at least 1.
-        seed: Addresses all randomness, in ``[0, 2**64)``.
-        method: ``systematic`` gives each domain ``B * weight`` rows rounded down or up in every
-            batch. ``multinomial`` draws rows independently, as the paper has it.
-        max_epochs: The most often a domain may be repeated: it never gets more than
-            ``floor(max_epochs * size)`` draws, and its mass goes to the others. None: no bound.
+        global_batch_size: ``B``, sequences per batch over all ranks, at least 1.
+        seed: Seed of all random choices, in ``[0, 2**64)``.
+        method: ``systematic`` gives each domain ``B * weight`` rows, rounded down or up, in every
+            batch. ``multinomial`` draws rows independently, as in the paper.
+        max_epochs: Maximum number of epochs of a domain: it gets at most
+            ``floor(max_epochs * size)`` draws, and its mass moves to the others. None: no limit.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -276,7 +277,7 @@ class MixtureSampler:
         self._num_rows = global_batch_size
         self._seed = check_seed(seed)
         self._method = method
-        self._most_draws = None if max_epochs is None else _most_draws(self._sizes, max_epochs)
+        self._max_draws = None if max_epochs is None else _max_draws(self._sizes, max_epochs)
 
     def init(self) -> SamplerState:
         """Return the state before the first batch."""
@@ -286,26 +287,26 @@ class MixtureSampler:
         """Plan the batch that follows ``state``. Pure: equal arguments give equal bits.
 
         Args:
-            state: How far the data has been consumed; it stays as it is.
-            weights: The mixture to draw from, shape ``(K,)``. Weight 0 means never drawn.
+            state: Progress so far; not modified.
+            weights: Sampling weights on the simplex, shape ``(K,)``; weight 0 is never drawn.
 
         Raises:
-            ValueError: If the weights are no distribution, or of another number of domains.
-            ExhaustedError: If the domains with a weight have too few windows left for a batch.
+            ValueError: If the weights are not on the simplex or have the wrong length.
+            ExhaustedError: If too few windows are left under ``max_epochs`` for a batch.
         """
         self._check_shapes(state, weights)
         weights = check_simplex(weights)
         rng = np.random.default_rng((self._seed, RandomStream.ROWS, state.step))
-        if self._most_draws is None:
+        if self._max_draws is None:
             domains = self._draw(weights, state.step, rng)
         else:
-            limits = np.clip(self._most_draws - state.cursors, 0, self._num_rows)
+            limits = np.clip(self._max_draws - state.cursors, 0, self._num_rows)
             self._check_supply(state, weights, limits)
             weights = cap_weights(weights, limits, self._num_rows)
             expected = np.minimum(weights * self._num_rows, limits)
             domains = self._draw(expected, state.step, rng)
             domains = move_surplus(domains, expected, limits, rng)
-        # Rows come sorted by domain; shuffled, every micro-batch is a mixture.
+        # Rows are sorted by domain: shuffle them, so that every micro-batch is a mixture.
         domains = rng.permutation(domains)
         draws = state.cursors[domains] + occurrences(domains)
         sequences = shuffled_windows(
@@ -316,7 +317,7 @@ class MixtureSampler:
         return BatchPlan(Selection(domains, sequences), weights, after)
 
     def epochs(self, state: SamplerState) -> FloatArray:
-        """Return how often each domain has been gone through, shape ``(K,)``."""
+        """Return the number of epochs of each domain, shape ``(K,)``."""
         return state.cursors / self._sizes
 
     def _draw(self, weights: FloatArray, step: int, rng: np.random.Generator) -> IntArray:
@@ -339,14 +340,14 @@ class MixtureSampler:
                 )
 
 
-def _most_draws(sizes: IntArray, max_epochs: float) -> IntArray:
+def _max_draws(sizes: IntArray, max_epochs: float) -> IntArray:
     return np.minimum(np.floor(max_epochs * sizes), MAX_SIZE).astype(np.int64)
 
 
 def kronecker_offset(seed: int, step: int) -> float:
     """Return the offset of a step's systematic draw, in ``[0, 1)``.
 
-    The Kronecker sequence ``u_t = u_0 + t / golden ratio (mod 1)`` fills the interval more evenly
-    than independent numbers, so that rare domains come at nearly regular distances over the steps.
+    The Kronecker sequence ``u_t = u_0 + t / golden ratio (mod 1)`` covers the interval more evenly
+    than independent numbers, so that rare domains are drawn at nearly regular intervals.
     """
     return golden_offset(int(address_keys(seed, RandomStream.OFFSETS)[0]), step)

@@ -1,4 +1,4 @@
-"""Many shards read as one stream of tokens."""
+"""A sequence of shards, read as one token stream."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,23 +12,23 @@ from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ShardError
 
 MAX_TOKENS_PER_READ = 1 << 27
-"""Tokens read at once: a single read of the system gives no more than 2 GiB."""
+"""Limit per read: one read() call returns at most 2 GiB."""
 
 
 @final
 class TokenStream:
-    """The concatenation of shards, read by position; nothing of it is indexed, mapped or cached.
+    """The concatenation of shards, read by position, without an index, memory map or cache.
 
     Args:
-        folder: Where the shards lie.
-        shards: In the order of the stream; may be none.
-        tokenizer: What wrote the tokens.
+        folder: Folder of the shards.
+        shards: In stream order; may be empty.
+        tokenizer: Tokenizer that produced the tokens.
 
     Attributes:
         folder: As given.
         tokenizer: As given.
-        num_documents: Documents in it.
-        num_tokens: Tokens in it.
+        num_documents: Number of documents.
+        num_tokens: Number of tokens.
     """
 
     def __init__(
@@ -43,23 +43,23 @@ class TokenStream:
         self.num_tokens = int(self._starts[-1])
 
     def gather(self, starts: IntArray, count: int) -> IntArray:
-        """Return ``count`` tokens from each of some positions.
+        """Return ``count`` consecutive tokens from each start position.
 
-        Every shard that is needed is opened once, and once more for each row that begins in it
-        and ends in another.
+        Each shard involved is opened once, plus once for every row that crosses into the next.
 
         Args:
             starts: In ``[0, num_tokens - count]``, in any order, shape ``(n,)``.
-            count: Tokens from each, at least 1.
+            count: Tokens per row, at least 1.
 
         Returns:
             Token ids, shape ``(n, count)``.
 
         Raises:
             IndexError: If a row is not inside the stream.
-            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or was changed.
+            ShardError: If an id is not in ``[0, vocab_size)``, or a file is missing or was
+                changed.
         """
-        # Shard after shard, and forwards through each.
+        # Sorted, so that shards are visited one after the other and read forwards.
         order: IntArray = starts.argsort(kind="stable")
         ordered: IntArray = starts[order]
         if starts.size and not 0 <= ordered[0] <= ordered[-1] <= self.num_tokens - count:
@@ -78,9 +78,9 @@ class TokenStream:
             if low < high:
                 tokens = self._shards[shard].read(ordered[low:high] - begin, count)
                 rows[order[low:high]] = tokens
-            for place in range(high, beyond):  # these end in another shard
-                start = int(ordered[place])
-                rows[order[place]] = np.concatenate(list(self._pieces(start, start + count)))
+            for index in range(high, beyond):  # rows that cross into the next shard
+                start = int(ordered[index])
+                rows[order[index]] = np.concatenate(list(self._pieces(start, start + count)))
                 used.update(range(shard, self._shard_at(start + count - 1) + 1))
             used.add(shard)
             low = beyond
@@ -93,8 +93,8 @@ class TokenStream:
         """Return the tokens in ``[start, stop)``, shape ``(stop - start,)``, as they are stored.
 
         Raises:
-            IndexError: If that is not a range inside the stream.
-            ShardError: If an id is not in ``[0, vocab_size)``, or a file is gone or cut.
+            IndexError: If the range is not inside the stream.
+            ShardError: If an id is not in ``[0, vocab_size)``, or a file is missing or truncated.
         """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(
@@ -107,23 +107,23 @@ class TokenStream:
         return tokens
 
     def _pieces(self, start: int, stop: int) -> Iterator[TokenArray]:
-        """Yield what each shard has of ``[start, stop)``, in order, where it has any."""
+        """Yield the tokens of ``[start, stop)`` shard by shard, in order."""
         shard = self._shard_at(start)
         while start < stop:
             begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
             high = min(stop, end, start + MAX_TOKENS_PER_READ)
-            if start < high:  # not an empty shard
+            if start < high:  # false for an empty shard
                 yield self._shards[shard].read(np.array([start - begin]), high - start)[0]
             start = high
             if start == end:
                 shard += 1
 
     def _shard_at(self, position: int) -> int:
-        """Return which shard holds a position; never an empty one."""
+        """Return the index of the shard that holds a position."""
         return int(self._starts.searchsorted(position, side="right")) - 1
 
     def _check_ids(self, rows: TokenArray, starts: IntArray) -> None:
-        """Refuse the first id outside the vocabulary, by its file and offset."""
+        """Raise for the first id outside the vocabulary, naming its file and offset."""
         size = self.tokenizer.vocab_size
         if not rows.size or (rows.min() >= 0 and rows.max() < size):
             return

@@ -1,4 +1,4 @@
-"""Reads shards to verify checksums and content, and notices files that change under a run."""
+"""Verifies the checksums and content of shards, and detects files that change during a run."""
 
 import hashlib
 from collections import Counter
@@ -26,12 +26,12 @@ from megadga.errors import ShardError
 
 @dataclass(frozen=True, slots=True)
 class ShardScan:
-    """What reading a shard has shown.
+    """Result of reading a whole shard.
 
     Attributes:
-        problems: Everything that is wrong with it, a line each.
-        entry: What a manifest must say of it; None: it cannot be read to the end.
-        without_eod: Documents that do not end in EOD; 0 if it is not known where they end.
+        problems: All problems, one line each.
+        entry: The manifest entry that describes the shard; None if it cannot be read completely.
+        without_eod: Number of documents that do not end in EOD; 0 if the bounds are damaged.
     """
 
     problems: tuple[str, ...]
@@ -48,14 +48,14 @@ def scan_shard(
 ) -> ShardScan:
     """Read every byte of a shard.
 
-    Checked are its header and sizes, the places of sentences, the bounds of documents, every
-    token's id and, if it has any, the documents' ids.
+    Checks the header and file sizes, sentence offsets, document bounds, every token id and, if
+    present, the documents' ids.
 
     Args:
-        prefix: Path of its files without their suffixes.
-        tokenizer: What wrote the tokens, or may have.
-        ids: Whether it has an ``.ids``.
-        progress: Called with the bytes of tokens that have been read since the last call.
+        prefix: Path of its files without suffix.
+        tokenizer: Tokenizer that produced the tokens, or is assumed to.
+        ids: Whether it has an ``.ids`` file.
+        progress: Called with the bytes of tokens read since the last call.
     """
     problems = Problems()
     try:
@@ -85,12 +85,12 @@ def scan_shard(
 
 
 def _without_ends(shard: IndexedShard) -> Iterator[IntArray]:
-    """Yield all tokens as if they were one document."""
+    """Yield bounds that treat all tokens as one document."""
     yield np.array([0, shard.num_tokens])
 
 
 class _Tokens:
-    """What is learnt while reading a shard's tokens from the first to the last."""
+    """Accumulates checksum, largest id and EOD counts while a shard is read in order."""
 
     def __init__(
         self, shard: IndexedShard, tokenizer: TokenizerIdentity, problems: Problems
@@ -128,12 +128,12 @@ class _Tokens:
 
 @dataclass(frozen=True, slots=True)
 class ShardCheck:
-    """One shard that is to be checked.
+    """A shard to be checked.
 
     Attributes:
         folder: Where it lies.
-        entry: What the manifest says of it.
-        tokenizer: What the manifest says has written it.
+        entry: Its manifest entry.
+        tokenizer: The tokenizer named in the manifest.
     """
 
     folder: Path
@@ -142,24 +142,24 @@ class ShardCheck:
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files that it must have, by the key of their checksum."""
+        """The files it must have, by manifest key of their checksum."""
         prefix = self.folder / self.entry.file
         files = {"bin_sha256": tokens_path(prefix), "idx_sha256": index_path(prefix)}
         return files if self.entry.ids_sha256 is None else files | {"ids_sha256": ids_path(prefix)}
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of those of its files that are there."""
+        """Total size of its existing files."""
         return sum(path.stat().st_size for path in self.files.values() if path.exists())
 
 
 @dataclass(frozen=True, slots=True)
 class FolderCheck:
-    """What a folder's manifest and list of files say already, and what is still to be read.
+    """Result of checking a folder's manifest and file list, and the shards left to read.
 
     Attributes:
-        problems: A line each.
-        shards: All that the manifest names.
+        problems: One line each.
+        shards: All shards named in the manifest.
     """
 
     problems: tuple[str, ...]
@@ -168,13 +168,13 @@ class FolderCheck:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What checking a shard has shown.
+    """Result of verifying a shard.
 
     Attributes:
-        problems: A line each.
-        warnings: A line each: documents that do not end in EOD are no problem in shards that
-            another program has built.
-        num_bytes: Bytes of its files.
+        problems: One line each.
+        warnings: One line each. Documents without EOD are only a warning, as shards built by
+            other programs may have them.
+        num_bytes: Total size of its files.
     """
 
     problems: tuple[str, ...]
@@ -183,9 +183,9 @@ class ShardReport:
 
 
 def find_folders(path: Path) -> tuple[Path, ...]:
-    """Return a domain's own folder, or each folder in a folder of domains, hidden ones aside.
+    """Return a domain's own folder, or each folder in a folder of domains, hidden ones excluded.
 
-    Whether each is what it should be is seen when it is checked.
+    The folders' contents are not checked here.
     """
     if manifest_path(path).exists() or not path.is_dir():
         return (path,)
@@ -194,7 +194,7 @@ def find_folders(path: Path) -> tuple[Path, ...]:
 
 
 def plan_checks(folder: Path) -> FolderCheck:
-    """Check a folder's manifest and list of files, and return the shards that are to be read."""
+    """Check a folder's manifest and file list, and return the shards to verify."""
     try:
         manifest = read_manifest(folder)
     except ShardError as error:
@@ -202,15 +202,15 @@ def plan_checks(folder: Path) -> FolderCheck:
     entries = [entry for shards in manifest.splits.values() for entry in shards]
     shards = tuple(ShardCheck(folder, entry, manifest.tokenizer) for entry in entries)
     problems = (
-        *_repeated(folder, entries),
-        *_left_over(folder, shards),
+        *_duplicate_entries(folder, entries),
+        *_unlisted_files(folder, shards),
         *_check_grouping(folder, manifest),
     )
     return FolderCheck(problems, shards)
 
 
 def verify_shard(check: ShardCheck) -> ShardReport:
-    """Read a whole shard and compare it with what its manifest says of it."""
+    """Read a whole shard and compare it with its manifest entry."""
     prefix = check.folder / check.entry.file
     scan = scan_shard(prefix, check.tokenizer, ids=check.entry.ids_sha256 is not None)
     if scan.entry is None:
@@ -234,40 +234,40 @@ def _compare(check: ShardCheck, found: ShardEntry) -> Iterator[str]:
     for key, stated in asdict(check.entry).items():
         if counted[key] != stated:
             file = files["idx_sha256" if key == "documents" else "bin_sha256"]
-            yield _contradiction(files.get(key, file), key, stated, counted[key])
+            yield _mismatch(files.get(key, file), key, stated, counted[key])
 
 
 def _compare_checksums(check: ShardCheck) -> Iterator[str]:
-    """Compare what can be compared where a file is damaged: the others may be damaged too."""
+    """Compare the checksum of every file of a damaged shard, as several may be damaged."""
     stated = asdict(check.entry)
     for key, path in check.files.items():
         try:
             if (found := checksum(path)) != stated[key]:
-                yield _contradiction(path, key, stated[key], found)
+                yield _mismatch(path, key, stated[key], found)
         except OSError as error:
             yield f"{path}: expected a readable file, found {error.strerror}"
 
 
-def _contradiction(path: Path, key: str, stated: object, found: object) -> str:
+def _mismatch(path: Path, key: str, stated: object, found: object) -> str:
     return f"{path}: {key}: expected {stated} by the manifest, found {found}"
 
 
-def _repeated(folder: Path, entries: list[ShardEntry]) -> Iterator[str]:
+def _duplicate_entries(folder: Path, entries: list[ShardEntry]) -> Iterator[str]:
     for file, count in Counter(entry.file for entry in entries).items():
         if count > 1:
             yield f"{manifest_path(folder)}: splits: expected {file} once, found it {count} times"
 
 
-def _left_over(folder: Path, shards: tuple[ShardCheck, ...]) -> Iterator[str]:
-    """Name what looks like a shard, or a part of one, and is in no split."""
+def _unlisted_files(folder: Path, shards: tuple[ShardCheck, ...]) -> Iterator[str]:
+    """Report shard files, complete or partial, that no split lists."""
     known = {path for shard in shards for path in shard.files.values()}
     for path in sorted(folder.iterdir()):
         if path.suffix in (".bin", ".idx", ".ids", ".partial") and path not in known:
-            yield f"{path}: expected only files that the manifest names, found another"
+            yield f"{path}: expected only files named in the manifest, found another"
 
 
 def _check_grouping(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Check the file that divides the shards into many domains, if there is one."""
+    """Check the file with the domain bounds, if the folder is grouped."""
     if manifest.grouping is None:
         return
     try:
@@ -281,8 +281,8 @@ class DataFile:
     """A file that a run reads.
 
     Attributes:
-        path: Where it lies now.
-        sha256: Its checksum by the manifest, hexadecimal.
+        path: Its current path.
+        sha256: Its checksum in the manifest, as hex digits.
     """
 
     path: Path
@@ -290,16 +290,16 @@ class DataFile:
 
 
 FileStamps = Mapping[str, Sequence[int]]
-"""Size in bytes and time of change in nanoseconds of each file, by name."""
+"""Size in bytes and modification time in nanoseconds of each file, by name."""
 
 
 def shard_files(folder: Path, entries: Iterable[ShardEntry], *, name: str) -> dict[str, DataFile]:
-    """Return the files of some shards of one folder.
+    """Return the token and index files of shards of one folder, by name.
 
     Args:
-        folder: Where they lie.
-        entries: What its manifest says of them.
-        name: What the files' names begin with, wherever they lie.
+        folder: Their folder.
+        entries: Their manifest entries.
+        name: Prefix of the names, independent of the folder's location.
     """
     files: dict[str, DataFile] = {}
     for entry in entries:
@@ -316,7 +316,7 @@ def check_checksums(files: Iterable[DataFile]) -> None:
     """Read files and compare their checksums with the manifest's.
 
     Raises:
-        ShardError: If one is not what its manifest says, or cannot be read.
+        ShardError: If a checksum differs, or a file cannot be read.
     """
     for file in files:
         try:
@@ -327,20 +327,17 @@ def check_checksums(files: Iterable[DataFile]) -> None:
             ) from None
         if found != file.sha256:
             raise ShardError(
-                f"{file.path}: changed since the run has read it: expected the SHA-256 "
-                f"{file.sha256[:16]}... by its manifest, found {found[:16]}..."
+                f"{file.path}: changed since the run read it: expected the SHA-256 "
+                f"{file.sha256[:16]}... of its manifest, found {found[:16]}..."
             )
 
 
 @final
 class DataFileWatcher:
-    """Remembers the sizes and times of a run's files, and notices when they change.
+    """Records the sizes and modification times of a run's files, and detects changes.
 
     Args:
-        files: All of them, by name.
-
-    Raises:
-        ShardError: If one is gone.
+        files: All files, by name.
     """
 
     def __init__(self, files: Mapping[str, DataFile]) -> None:
@@ -349,11 +346,11 @@ class DataFileWatcher:
 
     @property
     def stamps(self) -> FileStamps:
-        """What is remembered."""
+        """The recorded sizes and times."""
         return {name: list(stamp) for name, stamp in self._stamps.items()}
 
     def changed_since(self, stamps: FileStamps) -> list[str]:
-        """Return the names of files whose size or time was another then; new names are none."""
+        """Return the names of files whose recorded size or time differs; ignores new names."""
         return [
             name
             for name, stamp in self._stamps.items()
@@ -361,10 +358,10 @@ class DataFileWatcher:
         ]
 
     def check(self) -> None:
-        """Compare sizes and times with what is remembered, and contents where they differ.
+        """Compare sizes and times with the recorded ones, and checksums where they differ.
 
         Raises:
-            ShardError: If a file is gone, or its content is not what its manifest says any more.
+            ShardError: If a file is missing, or its content no longer matches the manifest.
         """
         for name, file in self._files.items():
             stamp = _stamp(file.path)

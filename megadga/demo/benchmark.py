@@ -15,7 +15,7 @@ TOKENIZER_CHARACTERS = 10_000_000
 def prepare_corpus(
     patterns: Sequence[str] | None, folder: Path, *, vocab_size: int
 ) -> tuple[tuple[Path, ...], Path]:
-    """Return files, one a domain, and a sentencepiece model trained on them.
+    """Return files, one per domain, and a sentencepiece model trained on them.
 
     Args:
         patterns: Paths or globs; None: the demo's domains.
@@ -45,7 +45,7 @@ def prepare_shards(
     """Return a folder of domains' shards, and the folder of a specific set's.
 
     Args:
-        patterns: Paths or globs, one file a domain; None: the demo's domains.
+        patterns: Paths or globs, one file per domain; None: the demo's domains.
         target: Files of the specific set, one or a pair of splits; None: the demo's.
         folder: Gets everything.
         vocab_size: Ids of the tokenizer, which is trained on the domains alone.

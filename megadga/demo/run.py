@@ -154,7 +154,7 @@ def write_domains(patterns: Sequence[str], tokenizer: Tokenizer, output: Path) -
     Args:
         patterns: Paths or globs.
         tokenizer: Encodes them.
-        output: Gets a folder a domain.
+        output: Gets a folder per domain.
 
     Returns:
         The domains' names.
@@ -205,7 +205,7 @@ mixing:
   interval: {interval}  # optimizer steps between updates of the weights
   step_size: 2.0
   ema: 0.1  # batches follow an average over about 10 updates
-  score: cosine  # two sequences a domain are few: one with a huge gradient must not decide alone
+  score: cosine  # two sequences per domain are few: one with a huge gradient must not decide alone
   initial: uniform
   probe: {{type: sharded, sequences_per_domain: 2, specific_sequences: 16}}""",
     UNIFORM: "mixing: {{type: static, weights: uniform}}",
@@ -369,8 +369,8 @@ class RunSummary:
 
     Attributes:
         sequences: Training sequences drawn from each domain.
-        specific_loss: Last validation loss of the specific set, nats a token.
-        general_loss: Mean of the domains' last validation losses, nats a token.
+        specific_loss: Last validation loss of the specific set, nats per token.
+        general_loss: Mean of the domains' last validation losses, nats per token.
         last_weights: Averaged weights at the end; None if they never moved.
     """
 
@@ -461,7 +461,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _losses(dga: RunSummary, uniform: RunSummary) -> list[str]:
     rows = [
-        ("validation loss, nats a token", "dga", "uniform", "difference"),
+        ("validation loss, nats per token", "dga", "uniform", "difference"),
         _loss_row("specific set", dga.specific_loss, uniform.specific_loss),
         _loss_row("mean of the domains", dga.general_loss, uniform.general_loss),
     ]

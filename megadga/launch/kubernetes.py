@@ -300,7 +300,7 @@ def _apply(manifests: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = common_parser(
         "launch/k8s",
-        "Train on Kubernetes: a pod a node. CONFIG is a path inside the containers, on a volume "
+        "Train on Kubernetes: a pod per node. CONFIG is a path inside the containers, on a volume "
         "that all pods share. Prints the manifests with --dry-run, else applies them.",
         restarts=False,
         sees_output=False,
@@ -346,7 +346,7 @@ def _parser() -> argparse.ArgumentParser:
         "--accelerator-resource",
         default="nvidia.com/gpu",
         metavar="NAME",
-        help=f"of which a pod gets one a rank (nvidia.com/gpu); {_NO_ACCELERATOR}: CPU ranks",
+        help=f"of which a pod gets one per rank (nvidia.com/gpu); {_NO_ACCELERATOR}: CPU ranks",
     )
     add(
         "--retries",

@@ -1,4 +1,4 @@
-"""All ranks on this machine, one process an accelerator or as many CPU processes as asked for."""
+"""All ranks on this machine, one process per accelerator or as many CPU processes as asked for."""
 
 import os
 import signal
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``launch/local``; return the exit code."""
     parser = common_parser(
         "launch/local",
-        "Train on this machine: a rank an accelerator, or N ranks on the CPU.",
+        "Train on this machine: a rank per accelerator, or N ranks on the CPU.",
         nodes=False,
     )
     request = to_request(parser, parser.parse_args(arguments))

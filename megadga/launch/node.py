@@ -12,7 +12,15 @@ from megadga.config.run import RunConfig
 from megadga.console import run_program
 from megadga.launch.hosts import Host
 from megadga.launch.local import Node, count_accelerators, rank_commands, signal_ranks
-from megadga.launch.plan import Plan, common_parser, count, launch, timeouts_for, to_request, whole
+from megadga.launch.plan import (
+    Plan,
+    common_parser,
+    count,
+    launch,
+    non_negative_int,
+    timeouts_for,
+    to_request,
+)
 
 END_S = 10.0
 """What ending the ranks of a machine takes."""
@@ -23,7 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = common_parser(
         "node", "Run the ranks of one machine of several.", restarts=False, sees_output=False
     )
-    parser.add_argument("--node-rank", type=whole, required=True, metavar="N", help="from 0")
+    parser.add_argument(
+        "--node-rank", type=non_negative_int, required=True, metavar="N", help="from 0"
+    )
     parser.add_argument("--master-address", required=True, metavar="HOST", help="of node 0")
     parser.add_argument("--master-port", type=count, required=True, metavar="PORT")
     options = parser.parse_args(arguments)

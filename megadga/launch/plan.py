@@ -266,7 +266,7 @@ def common_parser(
         "--accelerators-per-node",
         type=ranks,
         metavar="N",
-        help="ranks on each machine, one an accelerator; without accelerators, one a CPU process",
+        help="ranks on each machine, one per accelerator, or else CPU processes",
     )
     add(
         "--time",

@@ -1,4 +1,4 @@
-"""A batch script for SLURM: one task a rank, saved before the limit, requeued until it is done.
+"""A batch script for SLURM: one task per rank, saved before the limit, requeued until it is done.
 
 The hosts are looked at inside the job, as nobody knows them before.
 """
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``launch/slurm``; return the exit code."""
     parser = common_parser(
         "launch/slurm",
-        "Submit a run to SLURM: a task an accelerator. Before its limit the run saves, and the "
+        "Submit a run to SLURM: a task per accelerator. Before its limit the run saves, and the "
         "job goes back into the queue, until the run is finished.",
         restarts=False,
     )

@@ -63,7 +63,7 @@ class StopSignal:
         file: Asks as well when it exists, which is looked at every ``LOOK_INTERVAL_S``; None:
             signals alone.
         before_end: Called before a second SIGINT ends the process.
-        clock: Seconds since any fixed moment.
+        clock: Returns a monotonic time in seconds.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""What a DeepSpeed training loop registers: batches by domain, mixture updates between steps.
+"""Plugin for DeepSpeed training loops: batches sampled by domain, mixture updates between steps.
 
-Nothing of DeepSpeed is patched: the loop takes its batches here and calls ``after_step``.
+DeepSpeed is not patched: the loop takes its batches from the plugin and calls ``after_step``.
 """
 
 from megadga.plugin.batches import Batch, BatchIndices, Sampling

@@ -1,4 +1,4 @@
-"""Hands out this rank's part of each global batch."""
+"""Provides this rank's part of each global batch, with prefetching."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,14 +21,14 @@ from megadga.probes.engine import Engine
 
 @dataclass(frozen=True)
 class Sampling:
-    """How training windows are drawn from the averaged weights.
+    """How training windows are sampled from the averaged weights.
 
     Attributes:
-        seed: Addresses every random choice: window order, batch offsets, probe streams.
-        method: ``systematic`` (realised counts within one of ``B`` times the weight) or
-            ``multinomial`` (independent draws, the paper's letter).
-        max_epochs: No domain is repeated more often than this; None for no cap.
-        prefetch: Batches read ahead in the background, at least 1.
+        seed: Seed of every random choice: window order, batch offsets, probe draws.
+        method: ``systematic`` (counts within one of ``B`` times the weight) or ``multinomial``
+            (independent draws, as in the paper).
+        max_epochs: Maximum number of epochs of any domain; None: no limit.
+        prefetch: Batches prefetched in the background, at least 1.
     """
 
     seed: int
@@ -39,13 +39,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class BatchIndices:
-    """Which windows this rank trains on in one optimizer step.
+    """Windows that this rank trains on in one optimizer step.
 
     Attributes:
-        step: The optimizer step that the batch completes, from 1.
+        step: The optimizer step of the batch, from 1.
         domains: Domain of each sequence, shape ``(accumulation, micro batch)``.
         sequences: Window index inside its domain, same shape.
-        rows: Place of each sequence in the global batch, same shape.
+        rows: Row of each sequence in the global batch, same shape.
         global_domains: Domain of each sequence of the global batch, shape ``(B,)``.
     """
 
@@ -61,7 +61,7 @@ class Batch:
     """One optimizer step's sequences for this rank.
 
     Attributes:
-        indices: Where they come from.
+        indices: Their domains and windows.
         tokens: Token ids on the engine's device, shape ``(accumulation, micro batch, S + 1)``;
             iterate over it for the micro-batches.
     """
@@ -71,16 +71,16 @@ class Batch:
 
     @property
     def step(self) -> int:
-        """The optimizer step that the batch completes, from 1."""
+        """The optimizer step of the batch, from 1."""
         return self.indices.step
 
 
 class RankLayout(Protocol):
-    """The data-parallel ranks, as far as batches are divided among them."""
+    """Rank and world size of the data-parallel group."""
 
     @property
     def rank(self) -> int:
-        """This process's place, in ``[0, world_size)``."""
+        """This process's rank, in ``[0, world_size)``."""
         ...
 
     @property
@@ -91,17 +91,17 @@ class RankLayout(Protocol):
 
 @final
 class BatchLoader:
-    """Plans global batches, and reads this rank's rows of them ahead of their use.
+    """Plans global batches and prefetches this rank's rows of them.
 
     Args:
-        engine: Says how large a global batch is and how it is divided.
-        domains: The training domains, ``K`` of them, of one sequence length.
-        sampling: How windows are drawn.
+        engine: Defines the sizes of global batches and micro-batches.
+        domains: The ``K`` training domains, with the same sequence length.
+        sampling: How windows are sampled.
         collective: The data-parallel ranks.
 
     Attributes:
         sizes: Windows of each domain, shape ``(K,)``.
-        state: How far the data has been consumed; what is only read ahead does not count.
+        state: Progress through the data, prefetched batches not included.
 
     Raises:
         ValueError: If ``sampling.prefetch`` is below 1.
@@ -134,81 +134,85 @@ class BatchLoader:
             raise ValueError(f"prefetch: expected at least 1, found {sampling.prefetch}")
         self._prefetch = sampling.prefetch
         self._reader = BatchReader(domains, rows=self._rows)
-        self._ahead: deque[tuple[BatchPlan, PendingRead]] = deque()
-        self._guess: PendingRead | None = None
+        self._prefetched: deque[tuple[BatchPlan, PendingRead]] = deque()
+        self._speculative: PendingRead | None = None
         self.state = self._sampler.init()
 
     @property
     def epochs(self) -> FloatArray:
-        """How often each domain has been gone through, shape ``(K,)``."""
+        """Number of epochs of each domain, shape ``(K,)``."""
         return self._sampler.epochs(self.state)
 
     def next_batch(
         self,
         weights: FloatArray,
-        weights_end: Callable[[int], bool],
-        expected: Callable[[int], FloatArray],
+        is_last_step: Callable[[int], bool],
+        predict_weights: Callable[[int], FloatArray],
     ) -> Batch:
         """Return the next batch and advance.
 
-        Meanwhile the next ones are read: those that the weights hold for, and of those that follow
-        other weights what the expected ones say.
+        Prefetches the batches up to the next change of the weights, and speculatively the first
+        batch after it, from predicted weights.
 
         Args:
-            weights: The mixture, shape ``(K,)``; the same until a step at which it ends.
-            weights_end: Whether the weights hold only up to and with a step: plans never go past.
-            expected: The mixture that may follow such a step, shape ``(K,)``. If it turns out to
-                be another, what it does not share with the other is read again, and nothing else
-                changes.
+            weights: Sampling weights, shape ``(K,)``; constant until a step at which
+                ``is_last_step`` is true.
+            is_last_step: Whether the weights are valid only up to and including a step. No batch
+                beyond such a step is planned.
+            predict_weights: Returns the predicted weights after such a step, shape ``(K,)``. If
+                the prediction is wrong, the differing windows are read again; the batch is the
+                same.
         """
-        self._read_ahead(weights, weights_end, expected)
-        plan, reading = self._ahead.popleft()
+        self._read_ahead(weights, is_last_step, predict_weights)
+        plan, reading = self._prefetched.popleft()
         tokens = self._reader.tokens(reading)
         self.state = plan.state_after
         return Batch(self._indices(plan), torch.as_tensor(tokens, device=self._device))
 
     def next_indices(self, weights: FloatArray) -> BatchIndices:
-        """Return which windows make up the next batch, read nothing, and advance."""
+        """Return the windows of the next batch without reading them, and advance."""
         plan = self._sampler.plan(self.state, weights)
         self.seek(plan.state_after)
         return self._indices(plan)
 
     def seek(self, state: SamplerState) -> None:
-        """Continue from ``state``; what was read ahead is dropped."""
-        for _, reading in self._ahead:
+        """Continue from ``state``, dropping prefetched batches."""
+        for _, reading in self._prefetched:
             reading.cancel()
-        self._ahead.clear()
-        self._guess = None
+        self._prefetched.clear()
+        self._speculative = None
         self.state = state
 
     def close(self) -> None:
-        """Stop reading ahead, and end the thread that does."""
+        """Drop prefetched batches and stop the reader thread."""
         self.seek(self.state)
         self._reader.close()
 
     def _read_ahead(
         self,
         weights: FloatArray,
-        weights_end: Callable[[int], bool],
-        expected: Callable[[int], FloatArray],
+        is_last_step: Callable[[int], bool],
+        predict_weights: Callable[[int], FloatArray],
     ) -> None:
-        """Have the next batch and ``prefetch`` more begun, as far as that can be."""
-        while len(self._ahead) <= self._prefetch:
-            state = self._ahead[-1][0].state_after if self._ahead else self.state
-            if self._ahead and weights_end(state.step):
-                if self._guess is None:
-                    then = expected(state.step)
-                    self._guess = self._reader.begin(partial(self._selected, state, then))
+        """Schedule reads of the next batch and up to ``prefetch`` more."""
+        while len(self._prefetched) <= self._prefetch:
+            state = self._prefetched[-1][0].state_after if self._prefetched else self.state
+            if self._prefetched and is_last_step(state.step):
+                if self._speculative is None:
+                    predicted = predict_weights(state.step)
+                    self._speculative = self._reader.submit(
+                        partial(self._selected, state, predicted)
+                    )
                 return
             try:
                 plan = self._sampler.plan(state, weights)
             except ExhaustedError:
-                if not self._ahead:
+                if not self._prefetched:
                     raise
-                return  # only planned ahead: it is an error when that batch is asked for
-            reading = self._reader.begin(partial(_selection, plan), guess=self._guess)
-            self._guess = None
-            self._ahead.append((plan, reading))
+                return  # raised again when this batch is requested
+            reading = self._reader.submit(partial(_selection, plan), speculative=self._speculative)
+            self._speculative = None
+            self._prefetched.append((plan, reading))
 
     def _selected(self, state: SamplerState, weights: FloatArray) -> Selection:
         return self._sampler.plan(state, weights).selection

@@ -1,4 +1,4 @@
-"""The plugin that a DeepSpeed loop registers: batches by domain, and mixture updates."""
+"""The mixture plugin for DeepSpeed loops: batches sampled by domain, and mixture updates."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -40,37 +40,36 @@ from megadga.probes.sequences import TrainedBatch
 class MixturePlugin:
     """Online data mixing for any DeepSpeed loop (Dynamic Gradient Alignment, arXiv 2410.02498).
 
-    Each optimizer step, take ``next_batch()`` (or ``next_indices()`` and read the windows
+    In each optimizer step, call ``next_batch()`` (or ``next_indices()``, and read the windows
     yourself), train on its micro-batches, then call ``after_step(step)`` on every rank. Every
-    ``interval`` steps that measures the domains' alignments and updates the mixture. Put
-    ``state_dict()`` into ``engine.save_checkpoint(client_state=...)``.
+    ``interval`` steps this measures the domains' alignments and updates the mixture. Save
+    ``state_dict()`` with ``engine.save_checkpoint(client_state=...)``.
 
     Args:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
-        domains: The training domains, ``K`` of them, of one sequence length.
-        specific: What the model should become good at: one set, or several in the order of a
-            scheduler's targets; None only for a scheduler that aligns to no such set. If it is
-            padded (``Examples``), the module is shown ``PADDING`` among its tokens when alignments
-            are measured, and at no other time.
-        scheduler: The algorithm that moves the weights.
-        sampling: How windows are drawn.
+        domains: The ``K`` training domains, with the same sequence length.
+        specific: The specific set, or several in the order of the scheduler's targets; None only
+            for a scheduler that does not use one. If it is padded (``Examples``), the module
+            receives ``PADDING`` among its tokens while alignments are measured, and only then.
+        scheduler: The algorithm that updates the weights.
+        sampling: How windows are sampled.
         interval: ``T_r``, optimizer steps between updates, at least 1.
-        probing: How an update's alignments are measured, and on how many sequences.
-        loss: Mean loss of tokens ``(b, S + 1)`` through a module, over the targets that are not
-            padding, or what it counts of them (see ``Loss``); by default what the module returns,
-            or its mean if that is a loss a token.
+        probing: How alignments are measured, and on how many sequences per update.
+        loss: Computes the mean loss of tokens ``(b, S + 1)`` through a module, over the targets
+            that are not padding (see ``Loss``); by default the module's output, or its mean if
+            the module returns one loss per token.
 
-    Where the rule measures alignments, construction is collective: a few sequences pass through
-    the module, so that what cannot be measured is refused before anything is trained.
+    If the scheduler measures alignments, construction is collective: a few sequences pass through
+    the module, so that unsupported modules are rejected before training.
 
-    In flight (``probing.method``), what is handed to ``engine.backward`` must be the mean loss
-    over the targets of a micro-batch, times any number, and taking the batch of an update step is
-    collective, as that is when the direction is measured.
+    With the in-flight probe (``probing.method``), the tensor passed to ``engine.backward`` must be
+    the mean loss over the targets of a micro-batch, up to a constant factor, and requesting the
+    batch of an update step is collective, as the direction is measured at that point.
 
     Raises:
         UnsupportedEngineError: If alignments are not known to be exact on this engine, or this
-            module and its loss cannot be measured.
-        ValueError: If the arguments contradict each other.
+            module or its loss is unsupported.
+        ValueError: If the arguments are inconsistent.
     """
 
     name = "mixture"
@@ -94,13 +93,13 @@ class MixturePlugin:
         self._interval = interval
         self._collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
         self._batches = BatchLoader(engine, domains, sampling, collective=self._collective)
-        self._mixture = self._agreed(scheduler.init())
+        self._mixture = self._broadcast_state(scheduler.init())
         if self._mixture.weights.shape != self._batches.sizes.shape:
             raise ValueError(
                 f"scheduler: expected weights over {len(domains)} domains, "
                 f"found shape {self._mixture.weights.shape}"
             )
-        # What a saved state must agree on, or its cursors would mean other sequences.
+        # A saved state must match this, or its cursors would refer to different sequences.
         self._identity: dict[str, Any] = {
             "domains": list(self.names),
             "windows": self._batches.sizes.tolist(),
@@ -136,7 +135,7 @@ class MixturePlugin:
 
     @property
     def step(self) -> int:
-        """Optimizer steps whose batches were handed out."""
+        """Number of optimizer steps whose batches have been returned."""
         return self._batches.state.step
 
     @property
@@ -151,12 +150,12 @@ class MixturePlugin:
 
     def next_batch(self) -> Batch:
         """Return this rank's tokens of the next optimizer step, and advance."""
-        batch = self._batches.next_batch(self.weights, self._is_update, self._expected)
+        batch = self._batches.next_batch(self.weights, self._is_update, self._predict_weights)
         self._prepare(batch.indices)
         return batch
 
     def next_indices(self) -> BatchIndices:
-        """Return which windows make up the next optimizer step, read nothing, and advance."""
+        """Return the windows of the next optimizer step without reading them, and advance."""
         indices = self._batches.next_indices(self.weights)
         self._prepare(indices)
         return indices
@@ -164,31 +163,31 @@ class MixturePlugin:
     def observe_losses(
         self, domains: IntArray, losses: FloatArray, reference_losses: FloatArray | None = None
     ) -> None:
-        """Tell what an optimizer step was trained at, before ``after_step``. Not collective.
+        """Report the training losses of an optimizer step, before ``after_step``. Not collective.
 
-        Rules that follow the losses of training need it of every step; to others it is nothing.
+        Required in every step by schedulers that use training losses; ignored by others.
 
         Args:
             domains: Domain of each sequence, as ``indices.global_domains``, shape ``(B,)``.
-            losses: Mean loss of each, nats a token, shape ``(B,)``. Of the whole global batch, and
-                equal on every rank.
-            reference_losses: A reference model's on the same sequences, for a rule that compares
-                the two (``Doremi``); to others it is nothing.
+            losses: Mean loss of each, nats per token, shape ``(B,)``. Of the whole global batch,
+                and equal on every rank.
+            reference_losses: A reference model's losses on the same sequences, for a scheduler
+                that compares the two (``Doremi``); ignored by others.
 
         Raises:
-            ValueError: If the shapes differ, a domain is none, or the rule needs a reference
-                model's losses and there are none.
+            ValueError: If the shapes differ, a domain index is out of range, or required reference
+                losses are missing.
         """
         if isinstance(self._needs, LossNeeds):
             self._losses.add(domains, losses, reference_losses)
 
     def observe_general(self, loss: float) -> None:
-        """Tell the mean validation loss over the domains after an evaluation. Not collective.
+        """Report the domains' mean validation loss after an evaluation. Not collective.
 
-        A `general_guard` needs it; the last one holds until the next.
+        Required by `general_guard`; the latest value is used until the next one.
 
         Args:
-            loss: Nats a token, equal on every rank.
+            loss: Nats per token, equal on every rank.
         """
         self._general_loss = loss
 
@@ -199,12 +198,12 @@ class MixturePlugin:
             step: Optimizer steps completed so far, equal to ``self.step``.
 
         Returns:
-            An ``update`` record (see ``UpdateRecords``), with an ``event`` if a guard began or
-            ended with it; or an ``event`` if the update was left out; or nothing.
+            An ``update`` record (see ``UpdateRecords``), with an ``event`` if a guard was switched
+            on or off; or an ``event`` if the update was skipped; or nothing.
 
         Raises:
-            ValueError: If batches and steps have gone out of step, or the rule follows losses and
-                was not told of any.
+            ValueError: If ``step`` does not match the batches returned, or the scheduler uses
+                losses and none were reported.
         """
         if step != self.step:
             raise ValueError(
@@ -213,7 +212,7 @@ class MixturePlugin:
         due = self._is_update(step)
         if due and self._measurement is not None:
             self._synchronize()
-        self._clock.end_step(watched=due and self._in_flight)
+        self._clock.end_step(in_flight=due and self._in_flight)
         if not due:
             return {}
         before = self._mixture
@@ -221,22 +220,22 @@ class MixturePlugin:
             observed = self._observe(step)
         if isinstance(observed, Alignments | TargetAlignments):
             observed = replace(observed, general_loss=self._general_loss)
-        self._mixture = self._agreed(self._scheduler.update(before, observed))
-        return self._told(before, observed)
+        self._mixture = self._broadcast_state(self._scheduler.update(before, observed))
+        return self._update_metrics(before, observed)
 
     def close(self) -> None:
-        """Stop reading ahead, and let go of the model."""
+        """Stop prefetching and remove all hooks from the model."""
         self._batches.close()
         if self._measurement is not None:
             self._measurement.close()
 
     def initial_weights(self) -> dict[str, Any]:
-        """Return the averaged weights that a run begins with, as an ``update`` tells them."""
+        """Return the initial averaged weights, in the format of an ``update`` record."""
         weights = self._records.weights(self._mixture, self.epochs)
         return {name: by for name, by in weights.items() if name.endswith("averaged_weights")}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs to continue; equal on every rank."""
+        """Return the state to save in a checkpoint; equal on every rank."""
         mixture = self._mixture
         return {
             **self._identity,
@@ -250,7 +249,7 @@ class MixturePlugin:
                 name: torch.from_numpy(array.copy()) for name, array in mixture.memory.items()
             },
             "general_loss": self._general_loss,
-            "observer": self._observed_state(),
+            "observer": self._observer_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -281,11 +280,11 @@ class MixturePlugin:
 
     @property
     def _num_measured(self) -> int:
-        """The number of the next update, counting those that were left out."""
+        """Index of the next update, skipped ones counted."""
         return self._mixture.num_updates + self._mixture.num_skipped
 
     def _prepare(self, indices: BatchIndices) -> None:
-        """Get ready for the update that follows this batch, if one does. Collective then."""
+        """Prepare the update after this batch, if one is due; then collective."""
         if self._measurement is not None and self._is_update(indices.step):
             batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)
             with self._clock.probing():
@@ -293,12 +292,12 @@ class MixturePlugin:
         self._clock.begin_step()
 
     def _observe(self, step: int) -> Observed:
-        """Return what the rule observes after an optimizer step. Collective if it is measured."""
+        """Return the observation for the scheduler. Collective if alignments are measured."""
         if self._measurement is not None:
             return self._measurement.measure(self._num_measured)
         return self._losses.take(step) if isinstance(self._needs, LossNeeds) else StepNumber(step)
 
-    def _observed_state(self) -> dict[str, Any]:
+    def _observer_state(self) -> dict[str, Any]:
         if self._measurement is not None:
             return self._measurement.state_dict()
         return self._losses.state_dict() if isinstance(self._needs, LossNeeds) else {}
@@ -306,33 +305,33 @@ class MixturePlugin:
     def _is_update(self, step: int) -> bool:
         return self._needs is not None and step % self._interval == 0
 
-    def _expected(self, step: int) -> FloatArray:
-        """Return the weights that may hold after the update that follows a step. Not collective.
+    def _predict_weights(self, step: int) -> FloatArray:
+        """Predict the weights after the update that follows a step. Not collective.
 
-        Of a rule that goes by the step alone they are known; others move them little by little.
+        Exact for schedulers that depend on the step only; for others the current weights.
         """
         if not isinstance(self._needs, StepNeeds):
             return self.weights
         return self._scheduler.update(self._mixture, StepNumber(step)).averaged_weights
 
-    def _agreed(self, mixture: MixtureState) -> MixtureState:
-        """Let the first rank's bits win: processors may round differently. Collective: once."""
+    def _broadcast_state(self, mixture: MixtureState) -> MixtureState:
+        """Broadcast rank 0's state, as processors may round differently. One collective."""
         arrays = [mixture.weights, mixture.averaged_weights, *mixture.memory.values()]
         flat = np.concatenate([np.ravel(array).astype(np.float64) for array in arrays])
         ends = np.cumsum([array.size for array in arrays])
         parts = np.split(self._collective.of_first_rank(flat), ends[:-1])
-        agreed = [
+        received = [
             part.reshape(array.shape).astype(array.dtype)
             for part, array in zip(parts, arrays, strict=True)
         ]
         return replace(
             mixture,
-            weights=agreed[0],
-            averaged_weights=agreed[1],
-            memory=dict(zip(mixture.memory, agreed[2:], strict=True)),
+            weights=received[0],
+            averaged_weights=received[1],
+            memory=dict(zip(mixture.memory, received[2:], strict=True)),
         )
 
-    def _told(self, before: MixtureState, observed: Observed) -> Metrics:
+    def _update_metrics(self, before: MixtureState, observed: Observed) -> Metrics:
         if self._mixture.num_skipped > before.num_skipped:
             return {"event": self._records.skipped(observed, self._mixture)}
         overhead = self._clock.take()
@@ -344,18 +343,18 @@ class MixturePlugin:
         }
         match observed:
             case Alignments() | TargetAlignments():
-                told = self._records.measurement(observed, self._mixture)
+                measured = self._records.measurement(observed, self._mixture)
                 event = self._records.guard(before, self._mixture, observed.general_loss)
-                return {"update": {**told, **weights, **cost}, **event}
+                return {"update": {**measured, **weights, **cost}, **event}
             case StepNumber() if np.array_equal(
                 before.averaged_weights, self._mixture.averaged_weights
             ):
-                return {}  # a schedule that is looked at each step, in the middle of a stage
+                return {}  # a schedule is evaluated at each step; within a stage nothing changes
             case _:
                 return {"update": weights}
 
 
 def _synchronize(device: torch.device) -> None:
-    """Let an accelerator finish what it was given, so that a clock sees it."""
+    """Wait for the accelerator to finish its queued work, for timing."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""What an update observes: losses of training, which are kept here, or measured alignments."""
+"""Observations for scheduler updates: accumulated training losses or measured alignments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -25,31 +25,31 @@ from megadga.probes.protocols import Measurement
 
 @final
 class TrainingLosses:
-    """Adds up the losses that the loop tells of, from one update to the next.
+    """Accumulates reported training losses between updates.
 
     Args:
         num_domains: ``K``.
-        reference: Whether a reference model's losses are wanted too.
+        reference: Whether a reference model's losses are accumulated as well.
     """
 
     def __init__(self, num_domains: int, *, reference: bool = False) -> None:
         self._num_domains = num_domains
         self._reference = reference
-        self._forget()
+        self._reset()
 
     def add(
         self, domains: IntArray, losses: FloatArray, reference_losses: FloatArray | None = None
     ) -> None:
-        """Take in some sequences.
+        """Add the losses of sequences.
 
         Args:
             domains: Domain of each, in ``[0, K)``, shape ``(N,)``.
-            losses: Mean loss of each, nats a token, shape ``(N,)``.
-            reference_losses: A reference model's, same shape; not read if they are not wanted.
+            losses: Mean loss of each, nats per token, shape ``(N,)``.
+            reference_losses: A reference model's losses, same shape; ignored if not accumulated.
 
         Raises:
-            ValueError: If the shapes differ, a domain is none, or a reference's losses are
-                wanted and missing.
+            ValueError: If the shapes differ, a domain index is out of range, or required reference
+                losses are missing.
         """
         if domains.ndim != 1 or domains.shape != losses.shape:
             raise ValueError(
@@ -75,13 +75,13 @@ class TrainingLosses:
         self._counts += np.bincount(domains, minlength=self._num_domains)
 
     def take(self, step: int) -> DomainLosses:
-        """Return the mean losses since the last update, and begin anew. Not collective.
+        """Return the mean losses since the last update and reset. Not collective.
 
         Args:
             step: Optimizer steps completed so far.
 
         Raises:
-            ValueError: If nobody has told of any.
+            ValueError: If no losses were reported.
         """
         if not self._counts.any():
             raise ValueError(
@@ -91,11 +91,11 @@ class TrainingLosses:
         drawn = np.maximum(self._counts, 1)
         reference = self._reference_sums / drawn if self._reference else None
         observed = DomainLosses(self._sums / drawn, self._counts, step, reference)
-        self._forget()
+        self._reset()
         return observed
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was added up so far."""
+        """Return the accumulated sums."""
         state = {
             "loss_sums": torch.from_numpy(self._sums.copy()),
             "loss_counts": torch.from_numpy(self._counts.copy()),
@@ -105,13 +105,13 @@ class TrainingLosses:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
+        """Restore ``state``."""
         self._sums = state["loss_sums"].numpy().copy()
         self._counts = state["loss_counts"].numpy().copy()
         if self._reference:
             self._reference_sums = state["reference_loss_sums"].numpy().copy()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._sums = np.zeros(self._num_domains)
         self._reference_sums = np.zeros(self._num_domains)
         self._counts = np.zeros(self._num_domains, dtype=np.int64)
@@ -120,10 +120,10 @@ class TrainingLosses:
 def as_target_sets(
     specific: SequenceSet | Sequence[SequenceSet] | None,
 ) -> tuple[SequenceSet, ...]:
-    """Return the specific sets.
+    """Return the specific sets as a tuple.
 
     Raises:
-        ValueError: If two have one name.
+        ValueError: If two have the same name.
     """
     if specific is None:
         return ()
@@ -144,7 +144,7 @@ def build_measurement(
     loss: Loss,
     seed: int,
 ) -> Measurement | TargetMeasurement | None:
-    """Return what measures the alignments that a rule observes; None if it observes none.
+    """Return the measurement of the alignments that a scheduler needs; None if it needs none.
 
     Collective.
 
@@ -168,11 +168,11 @@ def build_measurement(
             return None
         case AlignmentNeeds():
             if needs.target == "specific":
-                _check_number(specific, 1)
+                _check_num_sets(specific, 1)
             target = specific[0] if needs.target == "specific" else None
             return make_measurement(engine, domains, target, needs=needs, **options)
         case TargetNeeds():
-            _check_number(specific, needs.num_targets)
+            _check_num_sets(specific, needs.num_targets)
             return make_target_measurement(engine, domains, specific, needs=needs, **options)
         case _:
             raise ValueError(
@@ -181,7 +181,7 @@ def build_measurement(
             )
 
 
-def _check_number(specific: Sequence[SequenceSet], expected: int) -> None:
+def _check_num_sets(specific: Sequence[SequenceSet], expected: int) -> None:
     if len(specific) != expected:
         sets = "a specific set" if expected == 1 else f"{expected} specific sets"
         found = ", ".join(each.name for each in specific) or "None"

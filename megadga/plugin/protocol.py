@@ -1,14 +1,14 @@
-"""What a training loop asks of its plugins."""
+"""Protocol between a training loop and its plugins."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 Metrics = dict[str, dict[str, Any]]
-"""What to log of a step, by record type: ``train``, ``update``, ``evaluation``, ``event``."""
+"""Records to log for a step, by type: ``train``, ``update``, ``evaluation``, ``event``."""
 
 
 class Plugin(Protocol):
-    """Something a training loop calls after each optimizer step and saves with its checkpoints."""
+    """Called by the training loop after each optimizer step; its state is in checkpoints."""
 
     @property
     def name(self) -> str:
@@ -16,7 +16,7 @@ class Plugin(Protocol):
         ...
 
     def after_step(self, step: int) -> Metrics:
-        """Do what is due after optimizer step ``step`` (from 1). Collective: every rank calls."""
+        """Act after optimizer step ``step`` (from 1). Collective: call it on every rank."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an update reports: weights and alignments by name, overhead, collapse warnings."""
+"""Metrics of an update: weights and alignments by name, probe overhead, collapse events."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -30,11 +30,12 @@ from megadga.plugin.protocol import Metrics
 
 @dataclass(frozen=True)
 class ObservedOverhead:
-    """Where the time since the last update went.
+    """Cost of measuring since the last update.
 
     Attributes:
-        probe_s: Seconds that measuring took, in flight included where plain steps tell how much.
-        share: Those, divided by the seconds that training took; None before the first step.
+        probe_s: Seconds spent on measuring, including the extra time of in-flight steps if there
+            were other steps to compare with.
+        share: ``probe_s`` divided by the seconds spent on training; None before the first step.
     """
 
     probe_s: float
@@ -43,37 +44,37 @@ class ObservedOverhead:
 
 @final
 class ProbeTimer:
-    """Tells measuring from training, from one update to the next.
+    """Separates the time spent on measuring from the time spent on training.
 
     Args:
-        now: Seconds since any fixed moment.
+        now: Returns a monotonic time in seconds.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._step_began: float | None = None
         self._plain_s: list[float] = []
-        self._watched_s: list[float] = []
+        self._in_flight_s: list[float] = []
         self._probing_s = 0.0
 
     def begin_step(self) -> None:
-        """A batch was handed out."""
+        """Start timing a training step, when its batch is returned."""
         self._step_began = self._now()
 
-    def end_step(self, *, watched: bool) -> None:
-        """It has been trained on.
+    def end_step(self, *, in_flight: bool) -> None:
+        """Stop timing a training step.
 
         Args:
-            watched: Whether alignments were measured on it meanwhile.
+            in_flight: Whether alignments were measured in flight during the step.
         """
         if self._step_began is not None:
-            steps = self._watched_s if watched else self._plain_s
+            steps = self._in_flight_s if in_flight else self._plain_s
             steps.append(self._now() - self._step_began)
         self._step_began = None
 
     @contextmanager
     def probing(self) -> Generator[None]:
-        """Count what is done inside as measuring."""
+        """Count the time inside the block as measuring."""
         began = self._now()
         try:
             yield
@@ -81,26 +82,26 @@ class ProbeTimer:
             self._probing_s += self._now() - began
 
     def take(self) -> ObservedOverhead:
-        """Return what was counted, and count from zero again."""
-        plain, watched = self._plain_s, self._watched_s
+        """Return the overhead since the last call and reset."""
+        plain, in_flight = self._plain_s, self._in_flight_s
         surplus = 0.0
-        if plain and watched:
-            surplus = max(0.0, sum(watched) - len(watched) * sum(plain) / len(plain))
+        if plain and in_flight:
+            surplus = max(0.0, sum(in_flight) - len(in_flight) * sum(plain) / len(plain))
         probe_s = self._probing_s + surplus
-        training_s = sum(plain) + sum(watched) - surplus
-        self._plain_s, self._watched_s, self._probing_s = [], [], 0.0
+        training_s = sum(plain) + sum(in_flight) - surplus
+        self._plain_s, self._in_flight_s, self._probing_s = [], [], 0.0
         return ObservedOverhead(probe_s, probe_s / training_s if training_s else None)
 
 
 @final
 class CollapseAlarm:
-    """A plugin that logs an event when the weights fall below a number of effective domains.
+    """A plugin that logs an event when the number of effective domains falls below a threshold.
 
-    Once when they fall, not at every step that they stay there.
+    Logs once per fall below the threshold.
 
     Args:
-        weights: Returns the mixture that batches are sampled from, shape ``(K,)``.
-        min_effective: Least number of `effective_domains` that is no cause for alarm.
+        weights: Returns the sampling weights, shape ``(K,)``.
+        min_effective: Threshold for `effective_domains`.
     """
 
     name = "collapse_alarm"
@@ -110,8 +111,8 @@ class CollapseAlarm:
         self._min_effective = min_effective
         self._low = self._is_low()
 
-    def after_step(self, step: int) -> Metrics:  # noqa: ARG002  (the weights say it all)
-        """Return an ``event`` if the weights have fallen since the last call. Not collective."""
+    def after_step(self, step: int) -> Metrics:  # noqa: ARG002  (depends on the weights only)
+        """Return an ``event`` if the threshold was crossed since the last call. Not collective."""
         was_low, self._low = self._low, self._is_low()
         if was_low or not self._low:
             return {}
@@ -123,11 +124,11 @@ class CollapseAlarm:
         return {"event": event}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whether the fall has been told."""
+        """Return whether the weights are below the threshold."""
         return {"low": self._low}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
+        """Restore ``state``."""
         self._low = bool(state["low"])
 
     def _is_low(self) -> bool:
@@ -135,22 +136,22 @@ class CollapseAlarm:
 
 
 MAX_DOMAINS = 4096
-"""Domains whose numbers are told one by one where a basis says the same in fewer."""
+"""Maximum number of domains that are logged individually if there is a basis."""
 
 
 MEAN_WEIGHTS = "mean_weights"
-"""Where an update has the mean of its rule's weights over the run, if the rule keeps one."""
+"""Key of the mean of the weights over the run, for schedulers that keep one."""
 
 
 @final
 @dataclass(frozen=True)
 class UpdateRecords:
-    """Numbers by name.
+    """Builds metric records with values keyed by name.
 
     Attributes:
-        domains: Names of the domains, ``K`` of them.
-        needs: What the rule asked for.
-        specific: Names of the specific sets, ``M`` of them.
+        domains: Names of the ``K`` domains.
+        needs: Observations that the scheduler needs.
+        specific: Names of the ``M`` specific sets.
     """
 
     domains: tuple[str, ...]
@@ -159,18 +160,18 @@ class UpdateRecords:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Names of what is measured: the domains, or the basis distributions over them."""
+        """Names of the measured mixtures: the domains, or the basis distributions."""
         return self.domains if self._mixtures is None else self._mixtures.names
 
     def weights(self, mixture: MixtureState, epochs: FloatArray) -> dict[str, Any]:
-        """Return what an update leaves behind, whatever it followed.
+        """Return the weights after an update.
 
-        Where there are basis distributions, and more than ``MAX_DOMAINS`` domains, the latter
-        have no numbers.
+        With basis distributions and more than ``MAX_DOMAINS`` domains, values per domain are
+        omitted.
 
         Args:
-            mixture: After the update.
-            epochs: How often each domain has been gone through, shape ``(K,)``.
+            mixture: State after the update.
+            epochs: Number of epochs of each domain, shape ``(K,)``.
         """
         record: dict[str, Any] = {}
         if (guard := self._guard(mixture)) is not None:
@@ -190,11 +191,11 @@ class UpdateRecords:
     def measurement(
         self, observed: Alignments | TargetAlignments, mixture: MixtureState
     ) -> dict[str, Any]:
-        """Return what was measured.
+        """Return the measured values.
 
         Args:
-            observed: Against one specific set, or several.
-            mixture: After the update.
+            observed: Alignments with one specific set, or several.
+            mixture: State after the update.
         """
         match observed:
             case Alignments():
@@ -221,12 +222,12 @@ class UpdateRecords:
     def guard(
         self, before: MixtureState, after: MixtureState, general_loss: float | None
     ) -> dict[str, dict[str, Any]]:
-        """Return the ``event`` of an update with which a general guard began or ended, if any.
+        """Return an ``event`` if an update switched a general guard on or off.
 
         Args:
-            before: The mixture before the update.
-            after: After it.
-            general_loss: What the guard was shown.
+            before: State before the update.
+            after: State after it.
+            general_loss: The loss passed to the guard.
         """
         was, now = self._guard(before), self._guard(after)
         if was is None or now is None or was.is_on == now.is_on:
@@ -239,7 +240,7 @@ class UpdateRecords:
         return {"event": event}
 
     def _guard(self, mixture: MixtureState) -> GuardReading | None:
-        """Return what a guard remembers, however deep its rule is wrapped."""
+        """Return the guard's state, also from inside wrapped schedulers."""
         state = mixture if self._mixtures is None else rule_state(mixture)
         if isinstance(self.needs, TargetNeeds):
             state = inner_state(state)
@@ -271,13 +272,13 @@ class UpdateRecords:
         return record
 
     def skipped(self, observed: Observed, mixture: MixtureState) -> dict[str, Any]:
-        """Return the event of an update that was left out, with the names that are to blame.
+        """Return the event of a skipped update, with the names of the values that caused it.
 
         Args:
-            observed: What the rule was shown.
-            mixture: After the update.
+            observed: The observation passed to the scheduler.
+            mixture: State after the update.
         """
-        reason, finite = "left out by the rule", np.ones(len(self.measured), dtype=np.bool_)
+        reason, finite = "skipped by the scheduler", np.ones(len(self.measured), dtype=np.bool_)
         match observed:
             case Alignments():
                 finite = np.isfinite(observed.dots)
@@ -285,7 +286,7 @@ class UpdateRecords:
                     finite &= np.isfinite(observed.squared_norms)
                 reason = "alignments are not finite"
                 if observed.is_finite():
-                    reason = "left out by the rule: min_signal, warmup or freeze_after"
+                    reason = "skipped by the scheduler: min_signal, warmup or freeze_after"
             case TargetAlignments():
                 for dots in observed.dots:
                     finite &= np.isfinite(dots)
@@ -293,18 +294,20 @@ class UpdateRecords:
                     finite &= np.isfinite(observed.squared_norms)
                 reason = "alignments or losses of the specific sets are not finite"
                 if observed.is_finite():
-                    reason = "left out by the rule: warmup, freeze_after or a loss that is not > 0"
+                    reason = (
+                        "skipped by the scheduler: warmup, freeze_after or a loss that is not > 0"
+                    )
             case DomainLosses():
                 finite = np.isfinite(observed.losses)
                 if not observed.is_finite():
                     reason = "losses are not finite"
             case _:
                 pass
-        blamed = [name for name, good in zip(self.measured, finite, strict=True) if not good]
+        culprits = [name for name, good in zip(self.measured, finite, strict=True) if not good]
         return {
             "event": "update_skipped",
             "reason": reason,
-            "domains" if self._mixtures is None else "basis": blamed,
+            "domains" if self._mixtures is None else "basis": culprits,
             "num_skipped": mixture.num_skipped,
         }
 

@@ -42,7 +42,7 @@ class ProgressBars:
 
     Args:
         stream: Where to.
-        clock: Seconds since any fixed moment.
+        clock: Returns a monotonic time in seconds.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from megadga.errors import ConfigError
 
 
 def read_tokenizer_file(path: Path, *, fingerprint: str | None = None) -> tuple[bytes, str]:
-    """Return what a tokenizer's file holds, and its fingerprint: SHA-256, hexadecimal.
+    """Return what a tokenizer's file holds, and its fingerprint: SHA-256 as hex digits.
 
     Args:
         path: The file.
@@ -347,7 +347,8 @@ class HuggingFaceTokenizer:
             raise ConfigError(
                 f"{path}: expected a Hugging Face tokenizer, found {error}"
             ) from error
-        # Read by the library with every batch. Its threads gain nothing beside one worker a core.
+        # Read by the library with every batch. Its threads gain nothing beside one worker per
+        # core.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         library.no_truncation()
         library.no_padding()

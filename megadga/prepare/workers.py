@@ -84,7 +84,7 @@ class Workers:
 
         Args:
             function: Picklable, as are items and results.
-            items: At most two a worker wait for their result to be asked for.
+            items: At most two per worker wait for their result to be asked for.
 
         Raises:
             MegadgaError: If a worker died. What ``function`` raises surfaces as it is.
@@ -124,7 +124,7 @@ def open_processes(count: int | None) -> Generator[Workers]:
     be importable without effect.
 
     Args:
-        count: Processes, in [1, ``MAX_PROCESSES``]; 1: this one does the work. None: one a core.
+        count: Processes, in [1, ``MAX_PROCESSES``]; 1: this one does the work. None: one per core.
 
     Raises:
         ConfigError: If ``count`` is out of range.

@@ -147,7 +147,7 @@ def label_ends(
 
     Args:
         axes: Framed, with the limits that will stay.
-        labels: One a line.
+        labels: One per line.
         values: Where each line ends; one that is not finite has its label at the bottom.
         colours: Of the lines.
     """

@@ -1,1 +1,1 @@
-"""What a run leaves in its output folder beside metrics: checkpoints, markers, a lock."""
+"""Checkpoints, status markers, failure records and the lock in a run's output folder."""

@@ -1,8 +1,8 @@
-"""Checkpoints in a run's folder: headers with checksums, the latest one, pruning.
+"""Checkpoints in a run's folder: headers with checksums, the latest checkpoint, pruning.
 
-``FOLDER/latest`` names the checkpoint that a run continues from; ``FOLDER/step-00000500`` is one,
-and ``megadga.json`` in it its header. The header is written last and lists every file with its
-SHA-256: a folder without one was never completed.
+``FOLDER/latest`` names the checkpoint to resume from. A checkpoint is a folder such as
+``FOLDER/step-00000500`` with a header ``megadga.json``, which is written last and lists every file
+with its SHA-256: a folder without a header is incomplete.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ _HEADER = "megadga.json"
 _CHECKSUM = "sha256"
 
 
-_NAMED = 8
-"""Differences that an error names: two runs over other domains differ in thousands."""
+_MAX_DIFFERENCES = 8
+"""Differences listed in an error; configurations may differ in thousands of keys."""
 
 
 @dataclass(frozen=True)
 class SavedFile:
-    """What a header says of one file of its checkpoint.
+    """Header entry of one file of a checkpoint.
 
     Attributes:
         bytes: Its size.
-        sha256: Its checksum, hexadecimal.
+        sha256: Its checksum, as hex digits.
     """
 
     bytes: int
@@ -43,16 +43,16 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What can be compared before a checkpoint is loaded.
+    """Metadata of a checkpoint, checked before it is loaded.
 
     Attributes:
         step: Optimizer steps completed.
-        metrics_length: Bytes that the metrics file had.
-        identity: What the run is, as nested mappings of JSON values. A run may continue from the
-            checkpoint if its own identity is equal.
-        files: Everything else in the checkpoint's folder, by path relative to it.
-        data: Size in bytes and time of change in nanoseconds of every file of tokens that the run
-            reads, by the name that the run has for it.
+        metrics_length: Size of the metrics file in bytes.
+        identity: The run's identity, as nested mappings of JSON values. A run may resume from the
+            checkpoint only if its own identity is equal.
+        files: All other files of the checkpoint, by path relative to its folder.
+        data: Size in bytes and modification time in nanoseconds of every token file of the run,
+            by the run's name for it.
     """
 
     step: int
@@ -63,12 +63,12 @@ class CheckpointHeader:
 
 
 def header_path(checkpoint: Path) -> Path:
-    """Return where a checkpoint has its header."""
+    """Return the path of a checkpoint's header."""
     return checkpoint / _HEADER
 
 
 def write_header(checkpoint: Path, header: CheckpointHeader) -> None:
-    """Write the header into a checkpoint's folder, whole or not at all; flushed to the disk.
+    """Write the header of a checkpoint atomically and sync it to disk.
 
     Raises:
         OSError: If it cannot be written.
@@ -80,30 +80,34 @@ def write_header(checkpoint: Path, header: CheckpointHeader) -> None:
 
 
 def read_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointHeader:
-    """Read the header of a checkpoint that this run is to continue from.
+    """Read a checkpoint's header and check that it belongs to this run.
 
     Args:
-        checkpoint: The folder of one checkpoint.
-        identity: What this run is.
+        checkpoint: The checkpoint's folder.
+        identity: This run's identity.
 
     Raises:
-        ResumeError: If there is no header, it is damaged, or it is of another run; the message
-            names the keys that differ, what the checkpoint has and what this run has.
+        ResumeError: If the header is missing, damaged, or of another run; the message lists the
+            differing keys with the checkpoint's and this run's values.
     """
     header = load_header(checkpoint)
     if differing := run_differences(header.identity, identity):
-        named = "; ".join(differing[:_NAMED])
-        more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+        named = "; ".join(differing[:_MAX_DIFFERENCES])
+        more = (
+            f"; and {len(differing) - _MAX_DIFFERENCES} more"
+            if len(differing) > _MAX_DIFFERENCES
+            else ""
+        )
         path = header_path(checkpoint)
         raise ResumeError(f"{path}: belongs to another run: {named}{more}")
     return header
 
 
 def load_header(checkpoint: Path) -> CheckpointHeader:
-    """Read the header of any run's checkpoint.
+    """Read a checkpoint's header, whatever its run.
 
     Raises:
-        ResumeError: If there is none, or it is damaged.
+        ResumeError: If it is missing or damaged.
     """
     path = header_path(checkpoint)
     try:
@@ -118,16 +122,16 @@ def load_header(checkpoint: Path) -> CheckpointHeader:
 def find_damage(
     checkpoint: Path, header: CheckpointHeader, *, part: int = 0, parts: int = 1
 ) -> str | None:
-    """Compare a checkpoint's files with what its header says of them, reading every byte.
+    """Verify the sizes and checksums of a checkpoint's files.
 
     Args:
         checkpoint: Its folder.
         header: Its header.
-        part: Which part of the files is compared, in ``[0, parts)``.
-        parts: Into how many parts they are divided, at least 1.
+        part: The part of the files to verify, in ``[0, parts)``.
+        parts: Number of parts, at least 1.
 
     Returns:
-        A line that names the first file that is missing, cut or changed; None: all are whole.
+        A line about the first file that is missing, truncated or changed; None if all are intact.
     """
     for name in sorted(header.files)[part::parts]:
         path, saved = checkpoint / name, header.files[name]
@@ -148,16 +152,16 @@ def _parse(content: object) -> CheckpointHeader:
     fields = dict(_object(content, "JSON"))
     stated = fields.pop(_CHECKSUM, None)
     if stated is None:
-        raise ValueError("one without a checksum, as earlier versions wrote it")
+        raise ValueError("a header without a checksum, as written by earlier versions")
     if stated != _digest(fields):
-        raise ValueError("one that was changed after it was written")
+        raise ValueError("a header that was modified after it was written")
     files = _object(fields.pop("files", None), "files")
     saved = {name: SavedFile(**_object(entry, name)) for name, entry in files.items()}
     header = CheckpointHeader(files=saved, **fields)
     _object(header.identity, "identity")
     counts = (header.step, header.metrics_length, *(file.bytes for file in saved.values()))
     if not all(type(count) is int and count >= 0 for count in counts):
-        raise TypeError("steps or sizes that are no counts")
+        raise TypeError("steps or sizes that are not non-negative integers")
     return header
 
 
@@ -168,13 +172,13 @@ def _object(value: object, name: str) -> dict[str, Any]:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Return the checksum of all but the identity, which is compared key by key."""
+    """Return the checksum of everything but the identity, which is compared key by key."""
     content = {name: value for name, value in content.items() if name != "identity"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 CHECKPOINTS = "checkpoints"
-"""Name of the folder of checkpoints in a run's output folder."""
+"""Name of the checkpoint folder in a run's output folder."""
 
 
 _LATEST = "latest"
@@ -183,19 +187,19 @@ _LATEST = "latest"
 _NAME = re.compile(r"step-\d{8,18}", re.ASCII)
 
 
-_OF_RANK = re.compile(r"_pp_rank_(\d+)_", re.ASCII)
+_RANK_FILE = re.compile(r"_pp_rank_(\d+)_", re.ASCII)
 
 
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of an optimizer step lies."""
+    """Return the path of the checkpoint of an optimizer step."""
     return folder / f"step-{step:08d}"
 
 
 def completed_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints that were completed, oldest first. Their files are not read.
+    """Return the completed checkpoints, oldest first, without verifying their files.
 
     Raises:
         ResumeError: If the folder cannot be read.
@@ -204,20 +208,20 @@ def completed_checkpoints(folder: Path) -> list[Path]:
 
 
 def mark_latest(checkpoint: Path) -> None:
-    """Make a checkpoint the one that is continued from; flushed to the disk.
+    """Record a checkpoint as the one to resume from, and sync to disk.
 
     Raises:
-        OSError: If that cannot be written.
+        OSError: If ``latest`` cannot be written.
     """
     with atomic_write(checkpoint.parent / _LATEST) as file:
         file.write(checkpoint.name.encode())
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the folder of the checkpoint that ``latest`` names, None if there is no ``latest``.
+    """Return the checkpoint named in ``latest``, None if there is no such file.
 
     Raises:
-        ResumeError: If it cannot be read, or is no name of a checkpoint.
+        ResumeError: If ``latest`` cannot be read or does not name a checkpoint.
     """
     path = folder / _LATEST
     try:
@@ -230,41 +234,43 @@ def latest_checkpoint(folder: Path) -> Path | None:
         ) from None
     if not _NAME.fullmatch(name):
         expected = "the name of a checkpoint, such as step-00000500"
-        raise ResumeError(f"{path}: expected {expected}, found {name[:60]!r}{_others(folder)}")
+        raise ResumeError(
+            f"{path}: expected {expected}, found {name[:60]!r}{_alternatives(folder)}"
+        )
     return folder / name
 
 
 def find_checkpoint(folder: Path, *, wanted: str | None = None) -> Path | None:
-    """Return the checkpoint that a run continues from; None: the run has left none.
+    """Return the checkpoint to resume from; None if there is none.
 
     Args:
-        folder: Of a run's checkpoints; need not exist.
-        wanted: Name of the one that the user asks for; None: the one that ``latest`` names.
+        folder: A run's checkpoint folder; need not exist.
+        wanted: Name of the checkpoint requested by the user; None: the one named in ``latest``.
 
     Raises:
-        ResumeError: If there is none of that name, or ``latest`` is missing beside checkpoints
-            that were completed: to begin anew would remove them, one after the other.
+        ResumeError: If there is no such checkpoint, or ``latest`` is missing although completed
+            checkpoints exist: a fresh start would prune them.
     """
     if wanted is not None:
-        return _wanted(folder, wanted)
+        return _requested(folder, wanted)
     latest = latest_checkpoint(folder)
     if latest is None and completed_checkpoints(folder):
         expected = "the name of the checkpoint to continue from"
         raise ResumeError(
-            f"{folder / _LATEST}: expected {expected}, found no such file{_others(folder)}"
+            f"{folder / _LATEST}: expected {expected}, found no such file{_alternatives(folder)}"
         )
     if latest is not None and not header_path(latest).exists():
-        found = "one that was never completed" if latest.is_dir() else "no such folder"
-        raise ResumeError(f"{latest}: expected a checkpoint, found {found}{_others(folder)}")
+        found = "an incomplete one" if latest.is_dir() else "no such folder"
+        raise ResumeError(f"{latest}: expected a checkpoint, found {found}{_alternatives(folder)}")
     return latest
 
 
 def newest_intact_checkpoint(folder: Path, *, before: Path | None = None) -> Path | None:
-    """Return the newest checkpoint of which every byte is as it was written; None: none is.
+    """Return the newest checkpoint whose files all match their checksums, None if there is none.
 
     Args:
-        folder: Of a run's checkpoints.
-        before: Older than this one; None: of all.
+        folder: A run's checkpoint folder.
+        before: Consider only checkpoints older than this one; None: all.
     """
     for path in reversed(completed_checkpoints(folder)):
         if before is not None and _step(path) >= _step(before):
@@ -278,18 +284,18 @@ def newest_intact_checkpoint(folder: Path, *, before: Path | None = None) -> Pat
 
 
 def resume_advice(checkpoint: Path) -> str:
-    """Return the end of a message about a damaged checkpoint: what the run may continue from."""
-    whole = newest_intact_checkpoint(checkpoint.parent, before=checkpoint)
-    if whole is None:
-        return "; no checkpoint before it is whole"
-    return f"; the newest whole one before it is {whole.name}: --from {whole.name} continues there"
+    """Return the end of an error about a damaged checkpoint: which one to resume from instead."""
+    intact = newest_intact_checkpoint(checkpoint.parent, before=checkpoint)
+    if intact is None:
+        return "; no earlier checkpoint is intact"
+    return f"; the newest intact one before it is {intact.name}: resume with --from {intact.name}"
 
 
 def read_resume_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointHeader:
-    """Read the header of a checkpoint to continue from; see ``read_header``.
+    """Read the header of a checkpoint to resume from; see ``read_header``.
 
     Raises:
-        ResumeError: As there; where the header is damaged, it names what to continue from instead.
+        ResumeError: As there; for a damaged header the message suggests another checkpoint.
     """
     try:
         load_header(checkpoint)
@@ -299,23 +305,23 @@ def read_resume_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> Chec
 
 
 def flush_files(checkpoint: Path, *, rank: int) -> dict[str, SavedFile]:
-    """Bring to the disk what one rank has written of a checkpoint, and return its checksums.
+    """Sync the files that one rank has written to a checkpoint, and return their checksums.
 
-    DeepSpeed names the files that each rank writes after the rank; the first one writes the rest.
-    So each rank reads what it has written itself, and needs not wait until a network's file
-    system shows it what others have.
+    DeepSpeed puts the rank into the names of per-rank files; rank 0 writes the others. Each rank
+    reads only its own files, so that it need not wait for a network file system to show those of
+    other ranks.
 
     Args:
         checkpoint: Its folder.
         rank: The rank.
 
     Raises:
-        OSError: If a file cannot be read or flushed.
+        OSError: If a file cannot be read or synced.
     """
     files: dict[str, SavedFile] = {}
     folders = {checkpoint}
     for path in sorted(checkpoint.rglob("*")):
-        owner = _OF_RANK.search(path.name)
+        owner = _RANK_FILE.search(path.name)
         if path.is_file() and rank == (0 if owner is None else int(owner[1])):
             flush(path)
             name = path.relative_to(checkpoint).as_posix()
@@ -327,17 +333,16 @@ def flush_files(checkpoint: Path, *, rank: int) -> dict[str, SavedFile]:
 
 
 def prune(folder: Path, *, newest: Path, keep_last: int, remove_later: bool = True) -> None:
-    """Remove the checkpoints that are not needed any more.
+    """Remove obsolete checkpoints.
 
-    Those that were never completed go first. Then those go that are later than the newest, which
-    a run has left behind that went back before them, and then the oldest. What ``latest`` names
-    stays in any case.
+    Removes incomplete ones first, then those later than the newest (left behind by a run that was
+    rewound), then the oldest. The one named in ``latest`` is always kept.
 
     Args:
-        folder: Of a run's checkpoints.
-        newest: The one that was written, or continued from, last.
-        keep_last: How many stay, at least 1.
-        remove_later: Whether those that are later than the newest go.
+        folder: A run's checkpoint folder.
+        newest: The checkpoint that was written, or resumed from, last.
+        keep_last: Number of checkpoints to keep, at least 1.
+        remove_later: Whether to remove checkpoints later than the newest.
 
     Raises:
         OSError: If one cannot be removed.
@@ -353,7 +358,7 @@ def prune(folder: Path, *, newest: Path, keep_last: int, remove_later: bool = Tr
 
 
 def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; from the first moment on it counts as one that was never completed.
+    """Remove a checkpoint, its header first, so that an interrupted removal leaves it incomplete.
 
     Raises:
         OSError: If it cannot be removed.
@@ -363,7 +368,7 @@ def remove(checkpoint: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return everything that has the name of a checkpoint, oldest first."""
+    """Return all folders named like a checkpoint, oldest first."""
     try:
         named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     except (FileNotFoundError, NotADirectoryError):
@@ -379,27 +384,28 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _wanted(folder: Path, name: str) -> Path:
+def _requested(folder: Path, name: str) -> Path:
     completed = completed_checkpoints(folder)
     if name not in [path.name for path in completed]:
         raise ResumeError(
-            f"--from: expected a checkpoint in {folder} ({_listed(completed)}), found {name!r}"
+            f"--from: expected a checkpoint in {folder} ({_format_names(completed)}), "
+            f"found {name!r}"
         )
     return folder / name
 
 
-def _others(folder: Path) -> str:
-    """Return the end of a message: what there is to continue from."""
+def _alternatives(folder: Path) -> str:
+    """Return the end of an error: the checkpoints to resume from."""
     completed = completed_checkpoints(folder)
     if not completed:
         return ""
-    whole = newest_intact_checkpoint(folder)
-    if whole is None:
-        return f" beside {_listed(completed)}, none of which is whole"
-    return f" beside {_listed(completed)}; --from {whole.name} continues from that one"
+    intact = newest_intact_checkpoint(folder)
+    if intact is None:
+        return f" beside {_format_names(completed)}, none of which is intact"
+    return f" beside {_format_names(completed)}; resume with --from {intact.name}"
 
 
-def _listed(checkpoints: list[Path]) -> str:
-    names = [path.name for path in checkpoints[-_SHOWN:]]
+def _format_names(checkpoints: list[Path]) -> str:
+    names = [path.name for path in checkpoints[-_MAX_LISTED:]]
     more = len(checkpoints) - len(names)
     return ", ".join(([f"{more} more"] if more else []) + names) or "there is none"

@@ -1,4 +1,4 @@
-"""What ranks write when they fail, so that a launcher can name the rank that failed."""
+"""Failure records of ranks, from which a launcher names the rank that failed first."""
 
 import shutil
 import socket
@@ -20,18 +20,18 @@ _MAX_NAMED = 4
 
 
 MAX_CHARACTERS = 200
-"""Of a message; those of gloo go on with resume_advice."""
+"""Limit of a recorded message; gloo appends long advice to its errors."""
 
 
 @contextmanager
 def record_failures(output: Path, *, rank: int) -> Generator[None]:
-    """Note what ends a rank, beside letting it pass.
+    """Record the exception that ends a rank, and re-raise it.
 
-    Errors that a user can mend are told by themselves, and are not noted.
+    User errors (``MegadgaError``) are reported elsewhere and not recorded.
 
     Args:
-        output: The run's folder. If it is not there yet, nothing is noted.
-        rank: The number of the rank.
+        output: The run's folder. If it does not exist, nothing is recorded.
+        rank: The rank.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def record_failures(output: Path, *, rank: int) -> Generator[None]:
         raise
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CHARACTERS]
-        with suppress(OSError):  # what matters is the error itself
+        with suppress(OSError):  # keep the original error
             folder = output / FOLDER
             folder.mkdir(exist_ok=True)
             text = f"rank {rank} on {socket.gethostname()}: {message}"
@@ -48,13 +48,13 @@ def record_failures(output: Path, *, rank: int) -> Generator[None]:
 
 
 def record_start(output: Path, *, rank: int) -> None:
-    """Note that a rank takes part, so that one that never says anything again can be named.
+    """Record that a rank has started, so that ranks without a failure record can be named.
 
     Args:
-        output: The run's folder, which is there.
-        rank: The number of the rank.
+        output: The run's folder, which exists.
+        rank: The rank.
     """
-    with suppress(OSError):  # it is for a message alone
+    with suppress(OSError):  # used only for an error message
         folder = output / FOLDER / _PRESENT
         folder.mkdir(parents=True, exist_ok=True)
         text = f"rank {rank} on {socket.gethostname()}"
@@ -62,7 +62,7 @@ def record_start(output: Path, *, rank: int) -> None:
 
 
 def ranks_without_record(output: Path) -> tuple[str, ...]:
-    """Return the ranks that took part and have not said why they ended, by number."""
+    """Return the ranks that started and left no failure record, in order of rank."""
     folder = output / FOLDER
     present = [path for path in (folder / _PRESENT).glob("*") if path.name.isdecimal()]
     silent = (path for path in present if not (folder / path.name).exists())
@@ -71,12 +71,12 @@ def ranks_without_record(output: Path) -> tuple[str, ...]:
 
 
 def clear_failures(output: Path) -> None:
-    """Remove what ranks of an earlier start have noted."""
+    """Remove the records of an earlier start."""
     shutil.rmtree(output / FOLDER, ignore_errors=True)
 
 
 def first_failure(output: Path) -> str | None:
-    """Return what the first rank to fail has noted; None: none has."""
+    """Return the record of the first rank that failed, None if there is none."""
     notes = [path for path in (output / FOLDER).glob("*") if path.is_file()]
     if not notes:
         return None
@@ -84,21 +84,21 @@ def first_failure(output: Path) -> str | None:
 
 
 def describe_failure(output: Path, code: int, lost: Sequence[str] = ()) -> str:
-    """Return a launcher's last line about a run that failed.
+    """Return the launcher's final message about a failed run.
 
     Args:
         output: The run's folder.
         code: The exit code of its ranks.
-        lost: Names of hosts that do not answer any more, as far as the launcher knows.
+        lost: Names of hosts that no longer respond, as far as the launcher knows.
     """
     why = first_failure(output)
     silent = () if why is None else ranks_without_record(output)
     more = f" and {len(silent) - _MAX_NAMED} more" if len(silent) > _MAX_NAMED else ""
-    # Those that hang or were killed: the others say what they waited for in vain.
+    # Ranks that hang or were killed leave no record; the others report a time-out.
     if silent:
-        why = f"{why}; no word from {', '.join(silent[:_MAX_NAMED])}{more}"
-    why = why or "no rank has said why"
-    hosts = f"; lost: {', '.join(lost)}" if lost else ""
+        why = f"{why}; no failure record from {', '.join(silent[:_MAX_NAMED])}{more}"
+    why = why or "no rank recorded a failure"
+    hosts = f"; lost hosts: {', '.join(lost)}" if lost else ""
     return f"the run ended with code {code}: {why}{hosts}"
 
 

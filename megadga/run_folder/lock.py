@@ -1,11 +1,11 @@
-"""A lock on a run's folder: one process at a time trains into it.
+"""A lock on a run's folder, so that one process at a time trains into it.
 
-``OUTPUT/.lock`` is locked by the system (POSIX record locks, which network file systems pass on to
-their server) for as long as its owner lives, and says who that is. The system's word is not enough
-on its own: some network file systems know no locks, or keep them to one machine, and some go on
-holding those of a machine that is gone. So the owner writes a new count into the file every few
-seconds; another machine that sees the count move knows that it lives, and that it has ended if the
-count stands still.
+``OUTPUT/.lock`` is locked by the operating system (POSIX record locks, which network file systems
+forward to their server) while its owner lives, and names the owner. OS locks alone are not
+sufficient: some network file systems do not support locks or keep them local to a machine, and
+some keep the locks of a machine that has crashed. So the owner also writes a heartbeat counter
+into the file every few seconds. Another machine considers the owner alive if the counter advances,
+and ended if it does not.
 """
 
 import errno
@@ -26,11 +26,11 @@ from megadga.errors import LockedError
 FILE_NAME = ".lock"
 
 
-_BEAT_S = 5.0
+_HEARTBEAT_S = 5.0
 
 
-_WATCH_BEATS = 6
-"""Beats that an owner on another machine may miss before it counts as ended."""
+_MAX_MISSED_HEARTBEATS = 6
+"""Heartbeats that an owner on another machine may miss before it is considered ended."""
 
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -39,32 +39,32 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-_Held = Literal["granted", "denied", "unsupported"]
+_LockResult = Literal["granted", "denied", "unsupported"]
 
 
 @dataclass(frozen=True)
 class _Owner:
-    """Who holds a lock.
+    """The process that holds a lock.
 
     Attributes:
         host: Name of its machine.
-        process: Number of the process there.
-        started: When the process started, in the kernel's ticks: numbers are used again.
-        kernel: What tells a machine's boot from all others.
-        since: When it took the lock, for people.
-        beat: Counts up as long as it lives.
+        process: Its process id.
+        started: Start time of the process in kernel ticks, as process ids are reused.
+        boot_id: Identifies the machine and its boot.
+        since: Time of acquisition, for messages.
+        heartbeat: Counter that advances while the process lives.
     """
 
     host: str
     process: int
     started: str
-    kernel: str
+    boot_id: str
     since: str
-    beat: int = 0
+    heartbeat: int = 0
 
     def is_same(self, other: "_Owner") -> bool:
-        """Return whether both are one process, whatever the beat."""
-        return replace(self, beat=0) == replace(other, beat=0)
+        """Return whether both are the same process, ignoring the heartbeat."""
+        return replace(self, heartbeat=0) == replace(other, heartbeat=0)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}, since {self.since}"
@@ -72,130 +72,132 @@ class _Owner:
 
 @final
 class RunLock:
-    """Keeps other processes from training into a run's folder, until it is released.
+    """Prevents other processes from training into a run's folder until it is released.
 
     Args:
         output: The run's folder.
-        tell: Takes a line for people, where finding out takes a while.
-        beat_s: Seconds between two beats, above 0.
+        report: Called with a line for the user when acquiring takes a while.
+        heartbeat_s: Seconds between heartbeats, above 0.
     """
 
     def __init__(
         self,
         output: Path,
         *,
-        tell: Callable[[str], None] = lambda _: None,
-        beat_s: float = _BEAT_S,
+        report: Callable[[str], None] = lambda _: None,
+        heartbeat_s: float = _HEARTBEAT_S,
     ) -> None:
         self._path = output / FILE_NAME
-        self._tell = tell
-        self._beat_s = beat_s
+        self._report = report
+        self._heartbeat_s = heartbeat_s
         self._owner: _Owner | None = None
         self._descriptor = -1
-        self._lost: _Owner | None = None
+        self._new_owner: _Owner | None = None
         self._released = threading.Event()
-        self._beating: threading.Thread | None = None
+        self._heartbeat_thread: threading.Thread | None = None
 
     def acquire(self) -> None:
-        """Take the lock, for this process; does nothing if it has it.
+        """Acquire the lock for this process; a no-op if it already holds it.
 
-        The folder must exist. Where the owner is on another machine and does not move, this takes
-        some beats.
+        The folder must exist. If the owner is on another machine, this waits for several
+        heartbeats.
 
         Raises:
-            LockedError: If another process has it; names its machine and number.
+            LockedError: If another process holds it; names its machine and process id.
             OSError: If the file cannot be read or written.
         """
         if self._owner is not None:
             return
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            self._take()
+            self._acquire()
         except BaseException:
             os.close(self._descriptor)
             self._owner = None
             raise
-        self._beating = threading.Thread(target=self._beat, name="megadga-lock", daemon=True)
-        self._beating.start()
+        self._heartbeat_thread = threading.Thread(
+            target=self._write_heartbeats, name="megadga-lock", daemon=True
+        )
+        self._heartbeat_thread.start()
 
     def check(self) -> None:
-        """Make sure that the lock is still this process's.
+        """Check that this process still holds the lock.
 
         Raises:
-            LockedError: If another has taken it over, as this one did not move for too long, or
-                the file is gone.
+            LockedError: If another process has taken it over, as heartbeats were missing for too
+                long, or the file was removed.
         """
         assert self._owner is not None
         try:
             replaced = self._path.stat().st_ino != os.fstat(self._descriptor).st_ino
         except OSError:
             replaced = True
-        found = self._lost or _read(self._descriptor)
+        found = self._new_owner or _read(self._descriptor)
         if replaced or found is None or not found.is_same(self._owner):
-            by = "another file" if replaced else str(found or "nobody's")
+            by = "another file" if replaced else str(found or "no owner")
             raise LockedError(f"{self._path}: expected the lock of this process, found {by}")
 
     def release(self) -> None:
-        """Let go of the lock; does nothing without it. The file stays, and is empty."""
+        """Release the lock; a no-op without it. The file remains, empty."""
         if self._owner is None:
             return
         self._released.set()
-        if self._beating is not None:
-            self._beating.join()
+        if self._heartbeat_thread is not None:
+            self._heartbeat_thread.join()
         with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
         self._owner = None
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         held, other = self._lock(), _read(self._descriptor)
-        if held == "denied" and other is None:  # it has the lock, and has not said so yet
-            time.sleep(min(1.0, self._beat_s))
+        if held == "denied" and other is None:  # locked, but its owner is not written yet
+            time.sleep(min(1.0, self._heartbeat_s))
             other = _read(self._descriptor)
         own = _this_process()
-        if self._lives(held, other, own):
+        if self._is_alive(held, other, own):
             raise LockedError(
                 f"{self._path.parent}: expected no other process that trains here, "
-                f"found {other or 'one that has locked ' + FILE_NAME}"
+                f"found {other or 'one that holds ' + FILE_NAME}"
             )
         if other is not None:
-            self._tell(f"{self._path}: found that {other}, has ended: its lock is taken over")
+            self._report(f"{self._path}: {other}, has ended: taking over its lock")
         if held == "denied" and (held := self._lock()) == "denied":
             self._replace_file()
         self._owner = own
         self._write(own)
         if held != "granted":
-            # Of several that have come so far at once the last to write wins.
-            time.sleep(min(1.0, self._beat_s))
+            # If several processes get here at once, the last one to write wins.
+            time.sleep(min(1.0, self._heartbeat_s))
             self.check()
 
-    def _lives(self, held: _Held, other: _Owner | None, own: _Owner) -> bool:
-        """Return whether whoever the file names still trains."""
+    def _is_alive(self, held: _LockResult, other: _Owner | None, own: _Owner) -> bool:
+        """Return whether the owner named in the file is still alive."""
         if other is None:
             return held == "denied"
-        if other.kernel != own.kernel:
-            return self._moves(other)
+        if other.boot_id != own.boot_id:
+            return self._heartbeat_advances(other)
         match held:
-            case "granted":  # among the processes of one kernel its word is enough
+            case "granted":  # between processes of one kernel the OS lock is reliable
                 return False
             case "denied":
                 return True
             case "unsupported":
-                # In another container processes have other numbers.
-                return _started(other.process) == other.started or self._moves(other)
+                # Process ids differ between containers, so the id alone is not conclusive.
+                return _started(other.process) == other.started or self._heartbeat_advances(other)
 
-    def _moves(self, other: _Owner) -> bool:
-        """Watch the owner's beat from another machine."""
-        seconds = self._beat_s * _WATCH_BEATS
-        self._tell(f"{self._path}: found {other}; watching for {seconds:.0f} s whether it lives")
+    def _heartbeat_advances(self, other: _Owner) -> bool:
+        """Return whether the heartbeat of an owner on another machine advances."""
+        seconds = self._heartbeat_s * _MAX_MISSED_HEARTBEATS
+        self._report(f"{self._path}: found {other}; watching its heartbeat for {seconds:.0f} s")
         until = time.monotonic() + seconds
         found: _Owner | None = other
         while time.monotonic() < until and found == other:
-            time.sleep(self._beat_s / 5)
+            time.sleep(self._heartbeat_s / 5)
             found = _read(self._descriptor)
-        return found not in (None, other)  # None: it has let go
+        return found not in (None, other)  # None: it has released the lock
 
-    def _lock(self) -> _Held:
+    def _lock(self) -> _LockResult:
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -207,7 +209,7 @@ class RunLock:
         return "granted"
 
     def _replace_file(self) -> None:
-        """Lock a new file in place of one whose lock a server holds for a machine that is gone."""
+        """Replace a file that the server keeps locked for a crashed machine by a new one."""
         new = self._path.with_name(f"{FILE_NAME}-{socket.gethostname()}-{os.getpid()}")
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         os.close(self._descriptor)
@@ -215,15 +217,15 @@ class RunLock:
         self._lock()
         new.replace(self._path)
 
-    def _beat(self) -> None:
+    def _write_heartbeats(self) -> None:
         owner = self._owner
         assert owner is not None
-        while not self._released.wait(self._beat_s):
-            owner = replace(owner, beat=owner.beat + 1)
-            with suppress(OSError):  # the next one may come through
+        while not self._released.wait(self._heartbeat_s):
+            owner = replace(owner, heartbeat=owner.heartbeat + 1)
+            with suppress(OSError):  # the next heartbeat may succeed
                 found = _read(self._descriptor)
                 if found is not None and not found.is_same(owner):
-                    self._lost = found
+                    self._new_owner = found
                     return
                 self._write(owner)
 
@@ -234,9 +236,9 @@ class RunLock:
 
 
 def _read(descriptor: int) -> _Owner | None:
-    """Read who the file names; None: nobody.
+    """Read the owner named in the file, None if there is none.
 
-    By the descriptor that is there: to close another one of the same file would end the lock.
+    Uses the existing descriptor, as closing another one of the same file would drop the lock.
     """
     return _parse(os.pread(descriptor, 4096, 0))
 
@@ -253,14 +255,14 @@ def _this_process() -> _Owner:
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     host = socket.gethostname()
     try:
-        kernel = _BOOT_ID.read_text(encoding="ascii").strip()
+        boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
-        kernel = host
-    return _Owner(host, process, _started(process) or "", kernel, since)
+        boot_id = host
+    return _Owner(host, process, _started(process) or "", boot_id, since)
 
 
 def _started(process: int) -> str | None:
-    """Return when a process of this machine started; None: there is none of that number."""
+    """Return the start time of a process on this machine, None if it does not exist."""
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""How a run ended, as files: ``DONE``, or ``REQUEUE`` for one that stopped and saved."""
+"""Marker files for the end of a run: ``DONE``, or ``REQUEUE`` if it was stopped and saved."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ REQUEUE = "REQUEUE"
 
 
 class RunFinishedError(MegadgaError):
-    """Nothing is left to train: no failure, and no reason to start again.
+    """The run is already finished; not a failure.
 
     Args:
-        step: The step at which the run finished.
+        step: The step after which it finished.
     """
 
     def __init__(self, step: int) -> None:
@@ -32,11 +32,10 @@ class RunFinishedError(MegadgaError):
 
 
 def finished_step(config: RunConfig) -> int | None:
-    """Return the step at which this run finished; None: it has not.
+    """Return the step after which this run finished, None if it has not.
 
-    A folder where another run finished, or this one with fewer steps than it has now, or whose
-    marker is damaged, says nothing: whether training may go on from there is for its checkpoint
-    to tell.
+    The marker of another run, of this run with fewer steps than configured now, or a damaged one
+    is ignored; whether training may continue is decided from the checkpoint.
     """
     try:
         done = parse_strictly((config.output / DONE).read_bytes())
@@ -52,7 +51,7 @@ def finished_step(config: RunConfig) -> int | None:
 
 @final
 class RunOutcome:
-    """Reads how a run has ended since this was made, from any machine.
+    """Reads from any machine how a run has ended since this object was created.
 
     Args:
         config: The run. Its folder need not exist yet.
@@ -63,7 +62,7 @@ class RunOutcome:
         self._requeued_before = self._requeued_at()
 
     def stopped(self) -> bool:
-        """Return whether the run was asked to stop, and has saved."""
+        """Return whether the run was asked to stop and has saved."""
         self._look_again()
         return self._requeued_at() not in (None, self._requeued_before)
 
@@ -78,9 +77,9 @@ class RunOutcome:
             return None
 
     def _look_again(self) -> None:
-        """Have this machine forget which files it believes not to be in the folder.
+        """Invalidate this machine's cached listing of the folder by changing the folder.
 
-        On a network's file system it goes on believing for a minute, unless it changes the folder.
+        Network file systems cache missing entries for up to a minute.
         """
         with suppress(OSError):
             probe = self._config.output / f".look-{socket.gethostname()}-{os.getpid()}"
@@ -94,7 +93,7 @@ class RunMarkers:
 
     Args:
         config: The run.
-        writes: False on all ranks but one.
+        writes: True on exactly one rank.
     """
 
     def __init__(self, config: RunConfig, *, writes: bool) -> None:
@@ -103,13 +102,13 @@ class RunMarkers:
         self._writes = writes
 
     def start(self) -> None:
-        """Say that the run goes on: neither marker holds any longer."""
+        """Remove both markers, as the run continues."""
         if self._writes:
             (self._folder / REQUEUE).unlink(missing_ok=True)
             (self._folder / DONE).unlink(missing_ok=True)
 
     def end(self, step: int, *, finished: bool) -> None:
-        """Say how the run ended, after optimizer step ``step``."""
+        """Write the marker for the end of the run after optimizer step ``step``."""
         if self._writes:
             path = self._folder / (DONE if finished else REQUEUE)
             with atomic_write(path) as file:
@@ -122,17 +121,17 @@ def _fingerprint(config: RunConfig) -> str:
 
 
 def rewind_run(config: RunConfig, name: str) -> None:
-    """Make a checkpoint the one that a run continues from, whether or not the run is finished.
+    """Make a run resume from a given checkpoint, even if the run is finished.
 
-    Whether it is whole, and this run's, is seen by the ranks.
+    The ranks verify later that it is intact and belongs to this run.
 
     Args:
         config: The run.
-        name: The checkpoint's, as ``step-00000500``.
+        name: The checkpoint's name, as ``step-00000500``.
 
     Raises:
-        ResumeError: If there is none of that name, or the folder cannot be written.
-        LockedError: If a process trains there.
+        ResumeError: If there is no such checkpoint, or the folder cannot be written.
+        LockedError: If a process is training there.
     """
     checkpoint = find_checkpoint(config.output / CHECKPOINTS, wanted=name)
     assert checkpoint is not None

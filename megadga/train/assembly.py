@@ -1,4 +1,4 @@
-"""From a configuration to a run that is ready to train."""
+"""Assembles a run that is ready to train from its configuration."""
 
 import os
 import socket
@@ -61,26 +61,25 @@ def open_run(
     *,
     stop_requested: Callable[[], bool] = lambda: False,
     resume_from: str | None = None,
-    to_evaluate: bool = False,
+    evaluate_only: bool = False,
 ) -> Generator[Run]:
-    """Yield the run that a configuration describes, at the step where it stopped. Collective.
+    """Yield the run of a configuration, resumed from its checkpoint if there is one. Collective.
 
     Works under the launchers of DeepSpeed and torch, under MPI and SLURM, and as a single process.
-    Everything is validated before anything is written. What the run's folder says is read by the
-    first rank, for all.
+    Everything is validated before anything is written. Only rank 0 reads the run's folder.
 
     Args:
         config: The run.
-        stop_requested: Whether this rank was asked to stop; asked in every step.
-        resume_from: Name of the checkpoint to continue from; None: the latest.
-        to_evaluate: Whether nothing is to be trained: the run may be finished, and needs a
+        stop_requested: Whether this rank was asked to stop; called in every step.
+        resume_from: Name of the checkpoint to resume from; None: the latest.
+        evaluate_only: Evaluate without training: the run may be finished, and must have a
             checkpoint.
 
     Raises:
-        RunFinishedError: If training is asked for and nothing is left to train; on every rank,
-            after they have parted.
-        ConfigError: If the configuration contradicts the shards, the ranks or DeepSpeed, or ranks
-            have read different configurations.
+        RunFinishedError: If the run is already finished and not ``evaluate_only``; on every rank,
+            after the process group was destroyed.
+        ConfigError: If the configuration is inconsistent with the shards, the ranks or DeepSpeed,
+            or differs between ranks.
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
         ResumeError: If the output folder holds a checkpoint of another run, or a damaged one.
         LockedError: If another process trains in the output folder.
@@ -90,21 +89,21 @@ def open_run(
     data = open_data(config)
     mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
     _wait_for_operators(config)
-    lock = RunLock(config.output, tell=_tell)
+    lock = RunLock(config.output, report=_print_stderr)
     try:
         with process_group() as deadline:
             accelerator: Any = get_accelerator()
             ranks = ProcessGroupCollective(None, torch.device(accelerator.current_device_name()))
             _check_same_everywhere(config, data, ranks)
             finished = on_first_rank(ranks, lambda: finished_step(config))
-            if finished is None or resume_from is not None or to_evaluate:
+            if finished is None or resume_from is not None or evaluate_only:
                 finished = None
-                # Before minutes go into building a model.
+                # Before the model is built, which takes minutes.
                 point = _resume_point(config, data, ranks, lock, resume_from)
-                if to_evaluate and point is None:
+                if evaluate_only and point is None:
                     raise no_checkpoint(config)
                 run = _assemble(config, data, mixture, stop_requested, ranks, lock, point)
-                limit_waiting(deadline)  # in the groups, too, that DeepSpeed has made meanwhile
+                limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 yield run
                 run.mixture.close()
     finally:
@@ -113,15 +112,15 @@ def open_run(
         raise RunFinishedError(finished)
 
 
-def _tell(line: str) -> None:
+def _print_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def _check_same_everywhere(config: RunConfig, data: RunData, ranks: Ranks) -> None:
-    """Check that every rank has read the same as the first. Collective.
+    """Check that every rank has read the same configuration and shards. Collective.
 
-    They would train different runs otherwise, or wait for each other without end: every rank plans
-    its batches, evaluations and checkpoints by itself.
+    Every rank plans batches, evaluations and checkpoints by itself: with different inputs, ranks
+    would train on different data or deadlock.
     """
     own = {"config": config.model_dump(mode="json"), "shards": data.identity}
     first: Mapping[str, Any] = ranks.object_of_first_rank(own)
@@ -129,7 +128,7 @@ def _check_same_everywhere(config: RunConfig, data: RunData, ranks: Ranks) -> No
     def compare() -> None:
         if differing := differences(first, own):
             who = f"rank {ranks.rank} on {socket.gethostname()}"
-            raise ConfigError(f"{who}: expected what rank 0 has read: {differing[0]}")
+            raise ConfigError(f"{who}: differs from rank 0: {differing[0]}")
 
     on_every_rank(ranks, compare)
 
@@ -154,20 +153,20 @@ def _assemble(
     lock: RunLock,
     point: ResumePoint | None,
 ) -> Run:
-    """Build every part, then create the output folder, then continue from its checkpoint."""
+    """Build all components, then create the output folder, then resume from its checkpoint."""
     settings = deepspeed_settings(config, dist.get_world_size())
     identity = _identity(config, data)
     files = on_first_rank(ranks, lambda: DataFileWatcher(data.files))
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
     engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
-    dga = _mixture_plugin(config, data, mixture, engine)
+    plugin = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    # A failure of the metrics on the first rank travels with its request to stop.
+    # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
     stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
-    trainer = _trainer(config, data, dga, engine, StepAllReduce(collective, stop), collective)
-    alarms = _alarms(mixture, dga)
-    plugins = (dga, *alarms, *_evaluation(config, data, dga, engine, collective))
+    trainer = _trainer(config, data, plugin, engine, StepAllReduce(collective, stop), collective)
+    alarms = _alarms(mixture, plugin)
+    plugins = (plugin, *alarms, *_evaluation(config, data, plugin, engine, collective))
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
     metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
 
@@ -189,18 +188,18 @@ def _assemble(
     )
     checkpoints.resume(point)
     sinks = MetricFanOut(
-        () if metrics is None else (metrics, _mean_weights(config), _progress(config, dga))
+        () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin))
     )
     markers = _CollectiveMarkers(
         RunMarkers(config, writes=ranks.rank == 0), ranks, before_end=sinks.check
     )
     markers.start()
-    if dga.step == 0:
-        sinks.log(0, {"event": {"event": START, **dga.initial_weights()}})
+    if plugin.step == 0:
+        sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
     if point is not None and (changed := changes(point.header.identity, identity)):
-        sinks.log(dga.step, {"event": {"event": "changed", "keys": changed}})
+        sinks.log(plugin.step, {"event": {"event": "changed", "keys": changed}})
     return Run(
-        mixture=dga,
+        mixture=plugin,
         trainer=trainer,
         plugins=plugins,
         metrics=sinks,
@@ -218,12 +217,12 @@ def _assemble(
 
 
 def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
-    """Compare files that were touched, copied or rewritten with their manifests. Collective."""
+    """Verify the checksums of data files whose size or time has changed. Collective."""
     if names and ranks.rank == 0:
         size = sum(data.files[name].path.stat().st_size for name in names)
-        _tell(
-            f"{len(names)} files of shards have other times than when the checkpoint was written: "
-            f"comparing their checksums, {size / 1e9:.2f} GB"
+        _print_stderr(
+            f"{len(names)} shard files have changed sizes or times since the checkpoint was "
+            f"written: verifying their checksums, {size / 1e9:.2f} GB"
         )
     own = [data.files[name] for name in names[ranks.rank :: ranks.world_size]]
     on_every_rank(ranks, lambda: check_checksums(own))
@@ -236,9 +235,9 @@ def _resume_point(
     lock: RunLock,
     resume_from: str | None,
 ) -> ResumePoint | None:
-    """Return the checkpoint to continue from, after reading all of it. Collective.
+    """Return the checkpoint to resume from, after verifying it. Collective.
 
-    Where there is one, the folder is this run's, and is locked from here on.
+    If there is one, the folder belongs to this run and is locked from here on.
     """
     folder = config.output / CHECKPOINTS
     identity = _identity(config, data)
@@ -249,16 +248,16 @@ def _resume_point(
     if find() is None:
         return None
     on_first_rank(ranks, lambda: _lock(config, lock))
-    point = find()  # again: whoever had the lock may have written others
+    point = find()  # again: the previous owner of the lock may have written newer ones
     if point is not None:
         check_intact(point, ranks)
     return point
 
 
 def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
-    """Return all that decides the bits of what is trained.
+    """Return everything that determines the training result bit for bit.
 
-    The number of ranks is part of it: DeepSpeed's optimizer states are cut into as many pieces.
+    The number of ranks is included, as DeepSpeed partitions optimizer states among them.
     """
     return {**config.identity(), "shards": data.identity, "ranks": dist.get_world_size()}
 
@@ -276,7 +275,7 @@ def _mixture_plugin(
             method=config.sampling.method,
             max_epochs=config.sampling.max_epochs,
         ),
-        interval=mixture.interval or config.training.steps,  # fixed mixtures have none
+        interval=mixture.interval or config.training.steps,  # None for fixed mixtures
         probing=mixture.probing or Probing(),
     )
 
@@ -284,9 +283,9 @@ def _mixture_plugin(
 def _trainer(
     config: RunConfig,
     data: RunData,
-    dga: MixturePlugin,
+    plugin: MixturePlugin,
     engine: Engine,
-    together: StepAllReduce,
+    step_sum: StepAllReduce,
     collective: ProcessGroupCollective,
 ) -> Trainer:
     reference = None
@@ -298,24 +297,24 @@ def _trainer(
         reweighting = Reweighting(rule, token_losses(engine, engine.module))
     return Trainer(
         engine,
-        dga.names,
-        together=together,
+        plugin.names,
+        step_sum=step_sum,
         clock=time.perf_counter,
-        observe_losses=dga.observe_losses,
+        observe_losses=plugin.observe_losses,
         reference=reference,
         reweighting=reweighting,
     )
 
 
-def _alarms(mixture: Mixture, dga: MixturePlugin) -> tuple[CollapseAlarm, ...]:
+def _alarms(mixture: Mixture, plugin: MixturePlugin) -> tuple[CollapseAlarm, ...]:
     least = mixture.min_effective_domains
-    return (CollapseAlarm(lambda: dga.weights, min_effective=least),) if least > 0.0 else ()
+    return (CollapseAlarm(lambda: plugin.weights, min_effective=least),) if least > 0.0 else ()
 
 
 def _evaluation(
     config: RunConfig,
     data: RunData,
-    dga: MixturePlugin,
+    plugin: MixturePlugin,
     engine: Engine,
     collective: ProcessGroupCollective,
 ) -> tuple[Evaluation, ...]:
@@ -333,7 +332,7 @@ def _evaluation(
             specific=data.held_out_specific,
             plan=plan,
             collective=collective,
-            observe_general=dga.observe_general,
+            observe_general=plugin.observe_general,
         ),
     )
 
@@ -348,7 +347,7 @@ def _checkpoint_plan(config: RunConfig) -> CheckpointPlan:
 
 
 def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
-    """Create the run's folder, lock it, and write down what the run is; on the first rank."""
+    """Create and lock the run's folder, and write its configuration; on rank 0."""
     try:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -356,8 +355,8 @@ def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
     _lock(config, lock)
     if is_new and find_checkpoint(config.output / CHECKPOINTS) is not None:
         raise ResumeError(
-            f"{config.output}: expected no checkpoint, as when this run started, found one: "
-            "another process has trained here meanwhile; start again to continue"
+            f"{config.output}: expected no checkpoint, as at the start of this run, found one: "
+            "another process has trained here; start again to continue"
         )
     try:
         with atomic_write(config.output / "config.yaml") as file:
@@ -380,13 +379,13 @@ def _unwritable(config: RunConfig, error: OSError) -> ConfigError:
 
 @final
 class _CollectiveMarkers:
-    """Writes markers on the first rank, so that all know whether it could.
+    """Writes markers on rank 0, and raises on every rank if that fails.
 
     Args:
-        markers: Of the run.
+        markers: The run's markers.
         ranks: All ranks.
-        before_end: Called on the first rank before it says how the run ended; what it raises ends
-            the run on every rank, without a marker.
+        before_end: Called on rank 0 before the end marker is written; its exceptions end the run
+            on every rank, without a marker.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are written, which stay, how a run continues from one."""
+"""Checkpoints of a run: schedule, writing, pruning, and resuming."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class CheckpointEngine(Protocol):
     def save_checkpoint(
         self, save_dir: str, tag: str, client_state: dict[str, Any], *, save_latest: bool
     ) -> Any:
-        """Write ``save_dir/tag``; return when every rank has. Collective."""
+        """Write ``save_dir/tag``; return after all ranks have finished. Collective."""
         ...
 
     def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, Any]:
@@ -43,12 +43,12 @@ class CheckpointEngine(Protocol):
 
 @dataclass(frozen=True)
 class CheckpointPlan:
-    """When checkpoints are written, and how many stay.
+    """When checkpoints are written, and how many are kept.
 
     Attributes:
-        interval: Optimizer steps between them, at least 1; None: none is ever written.
-        last_step: Ends with one as well.
-        keep_last: How many stay, the newest, at least 1; None: all.
+        interval: Optimizer steps between checkpoints, at least 1; None: none are written.
+        last_step: The last step, always followed by a checkpoint.
+        keep_last: Number of newest checkpoints to keep, at least 1; None: all.
     """
 
     interval: int | None
@@ -56,7 +56,7 @@ class CheckpointPlan:
     keep_last: int | None
 
     def due(self, step: int) -> bool:
-        """Return whether optimizer step ``step`` (from 1) ends with a checkpoint."""
+        """Return whether a checkpoint is written after optimizer step ``step`` (from 1)."""
         if self.interval is None:
             return False
         return step % self.interval == 0 or step == self.last_step
@@ -64,11 +64,11 @@ class CheckpointPlan:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint that a run continues from.
+    """A checkpoint to resume from.
 
     Attributes:
         path: Its folder.
-        header: What it says of itself.
+        header: Its header.
     """
 
     path: Path
@@ -78,19 +78,19 @@ class ResumePoint:
 def find_resume_point(
     folder: Path, *, identity: Mapping[str, Any], ranks: Ranks, wanted: str | None = None
 ) -> ResumePoint | None:
-    """Return the checkpoint that a run continues from; None: it has left none. Collective.
+    """Return the checkpoint to resume from, None if there is none. Collective.
 
-    The first rank decides for all. Nothing is loaded, and no file but the header is read.
+    Rank 0 decides for all. Only the header is read.
 
     Args:
-        folder: Of the run's checkpoints; need not exist.
-        identity: What the run is; see ``CheckpointHeader``.
+        folder: The run's checkpoint folder; need not exist.
+        identity: The run's identity; see ``CheckpointHeader``.
         ranks: All ranks.
-        wanted: Name of the one that the user asks for; None: the one that ``latest`` names.
+        wanted: Name of the checkpoint requested by the user; None: the one named in ``latest``.
 
     Raises:
-        ResumeError: If it is missing or another run's, its header is damaged, or ``latest`` is
-            missing beside checkpoints.
+        ResumeError: If it is missing or of another run, its header is damaged, or ``latest`` is
+            missing although checkpoints exist.
     """
 
     def find() -> ResumePoint | None:
@@ -103,11 +103,11 @@ def find_resume_point(
 
 
 def check_intact(point: ResumePoint, ranks: Ranks) -> None:
-    """Read every byte of a checkpoint and compare checksums, each rank a part. Collective.
+    """Verify the checksums of a checkpoint's files, divided among the ranks. Collective.
 
     Raises:
-        ResumeError: If a file is missing, cut or changed; names it, and the newest checkpoint
-            before it that is whole.
+        ResumeError: If a file is missing, truncated or changed; names it, and the newest earlier
+            checkpoint that is intact.
     """
     found = on_every_rank(
         ranks,
@@ -120,19 +120,18 @@ def check_intact(point: ResumePoint, ranks: Ranks) -> None:
 
 @final
 class Checkpoints:
-    """Writes the checkpoints of one run and continues it from them.
+    """Writes the checkpoints of one run and resumes from them.
 
     Args:
-        engine: What is trained.
-        folder: Where they lie; every rank sees the same.
-        plan: When they are written.
-        plugins: Their states are saved along.
-        identity: What the run is; see ``CheckpointHeader``.
-        metrics: The metrics file, on the first rank, which writes it; None on the others.
+        engine: The engine that is trained.
+        folder: The checkpoint folder, shared by all ranks.
+        plan: When checkpoints are written.
+        plugins: Plugins whose states are saved with the engine.
+        identity: The run's identity; see ``CheckpointHeader``.
+        metrics: The metrics file on rank 0, which writes it; None on the others.
         ranks: All ranks.
-        watch: Called on the first rank before a checkpoint is written. Returns what is to be known
-            of the files that the run reads (see ``CheckpointHeader``); what it raises ends the run
-            on every rank.
+        watch: Called on rank 0 before a checkpoint is written. Returns the sizes and times of the
+            run's data files (see ``CheckpointHeader``); its exceptions end the run on every rank.
     """
 
     def __init__(
@@ -157,54 +156,53 @@ class Checkpoints:
         self._watch = watch
         self._newest: Path | None = None
         self._has_saved = False
-        self._unpruned = False
+        self._needs_pruning = False
 
     @property
     def newest(self) -> Path | None:
-        """The checkpoint that this run has written or continued from last; None: there is none."""
+        """The checkpoint written or resumed from last, None if there is none."""
         return self._newest
 
     def due(self, step: int) -> bool:
-        """Return whether optimizer step ``step`` (from 1) ends with a checkpoint."""
+        """Return whether a checkpoint is written after optimizer step ``step`` (from 1)."""
         return self._plan.due(step)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of optimizer step ``step``. Collective.
 
-        Every rank brings what it has written to the disk, then the first one writes the header
-        with everybody's checksums, then the checkpoint becomes the latest. Older ones go after
-        that, with ``prune``: a run that dies at any moment, with its machine or not, leaves a
-        whole one behind.
+        Every rank syncs its files to disk, then rank 0 writes the header with all checksums, then
+        the checkpoint becomes the latest. Older ones are removed later, by ``prune``: a process or
+        machine that crashes at any time leaves an intact checkpoint behind.
 
         Raises:
-            MegadgaError: As the checks do; on every rank.
-            OtherRankError: If another rank cannot do its part.
+            MegadgaError: If ``watch`` raises it; on every rank.
+            OtherRankError: If another rank fails.
         """
         checkpoint = checkpoint_path(self._folder, step)
         begun = on_first_rank(self._ranks, lambda: self._begin(checkpoint, step))
         states = {plugin.name: state for plugin in self._plugins if (state := plugin.state_dict())}
-        # DeepSpeed would name the checkpoint in `latest` before the other ranks' files are whole.
+        # DeepSpeed would write `latest` before the other ranks' files are complete.
         self._engine.save_checkpoint(
             str(self._folder), checkpoint.name, {"megadga": states}, save_latest=False
         )
         parts = on_every_rank(self._ranks, lambda: flush_files(checkpoint, rank=self._ranks.rank))
         files = {name: file for part in parts for name, file in part.items()}
         on_first_rank(self._ranks, lambda: self._complete(checkpoint, replace(begun, files=files)))
-        self._newest, self._has_saved, self._unpruned = checkpoint, True, True
+        self._newest, self._has_saved, self._needs_pruning = checkpoint, True, True
 
     def prune(self) -> None:
-        """Remove the checkpoints that are not needed any more, if there may be some. Collective.
+        """Remove obsolete checkpoints, if there may be any. Collective.
 
-        Call it when the newest is known to be good: until then the one before stays beside it.
-        What a run has left behind that went back stays until a checkpoint was written since.
+        Call it when the newest is known to be good; until then the previous one is kept as well.
+        Checkpoints left behind by a rewound run are kept until a new one has been written.
 
         Raises:
-            OtherRankError: If the first rank, which removes them, cannot.
+            OtherRankError: If rank 0 cannot remove them.
         """
         newest, keep_last = self._newest, self._plan.keep_last
-        if not self._unpruned or newest is None or keep_last is None:
+        if not self._needs_pruning or newest is None or keep_last is None:
             return
-        self._unpruned = False
+        self._needs_pruning = False
         remove_later = self._has_saved
         on_first_rank(
             self._ranks,
@@ -214,13 +212,13 @@ class Checkpoints:
         )
 
     def resume(self, point: ResumePoint | None) -> None:
-        """Continue from a checkpoint, or begin. Collective.
+        """Resume from a checkpoint, or start a new run. Collective.
 
-        The metrics file is cut to what it held when the checkpoint was written. The checkpoint
-        becomes the latest: what was trained beyond it is left behind.
+        The metrics file is truncated to its length at the checkpoint, and the checkpoint becomes
+        the latest; later training is discarded.
 
         Args:
-            point: What ``find_resume_point`` has found and ``check_intact`` has read.
+            point: A result of ``find_resume_point``, verified by ``check_intact``.
 
         Raises:
             ResumeError: If DeepSpeed or a plugin cannot load it.
@@ -229,14 +227,14 @@ class Checkpoints:
             on_first_rank(self._ranks, lambda: self._cut_metrics(0))
             return
         self._load(point.path)
-        on_first_rank(self._ranks, lambda: self._go_on(point))
-        self._newest, self._unpruned = point.path, True
+        on_first_rank(self._ranks, lambda: self._restore_metrics(point))
+        self._newest, self._needs_pruning = point.path, True
 
     def _begin(self, checkpoint: Path, step: int) -> CheckpointHeader:
-        """Make room for a checkpoint; return its header, in which no file is named yet."""
+        """Create the checkpoint's folder; return its header without the list of files."""
         assert self._metrics is not None
         data = self._watch()
-        if checkpoint.exists():  # left by a run that died while it wrote it, or that went back
+        if checkpoint.exists():  # incomplete, or left behind by a rewound run
             remove(checkpoint)
         checkpoint.mkdir(parents=True)
         return CheckpointHeader(step, self._metrics.sync(), self._identity, {}, data)
@@ -258,10 +256,10 @@ class Checkpoints:
             raise ResumeError(f"{checkpoint}: expected DeepSpeed's files, found some missing")
         self._load_plugins(client_state["megadga"], checkpoint)
 
-    def _go_on(self, point: ResumePoint) -> None:
+    def _restore_metrics(self, point: ResumePoint) -> None:
         assert self._metrics is not None
         if latest_checkpoint(self._folder) != point.path:
-            mark_latest(point.path)  # first: metrics that are cut belong to no later one
+            mark_latest(point.path)  # before the metrics are truncated, which later ones need
         self._metrics.cut(point.header.metrics_length)
         resumed = {"event": "resume", "checkpoint": point.path.name}
         self._metrics.log(point.header.step, {"event": resumed})
@@ -271,7 +269,7 @@ class Checkpoints:
         self._metrics.cut(length)
 
     def _load_plugins(self, states: Mapping[str, Any], checkpoint: Path) -> None:
-        """Hand every plugin its state; those that have none may come and go in a run."""
+        """Restore the state of every plugin; plugins without state may be added or removed."""
         for plugin in self._plugins:
             if plugin.name in states:
                 plugin.load_state_dict(states[plugin.name])

@@ -1,4 +1,4 @@
-"""Opens what a run reads: domains, specific sets, validation splits (no torch)."""
+"""Opens the data of a run: domains, specific sets, validation splits (without torch)."""
 
 import hashlib
 import json
@@ -37,17 +37,17 @@ from megadga.train.reference import ReferenceModel, open_reference
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Check that every file and folder that a run reads is there.
+    """Check that every input file and folder of a run exists.
 
     Raises:
-        ConfigError: If some are missing, with a line for each: file, line and key.
+        ConfigError: If some are missing, with one line each: file, line and key.
     """
-    if issues := [*_folders(config), *_files_read(config)]:
+    if issues := [*_missing_folders(config), *_missing_files(config)]:
         raise config.error(issues)
 
 
 def check_output(config: RunConfig) -> None:
-    """Check that a run's folder is there or can be made, and is none of those that it reads.
+    """Check that a run's output folder exists or can be created, outside of its inputs.
 
     Raises:
         ConfigError: If not.
@@ -55,7 +55,7 @@ def check_output(config: RunConfig) -> None:
     output = config.output
     expected = "a folder that can be written"
     domains = config.data.domains
-    if isinstance(domains, Path) and _real(output).is_relative_to(_real(domains)):
+    if isinstance(domains, Path) and _realpath(output).is_relative_to(_realpath(domains)):
         expected = "a folder outside data.domains, where every folder is a domain"
         raise config.invalid("output", expected=expected, found=str(output))
     existing = next(place for place in (output, *output.absolute().parents) if _exists(place))
@@ -69,16 +69,16 @@ def check_output(config: RunConfig) -> None:
 
 
 def no_checkpoint(config: RunConfig) -> ConfigError:
-    """Return the error of a run that is to be evaluated and has left no checkpoint."""
+    """Return the error for evaluating a run that has no checkpoint."""
     found = f"none in {config.output / 'checkpoints'}"
     return config.invalid("output", expected="a run with a checkpoint", found=found)
 
 
-def _folders(config: RunConfig) -> Iterator[ConfigIssue]:
+def _missing_folders(config: RunConfig) -> Iterator[ConfigIssue]:
     domains = config.data.domains
     if isinstance(domains, Path):
         if not domains.is_dir():
-            expected = "a folder with one folder a domain"
+            expected = "a folder with one folder per domain"
             yield ConfigIssue(("data", "domains"), expected, f"none at {domains}")
     else:
         for index, domain in enumerate(domains):
@@ -102,7 +102,7 @@ def _shards(key: KeyPath, folder: Path) -> Iterator[ConfigIssue]:
         yield ConfigIssue(key, "a folder of shards", f"no {manifest_path(folder)}")
 
 
-def _files_read(config: RunConfig) -> Iterator[ConfigIssue]:
+def _missing_files(config: RunConfig) -> Iterator[ConfigIssue]:
     files: dict[KeyPath, Path | None] = {}
     match config.mixing:
         case DgaMixing() as mixing:
@@ -123,34 +123,33 @@ def _files_read(config: RunConfig) -> Iterator[ConfigIssue]:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # below a folder that may not be looked into
+    except OSError:  # inside a folder without permission
         return False
 
 
-def _real(path: Path) -> Path:
+def _realpath(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
 @dataclass(frozen=True)
 class RunData:
-    """Everything that a run reads.
+    """The data of a run.
 
     Attributes:
-        domains: Training splits in the order of the weights, K of them.
-        excluded: Training tokens of each domain that is too short for a window, by name.
-        specific: Training splits of the sets that the mixture aligns to, in order; none where it
-            aligns to nothing.
-        held_out: Validation splits of the domains that have a whole window there, in order; none
+        domains: Training splits of the K domains, in the order of the weights.
+        excluded: Training tokens of each domain shorter than a window, by name.
+        specific: Training splits of the specific sets used for alignment, in order; may be empty.
+        held_out: Validation splits with at least one window of the domains, in order; empty
             without evaluation.
-        held_out_specific: Validation splits of the specific sets that have one, and of the sets
-            that are evaluated beside them, in order.
+        held_out_specific: Validation splits of the specific sets that have one, and of the
+            additional evaluation sets, in order.
         vocabulary_size: Rows of the model's embedding.
-        basis: What a rule over mixtures of the domains lives on; None: it lives on the domains.
-        reference: The model that losses are compared with; None where none are.
-        identity: What the training splits, the histogram, the basis and the reference hold, and
-            the validation splits if the mixture depends on them, JSON-shaped: equal for equal
-            content, wherever it lies.
-        files: Every file of shards that is read, by a name that is the same wherever it lies.
+        basis: Basis distributions of the mixture; None: weights are over domains.
+        reference: The reference model; None if the mixture uses none.
+        identity: JSON-serializable digest of the training splits, the histogram, the basis and the
+            reference, and of the validation splits if the mixture depends on them. Equal for equal
+            content, independent of its location.
+        files: All shard files of the run, by a name that is independent of their location.
     """
 
     domains: tuple[Domain, ...]
@@ -166,18 +165,18 @@ class RunData:
 
     @property
     def tokenizer(self) -> TokenizerIdentity:
-        """What wrote the tokens of every set."""
+        """The tokenizer of all sets."""
         return self.domains[0].tokenizer
 
 
 def open_data(config: RunConfig) -> RunData:
-    """Open the run's domains and specific sets: reads manifests and headers once, no tokens.
+    """Open the run's domains and specific sets. Reads manifests and headers, but no tokens.
 
     Raises:
-        ShardError: If a set is missing or damaged, too short, or by another tokenizer.
+        ShardError: If a set is missing, damaged, too short, or of another tokenizer.
         ConfigError: If the model's vocabulary is smaller than the tokenizer's, domains are too
-            short and not left out, a basis is not one over them, a reference model is not one
-            that fits the run, or files or folders are missing: all of them are named.
+            short and not excluded, a basis or reference model does not fit the run, or files or
+            folders are missing, all of which are listed.
     """
     check_inputs(config)
     length = config.model.sequence_length
@@ -237,7 +236,7 @@ def _files(
 def _may_align(config: RunConfig) -> bool:
     """Return whether the mixture may align to the specific sets.
 
-    What an extension's rule observes is not known before there are domains to make it for.
+    An extension's needs are unknown until its scheduler is created for the domains.
     """
     if isinstance(config.mixing, ExtensionMixing):
         return len(config.data.specific) == 1
@@ -252,7 +251,7 @@ def _domain_sources(config: RunConfig) -> Path | Sequence[DomainSource]:
 
 
 def _check_lengths(config: RunConfig, opened: OpenedSplit) -> None:
-    """Check that there are domains, and no other ones unless they are to be left out."""
+    """Check that there are domains, and that too short ones are to be excluded."""
     window = f"{config.model.sequence_length + 1} tokens (one window of model.sequence_length + 1)"
     if opened.too_short and config.data.too_short == "refuse":
         name, tokens = next(iter(opened.too_short.items()))
@@ -275,7 +274,7 @@ def _held_out(
     targets: Sequence[ShardFolder],
     opened: OpenedSplit,
 ) -> tuple[tuple[Domain, ...], tuple[SequenceSet, ...]]:
-    """Return the validation splits of domains that are trained on, and of specific sets."""
+    """Return the validation splits of the training domains and of the specific sets."""
     if config.evaluation is None:
         return (), ()
     length = config.model.sequence_length
@@ -289,7 +288,7 @@ def _held_out(
 def _open_evaluated(
     config: RunConfig, folders: Sequence[ShardFolder], sets: Mapping[str, EvaluatedSet]
 ) -> Iterator[SequenceSet]:
-    """Open the validation splits of sets that are evaluated and nothing else."""
+    """Open the validation splits of the additional evaluation sets."""
     for name, evaluated in sets.items():
         folder = read_folder(DomainSource(name, evaluated.path))
         check_same_tokenizer((folders[0], folder))
@@ -300,15 +299,15 @@ def _open_evaluated(
 
 
 def _check_guarded(config: RunConfig, held_out: Sequence[Domain]) -> None:
-    """Check that a guard by validation losses of the domains has some."""
+    """Check that a general guard has validation losses of the domains."""
     if config.is_guarded and not held_out:
         raise config.invalid(
             "mixing",
             "general_guard",
             expected="null without evaluation"
             if config.evaluation is None
-            else "null, or a domain with a whole window in its validation split",
-            found="a guard that is never told a loss",
+            else "null, or a domain with at least one window in its validation split",
+            found="a guard without validation losses",
         )
 
 
@@ -324,7 +323,7 @@ def _held_out_digest(folders: Sequence[ShardFolder]) -> str:
 def _open_specific(
     config: RunConfig, targets: Sequence[ShardFolder], *, split: str
 ) -> tuple[SequenceSet, ...]:
-    """Open one split of some specific sets, each packed as the run has it."""
+    """Open one split of specific sets, with the packing configured for each."""
     specific = config.data.specific
     return tuple(
         each
@@ -349,7 +348,7 @@ def _with_valid(folders: Sequence[ShardFolder]) -> Sequence[ShardFolder]:
 
 
 def _identity(folders: Sequence[ShardFolder], opened: OpenedSplit) -> Mapping[str, str] | str:
-    """Return what the training splits hold: by domain, or in one line where they share shards."""
+    """Return digests of the training splits: per domain, or one for grouped shards."""
     grouped = [folder for folder in folders if folder.manifest.grouping is not None]
     if not grouped:
         return {
@@ -385,7 +384,7 @@ def _histogram_digest(config: RunConfig) -> str | None:
 
 
 def _schedule_digest(config: RunConfig) -> str | None:
-    """Return what tells two files with schedules apart; None: the configuration has it itself."""
+    """Return the digest of a schedule's file; None if the schedule is in the configuration."""
     if not isinstance(config.mixing, ScheduleMixing):
         return None
     replay = config.mixing.replay
@@ -399,7 +398,7 @@ def _schedule_digest(config: RunConfig) -> str | None:
 
 
 def _summary(manifest: Manifest, split: str = "train") -> str:
-    """Return what tells a split from another: tokens, and a digest of its checksums."""
+    """Return the identity of a split: its number of tokens and a digest of its checksums."""
     digest = hashlib.sha256()
     for entry in manifest.splits.get(split, ()):
         digest.update(f"{entry.tokens} {entry.bin_sha256}\n".encode())

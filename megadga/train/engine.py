@@ -48,7 +48,7 @@ class WarmupStableDecay:
     min_ratio: float = 0.0
 
     def __call__(self, step: int) -> float:
-        """Return the factor of the step after ``step`` completed ones, in [0, 1]."""
+        """Return the learning-rate factor after ``step`` completed steps, in [0, 1]."""
         if step < self.warmup_num_steps:
             risen = step / self.warmup_num_steps
             return self.warmup_min_ratio + (1.0 - self.warmup_min_ratio) * risen
@@ -59,20 +59,20 @@ class WarmupStableDecay:
 
 
 def make_engine(config: RunConfig, settings: dict[str, Any], *, vocabulary_size: int) -> Any:
-    """Return an engine around the run's model with its first weights. Collective.
+    """Return an engine around the run's newly initialised model. Collective.
 
-    Under ZeRO-3 the model is partitioned while it is built: no rank holds the whole.
+    Under ZeRO-3 the model is partitioned during construction, so that no rank holds all of it.
 
     Args:
         config: The run.
-        settings: DeepSpeed's, completed for the number of ranks.
+        settings: DeepSpeed settings, completed for the number of ranks.
         vocabulary_size: Rows of the embedding.
 
     Raises:
-        ConfigError: If DeepSpeed does not accept its settings.
+        ConfigError: If DeepSpeed rejects its settings.
     """
     stage = settings.get("zero_optimization", {}).get("stage", 0)
-    with _refusals_told(config):
+    with _deepspeed_errors(config):
         partitioned = deepspeed.zero.Init(config_dict_or_path=settings, enabled=stage == 3)
     with partitioned:
         model = Llama(
@@ -82,32 +82,32 @@ def make_engine(config: RunConfig, settings: dict[str, Any], *, vocabulary_size:
             seed=config.seed,
             checkpoint_activations=config.model.activation_checkpointing,
         )
-    initialize: Any = deepspeed.initialize  # its annotations refuse what its docstring asks for
-    with _refusals_told(config):
+    initialize: Any = deepspeed.initialize  # its annotations contradict its documentation
+    with _deepspeed_errors(config):
         engine, *_ = initialize(
             model=model,
             model_parameters=list(model.parameters()),
             config=settings,
             lr_scheduler=_own_schedule(config),
         )
-    model.rotary.to(engine.device)  # zero.Init places parameters, and leaves buffers behind
+    model.rotary.to(engine.device)  # zero.Init moves parameters only, not buffers
     return engine
 
 
 def _own_schedule(config: RunConfig) -> Callable[[Optimizer], LambdaLR] | None:
-    """Return what makes the schedule that DeepSpeed lacks; None: the run has another, or none."""
+    """Return a factory for the schedule that DeepSpeed lacks, None if the run does not use it."""
     section = stable_decay(config)
     if section is None:
         return None
     schedule = WarmupStableDecay(**section.model_dump())
-    # A function: of an object torch saves the attributes, and a run that is made longer would go
-    # on with the schedule that it had.
+    # A function: torch saves the attributes of callable objects, and a run with more steps would
+    # resume with the old schedule.
     return lambda optimizer: LambdaLR(optimizer, lambda step: schedule(step))  # noqa: PLW0108
 
 
 @contextmanager
-def _refusals_told(config: RunConfig) -> Generator[None]:
-    """Say where the settings are that DeepSpeed does not accept, such as an unknown optimizer."""
+def _deepspeed_errors(config: RunConfig) -> Generator[None]:
+    """Convert DeepSpeed's errors about its settings to ``ConfigError`` with their location."""
     try:
         yield
     except (DeepSpeedConfigError, AssertionError, KeyError, TypeError, ValueError) as error:
@@ -116,8 +116,8 @@ def _refusals_told(config: RunConfig) -> Generator[None]:
         raise config.invalid("deepspeed", expected=expected, found=found) from error
 
 
-_WHOLE = "mp_rank_00_model_states.pt"
-"""Where DeepSpeed keeps a model that is not cut, as under ZeRO-0."""
+_UNPARTITIONED = "mp_rank_00_model_states.pt"
+"""File of an unpartitioned model in a DeepSpeed checkpoint, as under ZeRO-0."""
 
 
 def load_reference(
@@ -127,20 +127,19 @@ def load_reference(
     *,
     collective: ProcessGroupCollective,
 ) -> Callable[[Tensor], Tensor]:
-    """Return what computes a reference model's losses, one a token, without gradients. Collective.
+    """Return a function that computes a reference model's token losses. Collective.
 
-    The first rank reads the checkpoint, in float32, and hands the weights to the others one after
-    another. Memory: on every rank a whole copy in the run's precision, on the first one's host the
-    checkpoint as well while it is read.
+    Rank 0 reads the checkpoint in float32 and broadcasts the weights one by one. Memory: a full
+    copy in the run's precision on every rank, and the checkpoint on rank 0's host while reading.
 
     Args:
-        config: The run that compares itself with it.
-        reference: The model.
-        engine: Trains, and says where the model is to be.
+        config: The run that uses the reference.
+        reference: The reference model.
+        engine: The run's engine, whose device is used.
         collective: The ranks.
 
     Raises:
-        ConfigError: If the checkpoint cannot be read, or is of another model; on every rank.
+        ConfigError: If the checkpoint cannot be read or does not fit the model; on every rank.
     """
     model = Llama(
         model_shape(reference.model),
@@ -162,27 +161,31 @@ def load_reference(
 
 
 def _read_into(model: Llama, reference: ReferenceModel) -> str | None:
-    """Load a checkpoint's weights; return what is wrong with it, if anything."""
+    """Load a checkpoint's weights; return a description of the problem if that fails."""
     checkpoint = reference.checkpoint
     damage = find_damage(checkpoint, reference.header)
     if damage is not None:
         return damage
     try:
         with weights_only_loading():
-            state = _whole(checkpoint) if reference.zero_stage == 0 else _put_together(checkpoint)
+            state = (
+                _unpartitioned(checkpoint)
+                if reference.zero_stage == 0
+                else _consolidated(checkpoint)
+            )
         model.load_state_dict(state)
     except (OSError, ValueError, KeyError, RuntimeError, PickleError) as error:
         return f"{checkpoint}: {type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 
-def _whole(checkpoint: Path) -> dict[str, Tensor]:
-    states: Any = torch.load(checkpoint / _WHOLE, map_location="cpu", weights_only=True)
+def _unpartitioned(checkpoint: Path) -> dict[str, Tensor]:
+    states: Any = torch.load(checkpoint / _UNPARTITIONED, map_location="cpu", weights_only=True)
     return states["module"]
 
 
-def _put_together(checkpoint: Path) -> dict[str, Tensor]:
-    # It tells all that it does on standard output, which is not ours to write on.
+def _consolidated(checkpoint: Path) -> dict[str, Tensor]:
+    # It logs to standard output.
     with contextlib.redirect_stdout(sys.stderr):
         states: Any = get_fp32_state_dict_from_zero_checkpoint(
             str(checkpoint.parent), checkpoint.name

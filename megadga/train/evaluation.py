@@ -1,4 +1,4 @@
-"""Validation losses at intervals, without a trace in training."""
+"""Periodic validation losses, without side effects on training."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,12 +22,12 @@ from megadga.train.ranks import DataParallelRanks
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """When and on how much the model is evaluated.
+    """When and on how many sequences the model is evaluated.
 
     Attributes:
         interval: Optimizer steps between evaluations, at least 1.
-        last_step: Evaluated in any case.
-        sequences: The first so many of each set (or all, if it has fewer), at least 1.
+        last_step: The last step, always evaluated.
+        sequences: Maximum sequences per set, taken from its beginning, at least 1.
     """
 
     interval: int
@@ -41,24 +41,24 @@ class EvaluationPlan:
 
 @final
 class Evaluation:
-    """Evaluates the same held-out sequences of every set again and again; a ``Plugin``.
+    """Evaluates a fixed selection of held-out sequences of every set; a ``Plugin``.
 
-    Sequences of all sets share micro-batches, so that K small sets cost no more than their sum. A
-    set's loss is the mean over its targets, padding left out, however long its sequences are. The
-    module is called outside the engine, without gradients: counters, schedule and optimizer do not
-    see it.
+    Sequences of all sets share micro-batches, so that many small sets are not padded to full
+    micro-batches each. A set's loss is the mean over all its targets, padding excluded. The module
+    is called without the engine and without gradients, so that the engine's counters, schedule and
+    optimizer are not affected.
 
     Args:
-        engine: A DeepSpeed engine around a module that returns one loss a token.
+        engine: A DeepSpeed engine around a module that returns one loss per token.
         domains: Held-out splits of training domains.
-        specific: Held-out splits of the sets that the model should become good at.
-        plan: When, and on how much.
+        specific: Held-out splits of the specific sets.
+        plan: When, and on how many sequences.
         collective: The data-parallel ranks.
-        observe_general: Told the mean over the domains after each evaluation, if there are any;
-            equal on every rank.
+        observe_general: Called with the mean over the domains after each evaluation, if there are
+            any; equal on every rank.
 
     Raises:
-        ValueError: If there is no set at all.
+        ValueError: If there are no sets.
     """
 
     name = "evaluation"
@@ -88,7 +88,7 @@ class Evaluation:
         """Evaluate if it is due. Collective: every rank calls it.
 
         Returns:
-            As `measure`, or nothing.
+            The record of `measure`, or nothing.
         """
         return self.measure() if self._plan.due(step) else {}
 
@@ -96,8 +96,8 @@ class Evaluation:
         """Evaluate. Collective: every rank calls it.
 
         Returns:
-            An ``evaluation`` record with mean losses in nats a token: ``specific`` and ``domains``
-            by name, and ``general``, the mean over the domains (None without any).
+            An ``evaluation`` record with mean losses in nats per token: ``specific`` and
+            ``domains`` by name, and ``general``, the mean over the domains (None without any).
         """
         losses = self._mean_losses().tolist()
         named = list(zip((s.name for s in self._sets), losses, strict=True))
@@ -114,11 +114,11 @@ class Evaluation:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: an evaluation depends on the model and the step alone."""
+        """Return an empty state: an evaluation depends only on the model and the step."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue; there is nothing to load."""
+        """Do nothing, as there is no state."""
 
     def _mean_losses(self) -> FloatArray:
         """Return the mean loss of every set, shape ``(number of sets,)``. Collective."""
@@ -139,7 +139,7 @@ class Evaluation:
         return np.bincount(owners, everyone) / np.bincount(owners, self._num_targets)
 
     def _sequence_losses(self, rows: IntArray) -> FloatArray:
-        """Return the sum of some of the sequences' token losses, shape ``(len(rows),)``."""
+        """Return the sum of the token losses of each selected sequence, ``(len(rows),)``."""
         chosen = Selection(self._selection.domains[rows], self._selection.sequences[rows])
         tokens = torch.as_tensor(read_windows(self._sets, chosen), device=self._engine.device)
         token_losses: Tensor = self._engine.module(tokens)
@@ -148,7 +148,7 @@ class Evaluation:
 
 
 def _first_sequences(sizes: Sequence[int], most: int) -> Selection:
-    """Select the first ``most`` sequences of each set, or all where there are fewer."""
+    """Select up to ``most`` sequences of each set, from its beginning."""
     counts = [min(size, most) for size in sizes]
     return Selection(
         domains=np.repeat(np.arange(len(counts)), counts),
@@ -157,7 +157,7 @@ def _first_sequences(sizes: Sequence[int], most: int) -> Selection:
 
 
 def _num_targets(sets: Sequence[SequenceSet], most: int) -> IntArray:
-    """Return how many targets of each selected sequence are tokens, shape ``(N,)``."""
+    """Return the number of targets, padding excluded, of each selected sequence, ``(N,)``."""
     counts = [min(each.num_sequences, most) for each in sets]
     return np.concatenate(
         [each.num_targets(np.arange(n)) for each, n in zip(sets, counts, strict=True)]
@@ -166,6 +166,6 @@ def _num_targets(sets: Sequence[SequenceSet], most: int) -> IntArray:
 
 @contextmanager
 def _without_training(module: nn.Module) -> Generator[None]:
-    """Switch gradients and dropout off, and leave the module as it was found."""
+    """Disable gradients and dropout, and restore the module's state afterwards."""
     with evaluating(module), torch.no_grad():
         yield

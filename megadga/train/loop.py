@@ -1,4 +1,4 @@
-"""The training loop, whole."""
+"""The training loop."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,26 +13,26 @@ from megadga.train.step import Trainer
 
 
 class Markers(Protocol):
-    """Tells whoever starts runs how this one ended."""
+    """Records how a run ended, for launchers."""
 
     def end(self, step: int, *, finished: bool) -> None:
-        """Say that the run is finished, or else stopped and saved, after step ``step``."""
+        """Record that the run finished, or was stopped and saved, after step ``step``."""
         ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a training run consists of, ready to go.
+    """The components of a training run.
 
     Attributes:
-        mixture: Hands out batches.
-        trainer: Completes an optimizer step with one.
-        plugins: Called after every step, in this order; the mixture is one of them.
-        metrics: Takes what the steps and the plugins report.
-        checkpoints: Written in between.
-        non_finite: Told of every step; ends a run that has lost its numbers.
-        stop: Asked after every step whether it is to be the last one for now.
-        markers: Told how the run ended.
+        mixture: Provides batches.
+        trainer: Executes an optimizer step on a batch.
+        plugins: Called after every step, in this order; includes the mixture.
+        metrics: Receives the records of steps and plugins.
+        checkpoints: Writes and prunes checkpoints.
+        non_finite: Detects non-finite losses and gradients, and ends a diverged run.
+        stop: Queried after every step for a request to stop.
+        markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
     """
 
@@ -48,10 +48,10 @@ class Run:
 
 
 def evaluate(run: Run) -> Metrics:
-    """Evaluate a run as it stands; train nothing.
+    """Evaluate a run's current model without training. Collective.
 
     Returns:
-        An ``evaluation`` record, or nothing if the run has no sets to evaluate. Collective.
+        An ``evaluation`` record, empty if the run has no sets to evaluate.
     """
     measured = [each.measure() for each in run.plugins if isinstance(each, Evaluation)]
     run.markers.end(run.mixture.step, finished=run.mixture.step >= run.total_steps)
@@ -59,15 +59,16 @@ def evaluate(run: Run) -> Metrics:
 
 
 def train(run: Run) -> bool:
-    """Train until ``run.total_steps`` optimizer steps are completed, or the run is stopped.
+    """Train until ``run.total_steps`` optimizer steps are completed or a stop is requested.
 
-    Nothing is saved of a model that is not finite: the last checkpoint that is stays the newest.
+    Collective. Non-finite models are not saved, so the newest checkpoint is always of a finite
+    one.
 
     Returns:
-        Whether the run is finished; False: it was stopped and has saved. Collective.
+        Whether the run is finished; False: it was stopped and has saved.
 
     Raises:
-        DivergedError: If too many steps in a row, or the last one, were not finite.
+        DivergedError: If too many consecutive steps, or the last one, were not finite.
     """
     while run.mixture.step < run.total_steps:
         batch = run.mixture.next_batch()
@@ -78,7 +79,7 @@ def train(run: Run) -> bool:
         if event := run.non_finite.after_step(batch.step, metrics["train"]):
             run.metrics.log(batch.step, event)
         else:
-            run.checkpoints.prune()  # the newest one is of a model that has trained on
+            run.checkpoints.prune()  # a finite step after the newest checkpoint: it is usable
         run.non_finite.check()
         stopping = run.stop.agreed()
         if stopping or run.checkpoints.due(batch.step):
@@ -94,7 +95,7 @@ def train(run: Run) -> bool:
 
 
 def _save(run: Run, batch: Batch) -> None:
-    """Write the checkpoint of a batch's step, if the model can be gone on with. Collective."""
+    """Write the checkpoint after a batch's step if the model is finite. Collective."""
     if run.non_finite.is_finite_model(batch):
         run.checkpoints.save(batch.step)
     else:

@@ -1,4 +1,4 @@
-"""Where metrics go: a JSON-lines file, mean weights for a static run, and the console."""
+"""Metric sinks: a JSON-lines file, a file of mean weights, and the console."""
 
 import json
 import math
@@ -20,22 +20,22 @@ from megadga.plugin.records import MEAN_WEIGHTS
 
 
 class MetricSink(Protocol):
-    """Where the metrics of a step go."""
+    """Receives the metrics of each step."""
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Take the records of optimizer step ``step``."""
+        """Log the records of optimizer step ``step``."""
         ...
 
 
 @final
 class MetricFanOut:
-    """Hands every record to several sinks.
+    """Forwards every record to several sinks.
 
-    Sinks are on one rank alone. If one fails, that rank must not leave the others waiting at their
-    next collective: the failure is kept until all ranks talk to each other anyway.
+    Sinks exist on one rank only. An exception there would leave the other ranks waiting in their
+    next collective, so it is stored until the ranks exchange failures.
 
     Args:
-        sinks: In this order; may be none.
+        sinks: In order; may be empty.
     """
 
     def __init__(self, sinks: Sequence[MetricSink]) -> None:
@@ -43,7 +43,7 @@ class MetricFanOut:
         self._failure: Exception | None = None
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Take the records of optimizer step ``step``; after a failure, no more."""
+        """Log the records of optimizer step ``step``; a no-op after a failure."""
         try:
             for sink in self._sinks if self._failure is None else ():
                 sink.log(step, metrics)
@@ -56,20 +56,20 @@ class MetricFanOut:
         return self._failure is not None
 
     def check(self) -> None:
-        """Raise what a sink has failed with, if one has."""
+        """Raise the exception of a failed sink, if any."""
         if self._failure is not None:
             raise self._failure
 
 
 @final
 class MetricsFile:
-    """One line of JSON a record: ``type``, ``step`` and what the record says.
+    """Writes one JSON line per record: ``type``, ``step`` and the record's values.
 
-    A number that is not finite is written as ``null`` (JSON has no other word for it), and an
-    ``event`` line names it.
+    Non-finite numbers, which JSON cannot represent, are written as ``null`` and listed in an
+    additional ``event`` line.
 
     Args:
-        path: Appended to, by one process; its folder exists.
+        path: The file, appended to by one process; its folder exists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,22 +79,22 @@ class MetricsFile:
         """Append a line for each record of optimizer step ``step``."""
         lines: list[str] = []
         for kind, record in metrics.items():
-            lost: list[str] = []
-            lines.append(_line(kind, step, _representable(record, "", lost)))
-            if lost:
-                event = {"event": "not_finite", "record": kind, "keys": lost}
+            non_finite: list[str] = []
+            lines.append(_line(kind, step, _jsonable(record, "", non_finite)))
+            if non_finite:
+                event = {"event": "not_finite", "record": kind, "keys": non_finite}
                 lines.append(_line("event", step, event))
         with self._path.open("ab") as file:
             file.write("".join(lines).encode())
 
     def sync(self) -> int:
-        """Bring what was logged to the disk; return the file's length in bytes."""
+        """Sync the file to disk; return its length in bytes."""
         with self._path.open("ab") as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def cut(self, length: int) -> None:
-        """Shorten the file to ``length`` bytes; what follows goes to ``NAME.abandoned.jsonl``.
+        """Truncate the file to ``length`` bytes; the rest is moved to ``NAME.abandoned.jsonl``.
 
         Raises:
             ResumeError: If the file is shorter.
@@ -102,7 +102,7 @@ class MetricsFile:
         found = self.sync()
         if found < length:
             raise ResumeError(
-                f"{self._path}: expected at least the {length} bytes that the checkpoint saw, "
+                f"{self._path}: expected at least {length} bytes, as at the checkpoint, "
                 f"found {found}"
             )
         if found == length:
@@ -121,17 +121,17 @@ def _line(kind: str, step: int, record: dict[str, Any]) -> str:
     return json.dumps({"type": kind, "step": step, **record}, allow_nan=False) + "\n"
 
 
-def _representable(value: Any, key: str, lost: list[str]) -> Any:
-    """Replace numbers that JSON cannot write by None, and note their dotted keys in ``lost``."""
+def _jsonable(value: Any, key: str, non_finite: list[str]) -> Any:
+    """Replace non-finite numbers by None, and collect their dotted keys in ``non_finite``."""
     match value:
         case dict():
             named = cast("dict[str, Any]", value).items()
             return {
-                name: _representable(inner, f"{key}.{name}" if key else name, lost)
+                name: _jsonable(inner, f"{key}.{name}" if key else name, non_finite)
                 for name, inner in named
             }
         case float() if not math.isfinite(value):
-            lost.append(key)
+            non_finite.append(key)
             return None
         case _:
             return value
@@ -139,16 +139,16 @@ def _representable(value: Any, key: str, lost: list[str]) -> Any:
 
 @final
 class MeanWeightsFile:
-    """Keeps ``mean_weights.yaml`` up to date for rules that keep a mean; a ``MetricSink``.
+    """Writes ``mean_weights.yaml`` for schedulers that keep a mean of the weights; a sink.
 
-    The file is one line, ``{type: static, weights: {domain: weight}}``: what follows ``mixing:``
-    in the file of a run at those weights, or ``mixing=`` in an override. It is written at the
-    steps that a checkpoint ends, and at the last one.
+    The file has one line, ``{type: static, weights: {domain: weight}}``, usable as the value of
+    ``mixing:`` in the configuration of a run with these fixed weights, or of ``mixing=`` in an
+    override. It is written at every checkpoint and at the last step.
 
     Args:
         path: The file; its folder exists.
-        due: Whether optimizer step ``step`` (from 1) ends with a checkpoint.
-        last_step: Optimizer steps of the whole run.
+        due: Whether a checkpoint is written after optimizer step ``step`` (from 1).
+        last_step: Total optimizer steps of the run.
     """
 
     def __init__(self, path: Path, *, due: Callable[[int], bool], last_step: int) -> None:
@@ -158,40 +158,40 @@ class MeanWeightsFile:
         self._weights: dict[str, float] | None = None
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Take the records of optimizer step ``step``."""
+        """Log the records of optimizer step ``step``."""
         update = metrics.get("update", {})
         self._weights = update.get(MEAN_WEIGHTS, self._weights)
-        # Without an update since this process started, the file is what it has to be.
+        # Without an update since this process started, the existing file is up to date.
         if self._weights is not None and (self._due(step) or step == self._last_step):
             line = dump_line({"type": "static", "weights": self._weights})
             with atomic_write(self._path) as file:
                 file.write(line.encode())
 
 
-_SHOWN_WEIGHTS = 3
+_NUM_SHOWN_WEIGHTS = 3
 
 
-_UNTOLD = ("start",)
-"""Events of which the lines of steps say as much."""
+_HIDDEN_EVENTS = ("start",)
+"""Events that the console does not show."""
 
 
 _LISTED = 8
-"""Names that an event lists: there may be thousands of domains."""
+"""Names listed in an event; there may be thousands of domains."""
 
 
 @final
 class Progress:
-    """A bar on a terminal that has columns; elsewhere, for logs, plain lines. A ``MetricSink``.
+    """Shows a progress bar on a terminal, or plain lines in a log. A ``MetricSink``.
 
-    Plain lines are of the first step and then now and then, with the time left.
+    Plain lines are printed for the first step and at intervals, with the remaining time.
 
     Args:
-        total_steps: Optimizer steps of the whole run.
+        total_steps: Total optimizer steps of the run.
         first_step: Steps completed before this process started.
-        weights: Weight of each domain at the start; updates in the metrics replace them.
-        stream: Where to write, for example standard error.
+        weights: Initial weight of each domain, replaced by those of updates.
+        stream: Output stream, for example standard error.
         line_interval: Steps between plain lines, at least 1.
-        clock: Seconds since any fixed moment.
+        clock: Returns a monotonic time in seconds.
     """
 
     def __init__(
@@ -224,49 +224,49 @@ class Progress:
     def log(self, step: int, metrics: Metrics) -> None:
         """Show the records of optimizer step ``step``."""
         if "update" in metrics:
-            update = metrics[
-                "update"
-            ]  # of a rule over a basis, perhaps without the domains' weights
-            self._largest = _largest(
-                update.get("averaged_weights") or update["basis_averaged_weights"]
-            )
+            update = metrics["update"]
+            # With a basis, the domains' weights may be omitted.
+            weights = update.get("averaged_weights") or update["basis_averaged_weights"]
+            self._largest = _largest(weights)
         if "train" in metrics:
             self._show_step(step, metrics["train"])
         if "evaluation" in metrics:
             self._write(f"step {step}: validation {_losses(metrics['evaluation'])}")
-        if "event" in metrics and metrics["event"]["event"] not in _UNTOLD:
+        if "event" in metrics and metrics["event"]["event"] not in _HIDDEN_EVENTS:
             self._write(f"step {step}: {_event(metrics['event'])}")
         if step == self._total_steps:
             self._bar.close()
 
     def _show_step(self, step: int, train: Mapping[str, Any]) -> None:
-        told = f"loss {train['loss']:.3f}  {train['tokens_per_s']:,.0f} tokens/s  {self._largest}"
+        status = (
+            f"loss {train['loss']:.3f}  {train['tokens_per_s']:,.0f} tokens/s  {self._largest}"
+        )
         is_first = self._timed_from is None
-        if self._timed_from is None:  # the first step of a process has much to set up
+        if self._timed_from is None:  # the first step includes set-up time
             self._timed_from = step, self._clock()
         if not self._bar.disable:
-            self._bar.set_postfix_str(told, refresh=False)
+            self._bar.set_postfix_str(status, refresh=False)
             self._bar.update()
         elif is_first or step % self._line_interval == 0 or step == self._total_steps:
             left = self._time_left(step, *self._timed_from)
-            self._write(f"step {step}/{self._total_steps}  {told}{left}")
+            self._write(f"step {step}/{self._total_steps}  {status}{left}")
 
     def _time_left(self, step: int, first_step: int, since: float) -> str:
-        """Return how long the rest takes, at the speed since this process's first step."""
+        """Return the remaining time, extrapolated from the speed since the first step."""
         if not first_step < step < self._total_steps:
             return ""
         seconds = (self._clock() - since) / (step - first_step) * (self._total_steps - step)
         return f"  {tqdm.format_interval(seconds)} left"
 
     def _write(self, line: str) -> None:
-        with suppress(OSError):  # a closed terminal ends no run: a stop saves first
+        with suppress(OSError):  # a closed terminal must not end the run
             self._bar.write(line, file=self._stream)
             self._stream.flush()
 
 
 def _largest(weights: Mapping[str, float]) -> str:
-    """Return the three largest weights in words: ``code 0.41, books 0.22, web 0.10``."""
-    heaviest = sorted(weights, key=lambda name: -weights[name])[:_SHOWN_WEIGHTS]
+    """Return the three largest weights: ``code 0.41, books 0.22, web 0.10``."""
+    heaviest = sorted(weights, key=lambda name: -weights[name])[:_NUM_SHOWN_WEIGHTS]
     return ", ".join(f"{name} {weights[name]:.3f}" for name in heaviest)
 
 
@@ -276,12 +276,14 @@ def _losses(evaluation: Mapping[str, Any]) -> str:
 
 
 def _event(event: Mapping[str, Any]) -> str:
-    details = ", ".join(f"{key} {_shown(value)}" for key, value in event.items() if key != "event")
+    details = ", ".join(
+        f"{key} {_format_value(value)}" for key, value in event.items() if key != "event"
+    )
     return f"{event['event']} ({details})"
 
 
-def _shown(value: Any) -> str:
-    """Return a value in words; of a long list, the first ones."""
+def _format_value(value: Any) -> str:
+    """Return a value as text; long lists are truncated."""
     if not isinstance(value, list):
         return str(value)
     items = cast("list[Any]", value)

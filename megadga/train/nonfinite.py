@@ -1,4 +1,4 @@
-"""Notices losses and gradients that are no finite numbers."""
+"""Detects non-finite losses and gradients."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +13,23 @@ from megadga.plugin import Batch, Metrics
 from megadga.train.ranks import DataParallelRanks
 from megadga.train.step import TokenLosses
 
-_NAMED = 8
-"""Domains that an error names: a batch may hold thousands."""
+_MAX_NAMED = 8
+"""Domains listed in an error; a batch may contain thousands."""
 
 
 @final
 class NonFiniteSteps:
-    """Counts optimizer steps in a row that are not finite, and says which models may be saved.
+    """Counts consecutive non-finite optimizer steps, and checks models before they are saved.
 
-    A step is not finite if the loss of a sequence, a reference model's loss of one, or the norm of
-    the gradient is not. A model is not finite if its losses on the batch that it was just trained
-    on are not: a gradient may be infinite where the loss was not.
+    A step is non-finite if the loss of a sequence, a reference model's loss, or the gradient norm
+    is. A model is non-finite if its losses on the batch it was just trained on are: the gradient
+    may be infinite where the loss was finite.
 
     Args:
-        limit: Steps in a row that end the run, at least 1.
-        losses: The model's, without a trace in training.
+        limit: Consecutive non-finite steps that end the run, at least 1.
+        losses: Computes the model's losses without side effects.
         ranks: The data-parallel ranks.
-        latest: The newest checkpoint, for messages; None: there is none.
+        latest: Returns the newest checkpoint for messages, None if there is none.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class NonFiniteSteps:
         self._ranks = ranks
         self._latest = latest
         self._consecutive = 0
-        self._found = ""
+        self._description = ""
         self._step = 0
 
     def after_step(self, step: int, train: Mapping[str, Any]) -> Metrics:
-        """Take in a step's ``train`` record; return an ``event`` if it is not finite.
+        """Check a step's ``train`` record; return an ``event`` if it is not finite.
 
-        Not collective: the record says the same on every rank.
+        Not collective: the record is equal on every rank.
         """
         self._step = step
         what = _not_finite(train)
@@ -60,24 +60,24 @@ class NonFiniteSteps:
             return {}
         self._consecutive += 1
         held = list(train["sequences_by_domain"])
-        lost = _lost(train)
-        self._found = f"{' and '.join(what)} not finite, in a batch of {_listed(held)}"
+        lost = _non_finite_domains(train)
+        self._description = f"{' and '.join(what)} not finite, in a batch of {_format_names(held)}"
         if lost and len(lost) < len(held):
-            self._found += f"; not finite: {_listed(lost)}"
+            self._description += f"; not finite: {_format_names(lost)}"
         event = {"event": "step_not_finite", "what": what, "consecutive": self._consecutive}
         return {"event": {**event, "limit": self._limit, "domains": held, "not_finite": lost}}
 
     def check(self) -> None:
-        """End the run if it has gone on for too long.
+        """Raise if there were too many consecutive non-finite steps.
 
         Raises:
-            DivergedError: After as many steps in a row as are allowed; on every rank.
+            DivergedError: If the limit is reached; on every rank.
         """
         if self._consecutive >= self._limit:
             raise self._error()
 
     def is_finite_model(self, batch: Batch) -> bool:
-        """Return whether the model that ``batch`` was the last one of may be saved. Collective."""
+        """Return whether the model after ``batch`` is finite and may be saved. Collective."""
         if self._consecutive:
             return False
         losses = self._losses(batch.tokens[-1])
@@ -85,18 +85,18 @@ class NonFiniteSteps:
         if self._ranks.merged(np.array([lost]))[0] == 0.0:
             return True
         self._consecutive = 1
-        self._found = f"{int(lost)} losses of the model after it not finite"
+        self._description = f"{int(lost)} losses of the model after it not finite"
         return False
 
     def skipped_checkpoint(self) -> Metrics:
-        """Return the ``event`` of a checkpoint that is left out."""
-        return {"event": {"event": "checkpoint_skipped", "reason": self._found}}
+        """Return the ``event`` of a checkpoint that was not written."""
+        return {"event": {"event": "checkpoint_skipped", "reason": self._description}}
 
     def check_end(self) -> None:
-        """Tell whether the run may count as finished.
+        """Raise if the run ends with a non-finite model.
 
         Raises:
-            DivergedError: If its last step, or the model after it, is not finite; on every rank.
+            DivergedError: If the last step, or the model after it, is not finite; on every rank.
         """
         if self._consecutive:
             raise self._error()
@@ -108,12 +108,12 @@ class NonFiniteSteps:
         return DivergedError(
             f"training: expected finite losses and gradients, found steps {first} to {self._step} "
             f"without (training.non_finite_limit: {self._limit}); step {self._step}: "
-            f"{self._found}; no checkpoint was written since, {kept}"
+            f"{self._description}; no checkpoint was written since, {kept}"
         )
 
 
 def _not_finite(train: Mapping[str, Any]) -> list[str]:
-    """Return what of a step is not finite: loss, reference loss, gradient norm."""
+    """Return the names of a step's non-finite values: loss, reference loss, gradient norm."""
     norm = train["grad_norm"]
     reference = train.get("reference_loss_by_domain", {})
     finite = {
@@ -124,8 +124,8 @@ def _not_finite(train: Mapping[str, Any]) -> list[str]:
     return [name for name, good in finite.items() if not good]
 
 
-def _lost(train: Mapping[str, Any]) -> list[str]:
-    """Return the domains with a loss that is not finite."""
+def _non_finite_domains(train: Mapping[str, Any]) -> list[str]:
+    """Return the domains with a non-finite loss."""
     reference = train.get("reference_loss_by_domain", {})
     return [
         name
@@ -134,6 +134,6 @@ def _lost(train: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
+def _format_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"{', '.join(names[:_MAX_NAMED])}{more}"

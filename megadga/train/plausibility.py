@@ -1,4 +1,4 @@
-"""Warnings about settings that are possible and hardly meant."""
+"""Warnings about settings that are valid but probably not intended."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,11 @@ from megadga.train.data import RunData
 from megadga.train.mixture import Mixture
 
 MAX_EPOCHS = 16.0
-"""Passes over a domain beyond which reading it once more teaches little (arXiv 2305.16264)."""
+"""Epochs of a domain beyond which repetition has little value (arXiv 2305.16264)."""
 
 
 LARGEST_RATE = 0.1
-"""Learning rate above which no optimizer that divides by its second moments trains."""
+"""Learning rate above which optimizers with second-moment normalisation diverge."""
 
 
 _SCALE_FREE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Lamb", "Lion")
@@ -32,13 +32,13 @@ _SCALE_FREE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Lamb", "Lion")
 def find_warnings(
     config: RunConfig, data: RunData, mixture: Mixture, epochs: FloatArray
 ) -> Iterator[ConfigIssue]:
-    """Yield what the author of a run is to be asked about.
+    """Yield warnings about a run's configuration.
 
     Args:
         config: The run.
-        data: What it reads.
-        mixture: What sets its weights.
-        epochs: Passes over each domain at its first weights, shape ``(K,)``.
+        data: Its data.
+        mixture: Its mixture.
+        epochs: Epochs of each domain at the initial weights, shape ``(K,)``.
     """
     yield from _intervals(config, mixture)
     yield from _starts(config)
@@ -48,7 +48,7 @@ def find_warnings(
     yield from _repetitions(data, epochs)
     yield from _same_folders(config)
     if config.evaluation is not None and not (data.held_out or data.held_out_specific):
-        expected = "a validation split with a whole window in some set, or null"
+        expected = "a validation split of at least one window in some set, or null"
         yield ConfigIssue(("evaluation",), expected, "none: nothing is evaluated")
 
 
@@ -69,7 +69,7 @@ def _intervals(config: RunConfig, mixture: Mixture) -> Iterator[ConfigIssue]:
 
 
 def _starts(config: RunConfig) -> Iterator[ConfigIssue]:
-    """Find what begins when the run has ended."""
+    """Find settings that would take effect only after the end of the run."""
     steps = config.training.steps
     if isinstance(config.mixing, OdmMixing) and config.mixing.warmup >= steps:
         expected = f"less than training.steps ({steps}), or the weights never move"
@@ -87,7 +87,7 @@ def _starts(config: RunConfig) -> Iterator[ConfigIssue]:
 
 
 def _schedule(config: RunConfig) -> Iterator[ConfigIssue]:
-    """Find a learning-rate schedule that ends before the run does, or after it."""
+    """Find a learning-rate schedule whose length differs from the run's."""
     steps = config.training.steps
     params = config.deepspeed.get("scheduler", {}).get("params", {})
     path = ("deepspeed", "scheduler", "params")
@@ -108,14 +108,14 @@ def _rates(config: RunConfig) -> Iterator[ConfigIssue]:
         expected = f"the peak rate of the {kind} schedule ({peak:g}), which takes its place"
         yield ConfigIssue(path, expected, f"{rate:g}")
     elif peak == 0.0:
-        yield ConfigIssue(path, "a number above 0, or nothing is learnt", "0")
+        yield ConfigIssue(path, "a number above 0, or the model does not train", "0")
     elif peak > LARGEST_RATE and optimizer_name(config.deepspeed) in _SCALE_FREE:
         expected = f"at most {LARGEST_RATE:g} for {optimizer_name(config.deepspeed)}"
         yield ConfigIssue(path, expected, f"{peak:g}")
 
 
 def _draws(config: RunConfig, data: RunData, mixture: Mixture) -> Iterator[ConfigIssue]:
-    """Find measurements that read the same sequence twice in one update."""
+    """Find probes that draw the same sequence twice in one update."""
     needs = mixture.scheduler.observes
     if mixture.probing is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return
@@ -151,7 +151,7 @@ def _repetitions(data: RunData, epochs: FloatArray) -> Iterator[ConfigIssue]:
 
 
 def _same_folders(config: RunConfig) -> Iterator[ConfigIssue]:
-    """Find text that is trained on twice, or trained on as well as aligned to."""
+    """Find folders that are used as two domains, or as a domain and a specific set."""
     domains = config.data.domains
     seen: dict[Path, str] = {}
     if not isinstance(domains, Path):

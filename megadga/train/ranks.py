@@ -1,7 +1,7 @@
 """Process groups, and decisions that all ranks share.
 
-A rank that fails alone leaves the others waiting in their next collective until the time-out. So
-what rank 0 does for all, or each rank for itself, ends in an exchange of its result or failure.
+If one rank fails, the others wait in their next collective until the time-out. So work on rank 0,
+or on each rank, ends with an exchange of the result or the failure.
 """
 
 import os
@@ -30,88 +30,88 @@ T = TypeVar("T")
 
 
 class Ranks(Protocol):
-    """All ranks of a run, as far as they exchange small values."""
+    """All ranks of a run, for exchanging small Python objects."""
 
     @property
     def rank(self) -> int:
-        """This process's place among them, in ``[0, world_size)``."""
+        """This process's rank, in ``[0, world_size)``."""
         ...
 
     @property
     def world_size(self) -> int:
-        """Their number, at least 1."""
+        """Number of ranks, at least 1."""
         ...
 
     def object_of_first_rank(self, value: Any) -> Any:
-        """Return the first rank's value; the others' does not matter. Collective."""
+        """Broadcast rank 0's value; values of other ranks are ignored. Collective."""
         ...
 
     def objects(self, value: Any) -> list[Any]:
-        """Return every rank's value, in the order of the ranks. Collective."""
+        """Gather every rank's value on all ranks, in order of rank. Collective."""
         ...
 
 
 class OtherRankError(RuntimeError):
-    """Another rank has failed, with something that the user's files or options do not explain."""
+    """Another rank failed with an error that is not a ``MegadgaError``."""
 
 
 def on_first_rank(ranks: Ranks, work: Callable[[], T]) -> T:
-    """Have the first rank work; return its result on every rank. Collective.
+    """Run ``work`` on rank 0 and return its result on every rank. Collective.
 
-    The first rank's reads decide for all: on a network's file system another machine may see an
-    older state for a minute.
+    Used for reads as well: on a network file system other machines may see an outdated state for
+    up to a minute.
 
     Raises:
-        MegadgaError: As the work does, on every rank.
-        OtherRankError: On the other ranks, if the work raises anything else.
+        MegadgaError: If ``work`` raises it; on every rank.
+        OtherRankError: On the other ranks, if ``work`` raises any other exception.
     """
     mine: tuple[Any, Exception | None] = (None, None)
     if ranks.rank == 0:
         mine = _attempt(work)
-    result, failure = ranks.object_of_first_rank((mine[0], _as_told(0, mine[1])))
+    result, failure = ranks.object_of_first_rank((mine[0], _as_remote_error(0, mine[1])))
     _raise(mine[1], failure)
     return result
 
 
 def on_every_rank(ranks: Ranks, work: Callable[[], T]) -> list[T]:
-    """Have every rank work; return all results, in the order of the ranks. Collective.
+    """Run ``work`` on every rank and return all results, in order of rank. Collective.
 
     Raises:
-        MegadgaError: As the work does on the first rank that it fails on; on every rank.
-        OtherRankError: On the other ranks, if the work raises anything else.
+        MegadgaError: If ``work`` raises it; on every rank, that of the lowest rank that failed.
+        OtherRankError: On the other ranks, if ``work`` raises any other exception.
     """
     result, error = _attempt(work)
-    everyone = ranks.objects((result, _as_told(ranks.rank, error)))
-    _raise(error, next((told for _, told in everyone if told is not None), None))
+    everyone = ranks.objects((result, _as_remote_error(ranks.rank, error)))
+    _raise(error, next((remote for _, remote in everyone if remote is not None), None))
     return [each for each, _ in everyone]
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return work(), None
-    except Exception as error:  # noqa: BLE001  (raised again, when the other ranks know of it)
+    except Exception as error:  # noqa: BLE001  (raised again after the exchange)
         return None, error
 
 
-def _as_told(rank: int, error: Exception | None) -> Exception | None:
-    """Return what the other ranks raise."""
+def _as_remote_error(rank: int, error: Exception | None) -> Exception | None:
+    """Return the exception for the other ranks to raise."""
     if error is None or isinstance(error, MegadgaError):
         return error
     return OtherRankError(f"rank {rank} failed: {type(error).__name__}: {error}")
 
 
-def _raise(mine: Exception | None, told: Exception | None) -> None:
+def _raise(mine: Exception | None, remote: Exception | None) -> None:
     if mine is not None:
         raise mine
-    if told is not None:
-        raise told
+    if remote is not None:
+        raise remote
 
 
 @final
 class CollectiveStop:
-    """Brings the ranks to one answer, as a signal reaches them at different steps, or only one.
+    """Combines the ranks' requests to stop, as a signal may reach them at different steps.
 
-    It makes no sum of its own: what it adds travels with a sum that every step makes anyway.
+    The flag is added to an all-reduce that every step makes anyway.
 
     Args:
         requested: Whether this rank was asked to stop.
@@ -122,24 +122,24 @@ class CollectiveStop:
         self._agreed = False
 
     def own(self) -> float:
-        """Return what this rank adds to a sum over the ranks: 1 if it was asked, else 0."""
+        """Return this rank's contribution to the sum: 1 if it was asked to stop, else 0."""
         return float(self._requested())
 
     def update_from_sum(self, total: float) -> None:
-        """Learn the sum of what every rank added, which is the same number on all."""
+        """Update from the sum over all ranks, which is equal on every rank."""
         self._agreed = self._agreed or total > 0.0
 
     def agreed(self) -> bool:
-        """Return whether any rank had been asked at the last sum; the same on every rank."""
+        """Return whether any rank had been asked to stop at the last sum; equal on every rank."""
         return self._agreed
 
 
 class DataParallelRanks(Protocol):
-    """The data-parallel ranks, as far as training talks to them."""
+    """The data-parallel ranks, with the collective that training uses."""
 
     @property
     def rank(self) -> int:
-        """This process's place, in ``[0, world_size)``."""
+        """This process's rank, in ``[0, world_size)``."""
         ...
 
     @property
@@ -148,20 +148,21 @@ class DataParallelRanks(Protocol):
         ...
 
     def merged(self, numbers: FloatArray) -> FloatArray:
-        """Sum what is 0 on all ranks but one, or whole; every rank gets the same bits. Collective.
+        """Sum arrays that are exact under addition; equal bits on every rank. Collective.
 
-        Every rank calls it, with arrays of one shape.
+        Each element is non-zero on at most one rank, or an integer. All arrays have the same
+        shape.
         """
         ...
 
 
 @final
 class StepAllReduce:
-    """Brings together what each rank knows of its sequences, and whether it is to stop.
+    """Gathers per-sequence values of all ranks, and the requests to stop, in one all-reduce.
 
     Args:
         ranks: The data-parallel ranks.
-        stop: Asked and told at every sum; None: nobody stops.
+        stop: Requests to stop, updated at every call; None: none.
     """
 
     def __init__(self, ranks: DataParallelRanks, stop: CollectiveStop | None = None) -> None:
@@ -169,14 +170,14 @@ class StepAllReduce:
         self._stop = stop
 
     def __call__(self, batch: Batch, *own: Tensor) -> tuple[FloatArray, ...]:
-        """Return numbers of every sequence of the global batch. Collective: one sum in all.
+        """Return the values of every sequence of the global batch. One collective.
 
         Args:
-            batch: Says where this rank's sequences belong.
-            own: Numbers of this rank's sequences, each of shape ``(accumulation, micro batch)``.
+            batch: The batch, with the rows of this rank's sequences.
+            own: Values of this rank's sequences, each of shape ``(accumulation, micro batch)``.
 
         Returns:
-            For each of ``own`` those of all ranks, shape ``(B,)``, the same bits on every rank.
+            For each of ``own`` the values of all ranks, shape ``(B,)``, equal bits on every rank.
         """
         size = batch.indices.global_domains.size
         numbers = np.zeros(len(own) * size + 1)
@@ -192,25 +193,25 @@ class StepAllReduce:
 
 @contextmanager
 def process_group() -> Generator[timedelta]:
-    """Join the ranks that a launcher started; without a launcher, be the only one. Collective.
+    """Initialise the default process group, of one rank without a launcher. Collective.
 
-    A group that is there already is used, and left by who formed it.
+    An existing group is used, and not destroyed.
 
-    After an error the group is left to the launcher, which ends the other ranks: taking it down
-    in good order would wait for them. Unless it is one that every rank has raised.
+    After an error the group is not destroyed, as that would wait for the other ranks; the launcher
+    ends them. The exception is an error that every rank raises.
 
     Yields:
-        How long ranks wait for each other: groups that are made later need telling.
+        The time-out of collectives, for groups that are created later.
 
     Raises:
-        ConfigError: If what the launcher has set makes no sense, or there are other ranks than
-            it was asked for.
+        ConfigError: If the launcher's variables are invalid, or the number of ranks is not the
+            requested one.
     """
     formed_here = not dist.is_initialized()
     deadline = timedelta(seconds=read_deadline_s(os.environ))
     if formed_here:
-        _tell_torch(read_ranks(os.environ))
-    _prefer_own_tools()
+        _export_variables(read_ranks(os.environ))
+    _prepend_own_programs()
     deepspeed.init_distributed(timeout=deadline)
     limit_waiting(deadline)
     accelerator: Any = get_accelerator()
@@ -221,42 +222,42 @@ def process_group() -> Generator[timedelta]:
         yield deadline
     except DivergedError:  # raised by every rank
         if formed_here:
-            leave()
+            destroy_process_group()
         raise
     if formed_here:
-        leave()
+        destroy_process_group()
 
 
-def _tell_torch(ranks: RankEnvironment) -> None:
-    """Put into the environment what torch and DeepSpeed look for there, and nowhere else."""
+def _export_variables(ranks: RankEnvironment) -> None:
+    """Export the variables that torch and DeepSpeed read from the environment."""
     os.environ |= ranks.variables()
     alone = ranks.world_size == 1 or ranks.master_address in ("127.0.0.1", "::1", "localhost")
     os.environ |= interface_variables(os.environ, master_address=ranks.master_address, alone=alone)
 
 
-def leave() -> None:
-    """Leave the process group together with the other ranks. Collective.
+def destroy_process_group() -> None:
+    """Destroy the process group, after a barrier. Collective.
 
-    A thread of gloo lets go of a collective's tensors some time after the collective is over, and
-    if the interpreter is being torn down by then, the process is aborted. A barrier has no
-    tensors, and by the time that it is over those before it are let go of.
+    A thread of gloo releases a collective's tensors some time after the collective has completed;
+    if the interpreter is shutting down by then, the process aborts. A barrier has no tensors, and
+    after it those of earlier collectives are released.
     """
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _prefer_own_tools() -> None:
-    """Let DeepSpeed's compiled ops be built by this environment's own ``ninja``.
+def _prepend_own_programs() -> None:
+    """Put this environment's programs first in ``PATH``, for DeepSpeed's use of ``ninja``.
 
-    Another version on the search path would find its own build outdated, and ranks started with
-    and without an activated environment would compile the ops anew, in turns.
+    With different versions of ninja, ranks started with and without an activated environment
+    would consider each other's builds outdated and recompile the ops.
     """
     tools = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join((tools, os.environ.get("PATH", os.defpath)))
 
 
 def _share_cores() -> None:
-    """Give each rank of this machine its part of the cores, unless the user has. Collective."""
+    """Divide this machine's cores among its ranks, unless OMP_NUM_THREADS is set. Collective."""
     hosts = [""] * dist.get_world_size()
     dist.all_gather_object(hosts, socket.gethostname())
     if "OMP_NUM_THREADS" not in os.environ:
@@ -265,10 +266,10 @@ def _share_cores() -> None:
 
 
 def _remove_shared_buffer() -> None:
-    """Remove the name of the 69 MB of shared memory that DeepSpeed's launcher makes ranks open.
+    """Unlink the 69 MB shared-memory segment that ranks open under DeepSpeed's launcher.
 
-    DeepSpeed never does. Every rank has the memory mapped when all have passed the barrier; it
-    lives until they end, however they end. Collective.
+    DeepSpeed never unlinks it. After the barrier every rank has it mapped; the memory is freed
+    when they end. Collective.
     """
     dist.barrier()
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]

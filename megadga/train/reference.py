@@ -1,4 +1,4 @@
-"""Shape and checkpoint of a run's model, from its configuration or folder (no torch)."""
+"""Model shapes, and the checkpoint of a reference run (without torch)."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from megadga.run_folder.checkpoints import (
 
 
 def model_shape(model: LlamaModel) -> LlamaShape:
-    """Return the preset's shape, with what the configuration says otherwise."""
+    """Return the preset's shape with the overrides of the configuration."""
     shape = PRESETS[model.preset]
     if model.tied_embeddings is None:
         return shape
@@ -31,7 +31,7 @@ def model_shape(model: LlamaModel) -> LlamaShape:
 
 
 def describe_size(model: LlamaModel) -> str:
-    """Return how many parameters the model has, as far as that is known without the shards."""
+    """Return the model's number of parameters, per vocabulary token if its size is unknown."""
     shape = model_shape(model)
     if model.vocabulary_size is not None:
         return f"{shape.num_parameters(model.vocabulary_size):,} parameters"
@@ -42,16 +42,16 @@ def describe_size(model: LlamaModel) -> str:
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A trained model, as another run left it.
+    """A trained model from another run's checkpoint.
 
     Attributes:
-        model: What it is.
+        model: Its configuration.
         vocabulary_size: Rows of its embedding.
-        checkpoint: Folder of its weights.
-        header: What the checkpoint says of itself.
-        zero_stage: How they are cut there.
+        checkpoint: The checkpoint's folder.
+        header: The checkpoint's header.
+        zero_stage: ZeRO stage of the run, which determines the layout of the checkpoint.
         step: Optimizer steps that it was trained for.
-        digest: Equal for equal runs up to that step, wherever they lie.
+        digest: Equal for equal runs up to that step, independent of their location.
     """
 
     model: LlamaModel
@@ -64,20 +64,20 @@ class ReferenceModel:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What it is, JSON-shaped: equal for equal models."""
+        """JSON-serializable identity, equal for equal models."""
         return {"step": self.step, "digest": self.digest}
 
 
 def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> ReferenceModel | None:
-    """Find the reference model of a run whose rule has one; None: it has none.
+    """Find the reference model of a run, None if its scheduler does not use one.
 
     Args:
         config: The run.
-        tokenizer: What wrote its tokens.
+        tokenizer: Tokenizer that produced its tokens.
 
     Raises:
-        ConfigError: If the folder is none of a run, has no checkpoint, or is of another tokenizer
-            or another sequence length.
+        ConfigError: If the folder is not a run's, has no checkpoint, or its tokenizer or sequence
+            length differs.
     """
     if not isinstance(config.mixing, DoremiMixing):
         return None
@@ -108,13 +108,13 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> Reference
 
 
 def _checkpoint(config: RunConfig, folder: Path) -> tuple[Path, CheckpointHeader]:
-    """Return the checkpoint that the other run would continue from, and its header."""
+    """Return the other run's latest checkpoint and its header."""
     try:
         checkpoint = latest_checkpoint(folder)
         if checkpoint is not None:
             return checkpoint, load_header(checkpoint)
     except ResumeError as error:
-        raise _unfit(config, "a whole checkpoint", str(error)) from None
+        raise _unfit(config, "an intact checkpoint", str(error)) from None
     raise _unfit(config, "a run with a checkpoint", f"none in {folder}")
 
 
@@ -123,8 +123,8 @@ def _unfit(config: RunConfig, expected: str, found: str) -> ConfigError:
 
 
 def _digest(identity: Mapping[str, Any]) -> str:
-    """Return a digest of what a checkpoint says it is, which decides the bits of its weights.
+    """Return a digest of a checkpoint's identity, which determines its weights.
 
-    Reading the weights themselves would take as long as loading them.
+    Hashing the weights themselves would take as long as loading them.
     """
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

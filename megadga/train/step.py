@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward passes, and losses by domain."""
+"""One optimizer step: forward and backward passes, and losses per domain."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,45 +16,46 @@ from megadga.probes.engine import Engine
 from megadga.train.ranks import StepAllReduce
 
 TokenLosses = Callable[[Tensor], Tensor]
-"""From tokens ``(b, S + 1)`` to a model's losses without gradients, ``(b, S)``."""
+"""Computes a model's losses ``(b, S)`` of tokens ``(b, S + 1)`` without gradients."""
 
 
 @dataclass(frozen=True, eq=False)
 class StepLosses:
-    """What a step was trained on.
+    """Losses of one training step.
 
     Attributes:
-        losses: Mean loss of each sequence of the global batch, nats a token, shape ``(B,)``.
-        beside: What else was brought together on the way, each of that shape.
-        weights: What each counted for, of mean 1, same shape; None: all for the same.
+        losses: Mean loss of each sequence of the global batch, nats per token, shape ``(B,)``.
+        extra: Additional values gathered with the losses, each of the same shape.
+        weights: Weight of each sequence in the training loss, with mean 1, same shape; None: equal
+            weights.
     """
 
     losses: FloatArray
-    beside: tuple[FloatArray, ...] = ()
+    extra: tuple[FloatArray, ...] = ()
     weights: FloatArray | None = None
 
 
 class TrainStep(Protocol):
-    """A way to train on a batch."""
+    """Executes one optimizer step on a batch."""
 
-    def __call__(self, batch: Batch, *beside: Tensor) -> StepLosses:
+    def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """Complete one optimizer step. Collective: every rank calls it with its part.
 
         Args:
             batch: This rank's sequences.
-            beside: Other numbers of theirs, each of shape ``(accumulation, micro batch)``, which
-                travel with the losses.
+            extra: Additional values per sequence, each of shape ``(accumulation, micro batch)``,
+                gathered together with the losses.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Reweighting:
-    """How sequences come to count by their losses.
+    """Weighting of sequences by their losses.
 
     Attributes:
-        rule: From the global batch's losses to weights.
-        losses: Those of the model as it is, for a step of several micro-batches.
+        rule: Computes weights from the global batch's losses.
+        losses: Computes losses without gradients, for steps of several micro-batches.
     """
 
     rule: LossReweighting
@@ -66,18 +67,18 @@ class MeanLossStep:
     """Trains on the mean loss; ``TrainStep``.
 
     Args:
-        engine: A DeepSpeed engine around a module that returns one loss a token.
-        together: The sum over the ranks.
+        engine: A DeepSpeed engine around a module that returns one loss per token.
+        step_sum: Gathers per-sequence values over the ranks.
     """
 
-    def __init__(self, engine: Engine, together: StepAllReduce) -> None:
+    def __init__(self, engine: Engine, step_sum: StepAllReduce) -> None:
         self._engine = engine
-        self._together = together
+        self._step_sum = step_sum
 
-    def __call__(self, batch: Batch, *beside: Tensor) -> StepLosses:
+    def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
         own = torch.stack([self._micro_step(tokens) for tokens in batch.tokens])
-        losses, *others = self._together(batch, own, *beside)
+        losses, *others = self._step_sum(batch, own, *extra)
         return StepLosses(losses, tuple(others))
 
     def _micro_step(self, tokens: Tensor) -> Tensor:
@@ -90,53 +91,52 @@ class MeanLossStep:
 
 @final
 class WeightedLossStep:
-    """Trains on a weighted mean, by weights that follow the losses of the whole global batch.
+    """Trains on a weighted mean, with weights computed from the losses of the global batch.
 
-    With one micro-batch a step, its losses are known between forward and backward pass, and
-    nothing is computed twice. With several, a forward pass over all of them comes first, without
-    gradients and dropout. If a loss is not finite all sequences count for the same, as without
-    weights. ``TrainStep``.
+    With one micro-batch per step, the weights are computed between forward and backward pass. With
+    several, an additional forward pass over all of them without gradients and dropout comes first.
+    If a loss is not finite, all weights are equal. ``TrainStep``.
 
     Args:
-        engine: A DeepSpeed engine around a module that returns one loss a token.
-        reweighting: Where the weights come from.
-        together: The sum over the ranks.
+        engine: A DeepSpeed engine around a module that returns one loss per token.
+        reweighting: Computes the weights.
+        step_sum: Gathers per-sequence values over the ranks.
     """
 
-    def __init__(self, engine: Engine, reweighting: Reweighting, together: StepAllReduce) -> None:
+    def __init__(self, engine: Engine, reweighting: Reweighting, step_sum: StepAllReduce) -> None:
         self._engine = engine
         self._reweighting = reweighting
-        self._together = together
-        self._mean = MeanLossStep(engine, together)
+        self._step_sum = step_sum
+        self._mean = MeanLossStep(engine, step_sum)
 
-    def __call__(self, batch: Batch, *beside: Tensor) -> StepLosses:
+    def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
         if batch.step <= self._reweighting.rule.warmup:
-            return self._mean(batch, *beside)
+            return self._mean(batch, *extra)
         if len(batch.tokens) == 1:
-            return self._at_once(batch, *beside)
+            return self._single_micro_batch(batch, *extra)
         model = self._reweighting.losses
         ahead = torch.stack([model(tokens).mean(dim=-1) for tokens in batch.tokens])
-        (known,) = self._together(batch, ahead)
+        (known,) = self._step_sum(batch, ahead)
         weights = self._weights(known, batch.step)
         own: list[Tensor] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
             losses = self._engine(tokens).mean(dim=-1)
-            self._descend(losses, weights[rows])
+            self._backward_and_step(losses, weights[rows])
             own.append(losses.detach())
-        everyone, *others = self._together(batch, torch.stack(own), *beside)
+        everyone, *others = self._step_sum(batch, torch.stack(own), *extra)
         return StepLosses(everyone, tuple(others), weights)
 
-    def _at_once(self, batch: Batch, *beside: Tensor) -> StepLosses:
+    def _single_micro_batch(self, batch: Batch, *extra: Tensor) -> StepLosses:
         (tokens,), (rows,) = batch.tokens, batch.indices.rows
         own = self._engine(tokens).mean(dim=-1)
-        losses, *others = self._together(batch, own.detach()[None], *beside)
+        losses, *others = self._step_sum(batch, own.detach()[None], *extra)
         weights = self._weights(losses, batch.step)
-        self._descend(own, weights[rows])
+        self._backward_and_step(own, weights[rows])
         return StepLosses(losses, tuple(others), weights)
 
-    def _descend(self, losses: Tensor, weights: FloatArray) -> None:
-        """Take the gradient of a micro-batch's weighted mean, and the step if it is due."""
+    def _backward_and_step(self, losses: Tensor, weights: FloatArray) -> None:
+        """Run backward on a micro-batch's weighted mean loss, and the engine's step."""
         self._engine.backward((torch.as_tensor(weights).to(losses) * losses).mean())
         self._engine.step()
 
@@ -147,23 +147,22 @@ class WeightedLossStep:
 
 
 ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None], None]
-"""Takes the domain and the mean loss of every sequence of the global batch after each step, and a
-reference model's on the same sequences if there is one; all of shape ``(B,)``, equal on every
-rank."""
+"""Called after each step with the domain and the mean loss of every sequence of the global batch,
+and a reference model's losses if there is one; all of shape ``(B,)``, equal on every rank."""
 
 
 @final
 class Trainer:
-    """Trains a module that returns one loss a token, on batches without padding.
+    """Trains a module that returns one loss per token, on batches without padding.
 
     Args:
         engine: A DeepSpeed engine around such a module.
-        names: The domains' names, ``K`` of them.
-        together: The sum over the ranks; each step makes one.
-        clock: Seconds since any fixed moment.
-        observe_losses: Is told the losses of each step.
-        reference: A reference model, which is shown every batch.
-        reweighting: What sequences count for; None: all for the same.
+        names: Names of the ``K`` domains.
+        step_sum: Gathers per-sequence values over the ranks, once per step.
+        clock: Returns a monotonic time in seconds.
+        observe_losses: Called with the losses of each step.
+        reference: Computes a reference model's losses of every batch.
+        reweighting: Weighting of sequences; None: equal weights.
     """
 
     def __init__(
@@ -171,7 +170,7 @@ class Trainer:
         engine: Engine,
         names: Sequence[str],
         *,
-        together: StepAllReduce,
+        step_sum: StepAllReduce,
         clock: Callable[[], float],
         observe_losses: ObserveLosses | None = None,
         reference: TokenLosses | None = None,
@@ -184,9 +183,9 @@ class Trainer:
         self._reference = reference
         self._weighted = reweighting is not None
         self._passes: TrainStep = (
-            MeanLossStep(engine, together)
+            MeanLossStep(engine, step_sum)
             if reweighting is None
-            else WeightedLossStep(engine, reweighting, together)
+            else WeightedLossStep(engine, reweighting, step_sum)
         )
 
     def step(self, batch: Batch) -> Metrics:
@@ -196,19 +195,19 @@ class Trainer:
             batch: This rank's sequences, in micro-batches of the size that the engine expects.
 
         Returns:
-            A ``train`` record: mean loss (nats a token), the learning rate that was used, the
-            gradient's norm before clipping (NaN if it is not finite), tokens a second over all
-            ranks, and of each domain in the batch how many sequences it had and their mean loss,
-            and a reference model's if there is one. With weights, ``effective_sequences``: as many
-            that counted for the same would have a mean of the same variance. The losses
-            themselves are never weighted.
+            A ``train`` record: mean loss (nats per token), the learning rate, the gradient norm
+            before clipping (NaN if it is not finite), tokens per second over all ranks, and per
+            domain in the batch the number of sequences, their mean loss, and a reference model's
+            mean loss if there is one. With reweighting, also ``effective_sequences``: the number
+            of equally weighted sequences whose mean would have the same variance. Logged losses
+            are never weighted.
         """
         started = self._clock()
         learning_rate = self._engine.get_lr()[0]
-        beside = () if self._reference is None else (_means_alone(self._reference, batch),)
-        trained = self._passes(batch, *beside)
+        extra = () if self._reference is None else (_sequence_means(self._reference, batch),)
+        trained = self._passes(batch, *extra)
         domains, losses = batch.indices.global_domains, trained.losses
-        reference_losses = trained.beside[0] if beside else None
+        reference_losses = trained.extra[0] if extra else None
         if self._observe_losses is not None:
             self._observe_losses(domains, losses, reference_losses)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)
@@ -227,19 +226,19 @@ class Trainer:
         return {"train": record}
 
     def _gradient_norm(self) -> float | None:
-        """Return the norm before clipping; NaN where DeepSpeed says -1 as it is not finite."""
+        """Return the norm before clipping; NaN where DeepSpeed returns -1 (not finite)."""
         norm = self._engine.get_global_grad_norm()
         if norm is None:
             return None
         return float(norm) if norm >= 0.0 else math.nan
 
     def _counts(self, domains: IntArray) -> dict[str, int]:
-        """Return how many sequences each domain in the batch has."""
+        """Return the number of sequences of each domain in the batch."""
         drawn, counts = np.unique(domains, return_counts=True)
         return dict(zip(self._named(drawn), counts.tolist(), strict=True))
 
     def _means(self, losses: FloatArray, domains: IntArray) -> dict[str, float]:
-        """Return the mean over each domain's sequences."""
+        """Return the mean of the losses of each domain in the batch."""
         drawn, places, counts = np.unique(domains, return_inverse=True, return_counts=True)
         means = np.bincount(places, weights=losses) / counts
         return dict(zip(self._named(drawn), means.tolist(), strict=True))
@@ -254,6 +253,6 @@ def _effective(weights: FloatArray | None, number: int) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def _means_alone(losses: TokenLosses, batch: Batch) -> Tensor:
-    """Return a model's mean loss of this rank's sequences, ``(accumulation, micro batch)``."""
+def _sequence_means(losses: TokenLosses, batch: Batch) -> Tensor:
+    """Return the mean loss of each of this rank's sequences, ``(accumulation, micro batch)``."""
     return torch.stack([losses(tokens).mean(dim=-1) for tokens in batch.tokens])

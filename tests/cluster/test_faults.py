@@ -20,7 +20,7 @@ from tests.support.shards import write_sets
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 SSH_LAUNCHERS = ("ssh", "mpi", "torchrun")
-NAMED = re.compile(r"rank [0-3] on h[12]: |lost: h2$")
+NAMED = re.compile(r"rank [0-3] on h[12]: |lost hosts: h2$")
 
 
 @pytest.fixture(scope="module")

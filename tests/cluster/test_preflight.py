@@ -40,7 +40,7 @@ def launch(pair: Pair, trial: Trial, launcher: str) -> Finished:
 
 
 def assert_refused(done: Finished, trial: Trial, *beginnings: str) -> None:
-    """The launcher has said a line a host, and nothing of a run has been made."""
+    """The launcher has said a line per host, and nothing of a run has been made."""
     assert done.code == 2
     lines = done.text.splitlines()
     assert len(lines) == len(beginnings), done.text

@@ -148,5 +148,5 @@ def test_a_multimodal_shard_is_refused_as_what_it_is(tmp_path):
     builder.add_item(torch.tensor([1, 2]), mode=0)
     builder.end_document()
     builder.finalize(f"{tmp_path / 'm'}.idx")
-    with pytest.raises(ShardError, match="expected text alone, found a multimodal index"):
+    with pytest.raises(ShardError, match="expected an index of text, found a multimodal index"):
         IndexedShard.open(tmp_path / "m")

@@ -249,7 +249,7 @@ def _check_divergence(output: Path, code: int, text: str) -> None:
 
 def _check_refusals(folder: Path) -> None:
     """Try what must be refused in one line, with exit code 2 and nothing written."""
-    lock = RunLock(folder / "out", beat_s=3600)
+    lock = RunLock(folder / "out", heartbeat_s=3600)
     lock.acquire()  # as another process that trains there
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     elsewhere = "output=elsewhere"

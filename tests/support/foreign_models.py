@@ -14,7 +14,7 @@ WIDTH = 12
 
 
 class Foreign(nn.Module):
-    """An embedding, whatever is in between, and a head: one loss a token.
+    """An embedding, whatever is in between, and a head: one loss per token.
 
     Args:
         block: From hidden states ``(b, S, WIDTH)`` to others.

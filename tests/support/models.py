@@ -11,7 +11,8 @@ class SmallDecoder(nn.Module):
     Args:
         vocabulary: Number of token ids.
         sequence_length: ``S``.
-        scalar: Return the mean loss over the targets that are no padding, instead of one a token.
+        scalar: Return the mean loss over the targets that are no padding, instead of one per
+            token.
         dropout: Probability of dropping an activation.
         tied_in_sight: Multiply by the tied matrix in a module that owns it, instead of in passing.
     """

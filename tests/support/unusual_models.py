@@ -78,7 +78,7 @@ class OutOfSight(nn.Module):
 
     Positions to which the caller adds an axis, a layer under the old ``weight_norm``, a module
     that returns its own parameter, a gain in a dictionary of parameters, and something that is
-    looked up once a sequence.
+    looked up once per sequence.
 
     Args:
         vocabulary: Number of token ids.

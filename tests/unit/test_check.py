@@ -93,21 +93,21 @@ def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
             ["mixing.probe.type=sharded", "mixing.score=cosine"],
             (
                 "(3 x 8 + 32) / (4 x 8) = 175.0% more sequences; "
-                "sharded: 4 whole gradients an update"
+                "sharded: 4 whole gradients per update"
             ),
         ),
         (
             ["mixing.score=cosine"],
             (
                 "(3 x 8 x 2 + 32) / (4 x 8) = 250.0% more sequences; "
-                "directional, with 3 whole gradients an update for the norms"
+                "directional, with 3 whole gradients per update for the norms"
             ),
         ),
         (
             ["mixing={type: doge, interval: 4, step_size: 0.01}"],
             (
                 "(3 x 8 x 2 + 24) / (4 x 8) = 225.0% more sequences; "
-                "directional, with 3 whole gradients an update for the norms"
+                "directional, with 3 whole gradients per update for the norms"
             ),
         ),
         (
@@ -147,7 +147,7 @@ TWO_SETS = "data.specific={a: {path: specific}, b: {path: specific}}"
             ["mixing.score=cosine"],
             (
                 "(3 x 8 x 3 + 32 x 2 + 32 x 2 for losses) / (4 x 8) = 625.0% more sequences; "
-                "directional, with 3 whole gradients an update for the norms"
+                "directional, with 3 whole gradients per update for the norms"
             ),
         ),
         (
@@ -157,7 +157,7 @@ TWO_SETS = "data.specific={a: {path: specific}, b: {path: specific}}"
             ],
             (
                 "(3 x 8 x 2 + 4 x 2 + 4 x 2 for losses) / (4 x 8) = 200.0% more sequences; "
-                "sharded: 8 whole gradients an update"
+                "sharded: 8 whole gradients per update"
             ),
         ),
     ],
@@ -178,7 +178,7 @@ def test_reweighting_says_where_it_costs_a_pass(folder):
     more = "a forward pass more on each batch, a third of its time"
     what = "linupper at temperature 0.5"
     assert entry(report(folder, override), "reweighting") == (
-        f"{what}: where a rank has several micro-batches a step, {more}"
+        f"{what}: where a rank has several micro-batches per step, {more}"
     )
     assert entry(report(folder, override, world_size=2), "reweighting") == f"{what}: {more}"
     alone = report(folder, override, world_size=4)
@@ -355,8 +355,8 @@ def test_a_run_that_can_be_meant_gets_no_warning(folder):
         (
             "deepspeed.optimizer.params.lr=0",
             (
-                "deepspeed.optimizer.params.lr: expected a number above 0, or nothing is learnt, "
-                "found 0"
+                "deepspeed.optimizer.params.lr: expected a number above 0, or the model does not "
+                "train, found 0"
             ),
         ),
     ],

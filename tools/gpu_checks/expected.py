@@ -23,7 +23,7 @@ def verdicts(rows: Sequence[Row]) -> list[Row]:
         _at_least("no trace: losses and parameters equal to the bit", 1.0, equal),
         _at_least("utilisation with DGA, 350m", 0.45, _best(dga, "350m")),
         _at_least("utilisation with DGA, 1b", 0.50, _best(dga, "1b")),
-        _at_least("tokens a second against Hugging Face's loop", 1.15, _against_rival(speeds)),
+        _at_least("tokens per second against Hugging Face's loop", 1.15, _against_rival(speeds)),
         _at_most("cost of a directional sequence", 1.0, _ratios(costs, DIRECTIONAL)),
         _at_most("cost of a rank-16 sequence", 0.75, _ratios(costs, RANK_16)),
     ]

@@ -29,7 +29,7 @@ STAGES = (
     Stage("exactness", "each probe against float64 on one rank", 90, ends_processes=True),
     Stage("two_ranks", "the same on two ranks", 60, ranks=2, ends_processes=True),
     Stage("no_trace", "training with and without probes, to the bit", 90, ends_processes=True),
-    Stage("speed", "tokens a second, utilisation, cost of probes", 240),
+    Stage("speed", "tokens per second, utilisation, cost of probes", 240),
     Stage("profiling", "memory and kernels of a step", 45),
     Stage("training", "DGA and uniform weights on real text", 300),
 )

@@ -35,7 +35,7 @@ _NOTES: Mapping[str, str] = {
     "low-rank direction leave out, of |g||v|.",
     "no trace": "Losses of every step and parameters at the end against training without a probe, "
     "under SDPA's flash kernel and deterministic algorithms.",
-    "speed": "One rank's share of a node of eight: 32 sequences a step, K = 64, T_r = 100. "
+    "speed": "One rank's share of a node of eight: 32 sequences per step, K = 64, T_r = 100. "
     "Utilisation counts 6 N + 12 L D S FLOPs a token against the data sheet's peak. `overhead`: "
     "an update's time over that of T_r steps. Peak memory is beyond what engines hold.",
     "probe": "Time of a sequence in a probe over one in training; in flight, of a step with an "

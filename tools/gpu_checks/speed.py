@@ -1,8 +1,8 @@
-"""Tokens a second and model FLOPs utilisation of training: plain, with DGA, and Hugging Face's.
+"""Tokens per second and model FLOPs utilisation of training: plain, with DGA, and Hugging Face's.
 
 Rounds run every variant once, in turns, on engines that live side by side. An optimizer step here
 is one rank's share of a node of eight: with K = 64 domains of 8 sequences each and 32 specific
-ones, a rank measures 64 + 4 sequences an update, and trains on 32 a step.
+ones, a rank measures 64 + 4 sequences per update, and trains on 32 a step.
 """
 
 import gc

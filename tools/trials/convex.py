@@ -91,7 +91,7 @@ class Bed:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What a run did, a line an update, ``U`` of them.
+    """What a run did, a line per update, ``U`` of them.
 
     Attributes:
         steps: Optimizer steps completed, shape ``(U,)``.

@@ -1,6 +1,6 @@
 """Prepares what the runs under ``configs/evidence`` read, by the tools that anybody would use.
 
-What is there is not made again. The corpus is a folder of documents, one file a domain
+What is there is not made again. The corpus is a folder of documents, one file per domain
 (``NAME.jsonl.gz``), with a folder ``specific`` of target sets: each ``NAME.jsonl.gz``, or a pair
 ``NAME.train.jsonl.gz``, ``NAME.valid.jsonl.gz``.
 """

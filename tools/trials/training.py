@@ -77,7 +77,7 @@ class Trained:
         names: The domains, ``K`` of them.
         updates: The alignments.
         kept: What the low-rank directions held, by name.
-        losses: Mean training loss of the steps since the update before, in nats a token.
+        losses: Mean training loss of the steps since the update before, in nats per token.
     """
 
     names: tuple[str, ...]
@@ -122,8 +122,8 @@ def train(
         interval=recipe.interval,
     )
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    together = StepAllReduce(collective)
-    trainer = Trainer(engine, plugin.names, together=together, clock=time.perf_counter)
+    step_sum = StepAllReduce(collective)
+    trainer = Trainer(engine, plugin.names, step_sum=step_sum, clock=time.perf_counter)
     trained = Trained(plugin.names, [], [], [])
     recent: list[float] = []
     with suppress(KeyboardInterrupt):

@@ -1,6 +1,6 @@
 """One rank of a small all-reduce, run as ``python -m megadga.launch.doctor.allreduce DEADLINE_S``.
 
-Rank 0 prints the bandwidth, in bytes a second.
+Rank 0 prints the bandwidth, in bytes per second.
 """
 
 import os
@@ -21,7 +21,7 @@ _REPEATS = 5
 
 
 def measure(deadline_s: float) -> float:
-    """Return the bandwidth of an all-reduce in bytes a second. Collective.
+    """Return the bandwidth of an all-reduce in bytes per second. Collective.
 
     It is the *bus bandwidth* of NVIDIA's nccl-tests, ``2 (n - 1) / n * size / time``: what each
     link carries, whatever the number of ranks.

@@ -127,7 +127,7 @@ class Answers:
     """What all hosts together answered.
 
     Attributes:
-        reports: One a host, in the order of ranks.
+        reports: One per host, in the order of ranks.
         unseen: Hosts whose file in the folder of checkpoints the first host does not see.
     """
 

@@ -50,10 +50,10 @@ class ClusteringRecord:
 
     Attributes:
         embedder: Which embedding it is.
-        embedder_fingerprint: SHA-256, hexadecimal.
+        embedder_fingerprint: SHA-256 as hex digits.
         embedder_path: Where a sentence-transformers model was; the file's name for TF-IDF.
         levels: Numbers of clusters, from coarse to fine.
-        fingerprint: Of the clustering, SHA-256, hexadecimal.
+        fingerprint: Of the clustering, SHA-256 as hex digits.
     """
 
     embedder: EmbeddingKind
@@ -218,7 +218,7 @@ class ClusterClassifier:
 
         A text in which the embedding knows nothing goes to the first cluster that is not empty.
         """
-        with self._threads.limit(limits=1):  # one process a core has no use for more
+        with self._threads.limit(limits=1):  # one process per core has no use for more
             points = self._clustering.embedder.embed(texts)
             return self._clustering.tree.assign(points, self._level)
 

@@ -267,7 +267,7 @@ class SentenceEmbedder:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """Return the SHA-256 over the names and bytes of a folder's files, hidden ones aside.
+    """Return the SHA-256 over the names and bytes of a folder's files, hidden ones excluded.
 
     Raises:
         OSError: If a file cannot be read.

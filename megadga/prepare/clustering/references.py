@@ -138,7 +138,7 @@ def measure_references(
     smoothing: Smoothing | None = None,
     stages: Stages = no_progress,
 ) -> Basis:
-    """Return the shares of each reference set in each cluster, a row a set.
+    """Return the shares of each reference set in each cluster, a row per set.
 
     Args:
         references: Files and folders of each set, by its name.
@@ -201,7 +201,7 @@ def check_output(path: Path, num_references: int) -> None:
 
 
 def describe_rows(basis: Basis) -> Iterator[str]:
-    """Yield a line a row: its name, the clusters with a share in it, and the largest share."""
+    """Yield a line per row: its name, the clusters with a share in it, and the largest share."""
     for index, name in enumerate(basis.names):
         row = basis.row(index)
         largest = int(row.argmax())

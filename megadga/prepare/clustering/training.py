@@ -151,10 +151,11 @@ def train_clusters(
     """Learn a clustering and write its folder, whole or not at all.
 
     The input is read twice: for a sample of ``SAMPLE_CHARACTERS``, which TF-IDF is fitted to, and
-    for enough documents to have ``POINTS_PER_CENTROID`` texts a cluster, whose embeddings are kept
-    in a file while it is learned: ``1024 d`` bytes a cluster. Memory does not grow with the input.
-    The same input, recipe and embedder give the same bytes, whatever the number of workers; with
-    a sentence-transformers model, as far as its embeddings are the same.
+    for enough documents to have ``POINTS_PER_CENTROID`` texts per cluster, whose embeddings
+    are kept
+    in a file while it is learned: ``1024 d`` bytes per cluster. Memory does not grow with the
+    input. The same input, recipe and embedder give the same bytes, whatever the number of workers;
+    with a sentence-transformers model, as far as its embeddings are the same.
 
     Args:
         paths: Files and folders of documents, of which those called after validation or test are

@@ -126,7 +126,7 @@ class ClusterTree:
             children = centroids.reshape(parents, -1, self.dimension)
             if parents > 1:  # a root's children are everybody's, and need not be copied
                 children = children[clusters]
-            # One product of a matrix and a vector a point: as one product of matrices, the last
+            # One product of a matrix and a vector per point: as one product of matrices, the last
             # bits of a point's would depend on how many there are.
             products = np.matmul(children, points[:, :, None])[:, :, 0]
             products[~occupied.reshape(parents, -1)[clusters]] = -np.inf

@@ -117,7 +117,7 @@ class HeldOutNgrams:
             progress: Called with the tokens looked at since the last call.
 
         Raises:
-            ShardError: If a file is gone or has been cut.
+            ShardError: If a file is missing or was truncated.
         """
         merged = NgramMatches(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
         pending, num_pending = [merged], 0

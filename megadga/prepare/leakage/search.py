@@ -129,7 +129,7 @@ class LeakageSearch:
             progress: Called with the tokens looked at since the last call.
 
         Raises:
-            ShardError: If a file is gone or has been cut.
+            ShardError: If a file is missing or was truncated.
         """
         anywhere = np.zeros(self.ngrams.num_ngrams, dtype=np.bool_)
         overlaps: list[Overlap] = []
@@ -225,7 +225,7 @@ MAX_NAMED = 5
 def render_leakage(
     leakage: Leakage, *, decode: Callable[[TokenArray], str] | None = None
 ) -> Iterator[str]:
-    """Yield a table, one line a domain, the largest overlap first.
+    """Yield a table, one line per domain, the largest overlap first.
 
     Args:
         leakage: What was found.
@@ -267,7 +267,7 @@ def describe_excess(leakage: Leakage) -> str | None:
 
 
 def write_leakage(path: Path, found: Sequence[Leakage]) -> None:
-    """Write all numbers, matches and their ids included, as a JSON list with an object a set.
+    """Write all numbers, matches and their ids included, as a JSON list with an object per set.
 
     Raises:
         ConfigError: If the file cannot be written.

@@ -1,6 +1,6 @@
 """Documents to shards, from end to end: tokenized, sorted, merged.
 
-    files ──tasks──▶ sorted runs ──ranges of keys──▶ shards ──▶ a folder a domain, or one for all
+    files ──tasks──▶ sorted runs ──ranges of keys──▶ shards ──▶ a folder per domain, or one for all
 
 Tasks and shards are done by whoever is free, each is whole or absent, and the bytes that come out
 are the same whoever did what, in which order, and however often everybody was killed.
@@ -140,7 +140,7 @@ def build_shards(build: Build, execution: Execution = Execution()) -> BuildResul
             domain has no document to train on, or a build of something else was begun at the same
             place.
         ShardError: If a domain's folder exists already and is of something else, or of the same
-            files as they were before they were modified, or if the disk refuses; what is done is
+            files as they were before they were modified, or if writing fails; what is done is
             kept.
     """
     with _written(build.output):

@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="gets one folder a domain; --grouped: is the folder that all of them share",
+        help="gets one folder per domain; --grouped: is the folder that all of them share",
     )
     add(
         "--text-key",

@@ -293,7 +293,7 @@ class BuildOutput:
     """Where a build puts its domains.
 
     Attributes:
-        path: The folder that gets one folder a domain; or, grouped, that all domains share.
+        path: The folder that gets one folder per domain; or, grouped, that all domains share.
         grouped: Whether they share it.
     """
 
@@ -358,7 +358,7 @@ class FolderFinisher:
 
     Attributes:
         output: Where.
-        tokenizer: What wrote the tokens.
+        tokenizer: Tokenizer that produced the tokens.
         names: The domains' names, ``K`` of them.
         sizes: How much there is of each.
         classifier: Fingerprint of what sorted documents into them; None: nothing did.

@@ -94,7 +94,7 @@ def write_run(prefix: Path, batches: Sequence[TokenizedDocuments], dtype: TokenT
         dtype: Type of the tokens.
 
     Raises:
-        OSError: If the disk refuses.
+        OSError: If writing fails.
     """
     lengths = np.concatenate([batch.lengths for batch in batches])
     groups = np.concatenate([batch.groups for batch in batches])
@@ -299,7 +299,7 @@ def write_rejects(path: Path, rejects: Iterator[RejectedRecord]) -> None:
     """Write bad records, a JSON object with ``file``, ``line`` and ``reason`` a line.
 
     Raises:
-        OSError: If the disk refuses.
+        OSError: If writing fails.
     """
     with atomic_write(path) as file:
         for one in rejects:

@@ -23,7 +23,7 @@ class TaskProgress:
 
     Args:
         path: The file; it is gone once the task has ended.
-        clock: Seconds since any fixed moment.
+        clock: Returns a monotonic time in seconds.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:

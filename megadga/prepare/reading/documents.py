@@ -30,7 +30,7 @@ from megadga.prepare.reading.records import (
     parse_file,
 )
 
-TABLE = "expected text or JSON lines, found a table by its name: write one JSON object a line"
+TABLE = "expected text or JSON lines, found a table by its name: write one JSON object per line"
 
 
 def iterate_records(
@@ -38,7 +38,7 @@ def iterate_records(
 ) -> Iterator[Document | InvalidRecord | SpanEnd]:
     """Yield the records of a span in order, good and bad ones, and its end as the last item.
 
-    - JSON lines, plain, gzip or zstd: one object a line; lines of white space are no records. A
+    - JSON lines, plain, gzip or zstd: one object per line; lines of white space are no records. A
       plain file's span has the lines that begin in it.
     - Parquet: one row each.
     - Any other file is one document, UTF-8, and a bad record if it holds records in another

@@ -220,7 +220,7 @@ def find_format(path: Path) -> Format:
 
 
 def _are_lines(head: bytes) -> bool:
-    """Return whether a file that begins so holds one JSON object a line, some broken perhaps."""
+    """Return whether a file that begins so holds one JSON object per line, some broken perhaps."""
     *whole, last = head.removeprefix(BYTE_ORDER_MARK).split(b"\n")
     lines = [line for line in whole if not line.isspace() and line]
     if len(head) < HEAD_BYTES:

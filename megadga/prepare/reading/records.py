@@ -264,7 +264,7 @@ def parse_file(content: bytes, keys: Keys) -> Content:
 
     Raises:
         RecordError: If it is not UTF-8, has no text, or holds records as JSON that is not one
-            object a line, or if an id or a domain is to be read.
+            object per line, or if an id or a domain is to be read.
     """
     for key in (keys.id, keys.domain):
         if key is not None:
@@ -322,9 +322,9 @@ def check_content(text: object, id_: object, domain: object, keys: Keys) -> Cont
 def is_folder_name(name: str) -> bool:
     """Return whether a domain can be called so: see ``FOLDER_NAME``.
 
-    Names are written into files that have one a line, and on terminals: of what cannot be printed,
-    a line break ends a name, and half a surrogate pair, as names of files that are no UTF-8 have,
-    cannot be written at all.
+    Names are written into files that have one per line, and on terminals: of what cannot be
+    printed, a line break ends a name, and half a surrogate pair, as names of files that are no
+    UTF-8 have, cannot be written at all.
     """
     return (
         name.isprintable()  # which surrogates are not
@@ -355,7 +355,7 @@ def _check_no_records(text: str, key: str) -> None:
         found = "a JSON object over several lines"
     else:
         return
-    raise RecordError(f"expected text or JSON lines, found {found}: write one object a line")
+    raise RecordError(f"expected text or JSON lines, found {found}: write one object per line")
 
 
 def _json_values(text: str) -> list[object]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from megadga.train.ranks import leave
+from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import exactness, low_rank, preconditioned
 from tests.support.engines import init_ranks
 from tests.support.probe_cases import (
@@ -38,7 +38,7 @@ def main(output: str, folder: str, family: str) -> None:
     if torch.distributed.get_rank() == 0:
         report = {**results, "equal_bits": [of_rank == everyone[0] for of_rank in everyone]}
         Path(output).write_text(json.dumps(report))
-    leave()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

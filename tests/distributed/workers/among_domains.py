@@ -9,7 +9,7 @@ import torch
 
 from megadga.mixers.base import AlignmentNeeds, Alignments
 from megadga.probes.methods import Directional, Method, Sharded
-from megadga.train.ranks import leave
+from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import foreign
 from tests.distributed.workers.exactness import measured_numbers
 from tests.support.engines import init_ranks
@@ -30,7 +30,7 @@ def main(output: str, folder: str, kind: str) -> None:
     report["foreign"] = foreign.results_of(Path(folder), kind)
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
-    leave()
+    destroy_process_group()
 
 
 def results_of(folder: Path, kind: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from megadga.mixers.odm import Odm
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import Batch, MixturePlugin, Sampling
 from megadga.probes.methods import Method, ProbeBudget, Probing
-from megadga.train.ranks import leave
+from megadga.train.ranks import destroy_process_group
 from tests.support.engines import build_engine, settings
 from tests.support.models import SmallDecoder
 from tests.support.probes import METHODS
@@ -277,7 +277,7 @@ def main(output: str, folder: str) -> None:
     }
     if dist.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
-    leave()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.methods import ProbeBudget, Probing
-from megadga.train.ranks import leave
+from megadga.train.ranks import destroy_process_group
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probe_cases import ProbeCase, no_trace_cases
 from tests.support.probed_models import PROBED_MODELS
@@ -74,7 +74,7 @@ def main(output: str, folder: str, family: str) -> None:
     ]
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps(results))
-    leave()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

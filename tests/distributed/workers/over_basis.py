@@ -23,7 +23,7 @@ from megadga.mixers.static import uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement
 from megadga.probes.methods import InFlight, ProbeBudget, Probing, Sharded
-from megadga.train.ranks import leave
+from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers.exactness import largest_error
 from tests.support.engines import build_engine, settings
 from tests.support.mixtures import mixtures_of
@@ -149,7 +149,7 @@ def main(output: str, folder: str) -> None:
     }
     if dist.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
-    leave()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from megadga.probes.methods import (
     Sharded,
 )
 from megadga.probes.sequences import ProbeSequences, ProbeSequenceSampler
-from megadga.train.ranks import leave
+from megadga.train.ranks import destroy_process_group
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probed_models import PROBED_MODELS
 from tests.support.references import Reference, reference_of
@@ -213,7 +213,7 @@ def main(output: str, folder: str, kind: str) -> None:
     }
     if dist.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
-    leave()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

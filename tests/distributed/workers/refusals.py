@@ -10,7 +10,7 @@ from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.methods import Directional, InFlight, LowRank, Method, Sharded
-from megadga.train.ranks import leave
+from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import exactness
 from tests.support.engines import build_engine, init_ranks, settings
 from tests.support.probe_cases import ProbeCase
@@ -127,7 +127,7 @@ def main(output: str, folder: str) -> None:
         "settings": of_settings(root),
     }
     Path(output).write_text(json.dumps(report))
-    leave()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from megadga.model.llama import Llama, NormalInitializer
 from megadga.model.presets import LlamaShape
-from megadga.train.ranks import leave
+from megadga.train.ranks import destroy_process_group
 
 SHAPE = LlamaShape(
     num_layers=6, width=64, num_heads=4, num_kv_heads=2, mlp_width=128, tied_embeddings=False
@@ -116,7 +116,7 @@ def main() -> None:
     }
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(found))
-    leave()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ def evaluate_anew(output: str, overrides: list[str]) -> dict[str, Any]:
     """Evaluate a finished run on one more set; return what it says, and what became of the run."""
     before = (Path(output) / "metrics.jsonl").read_text()
     added = "evaluation.sets={new: {path: shards/specific, packing: examples}}"
-    with open_run(load(output, [*overrides, "training.steps=8", added]), to_evaluate=True) as run:
+    with open_run(
+        load(output, [*overrides, "training.steps=8", added]), evaluate_only=True
+    ) as run:
         step, metrics = run.mixture.step, evaluate(run)
     after = (Path(output) / "metrics.jsonl").read_text()
     return {

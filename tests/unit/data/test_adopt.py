@@ -105,7 +105,9 @@ def test_a_multimodal_index_is_refused_as_what_it_is(tmp_path):
     write_raw_shard(tmp_path / "a", [[5, EOD], [6, EOD]], [0, 1, 2])
     with (tmp_path / "a.idx").open("ab") as file:
         file.write(bytes((0, 1)))
-    with pytest.raises(ShardError, match=r"a\.idx: expected text alone, found a multimodal index"):
+    with pytest.raises(
+        ShardError, match=r"a\.idx: expected an index of text, found a multimodal index"
+    ):
         adopt_shards(tmp_path, IDENTITY)
 
 

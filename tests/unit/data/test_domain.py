@@ -125,7 +125,9 @@ def test_neighbouring_windows_share_one_token(tmp_path):
 
 
 def test_a_domain_without_a_window_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"part: expected a part of \[0, 0\), found \[0, 9\)"):
+    with pytest.raises(
+        ValueError, match=r"part: expected a range inside \[0, 0\), found \[0, 9\)"
+    ):
         Domain("part", TokenStream(tmp_path, (), IDENTITY), 0, 9, 1, sequence_length=7)
     with pytest.raises(ValueError, match="whole: expected at least 8 >= 2 tokens, found 0"):
         whole(TokenStream(tmp_path, (), IDENTITY), sequence_length=7)

@@ -63,7 +63,7 @@ def test_a_folder_without_manifest_is_refused(folder):
 
 
 def test_a_folder_without_domains_is_refused(tmp_path):
-    with pytest.raises(ShardError, match=f"{tmp_path}: expected one folder a domain, found no"):
+    with pytest.raises(ShardError, match=f"{tmp_path}: expected one folder per domain, found no"):
         find_domains(tmp_path)
 
 

@@ -40,11 +40,11 @@ def test_domains_that_share_a_folder_are_told_apart(tmp_path):
     train, valid = inspect_domain(DomainSource("many", tmp_path / "many"))
     assert (train.split, len(train.shared), sum(train.shared)) == ("train", 3, train.num_tokens)
     assert train.num_sequences(5) == sum((size - 1) // 5 for size in train.shared)
-    low, middle, high = sorted(valid.shared)
+    low, median, high = sorted(valid.shared)
     table, described = render_table([valid]).rsplit("\n", 1)
     assert table == render_table([replace(valid, shared=())])
     assert described == (
-        f"many/valid: 3 domains, 0 empty; tokens of one: {low} to {high}, median {middle}"
+        f"many/valid: 3 domains, 0 empty; tokens per domain: {low} to {high}, median {median}"
     )
 
 

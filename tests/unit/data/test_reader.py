@@ -132,23 +132,23 @@ def planned(step: int):
 
 def test_a_rank_reads_its_rows_in_their_shape(domains):
     reader = BatchReader(domains, rows=np.array([[3], [1]]))
-    tokens = reader.tokens(reader.begin(planned(5)))
+    tokens = reader.tokens(reader.submit(planned(5)))
     assert tokens.shape == (2, 1, S + 1)
     assert tokens[:, 0, 0].tolist() == [32, 1024]
     reader.close()
 
 
 def test_batches_are_read_one_after_the_other_by_one_thread_that_stays(domains, reader):
-    readings = [reader.begin(planned(step)) for step in range(9)]
+    readings = [reader.submit(planned(step)) for step in range(9)]
     for step, reading in enumerate(readings):
         assert (reader.tokens(reading) == read_windows(domains, make_plan(step))).all()
     (thread,) = reading_threads()
-    reader.tokens(reader.begin(planned(9)))
+    reader.tokens(reader.submit(planned(9)))
     assert reading_threads() == [thread]
 
 
 def test_closing_ends_the_thread_and_what_has_not_begun(reader):
-    readings = [reader.begin(planned(step % 40)) for step in range(1000)]
+    readings = [reader.submit(planned(step % 40)) for step in range(1000)]
     reader.close()
     assert reading_threads() == []
     assert readings[-1].cancelled()
@@ -156,7 +156,7 @@ def test_closing_ends_the_thread_and_what_has_not_begun(reader):
 
 def test_a_closed_reader_reads_again(domains, reader):
     reader.close()
-    tokens = reader.tokens(reader.begin(planned(3)))
+    tokens = reader.tokens(reader.submit(planned(3)))
     assert (tokens == read_windows(domains, make_plan(3))).all()
 
 
@@ -168,7 +168,7 @@ def test_an_error_while_reading_surfaces_as_itself_at_its_own_batch(tmp_path):
     tokens.write_bytes(content.tobytes())
     domains = open_domains(tmp_path, split="train", sequence_length=S)
     reader = BatchReader(domains, rows=np.arange(4))
-    readings = [reader.begin(planned(step)) for step in range(9)]
+    readings = [reader.submit(planned(step)) for step in range(9)]
     for reading in readings[:3]:
         reader.tokens(reading)
     with pytest.raises(ShardError, match=f"{tokens}: token 25: expected an id in .0, 50000"):
@@ -181,7 +181,7 @@ def test_an_error_of_a_plan_surfaces_as_itself(reader):
         raise LookupError("no plan left")
 
     with pytest.raises(LookupError, match="no plan left"):
-        reader.tokens(reader.begin(exhausted))
+        reader.tokens(reader.submit(exhausted))
 
 
 @dataclass
@@ -207,10 +207,10 @@ def test_windows_that_were_guessed_are_not_read_again(domains):
     read: tuple[list[int], list[int]] = ([], [])
     watched: Any = list(map(Watched, domains, read))
     reader = BatchReader(watched, rows=np.arange(4))
-    guess = reader.begin(lambda: rows_of((0, 1), (1, 1), (0, 2), (1, 2)))
+    speculative = reader.submit(lambda: rows_of((0, 1), (1, 1), (0, 2), (1, 2)))
     right = rows_of((1, 2), (0, 1), (0, 7), (1, 1))
 
-    tokens = reader.tokens(reader.begin(lambda: right, guess=guess))
+    tokens = reader.tokens(reader.submit(lambda: right, speculative=speculative))
 
     assert (tokens == read_windows(domains, right)).all()
     assert read == ([1, 2, 7], [1, 2])
@@ -221,14 +221,14 @@ def test_a_guess_that_fails_costs_nothing_but_its_reading(domains, reader):
     def exhausted():
         raise LookupError("no plan left")
 
-    guess = reader.begin(exhausted)
-    tokens = reader.tokens(reader.begin(planned(3), guess=guess))
+    speculative = reader.submit(exhausted)
+    tokens = reader.tokens(reader.submit(planned(3), speculative=speculative))
     assert (tokens == read_windows(domains, make_plan(3))).all()
 
 
 def test_a_guess_that_was_dropped_is_no_guess(domains, reader):
-    reader.begin(lambda: time.sleep(0.05) or make_plan(0))
-    guess = reader.begin(planned(3))
-    assert guess.cancel()
-    tokens = reader.tokens(reader.begin(planned(3), guess=guess))
+    reader.submit(lambda: time.sleep(0.05) or make_plan(0))
+    speculative = reader.submit(planned(3))
+    assert speculative.cancel()
+    tokens = reader.tokens(reader.submit(planned(3), speculative=speculative))
     assert (tokens == read_windows(domains, make_plan(3))).all()

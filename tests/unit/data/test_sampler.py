@@ -236,7 +236,7 @@ def test_every_row_of_a_batch_is_a_draw_from_the_mixture():
 
 
 def test_rare_domains_get_their_due_over_the_steps():
-    # Expecting a hundredth of a row a batch, independent draws would be off by about
+    # Expecting a hundredth of a row per batch, independent draws would be off by about
     # sqrt(10) = 3.2 rows after 1000 steps. The offsets' discrepancy is of the order of log(steps).
     weights = np.full(800, 1 / 800)
     sampler = MixtureSampler(np.full(800, 10**6), global_batch_size=8, seed=0)

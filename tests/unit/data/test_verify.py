@@ -157,7 +157,7 @@ def test_bad_ids_are_found_line_by_line(named):
     assert lines == [
         f"{path}: line 2: expected a JSON string, found int",
         f"{path}: line 4: expected a JSON string, found Expecting value: line 1 column 1 (char 0)",
-        f"{path}: expected 3 ids, one a document, found 4",
+        f"{path}: expected 3 ids, one per document, found 4",
     ]
 
 
@@ -174,7 +174,7 @@ def test_what_the_manifest_does_not_name_is_found(folder, named):
     for name in (*names, "notes.txt"):
         (folder / name).touch()
     assert problems_of(folder) == [
-        f"{folder / name}: expected only files that the manifest names, found another"
+        f"{folder / name}: expected only files named in the manifest, found another"
         for name in sorted(names)
     ]
 

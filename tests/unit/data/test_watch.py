@@ -45,7 +45,7 @@ def test_a_file_that_is_rewritten_in_place_is_noticed(folder, name):
     watch = DataFileWatcher(files(folder))
     rewrite(folder / name)
 
-    with pytest.raises(ShardError, match=f"{name}: changed since the run has read it"):
+    with pytest.raises(ShardError, match=f"{name}: changed since the run read it"):
         watch.check()
 
 

@@ -69,7 +69,7 @@ def test_the_comparison_has_a_row_each_domain_and_both_losses():
         "b       12,801         0.500        0.900        1.50            0.75",
         "a        1,281         0.500        0.100        0.50            8.00",
         "",
-        "validation loss, nats a token     dga  uniform  difference",
+        "validation loss, nats per token     dga  uniform  difference",
         "----------------------------------------------------------",
         "specific set                   2.0000   2.5000     -0.5000",
         "mean of the domains            4.5000   4.0000     +0.5000",

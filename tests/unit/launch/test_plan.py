@@ -62,7 +62,7 @@ def test_processes_that_end_with_0_before_the_run_has_ended_have_failed(tmp_path
     planned = plan(COUNT, tmp_path, max_restarts=1)
     assert run(planned, tmp_path, told.append, ended_normally=False) == 1
     assert len((tmp_path / "n").read_text()) == 2
-    assert told[-1] == "the run ended with code 1: no rank has said why"
+    assert told[-1] == "the run ended with code 1: no rank recorded a failure"
 
 
 def test_the_last_line_says_what_the_first_rank_to_fail_has_noted(tmp_path):
@@ -75,7 +75,7 @@ def test_the_last_line_says_what_the_first_rank_to_fail_has_noted(tmp_path):
 def test_the_last_line_names_the_hosts_that_do_not_answer_any_more(tmp_path):
     told = []
     run(plan("raise SystemExit(7)", tmp_path, lost=lambda: ["h2"]), tmp_path, told.append)
-    assert told[-1] == "the run ended with code 7: no rank has said why; lost: h2"
+    assert told[-1] == "the run ended with code 7: no rank recorded a failure; lost hosts: h2"
 
 
 def test_a_private_file_is_there_while_the_run_is_and_for_nobody_else(tmp_path):

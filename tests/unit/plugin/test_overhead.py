@@ -24,10 +24,10 @@ class Course:
         self.watch = InFlightStart(now_s=100.0)
         self.clock = ProbeTimer(self.watch)
 
-    def step(self, seconds: float, *, watched: bool = False) -> None:
+    def step(self, seconds: float, *, in_flight: bool = False) -> None:
         self.clock.begin_step()
         self.watch.now_s += seconds
-        self.clock.end_step(watched=watched)
+        self.clock.end_step(in_flight=in_flight)
 
     def probe(self, seconds: float) -> None:
         with self.clock.probing():
@@ -70,23 +70,23 @@ def test_a_watched_step_counts_for_what_it_takes_above_a_plain_one(course: Cours
     course.step(2.0)
     course.step(4.0)
     course.probe(0.5)
-    course.step(5.0, watched=True)
+    course.step(5.0, in_flight=True)
 
-    # Plain steps take 3 s: two of the watched one's seconds are the probe's.
+    # Plain steps take 3 s: two of the in_flight one's seconds are the probe's.
     assert course.clock.take() == ObservedOverhead(probe_s=2.5, share=2.5 / 9.0)
 
 
 def test_a_watched_step_that_is_faster_than_plain_ones_takes_nothing_back(course: Course):
     course.step(4.0)
     course.probe(1.0)
-    course.step(1.0, watched=True)
+    course.step(1.0, in_flight=True)
 
     assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.2)
 
 
 def test_without_plain_steps_nobody_knows_what_watching_took(course: Course):
     course.probe(1.0)
-    course.step(4.0, watched=True)
+    course.step(4.0, in_flight=True)
 
     assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.25)
 
@@ -100,7 +100,7 @@ def test_before_the_first_step_there_is_no_share(course: Course):
 def test_taking_begins_anew(course: Course):
     course.step(4.0)
     course.probe(1.0)
-    course.step(7.0, watched=True)
+    course.step(7.0, in_flight=True)
     course.clock.take()
     course.step(2.0)
 
@@ -110,7 +110,7 @@ def test_taking_begins_anew(course: Course):
 def test_the_end_of_a_step_that_was_not_begun_is_not_counted(course: Course):
     course.step(2.0)
     course.idle(8.0)
-    course.clock.end_step(watched=False)
+    course.clock.end_step(in_flight=False)
     course.probe(1.0)
 
     assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.5)

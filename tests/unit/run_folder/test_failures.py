@@ -43,11 +43,11 @@ def test_what_a_user_can_mend_and_a_folder_that_is_not_there_leave_nothing(tmp_p
 def test_a_last_line_has_the_code_and_who_failed_if_anybody_said_so(tmp_path):
     command = [sys.executable, "-m", "megadga.run_folder.failures", "7", str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    assert said == "the run ended with code 7: no rank has said why\n"
+    assert said == "the run ended with code 7: no rank recorded a failure\n"
     fail(tmp_path, 1, RuntimeError("lost"))
     said = subprocess.run([*command, "a", "b"], check=True, capture_output=True, text=True).stderr
     failed = f"rank 1 on {socket.gethostname()}: RuntimeError: lost"
-    assert said == f"the run ended with code 7: {failed}; lost: a, b\n"
+    assert said == f"the run ended with code 7: {failed}; lost hosts: a, b\n"
 
 
 def test_an_earlier_start_is_forgotten(tmp_path):
@@ -59,15 +59,17 @@ def test_an_earlier_start_is_forgotten(tmp_path):
 def test_a_rank_that_hangs_is_named_where_others_say_that_they_waited(tmp_path):
     for rank in range(3):
         record_start(tmp_path, rank=rank)
-    assert describe_failure(tmp_path, 1) == "the run ended with code 1: no rank has said why"
+    assert describe_failure(tmp_path, 1) == "the run ended with code 1: no rank recorded a failure"
     for rank in (0, 2):
         fail(tmp_path, rank, RuntimeError("Timed out"))
     host = socket.gethostname()
-    assert describe_failure(tmp_path, 1).endswith(f"Timed out; no word from rank 1 on {host}")
+    assert describe_failure(tmp_path, 1).endswith(
+        f"Timed out; no failure record from rank 1 on {host}"
+    )
     fail(tmp_path, 1, RuntimeError("so did I"))
-    assert "no word" not in describe_failure(tmp_path, 1)
+    assert "no failure record" not in describe_failure(tmp_path, 1)
     clear_failures(tmp_path)
-    assert describe_failure(tmp_path, 1) == "the run ended with code 1: no rank has said why"
+    assert describe_failure(tmp_path, 1) == "the run ended with code 1: no rank recorded a failure"
 
 
 def test_of_many_ranks_without_a_word_some_are_named(tmp_path):
@@ -77,7 +79,7 @@ def test_of_many_ranks_without_a_word_some_are_named(tmp_path):
     host = socket.gethostname()
     named = ", ".join(f"rank {rank} on {host}" for rank in (1, 2, 3, 4))
     assert describe_failure(tmp_path, 1, ["h"]).endswith(
-        f"; no word from {named} and 7 more; lost: h"
+        f"; no failure record from {named} and 7 more; lost hosts: h"
     )
 
 

@@ -20,7 +20,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from megadga.run_folder.lock import RunLock
-lock = RunLock(Path(sys.argv[1]), beat_s=float(sys.argv[2]))
+lock = RunLock(Path(sys.argv[1]), heartbeat_s=float(sys.argv[2]))
 lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
@@ -29,7 +29,7 @@ lock.release()
 
 
 def lock_of(folder, told=None):
-    return RunLock(folder, tell=(told if told is not None else []).append, beat_s=BEAT_S)
+    return RunLock(folder, report=(told if told is not None else []).append, heartbeat_s=BEAT_S)
 
 
 @contextmanager
@@ -52,10 +52,10 @@ def owner_elsewhere(folder, beat=0):
         "host": "node-7",
         "process": 4711,
         "started": "1",
-        "kernel": "another",
+        "boot_id": "another",
         "since": "now",
     }
-    (folder / ".lock").write_text(json.dumps({**owner, "beat": beat}))
+    (folder / ".lock").write_text(json.dumps({**owner, "heartbeat": beat}))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ VOCABULARY = 11
 
 
 class BigramModel(nn.Module):
-    """Predicts each token from the one before: one loss a token."""
+    """Predicts each token from the one before: one loss per token."""
 
     def __init__(self) -> None:
         super().__init__()

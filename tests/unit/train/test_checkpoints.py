@@ -220,7 +220,7 @@ def test_a_run_whose_latest_is_lost_is_refused_and_names_what_there_is(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}/checkpoints/latest: expected the name of the checkpoint to continue from, "
         "found no such file beside step-00000004, step-00000006; "
-        "--from step-00000006 continues from that one"
+        "resume with --from step-00000006"
     )
     assert names(tmp_path) == before
     assert len(records(tmp_path)) == 6
@@ -266,7 +266,7 @@ def test_a_damaged_file_is_named_before_anything_is_loaded(tmp_path, damage):
         rank.resume()
 
     assert str(caught.value).endswith(
-        "; the newest whole one before it is step-00000002: --from step-00000002 continues there"
+        "; the newest intact one before it is step-00000002: resume with --from step-00000002"
     )
     assert rank.engine.weight == 42
     assert len(records(tmp_path)) == 6
@@ -277,7 +277,7 @@ def test_a_damaged_header_names_what_to_continue_from_instead(tmp_path, damage):
     World(tmp_path).train(range(1, 5))
     damage(tmp_path / "checkpoints/step-00000004/megadga.json")
 
-    with pytest.raises(ResumeError, match=r"step-00000004.*--from step-00000002 continues"):
+    with pytest.raises(ResumeError, match=r"step-00000004.*resume with --from step-00000002"):
         World(tmp_path).resume()
 
 
@@ -285,7 +285,7 @@ def test_without_an_earlier_one_that_is_whole_nothing_is_promised(tmp_path):
     World(tmp_path).train([1, 2])
     flip_a_bit(tmp_path / "checkpoints/step-00000002/engine.json")
 
-    with pytest.raises(ResumeError, match=r"no checkpoint before it is whole$"):
+    with pytest.raises(ResumeError, match=r"no earlier checkpoint is intact$"):
         World(tmp_path).resume()
 
 

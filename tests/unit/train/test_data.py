@@ -90,12 +90,14 @@ def test_a_guard_by_a_loss_that_nobody_measures_is_refused(folder):
         data_of(folder, GUARDED, "evaluation=null")
     assert str(error.value) == (
         "override 1: mixing.general_guard: expected null without evaluation, "
-        "found a guard that is never told a loss"
+        "found a guard without validation losses"
     )
     for name in ("d0", "d1"):
         manifest = read_manifest(folder / "domains" / name)
         edit_manifest(folder / "domains" / name, splits={"train": manifest.splits["train"]})
-    with pytest.raises(ConfigError, match="null, or a domain with a whole window in its valid"):
+    with pytest.raises(
+        ConfigError, match="null, or a domain with at least one window in its valid"
+    ):
         data_of(folder, GUARDED)
 
 

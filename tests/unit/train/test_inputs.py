@@ -31,7 +31,7 @@ def test_all_folders_that_are_missing_are_told_at_once_with_their_lines(folder):
     (folder / "specific" / "manifest.json").unlink()
     assert complaints("data.specific.other={path: gone}") == [
         (
-            "run.yaml:5: data.domains: expected a folder with one folder a domain, "
+            "run.yaml:5: data.domains: expected a folder with one folder per domain, "
             "found none at domains"
         ),
         (

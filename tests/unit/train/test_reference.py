@@ -110,7 +110,7 @@ def test_a_run_without_a_checkpoint_is_refused(folder):
 def test_a_checkpoint_without_a_header_is_refused(folder):
     (write_reference(folder / "reference", step=3) / "megadga.json").unlink()
     assert complaint(folder).startswith(
-        "override 1: mixing.reference: expected a whole checkpoint, "
+        "override 1: mixing.reference: expected an intact checkpoint, "
         "found reference/checkpoints/step-00000003/megadga.json: expected a checkpoint's header"
     )
 

@@ -129,7 +129,7 @@ def test_effective_sequences_are_told():
     trainer = Trainer(
         engine,
         ["a"],
-        together=StepAllReduce(LoneRank()),
+        step_sum=StepAllReduce(LoneRank()),
         clock=lambda: next(moments),
         reweighting=reweighting(engine),
     )

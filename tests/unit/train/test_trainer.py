@@ -18,7 +18,7 @@ def clock(*moments):
 
 def trainer(engine, *, collective=None, seconds=(0.0, 1.0)):
     ranks = LoneRank() if collective is None else collective
-    return Trainer(engine, ["a", "b", "c"], together=StepAllReduce(ranks), clock=clock(*seconds))
+    return Trainer(engine, ["a", "b", "c"], step_sum=StepAllReduce(ranks), clock=clock(*seconds))
 
 
 def test_a_step_trains_on_the_mean_of_all_its_sequences():
@@ -103,7 +103,7 @@ def test_a_step_makes_one_sum_over_the_ranks_and_the_wish_to_stop_is_in_it(compa
     steps = Trainer(
         FakeEngine(accumulation=2, rates=(0.1, 0.1, 0.1)),
         ["a", "b", "c"],
-        together=StepAllReduce(Counted(), stop),
+        step_sum=StepAllReduce(Counted(), stop),
         clock=clock(*range(4)),
         reference=(lambda tokens: BigramModel()(tokens).detach()) if compared else None,
     )
@@ -125,7 +125,7 @@ def test_losses_of_the_whole_batch_are_told_with_their_domains():
     watched = Trainer(
         engine,
         ["a", "b", "c"],
-        together=StepAllReduce(LoneRank()),
+        step_sum=StepAllReduce(LoneRank()),
         clock=clock(0.0, 1.0),
         observe_losses=lambda domains, losses, reference: told.append(
             (domains.tolist(), losses.tolist(), reference)
@@ -149,7 +149,7 @@ def test_a_reference_is_shown_every_sequence_and_told_beside_the_own_losses():
     compared = Trainer(
         engine,
         ["a", "b", "c"],
-        together=StepAllReduce(LoneRank()),
+        step_sum=StepAllReduce(LoneRank()),
         clock=clock(0.0, 1.0),
         observe_losses=lambda domains, losses, reference: told.append(reference),
         reference=lambda tokens: other(tokens).detach(),

@@ -19,7 +19,7 @@ from megadga.prepare.pipeline.corpus import Corpus, Recipe, corpus_by_input, cor
 from megadga.prepare.pipeline.merging import BuildOutput, ShardMerger
 from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.pipeline.work_folder import WorkFolder
-from megadga.prepare.progress import unseen
+from megadga.prepare.progress import no_progress
 from megadga.prepare.reading.inputs import DomainInput, expand_inputs, plan_domains
 from megadga.prepare.reading.records import Keys, MaxBad
 from megadga.prepare.workers import open_processes
@@ -416,7 +416,7 @@ def test_a_file_that_changes_while_it_is_read_is_missed(source, tokenizer, tmp_p
                 source.train.write_bytes(source.train.read_bytes() + b'{"text": "more"}\n')
             else:
                 change(source.train, later_ns=1)
-        return unseen(stage, total, unit)
+        return no_progress(stage, total, unit)
 
     with pytest.raises(
         ConfigError, match=r"web\.jsonl: expected .* found .*: remove .* and build"
