@@ -78,7 +78,7 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     yield from _table(data, weights, epochs)
     if warnings := list(find_warnings(config, data, mixture, epochs)):
         yield ""
-        yield from (f"warning: {config.tell(each)}" for each in warnings)
+        yield from (f"warning: {config.format_issue(each)}" for each in warnings)
 
 
 def plan_leakage(config: RunConfig, rule: LeakageRule) -> tuple[LeakageSearch, ...]:

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _can_be_a_path(cls, value: Any) -> Any:
+    def _check_path_length(cls, value: Any) -> Any:
         """Refuse a path that no file system has: asking for it would be an error of its own."""
         if isinstance(value, Path):
             longest = max((len(part.encode()) for part in value.parts), default=0)

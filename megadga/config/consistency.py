@@ -1,4 +1,4 @@
-"""Settings that are valid by themselves and contradict each other."""
+"""Consistency checks between settings that are valid on their own."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from megadga.mixers.schedule import ScheduleMixing
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights
 
 AUTO = "auto"
-"""What DeepSpeed's JSON may say where the run's configuration decides."""
+"""Placeholder in DeepSpeed's JSON for values that the run's configuration defines."""
 
 
 BATCH_SIZES = (
@@ -43,11 +43,11 @@ _BLOCKS = ("optimizer", "scheduler", "zero_optimization", *PRECISION_BLOCKS)
 def find_inconsistencies(
     settings: Mapping[str, Any], training: TrainingSection | None
 ) -> Iterator[ConfigIssue]:
-    """Yield what DeepSpeed's settings lack, do not know, or say otherwise than the run does.
+    """Yield missing and unknown DeepSpeed settings, and those that contradict the run.
 
     Args:
-        settings: DeepSpeed's, as its JSON has them.
-        training: Batch sizes, steps and precision of the run; None: they have mistakes themselves.
+        settings: DeepSpeed's settings, as in its JSON.
+        training: The run's training section; None if it is invalid itself.
     """
     wrong = {name for name in _BLOCKS if not isinstance(settings.get(name, {}), dict)}
     for name in sorted(wrong):
@@ -68,7 +68,7 @@ def find_inconsistencies(
 
 
 def is_explicit(settings: Mapping[str, Any], key: str) -> bool:
-    """Return whether the settings say something of their own under a key."""
+    """Return whether a key has an explicit value."""
     return settings.get(key) not in (None, AUTO)
 
 
@@ -128,7 +128,7 @@ def _schedule(scheduler: Mapping[str, Any], training: TrainingSection) -> Iterat
 
 
 def _numbers(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
-    """Find what must be a number of at least 0, and is not: DeepSpeed would compute with it."""
+    """Find values that must be numbers of at least 0, which DeepSpeed does not check."""
     params: Any = settings.get("optimizer", {}).get("params", {})
     rate: Any = cast("dict[str, Any]", params).get("lr", 0.0) if isinstance(params, dict) else 0.0
     given: tuple[tuple[KeyPath, Any], ...] = (
@@ -142,18 +142,18 @@ def _numbers(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
 
 
 def resolve_total_steps(params: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """Return a schedule's parameters with "auto" steps replaced by the run's."""
+    """Return a schedule's parameters with "auto" replaced by the run's number of steps."""
     auto = params.get("total_num_steps") == AUTO
     return {**params, "total_num_steps": steps} if auto else dict(params)
 
 
 def _unfilled(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
-    """Find "auto" where other trainers fill something in and this one does not."""
+    """Find "auto" values that other trainers support and this one does not."""
     filled = ("scheduler", "params", "total_num_steps")
     for name in ("optimizer", "scheduler", "zero_optimization", "gradient_clipping"):
         for path in _autos(settings.get(name), (name,)):
             if path != filled:
-                yield _issue(*path, expected="a value of its own", found=AUTO)
+                yield _issue(*path, expected="an explicit value", found=AUTO)
 
 
 def _autos(value: Any, path: KeyPath) -> Iterator[KeyPath]:
@@ -171,7 +171,7 @@ _IN_FLIGHT = "mixing.probe.type in_flight"
 
 
 def find_dga_inconsistencies(mixing: DgaMixing) -> Iterator[ConfigIssue]:
-    """Yield what a section says that cannot be measured the way that it says."""
+    """Yield combinations of a DGA section's options that its probe does not support."""
     if mixing.basis is not None:
         yield from _over_basis(mixing)
     yield from _guards(mixing)
@@ -192,18 +192,18 @@ def find_dga_inconsistencies(mixing: DgaMixing) -> Iterator[ConfigIssue]:
             return
     if mixing.min_signal > 0.0 and mixing.probe.sequences_per_domain == 1:
         path = ("mixing", "probe", "sequences_per_domain")
-        expected = "at least 2 with mixing.min_signal above 0, or there is no noise to see"
+        expected = "at least 2 with mixing.min_signal above 0, to estimate the noise"
         yield ConfigIssue(path, expected, "1")
 
 
 def find_rule_inconsistencies(
     mixing: Mixing | ExtensionMixing, specific: Sequence[str] | None
 ) -> Iterator[ConfigIssue]:
-    """Yield what a rule's section says that cannot be done, or not the way that it says.
+    """Yield inconsistencies within a mixing section, and with the specific sets.
 
     Args:
         mixing: The section.
-        specific: Names of the specific sets; None: they have mistakes of their own.
+        specific: Names of the specific sets; None if they are invalid themselves.
     """
     match mixing:
         case ScheduleMixing():
@@ -224,7 +224,7 @@ def find_rule_inconsistencies(
 def _targets(
     mixing: DgaMixing | GrapeMixing, specific: Sequence[str] | None
 ) -> Iterator[ConfigIssue]:
-    """Yield what cannot be said of so many specific sets."""
+    """Yield options that do not support this number of specific sets."""
     if specific is None:
         return
     if not specific:
@@ -238,22 +238,22 @@ def _targets(
     elif len(specific) < 2:
         return
     elif mixing.min_signal > 0.0:
-        expected = f"0 with {several}, of whose scores together the noise is not known"
+        expected = f"0 with {several}, as the noise of their combined scores is not estimated"
         yield ConfigIssue(("mixing", "min_signal"), expected, format_value(mixing.min_signal))
     if isinstance(mixing.probe, InFlightProbe):
-        expected = f"directional or sharded with {several}: a step is watched along one direction"
+        expected = f"directional or sharded with {several}: in_flight has a single direction"
         yield ConfigIssue(("mixing", "probe", "type"), expected, format_value(mixing.probe.type))
 
 
 def find_doge_inconsistencies(
     mixing: DogeMixing, specific: Sequence[str] | None
 ) -> Iterator[ConfigIssue]:
-    """Yield what a section says that cannot be measured the way that it says."""
+    """Yield combinations of a DoGE section's options that its probe does not support."""
     match mixing.probe:
         case DirectionalProbe() as probe:
             yield from _held_direction(probe)
         case InFlightProbe():
-            expected = "directional or sharded with mixing.type doge, which needs every norm"
+            expected = "directional or sharded with mixing.type doge, which needs gradient norms"
             yield ConfigIssue(
                 ("mixing", "probe", "type"), expected, format_value(mixing.probe.type)
             )
@@ -275,20 +275,20 @@ def _guards(mixing: DgaMixing) -> Iterator[ConfigIssue]:
 
 
 def find_extension_inconsistencies(mixing: ExtensionMixing) -> Iterator[ConfigIssue]:
-    """Yield what an extension's probe cannot do, whatever the rule observes."""
+    """Yield unsupported options of an extension's probe."""
     if isinstance(mixing.probe, DirectionalProbe | InFlightProbe):
         yield from _held_direction(mixing.probe)
 
 
 def find_schedule_inconsistencies(mixing: ScheduleMixing) -> Iterator[ConfigIssue]:
-    """Yield what keeps a section from being one schedule."""
-    said = [key for key in ("stages", "csv", "replay") if getattr(mixing, key) is not None]
-    if len(said) != 1:
+    """Yield inconsistencies of a schedule section."""
+    given = [key for key in ("stages", "csv", "replay") if getattr(mixing, key) is not None]
+    if len(given) != 1:
         expected = "exactly one of stages, csv and replay"
-        yield ConfigIssue(("mixing",), expected, " and ".join(said) or "none")
+        yield ConfigIssue(("mixing",), expected, " and ".join(given) or "none")
         return
     if mixing.replay is not None and mixing.between == "linear":
-        expected = "'constant' with mixing.replay, as the weights of a run are"
+        expected = "'constant' with mixing.replay, as weights of a run are piecewise constant"
         yield ConfigIssue(("mixing", "between"), expected, format_value(mixing.between))
     if mixing.stages is not None:
         yield from _stages([stage.step for stage in mixing.stages])
@@ -310,7 +310,7 @@ def _stages(steps: Sequence[int]) -> Iterator[ConfigIssue]:
 def find_batch_inconsistencies(
     mixing: Mixing | ExtensionMixing, training: TrainingSection
 ) -> Iterator[ConfigIssue]:
-    """Yield what a run's batches cannot be measured on."""
+    """Yield training options that the in-flight probe does not support."""
     measured = isinstance(mixing, DgaMixing | ExtensionMixing)
     if not (measured and isinstance(mixing.probe, InFlightProbe)):
         return

@@ -1,4 +1,4 @@
-"""DeepSpeed's settings for a run on a known number of ranks."""
+"""DeepSpeed settings of a run for a given number of ranks."""
 
 import copy
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ from megadga.config.run import RunConfig
 
 
 def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """Return what to give ``deepspeed.initialize``: the run's settings, untouched but completed.
+    """Return the completed settings for ``deepspeed.initialize``.
 
-    Batch sizes and precision that they leave open come from ``training``, and "auto" as the
-    schedule's length becomes ``training.steps``. A schedule that DeepSpeed does not have is left
-    out: see `stable_decay`.
+    Missing batch sizes and precision are filled in from ``training``, and the schedule's length
+    "auto" becomes ``training.steps``. A schedule that DeepSpeed lacks is removed: see
+    `stable_decay`.
 
     Args:
         config: The run.
         world_size: Ranks, at least 1.
 
     Raises:
-        ConfigError: If the global batch does not divide among the ranks, or into as many
-            accumulation steps as the settings state.
+        ConfigError: If the global batch does not divide among the ranks, or the settings have
+            another number of accumulation steps.
     """
     training = config.training
     settings = copy.deepcopy(config.deepspeed)
@@ -51,7 +51,7 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
 
 
 def accumulation_steps(config: RunConfig, world_size: int) -> int:
-    """Return the micro-batches that each rank sums up before an optimizer step.
+    """Return the number of micro-batches that each rank accumulates per optimizer step.
 
     Raises:
         ConfigError: As `deepspeed_settings` does.
@@ -80,7 +80,7 @@ def accumulation_steps(config: RunConfig, world_size: int) -> int:
 
 
 def stable_decay(config: RunConfig) -> StableDecaySection | None:
-    """Return the warm-up, stable, decay schedule if that is the one the run has."""
+    """Return the warm-up-stable-decay schedule if the run uses it."""
     scheduler = config.deepspeed.get("scheduler", {})
     if scheduler.get("type") != STABLE_DECAY:
         return None
@@ -89,7 +89,7 @@ def stable_decay(config: RunConfig) -> StableDecaySection | None:
 
 
 def describe_settings(config: RunConfig) -> str:
-    """Return in a line what decides how the model trains: as it is set, or as DeepSpeed has it."""
+    """Return one line with the effective optimizer settings, DeepSpeed's defaults included."""
     settings = config.deepspeed
     stage = settings.get("zero_optimization", {}).get("stage", 0)
     name = optimizer_name(settings)
@@ -103,7 +103,7 @@ def describe_settings(config: RunConfig) -> str:
 
 
 def peak_rate(config: RunConfig) -> float:
-    """Return the largest learning rate that the run's schedule may reach."""
+    """Return the maximum learning rate of the run's schedule."""
     scheduler: Mapping[str, Any] = config.deepspeed.get("scheduler", {})
     params: Mapping[str, Any] = scheduler.get("params", {})
     rate = optimizer_rate(config)
@@ -126,7 +126,7 @@ def peak_rate(config: RunConfig) -> float:
 
 
 def optimizer_rate(config: RunConfig) -> float:
-    """Return the learning rate that the optimizer is given, whatever the schedule does with it."""
+    """Return the optimizer's own learning rate, ignoring the schedule."""
     name = optimizer_name(config.deepspeed) or ""
     default = DEFAULT_RATES.get(name, DEFAULT_RATE)
     return config.deepspeed.get("optimizer", {}).get("params", {}).get("lr", default)
@@ -135,9 +135,9 @@ def optimizer_rate(config: RunConfig) -> float:
 def _schedule(config: RunConfig) -> str:
     scheduler: Mapping[str, Any] = config.deepspeed.get("scheduler", {})
     if not scheduler:
-        return "which stays"
+        return "constant"
     params = resolve_total_steps(scheduler.get("params", {}), config.training.steps)
-    told = [
+    phases = [
         f"{_grouped(params[key])} {what}"
         for key, what in (
             ("warmup_num_steps", "of warm-up"),
@@ -148,16 +148,18 @@ def _schedule(config: RunConfig) -> str:
     total = ""
     if "total_num_steps" in params:
         total = f" over {_grouped(params['total_num_steps'])} steps"
-    return f"scheduled by {scheduler['type']}{total}" + (f" ({', '.join(told)})" if told else "")
+    return f"scheduled by {scheduler['type']}{total}" + (
+        f" ({', '.join(phases)})" if phases else ""
+    )
 
 
 def _grouped(value: Any) -> str:
-    """Return a number with its thousands apart; DeepSpeed refuses what is none."""
+    """Return a number with thousands separators; DeepSpeed rejects other values."""
     return f"{value:,}" if isinstance(value, int | float) else repr(value)
 
 
 def _fill_precision(settings: dict[str, Any], *, bf16: bool) -> None:
-    if bf16 and "bfloat16" not in settings:  # the block's old name, which DeepSpeed still reads
+    if bf16 and "bfloat16" not in settings:  # an old name that DeepSpeed still accepts
         settings.setdefault("bf16", {})
     for block in PRECISION_BLOCKS:
         if block in settings and not is_explicit(settings[block], "enabled"):

@@ -1,4 +1,4 @@
-"""Keys, optimizers and schedulers that DeepSpeed 0.19 accepts, and a search for others."""
+"""Keys, optimizers and schedulers that DeepSpeed 0.19 accepts, and checks for unknown ones."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from megadga.config.validation import (
 from megadga.section import Count, Section, Share, Whole
 
 STABLE_DECAY = "WarmupStableDecayLR"
-"""The ``scheduler.type`` in DeepSpeed's JSON that selects it."""
+"""The ``scheduler.type`` in DeepSpeed's JSON of the schedule below, which DeepSpeed lacks."""
 
 
 class StableDecaySection(Section):
@@ -45,16 +45,16 @@ class StableDecaySection(Section):
 
 
 Keys = Mapping[str, Union["Keys", None]]
-"""Keys of a mapping, each with those below it; None: a value, or anything that is its own."""
+"""Keys of a mapping, each with its nested keys; None: any value."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a class takes by name.
+    """Keyword parameters of a class.
 
     Attributes:
-        names: All of them.
-        required: Those without a default.
+        names: All names.
+        required: Names without a default.
     """
 
     names: frozenset[str]
@@ -384,14 +384,14 @@ DEFAULT_RATES: Mapping[str, float] = {
     "RMSprop": 0.01,
     "Rprop": 0.01,
 }
-"""Learning rates of optimizers that say none, where it is not ``DEFAULT_RATE``."""
+"""Default learning rates of optimizers, where it is not ``DEFAULT_RATE``."""
 
 
 DEFAULT_RATE = 1e-3
 
 
 DEFAULT_CLIPPING = 1.0
-"""Norm that DeepSpeed clips gradients to if its settings say nothing; 0: it does not."""
+"""DeepSpeed's default for gradient clipping; 0: no clipping."""
 
 
 _ROOT: KeyPath = ("deepspeed",)
@@ -401,7 +401,7 @@ _CPU = ("cpu", "nvme")
 
 
 _MAX_NAMED = 25
-"""Names that a message lists."""
+"""Maximum names listed in a message."""
 
 
 _ELSEWHERE: Mapping[str, str] = {
@@ -413,14 +413,14 @@ _ELSEWHERE: Mapping[str, str] = {
     "weight_decay": "optimizer.params.weight_decay",
     "betas": "optimizer.params.betas",
 }
-"""Names that other programs have for settings, or that stand in another place."""
+"""Correct keys for names used by other programs, or at another location."""
 
 
 def find_unknown_names(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield every key, optimizer, scheduler and parameter that DeepSpeed does not know.
 
     Args:
-        settings: DeepSpeed's, as its JSON has them.
+        settings: DeepSpeed's settings, as in its JSON.
     """
     yield from _keys(settings, KEYS, _ROOT)
     yield from _optimizer(settings)
@@ -428,7 +428,7 @@ def find_unknown_names(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
 
 
 def optimizer_name(settings: Mapping[str, Any]) -> str | None:
-    """Return the known optimizer of the settings, in its own spelling; None: it is not known."""
+    """Return the optimizer's name in DeepSpeed's spelling, None if it is unknown."""
     found = settings.get("optimizer", {}).get("type")
     if not isinstance(found, str):
         return None
@@ -474,7 +474,7 @@ def _optimizer(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
 
 
 def _implementation(name: str, settings: Mapping[str, Any], params: Any) -> str:
-    """Return which of an optimizer's implementations DeepSpeed takes."""
+    """Return which implementation of an optimizer DeepSpeed uses."""
     kinds = OPTIMIZERS[name]
     if "any" in kinds:
         return "any"
@@ -495,12 +495,12 @@ def _scheduler(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     scheduler = cast("Mapping[str, Any]", section)
     name = scheduler.get("type")
     if name == STABLE_DECAY:
-        return  # ours: its parameters are a section of ours
+        return  # not DeepSpeed's: validated by StableDecaySection
     if not isinstance(name, str) or name not in SCHEDULERS:
         yield _unknown_type("scheduler", scheduler, (*SCHEDULERS, STABLE_DECAY))
         return
     known = SCHEDULERS[name]
-    # The number of steps is asked for where the run's is known.
+    # The number of steps is checked where the run's is known.
     required = known.required - {"total_num_steps"}
     yield from _params("scheduler", scheduler.get("params"), known.names, required)
 
@@ -532,7 +532,7 @@ def _unknown_type(section: str, found: Mapping[str, Any], names: Iterable[str]) 
 def _unknown(
     path: KeyPath, known: Iterable[str], noun: str, elsewhere: list[str], *, found: str = ""
 ) -> ConfigIssue:
-    """Name the nearest of the known names, or where else there is one of this name."""
+    """Suggest the closest known name, or the same name elsewhere."""
     name = found or str(path[-1])
     # Names differ in case as often as in letters.
     by_lower = {each.lower(): each for each in sorted(known)}
@@ -548,7 +548,7 @@ def _unknown(
 
 
 def _elsewhere(name: str) -> list[str]:
-    """Return the keys of this name in other places, or the one that other programs call so."""
+    """Return the paths of keys with this name elsewhere, or its equivalent in DeepSpeed."""
     if name in _ELSEWHERE:
         return [_ELSEWHERE[name]]
     return [dotted(path) for path in _all(KEYS) if path[-1] == name][:2]

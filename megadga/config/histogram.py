@@ -1,4 +1,4 @@
-"""A histogram over domains in a JSON file."""
+"""Histograms over domains in JSON files."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def read_histogram(path: Path) -> dict[str, float]:
     """Return the mass of each name: counts or shares, as ``{"novels": 120, "recipes": 3}``.
 
     Raises:
-        ConfigError: If there is no such file, or something else is in it; one line.
+        ConfigError: If the file is missing or invalid; one line.
     """
     try:
         return _HISTOGRAM.validate_python(parse_strictly(path.read_bytes()))
@@ -35,7 +35,7 @@ def read_histogram(path: Path) -> dict[str, float]:
 
 
 def write_histogram(path: Path, masses: Mapping[str, float]) -> None:
-    """Write the mass of each name, whole or not at all.
+    """Write the mass of each name atomically.
 
     Raises:
         ConfigError: If it cannot be written.

@@ -20,16 +20,16 @@ from megadga.errors import ConfigError
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read one run.
+    """Load the configuration of a run.
 
     Args:
-        path: YAML file. Every path in it is relative to its folder.
-        overrides: ``key=value`` each, applied in this order: a dotted key and its value as YAML.
-            Paths in them are relative to the working directory.
+        path: YAML file. Paths in it are relative to its folder.
+        overrides: ``key=value`` pairs, applied in order: a dotted key and its value as YAML. Paths
+            in them are relative to the working directory.
 
     Raises:
-        ConfigError: If anything is wrong, with a line for each mistake: file and line, key, what
-            was expected and what was found.
+        ConfigError: If the configuration is invalid, with one line per issue: file and line, key,
+            what was expected and what was found.
     """
     document = read_file(path)
     if not isinstance(document.values, dict):
@@ -45,9 +45,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         config = RunConfig.model_validate(document.values, context=places)
     except ValidationError as error:
-        told = {issue.path for issue in issues}
+        reported = {issue.path for issue in issues}
         found = issues_from_validation(error, RunConfig)
-        raise places.error(issues + [m for m in found if m.path not in told]) from None
+        raise places.error(issues + [m for m in found if m.path not in reported]) from None
     if issues:
         raise places.error(issues)
     return resolve_paths(config, document.folders)
@@ -65,7 +65,7 @@ def _with_override(document: ConfigDocument, override: str, place: str) -> Confi
 
 
 def _with_deepspeed(document: ConfigDocument) -> ConfigDocument:
-    """Put the content of DeepSpeed's file in the place of its path."""
+    """Replace the path of DeepSpeed's JSON by its content."""
     name = document.values.get("deepspeed")
     if not isinstance(name, str):
         return document
@@ -73,7 +73,7 @@ def _with_deepspeed(document: ConfigDocument) -> ConfigDocument:
     path = resolve_path(folders.get(("deepspeed",), folders[()]), Path(name))
     try:
         found = None if path.is_file() else f"none at {path}"
-    except OSError as error:  # of a name that no file can have
+    except OSError as error:  # for instance a name that is too long
         found = f"{path}: {error.strerror}"
     if found is None:
         return document.with_part(("deepspeed",), read_file(path))

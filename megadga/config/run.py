@@ -1,4 +1,4 @@
-"""A run's whole configuration as one frozen value, and what of it identifies the run."""
+"""The configuration of a run as one frozen value, and the part of it that identifies the run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,9 +43,9 @@ NOT_TRAINED: dict[str, Any] = {
     "output": True,
     "evaluation": True,
     "checkpoint": True,
-    # The same data may move; which domains are left out is seen in the domains that are not.
+    # Data may move; the shards' identity lists the domains that are used.
     "data": {"domains": True, "too_short": True, "specific": {"__all__": {"path"}}},
-    # Files may move; what is in them counts.
+    # Files may move; their content is part of the shards' identity.
     "mixing": {
         "histogram": True,
         "basis": True,
@@ -53,17 +53,17 @@ NOT_TRAINED: dict[str, Any] = {
         "replay": {"metrics": True},
         "reference": True,
     },
-    # Training may go on for longer, unless the schedule depends on it.
+    # A run may be extended, unless the schedule depends on its length.
     "training": {"steps", "non_finite_limit"},
-    "deepspeed": True,  # compared as it is completed
+    "deepspeed": True,  # see settings_identity
 }
-"""Keys of a run that do not change what is trained, as pydantic's ``exclude``."""
+"""Keys that do not affect the training result, as pydantic's ``exclude``."""
 
 
 MAY_CHANGE: frozenset[KeyPath] = frozenset(
     {("deepspeed", "scheduler", "params", "total_num_steps")}
 )
-"""Keys of an identity that may differ where a run goes on: it can be made longer or shorter."""
+"""Keys of the identity that may differ when a run is resumed: its length can be changed."""
 
 
 _REPORTING = frozenset(
@@ -84,9 +84,9 @@ _REPORTING = frozenset(
 
 
 def settings_identity(settings: Mapping[str, Any], training: TrainingSection) -> dict[str, Any]:
-    """Return DeepSpeed's settings as far as they change what is trained.
+    """Return the part of DeepSpeed's settings that affects the training result.
 
-    What repeats ``training`` is left out, and the schedule's length is the one it comes to.
+    Omits what repeats ``training``; the schedule's length is resolved.
     """
     kept = {
         name: value
@@ -107,28 +107,28 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     """Return one line for each key in which two identities differ.
 
     Args:
-        expected: For instance a checkpoint's.
-        found: For instance this run's.
+        expected: For instance a checkpoint's identity.
+        found: For instance this run's identity.
 
     Returns:
-        Lines ``dotted.key: expected X, found Y``, in the order of ``expected``; a key that one of
-        them lacks has ``nothing`` there.
+        Lines ``dotted.key: expected X, found Y``, in the order of ``expected``, with ``nothing``
+        for missing keys.
     """
     before, after = dict(leaves(expected)), dict(leaves(found))
     return [
-        f"{dotted(path)}: expected {_told(before, path)}, found {_told(after, path)}"
+        f"{dotted(path)}: expected {_format(before, path)}, found {_format(after, path)}"
         for path in {**before, **after}
         if path not in before or path not in after or before[path] != after[path]
     ]
 
 
 def run_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return a line for each difference that makes another run of it; see `differences`."""
+    """Return a line for each difference that prevents resuming; see `differences`."""
     return differences(without_mutable_keys(expected), without_mutable_keys(found))
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what two identities of one run have under each dotted key in which they differ."""
+    """Return both values of each dotted key in which two identities differ."""
     old, new = dict(leaves(before)), dict(leaves(after))
     return {
         dotted(path): (old.get(path), new.get(path))
@@ -138,7 +138,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
 
 
 def without_mutable_keys(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity without what may change where a run goes on."""
+    """Return an identity without the keys that may change when a run is resumed."""
     return _without(identity, ())
 
 
@@ -152,15 +152,15 @@ def _without(section: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
     }
 
 
-def _told(values: Mapping[KeyPath, Any], path: KeyPath) -> str:
+def _format(values: Mapping[KeyPath, Any], path: KeyPath) -> str:
     return format_value(values[path]) if path in values else "nothing"
 
 
 class RunConfig(Section):
-    """One training run, whole.
+    """Configuration of one training run.
 
-    Validated with a `SourceMap` as context, it tells mistakes that show up later, when the shards
-    or the number of ranks are known, with the file and line of the key.
+    If validated with a `SourceMap` as context, errors found later, when the shards or the number
+    of ranks are known, also name the file and line of the key.
     """
 
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -173,56 +173,56 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Annotated[Mixing | ExtensionMixing, WithExtensions()]
-    """How the weights of the domains are set: type dga, grape, doge, doremi, odm, schedule,
+    """How the domain weights are determined: type dga, grape, doge, doremi, odm, schedule,
     importance, static or, for short, uniform, proportional, temperature or unimax; or that of an
     installed extension."""
     sampling: SamplingSection = SamplingSection()
-    """How batches are drawn from the weights."""
+    """How batches are sampled from the weights."""
     training: TrainingSection
-    """How long and in which batches."""
+    """Number of steps, batch sizes and precision."""
     deepspeed: dict[str, Any]
     """DeepSpeed's own settings: optimizer, schedule, ZeRO. A path to its JSON, relative to this
     file, or the settings themselves."""
     evaluation: EvaluationSection | None = EvaluationSection()
     """Losses on held-out splits; null: none."""
     checkpoint: CheckpointSection | None = CheckpointSection()
-    """What is kept to resume from; null: nothing, unless a signal stops the run."""
+    """When checkpoints are written; null: only when a signal stops the run."""
 
     _places: SourceMap = PrivateAttr(default_factory=SourceMap)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Keep the places that the values were validated with."""
+        """Store the source map that the values were validated with."""
         if isinstance(context, SourceMap):
             self._places = context
 
     def invalid(self, *path: str | int, expected: str, found: str) -> ConfigError:
-        """Return the error that says what is wrong at a key: one line with its place."""
+        """Return a one-line error about a key, with its file and line."""
         return self.error([ConfigIssue(path, expected, found)])
 
     def error(self, issues: Sequence[ConfigIssue]) -> ConfigError:
-        """Return the error that says what is wrong, with a line and its place for each mistake."""
+        """Return an error with one line per issue, each with its file and line."""
         return self._places.error(issues)
 
-    def says(self, *path: str | int) -> bool:
-        """Return whether a key was written, in a file or in an override."""
-        return self._places.has(path)
+    def is_set(self, *path: str | int) -> bool:
+        """Return whether a key was set in a file or an override."""
+        return self._places.contains(path)
 
-    def tell(self, issue: ConfigIssue) -> str:
-        """Return what is wrong at a key, or may be, as one line with its place."""
-        return self._places.tell(issue)
+    def format_issue(self, issue: ConfigIssue) -> str:
+        """Return an issue as one line with its file and line."""
+        return self._places.format_issue(issue)
 
     @property
     def is_guarded(self) -> bool:
-        """Whether evaluations change what is trained."""
+        """Whether the mixture depends on evaluations."""
         return isinstance(self.mixing, DgaMixing) and self.mixing.general_guard is not None
 
     def identity(self) -> dict[str, Any]:
-        """Return everything here that changes the bits of what is trained, JSON-shaped.
+        """Return all settings that affect the training result bit for bit, JSON-serializable.
 
-        Where the data lies, where results go and how often they are looked at are left out, but
-        for evaluations that the mixture depends on; so are the number of steps, and specific sets
-        that the mixture does not align to. The length of the learning-rate schedule is in, and may
-        change (`MAY_CHANGE`).
+        Excludes locations of data and output, the intervals of checkpoints and of evaluations
+        (unless the mixture depends on them), the number of steps, and specific sets that are not
+        used for alignment. The length of the learning-rate schedule is included, and may change
+        (`MAY_CHANGE`).
         """
         values = self.model_dump(mode="json", exclude=NOT_TRAINED)
         values["deepspeed"] = settings_identity(self.deepspeed, self.training)
@@ -230,7 +230,7 @@ class RunConfig(Section):
             values["evaluation"] = self.evaluation.model_dump(mode="json", exclude={"sets"})
         if isinstance(self.mixing, ExtensionMixing):
             installed, _ = self.mixing.origin()
-            # None of its keys is known but by its type: files may move.
+            # Its keys are unknown here; paths are recognised by their type and may move.
             moved = map_paths(self.mixing, lambda _, path: Path(path.name))
             values["mixing"] = moved.model_dump(mode="json")
             values["extension"] = installed.distribution
@@ -239,19 +239,19 @@ class RunConfig(Section):
         return values
 
     def to_yaml(self) -> str:
-        """Return the run as text that `load_config` reads back, defaults spelt out.
+        """Return YAML that `load_config` reads back, with defaults spelled out.
 
-        Paths are absolute: the text is read from another folder than the run's file was.
+        Paths are absolute, as the text is written to another folder.
         """
         absolute = map_paths(self, lambda _, path: resolve_path(Path.cwd(), path))
         return dump(absolute.model_dump(mode="json"))
 
     @field_validator("mixing")
     @classmethod
-    def _can_be_measured(
+    def _check_mixing(
         cls, mixing: Mixing | ExtensionMixing, info: ValidationInfo
     ) -> Mixing | ExtensionMixing:
-        data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
+        data: DataSection | None = info.data.get("data")  # None if it is invalid itself
         specific = None if data is None else tuple(data.specific)
         if issues := list(find_rule_inconsistencies(mixing, specific)):
             raise validation_error(issues)
@@ -259,7 +259,7 @@ class RunConfig(Section):
 
     @field_validator("training")
     @classmethod
-    def _suffices(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+    def _check_batches(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
         mixing: Mixing | ExtensionMixing | None = info.data.get("mixing")
         if mixing and (issues := list(find_batch_inconsistencies(mixing, training))):
             raise validation_error(issues)
@@ -267,7 +267,7 @@ class RunConfig(Section):
 
     @field_validator("evaluation")
     @classmethod
-    def _names_differ(
+    def _check_names(
         cls, evaluation: EvaluationSection | None, info: ValidationInfo
     ) -> EvaluationSection | None:
         data: DataSection | None = info.data.get("data")
@@ -281,7 +281,7 @@ class RunConfig(Section):
 
     @field_validator("deepspeed")
     @classmethod
-    def _agrees(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _check_deepspeed(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         issues = list(find_inconsistencies(settings, info.data.get("training")))
         if issues:
             raise validation_error(issues)

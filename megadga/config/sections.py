@@ -1,4 +1,4 @@
-"""The sections of a run apart from its mixture."""
+"""The sections of a run's configuration, except for mixing."""
 
 from collections import Counter
 from pathlib import Path
@@ -26,9 +26,9 @@ class LlamaModel(Section):
     preset: PresetName
     """Named shape: layers, width, heads and MLP width."""
     sequence_length: Count
-    """Tokens of a training sequence (S), at least 1."""
+    """Tokens per training sequence (S), at least 1."""
     vocabulary_size: Count | None = None
-    """Rows of the embedding; null: the tokenizer's size. Larger pads, smaller is refused."""
+    """Rows of the embedding; null: the tokenizer's vocabulary size, which is also the minimum."""
     activation_checkpointing: Flag = False
     """Recompute each layer's activations in the backward pass: less memory, a third slower."""
     tied_embeddings: Flag | None = None
@@ -36,7 +36,7 @@ class LlamaModel(Section):
 
 
 class NamedFolder(Section):
-    """One training domain that is named here rather than after its folder."""
+    """A training domain with an explicit name, instead of its folder's."""
 
     name: Annotated[str, Field(min_length=1)]
     """Name of the domain in metrics and weights; unique."""
@@ -50,10 +50,10 @@ class SpecificSet(Section):
     path: Path
     """Folder of shards, as a domain's, relative to this file."""
     packing: Packing = "stream"
-    """How documents become sequences; stream: windows over all of them, one after the other;
-    examples: each by itself, padded at its end, with the loss on its own tokens alone."""
+    """How documents become sequences; stream: windows over the concatenated documents; examples:
+    each document separately, padded at its end, with the loss on its own tokens only."""
     importance: Positive = 1.0
-    """Share of this set in what several add up to, relative to the others', above 0."""
+    """Weight of this set relative to the other specific sets, above 0."""
 
 
 def _domains_form(value: object) -> str:
@@ -82,80 +82,80 @@ class DataSection(Section):
     """Training domains: a folder with one folder per domain, a folder of many domains in shared
     shards, or a list of {name, path}. Paths are relative to this file."""
     too_short: Literal["refuse", "leave_out"] = "refuse"
-    """What becomes of domains without a single window of sequence_length + 1 tokens; refuse: the
-    run does not start; leave_out: they are no part of the mixture, and `check` says how many."""
+    """Domains with fewer than sequence_length + 1 tokens; refuse: the run does not start;
+    leave_out: they are excluded from the mixture, and `check` reports how many."""
     specific: dict[str, SpecificSet] = Field(default={})
     """Target sets by name: {name: {path, packing, importance}}. `dga` and `grape` mixing need at
     least one, `doge` with the target specific exactly one."""
 
 
 class SamplingSection(Section):
-    """How batches are drawn from the weights, whatever sets the weights."""
+    """How batches are sampled from the weights."""
 
     method: Literal["systematic", "multinomial"] = "systematic"
     """systematic: each domain gets its share of every batch within one sequence; multinomial:
     independent draws, as in the paper."""
     max_epochs: Positive | None = None
-    """Cap on how often a domain is repeated, in epochs above 0; weight beyond it goes to the
-    other domains. null: no cap."""
+    """Maximum number of epochs of a domain, above 0; weight above the cap moves to the other
+    domains. null: no cap."""
 
 
 class LossReweightingSection(Section):
-    """Weights of a batch's sequences by their losses (arXiv 2502.06733, Algorithm 1)."""
+    """Weights a batch's sequences by their losses (arXiv 2502.06733, Algorithm 1)."""
 
     strategy: Literal["linupper", "quadratic", "extremes"] = "linupper"
-    """Which losses count; linupper: low ones less; quadratic: both ends less; extremes: both
-    more."""
+    """linupper: less weight for low losses; quadratic: less weight for both extremes; extremes:
+    more weight for both."""
     temperature: Positive = 1.0
-    """Above 0; two weights differ by a factor of exp(1 / temperature) at most."""
+    """Above 0; the weights of two sequences differ at most by a factor of exp(1 / temperature)."""
     warmup: Whole = 0
     """Optimizer steps at equal weights, at least 0."""
 
 
 class TrainingSection(Section):
-    """How long and in which batches the model trains."""
+    """Number of steps, batch sizes and precision."""
 
     steps: Count
     """Optimizer steps of the whole run, at least 1."""
     global_batch_size: Count
-    """Sequences of one optimizer step over all ranks (B); a multiple of micro batch x ranks."""
+    """Sequences per optimizer step over all ranks (B); a multiple of micro batch size x ranks."""
     micro_batch_size: Count
-    """Sequences of one forward and backward pass on one rank."""
+    """Sequences per forward and backward pass on one rank."""
     precision: Precision = "fp32"
-    """Arithmetic of forward and backward passes; the optimizer's own copy is fp32 either way."""
+    """Precision of forward and backward passes; the optimizer's master weights are fp32."""
     non_finite_limit: Count = 10
-    """Optimizer steps in a row whose loss or gradient norm is not finite, after which the run ends
-    with an error, at least 1. Checkpoints are written of finite models alone."""
+    """Consecutive optimizer steps with a non-finite loss or gradient norm after which the run ends
+    with an error, at least 1. Only finite models are saved."""
     loss_reweighting: LossReweightingSection | None = None
-    """Train on a weighted mean of the global batch's losses; null: on their mean. A step of more
-    than one micro-batch per rank costs a forward pass more: about a third more time."""
+    """Train on a weighted mean of the global batch's losses; null: on their mean. Steps of several
+    micro-batches per rank need an additional forward pass, about a third more time."""
 
 
 class EvaluatedSet(Section):
-    """A set whose loss is measured, and nothing else."""
+    """An additional set that is only evaluated."""
 
     path: Path
     """Folder of shards with a validation split, relative to this file."""
     packing: Packing = "stream"
-    """How documents become sequences, as of a specific set."""
+    """How documents become sequences, as for specific sets."""
 
 
 class EvaluationSection(Section):
-    """Losses on the held-out splits."""
+    """Validation losses on the held-out splits."""
 
     interval: Count = 500
     """Optimizer steps between evaluations, at least 1; the last step is always evaluated."""
     sequences: Count = 64
-    """Sequences of each validation split that are evaluated, at most; always the same ones."""
+    """Maximum sequences per validation split; always the same ones."""
     sets: dict[str, EvaluatedSet] = Field(default={})
-    """More sets to evaluate beside the domains and the specific sets, by name: {name: {path,
-    packing}}. A run may get new ones where it goes on, or when it is finished."""
+    """Additional evaluation sets by name: {name: {path, packing}}. They may be added when a run is
+    resumed, or after it is finished."""
 
 
 class CheckpointSection(Section):
-    """What is kept to resume from."""
+    """When checkpoints are written, and how many are kept."""
 
     interval: Count = 500
-    """Optimizer steps between checkpoints, at least 1; the last step is always kept."""
+    """Optimizer steps between checkpoints, at least 1; the last step always has one."""
     keep_last: Count | None = 2
-    """Checkpoints kept, the newest ones; null: all."""
+    """Number of newest checkpoints to keep; null: all."""

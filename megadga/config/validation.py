@@ -1,4 +1,4 @@
-"""From a key to its error: where a value was written, what was expected and found."""
+"""Configuration errors: the source location of keys, expected and found values, suggestions."""
 
 import inspect
 import json
@@ -21,18 +21,18 @@ KeyPath = tuple[str | int, ...]
 
 
 def dotted(path: KeyPath) -> str:
-    """Return the path as it is written in messages and overrides: ``mixing.step_size``."""
+    """Return the path in dotted notation: ``mixing.step_size``."""
     return ".".join(map(str, path))
 
 
 def format_value(value: Any) -> str:
-    """Return a value as a message shows it: as YAML would have it, cut where it gets long."""
+    """Format a value for a message, in YAML notation and truncated."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Yield the path and value of everything that is not a mapping with keys of its own."""
+    """Yield the path and value of everything that is not a non-empty mapping."""
     if isinstance(value, Mapping) and value:
         for key, inner in cast("Mapping[str, Any]", value).items():
             yield from leaves(inner, (*path, key))
@@ -42,13 +42,13 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 @dataclass(frozen=True)
 class ConfigIssue:
-    """One thing that is wrong.
+    """One problem in a configuration.
 
     Args:
         path: The key, from the root.
-        expected: What belongs there.
-        found: What is there.
-        hint: What the author may have meant; empty: no idea.
+        expected: Description of valid values.
+        found: The value found.
+        hint: Suggested value or key; empty if there is none.
     """
 
     path: KeyPath
@@ -59,50 +59,50 @@ class ConfigIssue:
 
 @dataclass(frozen=True)
 class SourceMap:
-    """File and line (or override) of every key.
+    """Source location, file and line or override, of every key.
 
-    Two configurations that say the same are equal wherever they say it: places do not compare.
+    Excluded from comparisons: configurations with equal values are equal.
 
     Args:
-        by_path: Place of each key, as ``{("mixing", "ema"): "run.yaml:12"}``; the root's is where
-            a missing key is missed. Empty for values that no file holds.
+        by_path: Location of each key, as ``{("mixing", "ema"): "run.yaml:12"}``; the root's is
+            used for missing keys. Empty for values that do not come from a file.
     """
 
     by_path: Mapping[KeyPath, str] = field(default_factory=dict[KeyPath, str], compare=False)
 
-    def of(self, path: KeyPath) -> str:
-        """Return the place of a key, or of the closest section around it; empty: unknown."""
+    def location(self, path: KeyPath) -> str:
+        """Return the location of a key or its closest enclosing section, empty if unknown."""
         return self.by_path.get(self._closest(path), "")
 
-    def has(self, path: KeyPath) -> bool:
-        """Return whether a key was written."""
+    def contains(self, path: KeyPath) -> bool:
+        """Return whether a key was set."""
         return path in self.by_path
 
     def _closest(self, path: KeyPath) -> KeyPath:
         around = (path[:length] for length in range(len(path), -1, -1))
         return next((section for section in around if section in self.by_path), ())
 
-    def tell(self, issue: ConfigIssue) -> str:
-        """Return the mistake as one line: place, key, what was expected and what was found."""
-        parts = (self.of(issue.path), dotted(issue.path))
+    def format_issue(self, issue: ConfigIssue) -> str:
+        """Return an issue as one line: location, key, expected and found values."""
+        parts = (self.location(issue.path), dotted(issue.path))
         line = ": ".join(part for part in parts if part)
         line = f"{line}: expected {issue.expected}, found {issue.found}"
         return f"{line}; did you mean {issue.hint}?" if issue.hint else line
 
     def error(self, issues: Sequence[ConfigIssue]) -> ConfigError:
-        """Return one error with a line for each mistake, in the order of the text."""
+        """Return an error with one line per issue, in the order of the source text."""
         order = {path: index for index, path in enumerate(self.by_path)}
 
         def written(issue: ConfigIssue) -> int:
             return order.get(self._closest(issue.path), 0)
 
-        return ConfigError("\n".join(map(self.tell, sorted(issues, key=written))))
+        return ConfigError("\n".join(map(self.format_issue, sorted(issues, key=written))))
 
 
 def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
-    """Return the sections that a field's type allows, in the order of the type.
+    """Return the sections that a field's type allows, in order.
 
-    Those of extensions are none of them: their keys, and their ``type``, are not known here.
+    Excludes extensions, whose keys and ``type`` are unknown.
     """
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         named = annotation.model_fields.get("type")
@@ -111,12 +111,12 @@ def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
 
 
 def type_name(section: type[BaseModel]) -> str:
-    """Return the value of ``type`` that selects a section among others."""
+    """Return the value of ``type`` that selects a section in a union."""
     return str(get_args(section.model_fields["type"].annotation)[0])
 
 
 def _tag(section: type[BaseModel]) -> str:
-    """Return what a location has for a section among others: its type, or else its first key."""
+    """Return a section's tag in pydantic's locations: its type, or else its first key."""
     fields = section.model_fields
     return type_name(section) if "type" in fields else f"<{next(iter(fields))}>"
 
@@ -124,15 +124,15 @@ def _tag(section: type[BaseModel]) -> str:
 def follow(
     root: type[BaseModel], location: KeyPath
 ) -> tuple[KeyPath, tuple[type[BaseModel], ...]]:
-    """Follow a location as pydantic gives it, with tags of unions between the keys.
+    """Resolve a location from pydantic, which has union tags between the keys.
 
     Args:
         root: The section that was validated.
-        location: From the root. A tag is a value of ``type``, or stands in angle brackets; without
-            tags, the sections are all that may stand there.
+        location: From the root. A tag is a value of ``type`` or in angle brackets; without tags
+            all sections of a union are candidates.
 
     Returns:
-        The path as it is written, without tags, and the sections that may stand there.
+        The path without tags, and the candidate sections at that path.
     """
     path: list[str | int] = []
     sections = (root,)
@@ -147,14 +147,14 @@ def follow(
         if not tagged and not (isinstance(part, str) and part.startswith("<")):
             path.append(part)
         if len(sections) > 1 and not tagged and isinstance(part, str) and part.startswith("<"):
-            sections = ()  # a form that is no section: a name, or a mapping with keys of its own
+            sections = ()  # not a section: a name, or a mapping with arbitrary keys
         else:
             sections = tagged or below or sections
     return tuple(path), sections
 
 
 def all_keys(section: type[BaseModel], path: KeyPath = ()) -> Iterator[KeyPath]:
-    """Yield the path of every key that a section may have, whatever the types chosen in it."""
+    """Yield the path of every possible key of a section, over all alternatives of unions."""
     for name, info in section.model_fields.items():
         yield (*path, name)
         for inner in sections_in(info.annotation):
@@ -165,11 +165,11 @@ _Section = TypeVar("_Section", bound=BaseModel)
 
 
 def resolve_paths(section: _Section, folders: Mapping[KeyPath, Path]) -> _Section:
-    """Return a section with its relative paths under the folders that they are relative to.
+    """Return a section with its relative paths resolved.
 
     Args:
         section: A run, or a part of one.
-        folders: Folder of each key, or of the closest section around it.
+        folders: Base folder of each key or of its closest enclosing section.
     """
     return map_paths(section, lambda key, path: resolve_path(_closest(key, folders), path))
 
@@ -177,7 +177,7 @@ def resolve_paths(section: _Section, folders: Mapping[KeyPath, Path]) -> _Sectio
 def map_paths(
     section: _Section, change: Callable[[KeyPath, Path], Path], key: KeyPath = ()
 ) -> _Section:
-    """Return a section with every path in it changed.
+    """Return a section with a function applied to every path in it.
 
     Args:
         section: A run, or a part of one.
@@ -192,12 +192,12 @@ def map_paths(
 
 
 def resolve_path(folder: Path, path: Path) -> Path:
-    """Return a path that is relative to a folder, as short as it can be told."""
+    """Return a path relative to a folder, normalised if that does not change its meaning."""
     whole = folder / path
     if ".." not in whole.parts:
         return whole
     short = Path(os.path.normpath(whole))
-    try:  # a link on the way leads elsewhere than its name says
+    try:  # with symbolic links, removing ".." may change the meaning
         return short if os.path.realpath(short) == os.path.realpath(whole) else whole
     except (OSError, ValueError):
         return whole
@@ -228,17 +228,17 @@ def _changed(value: Any, change: Callable[[KeyPath, Path], Path], key: KeyPath) 
 
 
 SIMILARITY_CUTOFF = 0.75
-"""Similarity (difflib's ratio) from which on a name counts as a misspelling of another."""
+"""Minimum similarity (difflib's ratio) for a suggestion."""
 
 
 def validation_error(issues: Sequence[ConfigIssue]) -> PydanticCustomError:
-    """Return what a validator raises to report mistakes at keys of its choice."""
+    """Return an exception for validators that reports issues at arbitrary keys."""
     text = "; ".join(f"{dotted(m.path)}: expected {m.expected}, found {m.found}" for m in issues)
     return PydanticCustomError("issues", "{text}", {"text": text, "issues": tuple(issues)})
 
 
 def issues_from_validation(error: ValidationError, root: type[BaseModel]) -> Iterator[ConfigIssue]:
-    """Yield what is wrong in the section ``root`` according to pydantic."""
+    """Yield the issues of a pydantic validation error in the section ``root``."""
     for detail in error.errors(include_url=False):
         context = detail.get("ctx", {})
         path, sections = follow(root, detail["loc"])
@@ -277,7 +277,7 @@ def _other(path: KeyPath, detail: ErrorDetails) -> ConfigIssue:
 
 
 def choice_issue(path: KeyPath, choices: Iterable[str], found: object) -> ConfigIssue:
-    """Return what is wrong with a word that is none of some, at least one; None: it is missing."""
+    """Return the issue for a value that is not among the choices; None: it is missing."""
     names = list(choices)
     close = get_close_matches(str(found), names, n=1)
     listed = " or ".join(filter(None, (", ".join(map(repr, names[:-1])), repr(names[-1]))))
@@ -292,7 +292,7 @@ def choice_issue(path: KeyPath, choices: Iterable[str], found: object) -> Config
 def _unknown_key(
     path: KeyPath, root: type[BaseModel], sections: Sequence[type[BaseModel]]
 ) -> ConfigIssue:
-    """Name the nearest key of the section, of others in its place, or the same key elsewhere."""
+    """Suggest the closest key of the section or its alternatives, or the same key elsewhere."""
     key = str(path[-1])
     _, alternatives = follow(root, path[:-1])
     siblings, others = _fields(sections), _fields(alternatives)
@@ -317,7 +317,7 @@ def _fields(sections: Iterable[type[BaseModel]]) -> list[str]:
 
 
 def describe(section: BaseModel, path: KeyPath = ()) -> Iterator[str]:
-    """Yield the lines that explain a section: each key with its value, then what it means.
+    """Yield lines that describe a section: each key with its value, followed by its docstring.
 
     Args:
         section: A run, or a part of one.
@@ -344,7 +344,7 @@ def _describe_field(path: KeyPath, field: FieldInfo, value: Any) -> Iterator[str
 
 
 def _describe_parts(path: KeyPath, parts: Any) -> Iterator[str]:
-    """Describe what has names or places of its own: domains, specific sets, weights, settings."""
+    """Describe mappings and lists: domains, specific sets, weights, settings."""
     named = isinstance(parts, dict)
     entries = cast("dict[str, Any]", parts).items() if named else enumerate(parts)
     for name, value in entries:

@@ -1,4 +1,4 @@
-"""Reads YAML, and JSON as its subset, into values that carry their file and line."""
+"""Parses YAML, and JSON as its subset, with the file and line of every key."""
 
 import copy
 import math
@@ -26,15 +26,15 @@ _SCALARS: tuple[tuple[str, Callable[[str], Any]], ...] = (
 
 
 _MAX_DIGITS = 300
-"""Of a whole number: a float holds no more."""
+"""Limit for an integer literal, about the range of a float."""
 
 
 _MAX_LEVELS = 64
-"""Brackets inside each other: reading them takes time that grows with the square."""
+"""Maximum nesting of brackets, as parsing time grows quadratically with it."""
 
 
 def _plain(text: str) -> Any:
-    """Return what unquoted text means: null, a truth value, a number, or itself."""
+    """Return the value of an unquoted scalar: null, a boolean, a number, or a string."""
     for pattern, convert in _SCALARS:
         if re.fullmatch(pattern, text):
             return convert(text)
@@ -43,13 +43,13 @@ def _plain(text: str) -> Any:
 
 @dataclass(frozen=True)
 class ConfigDocument:
-    """Plain values (dict, list, str, int, float, bool, None) and what is known of their writing.
+    """Plain values (dict, list, str, int, float, bool, None) with their source locations.
 
     Args:
-        values: What the text says.
-        places: Where it says so.
-        mistakes: What is wrong with the writing whatever the keys mean, such as a key given twice.
-        folders: What paths are relative to, at the root and at parts that came from elsewhere.
+        values: The values.
+        places: The location of each key.
+        issues: Problems independent of the keys' meaning, such as duplicate keys.
+        folders: Base folders of relative paths, at the root and at parts from other files.
     """
 
     values: Any
@@ -58,13 +58,13 @@ class ConfigDocument:
     folders: dict[KeyPath, Path] = field(default_factory=lambda: {(): Path()})
 
     def with_part(self, path: KeyPath, part: "ConfigDocument") -> "ConfigDocument":
-        """Return this document with ``part`` in the place of whatever is at ``path``, if anything.
+        """Return this document with the value at ``path`` replaced by ``part``.
 
-        What lies on the way and is no section becomes one.
+        Missing sections on the path are created.
 
         Args:
-            path: As ``find`` returns it.
-            part: What is to be there.
+            path: A result of ``find``.
+            part: The new value.
         """
         values = copy.deepcopy(self.values)
         places = {key: place for key, place in self.places.items() if key[: len(path)] != path}
@@ -83,10 +83,10 @@ class ConfigDocument:
         return ConfigDocument(values, places, (*issues, *moved), folders)
 
     def find(self, key: str) -> KeyPath:
-        """Return the path that ``a.b.0`` names here; a number is an index where a list is.
+        """Return the path for a dotted key ``a.b.0``; numbers index lists.
 
         Raises:
-            LookupError: If an item of a list is named that is not there; says so in one line.
+            LookupError: If a list has no such item; one line.
         """
         path: list[str | int] = []
         here: Any = self.values
@@ -97,7 +97,7 @@ class ConfigDocument:
 
 
 def _length(value: Any) -> int | None:
-    """Return how many items a list has; None: it is no list."""
+    """Return the length of a list, None for other values."""
     return len(cast("list[Any]", value)) if isinstance(value, list) else None
 
 
@@ -110,7 +110,7 @@ def _index(size: int, name: str, path: Sequence[str | int]) -> int:
 
 
 def _at(section: Any, name: str | int) -> Any:
-    """Return what a section holds under a name, None if nothing or if it is no section."""
+    """Return a section's value for a key, None if there is none."""
     try:
         return section[name]
     except (KeyError, IndexError, TypeError):
@@ -121,7 +121,7 @@ def read_file(path: Path) -> ConfigDocument:
     """Read a YAML or JSON file.
 
     Raises:
-        ConfigError: If there is no such file, or its text cannot be parsed; with file and line.
+        ConfigError: If the file is missing or cannot be parsed; with file and line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -139,10 +139,10 @@ def parse(text: str, place: Callable[[int], str]) -> ConfigDocument:
 
     Args:
         text: One document.
-        place: What to call a line, counted from 1.
+        place: Returns the location for a line number, counted from 1.
 
     Raises:
-        ConfigError: If it is not YAML, or uses aliases or tags of its own; one line.
+        ConfigError: If it is not valid YAML, or uses aliases or custom tags; one line.
     """
     reader = _Reader(place)
     try:
@@ -164,7 +164,7 @@ def parse(text: str, place: Callable[[int], str]) -> ConfigDocument:
 
 
 class _Loader(yaml.BaseLoader):
-    """Reads scalars as they are written, and brackets to a depth that has a bound."""
+    """Keeps scalars as text, and limits the nesting of brackets."""
 
     def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:  # noqa: N803
         if self.flow_level >= _MAX_LEVELS:
@@ -175,17 +175,17 @@ class _Loader(yaml.BaseLoader):
 
 
 class _Reader:
-    """Turns composed nodes into values, and notes the place of each key on the way."""
+    """Converts composed nodes to values, and records the location of each key."""
 
     def __init__(self, place: Callable[[int], str]) -> None:
         self.place = place
         self.places: dict[KeyPath, str] = {}
         self.issues: list[ConfigIssue] = []
-        self.seen: set[int] = set()  # nodes by identity: an alias is a node seen before
+        self.seen: set[int] = set()  # ids of nodes: an alias yields the same node again
 
     def read(self, node: Node, path: KeyPath) -> Any:
         if id(node) in self.seen:
-            raise _error(node, "a value with an alias, which is not read here")
+            raise _error(node, "a value with an alias, which is not supported")
         self.seen.add(id(node))
         match node:
             case MappingNode():
@@ -195,7 +195,7 @@ class _Reader:
             case ScalarNode(tag=tag) if tag == _STRING_TAG:
                 return self._read_scalar(node)
             case _:
-                raise _error(node, f"the tag {node.tag}, which is not read here")
+                raise _error(node, f"the tag {node.tag}, which is not supported")
 
     def _read_scalar(self, node: ScalarNode) -> Any:
         value = _text(node)
@@ -226,7 +226,7 @@ class _Reader:
 
 
 def _text(node: ScalarNode) -> str:
-    """Return a scalar's text; escapes may stand for what no file and no name can hold."""
+    """Return a scalar's text, rejecting escapes for characters that file names cannot have."""
     value: str = node.value
     for character in value:
         if character == "\0" or "\ud800" <= character <= "\udfff":
@@ -239,7 +239,7 @@ def _error(node: Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes strings that would not be read back as strings."""
+    """Quotes strings that would otherwise be parsed as other types."""
 
 
 def _represent(_: _Dumper, text: str) -> ScalarNode:
@@ -255,7 +255,7 @@ def dump(values: Any) -> str:
 
 
 def dump_line(values: Any) -> str:
-    """Return the same as one line, which can stand behind a key or in an override."""
+    """Return the same on one line, for use after a key or in an override."""
     return yaml.dump(
         values,
         Dumper=_Dumper,

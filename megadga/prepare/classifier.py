@@ -1,4 +1,4 @@
-"""Which domain a text belongs to: the seam between clusterings and builds."""
+"""Protocol of classifiers that assign texts to domains."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,7 +16,7 @@ class Classifier(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What tells two classifiers apart, hexadecimal."""
+        """Hex digits, different for different classifiers."""
         ...
 
     def assign(self, texts: Sequence[str]) -> IntArray:

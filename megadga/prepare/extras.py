@@ -1,4 +1,4 @@
-"""Packages that only some of preparation needs."""
+"""Lazy import of optional packages."""
 
 import importlib
 from typing import Any
@@ -7,11 +7,11 @@ from megadga.errors import ConfigError
 
 
 def import_extra(module: str, *, extra: str) -> Any:
-    """Return a module that is imported where it is used: it is slow to start, or may be absent.
+    """Import an optional or slow module where it is used.
 
     Args:
         module: Its full name.
-        extra: What ``pip install 'megadga[EXTRA]'`` installs it.
+        extra: The extra of ``pip install 'megadga[EXTRA]'`` that installs it.
 
     Raises:
         ConfigError: If it is not installed.

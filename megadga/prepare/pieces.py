@@ -1,4 +1,4 @@
-"""Cuts long documents into pieces of bounded length."""
+"""Splits long documents into pieces of bounded length."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,11 +8,11 @@ from megadga.errors import ConfigError
 from megadga.prepare.tokenizer import Tokenizer
 
 TextCutter = Callable[[Sequence[str]], list[str]]
-"""How documents, none of them empty, become the texts that are clustered; picklable."""
+"""Splits non-empty documents into the texts to cluster; picklable."""
 
 
 def make_text_cutter(tokenizer: Tokenizer | None, piece_tokens: int | None) -> TextCutter:
-    """Return what cuts documents into pieces of text, or leaves them whole without arguments.
+    """Return a function that splits documents into pieces; the identity without arguments.
 
     Args:
         tokenizer: What counts the tokens.

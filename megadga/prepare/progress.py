@@ -1,4 +1,4 @@
-"""Progress of long work, and bars that show it."""
+"""Progress reporting for long tasks."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from megadga.console import can_draw_bars
 
 
 class Stages(Protocol):
-    """Shows progress, stage by stage."""
+    """Reports progress, stage by stage."""
 
     def __call__(self, stage: str, total: int, unit: str, /) -> Callable[[int], object]:
         """Begin a stage.
@@ -21,13 +21,13 @@ class Stages(Protocol):
             unit: What is counted: ``"B"`` for bytes of input, else a word with a space before it.
 
         Returns:
-            What is called with each number of units done.
+            A function to call with each number of completed units.
         """
         ...
 
 
 def no_progress(_stage: str, _total: int, _unit: str, /) -> Callable[[int], object]:
-    """Show nothing."""
+    """Report nothing."""
     return lambda _: None
 
 
@@ -64,7 +64,7 @@ class ProgressBars:
         self._close()
 
     def __call__(self, stage: str, total: int, unit: str, /) -> Callable[[int], object]:
-        """Begin a stage; return what is called with each number of units done."""
+        """Begin a stage; return a function to call with each number of completed units."""
         self._close()
         if not can_draw_bars(self._stream):
             return _Lines(stage, total, unit, stream=self._stream, clock=self._clock).advance
@@ -95,7 +95,7 @@ class _Lines:
         self._begun = self._written = clock()
 
     def advance(self, amount: int) -> None:
-        """Count some more, and write if it is time to."""
+        """Add to the progress, and print a line if it is due."""
         self._done += amount
         now = self._clock()
         if now - self._written < LINE_INTERVAL_S:

@@ -41,7 +41,7 @@ def read_tokenizer_file(path: Path, *, fingerprint: str | None = None) -> tuple[
 
 
 SPACE_SIGN = "\u2581"
-"""How sentencepiece writes the space: in text it comes back as one, and nothing can be done."""
+"""Sentencepiece's symbol for the space; in text it is decoded as a space."""
 
 
 _WHITE_SPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2002\u2009\u2028\u2029\u202f\u3000"
@@ -82,7 +82,7 @@ _TEXTS = (
 
 
 _SHOWN = 12
-"""Characters that an error shows of a difference, and half as many before it."""
+"""Characters of a difference shown in an error, preceded by half as many."""
 
 
 class Coder(Protocol):
@@ -98,10 +98,10 @@ class Coder(Protocol):
 
 
 def check_round_trips(path: Path, coder: Coder, *, names: Iterable[str]) -> None:
-    """Check that a tokenizer gives back text of every sort that text comes in.
+    """Check that a tokenizer preserves text in a round trip.
 
-    Canonical composition (NFC) alone is let pass: what it composes is the same text to Unicode,
-    and most text is composed already. Documents that it changes are found by ``find_change``.
+    Canonical composition (NFC) is accepted, as the result is canonically equivalent. Documents
+    that it changes are found by ``find_change``.
 
     Args:
         path: The tokenizer's file, for the error.
@@ -117,14 +117,14 @@ def check_round_trips(path: Path, coder: Coder, *, names: Iterable[str]) -> None
         if _is_same(text, decoded) or _is_same(unicodedata.normalize("NFC", text), decoded):
             continue
         raise ConfigError(
-            f"{path}: expected text to come back as it was, {_show_change(text, decoded)}"
+            f"{path}: expected text to be unchanged by a round trip: {_show_change(text, decoded)}"
         )
 
 
 def find_change(coder: Coder, text: str, tokens: TokenArray) -> str | None:
-    """Return what became of a text that does not come back as it was; None: it does.
+    """Return a description of how a round trip changes a text, None if it does not.
 
-    U+2581 may come back as a space: sentencepiece has no other sign for it.
+    U+2581 may be decoded as a space.
 
     Args:
         coder: The tokenizer.
@@ -152,7 +152,7 @@ def _show_change(text: str, decoded: str) -> str:
     shortest = min(len(text), len(decoded))
     start = next((index for index, (one, other) in pairs if one != other), shortest)
     cut = slice(max(start - _SHOWN // 2, 0), start + _SHOWN)
-    # In ASCII: what differs may look alike, or be invisible.
+    # Escaped to ASCII, as differing characters may look alike or be invisible.
     return f"{text[cut]!a}, found {decoded[cut]!a}"
 
 
@@ -161,7 +161,7 @@ NUM_BYTES = 256
 
 @final
 class SentencePieceTokenizer:
-    """A sentencepiece model in memory. Made by ``load``.
+    """A sentencepiece model. Created by ``load``.
 
     EOD is a control piece: no text, not even one that spells its name, is ever encoded to it.
     """
@@ -194,7 +194,7 @@ class SentencePieceTokenizer:
             eod: Name of the control piece that ends documents; None: the model's own, ``</s>``.
             fingerprint: What the file's SHA-256 must be, in which case it has been checked
                 already; None: anything.
-            encodes: Whether text will be encoded, and so must not be lost.
+            encodes: Whether text will be encoded, which requires a lossless round trip.
 
         Raises:
             ConfigError: If it is missing, no sentencepiece model or another one, if it has no
@@ -229,7 +229,7 @@ class SentencePieceTokenizer:
         return self._processor.decode(tokens.tolist())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Worker processes get the path and read the model once, not with every piece of work.
+        # Worker processes receive the path and load the model once, instead of with every task.
         eod = self._processor.id_to_piece(self._identity.eod)
         return _load_sentencepiece, (self.path.resolve(), eod, self._identity.fingerprint)
 
@@ -299,7 +299,7 @@ MAX_LISTED = 10
 
 @final
 class HuggingFaceTokenizer:
-    """A ``tokenizer.json`` in memory. Made by ``load``.
+    """A Hugging Face ``tokenizer.json``. Created by ``load``.
 
     The file's settings for padding, truncation and the tokens around a model's input are left
     out. A normaliser that composes characters (NFC) does so; one that does more is refused.
@@ -333,7 +333,7 @@ class HuggingFaceTokenizer:
                 ``WELL_KNOWN_EODS`` that it has.
             fingerprint: What the file's SHA-256 must be, in which case it has been checked
                 already; None: anything.
-            encodes: Whether text will be encoded, and so must not be lost.
+            encodes: Whether text will be encoded, which requires a lossless round trip.
 
         Raises:
             ConfigError: If it is missing, no tokenizer or another one, if ``eod`` is missing,
@@ -392,7 +392,7 @@ class HuggingFaceTokenizer:
         return self._library.decode(tokens.tolist(), skip_special_tokens=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Worker processes get the path and read the file once, not with every piece of work.
+        # Worker processes receive the path and load the file once, instead of with every task.
         eod = self._library.id_to_token(self._identity.eod)
         return _load_huggingface, (self.path.resolve(), eod, self._identity.fingerprint)
 
@@ -434,7 +434,7 @@ def _listed(special: Mapping[str, int]) -> str:
 def _check_huggingface_spells_everything(path: Path, library: Library) -> None:
     """Check that what is not in the vocabulary is spelt in bytes, each of which is in it.
 
-    The library drops what it cannot spell, or makes it the unknown token, without a word.
+    The library drops what it cannot spell, or makes it the unknown token, silently.
     """
     parts = json.loads(library.to_str())
     model = parts["model"]
@@ -509,8 +509,8 @@ def load_tokenizer(path: Path, *, eod: str | None = None, encodes: bool = True) 
             ``tokenizer.json``.
         eod: Name of the control token that ends documents; None: ``</s>`` of sentencepiece, the
             only well-known one that a Hugging Face tokenizer has.
-        encodes: Whether text will be encoded, and so must not be lost; what others have written
-            with a tokenizer that loses some can still be read.
+        encodes: Whether text will be encoded, which requires a lossless round trip; what others
+            have written with a tokenizer that loses some can still be read.
 
     Raises:
         ConfigError: If it is missing or not what its name says, if ``eod`` is missing, ambiguous

@@ -28,10 +28,10 @@ def sample_texts(
     max_characters: int = MAX_CHARACTERS,
     bad: BadRecords | None = None,
 ) -> Iterator[str]:
-    """Yield text from the beginning of each input, as much of one as of any other.
+    """Yield text from the beginning of each input, an equal amount of each.
 
     Args:
-        paths: Files or folders of documents; those called after validation or test are left out.
+        paths: Files or folders of documents; those named after validation or test are skipped.
         text_key: Where the objects of JSON lines have their text.
         max_characters: Bound on the text of all inputs together: training holds it in memory.
         bad: Counts the bad records of what is read; None: the first is too many.
@@ -104,7 +104,7 @@ def train_tokenizer(
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yield the lines of a text, long ones in pieces, empty ones not."""
+    """Yield the non-empty lines of a text, with long ones split."""
     for line in text.split("\n"):
         for start in range(0, len(line), LINE_CHARACTERS):
             yield line[start : start + LINE_CHARACTERS]

@@ -23,15 +23,15 @@ POLL_S = 0.5
 
 
 MAX_PROCESSES = 4096
-"""More than a machine has cores: each takes some 50 MB."""
+"""Upper bound; each process takes about 50 MB."""
 
 
 @final
 class Workers:
-    """Runs a function on many items, wherever that is done.
+    """Runs a function on many items, in this process or on an executor.
 
     Args:
-        executor: What runs it; None: this process, one item after the other.
+        executor: The executor; None: this process, sequentially.
         count: Items that are worked on at the same time, at least 1.
     """
 
@@ -50,8 +50,8 @@ class Workers:
 
         Args:
             function: Picklable, as are items and results.
-            items: Whoever is free takes the next.
-            waiting: Called every now and then until all is done.
+            items: Distributed dynamically.
+            waiting: Called periodically until all items are done.
 
         Raises:
             MegadgaError: If a worker died. What ``function`` raises surfaces as it is.
@@ -65,7 +65,7 @@ class Workers:
         pending: dict[Future[ResultT], ItemT] = {}
         with self._watched(pending):
             while True:
-                # A few ahead, so that nobody waits; no more, so that an error stops the rest.
+                # A few ahead, to keep workers busy; no more, so that an error stops the rest.
                 while (
                     len(pending) < 2 * self._count and (item := next(remaining, None)) is not None
                 ):
@@ -103,13 +103,13 @@ class Workers:
 
     @contextmanager
     def _watched(self, pending: Iterable[Future[Any]]) -> Generator[None]:
-        """Say so if a worker dies, and drop what nobody has begun when the block ends."""
+        """Report a dead worker, and cancel pending items when the block ends."""
         try:
             yield
         except BrokenProcessPool as error:
             raise MegadgaError(
-                f"workers: expected {self._count} to live, found one dead, most often for want "
-                "of memory: use fewer"
+                f"workers: expected {self._count} running, found one dead, most often for lack of "
+                "memory: use fewer"
             ) from error
         finally:
             for future in pending:
@@ -139,12 +139,12 @@ def open_processes(count: int | None) -> Generator[Workers]:
     with ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_exit_with_parent
     ) as executor:
-        executor.submit(os.getpid)  # they start with the first work: now, while there is none yet
+        executor.submit(os.getpid)  # processes start with the first submit
         yield Workers(executor, count=processes)
 
 
 def _exit_with_parent() -> None:
-    """End this worker at once when its parent ends, however that happens, or on Ctrl-C."""
+    """Terminate this worker when its parent ends for any reason, or on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = parent_process()
     assert parent is not None, "a worker has a parent"
@@ -157,15 +157,15 @@ def _exit_when_ready(sentinel: int) -> None:
 
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
-"""Where the ``mpirun`` of one MPI or another says how many ranks there are."""
+"""Variables with the number of ranks in different MPI implementations."""
 
 
 @contextmanager
 def open_workers(count: int | None) -> Generator[Workers | None]:
-    """Open the workers that this program was started with.
+    """Open workers: the other MPI ranks under ``mpirun``, else processes on this machine.
 
-    Under ``mpirun`` with several ranks, the first hands out work and the others do it: they get
-    None, after all is done, and should end. Otherwise processes of this machine work.
+    Under ``mpirun`` with several ranks, rank 0 distributes the work. The other ranks get None
+    after all work is done, and should exit.
 
     Args:
         count: Processes, as ``open_processes`` has it. Under ``mpirun`` it must be None.
@@ -185,7 +185,7 @@ def open_workers(count: int | None) -> Generator[Workers | None]:
 
 
 def mpi_world_size(environment: Mapping[str, str]) -> int:
-    """Return how many ranks ``mpirun`` has started, 1 if this is none of its."""
+    """Return the number of ranks started by ``mpirun``, 1 without it."""
     return next((int(environment[name]) for name in _SIZES if name in environment), 1)
 
 

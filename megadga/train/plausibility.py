@@ -63,7 +63,7 @@ def _intervals(config: RunConfig, mixture: Mixture) -> Iterator[ConfigIssue]:
             expected = f"fewer than the run's updates ({updates}), or the weights never move"
             yield ConfigIssue(("mixing", "warmup"), expected, str(config.mixing.warmup))
     for section, part in (("evaluation", config.evaluation), ("checkpoint", config.checkpoint)):
-        if part is not None and part.interval > steps and config.says(section, "interval"):
+        if part is not None and part.interval > steps and config.is_set(section, "interval"):
             expected = f"at most training.steps ({steps}): there is one, at the end"
             yield ConfigIssue((section, "interval"), expected, str(part.interval))
 
@@ -103,7 +103,7 @@ def _schedule(config: RunConfig) -> Iterator[ConfigIssue]:
 def _rates(config: RunConfig) -> Iterator[ConfigIssue]:
     peak, rate = peak_rate(config), optimizer_rate(config)
     path = ("deepspeed", "optimizer", "params", "lr")
-    if peak != rate and config.says(*path):
+    if peak != rate and config.is_set(*path):
         kind = config.deepspeed["scheduler"]["type"]
         expected = f"the peak rate of the {kind} schedule ({peak:g}), which takes its place"
         yield ConfigIssue(path, expected, f"{rate:g}")

@@ -141,7 +141,7 @@ def test_a_killed_worker_ends_the_build_with_one_line(arguments, tmp_path):
     next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert errors.startswith("build_shards.py: workers: expected 2 to live, found one dead")
+    assert errors.startswith("build_shards.py: workers: expected 2 running, found one dead")
 
 
 def test_an_interrupted_build_says_how_to_go_on(arguments, tmp_path):
@@ -162,7 +162,7 @@ def test_a_second_build_at_the_same_place_is_refused(arguments, tmp_path):
     )
     kill_with_workers(process)
     assert second.returncode == 2
-    assert second.stderr.endswith("expected nobody at work here, found another build\n")
+    assert second.stderr.endswith("expected no other build in progress, found one\n")
 
 
 def test_ranks_that_cannot_see_each_other_are_refused(arguments):

@@ -31,7 +31,7 @@ def test_it_counts_tokens_and_steps(folder):
 
 def test_it_says_how_the_model_trains(folder):
     assert entry(report(folder), "deepspeed") == (
-        "ZeRO stage 1, AdamW at a peak learning rate of 0.001, which stays, "
+        "ZeRO stage 1, AdamW at a peak learning rate of 0.001, constant, "
         "gradients clipped to norm 1 (DeepSpeed's default)"
     )
     params = "{total_num_steps: auto, warmup_num_steps: 3, decay_num_steps: 4}"

@@ -1,4 +1,4 @@
-"""A clustering in a folder: its record, its centres, and the assignment of texts."""
+"""Loads and saves clusterings, and assigns texts to clusters."""
 
 import functools
 import hashlib
@@ -46,7 +46,7 @@ _TYPES: Mapping[str, type] = {
 
 @dataclass(frozen=True, slots=True)
 class ClusteringRecord:
-    """Everything in ``clusters.json`` but its version.
+    """Contents of ``clusters.json``, without its version.
 
     Attributes:
         embedder: Which embedding it is.
@@ -64,7 +64,7 @@ class ClusteringRecord:
 
 
 def write_record(folder: Path, record: ClusteringRecord) -> None:
-    """Write ``clusters.json`` into ``folder``, whole or not at all.
+    """Write ``clusters.json`` into ``folder`` atomically.
 
     Raises:
         OSError: If it cannot be written.
@@ -75,7 +75,7 @@ def write_record(folder: Path, record: ClusteringRecord) -> None:
 
 
 def read_record(folder: Path) -> ClusteringRecord:
-    """Return what ``clusters.json`` says.
+    """Read ``clusters.json``.
 
     Raises:
         ConfigError: If there is none, or a key is missing, unknown or of a wrong type or value.
@@ -117,7 +117,7 @@ def _fields(content: object, path: str) -> dict[str, Any]:
             f"{path}: expected the keys {', '.join(_TYPES)}, found {list(fields)!r:.200}"
         )
     for key, kind in _TYPES.items():
-        if type(fields[key]) is not kind:  # a bool is no number
+        if type(fields[key]) is not kind:  # exact types: bool is a subclass of int
             raise ConfigError(
                 f"{path}: {key}: expected {kind.__name__}, found {type(fields[key]).__name__} "
                 f"{json.dumps(fields[key])[:60]}"
@@ -137,7 +137,7 @@ SPECS = {"centroids": ArraySpec(("<f4",), 2)}
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Clustering:
-    """What assigns texts to clusters, at every level. Made by ``load``.
+    """Assigns texts to clusters at every level. Created by ``load``.
 
     Attributes:
         folder: Where it was read from.
@@ -158,7 +158,7 @@ class Clustering:
         Args:
             folder: The clustering's.
             embedder_path: Where the sentence-transformers model is now; None: where it was when
-                the clustering was learned.
+                the clustering was trained.
 
         Raises:
             ConfigError: If something is missing or damaged, or the model is another one.
@@ -168,7 +168,7 @@ class Clustering:
         if embedder.fingerprint != record.embedder_fingerprint:
             raise ConfigError(
                 f"{embedder.path}: expected the embedding {record.embedder_fingerprint} that "
-                f"{folder} was learned with, found {embedder.fingerprint}"
+                f"{folder} was trained with, found {embedder.fingerprint}"
             )
         tree = _load_tree(folder, record, embedder.dimension)
         fingerprint = fingerprint_clustering(embedder, tree)
@@ -179,7 +179,7 @@ class Clustering:
         return cls(folder, embedder, tree, fingerprint)
 
     def classifier(self, level: int) -> "ClusterClassifier":
-        """Return what assigns texts to the clusters of one level.
+        """Return a classifier for the clusters of one level.
 
         Args:
             level: Its number of clusters (``K``).
@@ -192,14 +192,14 @@ class Clustering:
 
 @final
 class ClusterClassifier:
-    """Assigns texts to the clusters of one level. Made by ``Clustering.classifier``."""
+    """Assigns texts to the clusters of one level. Created by ``Clustering.classifier``."""
 
     def __init__(self, clustering: Clustering, level: int) -> None:
         width = len(str(level))
         self._clustering = clustering
         self._level = len(clustering.tree.centroids(level))
         self._names = tuple(f"c{number:0{width}d}" for number in range(level))
-        # Found out once: it takes longer than a short text.
+        # Created once, as it takes longer than embedding a short text.
         self._threads = import_extra("threadpoolctl", extra="clusters").ThreadpoolController()
 
     @property
@@ -216,21 +216,21 @@ class ClusterClassifier:
     def assign(self, texts: Sequence[str]) -> IntArray:
         """Return each text's cluster, in ``[0, K)``, shape ``(len(texts),)``.
 
-        A text in which the embedding knows nothing goes to the first cluster that is not empty.
+        A text without known features is assigned to the first non-empty cluster.
         """
-        with self._threads.limit(limits=1):  # one process per core has no use for more
+        with self._threads.limit(limits=1):  # there is one process per core
             points = self._clustering.embedder.embed(texts)
             return self._clustering.tree.assign(points, self._level)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Worker processes get the paths and read the files once, not with every piece of work.
+        # Worker processes receive the paths and load the files once, instead of with every task.
         folder, embedder = self._clustering.folder.resolve(), self._clustering.embedder
         model = embedder.path.resolve() if embedder.kind == "sentence-transformers" else None
         return _load_once, (folder, model, self._clustering.fingerprint, self._level)
 
 
 def save_clustering(folder: Path, embedder: Embedder, tree: ClusterTree) -> None:
-    """Write a clustering into a folder; the record, which makes it one, comes last.
+    """Write a clustering into a folder; the record is written last.
 
     Args:
         folder: Must exist; a TF-IDF embedding is in it already, as ``EMBEDDER_NAME``.

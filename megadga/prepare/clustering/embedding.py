@@ -23,7 +23,7 @@ PointArray = NDArray[np.float32]
 
 
 class Embedder(Protocol):
-    """Embeds texts; picklable, for worker processes, at the cost of its path alone."""
+    """Embeds texts; pickled as its path, for worker processes."""
 
     @property
     def kind(self) -> EmbeddingKind:
@@ -48,7 +48,7 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> PointArray:
         """Return the texts' embeddings, shape ``(len(texts), d)``.
 
-        Rows have norm 1, but for a text in which nothing is known to the embedding: its row is 0.
+        Rows have norm 1, or 0 for a text without known features.
         """
         ...
 
@@ -75,13 +75,13 @@ _UNSPACED = (
 )
 
 
-# A sign is a feature of its own: code is told by its braces.
+# Punctuation marks are separate features, as they distinguish code.
 _FEATURE = re.compile(rf"[^\W{_UNSPACED}]+|[{_UNSPACED}]|[^\w\s]")
 
 
 @final
 class TfidfEmbedder:
-    """A fitted projection in memory. Made by ``load`` and ``fit_tfidf``."""
+    """A fitted projection in memory. Created by ``load`` and ``fit_tfidf``."""
 
     def __init__(self, path: Path, projection: PointArray, fingerprint: str) -> None:
         self._path = path
@@ -127,7 +127,7 @@ class TfidfEmbedder:
         return self._projection.shape[1]
 
     def embed(self, texts: Sequence[str]) -> PointArray:
-        """Return unit rows, or 0 where no feature was seen in fitting; each from its text alone.
+        """Return unit rows, or 0 without known features; independent of other texts.
 
         Raises:
             ConfigError: If scikit-learn is not installed.
@@ -140,7 +140,7 @@ class TfidfEmbedder:
         return unit_rows(counts @ self._projection)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Worker processes get the path and read the file once, not with every piece of work.
+        # Worker processes receive the path and load the file once, instead of with every task.
         return _load_once, (self._path.resolve(), self._fingerprint)
 
 
@@ -161,7 +161,7 @@ def fit_tfidf(texts: Sequence[str], path: Path, *, seed: int) -> TfidfEmbedder:
     counts = _count_features(texts) if texts else None
     if counts is None or counts.nnz == 0:
         raise ConfigError(
-            f"texts: expected some words to learn an embedding from, found {len(texts)} texts "
+            f"texts: expected some words to fit an embedding to, found {len(texts)} texts "
             "without any"
         )
     seen = np.unique(counts.indices)
@@ -200,7 +200,7 @@ def _load_once(path: Path, fingerprint: str) -> TfidfEmbedder:
 
 @final
 class SentenceEmbedder:
-    """A model in memory. Made by ``load``."""
+    """A sentence-transformers model. Created by ``load``."""
 
     def __init__(self, path: Path, model: Any, fingerprint: str) -> None:
         self._path = path
@@ -254,7 +254,7 @@ class SentenceEmbedder:
     def embed(self, texts: Sequence[str]) -> PointArray:
         """Return unit rows; the model reads the beginning of a text that is too long for it.
 
-        The last digits may depend on the texts that are embedded together.
+        The last digits may depend on the other texts in the batch.
         """
         if not texts:
             return np.zeros((0, self._dimension), dtype=np.float32)
@@ -262,7 +262,7 @@ class SentenceEmbedder:
         return unit_rows(np.asarray(rows, dtype=np.float32))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Worker processes get the path and read the model once, not with every piece of work.
+        # Worker processes receive the path and load the model once, instead of with every task.
         return _load_sentence_transformer, (self._path.resolve(), self._fingerprint)
 
 

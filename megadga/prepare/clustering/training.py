@@ -1,4 +1,4 @@
-"""Learns a clustering from documents, and measures its purity."""
+"""Trains a clustering on documents, and measures its purity."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +120,7 @@ class ClusteringRecipe:
         cut: Turns documents into texts (``make_text_cutter``); ``list``: one text per document.
         text_key: Where the objects of JSON lines have their text.
         seed: Of samples, embedding and k-means, in [0, 2^32).
-        max_bad: Bad records that are left out, each time that the input is read, before it fails.
+        max_bad: Limit of invalid records, each time that the input is read.
 
     Raises:
         ConfigError: If the levels do not divide one another, or the seed is out of range.
@@ -148,12 +148,12 @@ def train_clusters(
     stages: Stages = no_progress,
     report: Callable[[str], object] = lambda _: None,
 ) -> Clustering:
-    """Learn a clustering and write its folder, whole or not at all.
+    """Train a clustering and write its folder atomically.
 
     The input is read twice: for a sample of ``SAMPLE_CHARACTERS``, which TF-IDF is fitted to, and
     for enough documents to have ``POINTS_PER_CENTROID`` texts per cluster, whose embeddings
     are kept
-    in a file while it is learned: ``1024 d`` bytes per cluster. Memory does not grow with the
+    in a temporary file: ``1024 d`` bytes per cluster. Memory does not grow with the
     input. The same input, recipe and embedder give the same bytes, whatever the number of workers;
     with a sentence-transformers model, as far as its embeddings are the same.
 
@@ -197,7 +197,7 @@ def train_clusters(
 
 @dataclass(frozen=True, slots=True)
 class _ClusterTraining:
-    """One attempt: what all its steps need."""
+    """State shared by the steps of training a clustering."""
 
     paths: Sequence[Path]
     recipe: ClusteringRecipe
@@ -213,7 +213,7 @@ class _ClusterTraining:
         chunks = chunk_texts(sample.texts)
         texts = list(chain.from_iterable(self.pool.map_in_order(self.recipe.cut, chunks)))
         if not texts:
-            raise ConfigError("texts: expected some to learn clusters from, found none")
+            raise ConfigError("texts: expected some to train clusters on, found none")
         if embedder is None:
             embedder = fit_tfidf(texts, folder / EMBEDDER_NAME, seed=self.recipe.seed)
         points_file = folder / "points.f32"
@@ -229,13 +229,13 @@ class _ClusterTraining:
         save_clustering(folder, embedder, tree)
 
     def _fraction(self, sample: TextSample, texts: Sequence[str]) -> float:
-        """Return which share of the documents has as many texts as k-means looks at."""
+        """Return the fraction of documents that yields as many texts as k-means uses."""
         wanted = POINTS_PER_CENTROID * self.recipe.levels[-1]
         sampled_characters = sum(map(len, sample.texts))
         return wanted * sampled_characters / (len(texts) * sample.num_characters)
 
     def _embed(self, embedder: Embedder, file: Path, *, fraction: float) -> None:
-        """Write the embeddings of a fraction of the documents to a file, but for those of 0."""
+        """Write the non-zero embeddings of a fraction of the documents to a file."""
         chosen = subsample(self._read("embedding"), fraction=fraction, seed=self.recipe.seed)
         embed = partial(_embed, embedder=embedder, cut=self.recipe.cut)
         num_points = 0
@@ -245,7 +245,7 @@ class _ClusterTraining:
                 num_points += len(rows)
         if num_points == 0:
             raise ConfigError(
-                "texts: expected some that the embedding knows something in, found none"
+                "texts: expected some with features known to the embedding, found none"
             )
 
     def _read(self, stage: str) -> Iterator[str]:
@@ -255,13 +255,13 @@ class _ClusterTraining:
             self.paths, text_key=self.recipe.text_key, bad=bad, progress=progress
         )
         bad.check_all()
-        if stage == "sampling":  # the others read the same again
+        if stage == "sampling":  # later passes read the same input
             for line in bad.describe():
                 self.report(line)
 
 
 def _embed(texts: Sequence[str], *, embedder: Embedder, cut: TextCutter) -> PointArray:
     threads = import_extra("threadpoolctl", extra="clusters")
-    with threads.threadpool_limits(limits=1):  # of a worker, which has no use for more
+    with threads.threadpool_limits(limits=1):  # workers are single-threaded
         points = embedder.embed(cut(texts))
     return points[points.any(axis=1)]

@@ -1,4 +1,4 @@
-"""How much of a held-out set occurs in training text, and the report of it."""
+"""Searches training text for n-grams of held-out sets, and reports the overlap."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -215,11 +215,11 @@ def _largest_first(overlap: Overlap) -> float:
 
 
 MAX_ROWS = 40
-"""Domains that the table lists, the worst ones: there may be thousands."""
+"""Maximum domains listed in the table, largest overlap first."""
 
 
 MAX_NAMED = 5
-"""Places that a complaint names."""
+"""Maximum places listed in a message."""
 
 
 def render_leakage(
@@ -229,7 +229,7 @@ def render_leakage(
 
     Args:
         leakage: What was found.
-        decode: Shows matches as text; None: where they are is shown instead.
+        decode: Decodes matches to text; None: positions are printed instead.
     """
     yield (
         f"{leakage.name}: {leakage.num_documents:,} held-out documents, "
@@ -254,7 +254,7 @@ def render_leakage(
 
 
 def describe_excess(leakage: Leakage) -> str | None:
-    """Return in one line which places hold more than the rule allows; None: no place does."""
+    """Return a line about places above the allowed overlap, None if there are none."""
     beyond = leakage.excesses
     if not beyond:
         return None

@@ -1,9 +1,9 @@
-"""Documents to shards, from end to end: tokenized, sorted, merged.
+"""Builds shards from documents: tokenize, sort, merge.
 
     files ──tasks──▶ sorted runs ──ranges of keys──▶ shards ──▶ a folder per domain, or one for all
 
-Tasks and shards are done by whoever is free, each is whole or absent, and the bytes that come out
-are the same whoever did what, in which order, and however often everybody was killed.
+Workers process tasks and shards in any order. Each result is written atomically, and the output
+bytes do not depend on the number of workers, the order of tasks, or interruptions.
 """
 
 import hashlib
@@ -44,15 +44,15 @@ NAMES_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What came of a build.
+    """Result of a build.
 
     Attributes:
-        manifests: Of every folder with shards, in order.
-        num_records: Records that were read, the bad ones too; 0 if all was there already.
-        num_bad: Those that were left out.
-        rejects: Where they are listed; None: there are none.
-        whole: Domains of which nothing is held out, as everything would have been; none if all
-            was there already.
+        manifests: Manifests of all folders with shards, in order.
+        num_records: Records read, invalid ones included; 0 if the build was already complete.
+        num_bad: Invalid records that were skipped.
+        rejects: File that lists them; None if there are none.
+        whole: Domains without a validation split, as all their documents would have been held
+            out; empty if the build was already complete.
     """
 
     manifests: tuple[Manifest, ...]
@@ -64,14 +64,14 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class Build:
-    """Everything that decides what is built.
+    """Everything that determines the output of a build.
 
     Attributes:
-        corpus: What is read.
+        corpus: The input.
         tokenizer: Picklable if there are several workers.
-        output: Where the domains go; a folder of domains may hold others already.
+        output: The output; a folder of domains may contain others already.
         recipe: How documents become splits of domains.
-        classifier: Sorts documents into its domains; None: the corpus or the records say.
+        classifier: Assigns documents to domains; None: the corpus or the records do.
     """
 
     corpus: Corpus
@@ -82,16 +82,16 @@ class Build:
 
     @property
     def names(self) -> Sequence[str] | None:
-        """The domains' names; None: the records say them."""
+        """The domains' names; None if they come from the records."""
         return self.corpus.names if self.classifier is None else self.classifier.names
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of a token on the disk."""
+        """Bytes per token on disk."""
         return best_dtype(self.tokenizer.identity.vocab_size).itemsize
 
     def describe(self) -> dict[str, Any]:
-        """Return it JSON-shaped, with sizes and, by file under ``modified``, times of its files.
+        """Return a JSON-serializable description, with sizes and modification times of its files.
 
         Raises:
             ConfigError: If a file cannot be read.
@@ -123,25 +123,24 @@ class Build:
 
 
 def build_shards(build: Build, execution: Execution = Execution()) -> BuildResult:
-    """Write the domains of a corpus, each document ended by EOD, in a random order.
+    """Write the domains of a corpus, in random order, with EOD after each document.
 
-    A domain of which every document would be held out, by its text, is trained on whole: copies
-    of a document stay together, and a domain without training text is none.
+    If all documents of a domain would be held out, none are: copies of a document always belong to
+    the same split, and a domain needs training text.
 
-    Killed at any moment and called again with the same build, it goes on where it was. Until it is
-    finished everything is in a hidden folder beside the output, with as much room as that needs.
+    An interrupted build resumes when called again with the same arguments. Until it is finished,
+    everything is in a hidden folder beside the output, which needs about as much space.
 
     Args:
-        build: What is built.
-        execution: Who does it, and what is too much for them.
+        build: What to build.
+        execution: Workers and resource limits.
 
     Raises:
-        ConfigError: If a file cannot be read or changes while it is, too many records are bad, a
-            domain has no document to train on, or a build of something else was begun at the same
-            place.
-        ShardError: If a domain's folder exists already and is of something else, or of the same
-            files as they were before they were modified, or if writing fails; what is done is
-            kept.
+        ConfigError: If a file cannot be read or changes while it is read, too many records are
+            invalid, a domain has no training document, or a different build was interrupted at the
+            same location.
+        ShardError: If a domain's folder exists from other input or from earlier versions of the
+            files, or writing fails; completed work is kept.
     """
     with _written(build.output):
         return _build(build, execution)
@@ -159,7 +158,7 @@ def _build(build: Build, execution: Execution) -> BuildResult:
     else:
         build.output.check_left(made)
     with work_folder.claim(plan):
-        # Shards of another size, or another place for them, leave out the same records.
+        # Invalid records do not depend on the options of merging.
         rejects = build.output.rejects_path(_digest({**plan, "modified": None, "merging": None}))
         records = _tokenize(build, execution, rejects)
         _check_unchanged(build, plan)
@@ -177,11 +176,11 @@ def _build(build: Build, execution: Execution) -> BuildResult:
 
 @contextmanager
 def _written(output: BuildOutput) -> Generator[None]:
-    """Say in a line what the disk refuses, of the output or of what is kept beside it."""
+    """Convert ``OSError`` from writing to a one-line ``ShardError``."""
     try:
         yield
     except BrokenPipeError:
-        raise  # of whoever watches the progress
+        raise  # of the progress output
     except OSError as error:
         path, reason = error.filename or output.work_folder.folder, error.strerror or error
         raise ShardError(
@@ -203,13 +202,13 @@ def _tokenize(build: Build, execution: Execution, rejects: Path) -> list[TaskRec
 
 
 def _check_unchanged(build: Build, plan: Mapping[str, Any]) -> None:
-    """Check that what was read is what was there when the build began."""
+    """Check that no input file has changed since the build began."""
     now = build.describe()
     before = {path: (size, plan["modified"][path]) for path, size, *_ in plan["files"]}
     for path, size, *_ in now["files"]:
         if (size, now["modified"][path]) != before[path]:
             raise ConfigError(
-                f"{path}: expected it to stay as it is while it is read, found it modified: "
+                f"{path}: expected no change during the build, found it modified: "
                 f"remove {build.output.work_folder.folder} and build again"
             )
 
@@ -221,10 +220,10 @@ def _digest(content: object) -> str:
 def _merge(
     build: Build, execution: Execution, records: Sequence[TaskRecord], made: Provenance
 ) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:
-    """Write all shards, and put each folder in its place once all of its shards are there.
+    """Write all shards, and move each folder to its final location when it is complete.
 
     Returns:
-        The folders' manifests, and the names of the domains that are trained on whole.
+        The folders' manifests, and the names of the domains without held-out documents.
     """
     names = build.names
     if names is None:
@@ -282,9 +281,9 @@ def _merging(build: Build, records: Sequence[TaskRecord], names: Sequence[str]) 
 
 
 def _held_out_whole(build: Build, sizes: DomainSizes) -> IntArray:
-    """Return the domains of which chance holds out everything, rising.
+    """Return the domains whose documents were all held out by chance, in ascending order.
 
-    Where files say what is held out, nothing of it is ever trained on.
+    Files that are explicitly for validation are never used for training.
     """
     given = {one.domain for one in build.corpus.sources if one.valid_fraction == 1.0}
     train, valid = sizes.documents
@@ -296,7 +295,7 @@ def _held_out_whole(build: Build, sizes: DomainSizes) -> IntArray:
 
 
 def _check_before(build: Build) -> None:
-    """Check what can be known of the output and the domains before anything is read."""
+    """Check the output and the domains as far as possible before reading anything."""
     if build.output.path.exists() and not build.output.path.is_dir():
         raise ShardError(f"{build.output.path}: expected a folder or nothing yet, found a file")
     if build.names is None:
@@ -312,7 +311,7 @@ def _check_before(build: Build) -> None:
 
 
 def _check_domains(build: Build, names: Sequence[str], sizes: DomainSizes) -> None:
-    """Check that every domain has something to train on, if they do not share a folder."""
+    """Check that every domain has training documents, if they do not share a folder."""
     to_train_on = sizes.documents[0]
     if build.output.grouped:
         empty = [] if to_train_on.any() else ["any domain"]
@@ -330,7 +329,7 @@ def _refuse_empty(build: Build, empty: Sequence[str]) -> None:
 
 
 def format_names(names: Sequence[str]) -> str:
-    """Return some names in a line, and how many more there are."""
+    """Return a truncated list of names with the number of remaining ones."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
 

@@ -148,7 +148,7 @@ def describe_exceptions(built: BuildResult) -> Iterator[str]:
         )
     if built.rejects is not None:
         bad = f"{built.num_bad:,} of {built.num_records:,} records"
-        yield f"left out {bad}: {built.rejects} lists them"
+        yield f"skipped {bad}, listed in {built.rejects}"
 
 
 def _read_corpus(args: argparse.Namespace) -> Corpus:

@@ -1,4 +1,4 @@
-"""What a build reads, the recipe that decides its bytes, and the division into tasks."""
+"""The input of a build, its recipe, and the division into tasks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ SPLITS = ("train", "valid")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How documents become the splits of domains.
+    """How documents become splits of domains.
 
     Attributes:
-        keys: Where records have their text, and their id and domain if those are asked for.
-        valid_fraction: Documents held out for validation, in [0, 1), on average. Which ones
-            depends on their text alone: copies stay together, and a document keeps its side
-            whatever the seed and whatever is added to the input.
-        seed: Of the shuffle, in [0, 2^64).
-        piece_tokens: Longer documents are cut into pieces of so many tokens, each a document of
-            its own from then on, in [1, 2^62]; None: documents stay whole.
-        shard_tokens: Tokens of a shard, about, in [1, 2^62].
+        keys: Keys of the text, and of the id and domain if needed, in records.
+        valid_fraction: Expected fraction of documents held out for validation, in [0, 1). The
+            selection depends only on the text: copies belong to the same split, and a document's
+            split does not change with the seed or with additional input.
+        seed: Seed of the shuffle, in [0, 2^64).
+        piece_tokens: Longer documents are split into pieces of this many tokens, which are treated
+            as documents from then on, in [1, 2^62]; None: documents are not split.
+        shard_tokens: Approximate tokens per shard, in [1, 2^62].
 
     Raises:
         ConfigError: If a value is out of range.
@@ -60,12 +60,12 @@ MAX_TASK_BYTES = 1 << 26
 
 
 TASKS_WANTED = 64
-"""A corpus is cut into about this many tasks, or more if they would be too large."""
+"""Approximate number of tasks per corpus; more if they would be too large."""
 
 
 CHECKED_BYTES = 1 << 26
-"""Documents that are decoded again to see whether they come back: about as many bytes of the
-corpus, spread evenly, and as many again, an equal part of each file."""
+"""Documents whose round trip through the tokenizer is checked: about this many bytes, distributed
+evenly over the corpus, and as many again with an equal share of each file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ class SourceFile:
 
     Attributes:
         path: The file.
-        ordinal: Its place among the files of its input, from 0; addresses its documents' order.
-        domain: The domain of all its documents; None: each is sorted by itself.
-        valid_fraction: Documents held out for validation, in [0, 1], on average.
+        ordinal: Its index among the files of its input, from 0; part of the documents' sort key.
+        domain: The domain of all its documents; None: assigned per document.
+        valid_fraction: Expected fraction of documents held out for validation, in [0, 1].
     """
 
     path: Path
@@ -87,12 +87,11 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All that a build reads.
+    """The input of a build.
 
     Attributes:
-        sources: Every file, in order.
-        names: The domains' names if they are known before anything is read; None: records or a
-            classifier say.
+        sources: All files, in order.
+        names: The domains' names; None if records or a classifier determine them.
     """
 
     sources: tuple[SourceFile, ...]
@@ -101,12 +100,12 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """Some neighbouring records of one file.
+    """Consecutive records of one file.
 
     Attributes:
         source: The file.
-        span: Where in the file.
-        checked: Share of its documents, in (0, 1], that must survive tokenizing and decoding.
+        span: Their span in the file.
+        checked: Fraction of its documents, in (0, 1], whose round trip is checked.
     """
 
     source: SourceFile
@@ -116,10 +115,10 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What one worker tokenizes at a time.
+    """A unit of work for tokenizing.
 
     Attributes:
-        number: Its place among the tasks, from 0.
+        number: Its index, from 0.
         parts: In the order of the corpus, at least one.
     """
 
@@ -128,7 +127,7 @@ class Task:
 
     @property
     def input_bytes(self) -> int:
-        """Bytes on the disk that it reads."""
+        """Bytes of input on disk."""
         return sum(part.span.input_bytes for part in self.parts)
 
 
@@ -136,8 +135,8 @@ def corpus_by_input(inputs: Sequence[DomainInput], *, valid_fraction: float) -> 
     """Return a corpus in which every input is a domain.
 
     Args:
-        inputs: What each domain is built from.
-        valid_fraction: Documents held out where an input has no validation files of its own.
+        inputs: The input of each domain.
+        valid_fraction: Fraction held out of inputs without their own validation files.
 
     Raises:
         ConfigError: If an input does not exist.
@@ -153,7 +152,7 @@ def corpus_by_input(inputs: Sequence[DomainInput], *, valid_fraction: float) -> 
 
 
 def corpus_of_files(files: Sequence[Path], *, valid_fraction: float) -> Corpus:
-    """Return a corpus whose documents are sorted into domains one by one.
+    """Return a corpus whose documents are assigned to domains individually.
 
     Args:
         files: Every file, in order.
@@ -166,9 +165,9 @@ def corpus_of_files(files: Sequence[Path], *, valid_fraction: float) -> Corpus:
 
 
 def plan_tasks(corpus: Corpus) -> tuple[Task, ...]:
-    """Divide a corpus into tasks of similar size: large files are cut, small ones put together.
+    """Divide a corpus into tasks of similar size, splitting large files and grouping small ones.
 
-    Depends on the files alone, never on who is there to work.
+    The division depends only on the files, not on the workers.
 
     Raises:
         ConfigError: If a file cannot be read.
@@ -194,7 +193,7 @@ def _input_sources(one: DomainInput, domain: int, valid_fraction: float) -> Iter
 
 
 def _checked_shares(sizes: Sequence[int]) -> list[float]:
-    """Return the share of each file's documents that are checked, given the sizes of all."""
+    """Return the fraction of each file's documents to check, from the sizes of all files."""
     evenly = CHECKED_BYTES / max(sum(sizes), 1)
     return [min(max(evenly, CHECKED_BYTES / max(size * len(sizes), 1)), 1.0) for size in sizes]
 

@@ -1,4 +1,4 @@
-"""Second half of a build: sorted runs to shards and their folders."""
+"""Second half of a build: merges sorted runs into shards and folders."""
 
 import hashlib
 import json
@@ -45,11 +45,11 @@ TRAIN, VALID = range(len(SPLITS))
 
 @dataclass(frozen=True, eq=False)
 class SortedRun:
-    """Where a run is, and what its domains are called elsewhere.
+    """Name of a run, and the mapping of its domains to global ones.
 
     Attributes:
-        name: Its name in the work_folder.
-        domains: The number of each of its domains over all runs, rising; None: the same.
+        name: Its name in the work folder.
+        domains: Global index of each of its domains, ascending; None: identical.
     """
 
     name: str
@@ -58,18 +58,18 @@ class SortedRun:
 
 @dataclass(frozen=True, eq=False)
 class DomainSizes:
-    """How much there is.
+    """Sizes of all domains.
 
     Attributes:
-        documents: Of each domain in each split, shape ``(splits, K)``.
-        tokens: The same in tokens.
+        documents: Documents per split and domain, shape ``(splits, K)``.
+        tokens: Tokens per split and domain, shape ``(splits, K)``.
     """
 
     documents: IntArray
     tokens: IntArray
 
     def trained_on(self, domains: IntArray) -> "DomainSizes":
-        """Return what it is when all of some domains is in the training split."""
+        """Return the sizes with all documents of some domains moved to the training split."""
         moved: list[IntArray] = []
         for sizes in (self.documents, self.tokens):
             sums = sizes.copy()
@@ -84,11 +84,11 @@ class ShardTask:
     """One shard to write.
 
     Attributes:
-        folder: The name of the folder that it will be in.
-        split: Which split of its domains it has.
-        number: Its place among the shards of that split, from 0.
-        points: Where it begins, and where each of the ranges that it is made of ends.
-        num_tokens: Tokens in it, about.
+        folder: Name of its folder.
+        split: Its split.
+        number: Its index among the shards of that split, from 0.
+        points: Its start, and the end of each range of sort keys in it.
+        num_tokens: Approximate number of tokens.
     """
 
     folder: str
@@ -99,20 +99,20 @@ class ShardTask:
 
     @property
     def name(self) -> str:
-        """The name of its files without their suffixes."""
+        """Name of its files without suffix."""
         return f"{self.split}-{self.number:05d}"
 
 
 @dataclass(frozen=True)
 class ShardMerger:
-    """What a worker does with a shard; the same for all shards of a build.
+    """Writes shards from sorted runs; picklable, for workers.
 
     Attributes:
-        work_folder: Where runs are and shards go.
-        runs: All of them, in the order of the corpus.
+        work_folder: Folder of runs and shards.
+        runs: All runs, in the order of the corpus.
         dtype: Type of the tokens.
         ids: Whether documents have ids.
-        whole: Domains all of whose held out documents go into the training split, rising.
+        whole: Domains whose held-out documents are moved to the training split, ascending.
     """
 
     work_folder: WorkFolder
@@ -122,7 +122,7 @@ class ShardMerger:
     whole: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __call__(self, task: ShardTask) -> ShardEntry:
-        """Write one shard; it is whole, and recorded, when this returns."""
+        """Write one shard and record its completion."""
         prefix = self.work_folder.shard_prefix(task.folder, task.name)
         prefix.parent.mkdir(exist_ok=True)
         with ShardWriter(prefix, self.dtype, ids=self.ids) as writer:
@@ -133,18 +133,18 @@ class ShardMerger:
         return writer.entry
 
     def sizes(self, num_domains: int) -> DomainSizes:
-        """Return what all runs hold; reads their lists of groups."""
+        """Return the sizes of all runs; reads their lists of groups."""
         shape = (len(SPLITS), num_domains)
         documents, tokens = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for sorted_run in self.runs:
             run = self._open(sorted_run)
             splits, domains = divide_groups(run.groups)
-            documents[splits, domains] += run.num_documents  # each group comes once in a run
+            documents[splits, domains] += run.num_documents  # groups are unique within a run
             tokens[splits, domains] += run.num_tokens
         return DomainSizes(documents, tokens)
 
     def _gathered(self, first: SortPosition, last: SortPosition) -> Iterator[TokenizedDocuments]:
-        """Yield the documents of a range of the order, some at a time."""
+        """Yield the documents of a range in sort order, in batches."""
         found = [part for run in self.runs for part in self._parts(self._open(run), first, last)]
         keys = np.concatenate([documents.keys for documents in found])
         groups = np.concatenate([documents.groups for documents in found])
@@ -170,7 +170,7 @@ class ShardMerger:
     def _parts(
         self, run: RunReader, first: SortPosition, last: SortPosition
     ) -> Iterator[TokenizedDocuments]:
-        """Yield what a run has in a range, which is of one split, in any order."""
+        """Yield a run's documents in a range of one split, in any order."""
         documents = run.between(first, last)
         domains = self.whole[
             np.isin(group_numbers(np.full_like(self.whole, VALID), self.whole), run.groups)
@@ -197,14 +197,14 @@ class ShardMerger:
 def plan_shards(
     folder: str, domains: range, tokens: IntArray, *, shard_tokens: int, range_tokens: int
 ) -> Iterator[ShardTask]:
-    """Yield the shards of one folder: each split in shards of similar size, at least one token.
+    """Yield the shards of one folder, with similar sizes within each split.
 
     Args:
         folder: Its name.
-        domains: Numbers of the domains in it.
-        tokens: Of each domain in each split, over all of them, shape ``(splits, K)``.
-        shard_tokens: Tokens of a shard, about; sizes vary because keys are random.
-        range_tokens: Tokens that are gathered at a time, about; makes no difference to the shards.
+        domains: Indices of its domains.
+        tokens: Tokens per split and domain, of all domains, shape ``(splits, K)``.
+        shard_tokens: Approximate tokens per shard; sizes vary because keys are random.
+        range_tokens: Approximate tokens merged at once; does not affect the shards.
     """
     for number, split in enumerate(SPLITS):
         held = tokens[number, domains.start : domains.stop]
@@ -224,9 +224,9 @@ def plan_shards(
 
 
 def _point(split: int, first: int, tokens: IntArray, target: int) -> SortPosition:
-    """Return the point before which about ``target`` tokens of a split's domains come.
+    """Return the sort position after about ``target`` tokens of a split's domains.
 
-    Keys are spread evenly: a fraction of a domain's tokens lies below that fraction of 2^64.
+    Keys are uniform: a fraction of a domain's tokens lies below that fraction of 2^64.
     """
     ends = np.cumsum(tokens)
     domain = int(np.searchsorted(ends, target, side="right"))
@@ -241,19 +241,19 @@ BUILD_FILE = "build.json"
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a build is of, by which its finished folders are known again.
+    """Identity of a build's input, to recognise its finished folders.
 
     Attributes:
-        digest: SHA-256 of everything that decides it, with names and sizes of its files,
-            hexadecimal.
-        modified: When each file was modified, in nanoseconds, by its absolute path.
+        digest: SHA-256, as hex digits, of everything that determines the output, with names and
+            sizes of its files.
+        modified: Modification time of each file, in nanoseconds, by its absolute path.
     """
 
     digest: str
     modified: Mapping[str, int]
 
     def describe(self) -> dict[str, Any]:
-        """Return it JSON-shaped, of bounded size however many files there are."""
+        """Return a JSON-serializable description of bounded size."""
         times = json.dumps(sorted(self.modified.items())).encode()
         return {
             "version": 2,
@@ -263,15 +263,15 @@ class Provenance:
         }
 
     def check(self, note: Mapping[str, Any], folder: Path) -> None:
-        """Check that the files are still what a folder was built from.
+        """Check that the input files have not changed since a folder was built from them.
 
         Args:
-            note: What ``describe`` said then.
-            folder: What was built.
+            note: The description stored in the folder.
+            folder: The folder.
 
         Raises:
-            ShardError: If one of them was modified since; names the first that is newer than all
-                were, if there is one.
+            ShardError: If a file was modified; names the first one that is newer than all were, if
+                there is one.
         """
         if note.get("modified") == self.describe()["modified"]:
             return
@@ -282,19 +282,18 @@ class Provenance:
             if isinstance(newest, int) and time > newest
         ]
         raise ShardError(
-            f"{newer[0] if newer else folder}: expected the input as it was when {folder} was "
-            "built from it, found other times of modification: remove that folder to build it "
-            "again"
+            f"{newer[0] if newer else folder}: expected no change since {folder} was built from "
+            "it, found other modification times: remove that folder to build it again"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOutput:
-    """Where a build puts its domains.
+    """The output location of a build.
 
     Attributes:
-        path: The folder that gets one folder per domain; or, grouped, that all domains share.
-        grouped: Whether they share it.
+        path: The folder for one folder per domain or, if grouped, of the shared shards.
+        grouped: Whether the domains share one folder of shards.
     """
 
     path: Path
@@ -302,30 +301,29 @@ class BuildOutput:
 
     @property
     def work_folder(self) -> WorkFolder:
-        """The hidden folder beside it that a build works in."""
+        """The hidden work folder beside it."""
         path = self.path.absolute()
         return WorkFolder(path.with_name(f".{path.name}.building"))
 
     def rejects_path(self, digest: str) -> Path:
-        """Return where the bad records of a build are listed, beside the output."""
+        """Return the path of the list of invalid records, beside the output."""
         return rejects_path(self.path.absolute(), digest)
 
     def folders(self, names: Sequence[str]) -> dict[str, range]:
-        """Return the name of each folder with shards, and the numbers of the domains in it."""
+        """Return the name of each folder with shards, and the indices of its domains."""
         if self.grouped:
             return {self.path.absolute().name: range(len(names))}
         return {name: range(number, number + 1) for number, name in enumerate(names)}
 
     def final_path(self, folder: str) -> Path:
-        """Return where a folder with shards ends up."""
+        """Return the final path of a folder with shards."""
         return self.path if self.grouped else self.path / folder
 
     def finished(self, folder: str, made: Provenance) -> Manifest | None:
-        """Return what a build has put in its place already; None: nothing yet.
+        """Return the manifest of a folder that this build has completed, None if it has not.
 
         Raises:
-            ShardError: If something else is there, or the same from files that were modified
-                since.
+            ShardError: If the folder is from another build, or the input was modified since.
         """
         path = self.final_path(folder)
         if not path.exists():
@@ -337,11 +335,11 @@ class BuildOutput:
         return read_manifest(path)
 
     def check_left(self, made: Provenance) -> None:
-        """Check what was built here before, where the records are still to say what domains are.
+        """Check existing output before the domains are known.
 
         Raises:
-            ShardError: If something of the same build is there, from files that were modified
-                since; grouped, if something else is there.
+            ShardError: If output of this build exists and the input was modified since; if
+                grouped, also if the output is from another build.
         """
         if self.grouped:
             self.finished(self.path.absolute().name, made)
@@ -354,15 +352,15 @@ class BuildOutput:
 
 @dataclass(frozen=True)
 class FolderFinisher:
-    """Puts folders with finished shards in their place; the same for all of a build.
+    """Completes folders with finished shards and moves them to their final location.
 
     Attributes:
-        output: Where.
+        output: The output location.
         tokenizer: Tokenizer that produced the tokens.
-        names: The domains' names, ``K`` of them.
-        sizes: How much there is of each.
-        classifier: Fingerprint of what sorted documents into them; None: nothing did.
-        build: What is written down of the build, JSON-shaped.
+        names: Names of the ``K`` domains.
+        sizes: Sizes of the domains.
+        classifier: Fingerprint of the classifier; None if there was none.
+        build: JSON-serializable description of the build to store.
     """
 
     output: BuildOutput
@@ -373,11 +371,11 @@ class FolderFinisher:
     build: Mapping[str, Any]
 
     def __call__(self, folder: str, shards: Sequence[ShardTask]) -> Manifest:
-        """Complete one folder with its manifest and give it its final name.
+        """Write one folder's manifest and move it to its final location.
 
         Args:
             folder: Its name.
-            shards: What is in it, all of it written.
+            shards: Its shards, all of them written.
         """
         work_folder = self.output.work_folder
         merged = work_folder.merged_folder(folder)
@@ -408,7 +406,7 @@ class FolderFinisher:
 
 
 def _read_note(folder: Path) -> dict[str, Any]:
-    """Return what a build noted in a folder; empty: nothing that can be read."""
+    """Return the description that a build stored in a folder, empty if it is unreadable."""
     try:
         note: object = json.loads((folder / BUILD_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The two halves of a build over all workers: who has done what, and how far all of it is."""
+"""Runs both stages of a build on all workers, with resuming and progress."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ MAX_MEMORY_BYTES = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a build is carried out; makes no difference to what is built.
+    """How a build is executed; does not affect its output.
 
     Attributes:
-        workers: Who does the work.
-        memory_bytes: Tokens that each of them holds at a time, in bytes, at least 1.
-        max_bad: Bad records that are left out before the build fails.
-        stages: Shows how far it is.
+        workers: The workers.
+        memory_bytes: Bytes of tokens that each worker holds in memory, at least 1.
+        max_bad: Number or fraction of invalid records to tolerate.
+        stages: Shows progress.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -45,31 +45,31 @@ class Execution:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes that one record may have, its line included: a quarter, 1 MiB at least.
+        """Maximum size of a record's line: a quarter of the memory, at least 1 MiB.
 
-        While it is tokenized, a text takes some 50 times its size.
+        Tokenizing a text takes about 50 times its size.
         """
         return max(self.memory_bytes // 4, MIN_RECORD_BYTES)
 
     def held_tokens(self, token_bytes: int) -> int:
-        """Return the tokens of so many bytes that a worker holds at a time, at least 1."""
+        """Return the number of tokens that a worker holds in memory, at least 1."""
         return max(self.memory_bytes // token_bytes, 1)
 
 
 def tokenize_all(
     job: TaskTokenizer, tasks: Sequence[Task], execution: Execution, *, rejects_path: Path
 ) -> list[TaskRecord]:
-    """Do the tasks that are not done yet and return the records of all, in order.
+    """Run the remaining tasks and return the records of all tasks, in order.
 
     Args:
-        job: What is done with each.
-        tasks: All of them.
-        execution: Who does it, and how many bad records are too many.
-        rejects_path: Where bad records are listed, if there are any, when there are too many or
-            all are known.
+        job: The function to run on each task.
+        tasks: All tasks.
+        execution: Workers and the limit of invalid records.
+        rejects_path: File for the list of invalid records, written at the end or when there are
+            too many.
 
     Raises:
-        ConfigError: If a file is damaged or too many records are bad; what is done is kept.
+        ConfigError: If a file is damaged or too many records are invalid; completed work is kept.
     """
     records = _finished(job, tasks, execution)
     finished = sum(task.input_bytes for task in tasks if task.number in records)
@@ -85,7 +85,7 @@ def tokenize_all(
 
     tell()
     missing = [task for task in tasks if task.number not in records]
-    missing.sort(key=lambda task: -task.input_bytes)  # so that nobody ends with a large one
+    missing.sort(key=lambda task: -task.input_bytes)  # largest first, for load balancing
     for task, record in execution.workers.map(job, missing, waiting=tell):
         records[task.number] = record
         finished += task.input_bytes
@@ -100,12 +100,12 @@ def tokenize_all(
 
 
 def write_all(job: ShardMerger, shards: Sequence[ShardTask], execution: Execution) -> None:
-    """Write the shards that are not there yet.
+    """Write the remaining shards.
 
     Args:
-        job: What is done for each.
-        shards: All of them.
-        execution: Who does it.
+        job: The function to run on each shard.
+        shards: All shards.
+        execution: Workers and progress.
     """
     total = sum(shard.num_tokens for shard in shards)
     missing = [
@@ -120,7 +120,7 @@ def write_all(job: ShardMerger, shards: Sequence[ShardTask], execution: Executio
 def _finished(
     job: TaskTokenizer, tasks: Sequence[Task], execution: Execution
 ) -> dict[int, TaskRecord]:
-    """Return the records of the tasks that an earlier program has done, by number."""
+    """Return the records of tasks that an earlier process completed, by number."""
     found = {task.number: job.work_folder.task_record(task.number) for task in tasks}
     claimed = [task for task in tasks if found[task.number] is not None]
     if not claimed:
@@ -148,12 +148,12 @@ def _list_bad(
     max_bad: MaxBad,
     path: Path,
 ) -> ConfigError:
-    """List the bad records so far, and return the error that says where."""
+    """Write the list of invalid records so far, and return the error that names it."""
     write_rejects(path, find_rejects(tasks, records, job.work_folder))
     first = next(find_rejects(tasks, records, job.work_folder))
     num_bad = sum(record.num_bad for record in records.values())
     num_records = sum(record.num_records for record in records.values())
     return ConfigError(
         f"{first}; found {num_bad:,} bad records among {num_records:,}, expected at most "
-        f"max_bad = {max_bad}: {path} lists them; the others are kept for another try"
+        f"max_bad = {max_bad}: they are listed in {path}; completed work is kept"
     )

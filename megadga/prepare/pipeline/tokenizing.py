@@ -1,4 +1,4 @@
-"""First half of a build: documents to sorted runs of tokens, and rejected records."""
+"""First half of a build: tokenizes documents into sorted runs, and collects invalid records."""
 
 import hashlib
 import json
@@ -38,14 +38,14 @@ BLOCK_BYTES = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class TokenizedDocuments:
-    """Some documents with their place in the order.
+    """Tokenized documents with their sort keys.
 
     Attributes:
-        tokens: Of all documents, one after the other, each ended by EOD.
-        lengths: Tokens of each, at least 1, shape ``(n,)``.
-        groups: Group of each, shape ``(n,)``.
-        keys: Key of each, shape ``(n,)``.
-        ids: Where it came from, of each; empty if there are no ids.
+        tokens: Concatenated tokens, with EOD after each document.
+        lengths: Tokens per document, at least 1, shape ``(n,)``.
+        groups: Group (split and domain) of each, shape ``(n,)``.
+        keys: Random sort key of each, shape ``(n,)``.
+        ids: Ids of the source records; empty if there are none.
     """
 
     tokens: TokenArray
@@ -55,7 +55,7 @@ class TokenizedDocuments:
     ids: Sequence[str]
 
     def without(self, groups: IntArray) -> "TokenizedDocuments":
-        """Return them but for those of some groups."""
+        """Return the documents that are not in the given groups."""
         kept = ~np.isin(self.groups, groups)
         return TokenizedDocuments(
             tokens=self.tokens[np.repeat(kept, self.lengths)],
@@ -70,12 +70,12 @@ class TokenizedDocuments:
 
 @dataclass(frozen=True, slots=True)
 class SortPosition:
-    """A place between documents in the order of a run.
+    """A position in the sort order (split, domain, key), before all documents not below it.
 
     Attributes:
-        split: What follows is of this split or a later one,
-        domain: there of this domain or a later one,
-        key: and there with this key or a larger one, in [0, 2^64).
+        split: Index of the split.
+        domain: Index of the domain.
+        key: Sort key, in [0, 2^64).
     """
 
     split: int
@@ -86,10 +86,10 @@ class SortPosition:
 def write_run(prefix: Path, batches: Sequence[TokenizedDocuments], dtype: TokenType) -> int:
     """Sort documents and write them as one run; return its checksum.
 
-    Equal places keep the order in which they come.
+    The sort is stable.
 
     Args:
-        prefix: Path of the files without their suffixes; the folder must exist.
+        prefix: Path of the files without suffix; the folder must exist.
         batches: The documents.
         dtype: Type of the tokens.
 
@@ -122,7 +122,7 @@ def write_run(prefix: Path, batches: Sequence[TokenizedDocuments], dtype: TokenT
 
 
 def run_checksum(prefix: Path) -> int | None:
-    """Return the checksum of a run as it is on the disk; None: it is not all there."""
+    """Return the checksum of a run's files, None if one is missing."""
     checksum = 0
     for path in (_tokens(prefix), _ids(prefix), _index(prefix)):
         try:
@@ -135,7 +135,7 @@ def run_checksum(prefix: Path) -> int | None:
 
 
 def _write(path: Path, parts: Iterable[bytes | memoryview], checksum: int) -> int:
-    """Write a file of a run; return the checksum of it and what came before it."""
+    """Write a file of a run; return the updated checksum."""
     with atomic_write(path, durable=False) as file:
         for part in parts:
             file.write(part)
@@ -145,15 +145,15 @@ def _write(path: Path, parts: Iterable[bytes | memoryview], checksum: int) -> in
 
 @final
 class RunReader:
-    """A run on the disk. Opening it reads its list of groups; the rest is read where needed.
+    """Reads a run from disk: its list of groups when opened, the rest on demand.
 
     Args:
-        prefix: Path of the files without their suffixes.
+        prefix: Path of the files without suffix.
         dtype: Type of the tokens.
-        domains: The numbers to give its domains, rising; None: as they are.
+        domains: Global index of each of its domains, ascending; None: identical.
 
     Attributes:
-        groups: Its groups, rising, shape ``(g,)``.
+        groups: Its groups, ascending, shape ``(g,)``.
     """
 
     def __init__(self, prefix: Path, dtype: TokenType, *, domains: IntArray | None) -> None:
@@ -179,11 +179,11 @@ class RunReader:
 
     @property
     def num_tokens(self) -> IntArray:
-        """Tokens of each of its groups, shape ``(g,)``."""
+        """Number of tokens in each of its groups, shape ``(g,)``."""
         return np.diff(self._ends[self._starts])
 
     def between(self, first: SortPosition, last: SortPosition) -> TokenizedDocuments:
-        """Return the documents from one point to another, in order."""
+        """Return the documents between two positions, in order."""
         begin, end = self._position(first), self._position(last)
         ends = np.array(self._ends[begin : end + 1])
         lengths = np.diff(ends)
@@ -198,7 +198,7 @@ class RunReader:
         )
 
     def _position(self, point: SortPosition) -> int:
-        """Return how many documents come before a point."""
+        """Return the number of documents before a position."""
         group = (point.split << SPLIT_SHIFT) + point.domain
         place = int(np.searchsorted(self.groups, group))
         begin = int(self._starts[place])
@@ -219,18 +219,18 @@ class RunReader:
 
 
 def group_numbers(splits: IntArray, domains: IntArray) -> IntArray:
-    """Return the groups of splits of domains: ordered by split first; domains below 2^32."""
+    """Return group numbers, ordered by split, then by domain; domains are below 2^32."""
     return (splits << SPLIT_SHIFT) + domains
 
 
 def divide_groups(groups: IntArray) -> tuple[IntArray, IntArray]:
-    """Return the splits and the domains of groups."""
+    """Return the splits and domains of group numbers."""
     splits = groups >> SPLIT_SHIFT
     return splits, groups - (splits << SPLIT_SHIFT)
 
 
 def split_documents(tokens: TokenArray, lengths: IntArray) -> list[TokenArray]:
-    """Return each document's tokens, as views of all of them."""
+    """Return each document's tokens, as views."""
     ends = np.cumsum(lengths).tolist()
     return [tokens[end - n : end] for end, n in zip(ends, lengths.tolist(), strict=True)]
 
@@ -253,11 +253,11 @@ def _ids(prefix: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRecord:
-    """A bad record, and where a person finds it.
+    """An invalid record with its location.
 
     Attributes:
         file: The file.
-        line: The line, or in parquet the row, from 1.
+        line: Its line, or row in parquet, from 1.
         reason: What was expected and what was found.
     """
 
@@ -266,27 +266,27 @@ class RejectedRecord:
     reason: str
 
     def __str__(self) -> str:
-        """Return it as an error says it."""
+        """Return it in the format of error messages."""
         return f"{self.file}:{self.line}: {self.reason}"
 
 
 def find_rejects(
     tasks: Sequence[Task], records: Mapping[int, TaskRecord], work_folder: WorkFolder
 ) -> Iterator[RejectedRecord]:
-    """Yield the bad records of all finished tasks, in the order of the corpus.
+    """Yield the invalid records of all finished tasks, in the order of the corpus.
 
     Args:
-        tasks: All tasks, finished or not.
-        records: What came of the finished ones, by number.
-        work_folder: Where they left what they rejected.
+        tasks: All tasks.
+        records: The records of finished tasks, by number.
+        work_folder: The build's work folder.
     """
-    before: int | None = 0  # lines of the file before the part; None: nobody has counted them
+    before: int | None = 0  # lines of the file before the part; None: not counted yet
     for task in tasks:
         record = records.get(task.number)
         rejected = [] if record is None else list(work_folder.rejected(task.number))
         for number, part in enumerate(task.parts):
             if part.span.start == 0 or find_format(part.span.file) is Format.PARQUET:
-                before = 0  # the rows of parquet are numbered through the file already
+                before = 0  # parquet rows are already numbered within the file
             for one in rejected:
                 if one.part == number:
                     before = _count_lines(part) if before is None else before
@@ -296,7 +296,7 @@ def find_rejects(
 
 
 def write_rejects(path: Path, rejects: Iterator[RejectedRecord]) -> None:
-    """Write bad records, a JSON object with ``file``, ``line`` and ``reason`` a line.
+    """Write invalid records, one JSON object with ``file``, ``line`` and ``reason`` per line.
 
     Raises:
         OSError: If writing fails.
@@ -308,7 +308,7 @@ def write_rejects(path: Path, rejects: Iterator[RejectedRecord]) -> None:
 
 
 def _count_lines(part: FilePart) -> int:
-    """Return how many lines of a plain file begin before a part of it."""
+    """Return the number of lines of a plain file before a part."""
     count, remaining = 1, part.span.start - 1
     with part.span.file.open("rb") as file:
         while block := file.read(min(BLOCK_BYTES, remaining)):
@@ -322,16 +322,15 @@ CHUNK_CHARACTERS = 1 << 18
 
 @dataclass(frozen=True)
 class TaskTokenizer:
-    """What a worker does with a task; the same for all tasks of a build.
+    """Tokenizes the tasks of a build; picklable, for workers.
 
     Attributes:
-        work_folder: Where runs and records go.
+        work_folder: Folder of runs and records.
         tokenizer: Picklable.
-        recipe: How documents are read, cut and split.
-        classifier: Sorts documents into domains; None: their source or a key does.
-        run_tokens: Tokens that are held in memory before they are written as a run, at least 1.
-        record_bytes: Of a line, or of a file that is one document; more is too much for the
-            memory. None: any number.
+        recipe: How documents are read and split.
+        classifier: Assigns documents to domains; None: their source or a key does.
+        run_tokens: Tokens held in memory before they are written as a run, at least 1.
+        record_bytes: Size limit of a line, or of a file that is one document. None: unlimited.
     """
 
     work_folder: WorkFolder
@@ -342,7 +341,7 @@ class TaskTokenizer:
     record_bytes: int | None = None
 
     def __call__(self, task: Task) -> TaskRecord:
-        """Tokenize one task; what it leaves is whole, and recorded, when this returns.
+        """Tokenize one task and record its completion.
 
         Raises:
             ConfigError: If a file is damaged or missing.
@@ -368,7 +367,7 @@ class TaskTokenizer:
         return record
 
     def has(self, task: Task) -> bool:
-        """Return whether what a task left, before this program began, is whole."""
+        """Return whether an earlier process completed a task and its runs are intact."""
         record = self.work_folder.task_record(task.number)
         return record is not None and all(
             run_checksum(self.work_folder.run_prefix(run.name)) == run.checksum
@@ -378,7 +377,7 @@ class TaskTokenizer:
     def _tokenize(
         self, part: FilePart, documents: Sequence[Document], runs: "_RunWriter"
     ) -> list[tuple[int, str]]:
-        """Add documents to the runs; return the line of each that is refused, and why."""
+        """Add documents to the runs; return line and reason of each invalid one."""
         encoded = self.tokenizer.encode([document.text for document in documents])
         refused: list[tuple[int, str]] = []
         pieces: list[_Piece] = []
@@ -400,7 +399,7 @@ class TaskTokenizer:
     def _find_problem(
         self, document: Document, tokens: TokenArray, *, checked: bool
     ) -> str | None:
-        """Return why a document cannot be one of tokens; None: it can, as far as is checked."""
+        """Return why a document cannot be tokenized losslessly, None if no problem was found."""
         if not tokens.size:
             return "expected text, found nothing to tokenize"
         if checked and (change := find_change(self.tokenizer, document.text, tokens)):
@@ -420,7 +419,7 @@ class _Piece:
 
 @dataclass(slots=True)
 class _Chunk:
-    """Neighbouring records of one part: enough to tokenize at a time."""
+    """Consecutive records of one part that are tokenized together."""
 
     documents: list[Document] = field(default_factory=list[Document])
     rejects: list[InvalidRecord] = field(default_factory=list[InvalidRecord])
@@ -450,10 +449,10 @@ def _chunks(records: Iterable[Document | InvalidRecord | SpanEnd]) -> Iterator[_
 
 @final
 class _RunWriter:
-    """Collects a task's documents and writes a run whenever enough are there.
+    """Collects a task's documents and writes a run whenever the memory limit is reached.
 
     Args:
-        job: What is tokenized, and how.
+        job: The tokenizing function.
         task: Number of the task.
     """
 
@@ -463,11 +462,11 @@ class _RunWriter:
         self._dtype = best_dtype(job.tokenizer.identity.vocab_size)
         self._batches: list[TokenizedDocuments] = []
         self._held = 0
-        self._names: dict[str, int] = {}  # where records say their domain: in order of appearance
+        self._names: dict[str, int] = {}  # domains named in records, in order of appearance
         self._records: list[RunRecord] = []
 
     def add(self, source: SourceFile, pieces: Sequence[_Piece]) -> None:
-        """Add pieces, at least one, of documents of one file."""
+        """Add at least one piece of documents of one file."""
         eod = np.array([self._job.tokenizer.identity.eod], dtype=self._dtype)
         documents = [piece.document for piece in pieces]
         splits = np.array([piece.split for piece in pieces], dtype=np.int64)
@@ -490,7 +489,7 @@ class _RunWriter:
             self._write()
 
     def finish(self) -> list[RunRecord]:
-        """Write what is left and return all runs of the task."""
+        """Write the remaining documents and return all runs of the task."""
         if self._batches:
             self._write()
         return self._records
@@ -511,7 +510,7 @@ class _RunWriter:
         name = f"{self._task:06d}-{len(self._records):04d}"
         names = sorted(self._names)
         batches = self._batches
-        if names:  # runs have domains in the order of their names, whoever came first
+        if names:  # domains of runs are sorted by name, independent of the order of appearance
             places = np.argsort([self._names[name] for name in names])
             batches = [replace(b, groups=_renumbered(b.groups, places)) for b in batches]
         checksum = write_run(self._job.work_folder.run_prefix(name), batches, self._dtype)
@@ -520,16 +519,16 @@ class _RunWriter:
 
 
 def _renumbered(groups: IntArray, places: IntArray) -> IntArray:
-    """Return groups with domain ``d`` called ``places[d]``."""
+    """Return group numbers with domain ``d`` replaced by ``places[d]``."""
     splits, domains = divide_groups(groups)
     return group_numbers(splits, places[domains])
 
 
 def _digest(document: Document) -> int:
-    """Return a number in [0, 2^64) that follows from a document's text, and decides its split."""
+    """Return a hash of a document's text in [0, 2^64), which determines its split."""
     return int.from_bytes(hashlib.blake2b(document.text.encode(), digest_size=8).digest())
 
 
 def _low_bits(digest: int) -> float:
-    """Return a number in [0, 1) of those bits of a digest that hardly decide on the split."""
+    """Return the low bits of a hash as a number in [0, 1); nearly independent of the split."""
     return (digest & 0xFFFF_FFFF) / 2.0**32

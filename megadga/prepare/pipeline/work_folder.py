@@ -1,4 +1,4 @@
-"""What a build has finished, on disk, so that it resumes where it was killed."""
+"""The on-disk state of a build, from which an interrupted build resumes."""
 
 import fcntl
 import json
@@ -19,10 +19,10 @@ WRITE_INTERVAL_S = 0.5
 
 @final
 class TaskProgress:
-    """What one worker has done of the task it is at, in a file that whoever waits may read.
+    """Progress of one task, published in a file.
 
     Args:
-        path: The file; it is gone once the task has ended.
+        path: The file; removed when the task ends.
         clock: Returns a monotonic time in seconds.
     """
 
@@ -33,7 +33,7 @@ class TaskProgress:
         self._written_at = clock()
 
     def advance(self, amount: int) -> None:
-        """Count some more; the file follows twice a second."""
+        """Add to the progress; the file is updated twice a second."""
         self._done += amount
         if (now := self._clock()) - self._written_at >= WRITE_INTERVAL_S:
             self._path.write_text(str(self._done))
@@ -45,7 +45,7 @@ class TaskProgress:
 
 
 def read_progress(path: Path) -> int:
-    """Return what a task has done so far; 0 if nobody is at it, or has said anything yet."""
+    """Return a task's progress, 0 if it is not running or has not reported yet."""
     try:
         return int(path.read_text() or 0)  # empty while it is being written
     except FileNotFoundError:
@@ -60,9 +60,9 @@ class RunRecord:
     """One sorted run.
 
     Attributes:
-        name: Its files' name without their suffixes.
-        domains: The names of its domains where records say them, sorted; else none.
-        checksum: Of its files, together.
+        name: Name of its files without suffix.
+        domains: Sorted names of its domains if they come from records, else empty.
+        checksum: Checksum over its files.
     """
 
     name: str
@@ -72,13 +72,13 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """What came of one task.
+    """Result of one task.
 
     Attributes:
-        runs: In the order of the records.
-        num_records: Records that it read, the bad ones too.
-        num_bad: Those that were rejected.
-        lines: Lines of each of its parts.
+        runs: Its runs, in the order of the records.
+        num_records: Records read, invalid ones included.
+        num_bad: Invalid records.
+        lines: Number of lines of each part.
     """
 
     runs: Sequence[RunRecord]
@@ -89,10 +89,10 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskReject:
-    """A record that was left out.
+    """An invalid record, located within its task.
 
     Attributes:
-        part: Which part of its task it is in, from 0.
+        part: Index of its part of the task, from 0.
         line: Its line in that part, from 1.
         reason: What was expected and what was found.
     """
@@ -104,24 +104,24 @@ class TaskReject:
 
 @dataclass(frozen=True, slots=True)
 class WorkFolder:
-    """The hidden folder that a build works in; picklable, for workers.
+    """The hidden folder with a build's state; picklable, for workers.
 
     Attributes:
-        folder: Where it is, or will be.
+        folder: Its path.
     """
 
     folder: Path
 
     @contextmanager
     def claim(self, plan: Mapping[str, Any]) -> Generator[None]:
-        """Make the folder, or go on in it, alone.
+        """Create or reopen the folder, with exclusive access.
 
         Args:
-            plan: All that decides what is built, JSON-shaped.
+            plan: JSON-serializable description of the build.
 
         Raises:
-            ConfigError: If another build is at work here, or the one that stopped here was of
-                something else; names what differs.
+            ConfigError: If another process is using it, or it belongs to a different build; names
+                the difference.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
@@ -129,44 +129,44 @@ class WorkFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(
-                    f"{self.folder}: expected nobody at work here, found another build"
+                    f"{self.folder}: expected no other build in progress, found one"
                 ) from None
-            shutil.rmtree(self._removed, ignore_errors=True)  # one was killed while it removed
+            shutil.rmtree(self._removed, ignore_errors=True)  # left by an interrupted removal
             self._continue(plan)
             yield
 
     def is_of(self, plan: Mapping[str, Any]) -> bool:
-        """Return whether a build of exactly this has stopped here, or is at work."""
+        """Return whether the folder belongs to exactly this build."""
         before = _read_json(self._plan_path)
         return before is not None and dict(_leaves(before, "")) == dict(_leaves(plan, ""))
 
     def remove(self) -> None:
-        """Remove the folder and all that is in it; half of it is never under its name."""
+        """Remove the folder, renaming it first so that a partial removal is not reused."""
         self.folder.rename(self._removed)
         shutil.rmtree(self._removed)
 
     def run_prefix(self, name: str) -> Path:
-        """Return the path of a run's files without their suffixes."""
+        """Return the path of a run's files without suffix."""
         return self.folder / "runs" / name
 
     def progress_path(self, task: int) -> Path:
-        """Return where a task says how far it is."""
+        """Return the path of a task's progress file."""
         return self.folder / "progress" / f"{task:06d}"
 
     def progress_paths(self) -> list[Path]:
-        """Return where the tasks that somebody is at say how far they are."""
+        """Return the progress files of all running tasks."""
         return list((self.folder / "progress").iterdir())
 
     def shard_prefix(self, folder: str, name: str) -> Path:
-        """Return the path of a shard's files without their suffixes."""
+        """Return the path of a shard's files without suffix."""
         return self.merged_folder(folder) / name
 
     def merged_folder(self, folder: str) -> Path:
-        """Return the folder that becomes the final one when all its shards are there."""
+        """Return the folder of shards that is moved to its final location when complete."""
         return self.folder / "merged" / folder
 
     def task_record(self, task: int) -> TaskRecord | None:
-        """Return the record of a task; None: it is not finished."""
+        """Return the record of a task, None if it is not finished."""
         content = _read_json(self._task_path(task))
         if content is None:
             return None
@@ -174,20 +174,20 @@ class WorkFolder:
         return TaskRecord(runs=runs, **content)
 
     def save_task(self, task: int, record: TaskRecord, rejected: Iterable[TaskReject]) -> None:
-        """Record that a task is finished, with what it rejected."""
+        """Record that a task is finished, with its invalid records."""
         if record.num_bad:
             with atomic_write(self._rejects_path(task), durable=False) as file:
                 file.writelines(json.dumps(asdict(one)).encode() + b"\n" for one in rejected)
         _write_json(self._task_path(task), asdict(record))
 
     def rejected(self, task: int) -> Iterator[TaskReject]:
-        """Yield what a finished task rejected, in order."""
+        """Yield a finished task's invalid records, in order."""
         with suppress(FileNotFoundError), self._rejects_path(task).open("rb") as file:
             for line in file:
                 yield TaskReject(**json.loads(line))
 
     def shard_entry(self, folder: str, name: str) -> ShardEntry | None:
-        """Return what the manifest will say of a shard; None: it is not finished."""
+        """Return the manifest entry of a shard, None if it is not finished."""
         content = _read_json(self._entry_path(folder, name))
         return None if content is None else ShardEntry(**content)
 
@@ -206,10 +206,10 @@ class WorkFolder:
         return self.folder.with_name(f"{self.folder.name}.removed")
 
     def _continue(self, plan: Mapping[str, Any]) -> None:
-        """Check that what was begun here is what is planned, or begin.
+        """Resume the existing build if it matches the plan, or start a new one.
 
-        What stands under ``merging`` decides on shards and not on runs: another value makes the
-        shards anew, of the same runs.
+        Options under ``merging`` affect shards but not runs: if they differ, the shards are
+        written again from the same runs.
         """
         before = _read_json(self._plan_path)
         if before is None or not any((self.folder / "runs").iterdir()):  # nothing to go on with
@@ -227,8 +227,8 @@ class WorkFolder:
             one, other = expected.get(key), found.get(key)
             if one != other:
                 raise ConfigError(
-                    f"{self._plan_path}: {key}: expected {one}, found {other}: a build of "
-                    f"something else stopped here; finish that one, or remove {self.folder}"
+                    f"{self._plan_path}: {key}: expected {one}, found {other}: a different build "
+                    f"was interrupted here; finish that one, or remove {self.folder}"
                 )
         if merging[0] != merging[1]:
             for name in ("merged", "entries"):
@@ -247,7 +247,7 @@ class WorkFolder:
 
 
 def _leaves(value: object, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the path of everything that holds nothing else, and how JSON writes it."""
+    """Yield the path and the JSON representation of every leaf value."""
     if isinstance(value, Mapping):
         for key, inner in cast("Mapping[str, object]", value).items():
             yield from _leaves(inner, f"{path}.{key}".lstrip("."))

@@ -1,7 +1,7 @@
-"""Which inputs become which domains.
+"""Maps input files and folders to domains.
 
-What these tools have written themselves is no input: patterns and folders leave it aside, and
-where it is named outright it is refused.
+Files written by these tools are not inputs: they are skipped by patterns and in folders, and
+rejected if named explicitly.
 """
 
 import glob
@@ -29,21 +29,21 @@ from megadga.prepare.reading.splits import (
 
 FILE_TYPES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 NAMES_SHOWN = 3
-"""Files that a line names."""
+"""Maximum files listed in a line."""
 _SAME_TEXT = frozenset({".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet"})
-"""Formats that the same documents may come in."""
+"""Formats in which the same documents are commonly distributed."""
 EXPECTED_TYPES = f"a folder or a file that ends in {', '.join(FILE_TYPES)}"
 
 
 @dataclass(frozen=True, slots=True)
 class DomainInput:
-    """What one domain is built from.
+    """Input of one domain.
 
     Attributes:
         name: The domain's name.
         train: A file or folder of documents.
-        valid: A file or folder of documents for validation; None: those files of a folder
-            ``train`` that say so, or else some of its documents.
+        valid: A file or folder of validation documents; None: files in the folder ``train`` with
+            names for validation, or else a fraction of its documents.
     """
 
     name: str
@@ -52,16 +52,16 @@ class DomainInput:
 
 
 def expand_inputs(patterns: Iterable[str], *, output: Path | None = None) -> tuple[Path, ...]:
-    """Return the files and folders that the patterns name, sorted, each once however spelt.
+    """Return the files and folders that match the patterns, sorted and without duplicates.
 
     Args:
         patterns: Paths or glob patterns; ``**`` stands for any number of folders.
-        output: A file that will be written, which no pattern matches.
+        output: A file that will be written, which is excluded from matches.
 
     Raises:
-        ConfigError: If a pattern matches nothing, or something in a folder that is called after
-            validation or test and is not named by the pattern itself; if a path is of something
-            that these tools have written, or a folder would hold the output.
+        ConfigError: If a pattern matches nothing, or matches inside a folder named after
+            validation or test that is not part of the pattern itself; if a path was written by
+            these tools, or a folder contains the output.
     """
     paths: set[Path] = set()
     for pattern in patterns:
@@ -77,14 +77,14 @@ def expand_inputs(patterns: Iterable[str], *, output: Path | None = None) -> tup
 
 
 def plan_domains(paths: Sequence[Path]) -> tuple[DomainInput, ...]:
-    """Return one domain an input, named after it; a pair of inputs makes one domain.
+    """Return one domain per input, named after it; a pair of inputs makes one domain.
 
     ``NAME.train.EXT`` and ``NAME.valid.EXT`` (files or folders) are the two splits of ``NAME``.
 
     Raises:
-        ConfigError: If a file is of an unknown type or its name cannot name a domain, two inputs
-            make the same domain or hold the same file, half of a pair is missing, or another name
-            says validation or test.
+        ConfigError: If a file type is unknown or its name is not valid for a domain, two inputs
+            have the same domain name or contain the same file, one of a pair is missing, or
+            another name refers to validation or test.
     """
     names: dict[str, Path] = {}
     for path in paths:
@@ -115,15 +115,15 @@ def plan_domains(paths: Sequence[Path]) -> tuple[DomainInput, ...]:
 
 
 def plan_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return all files of all inputs, sorted, each once: for domains that records decide on.
+    """Return all files of all inputs, sorted and without duplicates, for domains from records.
 
-    Such files are one heap of records, of which some are held out by their text. So a name that
-    says a split, ``NAME.train.EXT`` or ``validation-00000-of-00001.parquet``, is refused, not
-    passed over: what it keeps apart would be mixed.
+    The records of all files are pooled, and some are held out by their text. So names of splits,
+    ``NAME.train.EXT`` or ``validation-00000-of-00001.parquet``, are rejected, as their separation
+    would be lost.
 
     Raises:
-        ConfigError: If an input does not exist or is of an unknown type, a name says a split, or
-            two files hold the same records.
+        ConfigError: If an input does not exist or has an unknown type, a name refers to a split,
+            or two files contain the same records.
     """
     files: list[Path] = []
     for path in paths:
@@ -138,7 +138,7 @@ def plan_files(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def divide_input(path: Path, files: Sequence[Path], *, mixed: bool = False) -> FolderSplits:
-    """Return the files of an input by what is done with them; a file alone is trained on.
+    """Return the files of an input by split; a single file is for training.
 
     Args:
         path: The input.
@@ -154,17 +154,17 @@ def divide_input(path: Path, files: Sequence[Path], *, mixed: bool = False) -> F
 
 
 def pair_files(path: Path, split: Split) -> tuple[Path, ...]:
-    """Return the files of one half of a pair, a file or a folder.
+    """Return the files of one input of a pair, a file or a folder.
 
     Raises:
-        ConfigError: If a file of the folder says another split.
+        ConfigError: If the name of a file in the folder refers to another split.
     """
     files = list_files(path)
     for file in files if path.is_dir() else ():
         said = file_split(path, file)
         if said not in (None, split) and is_record(file, maybe=True):
             raise ConfigError(
-                f"{file}: expected no split but {split} in {path}, found a name that says {said}"
+                f"{file}: expected only {split} files in {path}, found a name that says {said}"
             )
     return files
 
@@ -179,10 +179,10 @@ def training_files(path: Path) -> tuple[Path, ...]:
 
 
 def training_inputs(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return those of some inputs that are not called after validation or test.
+    """Return the inputs that are not named after validation or test.
 
     Raises:
-        ConfigError: If none is left.
+        ConfigError: If none remain.
     """
     kept = tuple(
         path
@@ -197,11 +197,11 @@ def training_inputs(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def skipped_files(paths: Sequence[Path], *, pairs: bool = False) -> tuple[Path, ...]:
-    """Return the inputs, and the files of inputs, that are not read because of their names.
+    """Return the inputs, and files of inputs, that are skipped because of their names.
 
     Args:
         paths: All inputs.
-        pairs: Whether ``NAME.train.EXT`` and ``NAME.valid.EXT`` are read as splits of a domain.
+        pairs: Whether ``NAME.train.EXT`` and ``NAME.valid.EXT`` are the splits of a domain.
 
     Raises:
         ConfigError: As ``list_files``, ``divide_files`` and ``training_inputs``.
@@ -215,7 +215,7 @@ def skipped_files(paths: Sequence[Path], *, pairs: bool = False) -> tuple[Path, 
 
 
 def describe_skipped(paths: Sequence[Path], *, pairs: bool = False) -> list[str]:
-    """Return a line for a person that names what ``skipped_files`` returns, or none.
+    """Return a message about the result of ``skipped_files``, empty if there are none.
 
     Args:
         paths: All inputs.
@@ -229,21 +229,18 @@ def describe_skipped(paths: Sequence[Path], *, pairs: bool = False) -> list[str]
         return []
     names = ", ".join(map(str, files[:NAMES_SHOWN]))
     more = f" and {len(files) - NAMES_SHOWN:,} more" if len(files) > NAMES_SHOWN else ""
-    return [
-        f"left out, for names that say validation, test, or nothing beside splits: {names}{more}"
-    ]
+    return [f"skipped, by name (validation, test, or none beside named splits): {names}{more}"]
 
 
 def list_files(path: Path) -> tuple[Path, ...]:
     """Return a file itself, or the files of a folder and its folders, sorted by path.
 
-    What is hidden in the folder is left aside, and what these tools have written. Links are
-    followed, but for those to a folder that holds them; a file that is there several times, by
-    links of any sort, is listed once.
+    Skips hidden files and those written by these tools. Links are followed, except to a parent
+    folder; a file that is linked several times is listed once.
 
     Raises:
         ConfigError: If the path or something in the folder cannot be read or does not exist, or
-            files of one name hold the same records in several formats, as it must be assumed.
+            files with the same name in several formats suggest duplicate records.
     """
     try:
         if path.is_file():
@@ -256,7 +253,7 @@ def list_files(path: Path) -> tuple[Path, ...]:
 
 
 def _matches(pattern: str, output: Path | None) -> list[Path]:
-    if (path := Path(pattern)).exists():  # meant as it stands, even with brackets in it
+    if (path := Path(pattern)).exists():  # a literal path, even if it contains brackets
         if (kind := describe_generated(path)) is not None:
             raise ConfigError(f"{pattern}: expected documents, found {kind}")
         return [path]
@@ -264,7 +261,7 @@ def _matches(pattern: str, output: Path | None) -> list[Path]:
     written = None if output is None else _place(output)
     found = [path for path in matched if _place(path) != written and not is_generated(path)]
     if not found:
-        rest = f" but {len(matched)} that these tools have written" if matched else ""
+        rest = f" but {len(matched)} written by these tools" if matched else ""
         raise ConfigError(f"{pattern}: expected a file or folder, found none{rest}")
     parts = Path(pattern).parts
     named = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
@@ -278,23 +275,23 @@ def _matches(pattern: str, output: Path | None) -> list[Path]:
 
 
 def _place(path: Path) -> Path:
-    """Return where a path is, however it is spelt; a link remains one."""
+    """Return the canonical path, without resolving a final link."""
     if path.name in ("", ".."):
         return path.resolve()
     return path.parent.resolve() / path.name
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Return what tells a file or folder from any other on this machine."""
+    """Return the device and inode of a file or folder."""
     found = path.stat()
     return found.st_dev, found.st_ino
 
 
 def _each_once(files: Iterable[Path]) -> tuple[Path, ...]:
-    """Return files sorted, of those that are the same one the one that is no link.
+    """Return files sorted and without duplicates, preferring files to links.
 
     Raises:
-        ConfigError: If two have one name but for their types.
+        ConfigError: If two names differ only in their type.
     """
     found: dict[tuple[int, int], Path] = {}
     for file in files:
@@ -310,14 +307,14 @@ def _each_once(files: Iterable[Path]) -> tuple[Path, ...]:
         other = names.setdefault(name, file)
         if other != file:
             raise ConfigError(
-                f"{file}: expected its text in one file, found {other} beside it, by all "
-                "appearances the same in another format: remove or rename one"
+                f"{file}: expected its text in one file, found {other} beside it, apparently "
+                "the same text in another format: remove or rename one"
             )
     return tuple(sorted(found.values()))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder; those that links lead to after all others."""
+    """Yield the files below a folder, linked folders last."""
     entered: set[tuple[int, int]] = set()
     folders, linked = deque([folder]), deque[Path]()
     while folders or linked:
@@ -340,11 +337,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _check_train(path: Path, name: str) -> None:
-    """Check that an input that makes a domain is not called after validation or test."""
+    """Check that the input of a domain is not named after validation or test."""
     if (split := split_in_names([name], anywhere=True)) in ("valid", "test"):
         raise ConfigError(
             f"{path}: expected an input to train on, or a pair NAME.train.EXT, NAME.valid.EXT, "
-            f"found a name that says {split}: leave it out, or rename it if it says no split"
+            f"found a name that says {split}: remove it from the input, or rename it"
         )
 
 
@@ -365,8 +362,8 @@ def _check_no_split(path: Path, split: str | None) -> None:
     split = split if split in ("valid", "test") else _split(_stem(path.name))[1]
     if split:
         raise ConfigError(
-            f"{path}: expected no split in the name, for the records decide on domains and "
-            f"splits, found {split}"
+            f"{path}: expected no split in the name, as domains and splits are assigned per "
+            f"record, found {split}"
         )
 
 
@@ -378,7 +375,7 @@ def _name(path: Path) -> str:
 
 
 def _domain_name(path: Path) -> str:
-    """Return the name of the domain that an input makes, or its half of a pair."""
+    """Return the domain name of an input or of one of a pair."""
     name = _name(path)
     if not is_folder_name(_split(name)[0]):
         raise ConfigError(f"{path}: expected {FOLDER_NAME}, found {name!a}")
@@ -386,7 +383,7 @@ def _domain_name(path: Path) -> str:
 
 
 def _stem(name: str) -> str:
-    """Return the name of a file without its type, all of it if that is none that is known."""
+    """Return the name of a file without its type, if the type is known."""
     for suffix in FILE_TYPES:
         if name.endswith(suffix):
             return name.removesuffix(suffix)
@@ -394,6 +391,6 @@ def _stem(name: str) -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return what a name says of domain and split; the split is empty if it says none."""
+    """Return the domain and split in a name; the split is empty if there is none."""
     domain, _, split = name.rpartition(".")
     return (domain, split) if domain and split in ("train", "valid") else (name, "")

@@ -1,4 +1,4 @@
-"""JSON lines, plain or compressed, in spans that can be read independently."""
+"""Reads JSON lines, plain or compressed, in independent spans."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from megadga.prepare.reading.records import (
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a file; all spans of a file make up the file.
+    """A part of a file; the spans of a file are disjoint and cover it.
 
     Attributes:
         file: The file.
-        start: Where the part begins: the offset of a byte in plain JSON lines, the number of a row
-            group in parquet, else 0.
-        stop: Where it ends, exclusive, as ``start``; None: at the end of the file.
-        input_bytes: Bytes on the disk that it accounts for.
+        start: Its start: a byte offset in plain JSON lines, the index of a row group in parquet,
+            else 0.
+        stop: Its end, exclusive, as ``start``; None: the end of the file.
+        input_bytes: Bytes on disk that it accounts for.
     """
 
     file: Path
@@ -38,14 +38,14 @@ class Span:
 
 
 def cut_bytes(file: Path, *, num_bytes: int, span_bytes: int) -> Iterator[Span]:
-    """Yield spans of ``span_bytes`` bytes each, but for the last.
+    """Yield spans of ``span_bytes`` bytes each; the last may be smaller.
 
     Args:
         file: The file.
         num_bytes: Its size.
         span_bytes: At least 1.
     """
-    for start in range(0, num_bytes or 1, span_bytes):  # an empty file is one span, too
+    for start in range(0, num_bytes or 1, span_bytes):  # an empty file has one span
         stop = start + span_bytes
         if stop < num_bytes:
             yield Span(file, start, stop, span_bytes)
@@ -56,12 +56,12 @@ def cut_bytes(file: Path, *, num_bytes: int, span_bytes: int) -> Iterator[Span]:
 def cut_groups(
     file: Path, group_sizes: Sequence[int], *, num_bytes: int, span_bytes: int
 ) -> Iterator[Span]:
-    """Yield spans of neighbouring groups, each with ``span_bytes`` or more, but for the last.
+    """Yield spans of consecutive row groups with at least ``span_bytes`` each, except the last.
 
     Args:
         file: The file.
-        group_sizes: Size of each of its row groups in any unit, at least 0; the bytes of the file
-            are taken to be spread likewise.
+        group_sizes: Size of each row group in any unit, at least 0; the file's bytes are assumed
+            to be distributed proportionally.
         num_bytes: The size of the file.
         span_bytes: At least 1.
     """
@@ -81,7 +81,7 @@ BUFFER_BYTES = 1 << 18
 def iterate_plain(
     span: Span, keys: Keys, *, max_record_bytes: int | None = None
 ) -> Iterator[Document | InvalidRecord | SpanEnd]:
-    """Yield the records of all lines that begin inside a span of a plain file, then its end.
+    """Yield the records of all lines that begin inside a span of a plain file, then a SpanEnd.
 
     Args:
         span: A part of the file.
@@ -94,7 +94,7 @@ def iterate_plain(
     """
     with span.file.open("rb", buffering=BUFFER_BYTES) as file:
         if span.start:
-            file.seek(span.start - 1)  # the span begins with a line if this byte ends one
+            file.seek(span.start - 1)  # to see whether the span starts at a line
             while (span.stop is None or file.tell() < span.stop) and (
                 part := file.readline(BUFFER_BYTES)
             ):
@@ -110,29 +110,29 @@ def iterate_compressed(
     *,
     max_record_bytes: int | None = None,
 ) -> Iterator[Document | InvalidRecord | SpanEnd]:
-    """Yield the records of all lines of a compressed file, then its end.
+    """Yield the records of all lines of a compressed file, then a SpanEnd.
 
     Args:
         span: The whole file.
         keys: How records are read.
-        expand: Opens what the bytes of the file expand to.
+        expand: Opens a decompressing stream.
         max_record_bytes: Of a line; None: any number.
 
     Raises:
-        ConfigError: If the file is damaged or a line is longer; names the line or its place.
+        ConfigError: If the file is damaged or a line is longer; names the line or its offset.
         OSError: If the file cannot be read.
     """
-    with span.file.open("rb", buffering=0) as file:  # it tells how far expanding has come
+    with span.file.open("rb", buffering=0) as file:  # unbuffered, for progress
         yield from _iterate(expand(file), file, span, keys, max_record_bytes)
 
 
 def check_size(file: Path, place: str, size: int, max_record_bytes: int | None) -> None:
-    """Check that a record is not too large to be read in the memory that there is for it.
+    """Check that a record does not exceed the size limit.
 
     Args:
-        file: Where it is.
-        place: Where it is in the file, as ``", at byte 7"``; may be empty.
-        size: Its bytes, or as many as are known.
+        file: Its file.
+        place: Its location in the file, as ``", at byte 7"``; may be empty.
+        size: Its size in bytes, or a lower bound.
         max_record_bytes: As many as it may have; None: any number.
 
     Raises:
@@ -153,7 +153,7 @@ def _iterate(
     limit = -1 if max_record_bytes is None else max_record_bytes + 1
     while span.stop is None or offset < span.stop:
         try:
-            line = lines.readline(limit)  # bytes: lines end at "\n" alone
+            line = lines.readline(limit)  # binary mode: only "\n" ends a line
         except DamageError as error:
             raise ConfigError(f"{span.file}:{number + 1}: {error}") from error
         if not line:

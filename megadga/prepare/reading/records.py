@@ -1,4 +1,4 @@
-"""What a record must hold, what makes one bad, and how many bad ones are too many."""
+"""Validates records, and limits the number of invalid ones."""
 
 import json
 import re
@@ -14,11 +14,11 @@ MAX_DIGITS = 18
 
 @dataclass(frozen=True, slots=True)
 class MaxBad:
-    """The most bad records that may be left out.
+    """The limit of invalid records.
 
     Attributes:
-        count: Records, at least 0; None: any number.
-        share: Of all records, in [0, 1].
+        count: Maximum number, at least 0; None: unlimited.
+        share: Maximum fraction of all records, in [0, 1].
     """
 
     count: int | None = 0
@@ -45,12 +45,12 @@ class MaxBad:
         return f"{100.0 * self.share:g}%" if self.count is None else str(self.count)
 
     def exceeded(self, num_bad: int, num_records: int, *, complete: bool) -> bool:
-        """Return whether so many are too many.
+        """Return whether the limit is exceeded.
 
         Args:
-            num_bad: Bad records so far.
+            num_bad: Invalid records so far.
             num_records: Records so far.
-            complete: Whether these are all; a share says something only then.
+            complete: Whether all records were counted; the fraction is checked only then.
         """
         if self.count is not None:
             return num_bad > self.count
@@ -59,12 +59,12 @@ class MaxBad:
 
 @final
 class BadRecords:
-    """Counts the records that are left out while documents are read, and stops at too many.
+    """Counts invalid records while documents are read, and raises if there are too many.
 
-    A build lists them instead (``pipeline.rejects``): it goes on later, and others here do not.
+    A build, which can be resumed, lists them in a file instead.
 
     Args:
-        max_bad: How many are too many.
+        max_bad: The limit.
     """
 
     def __init__(self, max_bad: MaxBad = MaxBad()) -> None:
@@ -73,10 +73,10 @@ class BadRecords:
         self._num_bad = self._num_records = 0
 
     def add(self, file: Path, line: int, reason: str) -> None:
-        """Count a bad record.
+        """Count an invalid record.
 
         Raises:
-            ConfigError: If there are too many now; names the first.
+            ConfigError: If there are too many; names the first.
         """
         self._num_records += 1
         self._num_bad += 1
@@ -84,11 +84,11 @@ class BadRecords:
         self._check(complete=False)
 
     def add_good(self) -> None:
-        """Count a record that is not bad."""
+        """Count a valid record."""
         self._num_records += 1
 
     def check_all(self) -> None:
-        """Check the count once nothing is left to read: a share says something only then.
+        """Check the limit after all records were read.
 
         Raises:
             ConfigError: If there were too many; names the first.
@@ -96,10 +96,10 @@ class BadRecords:
         self._check(complete=True)
 
     def describe(self) -> Iterator[str]:
-        """Yield a line on what was left out, if something was."""
+        """Yield a line about skipped records, if there are any."""
         if self._first is not None:
             yield (
-                f"left out {self._num_bad:,} of {self._num_records:,} records, "
+                f"skipped {self._num_bad:,} of {self._num_records:,} records, "
                 f"the first: {self._first}"
             )
 
@@ -118,7 +118,7 @@ SourceT = TypeVar("SourceT")
 
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""What editors of Windows write in front of UTF-8; no part of the text."""
+"""Written at the start of UTF-8 files by some Windows editors; not part of the text."""
 
 
 MAX_DOMAIN_BYTES = 200  # a file system takes 255; some are left for what is written beside it
@@ -149,15 +149,15 @@ _KINDS: Mapping[type, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Where a record has what is read of it.
+    """Keys of a record's fields.
 
-    A key with dots goes into nested objects, ``meta.source``; a field that is called so, dots
-    included, comes first.
+    A dotted key refers to nested objects, ``meta.source``; a field with exactly that name takes
+    precedence.
 
     Attributes:
-        text: Of the text, a string.
-        id: Of the id, a string or an integer; None: ids are not read.
-        domain: Of the domain's name, a string; None: the domain follows from the file.
+        text: Key of the text, a string.
+        id: Key of the id, a string or an integer; None: ids are not read.
+        domain: Key of the domain's name, a string; None: the file determines the domain.
     """
 
     text: str = "text"
@@ -167,17 +167,17 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One good record.
+    """A valid record.
 
     Attributes:
-        text: Not only white space, unless where it comes from says otherwise.
-        position: Where the record is in its file, however that is cut: the offset of its line in
-            bytes, decompressed; the number of its row, from 0; 0 if it is the whole file.
-        line: The number of its line, from 1 where its span begins; of its row, from 1 where its
-            file begins; 1 if it is the whole file.
-        id: None if ids are not read; an integer in decimal.
-        domain: None if domains are not read; fit to name a folder.
-        input_bytes: How far reading it has moved on in its file, in bytes on the disk.
+        text: Not blank, unless documented otherwise by the source.
+        position: Its position in the file, independent of spans: the byte offset of its line after
+            decompression, or the index of its row; 0 for a whole file.
+        line: Its line number, from 1 at the start of the span; its row number, from 1 at the start
+            of the file; 1 for a whole file.
+        id: Its id, integers as decimal text; None if ids are not read.
+        domain: Its domain, a valid folder name; None if domains are not read.
+        input_bytes: Bytes on disk consumed by reading it.
     """
 
     text: str
@@ -190,14 +190,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class InvalidRecord:
-    """One bad record.
+    """An invalid record.
 
     Attributes:
-        position: As a document's.
-        line: As a document's.
+        position: As for ``Document``.
+        line: As for ``Document``.
         reason: What was expected and what was found, one line.
-        empty: Whether all that is wrong is a text of nothing or of white space.
-        input_bytes: As a document's.
+        empty: Whether the only problem is a blank text.
+        input_bytes: As for ``Document``.
     """
 
     position: int
@@ -209,11 +209,12 @@ class InvalidRecord:
 
 @dataclass(frozen=True, slots=True)
 class SpanEnd:
-    """What remains to be said after the last record of a span.
+    """Marks the end of a span.
 
     Attributes:
-        num_lines: Lines of the span, blank ones too; its rows; 1 if it is one document.
-        input_bytes: Bytes on the disk after the last record.
+        num_lines: Number of lines of the span, blank ones included, or of rows; 1 for a whole
+            file.
+        input_bytes: Bytes on disk after the last record.
     """
 
     num_lines: int
@@ -222,7 +223,7 @@ class SpanEnd:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What was read of a record, all of it checked; attributes as a document's."""
+    """The validated fields of a record; see ``Document``."""
 
     text: str
     id: str | None
@@ -230,11 +231,11 @@ class Content:
 
 
 class RecordError(Exception):
-    """A record is bad. Never leaves this package: it becomes a ``InvalidRecord``.
+    """A record is invalid; converted to ``InvalidRecord`` inside this package.
 
     Args:
         reason: What was expected and what was found, one line.
-        empty: Whether all that is wrong is a text of nothing or of white space.
+        empty: Whether the only problem is a blank text.
     """
 
     def __init__(self, reason: str, *, empty: bool = False) -> None:
@@ -268,7 +269,7 @@ def parse_file(content: bytes, keys: Keys) -> Content:
     """
     for key in (keys.id, keys.domain):
         if key is not None:
-            raise RecordError(f"{key}: expected a record with fields, found a file of mere text")
+            raise RecordError(f"{key}: expected a record with fields, found a plain text file")
     try:
         text = content.removeprefix(BYTE_ORDER_MARK).decode()
     except UnicodeDecodeError as error:
@@ -278,7 +279,7 @@ def parse_file(content: bytes, keys: Keys) -> Content:
 
 
 def parse_line(line: bytes, keys: Keys) -> Content:
-    """Return what a line of JSON holds.
+    """Return the content of a line of JSON.
 
     Raises:
         RecordError: If the line is not one JSON object in UTF-8, or as ``check_content``.
@@ -314,7 +315,7 @@ def check_content(text: object, id_: object, domain: object, keys: Keys) -> Cont
     checked_id = None if keys.id is None else _check_id(id_, keys.id)
     checked_domain = None if keys.domain is None else _check_domain(domain, keys.domain)
     checked_text = _check_string(text, keys.text)
-    # The last check: then nothing else is wrong.
+    # Checked last, so that `empty` means that nothing else is wrong.
     _check_not_blank(checked_text, f"{keys.text}: expected text")
     return Content(checked_text, checked_id, checked_domain)
 
@@ -336,13 +337,13 @@ def is_folder_name(name: str) -> bool:
 
 
 def format_field_names(names: Iterable[str]) -> str:
-    """Return names in one line, a few of them, long and unprintable ones cut and escaped."""
+    """Return up to eight names in one line, truncated and escaped where necessary."""
     shown = [_show(name) for name in names]
     return ", ".join(shown[:8]) + (", ..." if shown[8:] else "") or "none"
 
 
 def _check_no_records(text: str, key: str) -> None:
-    """Check that a text is not records in JSON; one object without a text is a text itself."""
+    """Check that a text file does not contain JSON records; other JSON is accepted as text."""
     values = _json_values(text)
     if not values:
         return
@@ -359,7 +360,7 @@ def _check_no_records(text: str, key: str) -> None:
 
 
 def _json_values(text: str) -> list[object]:
-    """Return the arrays and objects that a text is made of; none if there is more to it."""
+    """Return the JSON arrays and objects of a text, empty if it contains anything else."""
     values: list[object] = []
     decoder, place = json.JSONDecoder(), _after_space(text, 0)
     while place < len(text):

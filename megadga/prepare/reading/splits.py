@@ -1,4 +1,4 @@
-"""Which split a file belongs to by its name, and which files our own tools have written."""
+"""Derives splits from file names, and recognises files written by these tools."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,24 @@ _FOLDERS = {
 
 
 def rejects_path(output: Path, digest: str) -> Path:
-    """Return where the bad records of a build are listed, beside its output.
+    """Return the path of a build's list of invalid records, beside its output.
 
     Args:
-        output: The build's, absolute.
-        digest: Of the build, hexadecimal, of 8 digits at least.
+        output: The build's output, absolute.
+        digest: Digest of the build, at least 8 hex digits.
     """
     return output.with_name(f"{output.name}.rejects-{digest[:8]}.jsonl")
 
 
 def is_rejects_list(name: str) -> bool:
-    """Return whether a file of this name is one that ``rejects_path`` gives."""
+    """Return whether a file name has the form of ``rejects_path``."""
     return _REJECTS.fullmatch(name) is not None
 
 
 def describe_generated(path: Path) -> str | None:
-    """Return what of these tools' making a file or folder is; None: nothing, as far as is seen.
+    """Return what kind of output of these tools a file or folder is, None if it is none.
 
-    A folder that holds nothing but such folders is one, too: the output of a build is.
+    A folder that contains only such folders is output of a build as well.
 
     Raises:
         OSError: If a folder cannot be read.
@@ -51,7 +51,7 @@ def describe_generated(path: Path) -> str | None:
 
 
 def is_generated(path: Path) -> bool:
-    """Return whether these tools have made a file or folder, or the folder that a file lies in.
+    """Return whether these tools wrote a file or folder, or the folder of a file.
 
     Raises:
         OSError: If a folder cannot be read.
@@ -60,7 +60,7 @@ def is_generated(path: Path) -> bool:
 
 
 def describe_folder(folder: Path) -> str | None:
-    """Return what these tools have put into a folder; None: nothing, as far as is seen there.
+    """Return what kind of output of these tools a folder contains, None if there is none.
 
     Raises:
         OSError: If it cannot be read.
@@ -98,7 +98,7 @@ _MAYBE_RECORDS = frozenset({".json", ""})
 
 
 _NOTES = frozenset({"readme", "license", "licence", "dataset_infos", "dataset_dict", "citation"})
-"""Files that say something of the records beside them, by their names without a type."""
+"""Names, without type, of files that document a dataset."""
 
 
 _NUMBERS = re.compile(r"[-_ ]*\d+([-_ ]*of[-_ ]*\d+)?$")
@@ -106,12 +106,12 @@ _NUMBERS = re.compile(r"[-_ ]*\d+([-_ ]*of[-_ ]*\d+)?$")
 
 @dataclass(frozen=True, slots=True)
 class FolderSplits:
-    """The files of a folder by what is done with them.
+    """The files of a folder by split.
 
     Attributes:
-        train: To train on.
-        valid: For validation; empty: the folder has none of its own.
-        skipped: Not read: what says test, and what says nothing beside records that do.
+        train: Training files.
+        valid: Validation files; empty if there are none.
+        skipped: Skipped files: test files, and files that are not records beside records.
     """
 
     train: tuple[Path, ...]
@@ -131,28 +131,27 @@ def name_type(name: str) -> tuple[str, str]:
 
 
 def split_in_names(parts: Sequence[str], *, anywhere: bool) -> Split | None:
-    """Return the split that names say; of several the one that must be kept out of training.
+    """Return the split in names; of several, the one that must be excluded from training.
 
     Args:
         parts: Names of folders and files.
-        anywhere: Whether words count wherever they stand, or only alone between dots.
+        anywhere: Whether words are matched anywhere, or only as whole parts between dots.
     """
     said = _splits_in(parts, anywhere=anywhere)
     return next((split for split in ("test", "valid", "train") if split in said), None)
 
 
 def divide_files(folder: Path, files: Sequence[Path], *, mixed: bool = False) -> FolderSplits:
-    """Return which files of a folder are for training and validation by their names below it.
+    """Assign the files of a folder to splits by their names.
 
     Args:
         folder: The folder.
-        files: All of them, in order.
-        mixed: Whether files of records may say nothing where others say that they are for
-            training.
+        files: All its files, in order.
+        mixed: Whether record files without a split are allowed beside ones named for training.
 
     Raises:
-        ConfigError: If a file of records says several splits, or none where it must, or there are
-            files but none to train on.
+        ConfigError: If the name of a record file has several splits, or none where one is
+            required, or there are no training files.
     """
     said = {file: file_split(folder, file) for file in files}
     by_records = {split for file, split in said.items() if is_record(file)} - {None}
@@ -168,8 +167,8 @@ def divide_files(folder: Path, files: Sequence[Path], *, mixed: bool = False) ->
         elif is_record(file):
             if split is None and "train" in by_records and not mixed:
                 raise ConfigError(
-                    f"{file}: expected a name that says train, valid or test, as of others in "
-                    f"{folder}, found none"
+                    f"{file}: expected a name with train, valid or test, like others in {folder}, "
+                    "found none"
                 )
             train.append(file)
         elif by_records or (by_any and file.name.partition(".")[0].lower() in _NOTES):
@@ -185,10 +184,10 @@ def divide_files(folder: Path, files: Sequence[Path], *, mixed: bool = False) ->
 
 
 def file_split(folder: Path, file: Path) -> Split | None:
-    """Return the split that the name of a file says below a folder; test: it is left out.
+    """Return the split in the name of a file below a folder; test: it is skipped.
 
     Raises:
-        ConfigError: If it is one of records and says several.
+        ConfigError: If the name of a record file has several splits.
     """
     parts = file.relative_to(folder).parts
     alone = split_in_names(parts, anywhere=False)
@@ -196,7 +195,7 @@ def file_split(folder: Path, file: Path) -> Split | None:
         said = _splits_in(parts, anywhere=True)
         if len(said) > 1:
             raise ConfigError(
-                f"{file}: expected one split in what its name says below {folder}, found "
+                f"{file}: expected at most one split in its name below {folder}, found "
                 f"{' and '.join(sorted(said))}"
             )
         return next(iter(said), None)
@@ -207,11 +206,11 @@ def file_split(folder: Path, file: Path) -> Split | None:
 
 
 def is_record(file: Path, *, maybe: bool = False) -> bool:
-    """Return whether a file's name says that it holds records, many documents.
+    """Return whether a file contains records, according to its name.
 
     Args:
         file: The file.
-        maybe: Whether to take names that say nothing of it, too.
+        maybe: Whether to include ambiguous names.
     """
     kind, compression = name_type(file.name)
     if kind in _RECORDS:

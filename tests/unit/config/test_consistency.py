@@ -122,7 +122,7 @@ def test_what_other_trainers_fill_in_needs_a_value_here():
         "gradient_clipping": "auto",
     }
     assert complaints(training(), **settings) == [
-        f"deepspeed.{key}: expected a value of its own, found 'auto'"
+        f"deepspeed.{key}: expected an explicit value, found 'auto'"
         for key in (
             "optimizer.params.lr",
             "scheduler.params.warmup_num_steps",

@@ -61,8 +61,8 @@ def complaints(folder, *overrides: str) -> list[str]:
         (
             ["mixing={type: schedule, replay: {metrics: b}, between: linear}"],
             (
-                "override 1: mixing.between: expected 'constant' with mixing.replay, as the "
-                "weights of a run are, found 'linear'"
+                "override 1: mixing.between: expected 'constant' with mixing.replay, as "
+                "weights of a run are piecewise constant, found 'linear'"
             ),
         ),
         (
@@ -112,7 +112,7 @@ def complaints(folder, *overrides: str) -> list[str]:
             ["mixing.min_signal=0.5", "mixing.probe.sequences_per_domain=1"],
             (
                 "override 2: mixing.probe.sequences_per_domain: expected at least 2 with "
-                "mixing.min_signal above 0, or there is no noise to see, found 1"
+                "mixing.min_signal above 0, to estimate the noise, found 1"
             ),
         ),
         (
@@ -147,7 +147,7 @@ def complaints(folder, *overrides: str) -> list[str]:
             ["mixing={type: doge, interval: 2, step_size: 0.01, probe: {type: in_flight}}"],
             (
                 "override 1: mixing.probe.type: expected directional or sharded with "
-                "mixing.type doge, which needs every norm, found 'in_flight'"
+                "mixing.type doge, which needs gradient norms, found 'in_flight'"
             ),
         ),
         (
@@ -249,21 +249,21 @@ GRAPE = "mixing={type: grape, interval: 4, step_size: 1.0, task_step_size: 1.0}"
             [TWO_SETS, IN_FLIGHT],
             (
                 "override 2: mixing.probe.type: expected directional or sharded with 2 sets in "
-                "data.specific: a step is watched along one direction, found 'in_flight'"
+                "data.specific: in_flight has a single direction, found 'in_flight'"
             ),
         ),
         (
             [TWO_SETS, "mixing.min_signal=0.5"],
             (
-                "override 2: mixing.min_signal: expected 0 with 2 sets in data.specific, of whose "
-                "scores together the noise is not known, found 0.5"
+                "override 2: mixing.min_signal: expected 0 with 2 sets in data.specific, as the "
+                "noise of their combined scores is not estimated, found 0.5"
             ),
         ),
         (
             [GRAPE, IN_FLIGHT],
             (
                 "override 2: mixing.probe.type: expected directional or sharded with "
-                "mixing.type grape: a step is watched along one direction, found 'in_flight'"
+                "mixing.type grape: in_flight has a single direction, found 'in_flight'"
             ),
         ),
         (

@@ -58,7 +58,7 @@ def test_an_error_of_the_work_surfaces_as_itself(count):
 def test_a_killed_worker_is_said_to_have_died():
     with (
         open_processes(2) as workers,
-        pytest.raises(MegadgaError, match="expected 2 to live, found one dead"),
+        pytest.raises(MegadgaError, match="expected 2 running, found one dead"),
     ):
         list(workers.map(die, [3]))
 

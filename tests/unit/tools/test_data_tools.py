@@ -45,7 +45,7 @@ def test_build_prints_a_table_of_every_split(work):
         ["qa", "valid"],
     ]
     (rejects,) = work.glob("shards.rejects-*.jsonl")
-    assert last == f"left out 1 of 83 records: {rejects} lists them"
+    assert last == f"skipped 1 of 83 records, listed in {rejects}"
 
 
 def test_inspect_prints_the_same_table_with_windows(work):

@@ -127,7 +127,7 @@ def test_a_bad_record_is_left_out_where_it_is_allowed_and_named(
     assert code == 2
     assert f"{work}/bad.jsonl:41: text: expected a string, found only txt\n" in errors
     assert run_here(name, [*reading, f"--max-bad={max_bad}"], monkeypatch) == (0, "")
-    assert "left out 1 of 41 records, the first: " in capsys.readouterr().out
+    assert "skipped 1 of 41 records, the first: " in capsys.readouterr().out
     code, errors = run_here(name, [*reading, "--max-bad=2%"], monkeypatch)
     assert code == 2
 

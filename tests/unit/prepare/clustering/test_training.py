@@ -105,7 +105,7 @@ def test_a_failed_attempt_leaves_nothing_and_an_interrupted_one_is_cleared_away(
     path = write_lines(tmp_path / "empty.jsonl", ["", ""])
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "points.f32").write_bytes(b"stale")
-    with pytest.raises(ConfigError, match=r"^texts: expected some to learn clusters from, found"):
+    with pytest.raises(ConfigError, match=r"^texts: expected some to train clusters on, found"):
         train_clusters([path], tmp_path / "out", ClusteringRecipe((2,)))
     assert list(tmp_path.iterdir()) == [path]
 

@@ -471,7 +471,7 @@ def test_a_bad_record_is_listed_and_nothing_is_written(tokenizer, tmp_path, work
     (rejects,) = tmp_path.glob("out.rejects-*.jsonl")
     assert str(caught.value) == (
         f"{path}:2: text: expected a string, found only txt; found 2 bad records among 4, "
-        f"expected at most max_bad = 0: {rejects} lists them; the others are kept for another try"
+        f"expected at most max_bad = 0: they are listed in {rejects}; completed work is kept"
     )
     assert [json.loads(line) for line in rejects.read_text().splitlines()] == [
         {"file": str(path), "line": 2, "reason": "text: expected a string, found only txt"},
@@ -610,8 +610,8 @@ def test_an_unfinished_build_is_not_continued_with_something_else(tokenizer, tmp
         build(inputs, tokenizer, tmp_path / "out")
     with pytest.raises(
         ConfigError,
-        match=r"\.out\.building/plan\.json: recipe\.seed: expected 0, found 7: a build of "
-        r"something else stopped here; finish that one, or remove .*/\.out\.building$",
+        match=r"\.out\.building/plan\.json: recipe\.seed: expected 0, found 7: a "
+        r"different build was interrupted here; finish that one, or remove .*/\.out\.building$",
     ):
         build(inputs, tokenizer, tmp_path / "out", Recipe(seed=7))
 

@@ -104,7 +104,7 @@ def test_what_a_kill_left_of_a_removal_is_removed(work_folder):
 def test_nobody_else_may_work_there(work_folder):
     with (
         work_folder.claim(PLAN),
-        pytest.raises(ConfigError, match="expected nobody at work here, found another build"),
+        pytest.raises(ConfigError, match="expected no other build in progress, found one"),
         work_folder.claim(PLAN),
     ):
         pass

@@ -139,7 +139,7 @@ def test_what_the_tools_have_written_is_refused_by_name(touch, tmp_path, names, 
 
 def test_a_pattern_that_matches_nothing_else_says_so(touch, tmp_path):
     touch(*REJECTS)
-    with pytest.raises(ConfigError, match="found none but 1 that these tools have written"):
+    with pytest.raises(ConfigError, match="found none but 1 written by these tools"):
         expand_inputs([f"{tmp_path}/*"])
 
 
@@ -198,7 +198,7 @@ def test_what_is_left_out_is_named_in_a_line(touch, tmp_path):
 def test_a_half_of_a_pair_may_be_a_folder_of_that_split(touch, tmp_path):
     files = touch("qa.valid/0.jsonl", "qa.valid/valid-1.jsonl")
     assert pair_files(tmp_path / "qa.valid", "valid") == tuple(files)
-    with pytest.raises(ConfigError, match=r"expected no split but train in .* that says valid"):
+    with pytest.raises(ConfigError, match=r"expected only train files in .* that says valid"):
         pair_files(tmp_path / "qa.valid", "train")
 
 
