@@ -1,4 +1,4 @@
-"""What a run would do, found out without starting it."""
+"""Validates a run and reports what it would do, without starting it."""
 
 from collections.abc import Iterator
 from pathlib import Path

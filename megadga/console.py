@@ -1,8 +1,4 @@
-"""What a program does in the console that it is started in.
-
-How it reads numbers there, prints where not every sign can be shown, draws bars where there is
-room for them, and ends where its output is cut off.
-"""
+"""Console behaviour of programs: exit codes, encodings, integer options, progress bars."""
 
 import argparse
 import io
@@ -12,28 +8,27 @@ from collections.abc import Callable
 from typing import NoReturn, TextIO
 
 CLOSED = 141
-"""Exit code after the reader of the output has gone, as under ``| head``: what a shell shows of a
-program that SIGPIPE ended."""
+"""Exit code after the output pipe was closed, as by ``| head``: that of SIGPIPE in shells."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as a shell shows it."""
+"""Exit code after Ctrl-C, as reported by shells."""
 
 
 def run_main(main: Callable[[], int | None]) -> int:
     r"""Run a program and return its exit code.
 
-    What standard output cannot encode (Greek letters or Chinese text on an ASCII terminal, names
-    of files that are no UTF-8) is printed as ``\u03b7``; if whoever reads the output goes away,
-    the program ends without a word.
+    Characters that standard output cannot encode (Greek letters or Chinese text on an ASCII
+    terminal, file names that are not UTF-8) are printed as ``\u03b7``. If the output pipe is
+    closed, the program ends silently.
 
     Args:
-        main: The program, from parsing its command line on; None: it has succeeded.
+        main: The program, including parsing of its command line; returns an exit code or None.
     """
     _show_everything(sys.stdout)
     try:
         try:
             code = main() or 0
         finally:
-            sys.stdout.flush()  # here, where it can fail in order
+            sys.stdout.flush()  # here, where errors are handled
     except BrokenPipeError:
         _discard(sys.stdout)
         _discard(sys.stderr)
@@ -45,15 +40,15 @@ def run_main(main: Callable[[], int | None]) -> int:
 
 
 def parse_whole_number(text: str, *, least: int, most: int = (1 << 31) - 1) -> int:
-    """Return the number that an option says.
+    """Parse an integer option.
 
     Args:
-        text: What was given.
-        least: The smallest that it may be, at least 0.
-        most: The largest.
+        text: The value given.
+        least: Minimum, at least 0.
+        most: Maximum.
 
     Raises:
-        argparse.ArgumentTypeError: If it is none, or out of range.
+        argparse.ArgumentTypeError: If it is not an integer or out of range.
     """
     digits = text.lstrip("0") or text[:1]
     known = text.isascii() and text.isdecimal() and len(digits) <= len(str(most))
@@ -65,11 +60,11 @@ def parse_whole_number(text: str, *, least: int, most: int = (1 << 31) - 1) -> i
 
 
 def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
-    """Return the parser of a tool, which shows its epilog as it is written.
+    """Return a parser for a tool, which prints its epilog without reformatting.
 
     Args:
         description: The docstring of the tool.
-        epilog: An example, and more.
+        epilog: Examples and further documentation.
     """
     return argparse.ArgumentParser(
         description=description,
@@ -79,17 +74,17 @@ def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser
 
 
 def can_draw_bars(stream: TextIO | None = None) -> bool:
-    """Return whether a stream is a terminal with columns: that of a container may have none.
+    """Return whether a stream is a terminal of non-zero width; in containers it may be 0.
 
     Args:
-        stream: What bars are drawn on; None: standard error.
+        stream: The stream for progress bars; None: standard error.
     """
     drawn_on = sys.stderr if stream is None else stream
     if not drawn_on.isatty():
         return False
     try:
         return os.get_terminal_size(drawn_on.fileno()).columns > 0
-    except (OSError, ValueError):  # none of the system's: whoever made it knows its width
+    except (OSError, ValueError):  # a stream without a file descriptor
         return True
 
 
@@ -99,15 +94,15 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _show_everything(stream: TextIO) -> None:
-    if isinstance(stream, io.TextIOWrapper):  # else it was replaced, and keeps text as it is
+    if isinstance(stream, io.TextIOWrapper):  # false for replaced streams, which store text
         stream.reconfigure(errors="backslashreplace")
 
 
 def _discard(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere, so that flushing it at the end does not fail."""
+    """Redirect a stream to /dev/null, so that flushing it at exit does not fail."""
     try:
         descriptor = stream.fileno()
-    except (OSError, ValueError):  # it was replaced by one without a file, or is closed
+    except (OSError, ValueError):  # a stream without a file descriptor, or a closed one
         return
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)

@@ -1,19 +1,19 @@
-"""Errors that a user's input, files or machine can cause.
+"""Errors caused by the user's input, files or machine.
 
-Each message is one line (``ConfigError`` may hold one line per mistake) and names the thing, what
-was expected and what was found. The command line prints it and exits with code 2.
+Each message is one line (``ConfigError`` may have one line per issue): subject, expected, found.
+The command line prints it and exits with code 2.
 """
 
 MAX_CHARACTERS = 1000
-"""Of a line: what is quoted in it may have any length."""
+"""Limit per line, as quoted values may have any length."""
 
 
 class MegadgaError(Exception):
-    """Base of every error that is the user's to mend.
+    """Base class of user errors.
 
     Args:
-        message: What is wrong. What a terminal cannot show, or would obey, is escaped; lines of
-            more than ``MAX_CHARACTERS`` lose their middle.
+        message: The message. Unprintable characters are escaped, and lines of more than
+            ``MAX_CHARACTERS`` are truncated in the middle.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -30,31 +30,31 @@ def _readable(line: str) -> str:
 
 
 class ConfigError(MegadgaError):
-    """A configuration, an option or an input file does not say what it must."""
+    """A configuration, an option or an input file is invalid."""
 
 
 class ShardError(MegadgaError):
-    """A shard, a manifest or a domain's folder is missing, damaged or contradicts another."""
+    """A shard, a manifest or a domain's folder is missing, damaged or inconsistent."""
 
 
 class ExhaustedError(MegadgaError):
-    """Every domain that may be drawn has reached its cap on repetitions."""
+    """All domains with positive weight have reached ``max_epochs``."""
 
 
 class ResumeError(MegadgaError):
-    """A checkpoint does not belong to this run, or is not whole."""
+    """A checkpoint is damaged or belongs to another run."""
 
 
 class UnsupportedEngineError(MegadgaError):
-    """Alignments are not known to be exact by a setting of the DeepSpeed engine, or its module."""
+    """Alignments are not known to be exact with this DeepSpeed engine or module."""
 
 
 class LockedError(MegadgaError):
-    """Another process trains in the run's folder."""
+    """Another process is training in the run's folder."""
 
 
 class DivergedError(MegadgaError):
-    """Training has come to losses or gradients that are no finite numbers.
+    """Losses or gradients are not finite.
 
-    Every rank raises it after the same step.
+    Raised on every rank after the same step.
     """

@@ -13,7 +13,7 @@ _MAX_PATH_BYTES = 4095
 
 
 class Section(BaseModel):
-    """A frozen mapping of known keys; each field's docstring says its meaning, unit and range."""
+    """A frozen section of the configuration; field docstrings have meaning, unit and range."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -26,7 +26,7 @@ class Section(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _check_path_length(cls, value: Any) -> Any:
-        """Refuse a path that no file system has: asking for it would be an error of its own."""
+        """Reject paths that are too long for a file system."""
         if isinstance(value, Path):
             longest = max((len(part.encode()) for part in value.parts), default=0)
             total = len(str(value).encode())
@@ -43,8 +43,7 @@ class Section(BaseModel):
         return value
 
 
-# Strict: a quoted number, or 8.0 for a count, is a mistake to report and not a value to convert.
-# Numpy counts in 64 bits.
+# Strict: a quoted number, or 8.0 for a count, is an error and not converted. Upper bound: int64.
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 
 

@@ -15,12 +15,12 @@ TOKENIZER_CHARACTERS = 10_000_000
 def prepare_corpus(
     patterns: Sequence[str] | None, folder: Path, *, vocab_size: int
 ) -> tuple[tuple[Path, ...], Path]:
-    """Return files, one per domain, and a sentencepiece model trained on them.
+    """Return the domains' files and a sentencepiece model trained on them.
 
     Args:
         patterns: Paths or globs; None: the demo's domains.
-        folder: Gets the model, and what is found on this machine.
-        vocab_size: Ids of the model.
+        folder: Output folder for the model and collected text.
+        vocab_size: Vocabulary size of the model.
 
     Raises:
         ConfigError: If a pattern matches nothing, or there is too little text.
@@ -47,8 +47,8 @@ def prepare_shards(
     Args:
         patterns: Paths or globs, one file per domain; None: the demo's domains.
         target: Files of the specific set, one or a pair of splits; None: the demo's.
-        folder: Gets everything.
-        vocab_size: Ids of the tokenizer, which is trained on the domains alone.
+        folder: Output folder.
+        vocab_size: Vocabulary size of the tokenizer, which is trained on the domains only.
 
     Raises:
         ConfigError: If only one of domains and specific set is given, a pattern matches nothing,

@@ -1,4 +1,4 @@
-"""Text of several kinds that every Python installation has: documents for the demo."""
+"""Collects documents for the demo from text that every Python installation has."""
 
 import hashlib
 import inspect
@@ -14,7 +14,7 @@ from pathlib import Path
 from megadga.errors import ConfigError
 
 OVERLAP_WORDS = 13
-"""Equal words in a row that make two texts overlap, as in GPT-3's decontamination."""
+"""Length of word n-grams for detecting overlap, as in GPT-3's decontamination."""
 
 
 _WORD = re.compile(r"\w+")
@@ -22,12 +22,12 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """How much is taken of one domain.
+    """Size limits of one domain.
 
     Attributes:
-        domain: Characters of the whole domain, at most.
-        file: Characters of one file, at most, so that no file makes up a domain.
-        document: Characters of one document; longer files become several documents.
+        domain: Maximum characters of the domain.
+        file: Maximum characters of one file, so that no file dominates a domain.
+        document: Maximum characters of one document; longer files become several documents.
     """
 
     domain: int = 1_500_000
@@ -47,11 +47,11 @@ def word_ngrams(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def split_documents(text: str, size: int) -> Iterator[str]:
-    """Yield consecutive parts of a text that end with a line where one ends in their second half.
+    """Yield consecutive parts of a text, cut at line ends where possible.
 
     Args:
-        text: Any; parts of nothing but white space are left out.
-        size: Characters of a part, at most.
+        text: The text; blank parts are skipped.
+        size: Maximum characters per part.
     """
     start = 0
     while start < len(text):
@@ -66,12 +66,12 @@ def split_documents(text: str, size: int) -> Iterator[str]:
 def select_documents(
     files: Iterable[str], *, sizes: SizeLimits, excluded_ngrams: frozenset[tuple[str, ...]]
 ) -> list[str]:
-    """Return a domain's documents: parts of its files, in order, up to the domain's size.
+    """Return a domain's documents: parts of its files, in order, up to the size limit.
 
     Args:
-        files: Whole texts; read no further than needed.
-        sizes: How much to take.
-        excluded_ngrams: Runs of words that no document may contain (``word_ngrams``).
+        files: Whole texts; read lazily.
+        sizes: Size limits.
+        excluded_ngrams: Word n-grams that no document may contain (``word_ngrams``).
     """
     documents: list[str] = []
     left = sizes.domain
@@ -86,16 +86,16 @@ def select_documents(
 
 
 def deduplicate_paragraphs(texts: Iterable[str]) -> list[str]:
-    """Return texts without the paragraphs that repeat earlier words.
+    """Remove paragraphs that share a word n-gram with earlier text.
 
-    A paragraph (text between blank lines) goes if keeping it would give its text a run of words
-    that was kept before, in this text or an earlier one.
+    A paragraph (text between blank lines) is removed if it would introduce an n-gram that was
+    kept before, in this text or an earlier one.
 
     Args:
-        texts: What several of them have stays in the first.
+        texts: Texts; shared paragraphs are kept in the first one.
 
     Returns:
-        As many texts, in order, ``""`` where nothing is left; no two share a run of words.
+        One text per input, possibly empty; no two share a word n-gram.
     """
     seen: set[tuple[str, ...]] = set()
     distinct: list[str] = []
@@ -113,7 +113,7 @@ def deduplicate_paragraphs(texts: Iterable[str]) -> list[str]:
 
 
 def hash_ordered(names: Iterable[str]) -> Sequence[str]:
-    """Return names in an order without meaning that is the same everywhere: by their SHA-256."""
+    """Return names in a reproducible pseudo-random order, sorted by SHA-256."""
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
@@ -125,7 +125,7 @@ MIN_DOMAINS = 6
 
 
 MIN_CHARACTERS = 200_000
-"""A domain with less is left out: it would be gone through many times."""
+"""Minimum size of a domain; smaller ones would be repeated many times."""
 
 
 _NOT_CODE = frozenset({"site-packages", "dist-packages", "ensurepip", "lib2to3", "encodings"})
@@ -269,11 +269,11 @@ SOURCES = (
 def harvest(report: Callable[[str], None]) -> Corpus:
     """Collect the documents of every domain and of the specific set, the language reference.
 
-    No document of a domain shares a run of words with the language reference, and no document of
-    the specific set's held-out part does so with its other part.
+    Documents of domains share no word n-gram with the language reference, and neither do the
+    held-out documents of the specific set with its training documents.
 
     Args:
-        report: Told about each domain in one line.
+        report: Called with one line per domain.
 
     Raises:
         ConfigError: If this machine has enough text for fewer than ``MIN_DOMAINS`` domains.
@@ -288,11 +288,11 @@ def harvest(report: Callable[[str], None]) -> Corpus:
             source.files(), sizes=source.sizes, excluded_ngrams=excluded_ngrams
         )
         characters = sum(map(len, documents))
-        told = f"{source.name}: {len(documents):,} documents, {characters / 1e6:.2f} MB"
+        summary = f"{source.name}: {len(documents):,} documents, {characters / 1e6:.2f} MB"
         if characters < MIN_CHARACTERS:
-            report(f"{told}; left out, {MIN_CHARACTERS / 1e6:.2f} MB are needed")
+            report(f"{summary}; skipped, at least {MIN_CHARACTERS / 1e6:.2f} MB are needed")
         else:
-            report(told)
+            report(summary)
             domains[source.name] = documents
     if len(domains) < MIN_DOMAINS:
         raise ConfigError(
@@ -303,9 +303,9 @@ def harvest(report: Callable[[str], None]) -> Corpus:
 
 
 def language_reference() -> tuple[list[str], list[str]]:
-    """Return documents of the Python language reference, to align to and to hold out, by topic.
+    """Return training and held-out documents of the Python language reference, split by topic.
 
-    Topics include each other; what several have stays in the shortest.
+    Topics include each other; shared paragraphs are kept in the shortest topic.
 
     Raises:
         ConfigError: If this Python comes without it.

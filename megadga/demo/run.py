@@ -1,4 +1,4 @@
-"""The demo: text found on this machine, prepared, trained on in two ways, compared."""
+"""The demo: collects text on this machine, trains with DGA and uniform weights, and compares."""
 
 import json
 import os
@@ -41,7 +41,7 @@ SPECIFIC = "language_reference"
 
 @dataclass(frozen=True)
 class DemoFolder:
-    """The paths of one demo, each made by one part of it, and there only when that part is done.
+    """The paths of a demo; each exists only when the stage that creates it is complete.
 
     Attributes:
         root: The folder that holds everything.
@@ -61,7 +61,7 @@ class DemoFolder:
 
     @property
     def domains(self) -> Path:
-        """Shards of the training domains, a folder each; each is whole or not there."""
+        """Shards of the training domains, one folder per domain, written atomically."""
         return self.root / "shards" / "domains"
 
     @property
@@ -87,7 +87,7 @@ class DemoFolder:
         return self.run(run) / "metrics.jsonl"
 
     def remove(self, runs: tuple[str, ...]) -> None:
-        """Remove what a demo makes, and nothing else that may be in the folder."""
+        """Remove the demo's files, and no others in the folder."""
         made = [self.documents, self.root / "shards", self.tokenizer, *self.images]
         made += [self.config(run) for run in runs] + [self.run(run) for run in runs]
         for path in made:
@@ -108,7 +108,7 @@ VALID_FRACTION = 0.05
 
 
 def collect_documents(folder: DemoFolder, report: Callable[[str], None]) -> None:
-    """Write the text found on this machine as JSON lines, a file each domain.
+    """Write the text found on this machine as JSON lines, one file per domain.
 
     Raises:
         ConfigError: If the machine has too little.
@@ -127,7 +127,7 @@ def collect_documents(folder: DemoFolder, report: Callable[[str], None]) -> None
 
 
 def train_demo_tokenizer(folder: DemoFolder, report: Callable[[str], None]) -> Tokenizer:
-    """Train a tokenizer on the training domains alone, and load it."""
+    """Train a tokenizer on the training domains only, and load it."""
     if folder.tokenizer.exists():
         report(f"{folder.tokenizer}: already there")
         return load_tokenizer(folder.tokenizer)
@@ -149,12 +149,12 @@ def write_shards(folder: DemoFolder, tokenizer: Tokenizer, report: Callable[[str
 
 
 def write_domains(patterns: Sequence[str], tokenizer: Tokenizer, output: Path) -> tuple[str, ...]:
-    """Write shards of files, a domain each unless they are the two splits of one.
+    """Write shards of files, one domain per file or pair of splits.
 
     Args:
         patterns: Paths or globs.
         tokenizer: Encodes them.
-        output: Gets a folder per domain.
+        output: Output folder, with one folder per domain.
 
     Returns:
         The domains' names.
@@ -242,7 +242,7 @@ checkpoint: {{interval: {quarter}, keep_last: 1}}
 
 @dataclass(frozen=True)
 class DemoRunSize:
-    """What the two runs of a demo have in common.
+    """Options common to both runs of a demo.
 
     Attributes:
         steps: Optimizer steps, at least ``UPDATES``.
@@ -270,10 +270,10 @@ class DemoRunSize:
 
 
 def write_config(folder: DemoFolder, run: str, size: DemoRunSize) -> None:
-    """Write a run's YAML file, whole.
+    """Write a run's YAML file.
 
     Raises:
-        ConfigError: If there is one already that says something else.
+        ConfigError: If a different file exists already.
     """
     path = folder.config(run)
     text = _config_text(folder, run, size)
@@ -297,10 +297,10 @@ def is_finished(folder: DemoFolder, run: str, size: DemoRunSize) -> bool:
 def train(folder: DemoFolder, run: str, size: DemoRunSize, report: Callable[[str], None]) -> None:
     """Train a run, or continue it, with DeepSpeed's launcher.
 
-    What the processes print goes where this process prints.
+    The processes inherit the output streams.
 
     Raises:
-        MegadgaError: If they fail; they have said why.
+        MegadgaError: If they fail; they print the reason.
     """
     arguments = _arguments(folder.config(run), size.ranks)
     report(f"$ {shlex.join(('deepspeed', *arguments))}")
@@ -348,10 +348,10 @@ def _free_port() -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Return this environment with what lies beside this interpreter.
+    """Return the environment with the programs and compiled operators of this interpreter.
 
-    Its programs come first, as compilers ask for ninja; so do the operators that `make setup`
-    compiled, unless the variable says where others are.
+    Its programs come first in ``PATH``, for ninja; operators compiled by `make setup` are used
+    unless ``TORCH_EXTENSIONS_DIR`` is set.
     """
     programs = str(Path(sys.executable).parent)
     path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -365,7 +365,7 @@ def _environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What one run came to.
+    """Results of one run.
 
     Attributes:
         sequences: Training sequences drawn from each domain.
@@ -381,7 +381,7 @@ class RunSummary:
 
 
 def summarise_run(metrics: Path, specific: str) -> RunSummary:
-    """Return what a finished run's metrics say.
+    """Return the results of a finished run from its metrics.
 
     Args:
         metrics: The run's ``metrics.jsonl``.
@@ -408,11 +408,11 @@ def summarise_run(metrics: Path, specific: str) -> RunSummary:
 
 @dataclass(frozen=True)
 class DomainSize:
-    """How much of a domain there is to train on.
+    """Size of a domain's training split.
 
     Attributes:
-        tokens: In its training split.
-        sequences: Windows of the run's sequence length.
+        tokens: Number of tokens.
+        sequences: Number of windows of the run's sequence length.
     """
 
     tokens: int
@@ -422,7 +422,7 @@ class DomainSize:
 def render_comparison(
     domains: Mapping[str, DomainSize], dga: RunSummary, uniform: RunSummary
 ) -> list[str]:
-    """Return the lines of the demo's result: a row each domain, then the losses.
+    """Return the lines of the demo's result: one row per domain, then the losses.
 
     Args:
         domains: What was trained on, by name.
@@ -477,7 +477,7 @@ Report = Callable[[str], None]
 
 
 def _tell(line: str) -> None:
-    print(line, flush=True)  # in order with what the trained processes print
+    print(line, flush=True)  # in order with the output of the training processes
 
 
 def run_demo(
@@ -497,7 +497,7 @@ def run_demo(
         seed: Of both runs, at least 0; the text and the shards are the same for any.
         ranks: Processes that train together, a divisor of ``GLOBAL_BATCH_SIZE``.
         fresh: Whether to remove first what an earlier demo made in the folder.
-        report: Told what happens, a line at a time.
+        report: Called with each line of progress.
 
     Raises:
         MegadgaError: If an option is out of range, the machine has too little text, the folder

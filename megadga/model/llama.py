@@ -1,7 +1,7 @@
 """A Llama-shaped decoder whose forward pass returns the loss of every token.
 
-Every parameter's first value depends on the seed and its name alone: the same bits on every rank,
-for any partition.
+The initial value of every parameter depends only on the seed and its name: equal bits on every
+rank, for any partition.
 """
 
 # ruff: noqa: N803, N806 (shape suffixes are capitals)
@@ -27,7 +27,7 @@ Initializer = Callable[[Tensor], None]
 
 @dataclass(frozen=True)
 class NormalInitializer:
-    """Fills a weight with normal numbers that depend on ``(seed, name)`` alone.
+    """Fills a weight with normal numbers that depend only on ``(seed, name)``.
 
     Args:
         seed: Seed of the model, at least 0.
@@ -44,8 +44,8 @@ class NormalInitializer:
         """Overwrite ``weight``, of any shape, dtype and device."""
         address = hashlib.blake2b(f"{self.seed}/{self.name}".encode(), digest_size=8).digest()
         generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(address, "little"))
-        # Under zero.Init torch.empty and torch.randn make tensors of the training dtype;
-        # torch.normal is left alone, and rounding once, here, is what a cast of float32 does.
+        # Under zero.Init torch.empty and torch.randn create tensors of the training dtype;
+        # torch.normal does not, and copying rounds once, like a cast of float32.
         values = torch.normal(
             0.0,
             self.standard_deviation,
@@ -59,7 +59,7 @@ class NormalInitializer:
 
 @dataclass(frozen=True)
 class DecoderInitialization:
-    """How the matrices of a decoder start, by what they feed.
+    """Initialization of a decoder's matrices, by their role.
 
     Every matrix is N(0, 2 / (5 width)) ("small init", Nguyen and Salazar 2019, arXiv 1910.05895);
     those that add to the residual stream are divided by sqrt(2 num_layers) (GPT-2), so that its
@@ -69,7 +69,7 @@ class DecoderInitialization:
         seed: Seed of the model, at least 0.
         width: Features of the residual stream.
         num_layers: Blocks, each of which adds to the stream twice.
-        scope: Where in the model the next names lie.
+        scope: Prefix of parameter names.
     """
 
     seed: int
@@ -78,7 +78,7 @@ class DecoderInitialization:
     scope: str = ""
 
     def within(self, scope: str) -> "DecoderInitialization":
-        """Return the same rules for the parts of ``scope``."""
+        """Return the same initialization for a submodule."""
         return replace(self, scope=f"{self.scope}{scope}.")
 
     def inner(self, name: str) -> Initializer:
@@ -105,7 +105,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def reset_parameters(self) -> None:
-        """Set the weight to what it started with."""
+        """Reset the weight to its initial value."""
         self._initialize(self.weight)
 
 
@@ -123,7 +123,7 @@ class Embedding(nn.Embedding):
         super().__init__(vocabulary_size, width)
 
     def reset_parameters(self) -> None:
-        """Set the weight to what it started with."""
+        """Reset the weight to its initial value."""
         self._initialize(self.weight)
 
 
@@ -152,7 +152,7 @@ class RotaryEmbedding(nn.Module):
             self.register_buffer(name, rounded, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RotaryEmbedding":
-        """Move the tables with the model, but keep their bits: ``.to(bfloat16)`` rounds them."""
+        """Move the tables with the model, but keep float32: ``.to(bfloat16)`` would round them."""
         exact = self.cosines, self.sines
         super()._apply(fn, recurse)
         device = self.cosines.device
@@ -236,16 +236,16 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """A decoder of the Llama family (arXiv 2302.13971).
 
-    The first weights are a function of ``seed`` and ``shape``: the same bits on every rank, for
-    any world size and ZeRO stage. Builds under ``deepspeed.zero.Init`` one module at a time.
+    The initial weights are a function of ``seed`` and ``shape``: equal bits on every rank, for any
+    world size and ZeRO stage. Supports partitioned construction under ``deepspeed.zero.Init``.
 
     Args:
         shape: Sizes of the model.
-        vocabulary_size: Tokens that exist (V).
-        sequence_length: Longest sequence it will read (S).
-        seed: Seed of the first weights, at least 0.
-        checkpoint_activations: Whether the activations inside a block are computed again in the
-            backward pass instead of kept.
+        vocabulary_size: Vocabulary size (V).
+        sequence_length: Maximum sequence length (S).
+        seed: Seed of the initial weights, at least 0.
+        checkpoint_activations: Whether to recompute the activations inside a block in the backward
+            pass.
     """
 
     def __init__(
@@ -274,8 +274,8 @@ class Llama(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Return the cross-entropy of each next token in nats.
 
-        Padding changes nothing: it follows all tokens of its sequence, so that attention, which
-        looks back, never shows it to one of them.
+        Padding has no effect on other tokens: it is at the end of sequences, and attention is
+        causal.
 
         Args:
             tokens_BT: Windows of token ids, or ``PADDING`` at their ends, shape ``(b, S + 1)``.

@@ -1,11 +1,11 @@
-"""Sizes of decoders by name, and how many parameters each has."""
+"""Named sizes of decoders, and their numbers of parameters."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """The size of a Llama-shaped decoder, vocabulary aside.
+    """The size of a Llama-shaped decoder, except for its vocabulary.
 
     Args:
         num_layers: Blocks of attention and feed-forward, at least 1.
@@ -51,7 +51,7 @@ class LlamaShape:
         return self.width // self.num_heads
 
     def num_parameters(self, vocabulary_size: int) -> int:
-        """Return the number of trained numbers, a tied matrix counted once."""
+        """Return the number of parameters, with tied matrices counted once."""
         kv_width = self.num_kv_heads * self.head_width
         attention = 2 * self.width * self.width + 2 * self.width * kv_width
         feed_forward = 3 * self.width * self.mlp_width

@@ -117,7 +117,7 @@ def check_round_trips(path: Path, coder: Coder, *, names: Iterable[str]) -> None
         if _is_same(text, decoded) or _is_same(unicodedata.normalize("NFC", text), decoded):
             continue
         raise ConfigError(
-            f"{path}: expected text to be unchanged by a round trip: {_show_change(text, decoded)}"
+            f"{path}: expected text to be unchanged by a round trip, {_show_change(text, decoded)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Reads a run's metrics file, finished or still growing, and the weights in it."""
+"""Reads the records and weights in a metrics file, also while the run is in progress."""
 
 import math
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 
 _LARGEST = 1e300
-"""Of a number, without its sign: pictures need some room around."""
+"""Maximum magnitude of a number, so that axis limits do not overflow."""
 
 
 _ROUNDING = 1e-6
@@ -26,7 +26,7 @@ _ROUNDING = 1e-6
 def read_records(metrics: Path, kind: str) -> list[Record]:
     """Return the records of one type, in the order of the file.
 
-    A last line without its end is being written at this moment, and is left out.
+    An incomplete last line, which is being written, is ignored.
 
     Args:
         metrics: A run's ``metrics.jsonl``.
@@ -59,12 +59,12 @@ def _parse(line: str, place: str) -> Record:
 
 
 def numbers_by_name(metrics: Path, record: Record, *keys: str) -> dict[str, float]:
-    """Return what a record has at a key (or a key of a key): a number for each name, at least one.
+    """Return the numbers by name at a key, or nested keys, of a record; at least one.
 
     A number that was not finite when it was logged is NaN.
 
     Raises:
-        ConfigError: If there is something else, or nothing.
+        ConfigError: If the value is missing or has another form.
     """
     value: object = record
     for key in keys:
@@ -76,10 +76,10 @@ def numbers_by_name(metrics: Path, record: Record, *keys: str) -> dict[str, floa
 
 
 def names_at(metrics: Path, record: Record, key: str) -> tuple[str, ...]:
-    """Return the names that a record has something for at a key, at least one.
+    """Return the names at a key of a record; at least one.
 
     Raises:
-        ConfigError: If there is something else, or nothing.
+        ConfigError: If the value is missing or has another form.
     """
     if names := tuple(_section(record.get(key))):
         return names
@@ -87,10 +87,10 @@ def names_at(metrics: Path, record: Record, key: str) -> tuple[str, ...]:
 
 
 def counts_by_name(metrics: Path, record: Record, key: str) -> dict[str, int]:
-    """Return what a record has at a key: a count for each name.
+    """Return the counts by name at a key of a record.
 
     Raises:
-        ConfigError: If there is something else, or nothing.
+        ConfigError: If the value is missing or has another form.
     """
     numbers = numbers_by_name(metrics, record, key)
     if not all(value >= 0.0 and value.is_integer() for value in numbers.values()):
@@ -99,10 +99,10 @@ def counts_by_name(metrics: Path, record: Record, key: str) -> dict[str, int]:
 
 
 def number_at(metrics: Path, record: Record, key: str) -> float:
-    """Return the number that a record has at a key; NaN if it was not finite.
+    """Return the number at a key of a record; NaN if it was not finite.
 
     Raises:
-        ConfigError: If there is something else, or nothing.
+        ConfigError: If the value is missing or has another form.
     """
     value: object = record.get(key, "nothing")
     if not _is_number(value):
@@ -115,7 +115,7 @@ def _section(value: object) -> Record:
 
 
 def _is_number(value: object) -> bool:
-    """Tell whether JSON has a number there, or null as it has no word for the others."""
+    """Return whether a JSON value is a number, or null, which stands for non-finite numbers."""
     if value is None:
         return True
     return isinstance(value, int | float) and value is not True and abs(value) <= _LARGEST
@@ -131,18 +131,16 @@ def _unexpected(
 def averaged_weights(
     metrics: Path, update: Record, names: Iterable[str] | None = None
 ) -> dict[str, float]:
-    """Return what an update's mixture averages to, by name.
-
-    Of a rule over basis distributions that is the domains' weights, and the basis' own.
+    """Return an update's averaged weights by name, over the domains or the basis.
 
     Args:
         metrics: The file, for messages.
         update: A record of type ``update``.
-        names: Whose weights; None: the domains', or the basis' where there are too many domains
-            for the record.
+        names: Names of the weights to return; None: the domains', or the basis' if there are too
+            many domains to log.
 
     Raises:
-        ConfigError: If there are none, or they are no weights.
+        ConfigError: If there are none, or they are not in [0, 1].
     """
     of_domains, of_basis = update.get("averaged_weights"), update.get("basis_averaged_weights")
     key = "averaged_weights"
@@ -155,17 +153,17 @@ def averaged_weights(
 
 
 START = "start"
-"""The event that tells the weights of step 0."""
+"""The event with the weights at step 0."""
 
 
 @dataclass(frozen=True)
 class WeightHistory:
-    """How the averaged weights moved.
+    """Averaged weights over the course of a run.
 
     Attributes:
-        names: The domains, ``K`` of them; or basis distributions over too many to be told of.
-        steps: Optimizer steps after which the weights were updated, or 0 for those that the run
-            began with, shape ``(updates,)``.
+        names: The ``K`` domains, or basis distributions if there are too many domains to log.
+        steps: Optimizer steps after which the weights were updated, 0 for the initial weights,
+            shape ``(updates,)``.
         weights: Averaged weights after each update, shape ``(updates, K)``.
     """
 
@@ -175,12 +173,12 @@ class WeightHistory:
 
 
 def read_weights_from_start(metrics: Path) -> WeightHistory:
-    """Return the weights that a run's metrics tell of from step 0 on, fixed ones to the last step.
+    """Return the weights in a run's metrics from step 0 on, constant if there are no updates.
 
-    Metrics without an event ``start``, of an older run, begin at the first update.
+    Metrics of older runs without an event ``start`` begin at the first update.
 
     Raises:
-        ConfigError: If there is neither, or the domains change between two.
+        ConfigError: If there are neither, or the domains change.
     """
     events = read_records(metrics, "event")
     start = next((event for event in events if event.get("event") == START), None)
@@ -206,10 +204,10 @@ def read_weights_from_start(metrics: Path) -> WeightHistory:
 
 
 def read_weights(metrics: Path) -> WeightHistory:
-    """Return the weights that a run's metrics tell of.
+    """Return the weights in the updates of a run's metrics.
 
     Raises:
-        ConfigError: If there is no update yet, or the domains change between two.
+        ConfigError: If there is no update yet, or the domains change.
     """
     updates = read_records(metrics, "update")
     if not updates:

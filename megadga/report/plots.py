@@ -35,12 +35,12 @@ from megadga.report.history import (
 def spread_labels(
     positions: Sequence[float], *, gap: float, lowest: float, highest: float
 ) -> list[float]:
-    """Return positions at least ``gap`` apart, each close to where it was, in the same order.
+    """Move positions apart to at least ``gap`` distance, keeping their order.
 
     Args:
         positions: In any order.
-        gap: Least distance between two, above 0. If they do not fit between ``lowest`` and
-            ``highest``, as far apart as they can be.
+        gap: Minimum distance, above 0; reduced if the positions do not fit between ``lowest`` and
+            ``highest``.
         lowest: Bound of every position returned.
         highest: Likewise.
     """
@@ -70,7 +70,7 @@ except ModuleNotFoundError as error:
 
 
 MAX_LINES = 12
-"""Domains with a line of their own."""
+"""Maximum number of domains with a separate line."""
 
 
 SIZE_INCHES = (10.0, 5.5)
@@ -79,7 +79,7 @@ SIZE_INCHES = (10.0, 5.5)
 DOTS_PER_INCH = 150
 
 
-# Told apart by people who confuse red and green, and dark enough to be the colour of text.
+# Distinguishable with red-green colour blindness, and dark enough for text.
 COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -100,16 +100,16 @@ DASHES = ("-", "--", ":", "-.")
 
 
 OTHERS = ("#888888", "-")
-"""Of what stands for several domains."""
+"""Style of the line for the sum of other domains."""
 
 
 _LABEL_GAP = 0.045  # of the height of the axes
 
 
 def line_style(name: str, names: Sequence[str]) -> tuple[str, str]:
-    """Return colour and dashes of a domain's line: the same ones in every run over these domains.
+    """Return colour and dashes of a domain's line, equal in all runs over the same domains.
 
-    They go by the place of its name among all, not by its weight.
+    They depend on the rank of its name, not on its weight.
     """
     place = sorted(names).index(name)
     return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
@@ -130,7 +130,7 @@ def new_panels(number: int) -> tuple[Figure, tuple[Axes, ...]]:
 
 
 def set_up_axes(axes: Axes, *, title: str, quantity: str, last_step: int) -> None:
-    """Say what is drawn, from step 0 to the last."""
+    """Set title, labels, limits and grid, from step 0 to the last."""
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(quantity)
@@ -146,10 +146,10 @@ def label_ends(
     """Write a label beside the end of each line, joined to it.
 
     Args:
-        axes: Framed, with the limits that will stay.
+        axes: Axes with final limits.
         labels: One per line.
-        values: Where each line ends; one that is not finite has its label at the bottom.
-        colours: Of the lines.
+        values: Last value of each line; labels of non-finite values are at the bottom.
+        colours: Colours of the lines.
     """
     bottom, top = axes.get_ylim()
     ends = [(value - bottom) / (top - bottom) if isfinite(value) else 0.0 for value in values]
@@ -182,10 +182,10 @@ def save(figure: Figure, image: Path) -> None:
 
 @dataclass(frozen=True)
 class AlignmentHistory:
-    """What updates have measured.
+    """Measured alignments over the course of a run.
 
     Attributes:
-        names: The domains, ``K`` of them; or the basis distributions that were measured.
+        names: The ``K`` domains, or the basis distributions.
         steps: Optimizer steps after which each was measured, shape ``(updates,)``.
         alignments: Shape ``(updates, K)``.
         standard_errors: Of the alignments, same shape; NaN where an update has none.
@@ -200,19 +200,19 @@ class AlignmentHistory:
 
 
 def has_alignments(update: Record) -> bool:
-    """Tell whether an update measured alignments, with one specific set or with several."""
+    """Return whether an update has alignments, with one specific set or several."""
     return "alignments" in update or "target_alignments" in update
 
 
 def read_alignments(metrics: Path) -> dict[str, AlignmentHistory]:
-    """Return the alignments that a run's metrics tell of, with each specific set.
+    """Return the alignments in a run's metrics, for each specific set.
 
     Returns:
         Histories by the sets' names; a single one, which metrics do not name, is ``the specific
         set``.
 
     Raises:
-        ConfigError: If no update measured any, or records say something else than they should.
+        ConfigError: If there are none, or records are inconsistent.
     """
     updates = [one for one in read_records(metrics, "update") if has_alignments(one)]
     if not updates:
@@ -263,7 +263,7 @@ def plot_alignments(metrics: Path, image: Path) -> None:
 
     Args:
         metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
-        image: Where to write a PNG, with a panel a specific set.
+        image: Path of the PNG, with one panel per specific set.
 
     Raises:
         ConfigError: If the metrics hold no alignments.
@@ -302,7 +302,7 @@ def _table(records: list[dict[str, float]], names: tuple[str, ...]) -> FloatArra
 
 
 def heaviest_lines(history: WeightHistory, max_lines: int) -> WeightHistory:
-    """Return at most ``max_lines`` lines: the domains that ever weighed most, and the rest as one.
+    """Return the domains with the largest peak weights, and the sum of the rest as one line.
 
     The lines are in the order of their last weights, largest first; the rest comes last.
     """
@@ -362,13 +362,14 @@ def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:
 
     Args:
         metrics: A run's ``metrics.jsonl``, finished or not.
-        folder: Gets ``weights.png`` and ``alignments.png``, with a panel a specific set.
+        folder: Output folder of ``weights.png`` and ``alignments.png``, the latter with one panel
+            per specific set.
 
     Returns:
-        The pictures; without alignments, where no update measured any, only the first.
+        The image paths; without alignments only the first.
 
     Raises:
-        ConfigError: If the metrics tell of no weights.
+        ConfigError: If the metrics have no weights.
     """
     weights, alignments = (folder / f"{name}.png" for name in ("weights", "alignments"))
     plot_weights(metrics, weights)

@@ -149,7 +149,7 @@ def with_pad(tmp_path_factory):
 )
 def test_a_model_that_changes_text_is_refused(tmp_path, differently, message):
     path = train_foreign(tmp_path / "a.model", vocab_size=350, **LOSSLESS | differently)
-    with pytest.raises(ConfigError, match=f"^{path}: expected text to come back .*{message}"):
+    with pytest.raises(ConfigError, match=f"^{path}: expected text to be unchanged .*{message}"):
         SentencePieceTokenizer.load(path)
 
 

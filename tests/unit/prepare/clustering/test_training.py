@@ -112,7 +112,7 @@ def test_a_failed_attempt_leaves_nothing_and_an_interrupted_one_is_cleared_away(
 
 def test_texts_in_which_nothing_is_known_are_refused(tmp_path):
     path = write_lines(tmp_path / "odd.jsonl", ["1", "2"])
-    with pytest.raises(ConfigError, match=r"^texts: expected some that the embedding knows"):
+    with pytest.raises(ConfigError, match=r"^texts: expected some with features known"):
         train_clusters(
             [path], tmp_path / "out", ClusteringRecipe((2,)), embedder=FirstLetter()
         )  # fmt: skip

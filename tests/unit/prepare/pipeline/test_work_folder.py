@@ -65,7 +65,7 @@ def test_another_plan_is_refused_with_what_differs_first(work_folder, plan, diff
     begin(work_folder)
     with pytest.raises(ConfigError) as caught, work_folder.claim(plan):
         pass
-    assert f"plan.json: {difference}: a build of something else" in str(caught.value)
+    assert f"plan.json: {difference}: a different build" in str(caught.value)
 
 
 def test_another_plan_replaces_one_that_has_left_nothing(work_folder):

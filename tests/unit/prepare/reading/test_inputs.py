@@ -82,7 +82,10 @@ def test_a_pair_makes_the_two_splits_of_one_domain(touch):
             ["a.jsonl", "a.test.jsonl"],
             r"a\.test\.jsonl: expected an input to train on, .* says tes",
         ),
-        (["train-0.parquet", "validation-0.parquet"], r"validation-0\.par.* says valid: leave it"),
+        (
+            ["train-0.parquet", "validation-0.parquet"],
+            r"validation-0\.par.* says valid: remove it",
+        ),
     ],
 )
 def test_inputs_that_contradict_are_refused(touch, names, message):

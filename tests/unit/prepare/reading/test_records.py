@@ -185,8 +185,8 @@ def test_empty_are_those_with_no_other_fault(line, empty):
         (b"caf\xe9", Keys(), "expected UTF-8 text, found 'utf-8' codec can't decode", False),
         (b"", Keys(), "expected text, found none", True),
         (b" \r\n", Keys(), "expected text, found white space alone", True),
-        (b"a", Keys(id="id"), "id: expected a record with fields, found a file of mere", False),
-        (b"a", Keys(domain="from"), "from: expected a record with fields, found a file", False),
+        (b"a", Keys(id="id"), "id: expected a record with fields, found a plain text", False),
+        (b"a", Keys(domain="from"), "from: expected a record with fields, found a plain", False),
     ],
 )
 def test_a_bad_file_of_text_is_rejected_with_its_reason(content, keys, reason, empty):

@@ -95,11 +95,11 @@ def test_a_folder_without_splits_is_trained_on():
     [
         (
             ("train.jsonl", "more.jsonl"),
-            r"more\.jsonl: expected a name that says train, .* of others in /data/qa, found none",
+            r"more\.jsonl: expected a name with train, .* like others in /data/qa, found none",
         ),
         (
             ("train/valid-0.jsonl",),
-            r"valid-0\.jsonl: expected one split in .* below /data/qa, found train and valid",
+            r"valid-0\.jsonl: expected at most one split in .* below /data/qa, found train and ",
         ),
         (
             ("valid.jsonl", "test.jsonl"),
