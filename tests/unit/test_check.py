@@ -166,7 +166,7 @@ def test_each_of_several_specific_sets_costs_as_much_as_one(folder, overrides, c
     assert entry(report(folder, TWO_SETS, *overrides), "probe") == f"every 4 steps: {cost}"
 
 
-def test_every_specific_set_is_told(folder):
+def test_every_specific_set_is_reported(folder):
     told = entry(report(folder, TWO_SETS), "data")
     assert re.match(
         r"3 domains and the specific sets a \(\d+ sequences\), b \(\d+ sequences\), all by ", told
@@ -186,7 +186,7 @@ def test_reweighting_says_where_it_costs_a_pass(folder):
     assert not any(line.startswith("reweighting") for line in report(folder))
 
 
-def test_a_reference_is_told_with_what_every_rank_holds_of_it(folder):
+def test_a_reference_is_reported_with_what_every_rank_holds_of_it(folder):
     write_reference(folder / "reference", step=3)
     lines = report(folder, "mixing={type: doremi, reference: reference, interval: 5}")
     assert entry(lines, "reference") == (
@@ -225,7 +225,7 @@ def test_evaluation_says_what_is_held_out(folder):
     assert entry(report(folder, "evaluation=null"), "evaluation") == "none"
 
 
-def test_what_is_left_out_is_counted(folder):
+def test_what_is_excluded_is_counted(folder):
     write_domain(folder / "domains" / "d3", seed=3, num_documents=1)
     tokens = read_manifest(folder / "domains" / "d3").num_tokens("train")
     overrides = ("data.too_short=leave_out", "model.sequence_length=32")
@@ -361,7 +361,7 @@ def test_a_run_that_can_be_meant_gets_no_warning(folder):
         ),
     ],
 )
-def test_what_can_hardly_be_meant_is_told_with_its_key(folder, override, warning):
+def test_what_can_hardly_be_meant_is_reported_with_its_key(folder, override, warning):
     specific = re.search(r"target \((\d+) sequences\)", entry(report(folder), "data"))
     assert specific is not None
     sizes = [(int(entry(report(folder), name).split()[0]) - 1) // 8 for name in ("d0", "d1", "d2")]
@@ -372,7 +372,7 @@ def test_what_can_hardly_be_meant_is_told_with_its_key(folder, override, warning
     assert warnings(folder, override) == [f"{place}: {expected}"]
 
 
-def test_other_rules_that_begin_too_late_are_told(folder):
+def test_other_rules_that_begin_too_late_are_reported(folder):
     stages = "stages: [{step: 0, weights: uniform}, {step: 10, weights: uniform}]"
     lines = report(folder, f"mixing={{type: schedule, {stages}}}")
     assert lines[-1] == (
@@ -386,7 +386,7 @@ def test_other_rules_that_begin_too_late_are_told(folder):
     )
 
 
-def test_a_rate_that_the_schedule_replaces_is_told(folder):
+def test_a_rate_that_the_schedule_replaces_is_reported(folder):
     params = "{total_num_steps: auto, warmup_num_steps: 2}"
     decay = f"deepspeed.scheduler={{type: WarmupDecayLR, params: {params}}}"
     assert warnings(folder, decay, "deepspeed.optimizer.params.lr=3e-4") == [
@@ -397,7 +397,7 @@ def test_a_rate_that_the_schedule_replaces_is_told(folder):
     ]
 
 
-def test_domains_that_are_repeated_over_and_over_are_told(folder):
+def test_domains_that_are_repeated_over_and_over_are_reported(folder):
     (warning,) = warnings(folder, "training.steps=100000")
     assert re.fullmatch(
         r"run\.yaml:1: sampling\.max_epochs: expected at most 16 epochs of a domain at the first "
@@ -406,7 +406,7 @@ def test_domains_that_are_repeated_over_and_over_are_told(folder):
     )
 
 
-def test_text_that_is_read_twice_is_told(folder):
+def test_text_that_is_read_twice_is_reported(folder):
     listed = "data.domains=[{name: a, path: domains/d0}, {name: b, path: domains/../domains/d0}]"
     assert warnings(folder, listed) == [
         (

@@ -105,7 +105,7 @@ def test_describe_needs_no_shards(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["train", "check", "describe"])
-def test_mistakes_are_a_line_each_and_exit_code_2(folder, capsys, command):
+def test_issues_are_a_line_each_and_exit_code_2(folder, capsys, command):
     (folder / "run.yaml").write_text(RUN.replace("seed", "sed").replace("steps: 10", "steps: x"))
     before = files_in(folder)
     assert main([command, "run.yaml"]) == 2
@@ -210,7 +210,7 @@ def test_a_check_takes_less_than_two_seconds(folder):
     assert spent - before.children_user - before.children_system < 2.0
 
 
-def test_a_mistake_leaves_no_traceback_under_deepspeeds_launcher(folder):
+def test_an_issue_leaves_no_traceback_under_deepspeeds_launcher(folder):
     command = ("-m", "megadga.cli", "--local_rank=0", "train", "run.yaml", "--set", "sed=1")
     done = run_python(*command)
     assert (done.returncode, done.stdout) == (2, "")

@@ -11,7 +11,7 @@ import megadga
 SOURCE = Path(megadga.__file__)
 
 
-def test_every_public_name_is_what_type_checkers_are_told():
+def test_every_public_name_is_what_type_checkers_are_reported():
     (block,) = [n for n in ast.parse(SOURCE.read_text()).body if isinstance(n, ast.If)]
     declared = {
         (node.module, alias.asname)

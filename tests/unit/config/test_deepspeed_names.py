@@ -175,7 +175,7 @@ def test_what_deepspeed_has_removed_is_said_to_be():
     ]
 
 
-def test_a_mistake_in_the_settings_is_told_with_the_line_of_their_file(tmp_path):
+def test_an_issue_in_the_settings_is_reported_with_the_line_of_their_file(tmp_path):
     path = write_run(tmp_path, gradiant_clipping=1.0)
     lines = (tmp_path / "zero.json").read_text().splitlines()
     line = next(n for n, text in enumerate(lines, start=1) if "gradiant" in text)

@@ -70,7 +70,7 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path, install):
     assert load_config(resolved) == config
 
 
-def test_all_mistakes_are_told_at_once_with_the_places_of_their_keys(tmp_path, install):
+def test_all_issues_are_reported_at_once_with_the_places_of_their_keys(tmp_path, install):
     install()
     overrides = (
         STAYING,

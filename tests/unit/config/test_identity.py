@@ -62,7 +62,7 @@ def test_what_does_not_change_the_trained_bits_is_no_difference(tmp_path, overri
         ),
     ],
 )
-def test_what_changes_the_trained_bits_is_told_by_key(tmp_path, override, difference):
+def test_what_changes_the_trained_bits_is_reported_by_key(tmp_path, override, difference):
     path = write_run(tmp_path)
     before, after = load_config(path), load_config(path, [override])
     assert differences(before.identity(), after.identity()) == [difference]

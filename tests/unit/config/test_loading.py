@@ -115,12 +115,12 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_told_with_line_key_expected_and_found(tmp_path, line, complaint):
+def test_an_issue_is_reported_with_line_key_expected_and_found(tmp_path, line, complaint):
     text = RUN.replace("  step_size: 0.5\n", f"  step_size: 0.5\n{line}\n")
     assert complaints(write_run(tmp_path, text)) == [complaint]
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_text(tmp_path):
+def test_all_issues_are_reported_at_once_in_source_order(tmp_path):
     text = (
         RUN.replace("seed: 17", "sed: 17")
         .replace("preset: tiny", "preset: tny")
@@ -146,7 +146,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_text(tmp_path):
     ]
 
 
-def test_wrong_settings_of_deepspeed_are_told_beside_misspelt_keys(tmp_path):
+def test_wrong_settings_of_deepspeed_are_reported_beside_misspelt_keys(tmp_path):
     path = write_run(tmp_path, f"{RUN}stepz: 1\n", train_batch_size=9)
     assert complaints(path) == [
         (
@@ -221,7 +221,7 @@ def test_deepspeeds_file_lies_relative_to_the_runs_file(tmp_path, monkeypatch):
     assert load_config(path).deepspeed["optimizer"]["type"] == "AdamW"
 
 
-def test_a_missing_deepspeed_file_is_told_at_the_key_unless_overridden(tmp_path):
+def test_a_missing_deepspeed_file_is_reported_at_the_key_unless_overridden(tmp_path):
     path = write_run(tmp_path, RUN.replace("zero.json", "zero9.json"))
     assert complaints(path) == [
         "run.yaml:12: deepspeed: expected a JSON file, found none at zero9.json"
@@ -230,7 +230,7 @@ def test_a_missing_deepspeed_file_is_told_at_the_key_unless_overridden(tmp_path)
     assert load_config(path, [other]).deepspeed["zero_optimization"] == {"stage": 1}
 
 
-def test_a_deepspeed_file_that_is_no_json_is_told_with_its_own_line(tmp_path):
+def test_a_deepspeed_file_that_is_no_json_is_reported_with_its_own_line(tmp_path):
     path = write_run(tmp_path)
     (tmp_path / "zero.json").write_text('{\n"optimizer": {\n')
     (complaint,) = complaints(path)

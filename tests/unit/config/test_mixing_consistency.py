@@ -178,11 +178,11 @@ def complaints(folder, *overrides: str) -> list[str]:
         ),
     ],
 )
-def test_what_cannot_be_measured_that_way_is_told_at_its_key(tmp_path, overrides, complaint):
+def test_unsupported_measurements_are_reported_at_their_key(tmp_path, overrides, complaint):
     assert complaints(tmp_path, *overrides) == [complaint]
 
 
-def test_all_that_contradicts_is_told_at_once(tmp_path):
+def test_all_that_contradicts_is_reported_at_once(tmp_path):
     found = complaints(
         tmp_path,
         IN_FLIGHT,
@@ -275,5 +275,7 @@ GRAPE = "mixing={type: grape, interval: 4, step_size: 1.0, task_step_size: 1.0}"
         ),
     ],
 )
-def test_what_several_specific_sets_cannot_have_is_refused(tmp_path, overrides, complaint):
+def test_options_unsupported_with_several_specific_sets_are_refused(
+    tmp_path, overrides, complaint
+):
     assert complaints(tmp_path, *overrides) == [complaint]

@@ -116,7 +116,7 @@ def test_absolute_paths_stay(elsewhere):
     assert load_config(path, ["output=/other"]).output == Path("/other")
 
 
-def test_a_way_up_is_told_as_short_as_it_is(elsewhere, monkeypatch):
+def test_a_way_up_is_reported_as_short_as_it_is(elsewhere, monkeypatch):
     monkeypatch.chdir(elsewhere.parent)
     (elsewhere / "deep").mkdir()
     write_run(elsewhere / "deep", RUN.replace("output: out", "output: ../../out"))

@@ -89,7 +89,7 @@ def complaints(path: Path) -> list[str]:
         ),
     ],
 )
-def test_a_mistake_in_a_probe_is_told_with_the_nearest_key(tmp_path, line, complaint):
+def test_an_issue_in_a_probe_is_reported_with_the_nearest_key(tmp_path, line, complaint):
     text = RUN.replace("  step_size: 0.5\n", f"  step_size: 0.5\n{line}\n")
     assert complaints(write_run(tmp_path, text)) == [complaint]
 

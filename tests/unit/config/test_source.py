@@ -80,7 +80,7 @@ def test_every_key_remembers_its_line():
     }
 
 
-def test_a_key_given_twice_is_a_mistake_at_its_second_place():
+def test_a_key_given_twice_is_an_issue_at_its_second_place():
     document = parse("a: {b: 1}\nc: 2\na: 3\n", place)
     (issue,) = document.issues
     assert (issue.path, issue.found) == (("a",), "it in f:1 as well")

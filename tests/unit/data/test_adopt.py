@@ -44,7 +44,7 @@ def test_shards_are_taken_in_natural_order_and_split_by_name(folder):
     assert domain.windows(np.array([0])).tolist() == [[1, EOD, 2, EOD, 10, EOD]]
 
 
-def test_without_a_pattern_everything_is_trained_on(folder):
+def test_without_a_pattern_all_shards_are_for_training(folder):
     adopted = adopt_shards(folder, IDENTITY)
     assert list(adopted.manifest.splits) == ["train"]
     assert adopted.manifest.num_documents("train") == 4
@@ -55,7 +55,7 @@ def test_documents_that_do_not_end_in_eod_are_counted_over_all_splits(folder):
     assert adopt_shards(folder, IDENTITY, valid="valid_*").without_eod == 3
 
 
-def test_the_shards_stay_as_they_are_and_verify(folder):
+def test_adopted_shards_are_unchanged_and_verify(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     adopt_shards(folder, IDENTITY)
     after = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -38,7 +38,7 @@ def test_the_capped_mixture_is_nearest_in_kl(problem):
         assert (weights[~free] * ratios[0] >= capped[~free] * (1 - 1e-9)).all()
 
 
-def test_mass_above_a_limit_is_handed_on_in_proportion():
+def test_mass_above_a_limit_moves_to_the_others_in_proportion():
     # 8 rows: the first expects 4 and may get 2. The other 6 go to the others as 3 to 1 to 0.
     capped = cap_weights(np.array([0.5, 0.375, 0.125, 0.0]), np.array([2, 8, 8, 8]), 8)
     np.testing.assert_allclose(capped * 8, [2, 4.5, 1.5, 0], rtol=1e-15)
@@ -55,7 +55,7 @@ def test_limits_that_do_not_bind_change_nothing():
     assert cap_weights(weights, np.array([1, 3]), 4) is weights
 
 
-def test_tiny_weights_take_over_when_all_others_are_exhausted():
+def test_tiny_weights_get_all_rows_when_the_others_are_exhausted():
     weights = np.array([1.0 - 1e-15, 5e-324, 1e-300, 0.0])
     capped = cap_weights(weights, np.array([0, 3, 9, 9]), 8)
     np.testing.assert_allclose(capped, [0.0, 0.0, 1.0, 0.0], atol=1e-20)

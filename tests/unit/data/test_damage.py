@@ -149,20 +149,20 @@ def test_a_manifest_with_any_value_anywhere_is_read_or_refused(folder, sound, da
         ('{"version": NaN}', "version: expected 1, found nan"),
     ],
 )
-def test_json_that_no_manifest_is_made_of_is_refused(folder, sound, text, message):
+def test_json_with_duplicate_keys_or_deep_nesting_is_refused(folder, sound, text, message):
     error = refusal(folder, {**sound, "manifest.json": text.encode()})
     assert str(error).startswith(f"{folder / 'manifest.json'}: {message}")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "a\0b", "a\nb"])
-def test_what_is_no_name_of_a_file_is_refused(folder, sound, name):
+def test_an_invalid_file_name_is_refused(folder, sound, name):
     manifest = json.loads(sound["manifest.json"])
     manifest["splits"]["train"][0]["file"] = name
     error = refusal(folder, {**sound, "manifest.json": json.dumps(manifest).encode()})
     assert f"expected a name without folders, found {name!r}" in str(error)
 
 
-def test_half_a_surrogate_pair_is_no_name_of_a_file(folder, sound):
+def test_a_lone_surrogate_in_a_file_name_is_refused(folder, sound):
     manifest = json.loads(sound["manifest.json"])
     manifest["splits"]["train"][0]["file"] = "\ud800"
     error = refusal(folder, {**sound, "manifest.json": json.dumps(manifest).encode()})

@@ -78,7 +78,7 @@ def test_a_batch_is_bounded_or_one_document(folder, documents):
 @settings(max_examples=50)
 @given(documents=SHARDS)
 @pytest.mark.usefixtures("chunks")
-def test_bounds_meet(folder, documents):
+def test_consecutive_bounds_share_a_position(folder, documents):
     found = list(token_bounds(open_raw(folder, documents)))
     for before, after in pairwise(found):
         assert before[-1] == after[0]
@@ -121,7 +121,7 @@ def test_ids_that_are_not_the_documents_are_refused(tmp_path, content, message):
         list(read_documents(shard, ids=True))
 
 
-def test_a_part_of_some_documents_is_theirs_alone(tmp_path):
+def test_a_part_of_a_batch_has_only_its_own_documents(tmp_path):
     (batch,) = read_documents(write_with_ids(tmp_path / "a", 4), ids=True)
     part = batch.part(1, 3)
     assert part.tokens.tolist() == [0, 1, 0, 1, 2]

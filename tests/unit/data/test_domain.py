@@ -32,7 +32,7 @@ def whole(stream: TokenStream, *, sequence_length) -> Domain:
     shard_tokens=st.integers(3, 40),
     data=st.data(),
 )
-def test_a_window_is_its_slice_of_the_stream_however_shards_are_cut(
+def test_a_window_is_its_slice_of_the_stream_for_any_shard_boundaries(
     tmp_path_factory, lengths, sequence_length, shard_tokens, data
 ):
     lengths = [*lengths, sequence_length]  # at least one window
@@ -51,17 +51,17 @@ def test_a_window_is_its_slice_of_the_stream_however_shards_are_cut(
 
 
 @pytest.mark.parametrize(("num_tokens", "expected"), [(9, 2), (12, 2), (13, 3)])
-def test_a_window_needs_its_last_target_too(tmp_path, num_tokens, expected):
+def test_a_window_includes_its_last_target(tmp_path, num_tokens, expected):
     domain = open_counting(tmp_path / "d", [num_tokens], sequence_length=4)
     assert domain.num_sequences == expected
 
 
-def test_a_domain_states_what_it_holds(tmp_path):
+def test_a_domain_reports_its_counts(tmp_path):
     domain = open_counting(tmp_path / "d", [5, 6, 7], sequence_length=4, shard_tokens=6)
     assert (domain.name, domain.num_documents, domain.num_tokens) == ("counting", 3, 18)
 
 
-def test_a_stretch_of_the_stream_may_span_shards(tmp_path):
+def test_a_range_may_span_shards(tmp_path):
     domain = open_counting(tmp_path / "d", [5, 6, 7], sequence_length=4, shard_tokens=6)
     for start, stop in ((0, 18), (3, 12), (4, 5), (17, 18)):
         assert domain.tokens(start, stop).tolist() == list(range(start, stop))
@@ -107,7 +107,7 @@ def test_a_bin_cut_or_removed_after_opening_is_refused(tmp_path):
         domain.windows(np.array([0]))
 
 
-def test_shards_without_documents_are_passed_over(tmp_path):
+def test_empty_shards_are_skipped(tmp_path):
     prefixes = [tmp_path / name for name in "abcde"]
     for prefix, tokens in zip(prefixes, ([], [0, 1, 2], [], [3, 4, 5, 6], []), strict=True):
         with ShardWriter(prefix, best_dtype(100)) as writer:
@@ -133,6 +133,6 @@ def test_a_domain_without_a_window_is_refused(tmp_path):
         whole(TokenStream(tmp_path, (), IDENTITY), sequence_length=7)
 
 
-def test_every_target_of_a_window_counts(tmp_path):
+def test_all_targets_of_a_window_are_counted(tmp_path):
     domain = open_counting(tmp_path / "d", [30], sequence_length=7)
     assert domain.num_targets(np.array([0, 3])).tolist() == [7, 7]

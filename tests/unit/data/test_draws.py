@@ -58,7 +58,7 @@ def test_the_unit_of_the_weights_does_not_matter(weights, num_rows, offset, expo
     )
 
 
-def test_rounding_never_pushes_the_last_row_off_the_line():
+def test_rounding_never_moves_the_last_row_out_of_range():
     # For one in twenty sums, scaling the last end to B leaves it one unit in the last place short,
     # which is where the last point is.
     rng = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def test_rounding_never_pushes_the_last_row_off_the_line():
 
 @pytest.mark.parametrize("error", [-1e-9, 1e-9])
 @pytest.mark.parametrize("offset", [0.0, almost_one])
-def test_weights_that_sum_to_one_nearly_are_drawn_whole(error, offset):
+def test_weights_that_sum_approximately_to_one_give_all_rows(error, offset):
     first, second, third = counts(
         systematic(np.array([0.3, 0.7 + error, 0.0]), 8, offset), num_domains=3
     )

@@ -21,7 +21,7 @@ def all_windows(examples: Examples) -> list[list[int]]:
     return examples.windows(np.arange(examples.num_sequences)).tolist()
 
 
-def test_a_document_is_one_sequence_and_padding(tmp_path):
+def test_a_short_document_is_one_padded_sequence(tmp_path):
     examples = open_counting(tmp_path / "d", [2, 5, 3], sequence_length=4)
     assert all_windows(examples) == [
         [0, 1, PADDING, PADDING, PADDING],
@@ -40,7 +40,7 @@ def test_a_document_is_one_sequence_and_padding(tmp_path):
         (10, [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, PADDING, PADDING, PADDING]]),
     ],
 )
-def test_a_longer_document_goes_on_in_further_sequences(tmp_path, length, expected):
+def test_a_long_document_is_split_into_several_sequences(tmp_path, length, expected):
     assert all_windows(open_counting(tmp_path / "d", [length], sequence_length=4)) == expected
 
 
@@ -74,7 +74,7 @@ def test_every_token_but_the_first_of_a_document_is_a_target_once(
     assert examples.padding_share == pytest.approx(1 - real.mean())
 
 
-def test_sequences_come_in_the_order_that_is_asked_for(tmp_path):
+def test_sequences_are_returned_in_the_requested_order(tmp_path):
     examples = open_counting(tmp_path / "d", [3, 4, 9], sequence_length=4, shard_tokens=3)
     asked = np.array([3, 0, 1, 0])
     expected = all_windows(examples)
@@ -82,7 +82,7 @@ def test_sequences_come_in_the_order_that_is_asked_for(tmp_path):
     assert examples.windows(np.array([], dtype=np.int64)).shape == (0, 5)
 
 
-def test_a_set_states_what_it_holds(tmp_path):
+def test_a_set_reports_its_counts(tmp_path):
     examples = open_counting(tmp_path / "d", [2, 5, 9, 13], sequence_length=4, shard_tokens=8)
     assert (examples.name, examples.num_documents, examples.num_tokens) == ("counting", 4, 29)
     assert (examples.num_sequences, examples.num_long) == (7, 2)
@@ -150,7 +150,7 @@ def test_a_split_without_documents_is_refused(tmp_path):
         open_examples(DomainSource("d", tmp_path / "d"), split="valid", sequence_length=4)
 
 
-def test_no_sequence_length_is_refused(tmp_path):
+def test_a_sequence_length_below_one_is_refused(tmp_path):
     counting_domain(tmp_path / "d", [4])
     with pytest.raises(ValueError, match="expected a sequence_length and documents of at least 1"):
         open_examples(DomainSource("d", tmp_path / "d"), split="train", sequence_length=0)

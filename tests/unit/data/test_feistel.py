@@ -49,7 +49,7 @@ def test_images_in_a_huge_domain_are_distinct_and_inside(size):
 
 
 @given(data=st.data(), rows=st.lists(st.tuples(st.integers(1, 2**50), keys), max_size=8))
-def test_rows_do_not_depend_on_the_rows_beside_them(data, rows):
+def test_rows_are_independent_of_other_rows(data, rows):
     sizes = np.array([size for size, _ in rows], dtype=np.int64)
     key = np.array([key for _, key in rows], dtype=np.uint64)
     positions = np.array([data.draw(st.integers(0, s - 1)) for s in sizes], dtype=np.int64)
@@ -59,7 +59,7 @@ def test_rows_do_not_depend_on_the_rows_beside_them(data, rows):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 16, 17, 40])
-def test_every_window_is_as_likely_in_every_place(size):
+def test_every_window_is_equally_likely_at_every_position(size):
     # Row sums are fixed, so the counts have (size - 1)^2 degrees of freedom.
     num_keys, freedom = 4000, (size - 1) ** 2
     counts = np.zeros((size, size))
@@ -68,19 +68,19 @@ def test_every_window_is_as_likely_in_every_place(size):
 
 
 @pytest.mark.parametrize("size", [4, 5, 8, 16, 17, 40])
-def test_neighbours_land_at_every_distance_alike(size):
+def test_distances_of_neighbours_are_uniform(size):
     # This is what too few rounds fail first. Six standard deviations of chi squared are allowed.
     distances = (np.diff(orders(size, 4000), axis=1) % size).ravel()
     counts, freedom = np.bincount(distances, minlength=size)[1:], size - 2
     assert chi_squared(counts, distances.size / (size - 1)) < freedom + 6 * np.sqrt(2 * freedom)
 
 
-def test_every_order_of_a_small_domain_comes_up():
+def test_every_permutation_of_a_small_domain_occurs():
     assert len({tuple(order) for order in orders(4, 1000).tolist()}) == 24
 
 
 @pytest.mark.parametrize("size", [1000, 4096, 4097])
-def test_the_order_has_nothing_to_do_with_position_or_with_the_epoch_before(size):
+def test_the_order_is_uncorrelated_with_position_and_previous_epoch(size):
     # Rank correlations of independent orders have standard deviation 1/sqrt(size - 1), and the
     # number of fixed points is Poisson with mean 1 an epoch.
     num_epochs = 40

@@ -72,7 +72,7 @@ def test_no_folder_at_all_is_refused(tmp_path):
         find_domains(tmp_path / "no-such")
 
 
-def test_a_domains_own_folder_is_not_taken_for_a_folder_of_domains(folder):
+def test_a_single_domains_folder_is_refused_as_a_folder_of_domains(folder):
     with pytest.raises(ShardError, match=r"novels: expected .*, found a domain's own folder"):
         find_domains(folder / "novels")
 
@@ -148,7 +148,7 @@ def test_each_manifest_and_header_is_read_once(folder):
     )
 
 
-def test_domains_too_short_for_a_window_are_told_apart(folder):
+def test_domains_too_short_for_a_window_are_listed_separately(folder):
     counting_domain(folder / "crumbs", [3, 5])
     opened = open_split(read_folders(folder), split="train", sequence_length=8)
     assert [domain.name for domain in opened.domains] == ["code", "novels"]
@@ -182,12 +182,12 @@ def test_a_domain_of_shared_shards_that_is_too_short_is_refused_by_name(grouped)
         open_domains(grouped, split="train", sequence_length=4)
 
 
-def test_many_domains_cannot_stand_for_one(grouped):
+def test_a_grouped_folder_is_refused_as_a_single_domain(grouped):
     with pytest.raises(ShardError, match="grouping: expected the folder of one domain, found 3"):
         open_domain(DomainSource("x", grouped), split="train", sequence_length=2)
 
 
-def test_262144_domains_are_read_from_a_handful_of_files(tmp_path):
+def test_262144_grouped_domains_are_opened_from_few_files(tmp_path):
     num_domains, num_shards, length = 1 << 18, 4, 8
     shard = np.zeros(num_domains // num_shards * (length + 1), dtype=np.int64)
     manifest = create_domain(

@@ -35,7 +35,7 @@ def rewrite(folder, **changes):
     return replace(manifest, grouping=entry)
 
 
-def test_a_grouping_comes_back_as_it_was_written(folder):
+def test_a_grouping_round_trips(folder):
     found = read_grouping(folder, read_manifest(folder))
     assert found.names == NAMES
     assert found.bounds["train"].tokens.tolist() == [0, 7, 12, 12]
@@ -64,7 +64,7 @@ def test_the_manifest_says_what_the_file_holds(folder):
         ((), bounds(0), "names: expected at least one, found none"),
     ],
 )
-def test_what_is_no_grouping_is_not_written(tmp_path, names, train, message):
+def test_an_invalid_grouping_is_not_written(tmp_path, names, train, message):
     with pytest.raises(ValueError, match=message):
         write_grouping(tmp_path, Grouping(names, {"train": train}))
     assert list(tmp_path.iterdir()) == []
@@ -82,7 +82,7 @@ def test_what_is_no_grouping_is_not_written(tmp_path, names, train, message):
         ({"test_tokens": [0, 0, 0, 0]}, "expected the members .*, found .*test_tokens"),
     ],
 )
-def test_a_file_that_contradicts_itself_or_the_manifest_is_refused(folder, changes, message):
+def test_a_file_inconsistent_with_itself_or_the_manifest_is_refused(folder, changes, message):
     arrays = {
         key: np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.array(value)
         for key, value in changes.items()

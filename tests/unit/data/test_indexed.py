@@ -34,7 +34,7 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
     st.lists(st.lists(st.integers(0, 69_999), min_size=1, max_size=20), max_size=12),
     st.sampled_from([65_536, 70_000]),
 )
-def test_documents_come_back_as_they_were_written(tmp_path_factory, documents, vocab_size):
+def test_documents_round_trip(tmp_path_factory, documents, vocab_size):
     documents = [[token % vocab_size for token in document] for document in documents]
     folder = tmp_path_factory.mktemp("shard")
     shard = IndexedShard.open(write_shard(folder / "a.b", documents, vocab_size=vocab_size))

@@ -26,7 +26,7 @@ def source(tmp_path) -> DomainSource:
     return DomainSource("d", folder)
 
 
-def test_a_domains_own_folder_and_its_parent_both_lead_to_it(source):
+def test_a_domain_is_found_from_its_own_folder_and_its_parent(source):
     assert find_sources(source.path) == find_sources(source.path.parent) == (source,)
 
 
@@ -35,7 +35,7 @@ def test_a_domain_is_summed_up_over_its_shards(source):
     assert train == SplitSummary("called", "train", 3, 21, IDENTITY.fingerprint)
 
 
-def test_domains_that_share_a_folder_are_told_apart(tmp_path):
+def test_grouped_domains_are_counted_separately(tmp_path):
     write_grouped(tmp_path / "many", ["a", "b", "c"])
     train, valid = inspect_domain(DomainSource("many", tmp_path / "many"))
     assert (train.split, len(train.shared), sum(train.shared)) == ("train", 3, train.num_tokens)
@@ -103,7 +103,7 @@ def test_a_document_that_does_not_exist_is_refused(source, index):
         read_document(source, IDENTITY, split="train", index=index)
 
 
-def test_another_tokenizers_ids_are_not_handed_out(source):
+def test_documents_of_another_tokenizer_are_refused(source):
     other = replace(IDENTITY, fingerprint="0" * 64)
     with pytest.raises(ShardError, match=r"manifest\.json: tokenizer: expected .*found "):
         read_document(source, other, split="train", index=0)

@@ -33,13 +33,13 @@ def change(folder: Path, keys: tuple[str | int, ...], value) -> None:
     manifest_path(folder).write_text(json.dumps(content))
 
 
-def test_a_manifest_comes_back_as_it_was_written(tmp_path):
+def test_a_manifest_round_trips(tmp_path):
     write_manifest(tmp_path, MANIFEST)
     assert read_manifest(tmp_path) == MANIFEST
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_no_manifest_is_refused_by_name(tmp_path):
+def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(ShardError) as caught:
         read_manifest(tmp_path)
     path = manifest_path(tmp_path)

@@ -84,7 +84,7 @@ def test_a_shard_is_closed_by_the_document_that_fills_it(folders, tmp_path):
     ]
 
 
-def test_one_domain_alone_is_cut_anew(folders, tmp_path):
+def test_a_single_domain_is_split_into_new_shards(folders, tmp_path):
     manifest = merge(folders[:1], tmp_path / "merged")
     (entry,) = manifest.splits["train"]
     assert (entry.documents, entry.tokens) == (4, 18)
@@ -98,7 +98,7 @@ def test_documents_keep_their_ids(tmp_path):
     assert problems_of(tmp_path / "merged") == []
 
 
-def test_ids_of_some_are_refused_unless_all_are_dropped(tmp_path):
+def test_partially_missing_ids_are_refused_unless_dropped(tmp_path):
     folders = [write_folder(tmp_path / name, 0, ids=name == "b") for name in ("a", "b")]
     message = (
         f"{folders[0]}/train-00000: expected ids of its documents, as {folders[1]}/train-00000 "
@@ -110,7 +110,7 @@ def test_ids_of_some_are_refused_unless_all_are_dropped(tmp_path):
     assert [entry.ids_sha256 for entry in manifest.splits["train"]] == [None]
 
 
-def test_a_shard_without_documents_has_no_say(tmp_path):
+def test_an_empty_shard_does_not_determine_ids(tmp_path):
     named = write_folder(tmp_path / "a", 0, ids=True)
     empty = tmp_path / "b"
     empty.mkdir()
@@ -122,7 +122,7 @@ def test_a_shard_without_documents_has_no_say(tmp_path):
     assert read_split(tmp_path / "merged", "train", ids=True)[0] == "a 3"
 
 
-def test_foreign_shards_become_ours(tmp_path):
+def test_shards_of_other_programs_are_merged(tmp_path):
     folder = tmp_path / "foreign"
     folder.mkdir()
     write_raw_shard(folder / "web.v1", [[1], [2, EOD], [3]], [0, 2, 3], code=5)

@@ -50,7 +50,7 @@ def npy(header: str, elements: bytes = b"") -> bytes:
     ),
     st.sampled_from("CF"),
 )
-def test_arrays_come_back_as_they_were_written(path, array, order):
+def test_arrays_round_trip(path, array, order):
     array = np.asarray(array, order=order)
     write_arrays(path, {"a": array})
     found = read_arrays(path, {"a": ArraySpec((array.dtype.str,), array.ndim)})["a"]
@@ -58,13 +58,13 @@ def test_arrays_come_back_as_they_were_written(path, array, order):
     assert found.tobytes() == array.tobytes()
 
 
-def test_equal_arrays_give_equal_bytes_whenever_they_are_written(path, sound, monkeypatch):
+def test_equal_arrays_give_equal_bytes_at_any_time(path, sound, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 2e9)
     write_arrays(path, ARRAYS)
     assert path.read_bytes() == sound
 
 
-def test_numpy_reads_what_is_written_and_the_other_way_round(path):
+def test_numpy_and_megadga_read_each_others_files(path):
     write_arrays(path, ARRAYS)
     with np.load(path) as found:
         assert_equal(dict(found), ARRAYS)
@@ -72,7 +72,7 @@ def test_numpy_reads_what_is_written_and_the_other_way_round(path):
     assert_equal(read_arrays(path, SPECS), ARRAYS)
 
 
-def test_what_was_read_cannot_be_written_to(path):
+def test_arrays_read_are_read_only(path):
     write_arrays(path, ARRAYS)
     with pytest.raises(ValueError, match="read-only"):
         read_arrays(path, SPECS)["basis"][0, 0] = 7.0
@@ -98,7 +98,7 @@ def test_other_arrays_than_expected_are_refused(path, arrays, message):
         read_arrays(path, SPECS)
 
 
-def test_a_member_that_is_there_twice_is_refused(path):
+def test_a_duplicate_member_is_refused(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", b"")
         with pytest.warns(match="Duplicate name"):
@@ -138,7 +138,7 @@ def test_a_shape_that_the_file_does_not_hold_is_refused_before_it_is_allocated(
         read_arrays(path, {"a": ArraySpec(("<f8",), 1)})
 
 
-def test_no_file_is_refused_as_whatever_error_is_asked_for(tmp_path):
+def test_a_missing_file_raises_the_requested_error(tmp_path):
     with pytest.raises(ConfigError, match=r"none: expected an \.npz, found No such file"):
         read_arrays(tmp_path / "none", SPECS, error=ConfigError)
 

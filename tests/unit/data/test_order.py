@@ -26,7 +26,7 @@ def test_an_epoch_holds_every_window_once(number):
         {"number": 0, "stream": RandomStream.PROBE_ORDER},
     ],
 )
-def test_every_part_of_the_address_has_an_order_of_its_own(other):
+def test_each_component_of_the_address_changes_the_order(other):
     # Rank correlations of independent orders have standard deviation 1/sqrt(499).
     assert abs(np.corrcoef(epoch_of(0), epoch_of(**other))[0, 1]) < 5 / np.sqrt(499)
 

@@ -13,7 +13,7 @@ from megadga.data.sampler import MixtureSampler
     seed=st.integers(0, 2**64 - 1),
     data=st.data(),
 )
-def test_probes_go_through_every_window_before_one_repeats(sizes, count, seed, data):
+def test_every_window_is_probed_before_one_repeats(sizes, count, seed, data):
     domain = data.draw(st.integers(0, len(sizes) - 1))
     sampler = ProbeSampler(np.array(sizes), seed=seed)
     num_updates = 3 * sizes[domain] // count + 1
@@ -24,7 +24,7 @@ def test_probes_go_through_every_window_before_one_repeats(sizes, count, seed, d
         np.testing.assert_array_equal(np.sort(epoch), np.arange(sizes[domain]))
 
 
-def test_a_draw_is_a_function_of_its_address_alone():
+def test_a_draw_depends_only_on_its_address():
     sizes = np.array([1000, 2**40])
     one, other = ProbeSampler(sizes, seed=5), ProbeSampler(sizes, seed=5)
     other.draw(0, 0, 3)
@@ -111,7 +111,7 @@ def test_a_mixture_repeats_no_window_within_an_epoch_of_its_domains(share, count
         assert np.unique(windows).size == windows.size
 
 
-def test_mixtures_draw_their_rare_domains_in_updates_of_their_own():
+def test_mixtures_draw_their_rare_domains_in_different_updates():
     sampler = ProbeSampler(np.full(100, 50), seed=5)
     domains, shares = np.arange(100), np.full(100, 0.01)
     one, other = (mixed(sampler, 3, 10, domains, shares, mixture).domains for mixture in (0, 1))

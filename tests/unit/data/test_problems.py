@@ -19,7 +19,7 @@ def test_many_problems_of_one_kind_are_counted_after_the_first():
     )
 
 
-def test_kinds_and_files_are_counted_apart():
+def test_kinds_and_files_are_counted_separately():
     problems = Problems()
     for path, kind in (("a", "gaps"), ("b", "gaps"), ("a", "holes")):
         problems.add_all(Path(path), kind, np.arange(MAX_LISTED), lambda at: f"{at}")

@@ -138,7 +138,7 @@ def test_a_rank_reads_its_rows_in_their_shape(domains):
     reader.close()
 
 
-def test_batches_are_read_one_after_the_other_by_one_thread_that_stays(domains, reader):
+def test_batches_are_read_in_order_by_one_persistent_thread(domains, reader):
     readings = [reader.submit(planned(step)) for step in range(9)]
     for step, reading in enumerate(readings):
         assert (reader.tokens(reading) == read_windows(domains, make_plan(step))).all()
@@ -147,7 +147,7 @@ def test_batches_are_read_one_after_the_other_by_one_thread_that_stays(domains, 
     assert reading_threads() == [thread]
 
 
-def test_closing_ends_the_thread_and_what_has_not_begun(reader):
+def test_closing_stops_the_thread_and_cancels_pending_reads(reader):
     readings = [reader.submit(planned(step % 40)) for step in range(1000)]
     reader.close()
     assert reading_threads() == []
@@ -161,7 +161,7 @@ def test_a_closed_reader_reads_again(domains, reader):
 
 
 @pytest.mark.usefixtures("domains")
-def test_an_error_while_reading_surfaces_as_itself_at_its_own_batch(tmp_path):
+def test_a_read_error_is_raised_for_its_own_batch(tmp_path):
     tokens = tmp_path / "a" / "train-00000.bin"
     content = np.fromfile(tokens, dtype=np.uint16)
     content[4 * 6 + 1] = 50_000  # in window 6 of domain a: plans 3 (row 3) and 6 (row 0)
@@ -176,7 +176,7 @@ def test_an_error_while_reading_surfaces_as_itself_at_its_own_batch(tmp_path):
     reader.close()
 
 
-def test_an_error_of_a_plan_surfaces_as_itself(reader):
+def test_an_error_while_planning_is_raised_unchanged(reader):
     def exhausted():
         raise LookupError("no plan left")
 
@@ -203,7 +203,7 @@ def rows_of(*windows: tuple[int, int]) -> Rows:
     return Rows(*np.array(windows).T)
 
 
-def test_windows_that_were_guessed_are_not_read_again(domains):
+def test_speculatively_read_windows_are_not_read_again(domains):
     read: tuple[list[int], list[int]] = ([], [])
     watched: Any = list(map(Watched, domains, read))
     reader = BatchReader(watched, rows=np.arange(4))
@@ -217,7 +217,7 @@ def test_windows_that_were_guessed_are_not_read_again(domains):
     reader.close()
 
 
-def test_a_guess_that_fails_costs_nothing_but_its_reading(domains, reader):
+def test_a_failed_speculative_read_is_ignored(domains, reader):
     def exhausted():
         raise LookupError("no plan left")
 
@@ -226,7 +226,7 @@ def test_a_guess_that_fails_costs_nothing_but_its_reading(domains, reader):
     assert (tokens == read_windows(domains, make_plan(3))).all()
 
 
-def test_a_guess_that_was_dropped_is_no_guess(domains, reader):
+def test_a_cancelled_speculative_read_is_ignored(domains, reader):
     reader.submit(lambda: time.sleep(0.05) or make_plan(0))
     speculative = reader.submit(planned(3))
     assert speculative.cancel()

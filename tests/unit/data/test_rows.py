@@ -64,13 +64,13 @@ def test_an_argument_out_of_range_is_named(deal, change, message):
         deal(num_rows if deal is rank_rows else alike(num_rows), **arguments)
 
 
-def test_a_row_that_counts_nothing_is_refused():
+def test_a_row_of_weight_zero_is_refused():
     with pytest.raises(ValueError, match="weights: expected at least 1 each, found 0"):
         weighted_rank_rows(np.array([3, 0, 1]), rank=0, world_size=1, micro_batch_size=2)
 
 
 @given(num_rows=st.integers(1, 200), **layouts)
-def test_shared_rows_keep_all_ranks_in_step(num_rows, world_size, micro_batch_size):
+def test_every_rank_has_the_same_number_of_micro_batches(num_rows, world_size, micro_batch_size):
     parts = everyone(weighted_rank_rows, alike(num_rows), world_size, micro_batch_size)
     assert {len(part) for part in parts} == {math.ceil(num_rows / (world_size * micro_batch_size))}
     shares = list(chain.from_iterable(parts))
@@ -97,7 +97,7 @@ def test_weighted_means_over_shares_are_the_weighted_mean_over_rows(
 
 
 @given(num_rows=st.integers(1, 200), targets=st.integers(1, 5000), **layouts)
-def test_rows_that_weigh_the_same_count_as_if_they_weighed_one(
+def test_equal_weights_are_equivalent_to_weights_of_one(
     num_rows, targets, world_size, micro_batch_size
 ):
     light = everyone(weighted_rank_rows, alike(num_rows), world_size, micro_batch_size)
@@ -108,7 +108,9 @@ def test_rows_that_weigh_the_same_count_as_if_they_weighed_one(
 
 
 @given(accumulation=st.integers(1, 5), **layouts)
-def test_shared_rows_are_rank_rows_where_those_exist(accumulation, world_size, micro_batch_size):
+def test_weighted_rows_equal_rank_rows_where_those_are_defined(
+    accumulation, world_size, micro_batch_size
+):
     num_rows = accumulation * world_size * micro_batch_size
     shared = everyone(weighted_rank_rows, alike(num_rows), world_size, micro_batch_size)
     dealt = everyone(rank_rows, num_rows, world_size, micro_batch_size)
@@ -121,7 +123,7 @@ def test_few_rows_are_spread_over_the_ranks():
     assert [part[0].rows.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
-def test_a_rank_without_rows_keeps_the_others_company():
+def test_a_rank_without_rows_repeats_one_with_share_zero():
     parts = everyone(weighted_rank_rows, np.array([5, 1, 2]), 4, 1)
     assert [(part[0].rows.tolist(), part[0].share) for part in parts] == [
         ([0], 5 / 8),

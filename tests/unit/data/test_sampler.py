@@ -71,7 +71,9 @@ def assert_same_plan(one, other):
 
 
 @given(data=st.data(), seed=seeds, method=methods, batch_size=st.integers(1, 40))
-def test_every_window_comes_once_an_epoch_while_the_weights_move(data, seed, method, batch_size):
+def test_every_window_is_drawn_once_per_epoch_under_changing_weights(
+    data, seed, method, batch_size
+):
     sizes = np.array(data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=5)))
     sampler = MixtureSampler(sizes, global_batch_size=batch_size, seed=seed, method=method)
     planned, state = [], sampler.init()
@@ -159,7 +161,7 @@ def test_the_cap_on_repetitions_holds_until_the_data_is_used_up(
     assert_whole_epochs(windows_by_domain(planned), sizes)
 
 
-def test_the_plan_says_which_mixture_the_cap_left():
+def test_the_plan_has_the_capped_weights():
     sampler = MixtureSampler(np.array([3, 100, 100]), global_batch_size=8, seed=0, max_epochs=1.0)
     # The first expects 4 of 8 rows and has 3; the other 5 are shared as 1 to 3.
     plan = sampler.plan(sampler.init(), np.array([0.5, 0.125, 0.375]))
@@ -175,7 +177,7 @@ def test_a_cap_that_does_not_bind_changes_no_bit():
         assert_same_plan(one, other)
 
 
-def test_an_exhausted_sampler_says_what_is_missing():
+def test_an_exhausted_sampler_reports_the_shortage():
     sampler = MixtureSampler(np.array([3, 9]), global_batch_size=2, seed=0, max_epochs=1.0)
     with pytest.raises(
         ExhaustedError,
@@ -186,7 +188,7 @@ def test_an_exhausted_sampler_says_what_is_missing():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_resumed_run_goes_on_in_the_middle_of_an_epoch(method):
+def test_a_resumed_run_continues_within_an_epoch(method):
     sizes, weights = np.array([17, 5, 1000]), np.array([0.5, 0.3, 0.2])
 
     def sampler():
@@ -235,7 +237,7 @@ def test_every_row_of_a_batch_is_a_draw_from_the_mixture():
         assert (np.abs(shares - weights) < 6 * errors).all()
 
 
-def test_rare_domains_get_their_due_over_the_steps():
+def test_rare_domains_get_their_share_over_the_steps():
     # Expecting a hundredth of a row per batch, independent draws would be off by about
     # sqrt(10) = 3.2 rows after 1000 steps. The offsets' discrepancy is of the order of log(steps).
     weights = np.full(800, 1 / 800)
@@ -262,7 +264,7 @@ def test_one_domain_and_one_row_are_enough(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weights_of_no_consequence_are_no_trouble(method):
+def test_negligible_weights_are_handled(method):
     weights = np.array([1e-320, 1.0 - 1e-10, 1e-10, 0.0])
     sampler = MixtureSampler(
         np.array([1, 10, 2**40, 1]), global_batch_size=64, seed=0, method=method

@@ -55,7 +55,7 @@ def sign(folder: Path, file: str) -> None:
     state(folder, file, **sums)
 
 
-def test_a_shard_measures_as_its_writer_said(folder, named):
+def test_a_scan_reproduces_the_writers_entry(folder, named):
     for path, ids in ((folder, False), (named, True)):
         for entry in read_manifest(path).splits["train"]:
             assert scan_shard(path / entry.file, IDENTITY, ids=ids).entry == entry
@@ -161,7 +161,7 @@ def test_bad_ids_are_found_line_by_line(named):
     ]
 
 
-def test_ids_that_are_gone_are_found(named):
+def test_missing_ids_are_found(named):
     path = named / "train-00000.ids"
     path.unlink()
     assert f"{path}: expected documents' ids, found No such file or directory" in problems_of(
@@ -169,7 +169,7 @@ def test_ids_that_are_gone_are_found(named):
     )
 
 
-def test_what_the_manifest_does_not_name_is_found(folder, named):
+def test_files_not_in_the_manifest_are_found(folder, named):
     names = ("train-00002.bin", "train-00002.idx", "train-00000.ids", "valid-00000.bin.partial")
     for name in (*names, "notes.txt"):
         (folder / name).touch()
@@ -230,7 +230,7 @@ def test_documents_without_eod_are_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 1 << 20])
-def test_chunks_make_no_difference(folder, monkeypatch, chunk):
+def test_results_do_not_depend_on_the_chunk_size(folder, monkeypatch, chunk):
     overwrite(folder / "train-00000.bin", 2 * 3, struct.pack("<H", 60_000))
     whole = problems_of(folder), scan_shard(folder / "train-00000", IDENTITY, ids=False)
     monkeypatch.setattr("megadga.data.documents.CHUNK_ENTRIES", chunk)
@@ -252,7 +252,7 @@ def kept(tmp_path_factory) -> Path:
 
 @settings(max_examples=200)
 @given(st.sampled_from([".bin", ".idx"]), st.binary(max_size=200), st.integers(0, 200), st.data())
-def test_whatever_the_files_hold_ends_in_problems(kept, suffix, content, start, data):
+def test_arbitrary_file_contents_are_reported_as_problems(kept, suffix, content, start, data):
     path = kept / f"train-00000{suffix}"
     intact = path.read_bytes()
     stop = data.draw(st.integers(start, start + 60))
@@ -264,7 +264,7 @@ def test_whatever_the_files_hold_ends_in_problems(kept, suffix, content, start, 
         path.write_bytes(intact)
 
 
-def test_a_folder_of_domains_leads_to_each(folder, named):
+def test_a_folder_of_domains_yields_each_domain(folder, named):
     (folder.parent / ".hidden").mkdir()
     (folder.parent / "no-manifest").mkdir()
     found = find_folders(folder.parent)
@@ -277,6 +277,6 @@ def test_a_folder_of_domains_leads_to_each(folder, named):
 
 
 @pytest.mark.parametrize("name", ["empty", "missing"])
-def test_where_there_is_no_domain_its_manifest_is_missed(tmp_path, name):
+def test_a_folder_without_a_domain_reports_a_missing_manifest(tmp_path, name):
     (tmp_path / "empty").mkdir()
     assert find_folders(tmp_path / name) == (tmp_path / name,)

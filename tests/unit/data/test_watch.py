@@ -32,7 +32,7 @@ def later(path):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
 
 
-def test_a_file_that_stays_as_it_is_is_not_read(folder):
+def test_an_unchanged_file_is_not_read(folder):
     watch = DataFileWatcher(files(folder))
     watch.check()
 
@@ -60,7 +60,7 @@ def test_a_file_that_is_only_touched_is_the_same(folder):
     check_checksums([files(folder)[name] for name in watch.changed_since(before)])
 
 
-def test_a_file_that_goes_is_named(folder):
+def test_a_removed_file_is_named(folder):
     watch = DataFileWatcher(files(folder))
     (folder / BIN).unlink()
 
@@ -68,11 +68,11 @@ def test_a_file_that_goes_is_named(folder):
         watch.check()
 
 
-def test_a_time_of_a_file_that_nobody_knew_is_no_change(folder):
+def test_a_file_without_a_recorded_time_is_not_a_change(folder):
     assert DataFileWatcher(files(folder)).changed_since({}) == []
 
 
-def test_whoever_reads_a_shard_that_was_rewritten_is_told_at_once(tmp_path):
+def test_reading_a_rewritten_shard_raises(tmp_path):
     write_sets(tmp_path, num_domains=1)
     (domain, *_), specific = open_sets(tmp_path)
     domain.windows(np.arange(3))
@@ -84,7 +84,7 @@ def test_whoever_reads_a_shard_that_was_rewritten_is_told_at_once(tmp_path):
             opened.windows(np.arange(3))
 
 
-def test_whoever_reads_a_shard_that_was_touched_reads_on(tmp_path):
+def test_reading_a_touched_shard_succeeds(tmp_path):
     write_sets(tmp_path, num_domains=1)
     (domain, *_), _ = open_sets(tmp_path)
     before = domain.windows(np.arange(3))

@@ -27,7 +27,7 @@ def write_half_a_file(path):
         raise InterruptionError
 
 
-def test_the_entry_states_what_lies_on_the_disk(tmp_path):
+def test_the_entry_describes_the_files_on_disk(tmp_path):
     with ShardWriter(tmp_path / "train-00000", best_dtype(70_000)) as writer:
         writer.add_document(np.array([3, 69_999, 2]))
         writer.add_document(np.array([2], dtype=np.uint16))
@@ -70,7 +70,7 @@ def test_an_interrupted_replacement_keeps_the_old_file(tmp_path):
         ([1, 65_536], r"expected ids in \[0, 65535\], found 1 to 65536"),
     ],
 )
-def test_what_is_no_document_is_refused(tmp_path, tokens, message):
+def test_an_invalid_document_is_refused(tmp_path, tokens, message):
     with (
         pytest.raises(ValueError, match=message),
         ShardWriter(tmp_path / "train-00000", best_dtype(100)) as writer,

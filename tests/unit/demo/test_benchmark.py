@@ -29,7 +29,7 @@ def test_files_become_domains_and_a_specific_set(text, tmp_path):
     assert [source.path for source in find_domains(specific.parent)] == [specific]
 
 
-def test_half_of_what_is_needed_is_refused(text, tmp_path):
+def test_domains_without_a_specific_set_are_refused(text, tmp_path):
     with pytest.raises(ConfigError, match="found one of them"):
         prepare_shards([f"{text}/[ab].jsonl"], None, tmp_path / "work", vocab_size=300)
 

@@ -35,7 +35,7 @@ def test_this_machine_has_enough_domains_of_enough_text(corpus):
         assert all(0 < len(document) <= SizeLimits.document for document in documents)
 
 
-def test_no_text_of_the_specific_set_is_in_a_domain(corpus):
+def test_domains_share_no_text_with_the_specific_set(corpus):
     specific = runs_of([*corpus.specific_train, *corpus.specific_valid])
     for documents in corpus.domains.values():
         assert specific.isdisjoint(runs_of(documents))

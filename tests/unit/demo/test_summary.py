@@ -30,7 +30,7 @@ def test_a_table_has_names_to_the_left_and_numbers_to_the_right():
     ]
 
 
-def test_a_run_comes_to_its_last_evaluation_and_all_its_sequences(tmp_path):
+def test_a_summary_has_the_last_evaluation_and_all_sequences(tmp_path):
     metrics = write(
         tmp_path / "m.jsonl",
         {"type": "train", "step": 1, "sequences_by_domain": {"a": 3, "b": 1}},
@@ -59,7 +59,7 @@ def test_a_run_that_was_not_evaluated_is_refused(tmp_path):
         summarise_run(write(tmp_path / "m.jsonl", evaluation(2, 2.5)), "other")
 
 
-def test_the_comparison_has_a_row_each_domain_and_both_losses():
+def test_the_comparison_has_one_row_per_domain_and_both_losses():
     domains = {"a": DomainSize(1_281, 10), "b": DomainSize(12_801, 100)}
     dga = RunSummary({"a": 5, "b": 150}, 2.0, 4.5, {"a": 0.1, "b": 0.9})
     uniform = RunSummary({"a": 80, "b": 75}, 2.5, 4.0, None)

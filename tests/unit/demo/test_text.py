@@ -17,7 +17,7 @@ def sentence(first, count):
 
 
 @given(text=st.text(alphabet="ab \n", max_size=200), size=st.integers(2, 50))
-def test_documents_of_a_text_are_all_of_it_but_white_space(text, size):
+def test_documents_cover_a_text_except_white_space(text, size):
     documents = list(split_documents(text, size))
     assert "".join("".join(documents).split()) == "".join(text.split())
     assert all(0 < len(document) <= size for document in documents)
@@ -34,7 +34,7 @@ def test_runs_of_words_ignore_case_and_punctuation():
     assert len(list(word_ngrams(text))) == 2
 
 
-def test_documents_with_a_run_of_words_to_avoid_are_left_out():
+def test_documents_with_a_run_of_words_to_avoid_are_excluded():
     excluded_ngrams = frozenset(word_ngrams(sentence(0, 20)))
     near, far = sentence(1, OVERLAP_WORDS - 1), sentence(100, 30)
     found = select_documents(
@@ -77,7 +77,7 @@ def test_no_two_texts_share_a_run_of_words_in_the_end(texts):
     assert len(runs) == len(set(runs))
 
 
-def test_what_several_texts_have_stays_in_the_first():
+def test_shared_paragraphs_stay_in_the_first_text():
     own, common = sentence(100, 20), sentence(0, 20)
     assert deduplicate_paragraphs([common, f"{own}\n\n{common}"]) == [common, own]
 

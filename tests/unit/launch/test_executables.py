@@ -84,7 +84,7 @@ def test_a_dry_run_prints_the_one_command_and_does_nothing(kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["local", "mpi", "slurm", "ssh", "torchrun"])
-def test_a_mistake_in_the_configuration_ends_it_before_anything_starts(kind, folder):
+def test_an_issue_in_the_configuration_ends_it_before_anything_starts(kind, folder):
     before = sorted(folder.rglob("*"))
     done = start(
         kind,

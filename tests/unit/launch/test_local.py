@@ -8,7 +8,7 @@ from tests.unit.launch.hosts import FOLDER, request
 RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def test_every_rank_of_a_machine_is_told_its_place():
+def test_every_rank_of_a_machine_is_reported_its_place():
     node = Node(rank=1, nodes=2, master_address="pod-0", master_port=4711)
 
     commands = rank_commands(request(), node, ranks=2, environment={"A": "b"}, folder=FOLDER)

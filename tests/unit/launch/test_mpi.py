@@ -16,7 +16,7 @@ def words(hosts, *, cores):
     return command.arguments
 
 
-def test_mpirun_is_told_hosts_folder_and_variables_by_name():
+def test_mpirun_is_reported_hosts_folder_and_variables_by_name():
     plan = mpi_plan(request(), HOSTS, PLACE, mpirun="/mpi/mpirun", cores=2)
     (command,) = plan.commands
     names = (*TOLD, "MASTER_ADDR", "MASTER_PORT")

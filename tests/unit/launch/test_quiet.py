@@ -51,7 +51,7 @@ def test_another_rank_tells_errors_and_what_is_ours():
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_everything_is_told_if_it_is_wanted(rank):
+def test_everything_is_reported_if_it_is_wanted(rank):
     printed, told = said(rank, MEGADGA_VERBOSE="1")
     assert printed == ["printed", "after"]
     expected = ["INFO", "WARNING", "ERROR", "FutureWarning", "UserWarning", "of ours"]

@@ -50,7 +50,7 @@ def test_the_program_that_takes_a_job_survives_double_quotes_and_pdsh(program):
     assert not set(program) & set('"$`\\%!\n')
 
 
-def test_ranks_are_told_what_they_need_and_no_secret():
+def test_ranks_are_reported_what_they_need_and_no_secret():
     assert PLACE.variables(4) == TOLD
 
 

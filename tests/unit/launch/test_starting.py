@@ -74,7 +74,7 @@ def test_what_cannot_be_gone_back_to_starts_nothing(folder, capsys):
     assert not (folder / "started").exists()
 
 
-def test_hosts_that_fail_the_preflight_are_told_and_nothing_starts(folder, capsys):
+def test_hosts_that_fail_the_preflight_are_reported_and_nothing_starts(folder, capsys):
     seen = []
 
     def preflight(hosts, *, output, port):

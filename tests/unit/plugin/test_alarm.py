@@ -18,7 +18,7 @@ def told(*mixtures, min_effective):
     return events
 
 
-def test_weights_that_fall_below_the_least_number_of_domains_are_told_once():
+def test_weights_that_fall_below_the_least_number_of_domains_are_reported_once():
     event = {
         "event": "few_effective_domains",
         "effective_domains": 2.0,
@@ -27,12 +27,12 @@ def test_weights_that_fall_below_the_least_number_of_domains_are_told_once():
     assert told(EVEN, EVEN, HALF, ONE, min_effective=3.0) == [{}, {"event": event}, {}]
 
 
-def test_weights_that_recover_and_fall_again_are_told_again():
+def test_weights_that_recover_and_fall_again_are_reported_again():
     events = told(EVEN, HALF, EVEN, HALF, min_effective=3.0)
     assert [list(event) for event in events] == [["event"], [], ["event"]]
 
 
-def test_weights_above_it_are_no_cause():
+def test_weights_above_the_threshold_give_no_event():
     assert told(EVEN, HALF, EVEN, min_effective=1.5) == [{}, {}]
 
 

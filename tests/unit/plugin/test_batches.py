@@ -109,7 +109,7 @@ def test_batches_are_those_that_would_be_read_one_by_one(domains, weights, inter
 
 
 @pytest.mark.parametrize("interval", [1, 3])
-def test_weights_that_are_foreseen_have_every_window_read_once_and_ahead(domains, interval):
+def test_predicted_weights_have_every_window_prefetched_once(domains, interval):
     batches = source(domains)
 
     taken(
@@ -125,7 +125,7 @@ def test_weights_that_are_foreseen_have_every_window_read_once_and_ahead(domains
         assert len(domain.read) == len(set(domain.read))
 
 
-def test_the_next_batch_is_read_while_the_update_before_it_is_still_out(domains):
+def test_the_batch_after_an_update_is_prefetched_speculatively(domains):
     batches = source(domains)
     taken(batches, 1, interval=1, weights=lambda _: SHARED)
 
@@ -137,7 +137,7 @@ def test_the_next_batch_is_read_while_the_update_before_it_is_still_out(domains)
     batches.close()
 
 
-def test_weights_that_move_little_have_little_read_again(domains):
+def test_small_weight_changes_need_few_rereads(domains):
     batches = source(domains)
 
     taken(batches, 9, interval=1, weights=lambda update: drifting(update / 10))
@@ -155,7 +155,7 @@ def test_one_thread_reads_across_all_intervals(domains):
     assert len(set.union(*(domain.threads for domain in domains))) == 1
 
 
-def test_a_guess_beyond_the_data_is_no_error_before_its_batch(domains):
+def test_a_speculative_plan_beyond_the_data_raises_only_for_its_batch(domains):
     batches = source(domains, max_epochs=1.0)  # 175 windows: 21 batches of 8
     uniform = np.array([100, 50, 25]) / 175
 
@@ -165,7 +165,7 @@ def test_a_guess_beyond_the_data_is_no_error_before_its_batch(domains):
     batches.close()
 
 
-def test_after_a_seek_nothing_of_the_old_place_is_left(domains):
+def test_a_seek_drops_prefetched_batches(domains):
     batches = source(domains)
     begin = batches.state
     first = taken(batches, 3, interval=2, weights=drifting)

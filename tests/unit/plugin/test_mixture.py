@@ -69,7 +69,7 @@ def train(mixture: MixturePlugin, steps: int) -> None:
         mixture.after_step(batch.step)
 
 
-def test_a_plain_step_asks_nothing_of_the_other_ranks(group, domains, made):
+def test_a_step_without_update_has_no_collective(group, domains, made):
     mixture = plugin(group, domains, Odm(np.full(3, 1 / 3)), interval=100)
     made.clear()
 
@@ -79,9 +79,7 @@ def test_a_plain_step_asks_nothing_of_the_other_ranks(group, domains, made):
     mixture.close()
 
 
-def test_an_update_from_losses_takes_one_broadcast_however_much_the_rule_remembers(
-    group, domains, made
-):
+def test_an_update_from_losses_takes_one_broadcast_for_any_state(group, domains, made):
     mixture = plugin(group, domains, Odm(np.full(3, 1 / 3)), interval=1)
     assert len(mixture.state_dict()["memory"]) > 1
     made.clear()
@@ -92,7 +90,7 @@ def test_an_update_from_losses_takes_one_broadcast_however_much_the_rule_remembe
     mixture.close()
 
 
-def test_weights_of_a_schedule_are_known_ahead_and_every_window_is_read_once(group, domains):
+def test_schedule_weights_are_predicted_and_every_window_is_read_once(group, domains):
     weights = np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
     moving = Schedule(np.array([0, 12]), weights, "linear")
     mixture = plugin(group, domains, moving, interval=1)

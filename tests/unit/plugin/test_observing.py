@@ -22,7 +22,7 @@ def test_losses_are_means_over_the_steps_since_the_last_update():
     assert (second.losses.tolist(), second.counts.tolist()) == ([0, 5, 0], [0, 1, 0])
 
 
-def test_a_resumed_run_goes_on_adding_where_it_was():
+def test_a_resumed_run_keeps_its_accumulated_losses():
     before, after = TrainingLosses(2), TrainingLosses(2)
     before.add(np.array([0, 1]), np.array([0.1, 0.7]))
     after.load_state_dict(before.state_dict())
@@ -32,7 +32,7 @@ def test_a_resumed_run_goes_on_adding_where_it_was():
     assert seen(before, step=2).losses.tolist() == seen(after, step=2).losses.tolist()
 
 
-def test_a_loop_that_tells_no_losses_is_told():
+def test_missing_loss_reports_are_an_error():
     with pytest.raises(ValueError, match="observe_losses: expected the losses"):
         TrainingLosses(2).take(1)
 
@@ -41,7 +41,7 @@ def test_a_loop_that_tells_no_losses_is_told():
     ("domains", "losses", "found"),
     [([0, 1], [1.0], r"found \(2,\) and \(1,\)"), ([0, 2], [1.0, 1.0], "found 0 to 2")],
 )
-def test_losses_that_belong_to_no_domain_are_refused(domains, losses, found):
+def test_losses_of_an_invalid_domain_are_refused(domains, losses, found):
     with pytest.raises(ValueError, match=found):
         TrainingLosses(2).add(np.array(domains), np.array(losses))
 
@@ -65,13 +65,13 @@ def test_a_reference_has_means_over_the_same_sequences():
 @pytest.mark.parametrize(
     ("reference", "found"), [(None, "found None"), (np.ones(1), r"found \(1,\)")]
 )
-def test_a_rule_that_compares_with_a_reference_is_refused_none(reference, found):
+def test_missing_reference_losses_are_refused(reference, found):
     observer = TrainingLosses(2, reference=True)
     with pytest.raises(ValueError, match=rf"a reference model's losses of shape \(2,\), {found}"):
         observer.add(np.array([0, 1]), np.ones(2), reference)
 
 
-def test_who_wants_no_reference_does_not_read_one():
+def test_reference_losses_are_ignored_if_not_needed():
     observer = TrainingLosses(1)
     observer.add(np.array([0]), np.ones(1), np.array([7.0]))
 

@@ -42,7 +42,7 @@ def course() -> Course:
     return Course()
 
 
-def test_a_probe_between_steps_is_all_that_measuring_took(course: Course):
+def test_probe_time_is_that_of_probes_between_steps(course: Course):
     course.step(2.0)
     course.step(4.0)
     course.probe(1.5)
@@ -58,7 +58,7 @@ def test_several_probes_add_up(course: Course):
     assert course.clock.take() == ObservedOverhead(probe_s=3.0, share=0.75)
 
 
-def test_what_happens_between_steps_is_neither(course: Course):
+def test_other_time_between_steps_is_not_counted(course: Course):
     course.step(4.0)
     course.idle(50.0)
     course.probe(1.0)
@@ -66,7 +66,7 @@ def test_what_happens_between_steps_is_neither(course: Course):
     assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.25)
 
 
-def test_a_watched_step_counts_for_what_it_takes_above_a_plain_one(course: Course):
+def test_an_in_flight_step_counts_its_extra_time(course: Course):
     course.step(2.0)
     course.step(4.0)
     course.probe(0.5)
@@ -76,7 +76,7 @@ def test_a_watched_step_counts_for_what_it_takes_above_a_plain_one(course: Cours
     assert course.clock.take() == ObservedOverhead(probe_s=2.5, share=2.5 / 9.0)
 
 
-def test_a_watched_step_that_is_faster_than_plain_ones_takes_nothing_back(course: Course):
+def test_a_faster_in_flight_step_has_no_negative_overhead(course: Course):
     course.step(4.0)
     course.probe(1.0)
     course.step(1.0, in_flight=True)
@@ -84,7 +84,7 @@ def test_a_watched_step_that_is_faster_than_plain_ones_takes_nothing_back(course
     assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.2)
 
 
-def test_without_plain_steps_nobody_knows_what_watching_took(course: Course):
+def test_without_plain_steps_the_extra_time_is_unknown(course: Course):
     course.probe(1.0)
     course.step(4.0, in_flight=True)
 
@@ -97,7 +97,7 @@ def test_before_the_first_step_there_is_no_share(course: Course):
     assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=None)
 
 
-def test_taking_begins_anew(course: Course):
+def test_taking_resets_the_timer(course: Course):
     course.step(4.0)
     course.probe(1.0)
     course.step(7.0, in_flight=True)
@@ -116,7 +116,7 @@ def test_the_end_of_a_step_that_was_not_begun_is_not_counted(course: Course):
     assert course.clock.take() == ObservedOverhead(probe_s=1.0, share=0.5)
 
 
-def test_a_probe_that_fails_has_taken_its_time(course: Course):
+def test_the_time_of_a_failed_probe_is_counted(course: Course):
     course.step(4.0)
 
     def fail() -> None:

@@ -30,7 +30,7 @@ def record_over(num_domains: int):
     return {**records.measurement(alignments, rule.init()), **weights}
 
 
-def test_a_basis_is_told_beside_the_domains():
+def test_a_basis_is_reported_beside_the_domains():
     record = record_over(3)
 
     assert record["alignments"] == {"qa": 1.0, "code": 2.0}
@@ -40,7 +40,7 @@ def test_a_basis_is_told_beside_the_domains():
     assert record["averaged_weights"] == {"c0": 0.5, "c1": 0.5, "c2": 0.0}
 
 
-def test_a_guard_is_told_in_every_update_and_where_it_begins_and_ends():
+def test_a_guard_is_reported_in_every_update_and_where_it_begins_and_ends():
     rule = Dga(uniform_weights(2), step_size=0.5, general_guard=GeneralGuard(0.5, 0.5))
     over = OverBasis(rule, mixtures_of(np.eye(2), BASIS))
     records = UpdateRecords(BASIS, over.observes)
@@ -60,7 +60,7 @@ def test_a_guard_is_told_in_every_update_and_where_it_begins_and_ends():
     assert events[0] == events[2] == {}
 
 
-def test_a_mean_of_the_weights_is_told_where_a_rule_keeps_one():
+def test_a_mean_of_the_weights_is_reported_where_a_rule_keeps_one():
     doge, dga = (rule(uniform_weights(2), step_size=0.5) for rule in (Doge, Dga))
     moved = replace(doge.init(), weights=np.array([1.0, 0.0]))
 
@@ -73,7 +73,7 @@ def test_a_mean_of_the_weights_is_told_where_a_rule_keeps_one():
 
 
 @pytest.mark.parametrize(("target", "name"), [("domains", "mean"), ("specific", "specific")])
-def test_the_norm_of_what_domains_are_compared_with_is_told_under_its_name(target, name):
+def test_the_norm_of_what_domains_are_compared_with_is_reported_under_its_name(target, name):
     rule = Doge(uniform_weights(2), step_size=0.5, target=target)
     record = UpdateRecords(("a", "b"), rule.observes).measurement(
         Alignments(np.array([1.0, 2.0]), 4.0, np.array([9.0, 16.0])), rule.init()
@@ -83,7 +83,7 @@ def test_the_norm_of_what_domains_are_compared_with_is_told_under_its_name(targe
     assert record["gradient_norms"] == {"a": 3.0, "b": 4.0}
 
 
-def test_too_many_domains_are_left_to_their_basis():
+def test_too_many_domains_are_logged_by_basis_only():
     assert record_over(MAX_DOMAINS).keys() >= OF_DOMAINS
     assert not record_over(MAX_DOMAINS + 1).keys() & OF_DOMAINS
 
@@ -92,7 +92,7 @@ def of_two_sets(dots, **more):
     return TargetAlignments(np.array(dots), np.array([1.5, 2.5]), np.array([4.0, 9.0]), **more)
 
 
-def test_several_specific_sets_are_told_by_name():
+def test_several_specific_sets_are_reported_by_name():
     rule = OverTargets(Dga(uniform_weights(2), step_size=0.5), np.array([1.0, 3.0]))
     observed = of_two_sets(
         [[1.0, 2.0], [3.0, 4.0]],
@@ -115,7 +115,7 @@ def test_several_specific_sets_are_told_by_name():
     }
 
 
-def test_of_several_specific_sets_over_a_basis_the_weights_are_told_too():
+def test_of_several_specific_sets_over_a_basis_the_weights_are_reported_too():
     inner = OverTargets(Dga(uniform_weights(2), step_size=0.5), np.array([1.0, 3.0]))
     rule = OverBasis(inner, mixtures_of([[1, 0, 0], [0, 0.5, 0.5]], BASIS))
     record = UpdateRecords(("c0", "c1", "c2"), rule.observes, ("x", "y")).measurement(
@@ -126,7 +126,7 @@ def test_of_several_specific_sets_over_a_basis_the_weights_are_told_too():
     assert record["target_weights"] == {"x": 0.25, "y": 0.75}
 
 
-def test_an_update_that_several_sets_leave_out_names_the_domains_to_blame():
+def test_a_skipped_update_over_several_sets_names_the_domains():
     rule = OverTargets(Dga(uniform_weights(2), step_size=0.5), np.ones(2))
     observed = of_two_sets([[1.0, 2.0], [3.0, np.nan]])
     after = rule.update(rule.init(), observed)

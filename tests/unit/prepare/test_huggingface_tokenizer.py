@@ -72,7 +72,7 @@ def test_the_largest_id_decides_on_the_type(tmp_path, num_ids, dtype):
     assert (tokens.dtype, tokens.size) == (dtype, 3)
 
 
-def test_settings_for_a_models_input_are_left_out(trained, tmp_path):
+def test_settings_for_a_models_input_are_excluded(trained, tmp_path):
     text = made_up_texts(1)[0]
     library = Tokenizer.from_file(str(trained.path))
     library.enable_truncation(5)

@@ -64,7 +64,7 @@ def test_a_killed_worker_is_said_to_have_died():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_who_waits_is_told_so_now_and_then(count):
+def test_who_waits_is_reported_so_now_and_then(count):
     told: list[None] = []
     with open_processes(count) as workers:
         list(workers.map(double, range(3), waiting=lambda: told.append(None)))

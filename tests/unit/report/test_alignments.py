@@ -69,7 +69,7 @@ def test_the_plot_differs_with_the_errors(tmp_path, num_domains):
     assert images[0] != images[1]
 
 
-def test_the_measured_may_be_basis_distributions(tmp_path):
+def test_alignments_may_be_of_basis_distributions(tmp_path):
     over_basis = {
         "alignments": {"qa": 1, "code": 2},
         "averaged_weights": {"a": 0.25, "b": 0.75},

@@ -36,5 +36,5 @@ def test_labels_at_the_top_are_stacked_downwards():
     )
 
 
-def test_no_label_needs_no_place():
+def test_no_labels_give_no_positions():
     assert spread_labels([], gap=0.1, lowest=0.0, highest=1.0) == []

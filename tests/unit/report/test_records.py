@@ -17,7 +17,7 @@ def test_records_of_one_type_come_in_order(tmp_path):
     ]
 
 
-def test_a_line_that_is_being_written_is_left_out(tmp_path):
+def test_a_line_that_is_being_written_is_excluded(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"type": "train", "step": 1}\n{"type": "tra')
     assert read_records(metrics, "train") == [{"type": "train", "step": 1}]

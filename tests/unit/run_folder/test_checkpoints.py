@@ -18,7 +18,7 @@ def write(folder, identity=IDENTITY):
     return folder
 
 
-def test_a_header_comes_back_to_the_run_that_wrote_it(tmp_path):
+def test_a_header_round_trips_for_its_own_run(tmp_path):
     checkpoint = write(tmp_path / "step-00000005")
 
     header = read_header(checkpoint, identity=IDENTITY)
@@ -41,7 +41,7 @@ def test_a_checkpoint_of_another_run_names_every_key_that_differs(tmp_path):
     )
 
 
-def test_of_very_many_differences_some_are_named(tmp_path):
+def test_only_some_of_many_differences_are_named(tmp_path):
     checkpoint = write(tmp_path / "step-00000005", {str(key): 0 for key in range(1000)})
 
     with pytest.raises(ResumeError, match=r"; 7: expected 0, found 1; and 992 more$"):

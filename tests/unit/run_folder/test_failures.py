@@ -33,14 +33,14 @@ def test_the_first_rank_to_fail_is_named_with_its_host(tmp_path):
     assert first_failure(tmp_path) == f"{expected} [192.0.2.2]:1"
 
 
-def test_what_a_user_can_mend_and_a_folder_that_is_not_there_leave_nothing(tmp_path):
+def test_user_errors_and_missing_folders_leave_no_record(tmp_path):
     fail(tmp_path, 0, ConfigError("run.yaml:1: expected"))
     fail(tmp_path / "missing", 0, RuntimeError("early"))
     assert first_failure(tmp_path) is None
     assert not (tmp_path / "missing").exists()
 
 
-def test_a_last_line_has_the_code_and_who_failed_if_anybody_said_so(tmp_path):
+def test_the_final_message_has_the_code_and_the_recorded_failure(tmp_path):
     command = [sys.executable, "-m", "megadga.run_folder.failures", "7", str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     assert said == "the run ended with code 7: no rank recorded a failure\n"
@@ -50,13 +50,13 @@ def test_a_last_line_has_the_code_and_who_failed_if_anybody_said_so(tmp_path):
     assert said == f"the run ended with code 7: {failed}; lost hosts: a, b\n"
 
 
-def test_an_earlier_start_is_forgotten(tmp_path):
+def test_records_of_an_earlier_start_are_removed(tmp_path):
     fail(tmp_path, 0, RuntimeError("once"))
     clear_failures(tmp_path)
     assert first_failure(tmp_path) is None
 
 
-def test_a_rank_that_hangs_is_named_where_others_say_that_they_waited(tmp_path):
+def test_a_hanging_rank_is_named_if_others_timed_out(tmp_path):
     for rank in range(3):
         record_start(tmp_path, rank=rank)
     assert describe_failure(tmp_path, 1) == "the run ended with code 1: no rank recorded a failure"
@@ -72,7 +72,7 @@ def test_a_rank_that_hangs_is_named_where_others_say_that_they_waited(tmp_path):
     assert describe_failure(tmp_path, 1) == "the run ended with code 1: no rank recorded a failure"
 
 
-def test_of_many_ranks_without_a_word_some_are_named(tmp_path):
+def test_only_some_of_many_ranks_without_record_are_named(tmp_path):
     for rank in range(12):
         record_start(tmp_path, rank=rank)
     fail(tmp_path, 0, RuntimeError("Timed out"))
@@ -83,6 +83,6 @@ def test_of_many_ranks_without_a_word_some_are_named(tmp_path):
     )
 
 
-def test_presence_in_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+def test_recording_a_start_in_an_unwritable_folder_is_no_error(tmp_path):
     (tmp_path / "file").touch()
     record_start(tmp_path / "file", rank=0)

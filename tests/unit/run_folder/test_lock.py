@@ -105,7 +105,7 @@ def test_a_refused_process_leaves_the_owner_its_lock(tmp_path):
                 lock_of(tmp_path).acquire()
 
 
-def test_a_lock_dies_with_its_owner(tmp_path):
+def test_a_lock_is_released_when_its_owner_ends(tmp_path):
     told = []
     with held_elsewhere(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
@@ -117,7 +117,7 @@ def test_a_lock_dies_with_its_owner(tmp_path):
     lock.release()
 
 
-def test_a_lock_that_was_let_go_of_leaves_nothing_to_tell(tmp_path):
+def test_a_released_lock_is_acquired_silently(tmp_path):
     with held_elsewhere(tmp_path) as process:
         process.communicate("")
     told = []
@@ -130,12 +130,12 @@ def test_a_lock_that_was_let_go_of_leaves_nothing_to_tell(tmp_path):
     assert (tmp_path / ".lock").read_bytes() == b""
 
 
-def test_an_owner_on_another_machine_is_seen_to_live(tmp_path):
+def test_a_remote_owner_with_heartbeats_is_alive(tmp_path):
     with beating_elsewhere(tmp_path), pytest.raises(LockedError, match="process 4711 on node-7"):
         lock_of(tmp_path).acquire()
 
 
-def test_an_owner_on_another_machine_that_stands_still_has_ended(tmp_path):
+def test_a_remote_owner_without_heartbeats_has_ended(tmp_path):
     owner_elsewhere(tmp_path)
     told = []
     lock = lock_of(tmp_path, told)
@@ -147,7 +147,7 @@ def test_an_owner_on_another_machine_that_stands_still_has_ended(tmp_path):
     assert "process 4711 on node-7" in told[1]
 
 
-def test_a_lock_that_a_server_holds_for_a_machine_that_is_gone_is_replaced(tmp_path):
+def test_a_stale_server_side_lock_is_replaced(tmp_path):
     with held_elsewhere(tmp_path) as process:
         process.send_signal(signal.SIGSTOP)  # it beats no more, and the system keeps its lock
         owner_elsewhere(tmp_path)
@@ -170,7 +170,7 @@ def attempt_elsewhere(folder):
         raise LockedError(done.stderr)
 
 
-def test_whoever_stood_still_for_too_long_learns_that_the_lock_is_anothers(tmp_path):
+def test_a_suspended_owner_detects_that_its_lock_was_taken_over(tmp_path):
     lock = lock_of(tmp_path)
     lock.acquire()
     lock.check()
@@ -182,13 +182,13 @@ def test_whoever_stood_still_for_too_long_learns_that_the_lock_is_anothers(tmp_p
     assert "node-7" in (tmp_path / ".lock").read_text()
 
 
-def test_where_files_cannot_be_locked_the_beat_alone_tells(tmp_path, no_locks):
+def test_without_file_locks_the_heartbeat_decides(tmp_path, no_locks):
     with beating_elsewhere(tmp_path), pytest.raises(LockedError, match="node-7"):
         lock_of(tmp_path).acquire()
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_where_files_cannot_be_locked_a_process_of_this_machine_is_looked_up(tmp_path):
+def test_without_file_locks_a_local_process_is_looked_up(tmp_path):
     with held_elsewhere(tmp_path) as process:
         with pytest.raises(LockedError, match=f"process {process.pid}"):
             lock_of(tmp_path).acquire()
@@ -202,7 +202,7 @@ def test_where_files_cannot_be_locked_a_process_of_this_machine_is_looked_up(tmp
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}', "\x00" * 600])
-def test_a_file_that_names_nobody_keeps_nobody_out(tmp_path, text):
+def test_a_lock_file_without_owner_does_not_lock(tmp_path, text):
     (tmp_path / ".lock").write_text(text)
     lock = lock_of(tmp_path)
     lock.acquire()

@@ -13,7 +13,7 @@ def load(tmp_path, monkeypatch):
     return lambda *overrides: load_config(tmp_path / "run.yaml", list(overrides))
 
 
-def test_a_finished_run_is_known_as_such(load, tmp_path):
+def test_a_finished_run_is_recognised(load, tmp_path):
     config = load()
     assert finished_step(config) is None
     RunMarkers(config, writes=True).end(10, finished=True)
@@ -23,18 +23,18 @@ def test_a_finished_run_is_known_as_such(load, tmp_path):
 
 
 @pytest.mark.parametrize("other", ["seed=18", "training.steps=11", "output=elsewhere"])
-def test_another_run_is_not(load, other):
+def test_another_runs_marker_is_ignored(load, other):
     RunMarkers(load(), writes=True).end(10, finished=True)
     assert finished_step(load(other)) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "step 10"])
-def test_a_damaged_marker_says_nothing(load, tmp_path, text):
+def test_a_damaged_marker_is_ignored(load, tmp_path, text):
     (tmp_path / "out" / "DONE").write_text(text)
     assert finished_step(load()) is None
 
 
-def test_a_stopped_run_asks_to_be_started_until_it_is(load, tmp_path):
+def test_a_stopped_run_has_a_requeue_marker_until_restarted(load, tmp_path):
     markers = RunMarkers(load(), writes=True)
     markers.end(4, finished=False)
     assert (tmp_path / "out" / "REQUEUE").exists()

@@ -119,7 +119,7 @@ def test_numbers_that_nobody_can_mean_are_refused_or_make_no_difference(
 
 @pytest.mark.parametrize("name", ["train_tokenizer", "train_clusters", "histogram"])
 @pytest.mark.parametrize("max_bad", ["1", "3%"])
-def test_a_bad_record_is_left_out_where_it_is_allowed_and_named(
+def test_a_bad_record_is_excluded_where_it_is_allowed_and_named(
     work, tmp_path, monkeypatch, capsys, name, max_bad
 ):
     reading = arguments_of(name, work, tmp_path / "out", text="bad.jsonl")

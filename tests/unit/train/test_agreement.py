@@ -62,16 +62,16 @@ def fail():
     raise OSError(28, "No space left on device")
 
 
-def test_the_first_rank_works_for_all():
+def test_work_on_rank_0_is_returned_on_all_ranks():
     assert on_ranks(lambda ranks: on_first_rank(ranks, lambda: ranks.rank)) == [0, 0]
 
 
-def test_every_rank_learns_what_all_have_done():
+def test_every_rank_gets_all_results():
     assert on_ranks(lambda ranks: on_every_rank(ranks, lambda: ranks.rank)) == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_failure_of_one_rank_is_one_of_all(failing):
+def test_a_failure_of_one_rank_is_raised_on_all(failing):
     def work(ranks):
         on_every_rank(ranks, fail if ranks.rank == failing else lambda: None)
 
@@ -83,7 +83,7 @@ def test_a_failure_of_one_rank_is_one_of_all(failing):
     assert str(other).startswith(f"rank {failing} failed: OSError: [Errno 28]")
 
 
-def test_what_a_user_can_mend_is_told_as_such_by_every_rank():
+def test_user_errors_are_raised_unchanged_on_every_rank():
     def refuse():
         raise ResumeError("latest: wrong")
 
@@ -115,7 +115,7 @@ def test_ranks_that_see_different_folders_continue_from_the_first_ones_checkpoin
     assert points[0].header == points[1].header
 
 
-def test_damage_that_one_rank_finds_is_told_by_all(tmp_path):
+def test_damage_found_by_one_rank_is_raised_on_all(tmp_path):
     on_ranks(lambda ranks: checkpoints_of(tmp_path, ranks).save(2))
     for part in (tmp_path / "checkpoints/step-00000002").glob("zero*"):
         content = part.read_text()

@@ -74,7 +74,7 @@ def test_floor_and_prior_are_of_the_basis(folder):
         mixture(folder, "mixing.floor=0.6")
 
 
-def test_mass_in_domains_that_are_left_out_goes_to_the_others(folder):
+def test_mass_in_domains_that_are_excluded_goes_to_the_others(folder):
     written = [[0.5, 0.25, 0.0, 0.25], ROWS[1]]
     write(folder, written)
     _, data = load(folder, *LEAVE_OUT)
@@ -89,7 +89,7 @@ def test_mass_in_domains_that_are_left_out_goes_to_the_others(folder):
     np.testing.assert_allclose(weights, expected, rtol=1e-15)
 
 
-def test_a_distribution_over_nothing_but_domains_that_are_left_out_is_refused(folder):
+def test_a_distribution_over_nothing_but_domains_that_are_excluded_is_refused(folder):
     write(folder, [[1.0, 0.0, 0.0, 0.0], ROWS[1]])
     with pytest.raises(ConfigError, match=r"basis\.npz: qa: expected a share in a domain that is"):
         load(folder, *LEAVE_OUT)

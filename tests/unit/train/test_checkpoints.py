@@ -163,7 +163,7 @@ def test_a_run_that_dies_while_saving_continues_from_the_one_before(tmp_path):
     assert third.engine.weight == 1 + 2 + 3 + 4
 
 
-def test_only_the_newest_stay(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     world = World(tmp_path, keep_last=2)
     world.train(range(1, 7))
     world.checkpoints.prune()
@@ -171,7 +171,7 @@ def test_only_the_newest_stay(tmp_path):
     assert names(tmp_path) == ["latest", "step-00000004", "step-00000006"]
 
 
-def test_half_a_checkpoint_is_never_kept_in_place_of_a_whole_one(tmp_path):
+def test_an_incomplete_checkpoint_never_replaces_a_complete_one(tmp_path):
     World(tmp_path, keep_last=1).train(range(1, 7))
     killed = World(tmp_path, keep_last=1)
     killed.resume()
@@ -190,7 +190,7 @@ def test_half_a_checkpoint_is_never_kept_in_place_of_a_whole_one(tmp_path):
 
 
 @pytest.mark.parametrize("keep_last", [1, 2, 3])
-def test_a_run_that_dies_while_it_saves_again_and_again_always_goes_on(tmp_path, keep_last):
+def test_a_run_that_crashes_repeatedly_while_saving_can_always_resume(tmp_path, keep_last):
     World(tmp_path, keep_last=keep_last).train([1, 2])
     for step in (2, 3, 4, 5):  # saved by a signal one step further each time
         dying = World(tmp_path, keep_last=keep_last)
@@ -226,7 +226,7 @@ def test_a_run_whose_latest_is_lost_is_refused_and_names_what_there_is(tmp_path)
     assert len(records(tmp_path)) == 6
 
 
-def test_half_of_the_first_checkpoint_is_nothing_to_continue_from(tmp_path):
+def test_an_incomplete_first_checkpoint_is_not_resumed(tmp_path):
     World(tmp_path).die_while_saving([1, 2])
 
     anew = World(tmp_path)
@@ -281,7 +281,7 @@ def test_a_damaged_header_names_what_to_continue_from_instead(tmp_path, damage):
         World(tmp_path).resume()
 
 
-def test_without_an_earlier_one_that_is_whole_nothing_is_promised(tmp_path):
+def test_without_an_intact_checkpoint_none_is_suggested(tmp_path):
     World(tmp_path).train([1, 2])
     flip_a_bit(tmp_path / "checkpoints/step-00000002/engine.json")
 
@@ -289,7 +289,7 @@ def test_without_an_earlier_one_that_is_whole_nothing_is_promised(tmp_path):
         World(tmp_path).resume()
 
 
-def test_a_run_goes_on_from_an_earlier_checkpoint_if_asked_to(tmp_path):
+def test_a_run_resumes_from_a_requested_checkpoint(tmp_path):
     (tmp_path / "straight").mkdir()
     (tmp_path / "back").mkdir()
     World(tmp_path / "straight").train(range(1, 8), save_at=[7])
@@ -313,7 +313,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_if_asked_to(tmp_path):
     assert trained == records(tmp_path / "straight")
 
 
-def test_a_checkpoint_that_is_not_there_is_not_gone_back_to(tmp_path):
+def test_a_missing_requested_checkpoint_is_refused(tmp_path):
     World(tmp_path).train(range(1, 5))
 
     with pytest.raises(ResumeError) as caught:
@@ -380,7 +380,7 @@ def test_the_one_before_stays_until_the_newest_is_known_to_be_good(tmp_path):
     assert names(tmp_path) == ["latest", "step-00000004"]
 
 
-def test_what_a_run_that_died_has_left_goes_with_the_next(tmp_path):
+def test_leftovers_of_a_crashed_run_are_pruned(tmp_path):
     World(tmp_path, keep_last=1).train(range(1, 5))
     resumed = World(tmp_path, keep_last=1)
     resumed.resume()

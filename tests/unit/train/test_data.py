@@ -85,7 +85,7 @@ def test_validation_splits_belong_to_a_run_that_is_guarded_by_their_loss(folder)
     assert data_of(folder, GUARDED).identity["held_out"] != before["held_out"]
 
 
-def test_a_guard_by_a_loss_that_nobody_measures_is_refused(folder):
+def test_a_guard_without_validation_losses_is_refused(folder):
     with pytest.raises(ConfigError) as error:
         data_of(folder, GUARDED, "evaluation=null")
     assert str(error.value) == (
@@ -120,7 +120,7 @@ def test_the_specific_set_is_packed_as_the_run_says(folder):
     assert {type(domain) for domain in (*data.domains, *data.held_out)} == {Domain}
 
 
-def test_examples_need_no_whole_window(folder):
+def test_examples_may_be_shorter_than_a_window(folder):
     packed = "data.specific={target: {path: examples, packing: examples}}"
     with pytest.raises(ConfigError, match=r"too_short: expected at least 100001 tokens .* in d0"):
         data_of(folder, packed, "model.sequence_length=100000")
@@ -173,7 +173,7 @@ def test_domains_shorter_than_a_window_are_refused_by_the_key_that_leaves_them_o
     )
 
 
-def test_domains_shorter_than_a_window_are_left_out_where_that_is_asked_for(folder):
+def test_domains_shorter_than_a_window_are_excluded_where_that_is_asked_for(folder):
     write_domain(folder / "domains" / "c", seed=2, num_documents=1)
     data = data_of(folder, "data.too_short=leave_out", "model.sequence_length=32")
     assert names(data.domains) == names(data.held_out) == ["d0", "d1"]
@@ -181,7 +181,7 @@ def test_domains_shorter_than_a_window_are_left_out_where_that_is_asked_for(fold
     assert list(data.identity["domains"]) == ["d0", "d1"]
 
 
-def test_with_every_domain_left_out_there_is_no_run(folder):
+def test_excluding_every_domain_is_refused(folder):
     overrides = ("data.too_short=leave_out", "model.sequence_length=100000")
     with pytest.raises(
         ConfigError, match=r"data\.domains: expected a domain of at least 100001 .*"

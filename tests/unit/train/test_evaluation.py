@@ -65,7 +65,7 @@ def test_losses_are_the_means_over_each_sets_first_windows(sets, sequences):
     assert told["general"] == pytest.approx((expected["a"] + expected["b"]) / 2, rel=1e-6)
 
 
-def test_the_mean_over_the_domains_is_told_when_there_is_one(sets):
+def test_the_mean_over_the_domains_is_reported_when_there_is_one(sets):
     told = []
     engine = FakeEngine(micro_batch_size=3)
     evaluating = evaluation(engine, sets, observe=told.append)
@@ -132,7 +132,7 @@ def test_it_is_due_at_intervals_and_at_the_last_step(sets):
     assert [step for step in range(1, 26) if plugin.after_step(step)] == [10, 20, 25]
 
 
-def test_it_leaves_no_trace(sets):
+def test_evaluation_has_no_side_effects(sets):
     engine = FakeEngine()
     before = copy.deepcopy(engine.module.state_dict())
     random_state = torch.random.get_rng_state()

@@ -120,7 +120,7 @@ def test_alignments_need_exactly_one_specific_set(folder):
     )
 
 
-def test_what_is_no_rule_over_the_domains_is_refused_by_its_distribution(folder):
+def test_an_invalid_scheduler_of_an_extension_is_refused(folder):
     assert complaint(folder, "interval: 1, lost: 1") == (
         f"{PLACE}.type: expected a rule over 2 domains from staying = built_rule of "
         "some-rules 1.0, found weights of shape (1,)"

@@ -25,7 +25,7 @@ def complaints(*overrides: str) -> list[str]:
     return str(error.value).splitlines()
 
 
-def test_all_folders_that_are_missing_are_told_at_once_with_their_lines(folder):
+def test_all_folders_that_are_missing_are_reported_at_once_with_their_lines(folder):
     write_run(folder)
     shutil.rmtree(folder / "domains")
     (folder / "specific" / "manifest.json").unlink()
@@ -42,7 +42,7 @@ def test_all_folders_that_are_missing_are_told_at_once_with_their_lines(folder):
     ]
 
 
-def test_of_listed_domains_each_that_is_missing_is_told(folder):
+def test_of_listed_domains_each_that_is_missing_is_reported(folder):
     write_run(folder)
     listed = "[{name: a, path: domains/d0}, {name: b, path: x}, {name: c, path: domains}]"
     assert complaints(f"data.domains={listed}") == [
@@ -64,7 +64,7 @@ def test_of_listed_domains_each_that_is_missing_is_told(folder):
         ("type: dga\n  interval: 4\n  step_size: 1\n  basis: b.npz", "basis", "a file"),
     ],
 )
-def test_what_the_mixture_reads_is_told_beside_the_folders(folder, mixing, key, expected):
+def test_what_the_mixture_reads_is_reported_beside_the_folders(folder, mixing, key, expected):
     write_run(folder, RUN.replace(OF_DGA, f"  {mixing}\n").replace("path: specific", "path: gone"))
     told = complaints()
     assert told[0] == (

@@ -100,7 +100,7 @@ def test_a_step_is_batch_training_plugins_and_the_checkpoint_if_due():
     assert log.logged[2] == {"train": {"loss": 1.0}, "a": {"seen": 2}, "b": {"seen": 2}}
 
 
-def test_a_run_goes_on_after_the_steps_that_are_completed():
+def test_a_run_continues_after_the_steps_that_are_completed():
     log = Log(completed=3, total_steps=4)
 
     train(log.run)
@@ -124,7 +124,7 @@ def test_a_run_that_is_to_stop_saves_first_whether_or_not_a_checkpoint_is_due():
     assert log.told == ["batch 1", "train 1", "a 1", "b 1", "watch 1", "save 1", "stopped 1"]
 
 
-def test_a_stop_at_the_last_step_leaves_nothing_to_go_on_with():
+def test_a_stop_at_the_last_step_leaves_nothing_to_continue_with():
     log = Log(completed=3, total_steps=4, stop_at=4)
 
     assert train(log.run)
@@ -142,7 +142,7 @@ def test_a_model_that_is_not_finite_is_never_saved():
     assert log.logged[2] == log.logged[4] == {"event": "left out"}
 
 
-def test_a_run_that_has_lost_its_numbers_is_neither_finished_nor_stopped():
+def test_a_diverged_run_is_neither_finished_nor_stopped():
     log = Log(completed=0, total_steps=9, lost_at=4)
 
     with pytest.raises(DivergedError):
@@ -160,7 +160,7 @@ def test_a_run_whose_last_step_is_not_finite_does_not_finish():
     assert "finished" not in "".join(log.told)
 
 
-def test_older_checkpoints_go_when_the_newest_has_trained_on():
+def test_older_checkpoints_are_pruned_after_a_finite_step():
     log = Log(completed=0, total_steps=6, not_finite={3, 5})
 
     train(log.run)

@@ -31,7 +31,7 @@ def test_numbers_come_back_with_their_bits(tmp_path):
     assert [line["loss"] for line in read(tmp_path / "metrics.jsonl")] == awkward
 
 
-def test_what_json_cannot_write_is_null_and_named(tmp_path):
+def test_non_finite_numbers_are_null_and_listed(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
 
     metrics.log(3, {"train": {"loss": float("nan"), "by": {"a": 1.0, "b": float("inf")}}})
@@ -48,7 +48,7 @@ def test_what_json_cannot_write_is_null_and_named(tmp_path):
     ]
 
 
-def test_a_cut_moves_the_rest_aside_and_loses_nothing(tmp_path):
+def test_truncated_metrics_are_moved_to_another_file(tmp_path):
     path = tmp_path / "metrics.jsonl"
     metrics = MetricsFile(path)
     metrics.log(1, {"train": {"loss": 1.0}})
@@ -66,7 +66,7 @@ def test_a_cut_moves_the_rest_aside_and_loses_nothing(tmp_path):
     assert abandoned == '{"type": "train", "step": 2, "loss": 2.0}\n{"type": "tr\n'
 
 
-def test_a_second_cut_adds_to_what_was_abandoned(tmp_path):
+def test_a_second_truncation_appends_to_that_file(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     for loss in (1.0, 2.0):
         metrics.log(1, {"train": {"loss": loss}})
@@ -76,7 +76,7 @@ def test_a_second_cut_adds_to_what_was_abandoned(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
-def test_a_cut_that_removes_nothing_leaves_no_second_file(tmp_path):
+def test_a_truncation_of_nothing_creates_no_file(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.log(1, {"train": {"loss": 1.0}})
 
@@ -85,14 +85,14 @@ def test_a_cut_that_removes_nothing_leaves_no_second_file(tmp_path):
     assert not (tmp_path / "metrics.abandoned.jsonl").exists()
 
 
-def test_a_file_shorter_than_the_checkpoint_saw_is_refused(tmp_path):
+def test_a_file_shorter_than_at_the_checkpoint_is_refused(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
 
     with pytest.raises(ResumeError, match=r"metrics\.jsonl: expected at least 10 bytes.* found 0"):
         metrics.cut(10)
 
 
-def test_a_fan_out_tells_everyone_in_order():
+def test_records_are_forwarded_to_all_sinks_in_order():
     told = []
 
     class Sink:

@@ -144,7 +144,7 @@ def test_dga_takes_every_guard(folder):
     assert found.min_effective_domains == 1.5
 
 
-def test_an_alarm_may_be_as_high_as_the_first_mixture_and_no_higher(folder):
+def test_the_alarm_threshold_is_at_most_that_of_the_initial_mixture(folder):
     assert mixture(folder, "mixing.min_effective_domains=3.0").min_effective_domains == 3.0
     with pytest.raises(ConfigError) as error:
         mixture(
@@ -289,7 +289,9 @@ def test_importance_weights_come_from_the_histogram(folder):
         ),
     ],
 )
-def test_weights_that_do_not_fit_the_domains_are_told_with_their_place(folder, overrides, lines):
+def test_weights_that_do_not_fit_the_domains_are_reported_with_their_place(
+    folder, overrides, lines
+):
     with pytest.raises(ConfigError) as error:
         mixture(folder, *overrides)
     assert str(error.value).splitlines() == lines
@@ -328,7 +330,7 @@ def test_a_file_that_is_no_histogram_is_refused(folder, text, complaint):
 LEAVE_OUT = ("data.too_short=leave_out", "model.sequence_length=250")  # code is too short
 
 
-def test_what_a_histogram_has_in_a_domain_that_is_left_out_goes_to_the_others(folder):
+def test_what_a_histogram_has_in_a_domain_that_is_excluded_goes_to_the_others(folder):
     (folder / "h.json").write_text(json.dumps({"code": 5, "novels": 1, "recipes": 4}))
     found = mixture(folder, "mixing={type: importance, histogram: h.json}", *LEAVE_OUT)
     assert found.scheduler.init().weights.tolist() == [0.2, 0.8]
@@ -338,7 +340,7 @@ def test_what_a_histogram_has_in_a_domain_that_is_left_out_goes_to_the_others(fo
     assert found.lost_mass == 0.0
 
 
-def test_a_weight_of_a_domain_that_is_left_out_is_refused(folder):
+def test_a_weight_of_a_domain_that_is_excluded_is_refused(folder):
     weights = static("{code: 0.5, novels: 0.25, recipes: 0.25}")
     with pytest.raises(ConfigError) as error:
         mixture(folder, weights, *LEAVE_OUT)

@@ -46,7 +46,7 @@ def record(*, web: float = 1.0, code: float = 2.0, grad_norm: float | None = 1.0
         ("reference", "reference loss", ["web"]),
     ],
 )
-def test_a_step_that_is_not_finite_is_told_with_what_its_batch_held(bad, key, what, domains):
+def test_a_non_finite_step_is_logged_with_its_domains(bad, key, what, domains):
     more: dict[str, Any] = (
         {"reference_loss_by_domain": {"web": bad}} if key == "reference" else {key: bad}
     )
@@ -64,7 +64,7 @@ def test_a_step_that_is_not_finite_is_told_with_what_its_batch_held(bad, key, wh
 
 
 @pytest.mark.parametrize("grad_norm", [0.5, None])
-def test_a_finite_step_is_nothing_to_tell_of(grad_norm):
+def test_a_finite_step_gives_no_event(grad_norm):
     assert watch().after_step(1, record(grad_norm=grad_norm)) == {}
 
 

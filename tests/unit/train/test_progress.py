@@ -30,7 +30,7 @@ def train(loss):
     return {"train": {"loss": loss, "tokens_per_s": 12345.6}}
 
 
-def test_a_log_gets_a_plain_line_now_and_then_and_at_the_end_with_the_time_left():
+def test_logs_get_periodic_lines_with_the_remaining_time():
     stream = io.StringIO()
     seconds = iter([1000.0, 1030.0, 1090.0])  # after steps 1, 2 and 4
     shown = progress(stream, total_steps=5, clock=lambda: next(seconds))
@@ -72,7 +72,7 @@ def test_a_terminal_without_columns_gets_lines():
     assert [line.split("  ")[0] for line in lines] == [f"step {step}/4" for step in range(1, 5)]
 
 
-def test_what_a_run_begins_with_is_no_line():
+def test_the_start_event_is_not_shown():
     stream = io.StringIO()
     progress(stream).log(0, {"event": {"event": "start", "averaged_weights": {"a": 1.0}}})
     assert stream.getvalue() == ""
@@ -98,7 +98,7 @@ def test_an_update_changes_the_weights_that_are_shown():
     assert stream.getvalue().endswith("a 0.700, b 0.100, c 0.100\n")
 
 
-def test_evaluations_and_events_are_told_whatever_the_interval():
+def test_evaluations_and_events_are_reported_whatever_the_interval():
     stream = io.StringIO()
     evaluation = {"specific": {"qa": 2.5}, "domains": {"a": 3.0}, "general": 3.0}
     event = {"event": "update_skipped", "reason": "alignments are not finite"}
@@ -132,7 +132,7 @@ def test_a_run_that_continues_says_where():
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_that_was_closed_ends_nothing(terminal):
+def test_a_closed_terminal_does_not_end_the_run(terminal):
     class Closed(Terminal):
         open = True
 

@@ -54,7 +54,7 @@ def test_a_rule_without_a_reference_has_none(folder):
     assert open_data(load_config(write_run(folder))).reference is None
 
 
-def test_the_identity_is_of_what_the_reference_is_and_not_of_where_it_lies(folder):
+def test_the_references_identity_is_independent_of_its_location(folder):
     checkpoint = write_reference(folder / "reference", step=3)
     config = load_config(write_run(folder), [DOREMI])
     before = open_data(config).identity["reference"]

@@ -8,7 +8,7 @@ SCHEDULE = WarmupStableDecay(
 )
 
 
-def test_the_rate_rises_stays_and_falls():
+def test_the_learning_rate_warms_up_stays_and_decays():
     factors = [SCHEDULE(step) for step in range(12)]
 
     assert factors == pytest.approx([0.5, 0.75, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2])

@@ -52,12 +52,12 @@ def test_stages_follow_each_other(folder):
     assert [found.at(step).tolist() for step in (0, 5, 6)] == [[0.5, 0.5], [0.5, 0.5], [0, 1]]
 
 
-def test_weights_may_go_in_a_line_from_one_stage_to_the_next(folder):
+def test_weights_are_interpolated_linearly_between_stages(folder):
     stages = "stages: [{step: 0, weights: uniform}, {step: 4, weights: {code: 0, novels: 1}}]"
     assert schedule(folder, f"between: linear, {stages}").at(2).tolist() == [0.25, 0.75]
 
 
-def test_a_table_has_a_line_a_stage_and_a_column_a_domain(folder):
+def test_a_table_has_one_line_per_stage_and_one_column_per_domain(folder):
     (folder / "t.csv").write_text("novels,step,code\n1,0,3\n1,5,1\n")
     found = schedule(folder, "csv: t.csv")
     assert [found.at(step).tolist() for step in (4, 5)] == [[0.75, 0.25], [0.5, 0.5]]
@@ -68,7 +68,7 @@ def test_a_table_may_begin_with_a_byte_order_mark(folder):
     assert schedule(folder, "csv: t.csv").at(0).tolist() == [0.75, 0.25]
 
 
-def test_the_weights_of_another_run_come_back_to_the_bit(folder):
+def test_replayed_weights_are_bit_identical(folder):
     write_updates(folder / "m.jsonl", ("code", "novels"))
     found = schedule(folder, "replay: {metrics: m.jsonl, initial: {code: 1, novels: 0}}")
     weights = [found.at(step).tolist() for step in (3, 4, 7, 8, 99)]
@@ -89,7 +89,9 @@ def test_the_weights_of_another_run_come_back_to_the_bit(folder):
         ),
     ],
 )
-def test_what_is_no_schedule_of_these_domains_is_told_with_its_place(folder, options, expected):
+def test_what_is_no_schedule_of_these_domains_is_reported_with_its_place(
+    folder, options, expected
+):
     assert expected in complaint(folder, options)
 
 
@@ -105,7 +107,7 @@ def test_what_is_no_schedule_of_these_domains_is_told_with_its_place(folder, opt
         ("step,code,novels\n", "t.csv: stages: expected the first at step 0, found none"),
     ],
 )
-def test_a_table_that_is_none_is_told_with_its_file(folder, table, expected):
+def test_an_invalid_table_is_reported_with_its_file(folder, table, expected):
     (folder / "t.csv").write_text(table)
     assert complaint(folder, "csv: t.csv").startswith(expected)
 

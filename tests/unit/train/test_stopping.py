@@ -14,7 +14,7 @@ def test_ranks_stop_when_any_of_them_was_asked_to(own, others, agreed):
     assert stop.agreed() is agreed
 
 
-def test_a_wish_holds_until_it_is_fulfilled():
+def test_a_stop_request_persists():
     stop = CollectiveStop(lambda: False)
     for total in (0.0, 1.0, 0.0):
         stop.update_from_sum(total)

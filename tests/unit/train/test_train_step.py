@@ -67,7 +67,7 @@ def test_a_step_descends_on_the_weighted_mean_of_the_whole_batch(accumulation):
     np.testing.assert_allclose(trained.weights[places], weights)
 
 
-def test_one_micro_batch_needs_no_pass_ahead():
+def test_one_micro_batch_needs_no_additional_forward_pass():
     def never(tokens):
         raise AssertionError
 
@@ -123,7 +123,7 @@ def test_losses_that_are_not_finite_leave_all_weights_equal():
     assert trained.weights.tolist() == [1.0] * 4
 
 
-def test_effective_sequences_are_told():
+def test_effective_sequences_are_reported():
     engine = double_engine(2)
     moments = iter([0.0, 1.0])
     trainer = Trainer(

@@ -34,7 +34,7 @@ def test_a_step_trains_on_the_mean_of_all_its_sequences():
     torch.testing.assert_close(moved, scores - 0.1 * scores.grad)
 
 
-def test_losses_are_told_in_all_and_by_domain_drawn():
+def test_losses_are_reported_in_all_and_by_domain_drawn():
     engine = FakeEngine(accumulation=2, norm=3.5)
     by_sequence = engine.module(TOKENS.flatten(0, 1)).mean(-1).tolist()
 
@@ -83,7 +83,7 @@ def test_an_engine_that_knows_no_norm_reports_none():
 
 
 @pytest.mark.parametrize("norm", [-1.0, float("inf"), float("nan")])
-def test_a_norm_that_is_not_finite_is_never_told_as_a_number(norm):
+def test_a_non_finite_norm_is_logged_as_nan(norm):
     # DeepSpeed says -1 for it in some places and inf in others.
     told = trainer(FakeEngine(norm=norm)).step(batch(TOKENS[:1], domains=[0, 0], rows=[[0, 1]]))
 
@@ -91,7 +91,7 @@ def test_a_norm_that_is_not_finite_is_never_told_as_a_number(norm):
 
 
 @pytest.mark.parametrize("compared", [False, True])
-def test_a_step_makes_one_sum_over_the_ranks_and_the_wish_to_stop_is_in_it(compared):
+def test_a_step_makes_one_all_reduce_including_the_stop_request(compared):
     sums = []
 
     class Counted(LoneRank):
@@ -118,7 +118,7 @@ def test_a_step_makes_one_sum_over_the_ranks_and_the_wish_to_stop_is_in_it(compa
     assert stopped == [False, True]
 
 
-def test_losses_of_the_whole_batch_are_told_with_their_domains():
+def test_losses_of_the_whole_batch_are_reported_with_their_domains():
     engine = FakeEngine(accumulation=2)
     by_sequence = engine.module(TOKENS.flatten(0, 1)).mean(-1).tolist()
     told = []
@@ -140,7 +140,7 @@ def test_losses_of_the_whole_batch_are_told_with_their_domains():
     assert losses == pytest.approx([by_sequence[at] for at in (1, 3, 0, 2)])
 
 
-def test_a_reference_is_shown_every_sequence_and_told_beside_the_own_losses():
+def test_reference_losses_of_every_sequence_are_logged():
     engine, other = FakeEngine(accumulation=2), BigramModel()
     with torch.no_grad():
         other.scores.mul_(0.5)
@@ -165,7 +165,7 @@ def test_a_reference_is_shown_every_sequence_and_told_beside_the_own_losses():
     }
 
 
-def test_without_a_reference_and_weights_nothing_is_told_of_them():
+def test_without_reference_and_weights_they_are_not_logged():
     record = trainer(FakeEngine()).step(batch(TOKENS[:1], domains=[0, 0], rows=[[0, 1]]))["train"]
 
     assert not record.keys() & {"reference_loss_by_domain", "effective_sequences"}

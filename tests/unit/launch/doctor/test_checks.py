@@ -147,7 +147,7 @@ def test_a_lock_on_an_operator_is_named() -> None:
     assert finding.failed
 
 
-def test_a_host_that_ssh_cannot_reach_is_told_from_one_without_the_interpreter() -> None:
+def test_a_host_that_ssh_cannot_reach_is_reported_from_one_without_the_interpreter() -> None:
     assert silent(255, "Permission denied (publickey).") == (
         "h2: expected to get in by ssh, found no way: Permission denied (publickey).; "
         "`ssh -o BatchMode=yes h2 true` must work without a password"

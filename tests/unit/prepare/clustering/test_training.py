@@ -110,7 +110,7 @@ def test_a_failed_attempt_leaves_nothing_and_an_interrupted_one_is_cleared_away(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_texts_in_which_nothing_is_known_are_refused(tmp_path):
+def test_texts_without_known_features_are_refused(tmp_path):
     path = write_lines(tmp_path / "odd.jsonl", ["1", "2"])
     with pytest.raises(ConfigError, match=r"^texts: expected some with features known"):
         train_clusters(

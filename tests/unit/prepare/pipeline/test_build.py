@@ -396,7 +396,7 @@ def test_what_records_said_of_a_file_that_has_changed_is_refused_before_any_work
     assert stages.seen == []
 
 
-def test_a_build_that_stopped_does_not_go_on_with_a_file_that_has_changed(tokenizer, tmp_path):
+def test_a_build_that_stopped_does_not_continue_with_a_file_that_has_changed(tokenizer, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(BAD)
     with pytest.raises(ConfigError, match="bad records"):
@@ -481,7 +481,7 @@ def test_a_bad_record_is_listed_and_nothing_is_written(tokenizer, tmp_path, work
 
 
 @pytest.mark.parametrize("max_bad", ["2", "50%"])
-def test_bad_records_that_are_allowed_are_left_out_and_listed(tokenizer, tmp_path, max_bad):
+def test_bad_records_that_are_allowed_are_excluded_and_listed(tokenizer, tmp_path, max_bad):
     path = tmp_path / "a.jsonl"
     path.write_text(BAD)
     recipe = Recipe(valid_fraction=0.0)

@@ -21,7 +21,7 @@ def begin(work_folder: WorkFolder, plan=PLAN) -> None:
         work_folder.run_prefix("000007-0000").with_suffix(".index").touch()
 
 
-def test_what_is_finished_is_there_after_it_was_left(work_folder):
+def test_finished_work_persists(work_folder):
     with work_folder.claim(PLAN):
         work_folder.save_task(7, RECORD, [TaskReject(0, 3, "bad é"), TaskReject(1, 1, "worse")])
         work_folder.save_shard("web", ENTRY)
@@ -35,7 +35,7 @@ def test_what_is_finished_is_there_after_it_was_left(work_folder):
         assert work_folder.shard_entry("web", "train-00000") == ENTRY
 
 
-def test_a_record_that_a_power_cut_emptied_is_not_there(work_folder):
+def test_an_empty_record_is_ignored(work_folder):
     with work_folder.claim(PLAN):
         work_folder.save_task(7, RECORD, [])
         work_folder.save_shard("web", ENTRY)
@@ -45,7 +45,7 @@ def test_a_record_that_a_power_cut_emptied_is_not_there(work_folder):
         assert work_folder.shard_entry("web", "train-00000") is None
 
 
-def test_what_is_not_finished_is_not_there(work_folder):
+def test_unfinished_work_is_not_reported(work_folder):
     with work_folder.claim(PLAN):
         assert work_folder.task_record(0) is None
         assert list(work_folder.rejected(0)) == []
@@ -61,14 +61,14 @@ def test_what_is_not_finished_is_not_there(work_folder):
         ({**PLAN, "more": True}, "more: expected None, found true"),
     ],
 )
-def test_another_plan_is_refused_with_what_differs_first(work_folder, plan, difference):
+def test_a_different_plan_is_refused_with_the_first_difference(work_folder, plan, difference):
     begin(work_folder)
     with pytest.raises(ConfigError) as caught, work_folder.claim(plan):
         pass
     assert f"plan.json: {difference}: a different build" in str(caught.value)
 
 
-def test_another_plan_replaces_one_that_has_left_nothing(work_folder):
+def test_a_different_plan_replaces_one_without_results(work_folder):
     with work_folder.claim(PLAN):
         work_folder.save_task(7, RECORD, [])
     with work_folder.claim({"recipe": {"seed": 4}}):
@@ -76,7 +76,7 @@ def test_another_plan_replaces_one_that_has_left_nothing(work_folder):
     assert json.loads((work_folder.folder / "plan.json").read_text()) == {"recipe": {"seed": 4}}
 
 
-def test_nothing_of_a_plan_that_was_not_begun_is_taken_for_finished(work_folder):
+def test_work_without_a_plan_is_discarded(work_folder):
     with work_folder.claim(PLAN):
         work_folder.save_shard("web", ENTRY)
         work_folder.run_prefix("000007-0000").with_suffix(".index").touch()
@@ -86,14 +86,14 @@ def test_nothing_of_a_plan_that_was_not_begun_is_taken_for_finished(work_folder)
         assert list((work_folder.folder / "runs").iterdir()) == []
 
 
-def test_it_tells_whose_build_stopped_there(work_folder):
+def test_a_build_recognises_its_own_work_folder(work_folder):
     assert not work_folder.is_of(PLAN)
     begin(work_folder)
     assert work_folder.is_of({**PLAN, "files": (("a", 1), ("b", 2))})
     assert not work_folder.is_of({**PLAN, "files": []})
 
 
-def test_what_a_kill_left_of_a_removal_is_removed(work_folder):
+def test_leftovers_of_an_interrupted_removal_are_removed(work_folder):
     half = work_folder.folder.with_name(f"{work_folder.folder.name}.removed")
     half.mkdir()
     (half / "runs").mkdir()
@@ -101,7 +101,7 @@ def test_what_a_kill_left_of_a_removal_is_removed(work_folder):
     assert not half.exists()
 
 
-def test_nobody_else_may_work_there(work_folder):
+def test_a_second_build_is_refused(work_folder):
     with (
         work_folder.claim(PLAN),
         pytest.raises(ConfigError, match="expected no other build in progress, found one"),
@@ -110,7 +110,7 @@ def test_nobody_else_may_work_there(work_folder):
         pass
 
 
-def test_progress_that_a_kill_left_behind_is_forgotten(work_folder):
+def test_stale_progress_files_are_removed(work_folder):
     with work_folder.claim(PLAN):
         work_folder.progress_path(3).write_text("17")
         assert work_folder.progress_paths() == [work_folder.progress_path(3)]
@@ -118,7 +118,7 @@ def test_progress_that_a_kill_left_behind_is_forgotten(work_folder):
         assert work_folder.progress_paths() == []
 
 
-def test_it_is_removed_with_all_that_is_in_it(work_folder):
+def test_removal_deletes_all_contents(work_folder):
     with work_folder.claim(PLAN):
         work_folder.save_task(7, RECORD, [TaskReject(0, 1, "bad")])
         work_folder.remove()

@@ -175,7 +175,7 @@ def test_only_the_files_of_a_folder_that_are_for_training_are_trained_on(touch, 
     assert training_files(tmp_path / "x/test.jsonl") == (tmp_path / "x/test.jsonl",)
 
 
-def test_nothing_is_left_out_of_a_pair(touch, tmp_path):
+def test_nothing_is_excluded_of_a_pair(touch, tmp_path):
     touch("qa.valid/valid-0.jsonl", "qa.train/0.jsonl")
     paths = [tmp_path / "qa.train", tmp_path / "qa.valid"]
     assert skipped_files(paths, pairs=True) == ()
@@ -190,7 +190,7 @@ def test_inputs_to_learn_from_are_not_called_after_validation_or_test(touch):
         training_inputs(others)
 
 
-def test_what_is_left_out_is_named_in_a_line(touch, tmp_path):
+def test_what_is_excluded_is_named_in_a_line(touch, tmp_path):
     touch("x/train.jsonl", *(f"x/test-{number}.jsonl" for number in range(5)))
     (line,) = describe_skipped([tmp_path / "x"])
     names = ", ".join(f"{tmp_path}/x/test-{number}.jsonl" for number in range(3))

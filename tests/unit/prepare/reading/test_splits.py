@@ -70,7 +70,7 @@ def test_files_of_a_folder_go_where_their_names_say(names):
     assert divide(*names) == ([train], [valid], [test])
 
 
-def test_what_lies_beside_records_that_say_a_split_is_left_out():
+def test_what_lies_beside_records_that_say_a_split_is_excluded():
     names = ("LICENSE", "README.md", "dataset_infos.json", "load.py")
     assert divide(*names, "train-0.parquet") == (["train-0.parquet"], [], list(names))
     assert divide("README.md", "train.json") == (["train.json"], [], ["README.md"])
