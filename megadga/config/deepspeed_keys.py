@@ -232,7 +232,7 @@ KEYS: Keys = {
         ),
     },
 }
-"""What a run's DeepSpeed settings may have; ``params`` is told by the type beside it."""
+"""Valid keys of DeepSpeed's settings; ``params`` depend on the ``type`` beside them."""
 
 
 OPTIMIZERS: Mapping[str, Mapping[str, frozenset[str]]] = {

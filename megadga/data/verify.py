@@ -131,7 +131,7 @@ class ShardCheck:
     """A shard to be checked.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         entry: Its manifest entry.
         tokenizer: The tokenizer named in the manifest.
     """

@@ -20,22 +20,21 @@ from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.reading.records import BadRecords
 
 COMPARED_NUMBERS = 1 << 24
-"""Bound on the similarities of one step: 128 MiB."""
+"""Limit of similarities computed per step: 128 MiB."""
 
 
 MIN_TEMPERATURE = 1e-6
-"""Similarities are known to about 1e-7: below, rounding would decide."""
+"""Similarities have a rounding error of about 1e-7."""
 
 
 @dataclass(frozen=True, slots=True)
 class Smoothing:
-    """How an example's mass is spread over clusters.
+    """How the mass of an example is distributed over clusters.
 
     Attributes:
-        nearest: Clusters that get some (m), at least 1.
-        temperature: Difference of two similarities, which are in [-1, 1], that makes a factor of
-            e (t), at least ``MIN_TEMPERATURE``. Among thousands of clusters, the nearest few
-            differ by hundredths.
+        nearest: Number of nearest clusters that get mass (m), at least 1.
+        temperature: Softmax temperature of cosine similarities (t), at least ``MIN_TEMPERATURE``.
+            Among thousands of clusters, the nearest few differ by hundredths.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -56,13 +55,13 @@ class Smoothing:
 def histogram(
     texts: Iterable[str], clustering: Clustering, level: int, *, smoothing: Smoothing | None = None
 ) -> FloatArray:
-    """Return the share of a reference set in each cluster, which sum to 1, shape ``(K,)``.
+    """Return the fraction of a reference set in each cluster, shape ``(K,)``, with sum 1.
 
     Args:
         texts: The reference set.
-        clustering: What it is compared with.
+        clustering: The clustering.
         level: Its number of clusters (``K``).
-        smoothing: None: each example counts for one cluster.
+        smoothing: None: each example is assigned to one cluster.
 
     Raises:
         ConfigError: If there is no text or no such level.
@@ -82,12 +81,12 @@ def histogram(
 
 
 def spread_mass(points: PointArray, centroids: PointArray, smoothing: Smoothing) -> FloatArray:
-    """Return the mass of points on the clusters nearest to each, 1 a point, shape ``(K,)``.
+    """Return the mass of points on their nearest clusters, 1 per point, shape ``(K,)``.
 
     Args:
         points: Unit rows, shape ``(n, d)``.
-        centroids: Unit rows, or 0 for clusters that get nothing, shape ``(K, d)``.
-        smoothing: m and t; if fewer than m clusters may get something, all of these do.
+        centroids: Unit rows, or 0 for empty clusters, shape ``(K, d)``.
+        smoothing: m and t; m is limited to the number of non-empty clusters.
     """
     occupied = np.flatnonzero(centroids.any(axis=1))
     nearest = min(smoothing.nearest, occupied.size)
@@ -107,11 +106,11 @@ def spread_mass(points: PointArray, centroids: PointArray, smoothing: Smoothing)
 def parse_references(
     arguments: Sequence[str], *, output: Path | None = None
 ) -> dict[str, tuple[Path, ...]]:
-    """Return the files and folders of each reference set, in the order in which sets come.
+    """Return the files and folders of each reference set, in order of first appearance.
 
     Args:
-        arguments: ``NAME=GLOB``; a name may come again, with more of its files.
-        output: A file that will be written, which no pattern matches.
+        arguments: ``NAME=GLOB``; a name may be repeated with further files.
+        output: A file that will be written, which is excluded from matches.
 
     Raises:
         ConfigError: If one has another form, or a pattern matches nothing that is an input.
@@ -138,7 +137,7 @@ def measure_references(
     smoothing: Smoothing | None = None,
     stages: Stages = no_progress,
 ) -> Basis:
-    """Return the shares of each reference set in each cluster, a row per set.
+    """Return the fractions of each reference set in each cluster, one row per set.
 
     Args:
         references: Files and folders of each set, by its name.
@@ -175,7 +174,7 @@ def measure_references(
 
 
 def write_shares(path: Path, basis: Basis) -> None:
-    """Write a basis to an ``.npz``, or its only row to a ``.json`` as shares by domain.
+    """Write a basis to an ``.npz``, or a single row to a ``.json`` as fractions by domain.
 
     Raises:
         ConfigError: If the name ends otherwise, the rows are several for a ``.json``, or the file
@@ -189,7 +188,7 @@ def write_shares(path: Path, basis: Basis) -> None:
 
 
 def check_output(path: Path, num_references: int) -> None:
-    """Refuse a name that ``write_shares`` would refuse, before the work is done.
+    """Check the output path for ``write_shares`` in advance.
 
     Raises:
         ConfigError: If it ends otherwise, or in ``.json`` for several reference sets.
@@ -201,7 +200,7 @@ def check_output(path: Path, num_references: int) -> None:
 
 
 def describe_rows(basis: Basis) -> Iterator[str]:
-    """Yield a line per row: its name, the clusters with a share in it, and the largest share."""
+    """Yield one line per row: its name, its number of clusters, and the largest one."""
     for index, name in enumerate(basis.names):
         row = basis.row(index)
         largest = int(row.argmax())

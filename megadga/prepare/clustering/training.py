@@ -158,14 +158,14 @@ def train_clusters(
     with a sentence-transformers model, as far as its embeddings are the same.
 
     Args:
-        paths: Files and folders of documents, of which those called after validation or test are
-            left out; every document has the same chance.
+        paths: Files and folders of documents, of which those named after validation or test are
+            skipped; every document has the same probability.
         output: Must not exist; folders above it are made.
         recipe: Levels, pieces, text key and seed.
         embedder: None: TF-IDF, fitted to the input.
         workers: Processes that cut and embed, at least 1.
         stages: Shows progress; bytes of input, then runs of k-means.
-        report: Called with a line on the files and one on the records that were left out, if
+        report: Called with a line on the files and one on the records that were skipped, if
             there are any.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Hierarchical spherical k-means, and the tree of cluster centres."""
+"""Hierarchical spherical k-means, and the tree of cluster centroids."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,7 +13,7 @@ from megadga.prepare.clustering.embedding import PointArray, unit_rows
 from megadga.prepare.extras import import_extra
 
 GATHERED_NUMBERS = 1 << 22
-"""Bound on the numbers of centres that are gathered for the points of one step: 16 MiB."""
+"""Limit of centroid values gathered per step: 16 MiB."""
 
 
 MAX_CLUSTERS = 1 << 20
@@ -43,17 +43,17 @@ def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
 
 @final
 class ClusterTree:
-    """Centres of the clusters at every level.
+    """Centroids of the clusters at every level.
 
-    A cluster without a centre is empty: it has its number and is nobody's cluster.
+    A cluster with centroid 0 is empty: it keeps its index, and no point is assigned to it.
 
     Args:
         centroids: Per level, from coarse to fine, shape ``(K, d)``: unit rows, or 0 for an empty
             cluster. Some child of every cluster that is not empty is not empty.
 
     Raises:
-        ConfigError: If the levels do not divide one another, or an empty cluster lies above one
-            that is not, or the other way round.
+        ConfigError: If the levels do not divide one another, or an empty cluster has a non-empty
+            child or a non-empty cluster has none.
     """
 
     def __init__(self, centroids: Sequence[PointArray]) -> None:
@@ -78,7 +78,7 @@ class ClusterTree:
 
     @property
     def dimension(self) -> int:
-        """Numbers of a point."""
+        """Dimension of the points."""
         return self._centroids[0].shape[1]
 
     def centroids(self, level: int) -> PointArray:
@@ -124,10 +124,10 @@ class ClusterTree:
             self._centroids[:depth], self._occupied[:depth], strict=True
         ):
             children = centroids.reshape(parents, -1, self.dimension)
-            if parents > 1:  # a root's children are everybody's, and need not be copied
+            if parents > 1:  # the root's children are shared by all points, and not copied
                 children = children[clusters]
-            # One product of a matrix and a vector per point: as one product of matrices, the last
-            # bits of a point's would depend on how many there are.
+            # One matrix-vector product per point: in one matrix product, the rounding of a point's
+            # result would depend on the number of points.
             products = np.matmul(children, points[:, :, None])[:, :, 0]
             products[~occupied.reshape(parents, -1)[clusters]] = -np.inf
             clusters = clusters * children.shape[1] + products.argmax(axis=1)
@@ -143,7 +143,7 @@ class ClusterTree:
 
 
 POINTS_PER_CENTROID = 256
-"""Points that one run of k-means looks at, a centre; more do not move the centres noticeably."""
+"""Points per centroid in one run of k-means; more do not change the centroids noticeably."""
 
 
 CHUNK_POINTS = 1 << 16
@@ -156,10 +156,10 @@ def grow_tree(
     seed: int,
     progress: Callable[[int], object] = lambda _: None,
 ) -> ClusterTree:
-    """Return clusters at every level.
+    """Cluster points at every level.
 
-    Of the points, ``POINTS_PER_CENTROID`` a centre are in memory at a time, besides two integers
-    for each. On one thread, the same points and seed give the same bits.
+    Memory: ``POINTS_PER_CENTROID`` points per centroid, and two integers per point. On one thread
+    the result is reproducible bit for bit.
 
     Args:
         points: Unit rows, shape ``(n, d)``, ``n >= 1``; may be a memory-mapped file.
@@ -184,7 +184,7 @@ def grow_tree(
             centroids[parent] = spherical_kmeans(
                 np.asarray(points[chosen]), fine // coarse, seed=int(rng.integers(1 << 31))
             )
-            if grown and chosen.size == 0:  # but others may come to it: one child for them
+            if grown and chosen.size == 0:  # other points may be assigned to it: needs one child
                 centroids[parent, 0] = grown[-1][parent]
             progress(1)
         grown.append(centroids.reshape(fine, -1))
@@ -194,15 +194,15 @@ def grow_tree(
 
 
 def count_runs(levels: Sequence[int]) -> int:
-    """Return how many runs of k-means ``grow_tree`` takes."""
+    """Return the number of k-means runs in ``grow_tree``."""
     return 1 + sum(levels[:-1])
 
 
 def spherical_kmeans(points: PointArray, num_clusters: int, *, seed: int) -> PointArray:
-    """Return centres of norm 1, shape ``(num_clusters, d)``.
+    """Return centroids of norm 1, shape ``(num_clusters, d)``.
 
-    If no more than ``num_clusters`` of the points are different, each of these is a centre, and
-    the remaining rows are 0: empty clusters. faiss gives every other cluster a point.
+    If there are at most ``num_clusters`` distinct points, these are the centroids, and the
+    remaining rows are 0, for empty clusters. Otherwise faiss gives every cluster a point.
 
     Args:
         points: Unit rows, shape ``(n, d)``, ``n >= 0``.
@@ -231,7 +231,7 @@ def spherical_kmeans(points: PointArray, num_clusters: int, *, seed: int) -> Poi
 
 
 def _group(points: PointArray, tree: ClusterTree) -> tuple[IntArray, IntArray]:
-    """Return the points' indices by cluster of the last level, and where each cluster begins.
+    """Return the points' indices sorted by cluster of the last level, and the clusters' offsets.
 
     Shapes ``(n,)`` and ``(K + 1,)``.
     """

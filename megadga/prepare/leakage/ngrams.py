@@ -1,8 +1,8 @@
-"""The n-grams of a held-out set, and which of them a stream holds.
+"""Searches a token stream for the n-grams of a held-out set.
 
-An n-gram is ``n`` tokens in a row of one document, EOD not among them. It is looked up by a 64-bit
-hash: that a stream of ``N`` tokens seems to hold one of ``m`` n-grams that it does not has a
-probability of ``m N / 2^64``, 5 % for a million n-grams in a million million tokens.
+An n-gram is ``n`` consecutive tokens of one document without EOD. N-grams are compared by 64-bit
+hashes: the expected number of false matches of ``m`` n-grams in ``N`` tokens is ``m N / 2^64``,
+0.05 for 10^6 n-grams in 10^12 tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,14 @@ from megadga.arrays import IntArray, TokenArray
 from megadga.data.permutation import GOLDEN, KeyArray, mix
 
 CHUNK_TOKENS = 1 << 16
-"""Tokens of a stream looked at in one go: their hashes stay in a processor's cache."""
+"""Tokens of a stream processed at once, so that their hashes fit into the processor's cache."""
 
 _FILTER_BITS = (16, 26)
-"""The least and most bits of a hash that are looked up before all of it is: 64 kB to 64 MB."""
+"""Minimum and maximum bits of the hash prefix filter: 64 kB to 64 MB."""
 
 
 class TokenSource(Protocol):
-    """Tokens of many documents, one after the other."""
+    """A stream of the concatenated tokens of documents."""
 
     @property
     def num_tokens(self) -> int:
@@ -37,11 +37,11 @@ class TokenSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class NgramMatches:
-    """N-grams that a stream holds.
+    """N-grams found in a stream.
 
     Attributes:
-        ngrams: Which, ascending, in ``[0, num_ngrams)``, shape ``(f,)``.
-        positions: Where in the stream each begins first, shape ``(f,)``.
+        ngrams: Their indices, ascending, in ``[0, num_ngrams)``, shape ``(f,)``.
+        positions: Position of the first occurrence of each in the stream, shape ``(f,)``.
     """
 
     ngrams: IntArray
@@ -50,7 +50,7 @@ class NgramMatches:
 
 @dataclass(frozen=True)
 class Match:
-    """One n-gram for a person to look at.
+    """An example of a matching n-gram.
 
     Attributes:
         document: Of the held-out set, from 0.
@@ -67,7 +67,7 @@ class Match:
 
 @final
 class HeldOutNgrams:
-    """The distinct n-grams of some documents, all in memory: a held-out set is small.
+    """The distinct n-grams of a held-out set, held in memory.
 
     Args:
         documents: Ids of each, shape ``(tokens,)``; at least one document.
@@ -77,7 +77,7 @@ class HeldOutNgrams:
     Attributes:
         n: Tokens of an n-gram.
         num_documents: Documents.
-        num_short: Documents without a single n-gram, of which nothing can be found.
+        num_short: Documents without any n-gram, which cannot be checked.
         num_ngrams: Distinct n-grams of all documents.
     """
 
@@ -109,7 +109,7 @@ class HeldOutNgrams:
         self._filter[self._prefixes(self._hashes)] = True
 
     def find(self, stream: TokenSource, progress: Callable[[int], object]) -> NgramMatches:
-        """Return the n-grams that a stream holds, in memory bounded by their number.
+        """Return the n-grams found in a stream, with memory proportional to their number.
 
         Args:
             stream: EOD or nothing stands between its documents; where nothing does, n-grams across
@@ -183,7 +183,7 @@ class HeldOutNgrams:
 
 
 def hash_ngrams(tokens: TokenArray, n: int) -> KeyArray:
-    """Return a hash of each ``n`` tokens in a row.
+    """Return a hash of every ``n`` consecutive tokens.
 
     A polynomial modulo 2^64 in the scrambled ids (Karp and Rabin 1987, with Horner's rule).
 
@@ -204,7 +204,7 @@ def hash_ngrams(tokens: TokenArray, n: int) -> KeyArray:
 
 
 def _whole(owners: IntArray, ends: NDArray[np.bool_], n: int) -> IntArray:
-    """Return where ``n`` tokens in a row begin that are of one document and free of EOD."""
+    """Return the positions of ``n`` consecutive tokens of one document without EOD."""
     size = max(owners.size - n + 1, 0)
     before = np.concatenate([[0], np.cumsum(ends)])
     free = before[n : n + size] == before[:size]

@@ -74,24 +74,24 @@ def tokenize_all(
     records = _finished(job, tasks, execution)
     finished = sum(task.input_bytes for task in tasks if task.number in records)
     total = sum(task.input_bytes for task in tasks)
-    advance, told = execution.stages("tokenizing", total, "B"), 0
+    advance, reported = execution.stages("tokenizing", total, "B"), 0
 
-    def tell() -> None:
-        nonlocal told
+    def report_progress() -> None:
+        nonlocal reported
         at_work = sum(read_progress(path) for path in job.work_folder.progress_paths())
         done = min(finished + at_work, total)
-        advance(done - told)
-        told = done
+        advance(done - reported)
+        reported = done
 
-    tell()
+    report_progress()
     missing = [task for task in tasks if task.number not in records]
     missing.sort(key=lambda task: -task.input_bytes)  # largest first, for load balancing
-    for task, record in execution.workers.map(job, missing, waiting=tell):
+    for task, record in execution.workers.map(job, missing, waiting=report_progress):
         records[task.number] = record
         finished += task.input_bytes
         if _too_many(records, execution.max_bad, complete=False):
             raise _list_bad(job, tasks, records, execution.max_bad, rejects_path)
-    tell()
+    report_progress()
     if _too_many(records, execution.max_bad, complete=True):
         raise _list_bad(job, tasks, records, execution.max_bad, rejects_path)
     if any(record.num_bad for record in records.values()):

@@ -1,4 +1,4 @@
-"""Files of any format to documents, samples and texts."""
+"""Reads documents, samples and texts from files of any format."""
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,22 +36,22 @@ TABLE = "expected text or JSON lines, found a table by its name: write one JSON 
 def iterate_records(
     span: Span, keys: Keys, *, max_record_bytes: int | None = None
 ) -> Iterator[Document | InvalidRecord | SpanEnd]:
-    """Yield the records of a span in order, good and bad ones, and its end as the last item.
+    """Yield the valid and invalid records of a span in order, then a ``SpanEnd``.
 
-    - JSON lines, plain, gzip or zstd: one object per line; lines of white space are no records. A
-      plain file's span has the lines that begin in it.
-    - Parquet: one row each.
-    - Any other file is one document, UTF-8, and a bad record if it holds records in another
-      format: an array, objects over several lines, a table.
+    - JSON lines, plain, gzip or zstd: one object per line; blank lines are ignored. A span of a
+      plain file contains the lines that begin in it.
+    - Parquet: one record per row.
+    - Any other file is one document in UTF-8, or an invalid record if it contains records in an
+      unsupported format: an array, objects over several lines, a table.
 
-    What a file is follows from its name or else from its beginning; see ``find_format``.
+    The format is determined by the file's name or else by its beginning; see ``find_format``.
 
-    All that the spans of a file yield has the file's size as its sum of ``input_bytes``, and the
-    same positions and texts wherever the file is cut.
+    Over all spans of a file, ``input_bytes`` sum to the file's size, and positions and texts do
+    not depend on the spans.
 
     Args:
-        span: One of those that ``split_file`` gives.
-        keys: Where records have text, id and domain.
+        span: A result of ``split_file``.
+        keys: Keys of text, id and domain.
         max_record_bytes: Size limit of a line, or of a file that is one document; no more is held
             in memory. None: unlimited. Parquet rows are not limited.
 
@@ -86,10 +86,10 @@ def iterate_records(
 
 
 def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
-    """Return the spans of a file: at least one, in order, of about ``span_bytes`` where it can be.
+    """Divide a file into spans of about ``span_bytes`` where possible; at least one, in order.
 
-    Plain JSON lines are cut anywhere and parquet between row groups; other files are one span. No
-    more than a beginning is read: where to cut follows from the size of a file or its row groups.
+    Plain JSON lines are divided anywhere, parquet between row groups; other files are one span.
+    Reads only the beginning of the file or its row group metadata.
 
     Args:
         path: The file.
@@ -103,7 +103,7 @@ def split_file(path: Path, *, span_bytes: int) -> tuple[Span, ...]:
         raise ValueError(f"span_bytes: expected at least 1, found {span_bytes}")
     num_bytes = _file_bytes(path)
     if named_format(path) is None and num_bytes <= span_bytes:
-        return (Span(path, 0, None, num_bytes),)  # whatever it is
+        return (Span(path, 0, None, num_bytes),)  # for any format
     try:
         found = find_format(path)
     except OSError as error:
@@ -121,17 +121,17 @@ def iterate_documents(
 ) -> Iterator[Document]:
     """Yield the documents of a file, or of a folder's files for training, in order.
 
-    A record without text is a document without: its ``text`` is empty. One that is bad for another
-    reason is left out, and is an empty document likewise, so that bytes add up.
+    Records without text, and other invalid records, which are counted, are documents with empty
+    ``text``, so that ``input_bytes`` add up.
 
     Args:
         path: The file or folder.
-        text_key: Where records have their text; see ``Keys``.
-        bad: Counts the bad records; None: the first is too many.
+        text_key: Key of the text; see ``Keys``.
+        bad: Counts invalid records; None: the first one is an error.
 
     Raises:
-        ConfigError: If too many records are bad, or a file cannot be read; names file and line.
-            If the files of a folder contradict each other.
+        ConfigError: If too many records are invalid, or a file cannot be read; names file and
+            line. If the files of a folder are inconsistent.
     """
     keys, bad = Keys(text_key), bad or BadRecords()
     for file in training_files(path):
@@ -153,7 +153,7 @@ def iterate_documents(
 
 
 def count_input_bytes(path: Path) -> int:
-    """Return the bytes on the disk of a file, or of a folder's files for training.
+    """Return the size of a file, or of a folder's training files.
 
     Raises:
         ConfigError: If the path does not exist, or a file cannot be read.
@@ -179,15 +179,15 @@ def _unreadable(file: Path, error: OSError) -> ConfigError:
 
 
 PRIORITIES = 4096
-"""Drawn at a time: one generator a document would take longer than reading it."""
+"""Priorities per random generator; one generator per document would be slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSample:
-    """Some documents, and the size of what they were drawn from.
+    """A sample of documents, and the size of the stream it was drawn from.
 
     Attributes:
-        texts: In the order of the stream.
+        texts: The sample, in stream order.
         num_characters: Characters of the whole stream.
     """
 
@@ -196,11 +196,11 @@ class TextSample:
 
 
 def sample_texts(texts: Iterable[str], *, max_characters: int, seed: int) -> TextSample:
-    """Return as many texts as there is room for, and one at least, if there is one.
+    """Return a uniform sample of texts, at least one if there is any.
 
     Args:
-        texts: Read to the end; those of the sample alone are held in memory.
-        max_characters: Of the sample.
+        texts: Read to the end; only the sample is held in memory.
+        max_characters: Maximum characters of the sample.
         seed: At least 0.
     """
     kept: list[tuple[float, int, str]] = []  # a heap: the highest priority first
@@ -223,7 +223,7 @@ def subsample(texts: Iterable[str], *, fraction: float, seed: int) -> Iterator[s
 
 
 def priorities(seed: int) -> Iterator[float]:
-    """Yield u_0, u_1, ... without end."""
+    """Yield an endless stream of uniform numbers in [0, 1)."""
     for block in count():
         yield from np.random.default_rng((seed, block)).random(PRIORITIES).tolist()
 
@@ -238,13 +238,13 @@ def read_texts(
     bad: BadRecords | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Iterator[str]:
-    """Yield the text of every document that has some, file after file.
+    """Yield the texts of all documents with text, file by file.
 
     Args:
         paths: Files and folders of documents.
         text_key: Where the objects of JSON lines have their text.
-        bad: Counts the bad records, and is to be asked at the end whether they are too many; None:
-            the first is.
+        bad: Counts invalid records; call its ``check_all`` at the end. None: the first one is an
+            error.
         progress: Called with the bytes of input read since the last call, ``count_bytes``
             in all.
 
@@ -260,7 +260,7 @@ def read_texts(
 
 
 def count_bytes(paths: Iterable[Path]) -> int:
-    """Return how many bytes on the disk ``read_texts`` will read.
+    """Return the bytes on disk that ``read_texts`` will read.
 
     Raises:
         ConfigError: If a path does not exist.
@@ -269,7 +269,7 @@ def count_bytes(paths: Iterable[Path]) -> int:
 
 
 def chunk_texts(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Yield neighbouring texts together, a chunk closed once it has ``CHUNK_CHARACTERS``."""
+    """Yield consecutive texts in chunks of at least ``CHUNK_CHARACTERS``, except the last."""
     chunk: list[str] = []
     num_characters = 0
     for text in texts:

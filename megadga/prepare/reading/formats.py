@@ -1,4 +1,4 @@
-"""File formats and compression, by name and by content."""
+"""Detects file formats and decompresses files."""
 
 import io
 import json
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-# At a time, which bounds what one step expands to: gzip makes at most 1,032 bytes of one, zstd
-# 32,768.
+# Bytes per read, which limits the output per step: the maximum ratio is 1,032 for gzip and 32,768
+# for zstd.
 GZIP_READ_BYTES = 1 << 12
 
 
@@ -31,11 +31,11 @@ BUFFER_BYTES = 1 << 18
 GZIP_WINDOW = 31  # zlib's number for "with gzip's header and checksum"
 
 
-MAX_ZSTD_WINDOW = 1 << 31  # what zstd --long=31 writes; no memory is taken before a file asks
+MAX_ZSTD_WINDOW = 1 << 31  # as for zstd --long=31; allocated only if a file needs it
 
 
 class Decompressor(Protocol):
-    """Expands one frame: what ``zlib`` and ``zstandard`` call a decompression object."""
+    """Decompresses one frame, like the decompression objects of ``zlib`` and ``zstandard``."""
 
     @property
     def eof(self) -> bool:
@@ -44,26 +44,26 @@ class Decompressor(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What was given beyond the end of the frame."""
+        """Input after the end of the frame."""
         ...
 
     def decompress(self, data: bytes, /) -> bytes:
-        """Return what the frame's next bytes expand to."""
+        """Return the decompressed bytes of the frame's next input."""
         ...
 
 
 class DamageError(Exception):
-    """A compressed file is not whole. Whoever reads its lines says which, by ``ConfigError``."""
+    """A compressed file is damaged; converted to ``ConfigError`` with the file's name."""
 
 
 def open_gzip(raw: BinaryIO) -> BinaryIO:
-    """Return what a gzip file expands to; reading it raises ``DamageError``."""
+    """Open a decompressing stream of a gzip file; reading it may raise ``DamageError``."""
     new = lambda: zlib.decompressobj(GZIP_WINDOW)  # noqa: E731
     return _buffered(_Frames(raw, "gzip", new, zlib.error, GZIP_READ_BYTES, padding=b"\0"))
 
 
 def open_zstd(raw: BinaryIO) -> BinaryIO:
-    """Return what a zstd file expands to; reading it raises ``DamageError``.
+    """Open a decompressing stream of a zstd file; reading it may raise ``DamageError``.
 
     Raises:
         ConfigError: If the package zstandard is missing.
@@ -87,11 +87,10 @@ def _buffered(frames: io.RawIOBase) -> BinaryIO:
 
 @final
 class _Frames(io.RawIOBase):
-    """Reads a file of one frame or more, the end of each of which is insisted on.
+    """Reads a file of one or more frames, each of which must be complete.
 
-    Between frames and after the last there may be padding, as tapes and blocks of disks leave it.
-    ``gzip.GzipFile`` takes half as long again, and zstandard's own reader takes a file that breaks
-    off for one that ends.
+    Allows padding between and after frames, as written to tapes and block devices.
+    ``gzip.GzipFile`` is 50 % slower, and zstandard's own reader does not detect truncated files.
     """
 
     def __init__(
@@ -132,7 +131,7 @@ class _Frames(io.RawIOBase):
         return count
 
     def _next_data(self) -> bytes:
-        """Return bytes for the present frame or a new one, none at the end of the file."""
+        """Return input for the current or the next frame, empty at the end of the file."""
         if not self._frame.eof:
             data = self._raw.read(self._read_bytes)
             if not data:
@@ -147,7 +146,7 @@ class _Frames(io.RawIOBase):
 
 
 HEAD_BYTES = 1 << 16
-"""Read of a file whose name does not say what it is."""
+"""Bytes read to detect the format of a file with an ambiguous name."""
 
 
 _LINES_TRIED = 8
@@ -157,14 +156,14 @@ _BEGINS_OBJECT = re.compile(rb'\s*\{\s*["}]')
 
 
 class Format(Enum):
-    """How a file holds documents."""
+    """How documents are stored in a file."""
 
     LINES = auto()
     LINES_GZIP = auto()
     LINES_ZSTD = auto()
     PARQUET = auto()
     TABLE = auto()
-    """Delimited values: not read."""
+    """Delimited values, which are not supported."""
     SINGLE_DOCUMENT = auto()
     """One document, if it is text."""
 
@@ -185,15 +184,15 @@ _BY_NAME: Mapping[tuple[str, str], Format] = {
 
 
 def named_format(path: Path) -> Format | None:
-    """Return the format that a file's name says, in letters of any case; None: it says none."""
+    """Return the format given by a file's name, ignoring case; None if it is ambiguous."""
     return _BY_NAME.get(name_type(path.name))
 
 
 def find_format(path: Path) -> Format:
     """Return the format of a file.
 
-    Where the name says none, a file that begins with lines of JSON objects, plain or compressed,
-    has ``LINES``, whatever it is called: ``wiki_00``, ``web.json``, ``c4.00000-of-01024.json.gz``.
+    If the name is ambiguous, a file that begins with lines of JSON objects, plain or compressed,
+    contains JSON lines: ``wiki_00``, ``web.json``, ``c4.00000-of-01024.json.gz``.
 
     Raises:
         ConfigError: If it is zstd and the package zstandard is missing.
@@ -214,13 +213,13 @@ def find_format(path: Path) -> Format:
                 try:
                     head = expand(file).read(HEAD_BYTES)
                 except DamageError:
-                    return Format.SINGLE_DOCUMENT  # which it is not either: reading it says so
+                    return Format.SINGLE_DOCUMENT  # reading it reports the damage
                 return found if _are_lines(head) else Format.SINGLE_DOCUMENT
     return Format.LINES if _are_lines(head) else Format.SINGLE_DOCUMENT
 
 
 def _are_lines(head: bytes) -> bool:
-    """Return whether a file that begins so holds one JSON object per line, some broken perhaps."""
+    """Return whether the beginning of a file looks like JSON lines, some possibly invalid."""
     *whole, last = head.removeprefix(BYTE_ORDER_MARK).split(b"\n")
     lines = [line for line in whole if not line.isspace() and line]
     if len(head) < HEAD_BYTES:

@@ -1,4 +1,4 @@
-"""Records out of parquet files."""
+"""Reads records from parquet files."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -26,17 +26,17 @@ from megadga.prepare.reading.records import (
 
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 1 << 22
-BATCH_ROWS = 1024  # bounds a batch, too, where repeated texts make rows look small
+BATCH_ROWS = 1024  # additional limit, as repeated texts make rows look small
 
 
 def measure_row_groups(file: Path) -> list[int]:
-    """Return the size of each row group of a file: its bytes before they were compressed.
+    """Return the uncompressed size of each row group of a file.
 
     Raises:
         ConfigError: If the file cannot be read or is damaged, or pyarrow is missing.
     """
     with _opened(file) as parquet:
-        # What columns take on the disk is not asked for: with some damage that ends the process.
+        # Not the compressed sizes: reading them crashes the process on some damaged files.
         sizes = [group.total_byte_size for group in _row_groups(parquet)]
     if min(sizes, default=0) < 0:
         raise ConfigError(
@@ -46,9 +46,9 @@ def measure_row_groups(file: Path) -> list[int]:
 
 
 def iterate_rows(span: Span, keys: Keys) -> Iterator[Document | InvalidRecord | SpanEnd]:
-    """Yield the records of a span of a parquet file, then its end.
+    """Yield the records of a span of a parquet file, then a ``SpanEnd``.
 
-    Of the columns that are needed, some megabytes at a time are held in memory.
+    Holds a few megabytes of the required columns in memory.
 
     Raises:
         ConfigError: If the file cannot be read or is damaged, a column is missing or of another
@@ -76,14 +76,14 @@ def iterate_rows(span: Span, keys: Keys) -> Iterator[Document | InvalidRecord | 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """Where a value is found: a column, or a field of a struct."""
+    """A column, or a field of a struct column."""
 
     path: tuple[str, ...]
     is_dictionary: bool
     is_text: bool
 
     def read(self, batch: Any) -> list[object]:
-        """Return the column's values, text in bytes: arrow does not check that it is UTF-8."""
+        """Return the column's values, text as bytes, as arrow does not validate UTF-8."""
         array = batch.column(self.path[0])
         for name in self.path[1:]:
             array = array.flatten()[array.type.get_field_index(name)]
@@ -95,7 +95,7 @@ class _Column:
 def _iterate_values(
     parquet: Any, span: Span, keys: Keys
 ) -> Iterator[tuple[object, object, object]]:
-    """Yield what each row of the span has for text, id and domain."""
+    """Yield text, id and domain of each row of the span."""
     schema = parquet.schema_arrow
     text = _locate(schema, keys.text, "a string", span.file)
     id_, domain = (
@@ -173,10 +173,10 @@ def _decode(value: object, key: str | None) -> object:
 
 @contextmanager
 def _opened(file: Path) -> Generator[Any]:
-    """Open a parquet file; what arrow says while it is open names the file."""
+    """Open a parquet file; add its name to arrow's errors."""
     arrow, reader = _import_pyarrow(file)
     try:
-        # Without buffers of its own arrow reads whole columns of a row group at once.
+        # Without buffering, arrow reads whole columns of a row group at once.
         with reader.ParquetFile(
             arrow.OSFile(str(file)),
             buffer_size=BUFFER_BYTES,
