@@ -179,12 +179,12 @@ JOB_FROM_INPUT = f"import json, os, sys; job = json.loads(sys.stdin.readline());
 
 @dataclass(frozen=True)
 class Job:
-    """What a process on another machine becomes.
+    """A command to run on another machine.
 
     Attributes:
         command: Program and arguments.
-        environment: Variables that it gets besides those that it finds there.
-        folder: Where it starts; the same on every machine.
+        environment: Additional variables.
+        folder: Working directory, the same on every machine.
     """
 
     command: tuple[str, ...]
@@ -203,14 +203,14 @@ class Job:
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """Where and how a launcher was started.
+    """Environment and locations of a launch.
 
     Attributes:
-        environment: Its variables.
+        environment: The launcher's variables.
         folder: Its working directory.
-        output: The run's folder, absolute; all machines see it.
-        name: Of this launch, and of no other.
-        port: Where rank 0 is to listen on its machine.
+        output: The run's folder, absolute, on the shared file system.
+        name: Unique name of this launch.
+        port: Port for rank 0.
     """
 
     environment: Mapping[str, str] = field(repr=False)
@@ -221,17 +221,17 @@ class LaunchContext:
 
     @classmethod
     def here(cls, output: Path) -> Self:
-        """Return that of this process, for a run's folder, with a name and a port of its own."""
+        """Return the context of this process for a run's folder, with a new name and port."""
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
         return cls(os.environ, Path.cwd(), output.absolute(), name, _pick_port())
 
     @property
     def stop_file(self) -> Path:
-        """The file that asks the ranks to stop."""
+        """The file that requests the ranks to stop."""
         return self.output / f".stop-{self.name}"
 
     def variables(self, ranks: int) -> dict[str, str]:
-        """Return what ranks on other machines are told."""
+        """Return the variables for ranks on other machines."""
         return {
             **forwarded(self.environment),
             EXPECTED_RANKS: str(ranks),
@@ -240,7 +240,7 @@ class LaunchContext:
 
 
 def touch(path: Path) -> Callable[[Sequence[int]], None]:
-    """Return what asks ranks on any machine to stop: signals do not travel, files do."""
+    """Return a function that requests ranks on any machine to stop, by creating a file."""
 
     def ask(_: Sequence[int]) -> None:
         path.touch()
@@ -249,7 +249,7 @@ def touch(path: Path) -> Callable[[Sequence[int]], None]:
 
 
 def unreachable(hosts: Sequence[Host]) -> tuple[str, ...]:
-    """Return the names of the hosts that ssh does not get into, asking all at the same time."""
+    """Return the names of the hosts that ssh cannot reach, tried in parallel."""
     asking = [
         subprocess.Popen(  # noqa: S603  (no shell)
             ("ssh", "-o", f"ConnectTimeout={_CONNECT_S}", *SSH_OPTIONS, "--", host.name, "true"),  # noqa: S607
@@ -264,8 +264,8 @@ def unreachable(hosts: Sequence[Host]) -> tuple[str, ...]:
 
 
 def _pick_port() -> int:
-    """Return a port that is probably free on another machine: two launches rarely get the same.
+    """Return a random port, which is probably free on another machine.
 
-    From 32768 on Linux gives ports to whoever does not care.
+    Below 32768, where Linux's ephemeral ports begin.
     """
     return random.SystemRandom().randrange(20_000, 32_768)

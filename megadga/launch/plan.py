@@ -28,16 +28,16 @@ USER_ERROR = 2
 
 
 LOST = 1
-"""Exit code where all processes end with 0, and the run is neither finished nor stopped."""
+"""Exit code if all processes exit with 0 although the run is neither finished nor stopped."""
 
 
 @dataclass(frozen=True)
 class PrivateFile:
-    """A file that machines share, and that only the user may read.
+    """A file on the shared file system, readable only by the user.
 
     Attributes:
-        path: Where; its folder exists.
-        text: What is in it.
+        path: Its path; its folder exists.
+        text: Its content.
     """
 
     path: Path
@@ -46,19 +46,20 @@ class PrivateFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a launcher runs on this machine.
+    """The processes that a launcher runs on this machine.
 
     Attributes:
-        commands: Processes that belong together, at least one.
+        commands: The processes, at least one.
         hosts: The machines with their ranks.
-        ask_to_stop: Passes on the wish that the run should save and end, to the processes' ids.
-        timeouts: How long they get.
-        max_restarts: How often they are started again after a failure.
-        file: Written before, removed after; None: none.
-        end: Ends the processes when they did not end by themselves; None: SIGTERM does.
-        port: Where rank 0 listens, if that is known on this machine.
-        lost: Names the hosts that do not answer any more, after a failure.
-        stop_file: Asks ranks on any machine to stop, and is removed after; None: signals ask.
+        ask_to_stop: Called with the process ids to request saving and stopping.
+        timeouts: Time-outs for stopping.
+        max_restarts: Maximum number of restarts after failures.
+        file: A file to write before and remove after the run; None: none.
+        end: Command that ends the processes if they do not stop; None: SIGTERM.
+        port: Port of rank 0, if it is known here.
+        lost: Returns the hosts that no longer respond, after a failure.
+        stop_file: File that requests ranks on any machine to stop, removed after the run; None:
+            signals are used.
     """
 
     commands: tuple[Command, ...]
@@ -74,7 +75,7 @@ class Plan:
 
     @property
     def ranks(self) -> int:
-        """How many train together."""
+        """Total number of ranks."""
         return sum(host.slots for host in self.hosts)
 
 
@@ -83,13 +84,13 @@ def run(
 ) -> int:
     """Run a plan to its end; return the exit code.
 
-    A run that failed is started again, unless the user must mend something first.
+    A failed run is restarted, except after a user error.
 
     Args:
-        plan: What to run.
-        output: The run's folder, where ranks note what ends them.
-        ended_normally: Asked when the processes end with 0: whether the run has, too.
-        tell: Takes a line for the user.
+        plan: The plan.
+        output: The run's folder, with the failure records of ranks.
+        ended_normally: Whether the run itself ended normally; called if all processes exit with 0.
+        tell: Called with each line for the user.
     """
     if plan.file is not None:
         _write_private(plan.file)
@@ -106,7 +107,7 @@ def run(
                 end=plan.end,
             )
             if ended.code == 0 and not ended_normally():
-                ended = replace(ended, code=LOST)  # as mpirun says nothing of a host that it lost
+                ended = replace(ended, code=LOST)  # mpirun exits with 0 after losing a host
             if _is_final(ended):
                 return ended.code
             tell(describe_failure(output, ended.code, plan.lost()))
@@ -118,11 +119,11 @@ def run(
 
 
 def show(plan: Plan, environment: Mapping[str, str]) -> str:
-    """Return what would run as text for a shell: files first, then a line for each process.
+    """Return a plan as text for a shell: files first, then one line per process.
 
     Args:
-        plan: What would run.
-        environment: What a shell would start with: only what is set besides is shown.
+        plan: The plan.
+        environment: The shell's environment; only additional variables are printed.
     """
     blocks: list[str] = []
     if plan.file is not None:
@@ -378,7 +379,7 @@ class Preflight(Protocol):
 
 
 def unchecked(hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
-    """Look at nothing. A ``Preflight``."""
+    """Skip all checks. A ``Preflight``."""
     del hosts, output, port
     return []
 
@@ -389,15 +390,15 @@ def launch(
     *,
     preflight: Preflight = unchecked,
 ) -> int:
-    """Run what a launcher plans; return its exit code.
+    """Run a launcher's plan; return its exit code.
 
-    The configuration is read, and held against the number of ranks, before anything starts. A run
-    that is finished is not started.
+    The configuration is validated, also against the number of ranks, before anything starts. A
+    finished run is not started.
 
     Args:
-        request: What the user asked for.
-        make_plan: Turns the run into what to start.
-        preflight: Asked about the hosts of a hostfile.
+        request: The user's options.
+        make_plan: Creates the plan for a run.
+        preflight: Checks the hosts of a hostfile.
     """
     return exit_code_of(lambda: _launch(request, make_plan, preflight))
 
@@ -412,7 +413,7 @@ def exit_code_of(act: Callable[[], int]) -> int:
 
 
 def is_finished(config: RunConfig, request: LaunchRequest) -> bool:
-    """Return whether a run is finished, and say so if it is; one that goes back is not."""
+    """Return whether a run is finished, and print it; a run to be rewound is not."""
     if request.resume_from is not None:
         return False
     step = finished_step(config)
@@ -422,7 +423,7 @@ def is_finished(config: RunConfig, request: LaunchRequest) -> bool:
 
 
 def check_ranks(config: RunConfig, ranks: int) -> None:
-    """Refuse a run whose batch does not divide among its ranks.
+    """Check that a run's batch divides among its ranks.
 
     Raises:
         ConfigError: If it does not.
@@ -431,11 +432,11 @@ def check_ranks(config: RunConfig, ranks: int) -> None:
 
 
 def timeouts_for(request: LaunchRequest, *, end_s: float) -> Timeouts:
-    """Return how long processes get.
+    """Return the time-outs of a request.
 
     Args:
-        request: Says how long a run may take, and saving.
-        end_s: What ending takes when it goes well.
+        request: The user's options, with the time limits of the run and of saving.
+        end_s: Normal duration of ending the processes.
     """
     limit_s = None if request.time_s is None else float(request.time_s - request.save_s)
     return Timeouts(stop_s=float(request.save_s), end_s=end_s, limit_s=limit_s)
@@ -488,12 +489,12 @@ def _launch(
     )
     for lock in remove_abandoned_locks(os.environ, since=started):
         print(f"removed {lock}, which a rank that was ended has left", file=sys.stderr)
-    # Launchers in between have ideas of their own about exit codes; the run's folder has none.
+    # Intermediate launchers change exit codes; the marker in the run's folder is authoritative.
     return STOPPED if outcome.stopped() else code
 
 
 def make_output(config: RunConfig) -> None:
-    """Create the run's folder, which all machines see: checkpoints need that, too."""
+    """Create the run's folder on the shared file system."""
     try:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

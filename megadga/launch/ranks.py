@@ -133,17 +133,17 @@ def read_ranks(environment: Mapping[str, str]) -> RankEnvironment:
 
 
 def rank_for_messages(environment: Mapping[str, str]) -> int:
-    """Return the rank for messages: 0 where ``read_ranks`` would find none, or a mistake."""
+    """Return the rank for use in messages: 0 if it is unknown or invalid."""
     names = next((names for names in _LAUNCHERS if names.present in environment), None)
     text = "0" if names is None else environment.get(names.rank, "0")
     return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def read_deadline_s(environment: Mapping[str, str]) -> float:
-    """Return how long a rank waits for the others, in seconds, above 0.
+    """Return the time-out of collectives, in seconds, above 0.
 
     Raises:
-        ConfigError: If ``MEGADGA_DEADLINE_S`` is no such number.
+        ConfigError: If ``MEGADGA_DEADLINE_S`` is not such a number.
     """
     text = environment.get(DEADLINE, str(DEFAULT_DEADLINE_S))
     try:

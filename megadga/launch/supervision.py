@@ -1,4 +1,4 @@
-"""Processes started together, asked to stop by signals, and never left behind."""
+"""Supervises a group of processes: requests to stop, time-outs, and guaranteed clean-up."""
 
 import ctypes
 import os
@@ -23,9 +23,9 @@ from megadga.launch.ranks import rank_for_messages
 def signal_handler(
     numbers: Sequence[signal.Signals], take: Callable[[int, FrameType | None], None]
 ) -> Generator[None]:
-    """Have ``take`` called for signals; at the end they do what they did before.
+    """Install a handler for signals and restore the previous ones at the end.
 
-    On the main thread, as Python has it.
+    Only on the main thread, as required by Python.
     """
     before: dict[signal.Signals, Any] = {}
     try:
@@ -37,7 +37,7 @@ def signal_handler(
 
 
 STOP_FILE = "MEGADGA_STOP_FILE"
-"""Variable with the path of a file by which a launcher asks for a stop, on any machine."""
+"""Variable with the path of a file by which a launcher requests a stop, on any machine."""
 
 
 STOPPED = 75
@@ -45,7 +45,7 @@ STOPPED = 75
 
 
 LOOK_INTERVAL_S = 1.0
-"""Seconds between looks for a launcher's file: it may lie on a network's file system."""
+"""Polling interval of the stop file in seconds; it may be on a network file system."""
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -53,15 +53,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @final
 class StopSignal:
-    """Remembers that this process was asked to end, so that it can do so at a step's boundary.
+    """Records requests to stop, so that the process can stop at the end of a step.
 
     While it is entered, SIGTERM, SIGUSR1 and SIGINT only set ``requested``; a second SIGINT ends
-    the process at once. Entered on the main thread, before anything slow is imported: schedulers
-    send signals up to a minute early.
+    the process immediately. Enter it on the main thread before slow imports: schedulers send
+    signals up to a minute early.
 
     Args:
-        file: Asks as well when it exists, which is looked at every ``LOOK_INTERVAL_S``; None:
-            signals alone.
+        file: File whose existence is a request as well, polled every ``LOOK_INTERVAL_S``; None:
+            signals only.
         before_end: Called before a second SIGINT ends the process.
         clock: Returns a monotonic time in seconds.
     """
@@ -83,9 +83,9 @@ class StopSignal:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Return one that knows the launcher's file, if there is a launcher that has one.
+        """Return an instance that uses the launcher's stop file, if there is one.
 
-        The first rank alone looks for it: the others hear of it with the first step that follows.
+        Only rank 0 polls it; the other ranks are informed in the next step.
         """
         path = environment.get(STOP_FILE)
         return cls(
@@ -123,14 +123,14 @@ _POLL_S = 0.1
 
 
 PULSE_S = 5.0
-"""Seconds between the lines by which a process knows that it is still watched."""
+"""Seconds between the lines that show a process that its supervisor is alive."""
 
 
 _PR_SET_PDEATHSIG = 1
 
 
 _PRCTL: Any = ctypes.CDLL(None, use_errno=True).prctl
-"""Looked up here: the child of a fork must not load libraries."""
+"""Loaded here, as a forked child must not load libraries."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ class Command:
     """One process to start.
 
     Attributes:
-        arguments: Program and arguments; no shell sees them.
+        arguments: Program and arguments, run without a shell.
         environment: All its variables.
-        folder: Where it starts.
-        input: What it reads first from its standard input. Then comes an empty line every
-            ``PULSE_S``, as long as this process lives and the way to it is open; None: nothing.
+        folder: Working directory.
+        input: Initial standard input, followed by an empty line every ``PULSE_S`` as long as this
+            process lives and the connection is open; None: no input.
     """
 
     arguments: tuple[str, ...]
@@ -153,13 +153,13 @@ class Command:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long processes get.
+    """Time-outs of supervised processes, in seconds.
 
     Attributes:
-        stop_s: From the wish to stop until they are told to end; the time to save.
-        straggle_s: From the first that ended with an error until the others are told to end.
-        end_s: From being told to end until they are killed.
-        limit_s: Until they are asked to stop anyway; None: no limit.
+        stop_s: From the request to stop until they are ended; the time to save.
+        straggle_s: From the first failure until the other processes are ended.
+        end_s: From ending until they are killed.
+        limit_s: Time limit after which they are requested to stop; None: no limit.
     """
 
     stop_s: float
@@ -170,11 +170,11 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Ended:
-    """How processes ended.
+    """Outcome of supervised processes.
 
     Attributes:
         code: The exit code of the first that ended with an error, 128 + N for signal N; 0 if none.
-        asked: They were asked to stop.
+        asked: Whether they were requested to stop.
     """
 
     code: int
@@ -189,18 +189,18 @@ def supervise(
     wished: Callable[[], float | None] = lambda: None,
     end: Command | None = None,
 ) -> Ended:
-    """Run processes to their end; none is left when this returns, whatever happens.
+    """Run processes to their end; none is left when this returns or raises.
 
-    SIGTERM, SIGINT, SIGUSR1 and SIGHUP make it ask them to stop; a second SIGINT, or the end of
-    the time to save, makes it end them. If this process is killed, they are sent SIGTERM.
+    On SIGTERM, SIGINT, SIGUSR1 or SIGHUP they are requested to stop; after a second SIGINT, or
+    when the time to save is over, they are ended. If this process is killed, they get SIGTERM.
 
     Args:
         commands: At least one.
-        ask_to_stop: Called with the processes' ids, once.
-        timeouts: How long they get.
-        wished: Looked at now and then: the seconds that they get to stop without a signal; None:
-            they need not.
-        end: Ends those that do not end by themselves; None: SIGTERM does.
+        ask_to_stop: Called once, with the process ids.
+        timeouts: Time-outs.
+        wished: Polled for requests to stop without a signal: returns the time to save in seconds,
+            or None.
+        end: Command that ends processes that do not stop; None: SIGTERM.
     """
     wishes = _StopRequests(wished)
     with signal_handler(_FORWARDED, wishes.take):
@@ -214,10 +214,10 @@ def supervise(
 
 @final
 class _StopRequests:
-    """Remembers the signals that ask to stop.
+    """Records signals that request a stop.
 
     Args:
-        wished: Asks as well.
+        wished: Further source of requests.
     """
 
     def __init__(self, wished: Callable[[], float | None]) -> None:
@@ -226,21 +226,21 @@ class _StopRequests:
         self._signalled = False
 
     def stop_s(self, after_signal: float) -> float | None:
-        """Return the seconds that processes get to stop; None: they need not."""
+        """Return the time to save in seconds, None without a request."""
         return after_signal if self._signalled else self._wished()
 
     def take(self, number: int, _frame: FrameType | None) -> None:
-        """Remember a signal."""
+        """Record a signal."""
         self._signalled = True
         self.interrupts += number == signal.SIGINT
 
 
 @final
 class _Pulse:
-    """Tells processes that have an input that they are watched, wherever they are.
+    """Sends a line at intervals to processes with an input, to show that this process is alive.
 
     Args:
-        processes: All of them.
+        processes: All processes.
     """
 
     def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -250,7 +250,7 @@ class _Pulse:
         self._due = 0.0
 
     def beat(self, now: float) -> None:
-        """Do so, if it is time to."""
+        """Send a line if it is due."""
         if now < self._due:
             return
         self._due = now + PULSE_S
@@ -266,7 +266,7 @@ def _watch(
     timeouts: Timeouts,
     pulse: _Pulse,
 ) -> Ended:
-    """Wait until all have ended by themselves, or until those that have not must be ended."""
+    """Wait until all processes have ended, or a time-out requires ending them."""
     limit = None if timeouts.limit_s is None else time.monotonic() + timeouts.limit_s
     end_at: float | None = None
     asked = False
@@ -295,9 +295,9 @@ def _first_error(processes: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """Return how a process ended, None while it runs.
+    """Return the exit code of a process, None while it runs.
 
-    It is not waited for: its number, and that of its session, stay its own until ``_end``.
+    Does not reap it, so that its process and session ids are not reused before ``_end``.
     """
     ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if ended is None:
@@ -307,7 +307,7 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _start(command: Command) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own: a terminal's Ctrl-C is for this process alone."""
+    """Start a process in a new session, so that a terminal's Ctrl-C reaches only this process."""
     parent = os.getpid()
     process = subprocess.Popen(  # noqa: S603  (no shell)
         command.arguments,
@@ -319,25 +319,25 @@ def _start(command: Command) -> subprocess.Popen[bytes]:
     )
     if command.input is not None:
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended then, and its exit code says more
+        with suppress(BrokenPipeError):  # it has ended; its exit code is reported
             process.stdin.write(command.input)
             process.stdin.flush()
     return process
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel send SIGTERM to this process when the parent ends, however it does."""
+    """Make the kernel send SIGTERM to this process when its parent ends."""
     _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:
-        os._exit(128 + signal.SIGTERM)  # it ended before it could be watched
+        os._exit(128 + signal.SIGTERM)  # the parent has already ended
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]], end_s: float, end: Command | None) -> None:
-    """End every process and what it has started, by force if it takes too long."""
+    """End every process and its descendants, with SIGKILL after the time-out."""
     if end is None:
         _signal_all(processes, signal.SIGTERM)
     elif any(_exit_code(process) is None for process in processes):
-        with suppress(subprocess.TimeoutExpired, OSError):  # then force has to do
+        with suppress(subprocess.TimeoutExpired, OSError):  # they are killed below
             subprocess.run(  # noqa: S603  (no shell)
                 end.arguments,
                 env=dict(end.environment),
@@ -368,9 +368,9 @@ def _descendants(process: int) -> list[psutil.Process]:
 
 def _signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
     for process in processes:
-        os.killpg(process.pid, number)  # it is there until it is waited for
+        os.killpg(process.pid, number)  # its id is valid until it is reaped
 
 
 def _tell(message: str) -> None:
-    with suppress(OSError):  # the terminal may be what is gone
+    with suppress(OSError):  # the terminal may be closed
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
