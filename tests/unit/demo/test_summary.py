@@ -70,9 +70,9 @@ def test_the_comparison_has_one_row_per_domain_and_both_losses():
         "a        1,281         0.500        0.100        0.50            8.00",
         "",
         "validation loss, nats per token     dga  uniform  difference",
-        "----------------------------------------------------------",
-        "specific set                   2.0000   2.5000     -0.5000",
-        "mean of the domains            4.5000   4.0000     +0.5000",
+        "------------------------------------------------------------",
+        "specific set                     2.0000   2.5000     -0.5000",
+        "mean of the domains              4.5000   4.0000     +0.5000",
         "",
         "Perplexity of the specific set: 0.607 of uniform's.",
     ]
