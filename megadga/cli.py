@@ -18,7 +18,7 @@ from megadga.check import check, plan_leakage, plan_verification
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
 from megadga.config.validation import describe
-from megadga.console import can_draw_bars, parse_whole_number, run_main
+from megadga.console import parse_whole_number, run_main, shows_bars
 from megadga.data.verify import FolderCheck, verify_shard
 from megadga.errors import ConfigError, DivergedError, MegadgaError, ShardError
 from megadga.launch.plan import count, machines, ranks
@@ -318,7 +318,7 @@ def _verify(folders: Sequence[FolderCheck]) -> None:
 def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:
     """Print what of each specific set's validation split is in training text."""
     total = sum(search.num_tokens for search in searches)
-    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not can_draw_bars()) as bar:
+    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not shows_bars()) as bar:
         found = [search.run(bar.update) for search in searches]
     for leakage in found:
         print("", *render_leakage(leakage), sep="\n")

@@ -73,7 +73,7 @@ def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser
     )
 
 
-def can_draw_bars(stream: TextIO | None = None) -> bool:
+def shows_bars(stream: TextIO | None = None) -> bool:
     """Return whether a stream is a terminal of non-zero width; in containers it may be 0.
 
     Args:

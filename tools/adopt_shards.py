@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import can_draw_bars, run_program, tool_parser
+from megadga.console import run_program, shows_bars, tool_parser
 from megadga.data.create import adopt_shards, count_token_bytes
 from megadga.data.inspection import render_table, summarize
 from megadga.errors import MegadgaError
@@ -32,7 +32,7 @@ def main() -> None:
         tokenizer = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False)
         total = count_token_bytes(args.folder)
         with tqdm(
-            total=total, unit="B", unit_scale=True, desc="reading", disable=not can_draw_bars()
+            total=total, unit="B", unit_scale=True, desc="reading", disable=not shows_bars()
         ) as bar:
             adopted = adopt_shards(
                 args.folder, tokenizer.identity, valid=args.valid, progress=bar.update

@@ -17,7 +17,7 @@ from megadga.prepare.clustering.training import (
     summarize_clusters,
     train_clusters,
 )
-from megadga.prepare.pieces import make_text_cutter
+from megadga.prepare.pieces import text_cutter
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = "example: python tools/bench_clusters.py --input 'text/*.jsonl.gz'"
@@ -38,7 +38,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             paths, model = prepare_corpus(args.input, folder, vocab_size=args.vocab_size)
-            cut = make_text_cutter(load_tokenizer(model), PIECE_TOKENS)
+            cut = text_cutter(load_tokenizer(model), PIECE_TOKENS)
             recipe = ClusteringRecipe(LEVELS, cut, seed=args.seed)
             begun = time.perf_counter()
             clustering = train_clusters(paths, folder / "clusters", recipe, workers=args.workers)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import can_draw_bars, run_program, tool_parser
+from megadga.console import run_program, shows_bars, tool_parser
 from megadga.data.folder import open_split, read_folders
 from megadga.data.inspection import find_sources
 from megadga.errors import MegadgaError
@@ -48,9 +48,7 @@ def main() -> None:
         domains = open_split(folders, split="train", sequence_length=1).domains
         searches = [plan_search(source, domains, rule) for source in find_sources(args.specific)]
         total = sum(search.num_tokens for search in searches)
-        with tqdm(
-            total=total, unit=" tokens", unit_scale=True, disable=not can_draw_bars()
-        ) as bar:
+        with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not shows_bars()) as bar:
             found = [search.run(bar.update) for search in searches]
         if args.json:
             write_leakage(args.json, found)

@@ -7,7 +7,7 @@ from megadga.errors import MegadgaError
 from megadga.prepare.clustering import references
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.references import Smoothing
-from megadga.prepare.pieces import make_text_cutter
+from megadga.prepare.pieces import text_cutter
 from megadga.prepare.pipeline.command import add_reading_options
 from megadga.prepare.progress import ProgressBars
 from megadga.prepare.reading.records import BadRecords, MaxBad
@@ -41,9 +41,7 @@ def main() -> None:
     try:
         sets = references.parse_references(args.input, output=args.output)
         references.check_output(args.output, len(sets))
-        cut = make_text_cutter(
-            args.tokenizer and load_tokenizer(args.tokenizer), args.piece_tokens
-        )
+        cut = text_cutter(args.tokenizer and load_tokenizer(args.tokenizer), args.piece_tokens)
         bad = BadRecords(MaxBad.parse(args.max_bad))
         smoothing = None if args.smooth is None else Smoothing(args.smooth, args.temperature)
         clustering = Clustering.load(args.clusters, embedder_path=args.embedder)

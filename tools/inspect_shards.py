@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import can_draw_bars, run_program, tool_parser
+from megadga.console import run_program, shows_bars, tool_parser
 from megadga.data.inspection import find_sources, inspect_domain, read_document, render_table
 from megadga.errors import MegadgaError
 from megadga.prepare.tokenizer import load_tokenizer
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         sources = find_sources(args.folder)
         if args.decode is None:
-            bar = tqdm(sources, desc="inspecting", unit=" domains", disable=not can_draw_bars())
+            bar = tqdm(sources, desc="inspecting", unit=" domains", disable=not shows_bars())
             found = [line for source in bar for line in inspect_domain(source)]
             print(render_table(found, sequence_length=args.sequence_length))
             return

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import can_draw_bars, run_program, tool_parser
+from megadga.console import run_program, shows_bars, tool_parser
 from megadga.data.create import SHARD_TOKENS, merge_domains, read_merge_sources
 from megadga.data.inspection import render_table, summarize
 from megadga.errors import MegadgaError
@@ -38,7 +38,7 @@ def main() -> None:
             unit=" tokens",
             unit_scale=True,
             desc="merging",
-            disable=not can_draw_bars(),
+            disable=not shows_bars(),
         ) as bar:
             manifest = merge_domains(
                 sources,

@@ -7,7 +7,7 @@ from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.clustering.embedding import SentenceEmbedder
 from megadga.prepare.clustering.training import ClusteringRecipe, train_clusters
-from megadga.prepare.pieces import make_text_cutter
+from megadga.prepare.pieces import text_cutter
 from megadga.prepare.pipeline.command import add_reading_options
 from megadga.prepare.progress import ProgressBars
 from megadga.prepare.reading.inputs import expand_inputs
@@ -41,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
-        cut = make_text_cutter(tokenizer, args.piece_tokens)
+        cut = text_cutter(tokenizer, args.piece_tokens)
         max_bad = MaxBad.parse(args.max_bad)
         recipe = ClusteringRecipe(tuple(args.levels), cut, args.text_key, args.seed, max_bad)
         embedder = args.embedder and SentenceEmbedder.load(args.embedder)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import can_draw_bars, run_program, tool_parser
+from megadga.console import run_program, shows_bars, tool_parser
 from megadga.errors import MegadgaError
 from megadga.prepare.pipeline.command import add_reading_options
 from megadga.prepare.reading.inputs import describe_skipped, expand_inputs
@@ -39,7 +39,7 @@ def main() -> None:
         left_out = describe_skipped(inputs)
         bad = BadRecords(MaxBad.parse(args.max_bad))
         texts = sample_texts(inputs, text_key=args.text_key, bad=bad)
-        reading = tqdm(texts, desc="reading", unit=" documents", disable=not can_draw_bars())
+        reading = tqdm(texts, desc="reading", unit=" documents", disable=not shows_bars())
         tokenizer = train_tokenizer(reading, vocab_size=args.vocab_size, prefix=args.output)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megadga.console import can_draw_bars, run_program, tool_parser
+from megadga.console import run_program, shows_bars, tool_parser
 from megadga.data.verify import find_folders, plan_checks, verify_shard
 from megadga.errors import MegadgaError
 from megadga.prepare.workers import open_processes
@@ -37,11 +37,7 @@ def main() -> None:
         with (
             open_processes(args.workers) as pool,
             tqdm(
-                total=total,
-                unit="B",
-                unit_scale=True,
-                desc="verifying",
-                disable=not can_draw_bars(),
+                total=total, unit="B", unit_scale=True, desc="verifying", disable=not shows_bars()
             ) as bar,
         ):
             for report in pool.map_in_order(verify_shard, checks):

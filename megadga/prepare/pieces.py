@@ -11,7 +11,7 @@ TextCutter = Callable[[Sequence[str]], list[str]]
 """Splits non-empty documents into the texts to cluster; picklable."""
 
 
-def make_text_cutter(tokenizer: Tokenizer | None, piece_tokens: int | None) -> TextCutter:
+def text_cutter(tokenizer: Tokenizer | None, piece_tokens: int | None) -> TextCutter:
     """Return a function that splits documents into pieces; the identity without arguments.
 
     Args:

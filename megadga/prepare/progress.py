@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO, final
 
-from megadga.console import can_draw_bars
+from megadga.console import shows_bars
 
 
 class Stages(Protocol):
@@ -66,7 +66,7 @@ class ProgressBars:
     def __call__(self, stage: str, total: int, unit: str, /) -> Callable[[int], object]:
         """Begin a stage; return a function to call with each number of completed units."""
         self._close()
-        if not can_draw_bars(self._stream):
+        if not shows_bars(self._stream):
             return _Lines(stage, total, unit, stream=self._stream, clock=self._clock).advance
         from tqdm import tqdm  # noqa: PLC0415
 

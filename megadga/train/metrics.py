@@ -12,7 +12,7 @@ from typing import Any, Protocol, TextIO, cast, final
 from tqdm import tqdm
 
 from megadga.config.yaml_source import dump_line
-from megadga.console import can_draw_bars
+from megadga.console import shows_bars
 from megadga.data.files import atomic_write
 from megadga.errors import ResumeError
 from megadga.plugin import Metrics
@@ -214,7 +214,7 @@ class Progress:
             total=total_steps,
             initial=first_step,
             file=stream,
-            disable=not can_draw_bars(stream),
+            disable=not shows_bars(stream),
             unit="step",
             dynamic_ncols=True,
         )

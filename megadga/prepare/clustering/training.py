@@ -117,7 +117,7 @@ class ClusteringRecipe:
 
     Attributes:
         levels: Numbers of clusters, from coarse to fine, each a multiple of the one before.
-        cut: Turns documents into texts (``make_text_cutter``); ``list``: one text per document.
+        cut: Turns documents into texts (``text_cutter``); ``list``: one text per document.
         text_key: Where the objects of JSON lines have their text.
         seed: Of samples, embedding and k-means, in [0, 2^32).
         max_bad: Limit of invalid records, each time that the input is read.

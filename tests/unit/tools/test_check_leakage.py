@@ -50,7 +50,7 @@ def test_more_than_the_limit_is_exit_code_1_and_names_the_domain(sets):
         (["--n", "0"], "n: expected at least 1 token, found 0"),
         (["--n", "41"], "split valid: expected a document with 41 tokens in a row (n), found 5"),
         (["--max-overlap", "27"], "max_overlap: expected 0 <= F <= 1, found 27.0"),
-        (["--domains", "no-such-folder"], "no-such-folder: expected a folder with one folder a"),
+        (["--domains", "no-such-folder"], "no-such-folder: expected a folder with one folder per"),
         (["--tokenizer", "no-such.model"], "no-such.model: expected a tokenizer, found No such"),
         (["--json", "no/such.json"], "no/such.json: expected to write it, found No such file"),
     ],

@@ -13,7 +13,7 @@ from megadga.prepare.clustering.references import (
     parse_references,
     write_shares,
 )
-from megadga.prepare.pieces import make_text_cutter
+from megadga.prepare.pieces import text_cutter
 from tests.support.clusters import learn, texts_about
 from tests.support.texts import write_lines
 
@@ -69,8 +69,8 @@ def test_every_set_is_a_row(clustering, references, smoothing):
 
 
 def test_documents_are_cut_as_asked_for(clustering, references, tokenizer):
-    basis = measure_references(references, clustering, 16, cut=make_text_cutter(tokenizer, 8))
-    pieces = make_text_cutter(tokenizer, 8)(texts_about("sea", 5))
+    basis = measure_references(references, clustering, 16, cut=text_cutter(tokenizer, 8))
+    pieces = text_cutter(tokenizer, 8)(texts_about("sea", 5))
     assert basis.row(0).tolist() == histogram(pieces, clustering, 16).tolist()
 
 

@@ -7,7 +7,7 @@ from megadga.errors import ConfigError
 from megadga.prepare.clustering.embedding import EmbeddingKind
 from megadga.prepare.clustering.training import ClusteringRecipe, train_clusters
 from megadga.prepare.clustering.tree import POINTS_PER_CENTROID
-from megadga.prepare.pieces import make_text_cutter
+from megadga.prepare.pieces import text_cutter
 from tests.support.clusters import SUBJECTS, texts_about, write_subjects
 from tests.support.texts import write_lines
 
@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_same_input_and_seed_give_the_same_bytes_for_any_number_of_workers(
     subjects, tokenizer, tmp_path, piece_tokens
 ):
-    cut = make_text_cutter(tokenizer if piece_tokens else None, piece_tokens)
+    cut = text_cutter(tokenizer if piece_tokens else None, piece_tokens)
     recipe = ClusteringRecipe((4, 16), cut, seed=3)
     for workers in (1, 2):
         train_clusters(subjects, tmp_path / str(workers), recipe, workers=workers)
@@ -49,8 +49,8 @@ def test_pieces_are_clustered_rather_than_documents(tokenizer, tmp_path):
     text = "".join(texts_about(subject, 1)[0] * 9 for subject in SUBJECTS)
     path = write_lines(tmp_path / "all.jsonl", [text])
     for name, cut in (
-        ("whole", make_text_cutter(None, None)),
-        ("cut", make_text_cutter(tokenizer, 64)),
+        ("whole", text_cutter(None, None)),
+        ("cut", text_cutter(tokenizer, 64)),
     ):
         clustering = train_clusters([path], tmp_path / name, ClusteringRecipe((4,), cut))
         num_occupied = int(clustering.tree.centroids(4).any(axis=1).sum())
