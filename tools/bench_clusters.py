@@ -1,4 +1,4 @@
-"""Cluster a corpus whose domains are known, one an input; report purity, time and memory."""
+"""Cluster a corpus whose domains are known, one per input; report purity, time and memory."""
 
 import json
 import os
@@ -11,12 +11,8 @@ from pathlib import Path
 from megadga.console import run_program, tool_parser
 from megadga.demo.benchmark import prepare_corpus
 from megadga.errors import MegadgaError
+from megadga.prepare.clustering import training
 from megadga.prepare.clustering.clusters import assign_inputs
-from megadga.prepare.clustering.training import (
-    ClusteringRecipe,
-    summarize_clusters,
-    train_clusters,
-)
 from megadga.prepare.pieces import text_cutter
 from megadga.prepare.tokenizer import load_tokenizer
 
@@ -39,9 +35,10 @@ def main() -> None:
             folder = Path(name)
             paths, model = prepare_corpus(args.input, folder, vocab_size=args.vocab_size)
             cut = text_cutter(load_tokenizer(model), PIECE_TOKENS)
-            recipe = ClusteringRecipe(LEVELS, cut, seed=args.seed)
+            recipe = training.ClusteringRecipe(LEVELS, cut, seed=args.seed)
             begun = time.perf_counter()
-            clustering = train_clusters(paths, folder / "clusters", recipe, workers=args.workers)
+            output = folder / "clusters"
+            clustering = training.train_clusters(paths, output, recipe, workers=args.workers)
             learned, classifier = time.perf_counter(), clustering.classifier(LEVELS[-1])
             clusters, labels = assign_inputs(classifier, paths, cut=cut, workers=args.workers)
             assigned = time.perf_counter()
@@ -52,7 +49,7 @@ def main() -> None:
         "texts": len(labels), "seed": args.seed, "workers": args.workers,
         "learning_s": learned - begun, "assigning_s": assigned - learned,
         "largest_process_mib": max(process.ru_maxrss for process in usage) / 1024,
-        "levels": [asdict(part) for part in summarize_clusters(clusters, labels, levels=LEVELS)],
+        "levels": list(map(asdict, training.summarize_clusters(clusters, labels, levels=LEVELS))),
     }  # fmt: skip
     print(json.dumps(record, indent=2))
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,7 @@ from megadga.console import run_program, shows_bars, tool_parser
 from megadga.data.folder import open_split, read_folders
 from megadga.data.inspection import find_sources
 from megadga.errors import MegadgaError
-from megadga.prepare.leakage.search import (
-    LeakageRule,
-    describe_excess,
-    plan_search,
-    render_leakage,
-    write_leakage,
-)
+from megadga.prepare.leakage import search as leakage
 from megadga.prepare.tokenizer import load_tokenizer
 
 EPILOG = """\
@@ -30,7 +24,7 @@ n-grams than --max-overlap; 2 if it could not be found out.
 def main() -> None:
     """Parse the command line, search, and print a table for each set."""
     parser = tool_parser(__doc__, EPILOG)
-    add, usual = parser.add_argument, LeakageRule()
+    add, usual = parser.add_argument, leakage.LeakageRule()
     add("--domains", type=Path, required=True, metavar="FOLDER", help="one folder per domain")
     add("--specific", type=Path, required=True, metavar="FOLDER", help="a set or a folder of sets")
     add("--n", type=int, default=usual.n, metavar="N", help="tokens in a row (%(default)s)")
@@ -42,20 +36,22 @@ def main() -> None:
     add("--json", type=Path, metavar="FILE", help="write all numbers there")
     args = parser.parse_args()
     try:
-        rule = LeakageRule(args.n, args.document_share, args.max_overlap)
+        rule = leakage.LeakageRule(args.n, args.document_share, args.max_overlap)
         decode = load_tokenizer(args.tokenizer, encodes=False).decode if args.tokenizer else None
         folders = read_folders(args.domains)
         domains = open_split(folders, split="train", sequence_length=1).domains
-        searches = [plan_search(source, domains, rule) for source in find_sources(args.specific)]
+        searches = [
+            leakage.plan_search(source, domains, rule) for source in find_sources(args.specific)
+        ]
         total = sum(search.num_tokens for search in searches)
         with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not shows_bars()) as bar:
             found = [search.run(bar.update) for search in searches]
         if args.json:
-            write_leakage(args.json, found)
+            leakage.write_leakage(args.json, found)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    print("\n\n".join("\n".join(render_leakage(one, decode=decode)) for one in found))
-    complaints = list(filter(None, map(describe_excess, found)))
+    print("\n\n".join("\n".join(leakage.render_leakage(one, decode=decode)) for one in found))
+    complaints = list(filter(None, map(leakage.describe_excess, found)))
     parser.exit(1 if complaints else 0, "".join(f"{parser.prog}: {line}\n" for line in complaints))
 
 
