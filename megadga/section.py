@@ -1,5 +1,7 @@
-"""Base class and number types of every section of a run's configuration (pydantic)."""
+"""Sections of a run's configuration (pydantic): base class, number types, what is wrong in one."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,3 +66,29 @@ Share = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
 
 
 PositiveShare = Annotated[float, Field(strict=True, gt=0.0, le=1.0)]
+
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class ConfigIssue:
+    """One thing that is wrong.
+
+    Args:
+        path: The key, from the root.
+        expected: What belongs there.
+        found: What is there.
+        hint: What the author may have meant; empty: no idea.
+    """
+
+    path: KeyPath
+    expected: str
+    found: str
+    hint: str = ""
+
+
+def format_value(value: Any) -> str:
+    """Return a value as a message shows it: as YAML would have it, cut where it gets long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

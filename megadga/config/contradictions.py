@@ -9,13 +9,14 @@ from pydantic import ValidationError
 from megadga.config.deepspeed_keys import STABLE_DECAY, StableDecaySection, find_unknown_names
 from megadga.config.mixing import ExtensionMixing, Mixing
 from megadga.config.sections import TrainingSection
-from megadga.config.validation import ConfigIssue, KeyPath, format_value, from_validation
+from megadga.config.validation import from_validation
 from megadga.mixers.dga import DgaMixing
 from megadga.mixers.doge import DogeMixing
 from megadga.mixers.grape import GrapeMixing
 from megadga.mixers.probing import DirectionalProbe, InFlightProbe, ShardedProbe
 from megadga.mixers.schedule import ScheduleMixing
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights
+from megadga.section import ConfigIssue, KeyPath, format_value
 
 AUTO = "auto"
 """What DeepSpeed's JSON may say where the run's configuration decides."""

@@ -7,8 +7,8 @@ from typing import Any, Self, Union, cast
 
 from pydantic import model_validator
 
-from megadga.config.validation import CLOSE, ConfigIssue, KeyPath, as_error, dotted, format_value
-from megadga.section import Count, Section, Share, Whole
+from megadga.config.validation import CLOSE, as_error, dotted
+from megadga.section import ConfigIssue, Count, KeyPath, Section, Share, Whole, format_value
 
 STABLE_DECAY = "WarmupStableDecayLR"
 """The ``scheduler.type`` in DeepSpeed's JSON that selects it."""

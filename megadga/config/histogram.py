@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from megadga.config.validation import format_value
 from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import ConfigError
+from megadga.section import format_value
 
 Mass = Annotated[float, Field(strict=True, ge=0.0, allow_inf_nan=False)]
 _HISTOGRAM = TypeAdapter(dict[str, Mass])

@@ -7,16 +7,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from megadga.config.run import RunConfig
-from megadga.config.validation import (
-    ConfigIssue,
-    SourceMap,
-    format_value,
-    from_validation,
-    under,
-    under_folders,
-)
+from megadga.config.validation import SourceMap, from_validation, under, under_folders
 from megadga.config.yaml_source import Document, parse, read_file
 from megadga.errors import ConfigError
+from megadga.section import ConfigIssue, format_value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

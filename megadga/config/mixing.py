@@ -18,15 +18,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from megadga.config.validation import (
-    ConfigIssue,
-    KeyPath,
-    as_error,
-    choice,
-    from_validation,
-    sections_in,
-    type_name,
-)
+from megadga.config.validation import as_error, choice, from_validation, sections_in, type_name
 from megadga.mixers.dga import DgaMixing
 from megadga.mixers.doge import DogeMixing
 from megadga.mixers.doremi import DoremiMixing
@@ -42,7 +34,7 @@ from megadga.mixers.probing import Probe
 from megadga.mixers.schedule import ScheduleMixing
 from megadga.mixers.static import ImportanceMixing, ProportionalMixing, StaticMixing, UniformMixing
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights
-from megadga.section import Count, Section
+from megadga.section import ConfigIssue, Count, KeyPath, Section
 
 Mixing = Annotated[
     DgaMixing

@@ -23,21 +23,11 @@ from megadga.config.sections import (
     SamplingSection,
     TrainingSection,
 )
-from megadga.config.validation import (
-    ConfigIssue,
-    KeyPath,
-    SourceMap,
-    as_error,
-    dotted,
-    format_value,
-    leaves,
-    under,
-    with_paths,
-)
+from megadga.config.validation import SourceMap, as_error, dotted, leaves, under, with_paths
 from megadga.config.yaml_source import dump
 from megadga.errors import ConfigError
 from megadga.mixers.dga import DgaMixing
-from megadga.section import Section
+from megadga.section import ConfigIssue, KeyPath, Section, format_value
 
 NOT_TRAINED: dict[str, Any] = {
     "output": True,

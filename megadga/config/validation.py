@@ -16,19 +16,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from megadga.errors import ConfigError
-
-KeyPath = tuple[str | int, ...]
+from megadga.section import ConfigIssue, KeyPath, format_value
 
 
 def dotted(path: KeyPath) -> str:
     """Return the path as it is written in messages and overrides: ``mixing.step_size``."""
     return ".".join(map(str, path))
-
-
-def format_value(value: Any) -> str:
-    """Return a value as a message shows it: as YAML would have it, cut where it gets long."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -38,23 +31,6 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
             yield from leaves(inner, (*path, key))
     else:
         yield path, value
-
-
-@dataclass(frozen=True)
-class ConfigIssue:
-    """One thing that is wrong.
-
-    Args:
-        path: The key, from the root.
-        expected: What belongs there.
-        found: What is there.
-        hint: What the author may have meant; empty: no idea.
-    """
-
-    path: KeyPath
-    expected: str
-    found: str
-    hint: str = ""
 
 
 @dataclass(frozen=True)

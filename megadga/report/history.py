@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.config.validation import format_value
 from megadga.data.files import parse_strictly
 from megadga.errors import ConfigError
+from megadga.section import format_value
 
 Record = dict[str, Any]
 

@@ -12,7 +12,6 @@ from megadga.config.histogram import read_histogram
 from megadga.config.mixing import ExtensionMixing, aligns_to_specific
 from megadga.config.run import RunConfig
 from megadga.config.sections import EvaluatedSet, Packing
-from megadga.config.validation import ConfigIssue, KeyPath
 from megadga.data.domain import Domain, SequenceSet
 from megadga.data.folder import (
     DomainSource,
@@ -32,6 +31,7 @@ from megadga.mixers.dga import DgaMixing
 from megadga.mixers.doremi import DoremiMixing
 from megadga.mixers.schedule import ScheduleMixing
 from megadga.mixers.static import ImportanceMixing
+from megadga.section import ConfigIssue, KeyPath
 from megadga.train.mixture import RunBasis, open_basis
 from megadga.train.reference import RunReference, open_reference
 

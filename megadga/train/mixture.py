@@ -15,7 +15,6 @@ from megadga.arrays import FloatArray, check_simplex
 from megadga.config.histogram import read_histogram
 from megadga.config.mixing import ExtensionMixing
 from megadga.config.run import RunConfig
-from megadga.config.validation import ConfigIssue, KeyPath, format_value
 from megadga.data.domain import Domain
 from megadga.data.folder import OpenedSplit, ShardFolder
 from megadga.data.manifest import manifest_path
@@ -78,6 +77,7 @@ from megadga.probes.methods import (
     Sharded,
 )
 from megadga.report.history import read_weights
+from megadga.section import ConfigIssue, KeyPath, format_value
 
 MOST_NAMED = 5
 """Names in an error: there may be thousands."""

@@ -9,12 +9,12 @@ from megadga.arrays import FloatArray
 from megadga.config.deepspeed import optimizer_rate, peak_rate
 from megadga.config.deepspeed_keys import optimizer_name
 from megadga.config.run import RunConfig
-from megadga.config.validation import ConfigIssue
 from megadga.mixers.base import AlignmentNeeds, TargetNeeds
 from megadga.mixers.dga import DgaMixing
 from megadga.mixers.doge import DogeMixing
 from megadga.mixers.odm import OdmMixing
 from megadga.mixers.schedule import ScheduleMixing
+from megadga.section import ConfigIssue
 from megadga.train.data import RunData
 from megadga.train.mixture import Mixture
 

@@ -11,8 +11,9 @@ from deepspeed.runtime import constants
 from megadga.config import deepspeed_keys
 from megadga.config.contradictions import find_inconsistencies
 from megadga.config.loading import load_config
-from megadga.config.validation import ConfigIssue, dotted
+from megadga.config.validation import dotted
 from megadga.errors import ConfigError
+from megadga.section import ConfigIssue
 from tests.support import deepspeed_keys as derived
 from tests.support.runs import write_run
 
