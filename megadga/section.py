@@ -88,6 +88,11 @@ class ConfigIssue:
     hint: str = ""
 
 
+def dotted(path: KeyPath) -> str:
+    """Return the path as it is written in messages and overrides: ``mixing.step_size``."""
+    return ".".join(map(str, path))
+
+
 def format_value(value: Any) -> str:
     """Return a value as a message shows it: as YAML would have it, cut where it gets long."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)

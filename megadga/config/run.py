@@ -11,10 +11,9 @@ from megadga.config.contradictions import (
     PRECISION_BLOCKS,
     find_batch_contradictions,
     find_inconsistencies,
-    find_rule_inconsistencies,
     with_total,
 )
-from megadga.config.mixing import ExtensionMixing, Mixing, WithExtensions, aligns_to_specific
+from megadga.config.mixing import ExtensionOptions, Mixing
 from megadga.config.sections import (
     CheckpointSection,
     DataSection,
@@ -26,7 +25,7 @@ from megadga.config.sections import (
 from megadga.config.validation import SourceMap, as_error, dotted, leaves, under, with_paths
 from megadga.config.yaml_source import dump
 from megadga.errors import ConfigError
-from megadga.mixers.dga import DgaMixing
+from megadga.mixers.rule import RuleOptions
 from megadga.section import ConfigIssue, KeyPath, Section, format_value
 
 NOT_TRAINED: dict[str, Any] = {
@@ -162,7 +161,7 @@ class RunConfig(Section):
     """What is trained."""
     data: DataSection
     """What it is trained on."""
-    mixing: Annotated[Mixing | ExtensionMixing, WithExtensions()]
+    mixing: Mixing
     """How the weights of the domains are set: type dga, grape, doge, doremi, odm, schedule,
     importance, static or, for short, uniform, proportional, temperature or unimax; or that of an
     installed extension."""
@@ -204,7 +203,7 @@ class RunConfig(Section):
     @property
     def is_guarded(self) -> bool:
         """Whether evaluations change what is trained."""
-        return isinstance(self.mixing, DgaMixing) and self.mixing.general_guard is not None
+        return self.mixing.reads_evaluations
 
     def identity(self) -> dict[str, Any]:
         """Return everything here that changes the bits of what is trained, JSON-shaped.
@@ -218,13 +217,13 @@ class RunConfig(Section):
         values["deepspeed"] = settings_identity(self.deepspeed, self.training)
         if self.is_guarded and self.evaluation is not None:
             values["evaluation"] = self.evaluation.model_dump(mode="json", exclude={"sets"})
-        if isinstance(self.mixing, ExtensionMixing):
+        if isinstance(self.mixing, ExtensionOptions):
             installed, _ = self.mixing.origin()
             # None of its keys is known but by its type: files may move.
             moved = with_paths(self.mixing, lambda _, path: Path(path.name))
             values["mixing"] = moved.model_dump(mode="json")
             values["extension"] = installed.distribution
-        elif not aligns_to_specific(self.mixing):
+        elif not self.mixing.aligns_to_specific:
             del values["data"]["specific"]
         return values
 
@@ -238,19 +237,17 @@ class RunConfig(Section):
 
     @field_validator("mixing")
     @classmethod
-    def _can_be_measured(
-        cls, mixing: Mixing | ExtensionMixing, info: ValidationInfo
-    ) -> Mixing | ExtensionMixing:
+    def _can_be_measured(cls, mixing: RuleOptions, info: ValidationInfo) -> RuleOptions:
         data: DataSection | None = info.data.get("data")  # None: has mistakes of its own
         specific = None if data is None else tuple(data.specific)
-        if issues := list(find_rule_inconsistencies(mixing, specific)):
+        if issues := list(mixing.find_inconsistencies(specific)):
             raise as_error(issues)
         return mixing
 
     @field_validator("training")
     @classmethod
     def _suffices(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
-        mixing: Mixing | ExtensionMixing | None = info.data.get("mixing")
+        mixing: RuleOptions | None = info.data.get("mixing")
         if mixing and (issues := list(find_batch_contradictions(mixing, training))):
             raise as_error(issues)
         return training

@@ -16,12 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from megadga.errors import ConfigError
-from megadga.section import ConfigIssue, KeyPath, format_value
-
-
-def dotted(path: KeyPath) -> str:
-    """Return the path as it is written in messages and overrides: ``mixing.step_size``."""
-    return ".".join(map(str, path))
+from megadga.section import ConfigIssue, KeyPath, dotted, format_value
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

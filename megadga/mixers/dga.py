@@ -1,5 +1,6 @@
 """Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1): mirror descent on the mixture."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
@@ -10,13 +11,21 @@ from megadga.mixers.base import (
     Alignments,
     MixtureState,
     Observed,
+    Scheduler,
     check_domains,
     left_out,
 )
-from megadga.mixers.probing import DirectionalProbe, Probe
+from megadga.mixers.probing import (
+    DirectionalProbe,
+    InFlightProbe,
+    Probe,
+    ShardedProbe,
+    find_direction_inconsistencies,
+    unusable_probe,
+)
+from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.safeguards import (
     GeneralGuard,
-    GeneralGuardSection,
     Memory,
     is_active,
     limit_change,
@@ -24,11 +33,21 @@ from megadga.mixers.safeguards import (
 )
 from megadga.mixers.scores import SCORES, AutoStep, ScoreName, StepSize
 from megadga.mixers.simplex import exponentiated_step, geometric_mixture, project_to_floor
-from megadga.mixers.weights import Weights
-from megadga.section import Count, NonNegative, PositiveShare, Section, Share, Whole
+from megadga.mixers.targets import OverTargets
+from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
+from megadga.section import (
+    ConfigIssue,
+    Count,
+    KeyPath,
+    NonNegative,
+    PositiveShare,
+    Share,
+    Whole,
+    format_value,
+)
 
 
-class DgaMixing(Section):
+class DgaOptions(RuleOptions):
     """Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1)."""
 
     type: Literal["dga"]
@@ -79,12 +98,107 @@ class DgaMixing(Section):
     min_effective_domains: NonNegative = 0.0
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
-    general_guard: GeneralGuardSection | None = None
+    general_guard: GeneralGuard | None = None
     """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
     domains is more than max_rise above its best; null: none, as in the paper."""
     probe: Probe = DirectionalProbe()
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded."""
+
+    @property
+    def aligns_to_specific(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def reads_evaluations(self) -> bool:
+        """Whether the general guard is on."""
+        return self.general_guard is not None
+
+    def files(self) -> Mapping[KeyPath, Path]:
+        """Return the file of the basis."""
+        return {} if self.basis is None else {("basis",): self.basis}
+
+    def find_warnings(self, steps: int) -> Iterator[ConfigIssue]:
+        """Yield a warm-up that takes the whole run."""
+        updates = steps // self.interval
+        if self.interval <= steps and self.warmup >= updates:
+            expected = f"fewer than the run's updates ({updates}), or the weights never move"
+            yield ConfigIssue(("mixing", "warmup"), expected, str(self.warmup))
+
+    def find_inconsistencies(self, specific: Sequence[str] | None) -> Iterator[ConfigIssue]:
+        """Yield what cannot be measured the way that the section says."""
+        if self.basis is not None:
+            yield from self._over_basis()
+        yield from self._safeguards()
+        yield from find_direction_inconsistencies(self.probe, self.score)
+        yield from self._of_probe()
+        if specific is None:
+            return
+        if not specific:
+            expected = f"at least one set, which mixing.type {self.type} aligns to"
+            yield ConfigIssue(("data", "specific"), expected, "none")
+        if len(specific) > 1:
+            yield from self._of_several(f"{len(specific)} sets in data.specific")
+
+    def _over_basis(self) -> Iterator[ConfigIssue]:
+        if isinstance(self.probe, InFlightProbe):
+            yield unusable_probe(
+                self.probe, "with mixing.basis: a sequence of a batch is of one domain"
+            )
+        for key, rule in (("initial", self.initial), ("prior", self.prior)):
+            if isinstance(rule, TemperatureWeights | UnimaxWeights):
+                found = format_value(rule.model_dump())
+            elif rule == "proportional":
+                found = format_value(rule)
+            else:
+                continue
+            expected = (
+                "uniform or {name: weight} with mixing.basis, whose distributions hold no tokens"
+            )
+            yield ConfigIssue(("mixing", key), expected, found)
+
+    def _safeguards(self) -> Iterator[ConfigIssue]:
+        if self.freeze_after is not None and self.freeze_after <= self.warmup:
+            expected = f"more than mixing.warmup ({self.warmup}), or the weights never move"
+            yield ConfigIssue(
+                ("mixing", "freeze_after"), expected, format_value(self.freeze_after)
+            )
+        guard = self.general_guard
+        if guard is not None and guard.pull <= self.prior_pull:
+            expected = (
+                f"more than mixing.prior_pull ({self.prior_pull}), or the guard does nothing"
+            )
+            path = ("mixing", "general_guard", "pull")
+            yield ConfigIssue(path, expected, format_value(guard.pull))
+
+    def _of_probe(self) -> Iterator[ConfigIssue]:
+        """Yield what the probe does not see."""
+        if isinstance(self.probe, InFlightProbe) and self.score in ("cosine", "clipped"):
+            expected = (
+                "'raw' or 'adam' with mixing.probe.type in_flight, "
+                "which forms no domain's gradient"
+            )
+            yield ConfigIssue(("mixing", "score"), expected, format_value(self.score))
+        if self.min_signal == 0.0:
+            return
+        if isinstance(self.probe, ShardedProbe):
+            expected = "0 with mixing.probe.type sharded, which measures no noise"
+            yield ConfigIssue(("mixing", "min_signal"), expected, format_value(self.min_signal))
+        elif self.probe.sequences_per_domain == 1:
+            path = ("mixing", "probe", "sequences_per_domain")
+            expected = "at least 2 with mixing.min_signal above 0, or there is no noise to see"
+            yield ConfigIssue(path, expected, "1")
+
+    def _of_several(self, several: str) -> Iterator[ConfigIssue]:
+        """Yield what cannot be said of several specific sets."""
+        if self.min_signal > 0.0:
+            expected = f"0 with {several}, of whose scores together the noise is not known"
+            yield ConfigIssue(("mixing", "min_signal"), expected, format_value(self.min_signal))
+        if isinstance(self.probe, InFlightProbe):
+            yield unusable_probe(
+                self.probe, f"with {several}: a step is measured along one direction"
+            )
 
 
 @final
@@ -243,7 +357,7 @@ class Dga:
         if pull > 0.0:
             weights = geometric_mixture(weights, self._floored_prior(), pull)
         scores, size = SCORES[self.score].of(observed), self.step_size
-        eta = size.of(scores) if isinstance(size, AutoStep) else size
+        eta = size.for_scores(scores) if isinstance(size, AutoStep) else size
         return project_to_floor(exponentiated_step(weights, scores, eta), self.floor)
 
     def _signal(self, observed: Alignments) -> float:
@@ -258,3 +372,43 @@ class Dga:
     def _floored_prior(self) -> FloatArray:
         prior = self.initial if self.prior is None else self.prior
         return project_to_floor(check_simplex(prior), self.floor)
+
+
+def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
+    """Return the rule over the domains, or over basis distributions.
+
+    Raises:
+        ConfigError: If weights do not name exactly what the rule is over, or a setting is out of
+            range for their number.
+    """
+    initial = context.weights("initial", options.initial)
+    if options.floor * initial.size > 1.0:
+        expected = f"at most 1 / {initial.size} {context.noun}"
+        raise context.invalid("floor", expected=expected, found=str(options.floor))
+    prior = None
+    if options.prior is not None:
+        prior = context.weights("prior", options.prior)
+        if ((prior == 0.0) & (initial > 0.0)).any():
+            expected = "a weight above 0 wherever mixing.initial has one"
+            raise context.invalid("prior", expected=expected, found="0")
+    several = context.importance.size > 1
+    rule = Dga(
+        initial=initial,
+        step_size=options.step_size,
+        ema=options.ema,
+        score="raw" if several else options.score,
+        floor=options.floor,
+        prior=prior,
+        prior_pull=options.prior_pull,
+        min_signal=options.min_signal,
+        max_change=options.max_change,
+        warmup=options.warmup,
+        freeze_after=options.freeze_after,
+        general_guard=options.general_guard,
+    )
+    if several:
+        return OverTargets(rule, context.importance, options.combine, options.score)
+    return rule
+
+
+RULES = (Rule(DgaOptions, make_dga),)

@@ -1,11 +1,11 @@
 """Options of the probes, one section per `type`: how alignments are measured."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, cast
 
 from pydantic import Discriminator, Tag
 
-from megadga.section import Count, PositiveShare, Section
+from megadga.section import ConfigIssue, Count, PositiveShare, Section, format_value
 
 
 class RankDirection(Section):
@@ -104,3 +104,29 @@ Probe = Annotated[
     Discriminator(_probe_type),
 ]
 """One of them; without a `type`, directional."""
+
+
+def find_direction_inconsistencies(probe: Probe, score: str = "") -> Iterator[ConfigIssue]:
+    """Yield what a probe's direction cannot be.
+
+    Args:
+        probe: The section ``mixing.probe``.
+        score: ``mixing.score`` of the rule, if it has one.
+    """
+    if isinstance(probe, ShardedProbe):
+        return
+    if probe.direction == "full":
+        if probe.direction_interval > 1:
+            expected = "1 with mixing.probe.direction full, or a low-rank one"
+            path = ("mixing", "probe", "direction_interval")
+            yield ConfigIssue(path, expected, format_value(probe.direction_interval))
+    elif score == "adam":
+        expected = "'full' with mixing.score adam, which divides element by element"
+        found = format_value(probe.direction.model_dump())
+        yield ConfigIssue(("mixing", "probe", "direction"), expected, found)
+
+
+def unusable_probe(probe: Probe, reason: str) -> ConfigIssue:
+    """Return the issue of an in-flight probe where only the other types can measure."""
+    expected = f"directional or sharded {reason}"
+    return ConfigIssue(("mixing", "probe", "type"), expected, format_value(probe.type))

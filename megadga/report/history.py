@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from megadga.arrays import FloatArray, IntArray
 from megadga.data.files import parse_strictly
 from megadga.errors import ConfigError
+from megadga.mixers.rule import WeightHistory
 from megadga.section import format_value
 
 Record = dict[str, Any]
@@ -156,22 +155,6 @@ def averaged_weights(
 
 START = "start"
 """The event that tells the weights of step 0."""
-
-
-@dataclass(frozen=True)
-class WeightHistory:
-    """How the averaged weights moved.
-
-    Attributes:
-        names: The domains, ``K`` of them; or basis distributions over too many to be told of.
-        steps: Optimizer steps after which the weights were updated, or 0 for those that the run
-            began with, shape ``(updates,)``.
-        weights: Averaged weights after each update, shape ``(updates, K)``.
-    """
-
-    names: tuple[str, ...]
-    steps: IntArray
-    weights: FloatArray
 
 
 def read_weights_from_start(metrics: Path) -> WeightHistory:

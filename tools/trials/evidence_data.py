@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megadga.config.histogram import write_histogram
 from megadga.errors import ConfigError, MegadgaError
+from megadga.mixers.importance import write_histogram
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import unit_rows
 from megadga.prepare.reading.documents import read_texts

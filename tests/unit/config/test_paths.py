@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from megadga.config.loading import load_config
-from megadga.config.mixing import ExtensionMixing
+from megadga.config.mixing import ExtensionOptions
 from megadga.config.run import RunConfig
 from megadga.config.validation import sections_in, with_paths
 from tests.support.extensions import write_extension
@@ -173,7 +173,7 @@ def test_paths_among_an_extensions_options_follow_the_rule(elsewhere, tmp_path, 
     monkeypatch.syspath_prepend(site)
     text = RUN.replace(OF_DGA, "  type: tabled\n  table: tables/a.csv\n")
     config = load_config(write_run(elsewhere, text))
-    assert isinstance(config.mixing, ExtensionMixing)
+    assert isinstance(config.mixing, ExtensionOptions)
     assert paths(config)["mixing.table"] == elsewhere / "tables/a.csv"
     assert paths(config)["mixing.more.0"] == elsewhere / "default"
     assert config.mixing.origin()[0].name == "tabled"

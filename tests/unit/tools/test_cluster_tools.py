@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megadga.config.histogram import read_histogram
 from megadga.mixers.basis import read_basis
+from megadga.mixers.importance import read_histogram
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.training import train_tokenizer
 from tests.support.clusters import SUBJECTS, texts_about, write_subjects

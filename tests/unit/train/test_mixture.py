@@ -138,7 +138,7 @@ def test_dga_takes_every_guard(folder):
     )
     scheduler = found.scheduler
     assert isinstance(scheduler, Dga)
-    assert scheduler.step_size == AutoStep(0.3)
+    assert scheduler.step_size == AutoStep(spread=0.3)
     assert (scheduler.max_change, scheduler.warmup, scheduler.freeze_after) == (0.25, 2, 9)
     assert scheduler.general_guard == GeneralGuard(max_rise=0.25, pull=0.5)
     assert found.min_effective_domains == 1.5
