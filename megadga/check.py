@@ -15,17 +15,9 @@ from megadga.data.manifest import read_manifest
 from megadga.data.sampler import cap_weights
 from megadga.data.verify import FolderCheck, find_folders, plan_checks
 from megadga.mixers.base import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeeds
+from megadga.mixers.probing import Directional, InFlight, Probe, Sharded
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
-from megadga.probes.methods import (
-    Directional,
-    InFlight,
-    PassCounts,
-    Probing,
-    Sharded,
-    num_compared,
-    num_measured,
-    predicted_overhead,
-)
+from megadga.probes.overhead import PassCounts, num_compared, num_measured, predicted_overhead
 from megadga.train.data import RunData, check_output, open_data
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
 from megadga.train.reference import RunReference, model_shape
@@ -199,30 +191,29 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
         if needs == LossNeeds(reference=True):
             what = f"{what} above the reference's"
         return f"none: the weights {what}, every {_count(mixture.interval or 1, 'step')}"
-    if mixture.probing is None or mixture.interval is None:
+    if mixture.probe is None or mixture.interval is None:
         return "none: the weights stay as they are"
     if not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return "none: the weights stay as they are"
     domains, batch = num_measured(needs, len(data.domains)), config.training.global_batch_size
     overhead = predicted_overhead(
-        mixture.probing,
+        mixture.probe,
         num_domains=domains,
         interval=mixture.interval,
         global_batch_size=batch,
         needs=needs,
     )
-    budget = mixture.probing.budget
-    of_domains = _product(overhead.domains, domains, budget.sequences_per_domain)
-    compared = num_compared(needs, budget, domains)
+    of_domains = _product(overhead.domains, domains, mixture.probe.sequences_per_domain)
+    compared = num_compared(needs, mixture.probe, domains)
     reads = f"{of_domains} + {_product(overhead.specific, compared)}"
     if overhead.losses.times:
         reads = f"{reads} + {_product(overhead.losses, compared)} for losses"
     quotient = f"({reads}) / ({mixture.interval} x {batch})"
-    most = "at most " if isinstance(mixture.probing.method, InFlight) else ""
+    most = "at most " if isinstance(mixture.probe, InFlight) else ""
     text = (
         f"every {mixture.interval} steps: {quotient} = {most}{overhead.share:.1%} more sequences"
     )
-    return f"{text}; {_gradients(mixture.probing, domains, needs)}"
+    return f"{text}; {_gradients(mixture.probe, domains, needs)}"
 
 
 def _product(reads: PassCounts, *factors: int) -> str:
@@ -231,9 +222,9 @@ def _product(reads: PassCounts, *factors: int) -> str:
     return product if reads.every == 1 else f"{product} / {reads.every}"
 
 
-def _gradients(probing: Probing, domains: int, needs: AlignmentNeeds | TargetNeeds) -> str:
+def _gradients(probe: Probe, domains: int, needs: AlignmentNeeds | TargetNeeds) -> str:
     """Say what a probe forms and reduces over the ranks, which counting sequences leaves out."""
-    match probing.method:
+    match probe:
         case Sharded():
             targets = needs.num_targets if isinstance(needs, TargetNeeds) else 1
             return f"sharded: {targets * (domains + 1)} whole gradients an update"

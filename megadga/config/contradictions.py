@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from megadga.config.deepspeed_keys import STABLE_DECAY, StableDecaySection, find_unknown_names
 from megadga.config.sections import TrainingSection
 from megadga.config.validation import from_validation
-from megadga.mixers.probing import InFlightProbe
+from megadga.mixers.probing import InFlight
 from megadga.mixers.rule import RuleOptions
 from megadga.section import ConfigIssue, KeyPath, format_value
 
@@ -164,7 +164,7 @@ def find_batch_contradictions(
     mixing: RuleOptions, training: TrainingSection
 ) -> Iterator[ConfigIssue]:
     """Yield what a run's batches cannot be measured on."""
-    if not isinstance(mixing.alignment_probe, InFlightProbe):
+    if not isinstance(mixing.alignment_probe, InFlight):
         return
     in_flight = "mixing.probe.type in_flight"
     if training.loss_reweighting is not None:

@@ -120,6 +120,8 @@ class AlignmentNeeds:
         norms: ``|g_i|^2`` of every domain; each takes a whole gradient of its own, reduced over
             the ranks.
         preconditioned: The target's gradient divided by what AdamW divides its own by.
+        without_moments: What to do about ``preconditioned`` before AdamW has second moments:
+            ``refuse`` is an error; ``raw`` measures along the specific gradient itself.
         target: Whose gradient the domains' are aligned with: that of the specific set, or the
             mean over the training domains of theirs, each counted once.
         mixtures: What is measured in the domains' place: sequences drawn from mixtures of them.
@@ -128,6 +130,7 @@ class AlignmentNeeds:
 
     norms: bool = False
     preconditioned: bool = False
+    without_moments: Literal["refuse", "raw"] = "refuse"
     target: Literal["specific", "domains"] = "specific"
     mixtures: Mixtures | None = None
 
@@ -186,12 +189,14 @@ class TargetNeeds:
         num_targets: Specific sets that the rule is for, M.
         norms: ``|g_k|^2`` of every domain; see `AlignmentNeeds`.
         preconditioned: As there, of every target's gradient.
+        without_moments: As there.
         mixtures: As there; ``K`` is then the number of mixtures.
     """
 
     num_targets: int = 1
     norms: bool = False
     preconditioned: bool = False
+    without_moments: Literal["refuse", "raw"] = "refuse"
     mixtures: Mixtures | None = None
 
 

@@ -16,10 +16,11 @@ from megadga.mixers.base import (
     left_out,
 )
 from megadga.mixers.probing import (
-    DirectionalProbe,
-    InFlightProbe,
+    DIRECTIONAL,
+    InFlight,
     Probe,
-    ShardedProbe,
+    Sharded,
+    WithoutMoments,
     find_direction_inconsistencies,
     unusable_probe,
 )
@@ -64,7 +65,7 @@ class DgaOptions(RuleOptions):
     """What enters exp(): raw: inner products (the paper); cosine: of unit gradients; clipped: of
     gradients clipped to norm 1; adam: with the specific gradient divided by what AdamW divides
     by. cosine and clipped need every domain's gradient."""
-    without_moments: Literal["refuse", "raw"] = "refuse"
+    without_moments: WithoutMoments = "refuse"
     """What the score adam does before AdamW has second moments; refuse: an error; raw: as the
     score raw. Other scores do not read it."""
     basis: Path | None = None
@@ -101,7 +102,7 @@ class DgaOptions(RuleOptions):
     general_guard: GeneralGuard | None = None
     """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
     domains is more than max_rise above its best; null: none, as in the paper."""
-    probe: Probe = DirectionalProbe()
+    probe: Probe = DIRECTIONAL
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded."""
 
@@ -142,7 +143,7 @@ class DgaOptions(RuleOptions):
             yield from self._of_several(f"{len(specific)} sets in data.specific")
 
     def _over_basis(self) -> Iterator[ConfigIssue]:
-        if isinstance(self.probe, InFlightProbe):
+        if isinstance(self.probe, InFlight):
             yield unusable_probe(
                 self.probe, "with mixing.basis: a sequence of a batch is of one domain"
             )
@@ -174,7 +175,7 @@ class DgaOptions(RuleOptions):
 
     def _of_probe(self) -> Iterator[ConfigIssue]:
         """Yield what the probe does not see."""
-        if isinstance(self.probe, InFlightProbe) and self.score in ("cosine", "clipped"):
+        if isinstance(self.probe, InFlight) and self.score in ("cosine", "clipped"):
             expected = (
                 "'raw' or 'adam' with mixing.probe.type in_flight, "
                 "which forms no domain's gradient"
@@ -182,7 +183,7 @@ class DgaOptions(RuleOptions):
             yield ConfigIssue(("mixing", "score"), expected, format_value(self.score))
         if self.min_signal == 0.0:
             return
-        if isinstance(self.probe, ShardedProbe):
+        if isinstance(self.probe, Sharded):
             expected = "0 with mixing.probe.type sharded, which measures no noise"
             yield ConfigIssue(("mixing", "min_signal"), expected, format_value(self.min_signal))
         elif self.probe.sequences_per_domain == 1:
@@ -195,7 +196,7 @@ class DgaOptions(RuleOptions):
         if self.min_signal > 0.0:
             expected = f"0 with {several}, of whose scores together the noise is not known"
             yield ConfigIssue(("mixing", "min_signal"), expected, format_value(self.min_signal))
-        if isinstance(self.probe, InFlightProbe):
+        if isinstance(self.probe, InFlight):
             yield unusable_probe(
                 self.probe, f"with {several}: a step is measured along one direction"
             )
@@ -240,6 +241,8 @@ class Dga:
             were left out; None for never.
         general_guard: When to pull harder, and how hard; None for never. Alignments then have to
             come with the loss of the last evaluation.
+        without_moments: What the score ``adam`` does before AdamW has second moments: ``refuse``
+            is an error, ``raw`` measures inner products as they are.
 
     Raises:
         ValueError: If a value is out of range, or the prior, without a floor, is 0 where
@@ -258,6 +261,7 @@ class Dga:
     warmup: int = 0
     freeze_after: int | None = None
     general_guard: GeneralGuard | None = None
+    without_moments: WithoutMoments = "refuse"
 
     def __post_init__(self) -> None:
         self._check_mixtures()
@@ -298,7 +302,10 @@ class Dga:
     @property
     def observes(self) -> AlignmentNeeds:
         """What the score needs measured."""
-        return SCORES[self.score].needs
+        needs = SCORES[self.score].needs
+        if not needs.preconditioned:
+            return needs
+        return replace(needs, without_moments=self.without_moments)
 
     def init(self) -> MixtureState:
         """Return the initial mixture, projected onto the floor."""
@@ -405,10 +412,13 @@ def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
         warmup=options.warmup,
         freeze_after=options.freeze_after,
         general_guard=options.general_guard,
+        without_moments=options.without_moments,
     )
-    if several:
-        return OverTargets(rule, context.importance, options.combine, options.score)
-    return rule
+    if not several:
+        return rule
+    return OverTargets(
+        rule, context.importance, options.combine, options.score, options.without_moments
+    )
 
 
 RULES = (Rule(DgaOptions, make_dga),)

@@ -18,8 +18,8 @@ from megadga.mixers.base import (
     next_average,
 )
 from megadga.mixers.probing import (
-    DirectionalProbe,
-    InFlightProbe,
+    DIRECTIONAL,
+    InFlight,
     Probe,
     find_direction_inconsistencies,
     unusable_probe,
@@ -46,7 +46,7 @@ class DogeOptions(RuleOptions):
     """Largest score of a domain, above 0, in units of the domains' mean gradient norm."""
     initial: Weights = "uniform"
     """Weights at step 0, written as the weights of type static."""
-    probe: Probe = DirectionalProbe()
+    probe: Probe = DIRECTIONAL
     """How alignments are measured and on how many sequences: type directional or sharded. For the
     target domains, specific_sequences is not read."""
 
@@ -57,7 +57,7 @@ class DogeOptions(RuleOptions):
 
     def find_inconsistencies(self, specific: Sequence[str] | None) -> Iterator[ConfigIssue]:
         """Yield what cannot be measured the way that the section says."""
-        if isinstance(self.probe, InFlightProbe):
+        if isinstance(self.probe, InFlight):
             yield unusable_probe(self.probe, "with mixing.type doge, which needs every norm")
         else:
             yield from find_direction_inconsistencies(self.probe)

@@ -18,8 +18,8 @@ from megadga.mixers.base import (
     next_average,
 )
 from megadga.mixers.probing import (
-    DirectionalProbe,
-    InFlightProbe,
+    DIRECTIONAL,
+    InFlight,
     Probe,
     find_direction_inconsistencies,
     unusable_probe,
@@ -52,7 +52,7 @@ class GrapeOptions(RuleOptions):
     """What enters exp(): inner products of the domains' gradients and those of the logarithms of
     the sets' losses; raw: as they are (the paper); clipped: of gradients clipped to norm 1 (the
     authors' code), which needs every domain's gradient."""
-    probe: Probe = DirectionalProbe()
+    probe: Probe = DIRECTIONAL
     """How alignments are measured, for each set in turn, and on how many sequences: type
     directional or sharded."""
 
@@ -66,7 +66,7 @@ class GrapeOptions(RuleOptions):
         if specific is not None and not specific:
             expected = f"at least one set, which mixing.type {self.type} aligns to"
             yield ConfigIssue(("data", "specific"), expected, "none")
-        if isinstance(self.probe, InFlightProbe):
+        if isinstance(self.probe, InFlight):
             reason = "with mixing.type grape: a step is measured along one direction"
             yield unusable_probe(self.probe, reason)
         else:

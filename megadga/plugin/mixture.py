@@ -25,6 +25,7 @@ from megadga.mixers.base import (
     TargetAlignments,
     TargetNeeds,
 )
+from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe
 from megadga.plugin.batches import Batch, BatchIndices, BatchSource, Sampling
 from megadga.plugin.observing import TrainingLosses, as_targets, measure_for
 from megadga.plugin.protocol import Metrics
@@ -32,7 +33,7 @@ from megadga.plugin.records import ProbeClock, UpdateRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.loss import Loss, mean_loss
-from megadga.probes.methods import InFlight, Probing, num_measured, predicted_overhead
+from megadga.probes.overhead import num_measured, predicted_overhead
 from megadga.probes.sequences import TrainedBatch
 
 
@@ -55,7 +56,7 @@ class MixturePlugin:
         scheduler: The algorithm that moves the weights.
         sampling: How windows are drawn.
         interval: ``T_r``, optimizer steps between updates, at least 1.
-        probing: How an update's alignments are measured, and on how many sequences.
+        probe: How an update's alignments are measured, and on how many sequences.
         loss: Mean loss of tokens ``(b, S + 1)`` through a module, over the targets that are not
             padding, or what it counts of them (see ``Loss``); by default what the module returns,
             or its mean if that is a loss a token.
@@ -63,7 +64,7 @@ class MixturePlugin:
     Where the rule measures alignments, construction is collective: a few sequences pass through
     the module, so that what cannot be measured is refused before anything is trained.
 
-    In flight (``probing.method``), what is handed to ``engine.backward`` must be the mean loss
+    In flight (``InFlight``), what is handed to ``engine.backward`` must be the mean loss
     over the targets of a micro-batch, times any number, and taking the batch of an update step is
     collective, as that is when the direction is measured.
 
@@ -84,7 +85,7 @@ class MixturePlugin:
         *,
         sampling: Sampling,
         interval: int = 100,
-        probing: Probing = Probing(),
+        probe: Probe = DIRECTIONAL,
         loss: Loss = mean_loss,
     ) -> None:
         if interval < 1:
@@ -112,19 +113,19 @@ class MixturePlugin:
             self._identity["targets"] = [target.name for target in targets]
         self._sequence_length = domains[0].sequence_length
         self._clock = ProbeClock(time.perf_counter)
-        self._in_flight = isinstance(probing.method, InFlight)
+        self._in_flight = isinstance(probe, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
         self._needs = scheduler.observes
         wants_reference = self._needs == LossNeeds(reference=True)
         self._losses = TrainingLosses(len(domains), reference=wants_reference)
         self._general_loss: float | None = None
         self._measurement = measure_for(
-            self._needs, engine, domains, targets, probing=probing, loss=loss, seed=sampling.seed
+            self._needs, engine, domains, targets, probe=probe, loss=loss, seed=sampling.seed
         )
         self._predicted_overhead = 0.0
         if isinstance(self._needs, AlignmentNeeds | TargetNeeds):
             self._predicted_overhead = predicted_overhead(
-                probing,
+                probe,
                 num_domains=num_measured(self._needs, len(domains)),
                 interval=interval,
                 global_batch_size=engine.train_batch_size(),

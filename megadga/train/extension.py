@@ -6,7 +6,7 @@ from typing import Any
 from megadga.arrays import check_simplex
 from megadga.config.mixing import ExtensionOptions
 from megadga.mixers.base import AlignmentNeeds, LossNeeds, Needs, Scheduler, StepNeeds
-from megadga.mixers.probing import DirectionalProbe, InFlightProbe, Probe, ShardedProbe
+from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe, Sharded
 from megadga.mixers.rule import RuleContext
 from megadga.section import ConfigIssue, format_value
 
@@ -30,7 +30,7 @@ def make_extension(
     if issues := list(_find_unobserved(mixing, specific, needs)):
         raise context.error(issues)
     if isinstance(needs, AlignmentNeeds):
-        probe = mixing.probe or DirectionalProbe()
+        probe = mixing.probe or DIRECTIONAL
         if issues := list(_find_unmeasurable(probe, needs)):
             raise context.error(issues)
     return scheduler
@@ -97,7 +97,7 @@ def _no_probe(mixing: ExtensionOptions, observed: str) -> Iterator[ConfigIssue]:
 def _find_unmeasurable(probe: Probe, needs: AlignmentNeeds) -> Iterator[ConfigIssue]:
     """Yield what the probe cannot measure of what the rule needs."""
     section = ("mixing", "probe")
-    if isinstance(probe, InFlightProbe):
+    if isinstance(probe, InFlight):
         other = "directional or sharded: the rule observes"
         if needs.norms:
             expected = f"{other} norms of the domains' gradients"
@@ -105,7 +105,7 @@ def _find_unmeasurable(probe: Probe, needs: AlignmentNeeds) -> Iterator[ConfigIs
         if needs.mixtures is not None:
             expected = f"{other} mixtures of domains"
             yield ConfigIssue((*section, "type"), expected, format_value(probe.type))
-    if isinstance(probe, ShardedProbe) or probe.direction == "full" or not needs.preconditioned:
+    if isinstance(probe, Sharded) or probe.direction == "full" or not needs.preconditioned:
         return
     expected = "'full': the rule observes a gradient that is divided element by element"
     yield ConfigIssue(

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 
@@ -19,14 +19,7 @@ from megadga.data.manifest import manifest_path
 from megadga.errors import ConfigError
 from megadga.mixers.base import AlignmentNeeds, Mixtures, Scheduler, TargetNeeds, row_sums
 from megadga.mixers.basis import Basis, OverBasis, read_basis
-from megadga.mixers.probing import (
-    DirectionalProbe,
-    EnergyDirection,
-    InFlightProbe,
-    Probe,
-    RankDirection,
-    ShardedProbe,
-)
+from megadga.mixers.probing import DIRECTIONAL, Probe
 from megadga.mixers.rule import RuleContext, RuleOptions, make_scheduler
 from megadga.mixers.safeguards import effective_domains
 from megadga.mixers.static import (
@@ -37,15 +30,6 @@ from megadga.mixers.static import (
     unimax_weights,
 )
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
-from megadga.probes.methods import (
-    Directional,
-    InFlight,
-    LowRank,
-    Method,
-    ProbeBudget,
-    Probing,
-    Sharded,
-)
 from megadga.report.history import read_weights
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.extension import make_extension
@@ -144,41 +128,6 @@ class WeightResolver:
                     raise self.config.error(issues)
                 weights = np.array([rule[name] for name in self.names], dtype=np.float64)
                 return weights / weights.sum()
-
-
-WithoutMoments = Literal["refuse", "raw"]
-
-
-def make_probing(probe: Probe, without_moments: WithoutMoments = "refuse") -> Probing:
-    """Return how alignments are measured.
-
-    Args:
-        probe: Its section.
-        without_moments: What a score by AdamW's moments does before there are any.
-    """
-    budget = ProbeBudget(probe.sequences_per_domain, probe.specific_sequences)
-    return Probing(_method(probe), budget, without_moments)
-
-
-def _method(probe: Probe) -> Method:
-    match probe:
-        case DirectionalProbe():
-            return Directional(_low_rank(probe))
-        case InFlightProbe():
-            return InFlight(_low_rank(probe), refresh_every=probe.refresh_every)
-        case ShardedProbe():
-            return Sharded()
-
-
-def _low_rank(probe: DirectionalProbe | InFlightProbe) -> LowRank | None:
-    interval = probe.direction_interval
-    match probe.direction:
-        case RankDirection(rank=rank):
-            return LowRank(rank, interval=interval)
-        case EnergyDirection(energy=energy, max_rank=rank):
-            return LowRank(rank, energy, interval)
-        case "full":
-            return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,14 +256,14 @@ class Mixture:
     Attributes:
         scheduler: The rule.
         interval: Optimizer steps between updates; None: there are none.
-        probing: How alignments are measured for an update; None: there are none.
+        probe: How alignments are measured for an update; None: there are none.
         lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
         min_effective_domains: Effective domains below which the weights are cause for alarm.
     """
 
     scheduler: Scheduler
     interval: int | None = None
-    probing: Probing | None = None
+    probe: Probe | None = None
     lost_mass: float = 0.0
     min_effective_domains: float = 0.0
 
@@ -355,7 +304,7 @@ def make_mixture(
     return Mixture(
         scheduler,
         options.update_interval,
-        _probing(options, scheduler),
+        _probe(options, scheduler),
         lost_mass=scheduler.lost_mass if isinstance(scheduler, Static) else 0.0,
         min_effective_domains=options.least_effective_domains,
     )
@@ -392,11 +341,10 @@ def _path(key: str | KeyPath) -> KeyPath:
     return ("mixing", key) if isinstance(key, str) else ("mixing", *key)
 
 
-def _probing(options: RuleOptions, scheduler: Scheduler) -> Probing | None:
+def _probe(options: RuleOptions, scheduler: Scheduler) -> Probe | None:
     if not isinstance(scheduler.observes, AlignmentNeeds | TargetNeeds):
         return None
-    without_moments: WithoutMoments = getattr(options, "without_moments", "refuse")
-    return make_probing(options.alignment_probe or DirectionalProbe(), without_moments)
+    return options.alignment_probe or DIRECTIONAL
 
 
 def _check_alarm(config: RunConfig, scheduler: Scheduler) -> None:

@@ -101,23 +101,23 @@ def _rates(config: RunConfig) -> Iterator[ConfigIssue]:
 def _draws(data: RunData, mixture: Mixture) -> Iterator[ConfigIssue]:
     """Find measurements that read the same sequence twice in one update."""
     needs = mixture.scheduler.observes
-    if mixture.probing is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
+    if mixture.probe is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return
-    budget, path = mixture.probing.budget, ("mixing", "probe")
+    probe, path = mixture.probe, ("mixing", "probe")
     among_domains = isinstance(needs, AlignmentNeeds) and needs.target == "domains"
     for target in () if among_domains else data.specific:
-        if target.num_sequences < budget.specific_sequences:
+        if target.num_sequences < probe.specific_sequences:
             expected = f"at most {target.num_sequences}, the sequences of {target.name}"
-            found = str(budget.specific_sequences)
+            found = str(probe.specific_sequences)
             yield ConfigIssue((*path, "specific_sequences"), expected, found)
     if data.basis is not None:
         return
     sizes = np.array([domain.num_sequences for domain in data.domains])
-    if (smaller := int((sizes < budget.sequences_per_domain).sum())) > 0:
+    if (smaller := int((sizes < probe.sequences_per_domain).sum())) > 0:
         least = int(np.argmin(sizes))
         expected = f"at most {sizes[least]}, the sequences of {data.domains[least].name}"
         others = f" ({smaller - 1} more domains have too few)" if smaller > 1 else ""
-        found = f"{budget.sequences_per_domain}{others}"
+        found = f"{probe.sequences_per_domain}{others}"
         yield ConfigIssue((*path, "sequences_per_domain"), expected, found)
 
 

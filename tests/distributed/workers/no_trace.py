@@ -10,12 +10,11 @@ import torch
 
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
-from megadga.probes.methods import ProbeBudget, Probing
 from megadga.train.ranks import leave
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probe_cases import ProbeCase, no_trace_cases
 from tests.support.probed_models import PROBED_MODELS
-from tests.support.probes import BETWEEN_STEPS, METHODS
+from tests.support.probes import BETWEEN_STEPS, METHODS, sized
 from tests.support.schedulers import FrozenProbing
 from tests.support.shards import open_sets
 
@@ -37,7 +36,7 @@ def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
         FrozenProbing(num_domains) if probing else Static(uniform_weights(num_domains)),
         sampling=Sampling(seed=5),
         interval=2,
-        probing=Probing(METHODS[method or "sharded"], ProbeBudget(2, 3)),
+        probe=sized(METHODS[method or "sharded"], 2, 3),
         loss=probed.loss,
     )
     losses: list[float] = []
