@@ -160,12 +160,12 @@ class ProbeCheck:
         passes, size = self._passes, max(2, self._size)
         with evaluating(passes.engine.module):
             together = passes.mean_loss(self._sequences, micro_batch_size=size)
-            self._random = self._is_random(together, size)
-            if self._random or not np.isfinite(together):
+            if not np.isfinite(together):
                 return True  # nothing can be said
             alone = passes.mean_loss(self._sequences, micro_batch_size=1)
             if not abs(together - alone) <= self._tolerance.loss * abs(alone):
-                return False
+                self._random = self._is_random(together, size)
+                return self._random  # nothing can be said
             if self._size == 1:
                 return True  # two sequences may not fit into memory with what a gradient needs
             one = passes.gradient(self._sequences, micro_batch_size=1)

@@ -1,6 +1,6 @@
 """Engines in training for workers that measure on them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from torch import Tensor
 from megadga.arrays import IntArray
 from megadga.data.domain import Domain, SequenceSet
 from megadga.mixers.base import AlignmentNeeds, Alignments
-from megadga.mixers.probing import DIRECTIONAL, Probe
+from megadga.mixers.probing import DIRECTIONAL, Probe, Sharded
 from megadga.mixers.static import Static
 from megadga.plugin import Batch, MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement
 from megadga.probes.protocols import Measurement
 from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
+from tests.support.checks import checked_already
 from tests.support.engines import build_engine, settings
 from tests.support.probe_cases import ProbeCase
 from tests.support.probed_models import PROBED_MODELS, ProbedModel
@@ -47,20 +48,28 @@ class Training:
     specific: SequenceSet
     batches: MixturePlugin
     budget: tuple[int, int]
+    _checked: set[bool] = field(default_factory=set[bool])
 
     def measurement(
         self, method: Probe, needs: AlignmentNeeds = AlignmentNeeds(), *, raw: bool = False
     ) -> Measurement:
-        """Return what measures; ``raw``: without moments too."""
-        return make_measurement(
-            self.engine,
-            self.domains,
-            self.specific,
-            probe=sized(method, *self.budget),
-            needs=replace(needs, without_moments="raw") if raw else needs,
-            loss=self.probed.loss,
-            seed=SEED,
-        )
+        """Return what measures; ``raw``: without moments too.
+
+        Each kind of probe is checked once on an engine.
+        """
+        kind = isinstance(method, Sharded)
+        with checked_already(kind in self._checked):
+            measurement = make_measurement(
+                self.engine,
+                self.domains,
+                self.specific,
+                probe=sized(method, *self.budget),
+                needs=replace(needs, without_moments="raw") if raw else needs,
+                loss=self.probed.loss,
+                seed=SEED,
+            )
+        self._checked.add(kind)
+        return measurement
 
     def reference(self) -> Reference:
         """Copy the present parameters. Collective."""
