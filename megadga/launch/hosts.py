@@ -5,6 +5,7 @@ import os
 import random
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,6 +238,49 @@ class Place:
             EXPECTED_RANKS: str(ranks),
             STOP_FILE: str(self.stop_file),
         }
+
+
+LOCALHOST = "localhost"
+
+
+_DEVICE_NODES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "accel/accel*", "xpu*", "davinci[0-9]*")
+"""What there is of in /dev where torch may find accelerators."""
+
+
+_COUNT = (
+    "import torch; print(torch.accelerator.is_available() and torch.accelerator.device_count())"
+)
+
+
+def count_devices() -> tuple[int, str]:
+    """Return for how many ranks this machine has room, and of what: accelerators or else cores.
+
+    Torch is asked, in a process of its own, only where it may find accelerators: that takes
+    seconds.
+    """
+    if any(next(Path("/dev").glob(pattern), None) for pattern in _DEVICE_NODES):
+        asked = subprocess.run(  # noqa: S603  (our own words, and no shell)
+            (sys.executable, "-c", _COUNT), capture_output=True, text=True, check=False
+        )
+        found = asked.stdout.strip()
+        if found.isdecimal() and int(found) > 0:
+            return int(found), "accelerators"
+    return len(os.sched_getaffinity(0)), "cores"
+
+
+def count_accelerators() -> int:
+    """Return how many accelerators this machine offers.
+
+    Raises:
+        ConfigError: If there is none: CPU ranks must be asked for.
+    """
+    found, kind = count_devices()
+    if kind != "accelerators":
+        raise ConfigError(
+            "--accelerators-per-node: expected an accelerator on this machine or the number of "
+            "CPU processes to start, found neither"
+        )
+    return found
 
 
 def touch(path: Path) -> Callable[[Sequence[int]], None]:
