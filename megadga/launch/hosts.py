@@ -14,7 +14,7 @@ from typing import Self
 
 from megadga.errors import ConfigError
 from megadga.launch.ranks import EXPECTED_RANKS
-from megadga.launch.supervision import STOP_FILE
+from megadga.launch.supervision import STOP_FILE, Command
 
 _LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)", re.ASCII)
 
@@ -281,6 +281,59 @@ def count_accelerators() -> int:
             "CPU processes to start, found neither"
         )
     return found
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine's place among those of a run.
+
+    Attributes:
+        rank: Its number, in [0, ``nodes``).
+        nodes: How many there are.
+        master_address: The address of the first.
+        master_port: A free port there.
+    """
+
+    rank: int
+    nodes: int
+    master_address: str
+    master_port: int
+
+
+def rank_commands(
+    arguments: tuple[str, ...],
+    node: Node,
+    *,
+    ranks: int,
+    environment: Mapping[str, str],
+    folder: Path,
+) -> tuple[Command, ...]:
+    """Return the processes of one machine.
+
+    Args:
+        arguments: The command of each.
+        node: Which machine this is.
+        ranks: Processes on each machine, at least 1.
+        environment: What each starts with.
+        folder: Where each starts.
+    """
+    return tuple(
+        Command(
+            arguments,
+            {
+                **environment,
+                "RANK": str(node.rank * ranks + local_rank),
+                "LOCAL_RANK": str(local_rank),
+                "WORLD_SIZE": str(node.nodes * ranks),
+                "LOCAL_SIZE": str(ranks),
+                "MASTER_ADDR": node.master_address,
+                "MASTER_PORT": str(node.master_port),
+                EXPECTED_RANKS: str(node.nodes * ranks),
+            },
+            folder,
+        )
+        for local_rank in range(ranks)
+    )
 
 
 def touch(path: Path) -> Callable[[Sequence[int]], None]:

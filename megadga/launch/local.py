@@ -7,13 +7,12 @@ one machine of several, all of which something else starts: what a pod of Kubern
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from megadga.config.run import RunConfig
 from megadga.console import run_program
-from megadga.launch.hosts import Host, count_accelerators
+from megadga.launch.hosts import Host, Node, count_accelerators, rank_commands
 from megadga.launch.plan import (
     Plan,
     Request,
@@ -25,64 +24,9 @@ from megadga.launch.plan import (
     to_request,
     whole,
 )
-from megadga.launch.ranks import EXPECTED_RANKS
-from megadga.launch.supervision import Command
 
 _END_S = 10.0
 """What ending the ranks of a machine takes."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """One machine's place among those of a run.
-
-    Attributes:
-        rank: Its number, in [0, ``nodes``).
-        nodes: How many there are.
-        master_address: The address of the first.
-        master_port: A free port there.
-    """
-
-    rank: int
-    nodes: int
-    master_address: str
-    master_port: int
-
-
-def rank_commands(
-    arguments: tuple[str, ...],
-    node: Node,
-    *,
-    ranks: int,
-    environment: Mapping[str, str],
-    folder: Path,
-) -> tuple[Command, ...]:
-    """Return the processes of one machine.
-
-    Args:
-        arguments: The command of each.
-        node: Which machine this is.
-        ranks: Processes on each machine, at least 1.
-        environment: What each starts with.
-        folder: Where each starts.
-    """
-    return tuple(
-        Command(
-            arguments,
-            {
-                **environment,
-                "RANK": str(node.rank * ranks + local_rank),
-                "LOCAL_RANK": str(local_rank),
-                "WORLD_SIZE": str(node.nodes * ranks),
-                "LOCAL_SIZE": str(ranks),
-                "MASTER_ADDR": node.master_address,
-                "MASTER_PORT": str(node.master_port),
-                EXPECTED_RANKS: str(node.nodes * ranks),
-            },
-            folder,
-        )
-        for local_rank in range(ranks)
-    )
 
 
 def main(arguments: Sequence[str]) -> int:

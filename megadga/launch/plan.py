@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from megadga.config.deepspeed import accumulation_steps
@@ -356,24 +357,20 @@ def shown_duration(seconds: int) -> str:
     return f"{days}-{clock}" if days else clock
 
 
-def count(text: str) -> int:
-    """Return a whole number of at least 1, below 2^31."""
-    return whole_number(text, least=1)
+count = partial(whole_number, least=1)
+"""Parses a whole number of at least 1, below 2^31."""
 
 
-def whole(text: str) -> int:
-    """Return a whole number from 0, below 2^31."""
-    return whole_number(text, least=0)
+whole = partial(whole_number, least=0)
+"""Parses a whole number from 0, below 2^31."""
 
 
-def machines(text: str) -> int:
-    """Return a number of machines, at least 1."""
-    return whole_number(text, least=1, most=MOST_MACHINES)
+machines = partial(whole_number, least=1, most=MOST_MACHINES)
+"""Parses a number of machines, at least 1."""
 
 
-def ranks(text: str) -> int:
-    """Return a number of ranks on one machine, at least 1."""
-    return whole_number(text, least=1, most=MOST_RANKS)
+ranks = partial(whole_number, least=1, most=MOST_RANKS)
+"""Parses a number of ranks on one machine, at least 1."""
 
 
 def launch(

@@ -2,7 +2,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from megadga.launch.local import Node, rank_commands
+from megadga.launch.hosts import Node, rank_commands
 from megadga.launch.supervision import terminate
 from tests.unit.launch.hosts import FOLDER, request
 
