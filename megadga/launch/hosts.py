@@ -1,4 +1,4 @@
-"""Hostfiles, commands on remote hosts, and the environment that is forwarded to them."""
+"""Hosts: hostfiles, accelerators, jobs and ranks on them, and the variables that they are sent."""
 
 import json
 import os
