@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 from megadga.arrays import FloatArray
 from megadga.config.deepspeed import accumulation_steps, describe_settings
@@ -260,10 +261,9 @@ def _table(data: RunData, weights: FloatArray, epochs: FloatArray) -> Iterator[s
         held = f"{held_out[domain.name]:,}" if domain.name in held_out else "none"
         shares = f"{weights[index]:.4f}", f"{epochs[index]:.3f}"
         rows.append((domain.name, f"{domain.num_tokens:,}", held, *shares))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *numbers in rows:
-        right = (text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True))
-        yield "  ".join((name.ljust(widths[0]), *right))
+    align = ("left", "right", "right", "right", "right")
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
+    yield from table.split("\n")
     if len(listed) < len(epochs):
         left = np.delete(epochs, listed)
         yield f"and {_count(left.size, 'domain')} more with at most {left.max():.3f} epochs"

@@ -176,7 +176,7 @@ def _limit(request: Request) -> Manifest:
 
 def _node(request: Request, *, node_rank: str, master_address: str, master_port: str) -> list[str]:
     return [
-        *("python3", "-m", "megadga.launch.node"),
+        *("python3", "-m", "megadga.launch.local"),
         f"--node-rank={node_rank}",
         f"--master-address={master_address}",
         f"--master-port={master_port}",

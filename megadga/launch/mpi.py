@@ -7,29 +7,25 @@ not matter for which MPI anything was built.
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from megadga.config.run import RunConfig
 from megadga.console import run_program
 from megadga.errors import ConfigError
-from megadga.launch.hosts import Host, Place, touch, unreachable
+from megadga.launch.doctor.diagnosis import preflight
+from megadga.launch.hosts import LOCALHOST, Host, Place, unreachable
 from megadga.launch.plan import (
     Plan,
-    Preflight,
     Request,
     common_parser,
+    hosts_or_here,
     launch,
     patience_of,
-    requested_hosts,
     to_request,
-    unchecked,
 )
 from megadga.launch.supervision import Command
-
-LOCALHOST = "localhost"
-
 
 _KEEP_ALIVE = {
     f"{prefix}_MCA_oob_tcp_keepalive_{name}": value
@@ -71,7 +67,6 @@ def mpi_plan(
     return Plan(
         (Command(arguments, {**_KEEP_ALIVE, **place.environment, **told}, place.folder),),
         tuple(hosts),
-        ask_to_stop=touch(place.stop_file),
         patience=patience_of(request, end_s=15.0),
         max_restarts=request.max_restarts,
         port=place.port,
@@ -80,8 +75,13 @@ def mpi_plan(
     )
 
 
-def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
-    """Run ``launch/mpi``; return the exit code."""
+def main(arguments: Sequence[str], *, preflight: Callable[..., Sequence[str]] = preflight) -> int:
+    """Run ``launch/mpi``; return the exit code.
+
+    Args:
+        arguments: The command line's.
+        preflight: See ``launch``.
+    """
     parser = common_parser(
         "launch/mpi",
         "Train with Open MPI's mpirun: on the hosts of a hostfile, or else on this machine.",
@@ -92,24 +92,13 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
     def plan(config: RunConfig) -> Plan:
         return mpi_plan(
             request,
-            _hosts(request),
+            hosts_or_here(request),
             Place.here(config.output),
             mpirun=_find_mpirun(),
             cores=len(os.sched_getaffinity(0)),
         )
 
     return launch(request, plan, preflight=preflight)
-
-
-def _hosts(request: Request) -> tuple[Host, ...]:
-    if request.hostfile is not None or request.nodes > 1:
-        return requested_hosts(request)
-    if request.accelerators_per_node is None:
-        raise ConfigError(
-            "--accelerators-per-node: expected the number of ranks, as there is no hostfile; "
-            "found nothing"
-        )
-    return (Host(LOCALHOST, request.accelerators_per_node),)
 
 
 def _find_mpirun() -> str:
@@ -120,5 +109,5 @@ def _find_mpirun() -> str:
     return found
 
 
-if __name__ == "__main__":  # as the launcher's pod of an MPIJob does
-    run_program(lambda: main(sys.argv[1:]))
+if __name__ == "__main__":  # as the launcher's pod of an MPIJob does, whose workers may be late
+    run_program(lambda: main(sys.argv[1:], preflight=lambda *_, **__: ()))

@@ -9,17 +9,33 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
 from megadga.console import whole_number
 from megadga.errors import ConfigError, MegadgaError
-from megadga.launch.hosts import Host, first_hosts, read_hostfile
+from megadga.launch.doctor.diagnosis import preflight
+from megadga.launch.hosts import (
+    LOCALHOST,
+    Host,
+    count_accelerators,
+    first_hosts,
+    read_hostfile,
+    touch,
+)
 from megadga.launch.operators import remove_abandoned_locks
-from megadga.launch.supervision import PULSE_S, STOPPED, Command, Ended, Timeouts, supervise
+from megadga.launch.supervision import (
+    PULSE_S,
+    STOPPED,
+    Command,
+    Ended,
+    Timeouts,
+    supervise,
+    terminate,
+)
 from megadga.run_folder.failures import forget_failures, verdict
 from megadga.run_folder.markers import Outcome, finished_step, go_back
 
@@ -51,7 +67,6 @@ class Plan:
     Attributes:
         commands: Processes that belong together, at least one.
         hosts: The machines with their ranks.
-        ask_to_stop: Passes on the wish that the run should save and end, to the processes' ids.
         patience: How long they get.
         max_restarts: How often they are started again after a failure.
         file: Written before, removed after; None: none.
@@ -63,7 +78,6 @@ class Plan:
 
     commands: tuple[Command, ...]
     hosts: tuple[Host, ...]
-    ask_to_stop: Callable[[Sequence[int]], None]
     patience: Timeouts
     max_restarts: int = 0
     file: PrivateFile | None = None
@@ -101,8 +115,8 @@ def run(
             forget_failures(output)
             ended = supervise(
                 plan.commands,
-                ask_to_stop=plan.ask_to_stop,
                 patience=plan.patience,
+                ask_to_stop=terminate if plan.stop_file is None else touch(plan.stop_file),
                 end=plan.end,
             )
             if ended.code == 0 and not ended_well():
@@ -343,48 +357,27 @@ def shown_duration(seconds: int) -> str:
     return f"{days}-{clock}" if days else clock
 
 
-def count(text: str) -> int:
-    """Return a whole number of at least 1, below 2^31."""
-    return whole_number(text, least=1)
+count = partial(whole_number, least=1)
+"""Parses a whole number of at least 1, below 2^31."""
 
 
-def whole(text: str) -> int:
-    """Return a whole number from 0, below 2^31."""
-    return whole_number(text, least=0)
+whole = partial(whole_number, least=0)
+"""Parses a whole number from 0, below 2^31."""
 
 
-def machines(text: str) -> int:
-    """Return a number of machines, at least 1."""
-    return whole_number(text, least=1, most=MOST_MACHINES)
+machines = partial(whole_number, least=1, most=MOST_MACHINES)
+"""Parses a number of machines, at least 1."""
 
 
-def ranks(text: str) -> int:
-    """Return a number of ranks on one machine, at least 1."""
-    return whole_number(text, least=1, most=MOST_RANKS)
-
-
-class Preflight(Protocol):
-    """Looks at machines before a run starts on them."""
-
-    def __call__(self, hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
-        """Return a line for everything that would make a run fail there.
-
-        Args:
-            hosts: With as many slots as ranks will be there; rank 0 on the first.
-            output: The run's folder, absolute; it need not exist yet.
-            port: Where rank 0 will listen.
-        """
-        ...
-
-
-def unchecked(hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
-    """Look at nothing. A ``Preflight``."""
-    del hosts, output, port
-    return []
+ranks = partial(whole_number, least=1, most=MOST_RANKS)
+"""Parses a number of ranks on one machine, at least 1."""
 
 
 def launch(
-    request: Request, make_plan: Callable[[RunConfig], Plan], *, preflight: Preflight = unchecked
+    request: Request,
+    make_plan: Callable[[RunConfig], Plan],
+    *,
+    preflight: Callable[..., Sequence[str]] = preflight,
 ) -> int:
     """Run what a launcher plans; return its exit code.
 
@@ -394,7 +387,7 @@ def launch(
     Args:
         request: What the user asked for.
         make_plan: Turns the run into what to start.
-        preflight: Asked about the hosts of a hostfile.
+        preflight: Asked about the hosts of a hostfile; see the doctor's.
     """
     return told(lambda: _launch(request, make_plan, preflight))
 
@@ -416,15 +409,6 @@ def is_finished(config: RunConfig, request: Request) -> bool:
     if step is not None:
         print(f"{config.output}: finished after step {step}; nothing is left to train")
     return step is not None
-
-
-def check_ranks(config: RunConfig, ranks: int) -> None:
-    """Refuse a run whose batch does not divide among its ranks.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    accumulation_steps(config, ranks)
 
 
 def patience_of(request: Request, *, end_s: float) -> Timeouts:
@@ -456,12 +440,28 @@ def requested_hosts(request: Request) -> tuple[Host, ...]:
     )
 
 
-def _launch(request: Request, make_plan: Callable[[RunConfig], Plan], preflight: Preflight) -> int:
+def hosts_or_here(request: Request) -> tuple[Host, ...]:
+    """Return the machines of a request: those of its hostfile, or this one where one is wanted.
+
+    Raises:
+        ConfigError: As ``requested_hosts`` does, or if this machine has no accelerator and no
+            number of ranks is given.
+    """
+    if request.hostfile is None and request.nodes == 1:
+        return (Host(LOCALHOST, request.accelerators_per_node or count_accelerators()),)
+    return requested_hosts(request)
+
+
+def _launch(
+    request: Request,
+    make_plan: Callable[[RunConfig], Plan],
+    preflight: Callable[..., Sequence[str]],
+) -> int:
     config = load_config(request.config, request.overrides)
     if is_finished(config, request):
         return 0
     plan = make_plan(config)
-    check_ranks(config, plan.ranks)
+    accumulation_steps(config, plan.ranks)  # refuses a batch that does not divide among them
     if request.dry_run:
         print(show(plan, os.environ))
         return 0

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megadga.config.deepspeed import accumulation_steps
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.launch.plan import (
     USER_ERROR,
     Request,
-    check_ranks,
     common_parser,
     here_document,
     is_finished,
@@ -149,7 +149,7 @@ def _submit(request: Request, options: Sequence[str]) -> int:
     config = load_config(request.config, request.overrides)
     if is_finished(config, request):
         return 0
-    check_ranks(config, request.nodes * request.accelerators_per_node)
+    accumulation_steps(config, request.nodes * request.accelerators_per_node)
     output = config.output.absolute()
     script, command = slurm_script(request, output), sbatch_command(output, options)
     if request.dry_run:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
-from megadga.launch.hosts import JOB_FROM_FILE, SSH_OPTIONS, Host, Job, Place, touch, unreachable
+from megadga.launch.hosts import JOB_FROM_FILE, SSH_OPTIONS, Host, Job, Place, unreachable
 from megadga.launch.plan import (
     Plan,
-    Preflight,
     PrivateFile,
     Request,
     common_parser,
@@ -25,7 +24,6 @@ from megadga.launch.plan import (
     patience_of,
     requested_hosts,
     to_request,
-    unchecked,
 )
 from megadga.launch.supervision import Command
 
@@ -74,7 +72,6 @@ def ssh_plan(
     return Plan(
         (Command(deepspeed, environment, root),),
         tuple(hosts),
-        ask_to_stop=touch(place.stop_file),
         patience=patience_of(request, end_s=_END_S),
         max_restarts=request.max_restarts,
         file=file,
@@ -85,7 +82,7 @@ def ssh_plan(
     )
 
 
-def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run ``launch/ssh``; return the exit code."""
     parser = common_parser(
         "launch/ssh",
@@ -100,7 +97,7 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
             raise ConfigError("pdsh: expected it on the search path of this machine, found none")
         return ssh_plan(request, hosts, Place.here(config.output))
 
-    return launch(request, plan, preflight=preflight)
+    return launch(request, plan)
 
 
 def _runner_environment(environment: Mapping[str, str]) -> dict[str, str]:

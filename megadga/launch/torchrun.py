@@ -11,22 +11,19 @@ from functools import partial
 
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
-from megadga.launch.hosts import JOB_FROM_INPUT, SSH_OPTIONS, Host, Job, Place, touch, unreachable
-from megadga.launch.local import count_accelerators
+from megadga.launch.hosts import JOB_FROM_INPUT, SSH_OPTIONS, Host, Job, Place, unreachable
 from megadga.launch.plan import (
     Plan,
-    Preflight,
     Request,
     common_parser,
+    hosts_or_here,
     launch,
     patience_of,
-    requested_hosts,
     to_request,
-    unchecked,
 )
 from megadga.launch.supervision import Command
 
-_WATCHED = "megadga.launch.watched"
+_WATCHED = "megadga.launch.supervision"
 
 
 _END_S = 60.0
@@ -71,7 +68,6 @@ def torchrun_plan(
     return Plan(
         commands,
         tuple(hosts),
-        ask_to_stop=touch(place.stop_file),
         patience=patience_of(request, end_s=_END_S),
         port=place.port,
         stop_file=place.stop_file,
@@ -79,7 +75,7 @@ def torchrun_plan(
     )
 
 
-def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run ``launch/torchrun``; return the exit code."""
     parser = common_parser(
         "launch/torchrun",
@@ -90,17 +86,12 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
     request = to_request(parser, parser.parse_args(arguments))
 
     def plan(config: RunConfig) -> Plan:
-        return torchrun_plan(request, _hosts(request), Place.here(config.output))
+        over_ssh = request.hostfile is not None or request.nodes > 1
+        if over_ssh and not request.dry_run and shutil.which("ssh") is None:
+            raise ConfigError("ssh: expected it on the search path of this machine, found none")
+        return torchrun_plan(request, hosts_or_here(request), Place.here(config.output))
 
-    return launch(request, plan, preflight=preflight)
-
-
-def _hosts(request: Request) -> tuple[Host, ...]:
-    if request.hostfile is None and request.nodes == 1:
-        return (Host("localhost", request.accelerators_per_node or count_accelerators()),)
-    if shutil.which("ssh") is None and not request.dry_run:
-        raise ConfigError("ssh: expected it on the search path of this machine, found none")
-    return requested_hosts(request)
+    return launch(request, plan)
 
 
 def _agent(
