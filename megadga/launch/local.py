@@ -93,10 +93,10 @@ def count_accelerators() -> int:
     return int(found)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``launch/local``; return the exit code."""
+def main(arguments: Sequence[str], *, prog: str = "megadga launch local") -> int:
+    """Run ``megadga launch local``; return the exit code."""
     parser = common_parser(
-        "launch/local",
+        prog,
         "Train on this machine: a rank an accelerator, or N ranks on the CPU.",
         nodes=False,
     )

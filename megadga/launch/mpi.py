@@ -80,10 +80,15 @@ def mpi_plan(
     )
 
 
-def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
-    """Run ``launch/mpi``; return the exit code."""
+def main(
+    arguments: Sequence[str],
+    *,
+    prog: str = "megadga launch mpi",
+    preflight: Preflight = unchecked,
+) -> int:
+    """Run ``megadga launch mpi``; return the exit code."""
     parser = common_parser(
-        "launch/mpi",
+        prog,
         "Train with Open MPI's mpirun: on the hosts of a hostfile, or else on this machine.",
         hosts=True,
     )
