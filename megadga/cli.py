@@ -63,6 +63,7 @@ _LAUNCH = {
 MEGADGA = Entry(
     "online data mixing for language-model pretraining",
     commands={
+        "init": Entry("write a commented run into a new folder", "megadga.commands.init:INIT"),
         "data": Entry("turn text into shards, and look after them", commands=_DATA),
         "check": Entry("validate a run and its shards", "megadga.commands.check:CHECK"),
         "describe": Entry("explain a run key by key", "megadga.commands.check:DESCRIBE"),

@@ -1,4 +1,4 @@
-"""Runs `megadga data` in this process, as its users run it in a shell."""
+"""Runs commands of `megadga` in this process, as their users run them in a shell."""
 
 import io
 import subprocess
@@ -9,7 +9,12 @@ from megadga.cli import main
 
 def run_data(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command of `megadga data` to its end, whatever it says."""
-    words = ["data", name, *map(str, arguments)]
+    return run_command("data", name, *arguments)
+
+
+def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command of `megadga` to its end, whatever it says."""
+    words = [*map(str, arguments)]
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
         try:
             code = main(words)

@@ -184,7 +184,7 @@ def test_every_command_explains_itself_by_its_name(words, capsys):
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["--help"], ["data", "check", "launch", "train", "doctor"]),
+        (["--help"], ["init", "data", "check", "launch", "train", "doctor"]),
         (["data", "--help"], ["tokenizer", "build", "verify", "leakage"]),
         (["launch", "--help"], ["local", "slurm", "k8s"]),
     ],
