@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megadga.commands.command import Command
-from megadga.console import draws_bars
+from megadga.console import draws_bars, whole_number
 from megadga.data.create import (
     SHARD_TOKENS,
     adopt_shards,
@@ -27,7 +27,6 @@ from megadga.data.inspection import (
 )
 from megadga.data.verify import find_folders, plan_checks, verify_shard
 from megadga.errors import ConfigError
-from megadga.launch.plan import count
 from megadga.prepare.leakage.search import (
     LeakageRule,
     complain,
@@ -79,11 +78,15 @@ before web_10), except those that match --valid. The shards are read whole, and 
 def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="a folder of domains, or one domain's folder")
-    add("--sequence-length", type=count, metavar="S", help="count windows of S + 1 tokens")
+    add("--sequence-length", type=_length, metavar="S", help="count windows of S + 1 tokens")
     add("--decode", type=int, metavar="N", help="print document N of each domain, counted from 0")
     add("--split", default="train", metavar="SPLIT", help="where to find it (%(default)s)")
     add("--tokenizer", type=Path, metavar="FILE", help="what to decode with")
     add("--eod", metavar="TOKEN", help="what ends documents (the tokenizer's own, if it has one)")
+
+
+def _length(text: str) -> int:
+    return whole_number(text, least=1)
 
 
 def _inspect(args: argparse.Namespace) -> int:
