@@ -140,11 +140,11 @@ def test_another_way_to_end_processes_is_tried_before_force(tmp_path):
 SUPERVISOR = """\
 import os, signal, sys
 from pathlib import Path
-from megadga.launch.supervision import Command, Patience, supervise
+from megadga.launch.supervision import Command, Timeouts, supervise
 def stop(processes):
     for process in processes: os.kill(process, signal.SIGUSR1)
 child = (sys.executable, "-c", sys.argv[1])
-patience = Patience(stop_s=60.0, end_s=0.3)
+patience = Timeouts(stop_s=60.0, end_s=0.3)
 command = Command(child, os.environ, Path.cwd())
 sys.exit(supervise([command], ask_to_stop=stop, patience=patience).code)
 """
