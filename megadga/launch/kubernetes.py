@@ -137,7 +137,7 @@ def pytorch_job(request: Request, pods: Pods) -> list[Manifest]:
 
 
 def mpi_job(request: Request, pods: Pods) -> list[Manifest]:
-    """Return an MPIJob of Kubeflow's MPI operator, in whose launcher ``launch/mpi`` is at work."""
+    """Return an MPIJob of Kubeflow's MPI operator; its launcher runs ``megadga launch mpi``."""
     command = [
         *("python3", "-m", "megadga.launch.mpi", "--hostfile", "/etc/mpi/hostfile"),
         *_common(request),
@@ -248,9 +248,9 @@ _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?", re.ASCII)
 _NO_ACCELERATOR = "none"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``launch/k8s``; return the exit code."""
-    parser = _parser()
+def main(arguments: Sequence[str], *, prog: str = "megadga launch k8s") -> int:
+    """Run ``megadga launch k8s``; return the exit code."""
+    parser = _parser(prog)
     options = parser.parse_args(arguments)
     request = to_request(parser, options)
     if request.accelerators_per_node is None:
@@ -288,9 +288,9 @@ def _apply(manifests: str) -> int:
     return USER_ERROR if applied.returncode else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = common_parser(
-        "launch/k8s",
+        prog,
         "Train on Kubernetes: a pod a node. CONFIG is a path inside the containers, on a volume "
         "that all pods share. Prints the manifests with --dry-run, else applies them.",
         restarts=False,

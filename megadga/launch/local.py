@@ -29,10 +29,10 @@ _END_S = 10.0
 """What ending the ranks of a machine takes."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``launch/local``; return the exit code."""
+def main(arguments: Sequence[str], *, prog: str = "megadga launch local") -> int:
+    """Run ``megadga launch local``; return the exit code."""
     parser = common_parser(
-        "launch/local",
+        prog,
         "Train on this machine: a rank an accelerator, or N ranks on the CPU.",
         nodes=False,
     )

@@ -75,15 +75,21 @@ def mpi_plan(
     )
 
 
-def main(arguments: Sequence[str], *, preflight: Callable[..., Sequence[str]] = preflight) -> int:
-    """Run ``launch/mpi``; return the exit code.
+def main(
+    arguments: Sequence[str],
+    *,
+    prog: str = "megadga launch mpi",
+    preflight: Callable[..., Sequence[str]] = preflight,
+) -> int:
+    """Run ``megadga launch mpi``; return the exit code.
 
     Args:
         arguments: The command line's.
+        prog: What the program is called in messages.
         preflight: See ``launch``.
     """
     parser = common_parser(
-        "launch/mpi",
+        prog,
         "Train with Open MPI's mpirun: on the hosts of a hostfile, or else on this machine.",
         hosts=True,
     )

@@ -244,7 +244,7 @@ class Request:
 
 
 def common_parser(
-    name: str,
+    prog: str,
     description: str,
     *,
     hosts: bool = False,
@@ -255,14 +255,14 @@ def common_parser(
     """Return a parser of what launchers have in common.
 
     Args:
-        name: The executable's.
+        prog: What it is called by.
         description: What it does.
         hosts: It takes a hostfile.
         nodes: It can use several machines.
         restarts: It starts a run that failed again by itself.
         sees_output: The run's folder lies under the same path where it runs itself.
     """
-    parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG", help="the run's YAML file")
     add(

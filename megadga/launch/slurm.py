@@ -120,10 +120,10 @@ def sbatch_command(output: Path, options: Sequence[str]) -> tuple[str, ...]:
     return ("sbatch", f"--output={log}", *(f"--{option}" for option in options))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``launch/slurm``; return the exit code."""
+def main(arguments: Sequence[str], *, prog: str = "megadga launch slurm") -> int:
+    """Run ``megadga launch slurm``; return the exit code."""
     parser = common_parser(
-        "launch/slurm",
+        prog,
         "Submit a run to SLURM: a task an accelerator. Before its limit the run saves, and the "
         "job goes back into the queue, until the run is finished.",
         restarts=False,

@@ -82,10 +82,10 @@ def ssh_plan(
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``launch/ssh``; return the exit code."""
+def main(arguments: Sequence[str], *, prog: str = "megadga launch ssh") -> int:
+    """Run ``megadga launch ssh``; return the exit code."""
     parser = common_parser(
-        "launch/ssh",
+        prog,
         "Train on the hosts of a hostfile, with DeepSpeed's launcher over pdsh and ssh.",
         hosts=True,
     )

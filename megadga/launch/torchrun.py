@@ -75,10 +75,10 @@ def torchrun_plan(
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``launch/torchrun``; return the exit code."""
+def main(arguments: Sequence[str], *, prog: str = "megadga launch torchrun") -> int:
+    """Run ``megadga launch torchrun``; return the exit code."""
     parser = common_parser(
-        "launch/torchrun",
+        prog,
         "Train under torchrun (elastic, c10d): an agent on each host of a hostfile, started over "
         "ssh, or without one on this machine.",
         hosts=True,

@@ -69,9 +69,9 @@ class DgaOptions(RuleOptions):
     """What the score adam does before AdamW has second moments; refuse: an error; raw: as the
     score raw. Other scores do not read it."""
     basis: Path | None = None
-    """File of basis distributions over the domains (tools/histogram.py), relative to this file:
-    the rule (initial, prior, floor too) weights these in the domains' place, and probes draw from
-    them; null: it weights the domains."""
+    """File of basis distributions over the domains (`megadga data histogram`), relative to this
+    file: the rule (initial, prior, floor too) weights these in the domains' place, and probes draw
+    from them; null: it weights the domains."""
     initial: Weights = "uniform"
     """Weights at step 0: uniform, proportional (to tokens), {type: temperature, temperature: T},
     {type: unimax, max_epochs: N}, or {domain: weight} for every domain. With a basis: uniform, or

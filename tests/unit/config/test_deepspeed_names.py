@@ -194,7 +194,7 @@ def test_a_mistake_in_the_settings_is_told_with_the_line_of_their_file(tmp_path)
     "path",
     sorted(
         path
-        for folder in ("configs", "docs")
+        for folder in ("configs", "docs", "megadga/examples")
         for path in (Path(__file__).parents[3] / folder).rglob("*.json")
         if "optimizer" in path.read_text()
     ),
