@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from megadga.mixers.doremi import Doremi as Doremi
     from megadga.mixers.grape import Grape as Grape
     from megadga.mixers.odm import Odm as Odm
+    from megadga.mixers.probing import Directional as Directional
+    from megadga.mixers.probing import InFlight as InFlight
+    from megadga.mixers.probing import LowRank as LowRank
+    from megadga.mixers.probing import LowRankEnergy as LowRankEnergy
+    from megadga.mixers.probing import Sharded as Sharded
     from megadga.mixers.schedule import Schedule as Schedule
     from megadga.mixers.static import Static as Static
     from megadga.mixers.static import uniform_weights as uniform_weights
@@ -39,12 +44,6 @@ if TYPE_CHECKING:
     from megadga.plugin import MixturePlugin as MixturePlugin
     from megadga.plugin import Plugin as Plugin
     from megadga.plugin import Sampling as Sampling
-    from megadga.probes.methods import Directional as Directional
-    from megadga.probes.methods import InFlight as InFlight
-    from megadga.probes.methods import LowRank as LowRank
-    from megadga.probes.methods import ProbeBudget as ProbeBudget
-    from megadga.probes.methods import Probing as Probing
-    from megadga.probes.methods import Sharded as Sharded
 
 _PUBLIC = {
     "megadga.data.folder": ("DomainSource", "open_domain", "open_domains", "open_examples"),
@@ -58,13 +57,11 @@ _PUBLIC = {
     "megadga.mixers.doremi": ("Doremi",),
     "megadga.mixers.grape": ("Grape",),
     "megadga.mixers.odm": ("Odm",),
+    "megadga.mixers.probing": ("Directional", "InFlight", "LowRank", "LowRankEnergy", "Sharded"),
     "megadga.mixers.schedule": ("Schedule",),
     "megadga.mixers.static": ("Static", "uniform_weights"),
     "megadga.mixers.targets": ("OverTargets",),
     "megadga.plugin": ("Batch", "BatchIndices", "MixturePlugin", "Plugin", "Sampling"),
-    "megadga.probes.methods": (
-        *("Directional", "InFlight", "LowRank", "ProbeBudget", "Probing", "Sharded"),
-    ),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 

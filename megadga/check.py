@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 from megadga.arrays import FloatArray
 from megadga.config.deepspeed import accumulation_steps, describe_settings
@@ -15,17 +16,9 @@ from megadga.data.manifest import read_manifest
 from megadga.data.sampler import cap_weights
 from megadga.data.verify import FolderCheck, find_folders, plan_checks
 from megadga.mixers.base import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeeds
+from megadga.mixers.probing import Directional, InFlight, Probe, Sharded
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
-from megadga.probes.methods import (
-    Directional,
-    InFlight,
-    PassCounts,
-    Probing,
-    Sharded,
-    num_compared,
-    num_measured,
-    predicted_overhead,
-)
+from megadga.probes.overhead import PassCounts, num_compared, num_measured, predicted_overhead
 from megadga.train.data import RunData, check_output, open_data
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
 from megadga.train.plausibility import find_warnings
@@ -199,30 +192,29 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
         if needs == LossNeeds(reference=True):
             what = f"{what} above the reference's"
         return f"none: the weights {what}, every {_count(mixture.interval or 1, 'step')}"
-    if mixture.probing is None or mixture.interval is None:
+    if mixture.probe is None or mixture.interval is None:
         return "none: the weights stay as they are"
     if not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return "none: the weights stay as they are"
     domains, batch = num_measured(needs, len(data.domains)), config.training.global_batch_size
     overhead = predicted_overhead(
-        mixture.probing,
+        mixture.probe,
         num_domains=domains,
         interval=mixture.interval,
         global_batch_size=batch,
         needs=needs,
     )
-    budget = mixture.probing.budget
-    of_domains = _product(overhead.domains, domains, budget.sequences_per_domain)
-    compared = num_compared(needs, budget, domains)
+    of_domains = _product(overhead.domains, domains, mixture.probe.sequences_per_domain)
+    compared = num_compared(needs, mixture.probe, domains)
     reads = f"{of_domains} + {_product(overhead.specific, compared)}"
     if overhead.losses.times:
         reads = f"{reads} + {_product(overhead.losses, compared)} for losses"
     quotient = f"({reads}) / ({mixture.interval} x {batch})"
-    most = "at most " if isinstance(mixture.probing.method, InFlight) else ""
+    most = "at most " if isinstance(mixture.probe, InFlight) else ""
     text = (
         f"every {mixture.interval} steps: {quotient} = {most}{overhead.share:.1%} more sequences"
     )
-    return f"{text}; {_gradients(mixture.probing, domains, needs)}"
+    return f"{text}; {_gradients(mixture.probe, domains, needs)}"
 
 
 def _product(reads: PassCounts, *factors: int) -> str:
@@ -231,9 +223,9 @@ def _product(reads: PassCounts, *factors: int) -> str:
     return product if reads.every == 1 else f"{product} / {reads.every}"
 
 
-def _gradients(probing: Probing, domains: int, needs: AlignmentNeeds | TargetNeeds) -> str:
+def _gradients(probe: Probe, domains: int, needs: AlignmentNeeds | TargetNeeds) -> str:
     """Say what a probe forms and reduces over the ranks, which counting sequences leaves out."""
-    match probing.method:
+    match probe:
         case Sharded():
             targets = needs.num_targets if isinstance(needs, TargetNeeds) else 1
             return f"sharded: {targets * (domains + 1)} whole gradients per update"
@@ -269,10 +261,9 @@ def _table(data: RunData, weights: FloatArray, epochs: FloatArray) -> Iterator[s
         held = f"{held_out[domain.name]:,}" if domain.name in held_out else "none"
         shares = f"{weights[index]:.4f}", f"{epochs[index]:.3f}"
         rows.append((domain.name, f"{domain.num_tokens:,}", held, *shares))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *numbers in rows:
-        right = (text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True))
-        yield "  ".join((name.ljust(widths[0]), *right))
+    align = ("left", "right", "right", "right", "right")
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
+    yield from table.split("\n")
     if len(listed) < len(epochs):
         left = np.delete(epochs, listed)
         yield f"and {_count(left.size, 'domain')} more with at most {left.max():.3f} epochs"

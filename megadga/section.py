@@ -1,5 +1,7 @@
-"""Base class and number types of every section of a run's configuration (pydantic)."""
+"""Sections of a run's configuration (pydantic): base class, number types, what is wrong in one."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,3 +65,34 @@ Share = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
 
 
 PositiveShare = Annotated[float, Field(strict=True, gt=0.0, le=1.0)]
+
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class ConfigIssue:
+    """One problem in a configuration.
+
+    Args:
+        path: The key, from the root.
+        expected: Description of valid values.
+        found: The value found.
+        hint: Suggested value or key; empty if there is none.
+    """
+
+    path: KeyPath
+    expected: str
+    found: str
+    hint: str = ""
+
+
+def dotted(path: KeyPath) -> str:
+    """Return the path in dotted notation: ``mixing.step_size``."""
+    return ".".join(map(str, path))
+
+
+def format_value(value: Any) -> str:
+    """Format a value for a message, in YAML notation and truncated."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

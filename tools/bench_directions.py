@@ -21,7 +21,7 @@ from megadga.console import run_program, tool_parser
 from megadga.data.folder import DomainSource, open_domain, open_domains
 from megadga.demo.benchmark import prepare_shards
 from megadga.errors import ConfigError, MegadgaError
-from megadga.probes.methods import ProbeBudget
+from megadga.mixers.probing import Directional
 from megadga.train.ranks import process_group
 from trials.directions_report import draw, record, tables, weights_of
 from trials.training import Recipe, Trained, train
@@ -78,7 +78,10 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         layers=args.layers,
         sequence_length=args.sequence_length,
         batch=args.batch,
-        budget=ProbeBudget(args.sequences_per_domain, args.specific_sequences),
+        probe=Directional(
+            sequences_per_domain=args.sequences_per_domain,
+            specific_sequences=args.specific_sequences,
+        ),
         step_size=args.step_size,
         ema=args.ema,
         learning_rate=args.learning_rate,

@@ -32,6 +32,7 @@ PACKAGES = (
     "annotated-types",
     "typing-inspection",
     "typing-extensions",
+    "tabulate",
 )
 """What DeepSpeed and megadga import, and that machine lacks or may have in older versions."""
 _PLATFORM = (

@@ -1,21 +1,17 @@
 """Consistency checks between settings that are valid on their own."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from megadga.config.deepspeed_keys import STABLE_DECAY, StableDecaySection, find_unknown_names
-from megadga.config.mixing import ExtensionMixing, Mixing
 from megadga.config.sections import TrainingSection
-from megadga.config.validation import ConfigIssue, KeyPath, format_value, issues_from_validation
-from megadga.mixers.dga import DgaMixing
-from megadga.mixers.doge import DogeMixing
-from megadga.mixers.grape import GrapeMixing
-from megadga.mixers.probing import DirectionalProbe, InFlightProbe, ShardedProbe
-from megadga.mixers.schedule import ScheduleMixing
-from megadga.mixers.weights import TemperatureWeights, UnimaxWeights
+from megadga.config.validation import issues_from_validation
+from megadga.mixers.probing import InFlight
+from megadga.mixers.rule import RuleOptions
+from megadga.section import ConfigIssue, KeyPath, format_value
 
 AUTO = "auto"
 """Placeholder in DeepSpeed's JSON for values that the run's configuration defines."""
@@ -164,194 +160,17 @@ def _autos(value: Any, path: KeyPath) -> Iterator[KeyPath]:
             yield from _autos(inner, (*path, key))
 
 
-_OF_NORMS = ("cosine", "clipped")
-
-
-_IN_FLIGHT = "mixing.probe.type in_flight"
-
-
-def find_dga_inconsistencies(mixing: DgaMixing) -> Iterator[ConfigIssue]:
-    """Yield combinations of a DGA section's options that its probe does not support."""
-    if mixing.basis is not None:
-        yield from _over_basis(mixing)
-    yield from _guards(mixing)
-    match mixing.probe:
-        case DirectionalProbe() as probe:
-            yield from _direction(probe, mixing.score)
-        case InFlightProbe() as probe:
-            yield from _direction(probe, mixing.score)
-            if mixing.score in _OF_NORMS:
-                expected = f"'raw' or 'adam' with {_IN_FLIGHT}, which forms no domain's gradient"
-                yield ConfigIssue(("mixing", "score"), expected, format_value(mixing.score))
-        case ShardedProbe():
-            if mixing.min_signal > 0.0:
-                expected = "0 with mixing.probe.type sharded, which measures no noise"
-                yield ConfigIssue(
-                    ("mixing", "min_signal"), expected, format_value(mixing.min_signal)
-                )
-            return
-    if mixing.min_signal > 0.0 and mixing.probe.sequences_per_domain == 1:
-        path = ("mixing", "probe", "sequences_per_domain")
-        expected = "at least 2 with mixing.min_signal above 0, to estimate the noise"
-        yield ConfigIssue(path, expected, "1")
-
-
-def find_rule_inconsistencies(
-    mixing: Mixing | ExtensionMixing, specific: Sequence[str] | None
-) -> Iterator[ConfigIssue]:
-    """Yield inconsistencies within a mixing section, and with the specific sets.
-
-    Args:
-        mixing: The section.
-        specific: Names of the specific sets; None if they are invalid themselves.
-    """
-    match mixing:
-        case ScheduleMixing():
-            yield from find_schedule_inconsistencies(mixing)
-        case ExtensionMixing():
-            yield from find_extension_inconsistencies(mixing)
-        case DgaMixing():
-            yield from find_dga_inconsistencies(mixing)
-            yield from _targets(mixing, specific)
-        case GrapeMixing():
-            yield from _targets(mixing, specific)
-        case DogeMixing():
-            yield from find_doge_inconsistencies(mixing, specific)
-        case _:
-            pass
-
-
-def _targets(
-    mixing: DgaMixing | GrapeMixing, specific: Sequence[str] | None
-) -> Iterator[ConfigIssue]:
-    """Yield options that do not support this number of specific sets."""
-    if specific is None:
-        return
-    if not specific:
-        expected = f"at least one set, which mixing.type {mixing.type} aligns to"
-        yield ConfigIssue(("data", "specific"), expected, "none")
-    several = f"{len(specific)} sets in data.specific"
-    if isinstance(mixing, GrapeMixing):
-        several = "mixing.type grape"
-        if isinstance(mixing.probe, DirectionalProbe):
-            yield from _direction(mixing.probe, mixing.score)
-    elif len(specific) < 2:
-        return
-    elif mixing.min_signal > 0.0:
-        expected = f"0 with {several}, as the noise of their combined scores is not estimated"
-        yield ConfigIssue(("mixing", "min_signal"), expected, format_value(mixing.min_signal))
-    if isinstance(mixing.probe, InFlightProbe):
-        expected = f"directional or sharded with {several}: in_flight has a single direction"
-        yield ConfigIssue(("mixing", "probe", "type"), expected, format_value(mixing.probe.type))
-
-
-def find_doge_inconsistencies(
-    mixing: DogeMixing, specific: Sequence[str] | None
-) -> Iterator[ConfigIssue]:
-    """Yield combinations of a DoGE section's options that its probe does not support."""
-    match mixing.probe:
-        case DirectionalProbe() as probe:
-            yield from _held_direction(probe)
-        case InFlightProbe():
-            expected = "directional or sharded with mixing.type doge, which needs gradient norms"
-            yield ConfigIssue(
-                ("mixing", "probe", "type"), expected, format_value(mixing.probe.type)
-            )
-        case ShardedProbe():
-            pass
-    if specific is not None and mixing.target == "specific" and len(specific) != 1:
-        expected = "exactly one set, which mixing.type doge aligns to"
-        yield ConfigIssue(("data", "specific"), expected, ", ".join(specific) or "none")
-
-
-def _guards(mixing: DgaMixing) -> Iterator[ConfigIssue]:
-    if mixing.freeze_after is not None and mixing.freeze_after <= mixing.warmup:
-        expected = f"more than mixing.warmup ({mixing.warmup}), or the weights never move"
-        yield ConfigIssue(("mixing", "freeze_after"), expected, format_value(mixing.freeze_after))
-    guard = mixing.general_guard
-    if guard is not None and guard.pull <= mixing.prior_pull:
-        expected = f"more than mixing.prior_pull ({mixing.prior_pull}), or the guard does nothing"
-        yield ConfigIssue(("mixing", "general_guard", "pull"), expected, format_value(guard.pull))
-
-
-def find_extension_inconsistencies(mixing: ExtensionMixing) -> Iterator[ConfigIssue]:
-    """Yield unsupported options of an extension's probe."""
-    if isinstance(mixing.probe, DirectionalProbe | InFlightProbe):
-        yield from _held_direction(mixing.probe)
-
-
-def find_schedule_inconsistencies(mixing: ScheduleMixing) -> Iterator[ConfigIssue]:
-    """Yield inconsistencies of a schedule section."""
-    given = [key for key in ("stages", "csv", "replay") if getattr(mixing, key) is not None]
-    if len(given) != 1:
-        expected = "exactly one of stages, csv and replay"
-        yield ConfigIssue(("mixing",), expected, " and ".join(given) or "none")
-        return
-    if mixing.replay is not None and mixing.between == "linear":
-        expected = "'constant' with mixing.replay, as weights of a run are piecewise constant"
-        yield ConfigIssue(("mixing", "between"), expected, format_value(mixing.between))
-    if mixing.stages is not None:
-        yield from _stages([stage.step for stage in mixing.stages])
-
-
-def _stages(steps: Sequence[int]) -> Iterator[ConfigIssue]:
-    if not steps:
-        yield ConfigIssue(("mixing", "stages"), "at least one stage", "none")
-    for index, step in enumerate(steps):
-        path = ("mixing", "stages", index, "step")
-        if index == 0 and step != 0:
-            yield ConfigIssue(path, "0, where training begins", str(step))
-        if index > 0 and step <= steps[index - 1]:
-            yield ConfigIssue(
-                path, f"more than the {steps[index - 1]} of the stage before", str(step)
-            )
-
-
 def find_batch_inconsistencies(
-    mixing: Mixing | ExtensionMixing, training: TrainingSection
+    mixing: RuleOptions, training: TrainingSection
 ) -> Iterator[ConfigIssue]:
     """Yield training options that the in-flight probe does not support."""
-    measured = isinstance(mixing, DgaMixing | ExtensionMixing)
-    if not (measured and isinstance(mixing.probe, InFlightProbe)):
+    if not isinstance(mixing.alignment_probe, InFlight):
         return
+    in_flight = "mixing.probe.type in_flight"
     if training.loss_reweighting is not None:
-        expected = f"null with {_IN_FLIGHT}, which measures on batches that train on the mean loss"
+        expected = f"null with {in_flight}, which measures on batches that train on the mean loss"
         found = training.loss_reweighting.strategy
         yield ConfigIssue(("training", "loss_reweighting"), expected, format_value(found))
     if training.global_batch_size == 1:
-        expected = f"at least 2 with {_IN_FLIGHT}, which compares the sequences of a batch"
+        expected = f"at least 2 with {in_flight}, which compares the sequences of a batch"
         yield ConfigIssue(("training", "global_batch_size"), expected, "1")
-
-
-def _over_basis(mixing: DgaMixing) -> Iterator[ConfigIssue]:
-    if isinstance(mixing.probe, InFlightProbe):
-        expected = (
-            "directional or sharded with mixing.basis: a sequence of a batch is of one domain"
-        )
-        yield ConfigIssue(("mixing", "probe", "type"), expected, format_value(mixing.probe.type))
-    for key, rule in (("initial", mixing.initial), ("prior", mixing.prior)):
-        if isinstance(rule, TemperatureWeights | UnimaxWeights):
-            found = format_value(rule.model_dump())
-        elif rule == "proportional":
-            found = format_value(rule)
-        else:
-            continue
-        expected = (
-            "uniform or {name: weight} with mixing.basis, whose distributions hold no tokens"
-        )
-        yield ConfigIssue(("mixing", key), expected, found)
-
-
-def _direction(probe: DirectionalProbe | InFlightProbe, score: str) -> Iterator[ConfigIssue]:
-    yield from _held_direction(probe)
-    if probe.direction != "full" and score == "adam":
-        expected = "'full' with mixing.score adam, which divides element by element"
-        found = format_value(probe.direction.model_dump())
-        yield ConfigIssue(("mixing", "probe", "direction"), expected, found)
-
-
-def _held_direction(probe: DirectionalProbe | InFlightProbe) -> Iterator[ConfigIssue]:
-    if probe.direction == "full" and probe.direction_interval > 1:
-        expected = "1 with mixing.probe.direction full, or a low-rank one"
-        path = ("mixing", "probe", "direction_interval")
-        yield ConfigIssue(path, expected, format_value(probe.direction_interval))

@@ -7,15 +7,8 @@ from typing import Any, Self, Union, cast
 
 from pydantic import model_validator
 
-from megadga.config.validation import (
-    SIMILARITY_CUTOFF,
-    ConfigIssue,
-    KeyPath,
-    dotted,
-    format_value,
-    validation_error,
-)
-from megadga.section import Count, Section, Share, Whole
+from megadga.config.validation import SIMILARITY_CUTOFF, dotted, validation_error
+from megadga.section import ConfigIssue, Count, KeyPath, Section, Share, Whole, format_value
 
 STABLE_DECAY = "WarmupStableDecayLR"
 """The ``scheduler.type`` in DeepSpeed's JSON of the schedule below, which DeepSpeed lacks."""

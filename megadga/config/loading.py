@@ -8,15 +8,14 @@ from pydantic import ValidationError
 
 from megadga.config.run import RunConfig
 from megadga.config.validation import (
-    ConfigIssue,
     SourceMap,
-    format_value,
     issues_from_validation,
     resolve_path,
     resolve_paths,
 )
 from megadga.config.yaml_source import ConfigDocument, parse, read_file
 from megadga.errors import ConfigError
+from megadga.section import ConfigIssue, format_value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -1,9 +1,9 @@
 """The `mixing` section of a run: built-in rules by `type`, or an installed extension's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, cast
 
 from pydantic import (
     BaseModel,
@@ -18,68 +18,31 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from megadga.config.validation import (
-    ConfigIssue,
-    KeyPath,
-    choice_issue,
-    issues_from_validation,
-    sections_in,
-    type_name,
-    validation_error,
-)
-from megadga.mixers.dga import DgaMixing
-from megadga.mixers.doge import DogeMixing
-from megadga.mixers.doremi import DoremiMixing
+from megadga.config.validation import choice_issue, issues_from_validation, validation_error
 from megadga.mixers.extension import (
     BrokenExtensionError,
     Extension,
     Installed,
     installed_extensions,
 )
-from megadga.mixers.grape import GrapeMixing
-from megadga.mixers.odm import OdmMixing
-from megadga.mixers.probing import Probe
-from megadga.mixers.schedule import ScheduleMixing
-from megadga.mixers.static import ImportanceMixing, ProportionalMixing, StaticMixing, UniformMixing
-from megadga.mixers.weights import TemperatureWeights, UnimaxWeights
-from megadga.section import Count, Section
+from megadga.mixers.probing import Probe, find_direction_inconsistencies
+from megadga.mixers.rule import RuleOptions, built_in_rules
+from megadga.section import ConfigIssue, Count, KeyPath, Section
 
-Mixing = Annotated[
-    DgaMixing
-    | StaticMixing
-    | ImportanceMixing
-    | ScheduleMixing
-    | OdmMixing
-    | GrapeMixing
-    | DogeMixing
-    | DoremiMixing
-    | UniformMixing
-    | ProportionalMixing
-    | TemperatureWeights
-    | UnimaxWeights,
-    Field(discriminator="type"),
-]
-
-
-def aligns_to_specific(mixing: Mixing) -> bool:
-    """Tell whether a run's rule compares domains with the specific sets."""
-    match mixing:
-        case DgaMixing() | GrapeMixing():
-            return True
-        case DogeMixing():
-            return mixing.target == "specific"
-        case _:
-            return False
+if TYPE_CHECKING:
+    BuiltIn = RuleOptions
+else:  # the rules there are decide which sections there are
+    BuiltIn = Annotated[
+        Union[tuple(rule.options for rule in built_in_rules().values())],  # noqa: UP007
+        Field(discriminator="type"),
+    ]
+"""The section of a built-in rule, chosen by its ``type``."""
 
 
 _TYPE: KeyPath = ("mixing", "type")
 
 
-BUILT_IN = frozenset(map(type_name, sections_in(Mixing)))
-"""Types that no extension can take the place of."""
-
-
-class ExtensionMixing(Section):
+class ExtensionOptions(RuleOptions):
     """A rule from another package; its options are keys of this section."""
 
     type: str
@@ -93,6 +56,11 @@ class ExtensionMixing(Section):
     _installed: Installed = PrivateAttr()
     _extension: Extension[Any] = PrivateAttr()
 
+    def find_inconsistencies(self, specific: Sequence[str] | None) -> Iterator[ConfigIssue]:  # noqa: ARG002
+        """Yield what the probe cannot do, whatever the rule observes."""
+        if self.probe is not None:
+            yield from find_direction_inconsistencies(self.probe)
+
     def brought_by(self, installed: Installed, extension: Extension[Any]) -> Self:
         """Note where the rule comes from, and what makes it of these options."""
         self._installed, self._extension = installed, extension
@@ -103,7 +71,8 @@ class ExtensionMixing(Section):
         return self._installed, self._extension
 
 
-_RESERVED = frozenset({*ExtensionMixing.model_fields, "brought_by", "origin"})
+_RESERVED = frozenset({*dir(ExtensionOptions), *ExtensionOptions.model_fields} - {*dir(Section)})
+"""What options of an extension must not be called."""
 
 
 class WithExtensions:
@@ -115,20 +84,20 @@ class WithExtensions:
         """Return a schema that looks for extensions only where the type is none of ours."""
         return core_schema.no_info_wrap_validator_function(
             _validate,
-            handler.generate_schema(Mixing),
+            handler.generate_schema(BuiltIn),
             # Written as what it is: keys that an extension's options add are keys of the section.
             serialization=core_schema.simple_ser_schema("any"),
         )
 
 
 def _validate(value: object, built_in: ValidatorFunctionWrapHandler) -> Any:
-    if isinstance(value, ExtensionMixing):
+    if isinstance(value, ExtensionOptions):
         return value
     if not isinstance(value, Mapping):
         return built_in(value)
     values = cast("Mapping[str, object]", value)
     name = values.get("type")
-    if not isinstance(name, str) or name in BUILT_IN:
+    if not isinstance(name, str) or name in built_in_rules():
         return built_in(value)
     installed = _find(name)
     try:
@@ -149,9 +118,10 @@ def _find(name: str) -> Installed:
     extensions = installed_extensions()
     found = [each for each in extensions if each.name == name]
     if not found:
-        ours = map(type_name, sections_in(Mixing))
-        theirs = (each.name for each in extensions if each.name not in BUILT_IN)
-        raise validation_error([choice_issue(_TYPE, dict.fromkeys([*ours, *theirs]), name)])
+        theirs = (each.name for each in extensions if each.name not in built_in_rules())
+        raise validation_error(
+            [choice_issue(_TYPE, dict.fromkeys([*built_in_rules(), *theirs]), name)]
+        )
     if len(found) > 1:
         raise _issue("an extension that one distribution brings", _listed(found))
     return found[0]
@@ -166,10 +136,10 @@ def _issue(expected: str, found: str) -> PydanticCustomError:
 
 
 @cache  # sections of one class are equal or not by their values
-def _section_of(name: str, options: type[BaseModel]) -> type[ExtensionMixing]:
+def _section_of(name: str, options: type[BaseModel]) -> type[ExtensionOptions]:
     """Return the section of an extension: its options, and what every rule has.
 
-    Of what a class and `ExtensionMixing` both configure, the latter's counts: no unknown key, no
+    Of what a class and `ExtensionOptions` both configure, the latter's counts: no unknown key, no
     number that is not finite, nothing that changes.
 
     Raises:
@@ -179,9 +149,9 @@ def _section_of(name: str, options: type[BaseModel]) -> type[ExtensionMixing]:
         raise BrokenExtensionError(f"options with the reserved key {taken[0]!r}")
     if renamed := [key for key, field in options.model_fields.items() if _has_alias(field)]:
         raise BrokenExtensionError(f"options with an alias for {renamed[0]!r}")
-    meaning = ExtensionMixing.model_fields["type"].description
+    meaning = ExtensionOptions.model_fields["type"].description
     chosen: Any = Literal[name]
-    bases: Any = (options, ExtensionMixing)
+    bases: Any = (options, ExtensionOptions)
     try:
         section: Any = create_model(
             options.__name__,
@@ -193,9 +163,13 @@ def _section_of(name: str, options: type[BaseModel]) -> type[ExtensionMixing]:
     except (TypeError, PydanticUserError) as error:
         text = " ".join(str(error).split())
         raise BrokenExtensionError(f"options that are no model of keys: {text}") from None
-    return cast("type[ExtensionMixing]", section)
+    return cast("type[ExtensionOptions]", section)
 
 
 def _has_alias(field: FieldInfo) -> bool:
     """Return whether a key is written otherwise than the field is called."""
     return any((field.alias, field.validation_alias, field.serialization_alias))
+
+
+Mixing = Annotated[BuiltIn | ExtensionOptions, WithExtensions()]
+"""What sets the weights of a run's domains."""

@@ -11,10 +11,9 @@ from megadga.config.consistency import (
     PRECISION_BLOCKS,
     find_batch_inconsistencies,
     find_inconsistencies,
-    find_rule_inconsistencies,
     resolve_total_steps,
 )
-from megadga.config.mixing import ExtensionMixing, Mixing, WithExtensions, aligns_to_specific
+from megadga.config.mixing import ExtensionOptions, Mixing
 from megadga.config.sections import (
     CheckpointSection,
     DataSection,
@@ -24,11 +23,8 @@ from megadga.config.sections import (
     TrainingSection,
 )
 from megadga.config.validation import (
-    ConfigIssue,
-    KeyPath,
     SourceMap,
     dotted,
-    format_value,
     leaves,
     map_paths,
     resolve_path,
@@ -36,8 +32,8 @@ from megadga.config.validation import (
 )
 from megadga.config.yaml_source import dump
 from megadga.errors import ConfigError
-from megadga.mixers.dga import DgaMixing
-from megadga.section import Section
+from megadga.mixers.rule import RuleOptions
+from megadga.section import ConfigIssue, KeyPath, Section, format_value
 
 NOT_TRAINED: dict[str, Any] = {
     "output": True,
@@ -172,7 +168,7 @@ class RunConfig(Section):
     """What is trained."""
     data: DataSection
     """What it is trained on."""
-    mixing: Annotated[Mixing | ExtensionMixing, WithExtensions()]
+    mixing: Mixing
     """How the domain weights are determined: type dga, grape, doge, doremi, odm, schedule,
     importance, static or, for short, uniform, proportional, temperature or unimax; or that of an
     installed extension."""
@@ -214,7 +210,7 @@ class RunConfig(Section):
     @property
     def is_guarded(self) -> bool:
         """Whether the mixture depends on evaluations."""
-        return isinstance(self.mixing, DgaMixing) and self.mixing.general_guard is not None
+        return self.mixing.reads_evaluations
 
     def identity(self) -> dict[str, Any]:
         """Return all settings that affect the training result bit for bit, JSON-serializable.
@@ -228,13 +224,13 @@ class RunConfig(Section):
         values["deepspeed"] = settings_identity(self.deepspeed, self.training)
         if self.is_guarded and self.evaluation is not None:
             values["evaluation"] = self.evaluation.model_dump(mode="json", exclude={"sets"})
-        if isinstance(self.mixing, ExtensionMixing):
+        if isinstance(self.mixing, ExtensionOptions):
             installed, _ = self.mixing.origin()
             # Its keys are unknown here; paths are recognised by their type and may move.
             moved = map_paths(self.mixing, lambda _, path: Path(path.name))
             values["mixing"] = moved.model_dump(mode="json")
             values["extension"] = installed.distribution
-        elif not aligns_to_specific(self.mixing):
+        elif not self.mixing.aligns_to_specific:
             del values["data"]["specific"]
         return values
 
@@ -248,19 +244,17 @@ class RunConfig(Section):
 
     @field_validator("mixing")
     @classmethod
-    def _check_mixing(
-        cls, mixing: Mixing | ExtensionMixing, info: ValidationInfo
-    ) -> Mixing | ExtensionMixing:
+    def _check_mixing(cls, mixing: RuleOptions, info: ValidationInfo) -> RuleOptions:
         data: DataSection | None = info.data.get("data")  # None if it is invalid itself
         specific = None if data is None else tuple(data.specific)
-        if issues := list(find_rule_inconsistencies(mixing, specific)):
+        if issues := list(mixing.find_inconsistencies(specific)):
             raise validation_error(issues)
         return mixing
 
     @field_validator("training")
     @classmethod
     def _check_batches(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
-        mixing: Mixing | ExtensionMixing | None = info.data.get("mixing")
+        mixing: RuleOptions | None = info.data.get("mixing")
         if mixing and (issues := list(find_batch_inconsistencies(mixing, training))):
             raise validation_error(issues)
         return training

@@ -16,19 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from megadga.errors import ConfigError
-
-KeyPath = tuple[str | int, ...]
-
-
-def dotted(path: KeyPath) -> str:
-    """Return the path in dotted notation: ``mixing.step_size``."""
-    return ".".join(map(str, path))
-
-
-def format_value(value: Any) -> str:
-    """Format a value for a message, in YAML notation and truncated."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+from megadga.section import ConfigIssue, KeyPath, dotted, format_value
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -38,23 +26,6 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
             yield from leaves(inner, (*path, key))
     else:
         yield path, value
-
-
-@dataclass(frozen=True)
-class ConfigIssue:
-    """One problem in a configuration.
-
-    Args:
-        path: The key, from the root.
-        expected: Description of valid values.
-        found: The value found.
-        hint: Suggested value or key; empty if there is none.
-    """
-
-    path: KeyPath
-    expected: str
-    found: str
-    hint: str = ""
 
 
 @dataclass(frozen=True)

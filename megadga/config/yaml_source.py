@@ -11,8 +11,9 @@ from typing import Any, cast
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from megadga.config.validation import ConfigIssue, KeyPath, dotted
+from megadga.config.validation import dotted
 from megadga.errors import ConfigError
+from megadga.section import ConfigIssue, KeyPath
 
 _STRING_TAG = "tag:yaml.org,2002:str"
 

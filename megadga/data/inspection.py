@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 from megadga.arrays import TokenArray
 from megadga.data.documents import check_index, document_at, iterate_ids
@@ -112,22 +113,22 @@ def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | No
         summaries: The rows.
         sequence_length: S; adds a column with the number of windows of ``S + 1`` tokens.
     """
-    columns = {
-        "domain": [one.name for one in summaries],
-        "split": [one.split for one in summaries],
-        "documents": [f"{one.num_documents:,}" for one in summaries],
-        "tokens": [f"{one.num_tokens:,}" for one in summaries],
-    }
+    columns = [
+        ("domain", *(one.name for one in summaries)),
+        ("split", *(one.split for one in summaries)),
+        ("documents", *(f"{one.num_documents:,}" for one in summaries)),
+        ("tokens", *(f"{one.num_tokens:,}" for one in summaries)),
+        ("tokenizer", *(one.fingerprint[:12] for one in summaries)),
+    ]
+    align = ["left", "left", "right", "right", "left"]
     if sequence_length is not None:
-        columns["windows"] = [f"{one.num_sequences(sequence_length):,}" for one in summaries]
-    columns["tokenizer"] = [one.fingerprint[:12] for one in summaries]
-    padded: list[list[str]] = []
-    for title, cells in columns.items():
-        width = max(map(len, (title, *cells)))
-        pad = str.rjust if title in ("documents", "tokens", "windows") else str.ljust
-        padded.append([pad(cell, width) for cell in (title, *cells)])
-    table = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
-    return "\n".join((*table, *(_describe_shared(one) for one in summaries if one.shared)))
+        windows = (f"{one.num_sequences(sequence_length):,}" for one in summaries)
+        columns.insert(-1, ("windows", *windows))
+        align.insert(-1, "right")
+    # The titles as a row: as headers they would widen every column by two.
+    rows = list(zip(*columns, strict=True))
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
+    return "\n".join((table, *(_describe_shared(one) for one in summaries if one.shared)))
 
 
 def _describe_shared(summary: SplitSummary) -> str:

@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, cast
+from typing import Annotated, ClassVar, cast
 
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from megadga.arrays import IntArray
 from megadga.data.files import atomic_write, checksum, parse_strictly
 from megadga.data.npz import ArraySpec, read_arrays, write_arrays
+from megadga.data.records import Text, Whole, parse_record
 from megadga.errors import ShardError
 
 MANIFEST_FILE = "manifest.json"
@@ -23,6 +24,16 @@ VERSION = 1
 
 MAX_VOCAB_SIZE = 1 << 31
 """Number of non-negative int32 values; int32 is the widest token type that is written."""
+
+
+def _check_name(file: str) -> str:
+    # Unprintable characters are invalid in file names (NUL, lone surrogates) or break lines.
+    if file in ("", ".", "..") or "/" in file or not file.isprintable():
+        raise ValueError(f"expected a name without folders, found {file!r}")
+    return file
+
+
+FileName = Annotated[Text, AfterValidator(_check_name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +47,10 @@ class TokenizerIdentity:
         eod: The id that ends every document.
     """
 
-    kind: str
-    fingerprint: str
-    vocab_size: int
-    eod: int
+    kind: Text
+    fingerprint: Text
+    vocab_size: Annotated[Whole, Field(le=MAX_VOCAB_SIZE)]
+    eod: Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +68,13 @@ class ShardEntry:
             document's source record; None if ids were not kept.
     """
 
-    file: str
-    documents: int
-    tokens: int
-    max_token: int
-    bin_sha256: str
-    idx_sha256: str
-    ids_sha256: str | None = None
+    file: FileName
+    documents: Whole
+    tokens: Whole
+    max_token: Annotated[int, Field(strict=True, ge=-1)]
+    bin_sha256: Text
+    idx_sha256: Text
+    ids_sha256: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +89,10 @@ class GroupingEntry:
             domains, also stored in histograms and bases over them; None: files or records did.
     """
 
-    file: str
-    domains: int
-    sha256: str
-    classifier: str | None = None
+    file: FileName
+    domains: Annotated[int, Field(strict=True, ge=1)]
+    sha256: Text
+    classifier: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,9 @@ class Manifest:
         grouping: Bounds of the domains in the shards; None for a single domain.
     """
 
-    name: str
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    name: Text
     tokenizer: TokenizerIdentity
     splits: Mapping[str, tuple[ShardEntry, ...]]
     grouping: GroupingEntry | None = None
@@ -134,145 +147,37 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = manifest_path(folder)
     try:
-        text = path.read_text(encoding="utf-8")
-        return _parse(parse_strictly(text), str(path))
+        content: object = parse_strictly(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ShardError(
             f"{path}: expected a domain's manifest, found {error.strerror}"
         ) from error
     except ValueError as error:
         raise ShardError(f"{path}: expected JSON, found {error}") from error
+    try:
+        return _parse(content, str(path))
+    except ValueError as error:
+        raise ShardError(str(error)) from None
 
 
-_FieldTypes = Mapping[str, tuple[type, ...]]
-
-
-_MANIFEST: _FieldTypes = {
-    "version": (int,),
-    "name": (str,),
-    "tokenizer": (dict,),
-    "splits": (dict,),
-    "grouping": (dict, NoneType),
-}
-
-
-_TOKENIZER: _FieldTypes = {
-    "kind": (str,),
-    "fingerprint": (str,),
-    "vocab_size": (int,),
-    "eod": (int,),
-}
-
-
-_SHARD: _FieldTypes = {
-    "file": (str,),
-    "documents": (int,),
-    "tokens": (int,),
-    "max_token": (int,),
-    "bin_sha256": (str,),
-    "idx_sha256": (str,),
-    "ids_sha256": (str, NoneType),
-}
-
-
-_GROUPING: _FieldTypes = {
-    "file": (str,),
-    "domains": (int,),
-    "sha256": (str,),
-    "classifier": (str, NoneType),
-}
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def _parse(content: object, path: str) -> Manifest:
-    top = _object(content, place=path)
-    if top.get("version") != VERSION:  # checked first: other versions may have other keys
-        raise ShardError(f"{path}: version: expected {VERSION}, found {top.get('version')!r}")
-    _fields(top, _MANIFEST, place=path)
-    tokenizer = TokenizerIdentity(
-        **_fields(top["tokenizer"], _TOKENIZER, place=f"{path}: tokenizer")
-    )
-    if tokenizer.vocab_size > MAX_VOCAB_SIZE:
-        raise ShardError(
-            f"{path}: tokenizer.vocab_size: expected at most {MAX_VOCAB_SIZE}, "
-            f"found {tokenizer.vocab_size}"
-        )
-    if not 0 <= tokenizer.eod < tokenizer.vocab_size:
-        raise ShardError(
+    if isinstance(content, dict):  # first of all: another version may have other keys
+        content = cast("dict[str, object]", content)
+        version = content.pop("version", None)
+        if type(version) is not int or version != VERSION:
+            raise ValueError(f"{path}: version: expected {VERSION}, found {version!r}")
+    types = {"tuple_type": "a list of shards"}
+    manifest = parse_record(_MANIFEST, content, place=path, types=types)
+    tokenizer = manifest.tokenizer
+    if tokenizer.eod >= tokenizer.vocab_size:
+        raise ValueError(
             f"{path}: tokenizer.eod: expected an id below vocab_size = {tokenizer.vocab_size}, "
             f"found {tokenizer.eod}"
         )
-    splits = {
-        name: _shards(shards, place=f"{path}: splits.{_quote_key(name)}")
-        for name, shards in top["splits"].items()
-    }
-    grouping = _grouping(top["grouping"], place=f"{path}: grouping")
-    return Manifest(top["name"], tokenizer, splits, grouping)
-
-
-def _shards(value: object, *, place: str) -> tuple[ShardEntry, ...]:
-    if not isinstance(value, list):
-        raise ShardError(f"{place}: expected a list of shards, found {_describe(value)}")
-    entries = tuple(
-        ShardEntry(**_fields(item, _SHARD, place=f"{place}[{index}]"))
-        for index, item in enumerate(cast("list[object]", value))
-    )
-    for index, entry in enumerate(entries):
-        _check_name(entry.file, place=f"{place}[{index}].file")
-        for key, least in (("documents", 0), ("tokens", 0), ("max_token", -1)):
-            if (count := getattr(entry, key)) < least:
-                raise ShardError(
-                    f"{place}[{index}].{key}: expected at least {least}, found {count}"
-                )
-    return entries
-
-
-def _grouping(value: object, *, place: str) -> GroupingEntry | None:
-    if value is None:
-        return None
-    entry = GroupingEntry(**_fields(value, _GROUPING, place=place))
-    _check_name(entry.file, place=f"{place}.file")
-    if entry.domains < 1:
-        raise ShardError(f"{place}.domains: expected at least 1, found {entry.domains}")
-    return entry
-
-
-def _check_name(file: str, *, place: str) -> None:
-    # Unprintable characters are invalid in file names (NUL, lone surrogates) or break lines.
-    if file in ("", ".", "..") or "/" in file or not file.isprintable():
-        raise ShardError(f"{place}: expected a name without folders, found {file!r}")
-
-
-def _fields(value: object, types: _FieldTypes, *, place: str) -> dict[str, Any]:
-    """Return a JSON object after checking that it has exactly these keys, of these types."""
-    fields = _object(value, place=place)
-    if fields.keys() != types.keys():
-        missing = ", ".join(sorted(types.keys() - fields.keys())) or "none missing"
-        unknown = (
-            ", ".join(map(_quote_key, sorted(fields.keys() - types.keys()))) or "none unknown"
-        )
-        raise ShardError(
-            f"{place}: expected the keys {', '.join(types)}, "
-            f"found missing: {missing}, unknown: {unknown}"
-        )
-    for key, kinds in types.items():
-        if type(fields[key]) not in kinds:  # exact types: bool is a subclass of int
-            names = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
-            raise ShardError(f"{place}: {key}: expected {names}, found {_describe(fields[key])}")
-    return fields
-
-
-def _object(value: object, *, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ShardError(f"{place}: expected an object, found {_describe(value)}")
-    return cast("dict[str, Any]", value)
-
-
-def _quote_key(key: str) -> str:
-    return key if key.isidentifier() else repr(key)
-
-
-def _describe(value: object) -> str:
-    return f"{type(value).__name__} {json.dumps(value)[:60]}"
+    return manifest
 
 
 BOUNDS_FILE = "domains.npz"

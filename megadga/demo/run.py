@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 
+from tabulate import tabulate
+
 from megadga.data.folder import open_domains
 from megadga.demo.harvest import harvest
 from megadga.errors import ConfigError, MegadgaError
@@ -452,11 +454,10 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     Args:
         rows: The header first; all of one length.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    align = ("left", *("right" for _ in rows[0][1:]))
+    plain = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
+    title, *lines = plain.split("\n")
+    return [title, "-" * len(title), *lines]
 
 
 def _losses(dga: RunSummary, uniform: RunSummary) -> list[str]:

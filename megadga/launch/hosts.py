@@ -1,10 +1,11 @@
-"""Hostfiles, commands on remote hosts, and the environment that is forwarded to them."""
+"""Hosts: hostfiles, accelerators, jobs and ranks on them, and the variables that they are sent."""
 
 import json
 import os
 import random
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Self
 
 from megadga.errors import ConfigError
 from megadga.launch.ranks import EXPECTED_RANKS
-from megadga.launch.supervision import STOP_FILE
+from megadga.launch.supervision import STOP_FILE, Command
 
 _LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)", re.ASCII)
 
@@ -237,6 +238,102 @@ class LaunchContext:
             EXPECTED_RANKS: str(ranks),
             STOP_FILE: str(self.stop_file),
         }
+
+
+LOCALHOST = "localhost"
+
+
+_DEVICE_NODES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "accel/accel*", "xpu*", "davinci[0-9]*")
+"""What there is of in /dev where torch may find accelerators."""
+
+
+_COUNT = (
+    "import torch; print(torch.accelerator.is_available() and torch.accelerator.device_count())"
+)
+
+
+def count_devices() -> tuple[int, str]:
+    """Return for how many ranks this machine has room, and of what: accelerators or else cores.
+
+    Torch is asked, in a process of its own, only where it may find accelerators: that takes
+    seconds.
+    """
+    if any(next(Path("/dev").glob(pattern), None) for pattern in _DEVICE_NODES):
+        asked = subprocess.run(  # noqa: S603  (our own words, and no shell)
+            (sys.executable, "-c", _COUNT), capture_output=True, text=True, check=False
+        )
+        found = asked.stdout.strip()
+        if found.isdecimal() and int(found) > 0:
+            return int(found), "accelerators"
+    return len(os.sched_getaffinity(0)), "cores"
+
+
+def count_accelerators() -> int:
+    """Return how many accelerators this machine offers.
+
+    Raises:
+        ConfigError: If there is none: CPU ranks must be asked for.
+    """
+    found, kind = count_devices()
+    if kind != "accelerators":
+        raise ConfigError(
+            "--accelerators-per-node: expected an accelerator on this machine or the number of "
+            "CPU processes to start, found neither"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine's place among those of a run.
+
+    Attributes:
+        rank: Its number, in [0, ``nodes``).
+        nodes: How many there are.
+        master_address: The address of the first.
+        master_port: A free port there.
+    """
+
+    rank: int
+    nodes: int
+    master_address: str
+    master_port: int
+
+
+def rank_commands(
+    arguments: tuple[str, ...],
+    node: Node,
+    *,
+    ranks: int,
+    environment: Mapping[str, str],
+    folder: Path,
+) -> tuple[Command, ...]:
+    """Return the processes of one machine.
+
+    Args:
+        arguments: The command of each.
+        node: Which machine this is.
+        ranks: Processes on each machine, at least 1.
+        environment: What each starts with.
+        folder: Where each starts.
+    """
+    return tuple(
+        Command(
+            arguments,
+            {
+                **environment,
+                "RANK": str(node.rank * ranks + local_rank),
+                "LOCAL_RANK": str(local_rank),
+                "WORLD_SIZE": str(node.nodes * ranks),
+                "LOCAL_SIZE": str(ranks),
+                "MASTER_ADDR": node.master_address,
+                "MASTER_PORT": str(node.master_port),
+                EXPECTED_RANKS: str(node.nodes * ranks),
+            },
+            folder,
+        )
+        for local_rank in range(ranks)
+    )
 
 
 def touch(path: Path) -> Callable[[Sequence[int]], None]:

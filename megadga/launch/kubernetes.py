@@ -144,7 +144,7 @@ def pytorch_job(request: LaunchRequest, pods: Pods) -> list[Manifest]:
 
 
 def mpi_job(request: LaunchRequest, pods: Pods) -> list[Manifest]:
-    """Return an MPIJob of Kubeflow's MPI operator, in whose launcher ``launch/mpi`` is at work."""
+    """Return an MPIJob of Kubeflow's MPI operator; its launcher runs ``megadga launch mpi``."""
     command = [
         *("python3", "-m", "megadga.launch.mpi", "--hostfile", "/etc/mpi/hostfile"),
         *_common(request),
@@ -185,7 +185,7 @@ def _node(
     request: LaunchRequest, *, node_rank: str, master_address: str, master_port: str
 ) -> list[str]:
     return [
-        *("python3", "-m", "megadga.launch.node"),
+        *("python3", "-m", "megadga.launch.local"),
         f"--node-rank={node_rank}",
         f"--master-address={master_address}",
         f"--master-port={master_port}",
@@ -257,9 +257,9 @@ _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?", re.ASCII)
 _NO_ACCELERATOR = "none"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``launch/k8s``; return the exit code."""
-    parser = _parser()
+def main(arguments: Sequence[str], *, prog: str = "megadga launch k8s") -> int:
+    """Run ``megadga launch k8s``; return the exit code."""
+    parser = _parser(prog)
     options = parser.parse_args(arguments)
     request = to_request(parser, options)
     if request.accelerators_per_node is None:
@@ -297,9 +297,9 @@ def _apply(manifests: str) -> int:
     return USER_ERROR if applied.returncode else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = common_parser(
-        "launch/k8s",
+        prog,
         "Train on Kubernetes: a pod per node. CONFIG is a path inside the containers, on a volume "
         "that all pods share. Prints the manifests with --dry-run, else applies them.",
         restarts=False,

@@ -7,29 +7,25 @@ not matter for which MPI anything was built.
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from megadga.config.run import RunConfig
 from megadga.console import run_program
 from megadga.errors import ConfigError
-from megadga.launch.hosts import Host, LaunchContext, touch, unreachable
+from megadga.launch.doctor.diagnosis import preflight
+from megadga.launch.hosts import LOCALHOST, Host, LaunchContext, unreachable
 from megadga.launch.plan import (
     LaunchRequest,
     Plan,
-    Preflight,
     common_parser,
+    hosts_or_here,
     launch,
-    requested_hosts,
     timeouts_for,
     to_request,
-    unchecked,
 )
 from megadga.launch.supervision import Command
-
-LOCALHOST = "localhost"
-
 
 _KEEP_ALIVE = {
     f"{prefix}_MCA_oob_tcp_keepalive_{name}": value
@@ -45,7 +41,7 @@ def mpi_plan(
     """Return what starts a rank for every slot of every host.
 
     Args:
-        request: What the user asked for.
+        request: The user's options.
         hosts: The machines, with as many slots each as ranks are wanted there.
         place: Where the launcher was started.
         mpirun: The program, by its path.
@@ -71,7 +67,6 @@ def mpi_plan(
     return Plan(
         (Command(arguments, {**_KEEP_ALIVE, **place.environment, **told}, place.folder),),
         tuple(hosts),
-        ask_to_stop=touch(place.stop_file),
         timeouts=timeouts_for(request, end_s=15.0),
         max_restarts=request.max_restarts,
         port=place.port,
@@ -80,10 +75,21 @@ def mpi_plan(
     )
 
 
-def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
-    """Run ``launch/mpi``; return the exit code."""
+def main(
+    arguments: Sequence[str],
+    *,
+    prog: str = "megadga launch mpi",
+    preflight: Callable[..., Sequence[str]] = preflight,
+) -> int:
+    """Run ``megadga launch mpi``; return the exit code.
+
+    Args:
+        arguments: The command line's.
+        prog: What the program is called in messages.
+        preflight: See ``launch``.
+    """
     parser = common_parser(
-        "launch/mpi",
+        prog,
         "Train with Open MPI's mpirun: on the hosts of a hostfile, or else on this machine.",
         hosts=True,
     )
@@ -92,24 +98,13 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
     def plan(config: RunConfig) -> Plan:
         return mpi_plan(
             request,
-            _hosts(request),
+            hosts_or_here(request),
             LaunchContext.here(config.output),
             mpirun=_find_mpirun(),
             cores=len(os.sched_getaffinity(0)),
         )
 
     return launch(request, plan, preflight=preflight)
-
-
-def _hosts(request: LaunchRequest) -> tuple[Host, ...]:
-    if request.hostfile is not None or request.nodes > 1:
-        return requested_hosts(request)
-    if request.accelerators_per_node is None:
-        raise ConfigError(
-            "--accelerators-per-node: expected the number of ranks, as there is no hostfile; "
-            "found nothing"
-        )
-    return (Host(LOCALHOST, request.accelerators_per_node),)
 
 
 def _find_mpirun() -> str:
@@ -120,5 +115,5 @@ def _find_mpirun() -> str:
     return found
 
 
-if __name__ == "__main__":  # as the launcher's pod of an MPIJob does
-    run_program(lambda: main(sys.argv[1:]))
+if __name__ == "__main__":  # as the launcher's pod of an MPIJob does, whose workers may be late
+    run_program(lambda: main(sys.argv[1:], preflight=lambda *_, **__: ()))

@@ -9,17 +9,33 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
 from megadga.console import parse_whole_number
 from megadga.errors import ConfigError, MegadgaError
-from megadga.launch.hosts import Host, first_hosts, read_hostfile
+from megadga.launch.doctor.diagnosis import preflight
+from megadga.launch.hosts import (
+    LOCALHOST,
+    Host,
+    count_accelerators,
+    first_hosts,
+    read_hostfile,
+    touch,
+)
 from megadga.launch.operators import remove_abandoned_locks
-from megadga.launch.supervision import PULSE_S, STOPPED, Command, Ended, Timeouts, supervise
+from megadga.launch.supervision import (
+    PULSE_S,
+    STOPPED,
+    Command,
+    Ended,
+    Timeouts,
+    supervise,
+    terminate,
+)
 from megadga.run_folder.failures import clear_failures, describe_failure
 from megadga.run_folder.markers import RunOutcome, finished_step, rewind_run
 
@@ -51,20 +67,17 @@ class Plan:
     Attributes:
         commands: The processes, at least one.
         hosts: The machines with their ranks.
-        ask_to_stop: Called with the process ids to request saving and stopping.
-        timeouts: Time-outs for stopping.
-        max_restarts: Maximum number of restarts after failures.
-        file: A file to write before and remove after the run; None: none.
-        end: Command that ends the processes if they do not stop; None: SIGTERM.
-        port: Port of rank 0, if it is known here.
-        lost: Returns the hosts that no longer respond, after a failure.
-        stop_file: File that requests ranks on any machine to stop, removed after the run; None:
-            signals are used.
+        timeouts: Time-outs.
+        max_restarts: How often they are started again after a failure.
+        file: Written before, removed after; None: none.
+        end: Ends the processes when they did not end by themselves; None: SIGTERM does.
+        port: Where rank 0 listens, if that is known on this machine.
+        lost: Names the hosts that do not answer any more, after a failure.
+        stop_file: Asks ranks on any machine to stop, and is removed after; None: signals ask.
     """
 
     commands: tuple[Command, ...]
     hosts: tuple[Host, ...]
-    ask_to_stop: Callable[[Sequence[int]], None]
     timeouts: Timeouts
     max_restarts: int = 0
     file: PrivateFile | None = None
@@ -102,8 +115,8 @@ def run(
             clear_failures(output)
             ended = supervise(
                 plan.commands,
-                ask_to_stop=plan.ask_to_stop,
                 timeouts=plan.timeouts,
+                ask_to_stop=terminate if plan.stop_file is None else touch(plan.stop_file),
                 end=plan.end,
             )
             if ended.code == 0 and not ended_normally():
@@ -231,7 +244,7 @@ class LaunchRequest:
 
 
 def common_parser(
-    name: str,
+    prog: str,
     description: str,
     *,
     hosts: bool = False,
@@ -242,14 +255,14 @@ def common_parser(
     """Return a parser of what launchers have in common.
 
     Args:
-        name: The executable's.
+        prog: What it is called by.
         description: What it does.
         hosts: It takes a hostfile.
         nodes: It can use several machines.
         restarts: It starts a run that failed again by itself.
         sees_output: The run's folder lies under the same path where it runs itself.
     """
-    parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG", help="the run's YAML file")
     add(
@@ -344,51 +357,27 @@ def shown_duration(seconds: int) -> str:
     return f"{days}-{clock}" if days else clock
 
 
-def count(text: str) -> int:
-    """Return a whole number of at least 1, below 2^31."""
-    return parse_whole_number(text, least=1)
+count = partial(parse_whole_number, least=1)
+"""Parses a whole number of at least 1, below 2^31."""
 
 
-def non_negative_int(text: str) -> int:
-    """Return a whole number from 0, below 2^31."""
-    return parse_whole_number(text, least=0)
+non_negative_int = partial(parse_whole_number, least=0)
+"""Parses a whole number from 0, below 2^31."""
 
 
-def machines(text: str) -> int:
-    """Return a number of machines, at least 1."""
-    return parse_whole_number(text, least=1, most=MAX_MACHINES)
+machines = partial(parse_whole_number, least=1, most=MAX_MACHINES)
+"""Parses a number of machines, at least 1."""
 
 
-def ranks(text: str) -> int:
-    """Return a number of ranks on one machine, at least 1."""
-    return parse_whole_number(text, least=1, most=MAX_RANKS)
-
-
-class Preflight(Protocol):
-    """Looks at machines before a run starts on them."""
-
-    def __call__(self, hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
-        """Return a line for everything that would make a run fail there.
-
-        Args:
-            hosts: With as many slots as ranks will be there; rank 0 on the first.
-            output: The run's folder, absolute; it need not exist yet.
-            port: Where rank 0 will listen.
-        """
-        ...
-
-
-def unchecked(hosts: Sequence[Host], *, output: Path, port: int) -> list[str]:
-    """Skip all checks. A ``Preflight``."""
-    del hosts, output, port
-    return []
+ranks = partial(parse_whole_number, least=1, most=MAX_RANKS)
+"""Parses a number of ranks on one machine, at least 1."""
 
 
 def launch(
     request: LaunchRequest,
     make_plan: Callable[[RunConfig], Plan],
     *,
-    preflight: Preflight = unchecked,
+    preflight: Callable[..., Sequence[str]] = preflight,
 ) -> int:
     """Run a launcher's plan; return its exit code.
 
@@ -398,7 +387,7 @@ def launch(
     Args:
         request: The user's options.
         make_plan: Creates the plan for a run.
-        preflight: Checks the hosts of a hostfile.
+        preflight: Asked about the hosts of a hostfile; see the doctor's.
     """
     return exit_code_of(lambda: _launch(request, make_plan, preflight))
 
@@ -420,15 +409,6 @@ def is_finished(config: RunConfig, request: LaunchRequest) -> bool:
     if step is not None:
         print(f"{config.output}: finished after step {step}; nothing is left to train")
     return step is not None
-
-
-def check_ranks(config: RunConfig, ranks: int) -> None:
-    """Check that a run's batch divides among its ranks.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    accumulation_steps(config, ranks)
 
 
 def timeouts_for(request: LaunchRequest, *, end_s: float) -> Timeouts:
@@ -460,14 +440,28 @@ def requested_hosts(request: LaunchRequest) -> tuple[Host, ...]:
     )
 
 
+def hosts_or_here(request: LaunchRequest) -> tuple[Host, ...]:
+    """Return the machines of a request: those of its hostfile, or this one where one is wanted.
+
+    Raises:
+        ConfigError: As ``requested_hosts`` does, or if this machine has no accelerator and no
+            number of ranks is given.
+    """
+    if request.hostfile is None and request.nodes == 1:
+        return (Host(LOCALHOST, request.accelerators_per_node or count_accelerators()),)
+    return requested_hosts(request)
+
+
 def _launch(
-    request: LaunchRequest, make_plan: Callable[[RunConfig], Plan], preflight: Preflight
+    request: LaunchRequest,
+    make_plan: Callable[[RunConfig], Plan],
+    preflight: Callable[..., Sequence[str]],
 ) -> int:
     config = load_config(request.config, request.overrides)
     if is_finished(config, request):
         return 0
     plan = make_plan(config)
-    check_ranks(config, plan.ranks)
+    accumulation_steps(config, plan.ranks)  # refuses a batch that does not divide among them
     if request.dry_run:
         print(show(plan, os.environ))
         return 0

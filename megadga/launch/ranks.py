@@ -174,10 +174,19 @@ def _master(names: _Names, size: int, environment: Mapping[str, str]) -> tuple[s
                 "there may be several machines; found nothing"
             )
         address = _LOOPBACK
+    return address, master_port(environment)
+
+
+def master_port(environment: Mapping[str, str]) -> int:
+    """Return the port on which rank 0 listens, in [0, 65535].
+
+    Raises:
+        ConfigError: If ``MASTER_PORT`` is no port.
+    """
     port = _number("MASTER_PORT", {"MASTER_PORT": str(DEFAULT_PORT), **environment})
     if port > 65535:
         raise ConfigError(f"MASTER_PORT: expected a port in [0, 65535], found {port}")
-    return address, port
+    return port
 
 
 def _on_one_machine(names: _Names, size: int, environment: Mapping[str, str]) -> bool:

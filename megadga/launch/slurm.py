@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megadga.config.deepspeed import accumulation_steps
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.launch.plan import (
     USER_ERROR,
     LaunchRequest,
-    check_ranks,
     common_parser,
     exit_code_of,
     here_document,
@@ -120,10 +120,10 @@ def sbatch_command(output: Path, options: Sequence[str]) -> tuple[str, ...]:
     return ("sbatch", f"--output={log}", *(f"--{option}" for option in options))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``launch/slurm``; return the exit code."""
+def main(arguments: Sequence[str], *, prog: str = "megadga launch slurm") -> int:
+    """Run ``megadga launch slurm``; return the exit code."""
     parser = common_parser(
-        "launch/slurm",
+        prog,
         "Submit a run to SLURM: a task per accelerator. Before its limit the run saves, and the "
         "job goes back into the queue, until the run is finished.",
         restarts=False,
@@ -149,7 +149,7 @@ def _submit(request: LaunchRequest, options: Sequence[str]) -> int:
     config = load_config(request.config, request.overrides)
     if is_finished(config, request):
         return 0
-    check_ranks(config, request.nodes * request.accelerators_per_node)
+    accumulation_steps(config, request.nodes * request.accelerators_per_node)
     output = config.output.absolute()
     script, command = slurm_script(request, output), sbatch_command(output, options)
     if request.dry_run:

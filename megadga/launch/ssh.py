@@ -14,26 +14,16 @@ from pathlib import Path
 
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
-from megadga.launch.hosts import (
-    JOB_FROM_FILE,
-    SSH_OPTIONS,
-    Host,
-    Job,
-    LaunchContext,
-    touch,
-    unreachable,
-)
+from megadga.launch.hosts import JOB_FROM_FILE, SSH_OPTIONS, Host, Job, LaunchContext, unreachable
 from megadga.launch.plan import (
     LaunchRequest,
     Plan,
-    Preflight,
     PrivateFile,
     common_parser,
     launch,
     requested_hosts,
     timeouts_for,
     to_request,
-    unchecked,
 )
 from megadga.launch.supervision import Command
 
@@ -55,7 +45,7 @@ def ssh_plan(
     """Return what starts a rank for every slot of every host.
 
     Args:
-        request: What the user asked for.
+        request: The user's options.
         hosts: The machines, with as many slots each as ranks are wanted there.
         place: Where the launcher was started.
         python: The interpreter, by a path that holds on every machine.
@@ -86,7 +76,6 @@ def ssh_plan(
     return Plan(
         (Command(deepspeed, environment, root),),
         tuple(hosts),
-        ask_to_stop=touch(place.stop_file),
         timeouts=timeouts_for(request, end_s=_END_S),
         max_restarts=request.max_restarts,
         file=file,
@@ -97,10 +86,10 @@ def ssh_plan(
     )
 
 
-def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
-    """Run ``launch/ssh``; return the exit code."""
+def main(arguments: Sequence[str], *, prog: str = "megadga launch ssh") -> int:
+    """Run ``megadga launch ssh``; return the exit code."""
     parser = common_parser(
-        "launch/ssh",
+        prog,
         "Train on the hosts of a hostfile, with DeepSpeed's launcher over pdsh and ssh.",
         hosts=True,
     )
@@ -112,7 +101,7 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
             raise ConfigError("pdsh: expected it on the search path of this machine, found none")
         return ssh_plan(request, hosts, LaunchContext.here(config.output))
 
-    return launch(request, plan, preflight=preflight)
+    return launch(request, plan)
 
 
 def _runner_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,12 @@
-"""Supervises a group of processes: requests to stop, time-outs, and guaranteed clean-up."""
+"""Processes started together, asked to stop by signals, and never left behind.
+
+``python -m megadga.launch.supervision COMMAND ...`` is the far end of one over ssh: it runs a
+command that ends when whoever started it is gone, or cut off.
+"""
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +20,7 @@ from typing import Any, Self, final
 
 import psutil
 
+from megadga.console import run_program
 from megadga.launch.operators import remove_own_locks
 from megadga.launch.ranks import rank_for_messages
 
@@ -181,11 +187,17 @@ class Ended:
     asked: bool
 
 
+def terminate(processes: Sequence[int]) -> None:
+    """Send SIGTERM to processes of this machine: ranks take it as the wish to save and end."""
+    for process in processes:
+        os.kill(process, signal.SIGTERM)
+
+
 def supervise(
     commands: Sequence[Command],
     *,
-    ask_to_stop: Callable[[Sequence[int]], None],
     timeouts: Timeouts,
+    ask_to_stop: Callable[[Sequence[int]], None] = terminate,
     wished: Callable[[], float | None] = lambda: None,
     end: Command | None = None,
 ) -> Ended:
@@ -196,8 +208,8 @@ def supervise(
 
     Args:
         commands: At least one.
-        ask_to_stop: Called once, with the process ids.
         timeouts: Time-outs.
+        ask_to_stop: Called once, with the process ids.
         wished: Polled for requests to stop without a signal: returns the time to save in seconds,
             or None.
         end: Command that ends processes that do not stop; None: SIGTERM.
@@ -374,3 +386,45 @@ def _signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Sig
 def _tell(message: str) -> None:
     with suppress(OSError):  # the terminal may be closed
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+
+
+_REMOTE = Timeouts(stop_s=35.0, end_s=10.0)
+"""An agent of torchrun gives its ranks 30 s to end."""
+
+
+_CUT_OFF_S = 5.0
+"""For the agent to end, where ranks cannot save: they do not reach the others."""
+
+
+SILENCE_S = 4 * PULSE_S
+"""After which the connection counts as lost: sshd would hold it for hours."""
+
+
+_AT_ONCE = 4096
+
+
+def run_watched(arguments: Sequence[str], *, silence_s: float = SILENCE_S) -> int:
+    """Run a command until it ends or nobody watches it any more; return its exit code.
+
+    Args:
+        arguments: The command.
+        silence_s: Seconds without a line on standard input after which nobody does.
+    """
+    last = time.monotonic()
+
+    def stop_s() -> float | None:
+        """Return the seconds to stop in, if the input is over or silent; None: it is not."""
+        nonlocal last
+        now = time.monotonic()
+        if select.select([sys.stdin], [], [], 0.0)[0]:
+            if not os.read(sys.stdin.fileno(), _AT_ONCE):
+                return _REMOTE.stop_s
+            last = now
+        return _CUT_OFF_S if now - last > silence_s else None
+
+    command = Command(tuple(arguments), os.environ, Path.cwd())
+    return supervise([command], timeouts=_REMOTE, wished=stop_s).code
+
+
+if __name__ == "__main__":
+    run_program(lambda: run_watched(sys.argv[1:]))

@@ -11,30 +11,19 @@ from functools import partial
 
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
-from megadga.launch.hosts import (
-    JOB_FROM_INPUT,
-    SSH_OPTIONS,
-    Host,
-    Job,
-    LaunchContext,
-    touch,
-    unreachable,
-)
-from megadga.launch.local import count_accelerators
+from megadga.launch.hosts import JOB_FROM_INPUT, SSH_OPTIONS, Host, Job, LaunchContext, unreachable
 from megadga.launch.plan import (
     LaunchRequest,
     Plan,
-    Preflight,
     common_parser,
+    hosts_or_here,
     launch,
-    requested_hosts,
     timeouts_for,
     to_request,
-    unchecked,
 )
 from megadga.launch.supervision import Command
 
-_WATCHED = "megadga.launch.watched"
+_WATCHED = "megadga.launch.supervision"
 
 
 _END_S = 60.0
@@ -55,7 +44,7 @@ def torchrun_plan(
     """Return what starts an agent on every host.
 
     Args:
-        request: What the user asked for.
+        request: The user's options.
         hosts: The machines, with as many slots each as ranks are wanted there.
         place: Where the launcher was started.
         python: The interpreter, by a path that holds on every machine.
@@ -83,7 +72,6 @@ def torchrun_plan(
     return Plan(
         commands,
         tuple(hosts),
-        ask_to_stop=touch(place.stop_file),
         timeouts=timeouts_for(request, end_s=_END_S),
         port=place.port,
         stop_file=place.stop_file,
@@ -91,10 +79,10 @@ def torchrun_plan(
     )
 
 
-def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
-    """Run ``launch/torchrun``; return the exit code."""
+def main(arguments: Sequence[str], *, prog: str = "megadga launch torchrun") -> int:
+    """Run ``megadga launch torchrun``; return the exit code."""
     parser = common_parser(
-        "launch/torchrun",
+        prog,
         "Train under torchrun (elastic, c10d): an agent on each host of a hostfile, started over "
         "ssh, or without one on this machine.",
         hosts=True,
@@ -102,17 +90,12 @@ def main(arguments: Sequence[str], *, preflight: Preflight = unchecked) -> int:
     request = to_request(parser, parser.parse_args(arguments))
 
     def plan(config: RunConfig) -> Plan:
-        return torchrun_plan(request, _hosts(request), LaunchContext.here(config.output))
+        over_ssh = request.hostfile is not None or request.nodes > 1
+        if over_ssh and not request.dry_run and shutil.which("ssh") is None:
+            raise ConfigError("ssh: expected it on the search path of this machine, found none")
+        return torchrun_plan(request, hosts_or_here(request), LaunchContext.here(config.output))
 
-    return launch(request, plan, preflight=preflight)
-
-
-def _hosts(request: LaunchRequest) -> tuple[Host, ...]:
-    if request.hostfile is None and request.nodes == 1:
-        return (Host("localhost", request.accelerators_per_node or count_accelerators()),)
-    if shutil.which("ssh") is None and not request.dry_run:
-        raise ConfigError("ssh: expected it on the search path of this machine, found none")
-    return requested_hosts(request)
+    return launch(request, plan)
 
 
 def _agent(

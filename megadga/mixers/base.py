@@ -4,7 +4,7 @@ A scheduler says what it observes (alignments, training losses, the step, or not
 a `MixtureState` from it. All of it is numpy: no torch, no ranks, no files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -23,6 +23,9 @@ this, which is far less than what samplers accept, so that nothing has to be div
 @dataclass(frozen=True, eq=False)
 class Mixtures:
     """``n`` distributions over ``K`` domains: P of shape ``(n, K)``, as compressed sparse rows.
+
+    The arrays are those of ``scipy.sparse.csr_array``, which would add half a second of import and
+    save no line: what is used of it is the product with a vector, one call of ``bincount``.
 
     Attributes:
         names: What records call the rows, ``n >= 1`` of them.
@@ -43,20 +46,10 @@ class Mixtures:
     data: FloatArray
 
     def __post_init__(self) -> None:
-        self._check_rows()
-        if not ((self.indices >= 0) & (self.indices < self.num_domains)).all():
-            raise ValueError(f"mixtures: expected domains in [0, {self.num_domains})")
-        same_row = self.rows[1:] == self.rows[:-1]
-        if not (np.diff(self.indices)[same_row] > 0).all():
-            raise ValueError("mixtures: expected domains that ascend in each row")
-        if not (self.data > 0.0).all():
-            raise ValueError("mixtures: expected shares above 0")
-        sums = row_sums(self.data, self.indptr)
-        if not (np.abs(sums - 1.0) <= TOLERANCE).all():
-            row = int(np.argmax(~(np.abs(sums - 1.0) <= TOLERANCE)))
-            raise ValueError(
-                f"mixtures: {self.names[row]}: expected a sum of 1, found {float(sums[row])!r}"
-            )
+        try:
+            check_rows(self.names, self.num_domains, self.indptr, self.indices, self.data)
+        except ValueError as error:
+            raise ValueError(f"mixtures: {error}") from None
 
     @property
     def num_entries(self) -> int:
@@ -86,21 +79,44 @@ class Mixtures:
         mixed = np.bincount(self.indices, weights=shares, minlength=self.num_domains)
         return mixed.astype(np.float64, copy=False)
 
-    def _check_rows(self) -> None:
-        expected = (len(self.names) + 1,)
-        if not self.names or self.indptr.shape != expected:
+
+def check_rows(
+    names: Sequence[str], num_columns: int, indptr: IntArray, indices: IntArray, data: FloatArray
+) -> None:
+    """Check that compressed sparse rows are distributions.
+
+    Args:
+        names: The rows' names, at least one.
+        num_columns: Columns of the matrix.
+        indptr: See `Mixtures`.
+        indices: See `Mixtures`.
+        data: See `Mixtures`.
+
+    Raises:
+        ValueError: If they are not; names the array and, where there is one, the row.
+    """
+    expected = (len(names) + 1,)
+    if not names or indptr.shape != expected:
+        raise ValueError(
+            f"indptr: expected the shape {expected} for {len(names)} names, found {indptr.shape}"
+        )
+    if data.ndim != 1 or indices.shape != data.shape:
+        raise ValueError(
+            f"indices: expected the shape {data.shape} of data, found {indices.shape}"
+        )
+    if (indptr[0], indptr[-1]) != (0, data.size) or not (indptr[1:] > indptr[:-1]).all():
+        raise ValueError(f"indptr: expected to ascend from 0 to {data.size}, found something else")
+    for name, (begin, end) in zip(names, pairwise(indptr.tolist()), strict=True):
+        columns, values = indices[begin:end], data[begin:end]
+        ascend = bool((columns[1:] > columns[:-1]).all())
+        if columns[0] < 0 or columns[-1] >= num_columns or not ascend:
             raise ValueError(
-                f"mixtures: expected names and row bounds of shape {expected}, "
-                f"found {len(self.names)} and {self.indptr.shape}"
+                f"indices: {name}: expected to ascend in [0, {num_columns}), found something else"
             )
-        if self.data.ndim != 1 or self.indices.shape != self.data.shape:
-            raise ValueError(
-                "mixtures: expected domains and shares of one shape (entries,), "
-                f"found {self.indices.shape} and {self.data.shape}"
-            )
-        bounds = (int(self.indptr[0]), int(self.indptr[-1]))
-        if bounds != (0, self.data.size) or not (np.diff(self.indptr) > 0).all():
-            raise ValueError(f"mixtures: expected row bounds that ascend to {self.data.size}")
+        if not ((values > 0.0) & (values <= 1.0 + TOLERANCE)).all():
+            raise ValueError(f"data: {name}: expected values in (0, 1], found others")
+        if abs((total := float(values.sum())) - 1.0) > TOLERANCE:
+            raise ValueError(f"data: {name}: expected a sum of 1, found {total!r}")
 
 
 def row_sums(data: FloatArray, indptr: IntArray) -> FloatArray:
@@ -120,6 +136,8 @@ class AlignmentNeeds:
         norms: ``|g_i|^2`` of every domain; each takes a whole gradient of its own, reduced over
             the ranks.
         preconditioned: The target's gradient divided by what AdamW divides its own by.
+        without_moments: What to do about ``preconditioned`` before AdamW has second moments:
+            ``refuse`` is an error; ``raw`` measures along the specific gradient itself.
         target: Whose gradient the domains' are aligned with: that of the specific set, or the
             mean over the training domains of theirs, each counted once.
         mixtures: What is measured in the domains' place: sequences drawn from mixtures of them.
@@ -128,6 +146,7 @@ class AlignmentNeeds:
 
     norms: bool = False
     preconditioned: bool = False
+    without_moments: Literal["refuse", "raw"] = "refuse"
     target: Literal["specific", "domains"] = "specific"
     mixtures: Mixtures | None = None
 
@@ -186,12 +205,14 @@ class TargetNeeds:
         num_targets: Specific sets that the rule is for, M.
         norms: ``|g_k|^2`` of every domain; see `AlignmentNeeds`.
         preconditioned: As there, of every target's gradient.
+        without_moments: As there.
         mixtures: As there; ``K`` is then the number of mixtures.
     """
 
     num_targets: int = 1
     norms: bool = False
     preconditioned: bool = False
+    without_moments: Literal["refuse", "raw"] = "refuse"
     mixtures: Mixtures | None = None
 
 

@@ -23,10 +23,8 @@ from megadga.mixers.base import (
     Observed,
     Scheduler,
     TargetNeeds,
+    check_rows,
 )
-
-TOLERANCE = 1e-12
-
 
 SPECS = {
     "indptr": ArraySpec(("<i8",), 1),
@@ -47,7 +45,7 @@ class Basis:
         indptr: Where each row's entries begin, and end, shape ``(n + 1,)``, ``n >= 1``.
         indices: The entries' columns, in [0, K), ascending in each row, shape ``(entries,)``.
         data: The entries' values, above 0, shape ``(entries,)``; each row sums to 1 within
-            ``TOLERANCE``.
+            1e-12.
         names: The rows' names, ``n`` of them, all different.
         domains: The columns' names, ``K`` of them, all different.
         clustering: Fingerprint of the clustering at its level (``Classifier.fingerprint``),
@@ -71,8 +69,10 @@ class Basis:
             raise ConfigError(
                 f"clustering: expected 64 hexadecimal digits, found {self.clustering[:80]!r}"
             )
-        self._check_rows()
-        self._check_entries()
+        try:
+            check_rows(self.names, len(self.domains), self.indptr, self.indices, self.data)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     @classmethod
     def from_rows(
@@ -84,14 +84,12 @@ class Basis:
         Raises:
             ConfigError: If a row is no distribution, or names do not fit.
         """
-        columns = [np.flatnonzero(row) for row in rows]
-        counts = [indices.size for indices in columns]
+        dense = np.array(rows, dtype=np.float64, ndmin=2)
+        owners, indices = np.nonzero(dense)
         return cls(
-            indptr=np.cumsum([0, *counts], dtype=np.int64),
-            indices=np.concatenate([np.zeros(0, dtype=np.int64), *columns]),
-            data=np.concatenate(
-                [np.zeros(0), *(row[at] for row, at in zip(rows, columns, strict=True))]
-            ),
+            indptr=np.cumsum([0, *np.bincount(owners, minlength=len(dense))], dtype=np.int64),
+            indices=indices,
+            data=dense[owners, indices],
             names=tuple(names),
             domains=tuple(domains),
             clustering=clustering,
@@ -103,43 +101,6 @@ class Basis:
         dense = np.zeros(len(self.domains))
         dense[self.indices[entries]] = self.data[entries]
         return dense
-
-    def _check_rows(self) -> None:
-        expected = (len(self.names) + 1,)
-        if self.indptr.shape != expected:
-            raise ConfigError(
-                f"indptr: expected the shape {expected} for {len(self.names)} names, "
-                f"found {self.indptr.shape}"
-            )
-        entries = len(self.data)
-        if self.indices.shape != self.data.shape:
-            raise ConfigError(
-                f"indices: expected the shape {self.data.shape} of data, "
-                f"found {self.indices.shape}"
-            )
-        if (self.indptr[0], self.indptr[-1]) != (0, entries) or not (
-            self.indptr[:-1] < self.indptr[1:]
-        ).all():
-            raise ConfigError(
-                f"indptr: expected to ascend from 0 to {entries}, found something else"
-            )
-
-    def _check_entries(self) -> None:
-        num_domains = len(self.domains)
-        for index, name in enumerate(self.names):
-            entries = slice(self.indptr[index], self.indptr[index + 1])
-            columns, values = self.indices[entries], self.data[entries]
-            if columns[0] < 0 or columns[-1] >= num_domains or not (
-                columns[:-1] < columns[1:]
-            ).all():  # fmt: skip
-                raise ConfigError(
-                    f"indices: {name}: expected to ascend in [0, {num_domains}), "
-                    "found something else"
-                )
-            if not ((values > 0.0) & (values <= 1.0 + TOLERANCE)).all():
-                raise ConfigError(f"data: {name}: expected values in (0, 1], found others")
-            if abs(total := float(values.sum()) - 1.0) > TOLERANCE:
-                raise ConfigError(f"data: {name}: expected a sum of 1, found {total + 1.0!r}")
 
 
 def write_basis(path: Path, basis: Basis) -> None:

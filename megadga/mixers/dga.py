@@ -1,5 +1,6 @@
 """Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1): mirror descent on the mixture."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
@@ -10,13 +11,22 @@ from megadga.mixers.base import (
     Alignments,
     MixtureState,
     Observed,
+    Scheduler,
     check_domains,
     left_out,
 )
-from megadga.mixers.probing import DirectionalProbe, Probe
+from megadga.mixers.probing import (
+    DIRECTIONAL,
+    InFlight,
+    Probe,
+    Sharded,
+    WithoutMoments,
+    find_direction_inconsistencies,
+    unusable_probe,
+)
+from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.safeguards import (
     GeneralGuard,
-    GeneralGuardSection,
     Memory,
     is_active,
     limit_change,
@@ -24,11 +34,21 @@ from megadga.mixers.safeguards import (
 )
 from megadga.mixers.scores import SCORES, AutoStep, ScoreName, StepSize
 from megadga.mixers.simplex import exponentiated_step, geometric_mixture, project_to_floor
-from megadga.mixers.weights import Weights
-from megadga.section import Count, NonNegative, PositiveShare, Section, Share, Whole
+from megadga.mixers.targets import OverTargets
+from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
+from megadga.section import (
+    ConfigIssue,
+    Count,
+    KeyPath,
+    NonNegative,
+    PositiveShare,
+    Share,
+    Whole,
+    format_value,
+)
 
 
-class DgaMixing(Section):
+class DgaOptions(RuleOptions):
     """Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1)."""
 
     type: Literal["dga"]
@@ -45,13 +65,13 @@ class DgaMixing(Section):
     """What enters exp(): raw: inner products (the paper); cosine: of unit gradients; clipped: of
     gradients clipped to norm 1; adam: with the specific gradient divided by what AdamW divides
     by. cosine and clipped need every domain's gradient."""
-    without_moments: Literal["refuse", "raw"] = "refuse"
+    without_moments: WithoutMoments = "refuse"
     """What the score adam does before AdamW has second moments; refuse: an error; raw: as the
     score raw. Other scores do not read it."""
     basis: Path | None = None
-    """File of basis distributions over the domains (tools/histogram.py), relative to this file:
-    the rule (initial, prior, floor too) weights these in the domains' place, and probes draw from
-    them; null: it weights the domains."""
+    """File of basis distributions over the domains (`megadga data histogram`), relative to this
+    file: the rule (initial, prior, floor too) weights these in the domains' place, and probes draw
+    from them; null: it weights the domains."""
     initial: Weights = "uniform"
     """Weights at step 0: uniform, proportional (to tokens), {type: temperature, temperature: T},
     {type: unimax, max_epochs: N}, or {domain: weight} for every domain. With a basis: uniform, or
@@ -79,12 +99,107 @@ class DgaMixing(Section):
     min_effective_domains: NonNegative = 0.0
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
-    general_guard: GeneralGuardSection | None = None
+    general_guard: GeneralGuard | None = None
     """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
     domains is more than max_rise above its best; null: none, as in the paper."""
-    probe: Probe = DirectionalProbe()
+    probe: Probe = DIRECTIONAL
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded."""
+
+    @property
+    def aligns_to_specific(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def reads_evaluations(self) -> bool:
+        """Whether the general guard is on."""
+        return self.general_guard is not None
+
+    def files(self) -> Mapping[KeyPath, Path]:
+        """Return the file of the basis."""
+        return {} if self.basis is None else {("basis",): self.basis}
+
+    def find_warnings(self, steps: int) -> Iterator[ConfigIssue]:
+        """Yield a warm-up that takes the whole run."""
+        updates = steps // self.interval
+        if self.interval <= steps and self.warmup >= updates:
+            expected = f"fewer than the run's updates ({updates}), or the weights never move"
+            yield ConfigIssue(("mixing", "warmup"), expected, str(self.warmup))
+
+    def find_inconsistencies(self, specific: Sequence[str] | None) -> Iterator[ConfigIssue]:
+        """Yield what cannot be measured the way that the section says."""
+        if self.basis is not None:
+            yield from self._over_basis()
+        yield from self._safeguards()
+        yield from find_direction_inconsistencies(self.probe, self.score)
+        yield from self._of_probe()
+        if specific is None:
+            return
+        if not specific:
+            expected = f"at least one set, which mixing.type {self.type} aligns to"
+            yield ConfigIssue(("data", "specific"), expected, "none")
+        if len(specific) > 1:
+            yield from self._of_several(f"{len(specific)} sets in data.specific")
+
+    def _over_basis(self) -> Iterator[ConfigIssue]:
+        if isinstance(self.probe, InFlight):
+            yield unusable_probe(
+                self.probe, "with mixing.basis: a sequence of a batch is of one domain"
+            )
+        for key, rule in (("initial", self.initial), ("prior", self.prior)):
+            if isinstance(rule, TemperatureWeights | UnimaxWeights):
+                found = format_value(rule.model_dump())
+            elif rule == "proportional":
+                found = format_value(rule)
+            else:
+                continue
+            expected = (
+                "uniform or {name: weight} with mixing.basis, whose distributions hold no tokens"
+            )
+            yield ConfigIssue(("mixing", key), expected, found)
+
+    def _safeguards(self) -> Iterator[ConfigIssue]:
+        if self.freeze_after is not None and self.freeze_after <= self.warmup:
+            expected = f"more than mixing.warmup ({self.warmup}), or the weights never move"
+            yield ConfigIssue(
+                ("mixing", "freeze_after"), expected, format_value(self.freeze_after)
+            )
+        guard = self.general_guard
+        if guard is not None and guard.pull <= self.prior_pull:
+            expected = (
+                f"more than mixing.prior_pull ({self.prior_pull}), or the guard does nothing"
+            )
+            path = ("mixing", "general_guard", "pull")
+            yield ConfigIssue(path, expected, format_value(guard.pull))
+
+    def _of_probe(self) -> Iterator[ConfigIssue]:
+        """Yield what the probe does not see."""
+        if isinstance(self.probe, InFlight) and self.score in ("cosine", "clipped"):
+            expected = (
+                "'raw' or 'adam' with mixing.probe.type in_flight, "
+                "which forms no domain's gradient"
+            )
+            yield ConfigIssue(("mixing", "score"), expected, format_value(self.score))
+        if self.min_signal == 0.0:
+            return
+        if isinstance(self.probe, Sharded):
+            expected = "0 with mixing.probe.type sharded, which measures no noise"
+            yield ConfigIssue(("mixing", "min_signal"), expected, format_value(self.min_signal))
+        elif self.probe.sequences_per_domain == 1:
+            path = ("mixing", "probe", "sequences_per_domain")
+            expected = "at least 2 with mixing.min_signal above 0, to estimate the noise"
+            yield ConfigIssue(path, expected, "1")
+
+    def _of_several(self, several: str) -> Iterator[ConfigIssue]:
+        """Yield what cannot be said of several specific sets."""
+        if self.min_signal > 0.0:
+            expected = f"0 with {several}, as the noise of their combined scores is not estimated"
+            yield ConfigIssue(("mixing", "min_signal"), expected, format_value(self.min_signal))
+        if isinstance(self.probe, InFlight):
+            yield unusable_probe(
+                self.probe, f"with {several}: a step is measured along one direction"
+            )
 
 
 @final
@@ -126,6 +241,8 @@ class Dga:
             were left out; None for never.
         general_guard: When to pull harder, and how hard; None for never. Alignments then have to
             come with the loss of the last evaluation.
+        without_moments: What the score ``adam`` does before AdamW has second moments: ``refuse``
+            is an error, ``raw`` measures inner products as they are.
 
     Raises:
         ValueError: If a value is out of range, or the prior, without a floor, is 0 where
@@ -144,6 +261,7 @@ class Dga:
     warmup: int = 0
     freeze_after: int | None = None
     general_guard: GeneralGuard | None = None
+    without_moments: WithoutMoments = "refuse"
 
     def __post_init__(self) -> None:
         self._check_mixtures()
@@ -184,7 +302,10 @@ class Dga:
     @property
     def observes(self) -> AlignmentNeeds:
         """What the score needs measured."""
-        return SCORES[self.score].needs
+        needs = SCORES[self.score].needs
+        if not needs.preconditioned:
+            return needs
+        return replace(needs, without_moments=self.without_moments)
 
     def init(self) -> MixtureState:
         """Return the initial mixture, projected onto the floor."""
@@ -243,7 +364,7 @@ class Dga:
         if pull > 0.0:
             weights = geometric_mixture(weights, self._floored_prior(), pull)
         scores, size = SCORES[self.score].of(observed), self.step_size
-        eta = size.of(scores) if isinstance(size, AutoStep) else size
+        eta = size.for_scores(scores) if isinstance(size, AutoStep) else size
         return project_to_floor(exponentiated_step(weights, scores, eta), self.floor)
 
     def _signal(self, observed: Alignments) -> float:
@@ -258,3 +379,46 @@ class Dga:
     def _floored_prior(self) -> FloatArray:
         prior = self.initial if self.prior is None else self.prior
         return project_to_floor(check_simplex(prior), self.floor)
+
+
+def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
+    """Return the rule over the domains, or over basis distributions.
+
+    Raises:
+        ConfigError: If weights do not name exactly what the rule is over, or a setting is out of
+            range for their number.
+    """
+    initial = context.weights("initial", options.initial)
+    if options.floor * initial.size > 1.0:
+        expected = f"at most 1 / {initial.size} {context.noun}"
+        raise context.invalid("floor", expected=expected, found=str(options.floor))
+    prior = None
+    if options.prior is not None:
+        prior = context.weights("prior", options.prior)
+        if ((prior == 0.0) & (initial > 0.0)).any():
+            expected = "a weight above 0 wherever mixing.initial has one"
+            raise context.invalid("prior", expected=expected, found="0")
+    several = context.importance.size > 1
+    rule = Dga(
+        initial=initial,
+        step_size=options.step_size,
+        ema=options.ema,
+        score="raw" if several else options.score,
+        floor=options.floor,
+        prior=prior,
+        prior_pull=options.prior_pull,
+        min_signal=options.min_signal,
+        max_change=options.max_change,
+        warmup=options.warmup,
+        freeze_after=options.freeze_after,
+        general_guard=options.general_guard,
+        without_moments=options.without_moments,
+    )
+    if not several:
+        return rule
+    return OverTargets(
+        rule, context.importance, options.combine, options.score, options.without_moments
+    )
+
+
+RULES = (Rule(DgaOptions, make_dga),)

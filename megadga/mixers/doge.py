@@ -1,5 +1,6 @@
 """DoGE (arXiv 2310.15393): weight for domains that agree with the others or a target."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -16,13 +17,20 @@ from megadga.mixers.base import (
     left_out,
     next_average,
 )
-from megadga.mixers.probing import DirectionalProbe, Probe
+from megadga.mixers.probing import (
+    DIRECTIONAL,
+    InFlight,
+    Probe,
+    find_direction_inconsistencies,
+    unusable_probe,
+)
+from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.weights import Weights
-from megadga.section import Count, Positive, Section
+from megadga.section import ConfigIssue, Count, Positive
 
 
-class DogeMixing(Section):
+class DogeOptions(RuleOptions):
     """DoGE (arXiv 2310.15393): domains that agree with the others, or a target, get weight."""
 
     type: Literal["doge"]
@@ -38,9 +46,24 @@ class DogeMixing(Section):
     """Largest score of a domain, above 0, in units of the domains' mean gradient norm."""
     initial: Weights = "uniform"
     """Weights at step 0, written as the weights of type static."""
-    probe: Probe = DirectionalProbe()
+    probe: Probe = DIRECTIONAL
     """How alignments are measured and on how many sequences: type directional or sharded. For the
     target domains, specific_sequences is not read."""
+
+    @property
+    def aligns_to_specific(self) -> bool:
+        """Whether the target is a specific set."""
+        return self.target == "specific"
+
+    def find_inconsistencies(self, specific: Sequence[str] | None) -> Iterator[ConfigIssue]:
+        """Yield what cannot be measured the way that the section says."""
+        if isinstance(self.probe, InFlight):
+            yield unusable_probe(self.probe, "with mixing.type doge, which needs every norm")
+        else:
+            yield from find_direction_inconsistencies(self.probe)
+        if specific is not None and self.aligns_to_specific and len(specific) != 1:
+            expected = "exactly one set, which mixing.type doge aligns to"
+            yield ConfigIssue(("data", "specific"), expected, ", ".join(specific) or "none")
 
 
 @final
@@ -130,3 +153,20 @@ class Doge:
         with np.errstate(over="ignore"):
             scores = observed.dots / mean_norm * terms
         return np.clip(scores, 0.0, min(self.max_score, np.finfo(np.float64).max))
+
+
+def make_doge(options: DogeOptions, context: RuleContext) -> Doge:
+    """Return the rule over the domains.
+
+    Raises:
+        ConfigError: If weights do not name exactly the domains.
+    """
+    return Doge(
+        context.weights("initial", options.initial),
+        step_size=options.step_size,
+        target=options.target,
+        max_score=options.max_score,
+    )
+
+
+RULES = (Rule(DogeOptions, make_doge),)

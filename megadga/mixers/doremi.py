@@ -17,12 +17,13 @@ from megadga.mixers.base import (
     left_out,
     next_average,
 )
+from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.weights import Weights
-from megadga.section import Count, NonNegative, Section, Share
+from megadga.section import Count, NonNegative, Share
 
 
-class DoremiMixing(Section):
+class DoremiOptions(RuleOptions):
     """DoReMi's proxy run (arXiv 2305.10429): domains that lag behind a reference get weight."""
 
     type: Literal["doremi"]
@@ -130,3 +131,19 @@ def _excess(observed: DomainLosses, last: FloatArray) -> FloatArray:
         behind = observed.losses - observed.reference_losses
     clipped = np.clip(behind, 0.0, np.finfo(np.float64).max)
     return np.where(observed.counts > 0, clipped, last)
+
+
+def make_doremi(options: DoremiOptions, context: RuleContext) -> Doremi:
+    """Return the rule over the domains.
+
+    Raises:
+        ConfigError: If weights do not name exactly the domains.
+    """
+    return Doremi(
+        context.weights("initial", options.initial),
+        step_size=options.step_size,
+        smoothing=options.smoothing,
+    )
+
+
+RULES = (Rule(DoremiOptions, make_doremi),)

@@ -1,6 +1,6 @@
 """Schedulers from other packages: the interface, and the entry points that name them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isclass
@@ -8,35 +8,14 @@ from typing import Any, Protocol, TypeVar, cast, final, runtime_checkable
 
 from pydantic import BaseModel
 
-from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.base import Scheduler
-from megadga.mixers.weights import Weights
+from megadga.mixers.rule import RuleContext
 
 GROUP = "megadga.schedulers"
 """The group of entry points; the name of each is what ``mixing.type`` says."""
 
 
 Options = TypeVar("Options", bound=BaseModel)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class RuleContext:
-    """What a rule may need to know of the run besides its options.
-
-    Attributes:
-        domains: Names of the training domains, ``K`` of them.
-        tokens: Training tokens of each, above 0, shape ``(K,)``.
-        total_steps: Optimizer steps of the whole run.
-        weights: Turns a mixture as it is written, under a key of the options, into a distribution
-            of shape ``(K,)``: ``context.weights("initial", options.initial)``. Raises
-            ``ConfigError``, with the key's file and line, if it does not name exactly the domains.
-    """
-
-    domains: tuple[str, ...]
-    tokens: IntArray
-    total_steps: int
-    weights: Callable[[str, Weights], FloatArray]
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """GRAPE (arXiv 2505.20380): several target sets; those that improve least count most."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -16,13 +17,20 @@ from megadga.mixers.base import (
     left_out,
     next_average,
 )
-from megadga.mixers.probing import DirectionalProbe, Probe
+from megadga.mixers.probing import (
+    DIRECTIONAL,
+    InFlight,
+    Probe,
+    find_direction_inconsistencies,
+    unusable_probe,
+)
+from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.weights import Weights
-from megadga.section import Count, NonNegative, Positive, Section, Share
+from megadga.section import ConfigIssue, Count, NonNegative, Positive, Share
 
 
-class GrapeMixing(Section):
+class GrapeOptions(RuleOptions):
     """GRAPE (arXiv 2505.20380): several specific sets, those that improve least count most."""
 
     type: Literal["grape"]
@@ -44,9 +52,25 @@ class GrapeMixing(Section):
     """What enters exp(): inner products of the domains' gradients and those of the logarithms of
     the sets' losses; raw: as they are (the paper); clipped: of gradients clipped to norm 1 (the
     authors' code), which needs every domain's gradient."""
-    probe: Probe = DirectionalProbe()
+    probe: Probe = DIRECTIONAL
     """How alignments are measured, for each set in turn, and on how many sequences: type
     directional or sharded."""
+
+    @property
+    def aligns_to_specific(self) -> bool:
+        """True."""
+        return True
+
+    def find_inconsistencies(self, specific: Sequence[str] | None) -> Iterator[ConfigIssue]:
+        """Yield what cannot be measured the way that the section says."""
+        if specific is not None and not specific:
+            expected = f"at least one set, which mixing.type {self.type} aligns to"
+            yield ConfigIssue(("data", "specific"), expected, "none")
+        if isinstance(self.probe, InFlight):
+            reason = "with mixing.type grape: a step is measured along one direction"
+            yield unusable_probe(self.probe, reason)
+        else:
+            yield from find_direction_inconsistencies(self.probe, self.score)
 
 
 TASK_WEIGHTS = "task_weights"
@@ -189,3 +213,22 @@ def task_weights(state: MixtureState) -> FloatArray:
             f"memory: expected {TASK_WEIGHTS}, found none: only rules for several have them"
         )
     return state.memory[TASK_WEIGHTS]
+
+
+def make_grape(options: GrapeOptions, context: RuleContext) -> Grape:
+    """Return the rule for the run's specific sets, whose weights start at their importance.
+
+    Raises:
+        ConfigError: If weights do not name exactly the domains.
+    """
+    return Grape(
+        context.weights("initial", options.initial),
+        context.importance / context.importance.sum(),
+        step_size=options.step_size,
+        task_step_size=options.task_step_size,
+        task_smoothing=options.task_smoothing,
+        score=options.score,
+    )
+
+
+RULES = (Rule(GrapeOptions, make_grape),)

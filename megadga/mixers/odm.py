@@ -1,7 +1,7 @@
 """Online Data Mixing (arXiv 2312.02406): a bandit rewarded with the training losses."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, final
 
@@ -17,13 +17,14 @@ from megadga.mixers.base import (
     check_domains,
     left_out,
 )
+from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.static import uniform_weights
 from megadga.mixers.weights import Weights
-from megadga.section import Count, Section, Whole
+from megadga.section import ConfigIssue, Count, Whole
 
 
-class OdmMixing(Section):
+class OdmOptions(RuleOptions):
     """Online Data Mixing (arXiv 2312.02406): a bandit that follows the losses of training."""
 
     type: Literal["odm"]
@@ -40,6 +41,12 @@ class OdmMixing(Section):
     reward: Literal["importance", "exponential"] = "importance"
     """What a domain is rewarded with; importance: its loss over its weight, as in the paper;
     exponential: exp(loss), as in the paper's code."""
+
+    def find_warnings(self, steps: int) -> Iterator[ConfigIssue]:
+        """Yield a warm-up that takes the whole run."""
+        if self.warmup >= steps:
+            expected = f"less than training.steps ({steps}), or the weights never move"
+            yield ConfigIssue(("mixing", "warmup"), expected, str(self.warmup))
 
 
 RewardName = Literal["importance", "exponential"]
@@ -180,3 +187,20 @@ def exploration(num_domains: int, step: int) -> float:
     if step < 1:
         raise ValueError(f"step: expected at least 1, found {step}")
     return min(1.0 / num_domains, math.sqrt(math.log(num_domains) / (num_domains * step)))
+
+
+def make_odm(options: OdmOptions, context: RuleContext) -> Odm:
+    """Return the rule over the domains.
+
+    Raises:
+        ConfigError: If weights do not name exactly the domains.
+    """
+    return Odm(
+        context.weights("initial", options.initial),
+        smoothing=options.smoothing,
+        warmup=options.warmup,
+        reward=options.reward,
+    )
+
+
+RULES = (Rule(OdmOptions, make_odm),)

@@ -1,21 +1,31 @@
-"""Options of the probes, one section per `type`: how alignments are measured."""
+"""How alignments are measured: one section per `type`, which is the value that probes take."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, cast
 
 from pydantic import Discriminator, Tag
 
-from megadga.section import Count, PositiveShare, Section
+from megadga.section import ConfigIssue, Count, PositiveShare, Section, format_value
 
 
-class RankDirection(Section):
+class LowRank(Section):
     """Two thin factors of each matrix of the direction."""
 
     rank: Count
     """Columns of each factor, at least 1; a matrix that is no larger is kept whole."""
 
+    @property
+    def most(self) -> int:
+        """Columns of each factor, at most."""
+        return self.rank
 
-class EnergyDirection(Section):
+    @property
+    def share(self) -> float | None:
+        """Share of the squared norm that decides how many columns are kept; None: all are."""
+        return None
+
+
+class LowRankEnergy(Section):
     """Two thin factors of each matrix, as many columns as hold a share of the direction."""
 
     energy: PositiveShare
@@ -23,11 +33,21 @@ class EnergyDirection(Section):
     max_rank: Count = 64
     """Columns of each factor, at most; at least 1."""
 
+    @property
+    def most(self) -> int:
+        """Columns of each factor, at most."""
+        return self.max_rank
+
+    @property
+    def share(self) -> float | None:
+        """Share of the squared norm that decides how many columns are kept."""
+        return self.energy
+
 
 def _direction_form(value: object) -> str:
-    if isinstance(value, EnergyDirection):
+    if isinstance(value, LowRankEnergy):
         return "<energy>"
-    if isinstance(value, RankDirection):
+    if isinstance(value, LowRank):
         return "<rank>"
     if isinstance(value, Mapping):
         return "<energy>" if "energy" in value else "<rank>"
@@ -36,14 +56,18 @@ def _direction_form(value: object) -> str:
 
 Direction = Annotated[
     Annotated[Literal["full"], Tag("<named>")]
-    | Annotated[RankDirection, Tag("<rank>")]
-    | Annotated[EnergyDirection, Tag("<energy>")],
+    | Annotated[LowRank, Tag("<rank>")]
+    | Annotated[LowRankEnergy, Tag("<energy>")],
     Discriminator(_direction_form),
 ]
 """full, {rank: r}, or {energy: share, max_rank: r}."""
 
 
-class DirectionalProbe(Section):
+WithoutMoments = Literal["refuse", "raw"]
+"""What a score by AdamW's second moments does before there are any."""
+
+
+class Directional(Section):
     """Derivatives along the specific gradient, of sequences of all domains in shared batches."""
 
     type: Literal["directional"] = "directional"
@@ -59,7 +83,7 @@ class DirectionalProbe(Section):
     """Updates that a direction is used for, at least 1; more than 1 only if it is low-rank."""
 
 
-class InFlightProbe(Section):
+class InFlight(Section):
     """The derivatives of the training batch's own sequences; other domains keep their last."""
 
     type: Literal["in_flight"] = "in_flight"
@@ -78,7 +102,7 @@ class InFlightProbe(Section):
     sequences of their own, at least 1; the first update is one."""
 
 
-class ShardedProbe(Section):
+class Sharded(Section):
     """Gradients of every domain, sharded over the ranks and multiplied there: the reference."""
 
     type: Literal["sharded"] = "sharded"
@@ -90,7 +114,7 @@ class ShardedProbe(Section):
 
 
 def _probe_type(value: object) -> str:
-    if isinstance(value, DirectionalProbe | InFlightProbe | ShardedProbe):
+    if isinstance(value, Directional | InFlight | Sharded):
         return value.type
     if isinstance(value, Mapping):
         return str(cast("Mapping[str, object]", value).get("type", "directional"))
@@ -98,9 +122,39 @@ def _probe_type(value: object) -> str:
 
 
 Probe = Annotated[
-    Annotated[DirectionalProbe, Tag("directional")]
-    | Annotated[InFlightProbe, Tag("in_flight")]
-    | Annotated[ShardedProbe, Tag("sharded")],
+    Annotated[Directional, Tag("directional")]
+    | Annotated[InFlight, Tag("in_flight")]
+    | Annotated[Sharded, Tag("sharded")],
     Discriminator(_probe_type),
 ]
 """One of them; without a `type`, directional."""
+
+
+DIRECTIONAL = Directional()
+"""What measures where nothing else is said."""
+
+
+def find_direction_inconsistencies(probe: Probe, score: str = "") -> Iterator[ConfigIssue]:
+    """Yield what a probe's direction cannot be.
+
+    Args:
+        probe: The section ``mixing.probe``.
+        score: ``mixing.score`` of the rule, if it has one.
+    """
+    if isinstance(probe, Sharded):
+        return
+    if probe.direction == "full":
+        if probe.direction_interval > 1:
+            expected = "1 with mixing.probe.direction full, or a low-rank one"
+            path = ("mixing", "probe", "direction_interval")
+            yield ConfigIssue(path, expected, format_value(probe.direction_interval))
+    elif score == "adam":
+        expected = "'full' with mixing.score adam, which divides element by element"
+        found = format_value(probe.direction.model_dump())
+        yield ConfigIssue(("mixing", "probe", "direction"), expected, found)
+
+
+def unusable_probe(probe: Probe, reason: str) -> ConfigIssue:
+    """Return the issue of an in-flight probe where only the other types can measure."""
+    expected = f"directional or sharded {reason}"
+    return ConfigIssue(("mixing", "probe", "type"), expected, format_value(probe.type))

@@ -11,15 +11,6 @@ from megadga.arrays import FloatArray
 from megadga.section import Positive, PositiveShare, Section
 
 
-class GeneralGuardSection(Section):
-    """A stronger pull to the prior while the mean validation loss over the domains has risen."""
-
-    max_rise: Positive
-    """Nats a token above its best so far that this loss may be, above 0."""
-    pull: PositiveShare
-    """Share of the prior in updates meanwhile, if `prior_pull` is less, in (0, 1]."""
-
-
 def total_variation(first: FloatArray, second: FloatArray) -> float:
     """Return ``sum_i |first_i - second_i| / 2``, in ``[0, 1]``.
 
@@ -72,7 +63,7 @@ def entropy_alarm(weights: FloatArray, *, min_effective: float) -> bool:
 
     Args:
         weights: A distribution, shape ``(K,)``.
-        min_effective: Least number of `effective_domains` that is no cause for alarm.
+        min_effective: Threshold for `effective_domains`.
     """
     return effective_domains(weights) < min_effective
 
@@ -161,9 +152,8 @@ class GuardReading:
 
 
 @final
-@dataclass(frozen=True)
-class GeneralGuard:
-    """A stronger pull while the mean validation loss over the domains is above its best.
+class GeneralGuard(Section):
+    """A stronger pull to the prior while the mean validation loss over the domains has risen.
 
     With ``L`` that loss at the last evaluation before an update, and ``rho0`` the pull that a rule
     has anyway,
@@ -172,23 +162,12 @@ class GeneralGuard:
         rho  =  max(rho0, pull)  if L > best + max_rise,  else rho0
 
     A loss that is not a number is above any other. Before the first evaluation nothing is.
-
-    Attributes:
-        max_rise: Nats a token, finite, above 0.
-        pull: Share of the prior in an update meanwhile, in ``(0, 1]``.
-
-    Raises:
-        ValueError: If a value is out of range.
     """
 
-    max_rise: float
-    pull: float
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.max_rise < math.inf:
-            raise ValueError(f"max_rise: expected a finite number > 0, found {self.max_rise}")
-        if not 0.0 < self.pull <= 1.0:
-            raise ValueError(f"pull: expected 0 < pull <= 1, found {self.pull}")
+    max_rise: Positive
+    """Nats per token above its best so far that this loss may be, above 0."""
+    pull: PositiveShare
+    """Share of the prior in updates meanwhile, if `prior_pull` is less, in (0, 1]."""
 
     def first(self) -> Memory:
         """Return the memory before any evaluation."""

@@ -1,6 +1,8 @@
 """Weights as a function of the step: stages, interpolation, replay of another run."""
 
-from collections.abc import Mapping, Sequence
+import csv
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
@@ -8,9 +10,11 @@ from typing import Literal, final
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray, check_simplex
+from megadga.errors import ConfigError
 from megadga.mixers.base import MixtureState, Observed, StepNeeds, StepNumber
+from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.weights import Weights
-from megadga.section import Count, Section, Whole
+from megadga.section import ConfigIssue, Count, KeyPath, Section, Whole, format_value
 
 
 class Stage(Section):
@@ -31,7 +35,7 @@ class Replay(Section):
     """What that run began with, which its metrics do not tell."""
 
 
-class ScheduleMixing(Section):
+class ScheduleOptions(RuleOptions):
     """Weights that are known beforehand, as a function of the step."""
 
     type: Literal["schedule"]
@@ -47,7 +51,58 @@ class ScheduleMixing(Section):
     replay: Replay | None = None
     """Run whose weights are repeated: {metrics, initial}; null: `stages` or `csv` says it."""
     between: Literal["constant", "linear"] = "constant"
-    """From one stage to the next; constant: a leap; linear: a line, in proportion to the steps."""
+    """Between two stages; constant: a step change; linear: interpolation by the step."""
+
+    def find_inconsistencies(self, specific: Sequence[str] | None) -> Iterator[ConfigIssue]:  # noqa: ARG002
+        """Yield what keeps the section from being one schedule."""
+        given = [key for key in ("stages", "csv", "replay") if getattr(self, key) is not None]
+        if len(given) != 1:
+            expected = "exactly one of stages, csv and replay"
+            yield ConfigIssue(("mixing",), expected, " and ".join(given) or "none")
+            return
+        if self.replay is not None and self.between == "linear":
+            expected = "'constant' with mixing.replay, as weights of a run are piecewise constant"
+            yield ConfigIssue(("mixing", "between"), expected, format_value(self.between))
+        if self.stages is not None:
+            yield from _find_disorder([stage.step for stage in self.stages])
+
+    def find_warnings(self, steps: int) -> Iterator[ConfigIssue]:
+        """Yield stages after the end of the run."""
+        for index, stage in enumerate(self.stages or ()):
+            if stage.step >= steps:
+                expected = f"less than training.steps ({steps}), or the stage never begins"
+                yield ConfigIssue(("mixing", "stages", index, "step"), expected, str(stage.step))
+
+    def files(self) -> Mapping[KeyPath, Path]:
+        """Return the file of the table, or of the other run's metrics."""
+        if self.replay is not None:
+            return {("replay", "metrics"): self.replay.metrics}
+        return {} if self.csv is None else {("csv",): self.csv}
+
+    def digests(self) -> Mapping[str, str]:
+        """Return the digest of the file, if there is one.
+
+        Raises:
+            ConfigError: If it cannot be read.
+        """
+        for path in self.files().values():
+            try:
+                return {"schedule": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+            except OSError as error:
+                raise ConfigError(f"{path}: expected a schedule, found {error.strerror}") from None
+        return {}
+
+
+def _find_disorder(steps: Sequence[int]) -> Iterator[ConfigIssue]:
+    if not steps:
+        yield ConfigIssue(("mixing", "stages"), "at least one stage", "none")
+    for index, step in enumerate(steps):
+        path = ("mixing", "stages", index, "step")
+        if index == 0 and step != 0:
+            yield ConfigIssue(path, "0, where training begins", str(step))
+        if index > 0 and step <= steps[index - 1]:
+            expected = f"more than the {steps[index - 1]} of the stage before"
+            yield ConfigIssue(path, expected, str(step))
 
 
 Between = Literal["constant", "linear"]
@@ -176,3 +231,70 @@ def replay(initial: FloatArray, steps: IntArray, weights: FloatArray) -> Schedul
         np.concatenate(([0], steps)).astype(np.int64),
         np.concatenate((initial[np.newaxis], weights)),
     )
+
+
+def make_schedule(options: ScheduleOptions, context: RuleContext) -> Schedule:
+    """Return the schedule that a section has, or that the file holds which it names.
+
+    Raises:
+        ConfigError: If weights do not name exactly the domains, or a file holds no schedule.
+    """
+    if options.replay is not None:
+        initial = context.weights(("replay", "initial"), options.replay.initial)
+        return _replayed(options.replay.metrics, initial, context)
+    if options.csv is not None:
+        return _read_schedule(options.csv, context.domains, options.between)
+    stages = options.stages or ()
+    rows = [
+        context.weights(("stages", index, "weights"), stage.weights)
+        for index, stage in enumerate(stages)
+    ]
+    steps = np.array([stage.step for stage in stages], dtype=np.int64)
+    return Schedule(steps, np.stack(rows), options.between)
+
+
+def _replayed(metrics: Path, initial: FloatArray, context: RuleContext) -> Schedule:
+    history = context.read_history(metrics)
+    if history.names != context.domains:
+        raise ConfigError(
+            f"{metrics}: expected the weights of this run's {len(context.domains)} domains, in "
+            f"their order, found {len(history.names)}: {', '.join(history.names[:5])} ..."
+        )
+    try:
+        return replay(initial, history.steps, history.weights)
+    except ValueError as error:
+        raise ConfigError(f"{metrics}: {error}") from None
+
+
+def _read_schedule(path: Path, domains: Sequence[str], between: Between) -> Schedule:
+    columns = _read_columns(path)
+    steps = columns.pop("step")
+    if not (np.isfinite(steps) & (steps == np.floor(steps))).all():
+        raise ConfigError(f"{path}: step: expected whole numbers, found {steps.tolist()[:5]}")
+    try:
+        return schedule_of_columns(steps.astype(np.int64), columns, domains, between=between)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read_columns(path: Path) -> dict[str, FloatArray]:
+    """Return the columns of a table under what its first line calls them, `step` among them."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *lines = [line for line in csv.reader(file) if line] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: expected a table, found {error}") from None
+    if len(set(header)) < len(header) or "step" not in header:
+        raise ConfigError(
+            f"{path}: expected a first line with step and each domain once, found {header[:5]}"
+        )
+    try:
+        table = np.array([[float(cell) for cell in line] for line in lines], dtype=np.float64)
+        table = table.reshape(len(lines), len(header))
+    except ValueError as error:
+        expected = f"lines of {len(header)} numbers"
+        raise ConfigError(f"{path}: expected {expected}, found {error}") from None
+    return dict(zip(header, table.T, strict=True))
+
+
+RULES = (Rule(ScheduleOptions, make_schedule),)

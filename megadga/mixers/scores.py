@@ -13,29 +13,9 @@ from megadga.mixers.safeguards import standard_deviation
 from megadga.section import Positive, Section
 
 
-class SpreadStep(Section):
-    """A step size chosen for each update by how much its scores differ."""
-
-    spread: Positive
-    """Standard deviation of an update's exponents over the domains, above 0; at 0.1 a domain one
-    standard deviation above the mean gains about 10 % on the average domain."""
-
-
-def _step_form(value: object) -> str:
-    return "<spread>" if isinstance(value, SpreadStep | Mapping) else "<fixed>"
-
-
-StepSize = Annotated[
-    Annotated[Positive, Tag("<fixed>")] | Annotated[SpreadStep, Tag("<spread>")],
-    Discriminator(_step_form),
-]
-"""A number above 0, or {spread: s}."""
-
-
 @final
-@dataclass(frozen=True)
-class AutoStep:
-    """The step size at which an update's exponents spread by a stated number.
+class AutoStep(Section):
+    """A step size chosen for each update by how much its scores differ.
 
     With the standard deviation over the domains, ``1/(K-1)``,
 
@@ -48,27 +28,30 @@ class AutoStep:
     The price: an update moves as far when the scores differ by noise alone as when they differ by
     much, so give it a least signal; and its steps do not become smaller as the mixture becomes
     right.
-
-    Attributes:
-        spread: Standard deviation of an update's exponents, finite, at least 0.
-
-    Raises:
-        ValueError: If it is out of range.
     """
 
-    spread: float
+    spread: Positive
+    """Standard deviation of an update's exponents over the domains, above 0; at 0.1 a domain one
+    standard deviation above the mean gains about 10 % on the average domain."""
 
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.spread < np.inf:
-            raise ValueError(f"spread: expected a finite number >= 0, found {self.spread}")
-
-    def of(self, scores: FloatArray) -> float:
+    def for_scores(self, scores: FloatArray) -> float:
         """Return ``eta`` for these scores, finite ones of shape ``(K,)``."""
         deviation = standard_deviation(scores)
         if deviation == 0.0:
             return 0.0
         with np.errstate(over="ignore"):
             return float(np.minimum(np.float64(self.spread) / deviation, np.finfo(np.float64).max))
+
+
+def _step_form(value: object) -> str:
+    return "<spread>" if isinstance(value, AutoStep | Mapping) else "<fixed>"
+
+
+StepSize = Annotated[
+    Annotated[Positive, Tag("<fixed>")] | Annotated[AutoStep, Tag("<spread>")],
+    Discriminator(_step_form),
+]
+"""A number above 0, or {spread: s}."""
 
 
 ScoreName = Literal["raw", "cosine", "clipped", "adam"]

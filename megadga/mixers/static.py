@@ -1,19 +1,17 @@
-"""Fixed mixtures: uniform, proportional, temperature, UniMax, importance sampling, explicit."""
+"""Fixed mixtures: uniform, proportional to tokens, temperature, UniMax, explicit."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray, check_simplex
 from megadga.mixers.base import MixtureState, Observed
-from megadga.mixers.weights import Weights
-from megadga.section import Section
+from megadga.mixers.rule import Rule, RuleContext, RuleOptions
+from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
 
 
-class StaticMixing(Section):
+class StaticOptions(RuleOptions):
     """Weights that stay as they are."""
 
     type: Literal["static"]
@@ -23,27 +21,26 @@ class StaticMixing(Section):
     {type: unimax, max_epochs: N}, or {domain: weight} for every domain."""
 
 
-class UniformMixing(Section):
+class UniformOptions(RuleOptions):
     """The same weight for every domain."""
 
     type: Literal["uniform"]
     """How the domains' weights are set."""
 
 
-class ProportionalMixing(Section):
+class ProportionalOptions(RuleOptions):
     """Weights proportional to the domains' tokens."""
 
     type: Literal["proportional"]
     """How the domains' weights are set."""
 
 
-class ImportanceMixing(Section):
-    """Importance sampling: the weights are the specific set's histogram over the domains."""
+class TemperatureOptions(TemperatureWeights, RuleOptions):
+    """Weights proportional to tokens ** (1 / temperature)."""
 
-    type: Literal["importance"]
-    """How the domains' weights are set."""
-    histogram: Path
-    """JSON file {domain: count or share}, relative to this file."""
+
+class UnimaxOptions(UnimaxWeights, RuleOptions):
+    """The most even weights at which no domain is repeated too often (arXiv 2304.09151)."""
 
 
 @final
@@ -53,12 +50,15 @@ class Static:
 
     Attributes:
         weights: A distribution, shape ``(K,)``.
+        lost_mass: Share of what they were made from that fell into domains that are excluded, in
+            ``[0, 1)``; the others got it in proportion.
 
     Raises:
         ValueError: If ``weights`` is not one.
     """
 
     weights: FloatArray
+    lost_mass: float = 0.0
 
     def __post_init__(self) -> None:
         check_simplex(self.weights)
@@ -170,42 +170,22 @@ def _filled(caps: FloatArray) -> FloatArray:
     return np.minimum(caps, levels[np.argmax(above)]) if above.any() else caps
 
 
-_NAMES_SHOWN = 5
+def _make_static(options: StaticOptions, context: RuleContext) -> Static:
+    return Static(context.weights("weights", options.weights))
 
 
-def importance_weights(histogram: Mapping[str, float], names: Sequence[str]) -> FloatArray:
-    """Return the share of specific documents that fall into each domain (the paper's baseline).
-
-    Args:
-        histogram: Documents, or any non-negative mass, by domain name. Every domain must be named,
-            with 0 where nothing falls into it, and nothing else.
-        names: The domains in the order of the result, ``K`` of them.
-
-    Returns:
-        Weights that sum to 1, shape ``(K,)``.
-
-    Raises:
-        ValueError: If domains are unknown or missing, or the numbers are no histogram.
-    """
-    unknown = sorted(histogram.keys() - set(names))
-    missing = sorted(set(names) - histogram.keys())
-    if unknown or missing:
-        raise ValueError(
-            f"histogram: expected exactly the {len(names)} domains, found "
-            f"{_listed(unknown)} unknown and {_listed(missing)} missing"
-        )
-    masses = np.array([histogram[name] for name in names], dtype=np.float64)
-    if (wrong := ~(np.isfinite(masses) & (masses >= 0.0))).any():
-        index = int(np.argmax(wrong))
-        raise ValueError(
-            f"histogram: {names[index]}: expected a finite number >= 0, found {masses[index]}"
-        )
-    if not (masses > 0.0).any():
-        raise ValueError("histogram: expected a mass > 0 in some domain, found only 0")
-    relative = masses / masses.max()
-    return relative / relative.sum()
+def _make_named(options: UniformOptions | ProportionalOptions, context: RuleContext) -> Static:
+    return Static(context.weights((), options.type))
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN]) or "none"
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} ... ({len(names)} in all)"
+def _make_derived(options: TemperatureOptions | UnimaxOptions, context: RuleContext) -> Static:
+    return Static(context.weights((), options))
+
+
+RULES = (
+    Rule(StaticOptions, _make_static),
+    Rule(UniformOptions, _make_named),
+    Rule(ProportionalOptions, _make_named),
+    Rule(TemperatureOptions, _make_derived),
+    Rule(UnimaxOptions, _make_derived),
+)

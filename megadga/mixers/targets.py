@@ -17,6 +17,7 @@ from megadga.mixers.base import (
     left_out,
 )
 from megadga.mixers.grape import TASK_WEIGHTS, has_rates, task_weights
+from megadga.mixers.probing import WithoutMoments
 from megadga.mixers.scores import SCORES, ScoreName
 
 Combine = Literal["sum", "worst"]
@@ -55,6 +56,7 @@ class OverTargets:
         importance: ``c``, finite and above 0, relative to one another, shape ``(M,)``.
         combine: ``sum`` or ``worst``.
         score: What is taken of each target's alignments before they are combined.
+        without_moments: Of the score ``adam``; see `AlignmentNeeds`.
 
     Raises:
         ValueError: If a value is out of range, or the rule reads more than inner products.
@@ -64,6 +66,7 @@ class OverTargets:
     importance: FloatArray
     combine: Combine = "sum"
     score: ScoreName = "raw"
+    without_moments: WithoutMoments = "refuse"
 
     def __post_init__(self) -> None:
         if self.combine not in ("sum", "worst"):
@@ -81,7 +84,10 @@ class OverTargets:
         """Alignments with each target, and what the score needs."""
         needs = SCORES[self.score].needs
         return TargetNeeds(
-            self.importance.size, norms=needs.norms, preconditioned=needs.preconditioned
+            self.importance.size,
+            norms=needs.norms,
+            preconditioned=needs.preconditioned,
+            without_moments=self.without_moments if needs.preconditioned else "refuse",
         )
 
     def init(self) -> MixtureState:

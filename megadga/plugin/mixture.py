@@ -25,6 +25,7 @@ from megadga.mixers.base import (
     TargetAlignments,
     TargetNeeds,
 )
+from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe
 from megadga.plugin.batches import Batch, BatchIndices, BatchLoader, Sampling
 from megadga.plugin.observing import TrainingLosses, as_target_sets, build_measurement
 from megadga.plugin.protocol import Metrics
@@ -32,7 +33,7 @@ from megadga.plugin.records import ProbeTimer, UpdateRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.loss import Loss, mean_loss
-from megadga.probes.methods import InFlight, Probing, num_measured, predicted_overhead
+from megadga.probes.overhead import num_measured, predicted_overhead
 from megadga.probes.sequences import TrainedBatch
 
 
@@ -54,7 +55,7 @@ class MixturePlugin:
         scheduler: The algorithm that updates the weights.
         sampling: How windows are sampled.
         interval: ``T_r``, optimizer steps between updates, at least 1.
-        probing: How alignments are measured, and on how many sequences per update.
+        probe: How an update's alignments are measured, and on how many sequences.
         loss: Computes the mean loss of tokens ``(b, S + 1)`` through a module, over the targets
             that are not padding (see ``Loss``); by default the module's output, or its mean if
             the module returns one loss per token.
@@ -62,7 +63,7 @@ class MixturePlugin:
     If the scheduler measures alignments, construction is collective: a few sequences pass through
     the module, so that unsupported modules are rejected before training.
 
-    With the in-flight probe (``probing.method``), the tensor passed to ``engine.backward`` must be
+    In flight (``InFlight``), what is handed to ``engine.backward`` must be the mean loss
     the mean loss over the targets of a micro-batch, up to a constant factor, and requesting the
     batch of an update step is collective, as the direction is measured at that point.
 
@@ -83,7 +84,7 @@ class MixturePlugin:
         *,
         sampling: Sampling,
         interval: int = 100,
-        probing: Probing = Probing(),
+        probe: Probe = DIRECTIONAL,
         loss: Loss = mean_loss,
     ) -> None:
         if interval < 1:
@@ -111,19 +112,19 @@ class MixturePlugin:
             self._identity["targets"] = [target.name for target in targets]
         self._sequence_length = domains[0].sequence_length
         self._clock = ProbeTimer(time.perf_counter)
-        self._in_flight = isinstance(probing.method, InFlight)
+        self._in_flight = isinstance(probe, InFlight)
         self._synchronize = partial(_synchronize, engine.device)
         self._needs = scheduler.observes
         wants_reference = self._needs == LossNeeds(reference=True)
         self._losses = TrainingLosses(len(domains), reference=wants_reference)
         self._general_loss: float | None = None
         self._measurement = build_measurement(
-            self._needs, engine, domains, targets, probing=probing, loss=loss, seed=sampling.seed
+            self._needs, engine, domains, targets, probe=probe, loss=loss, seed=sampling.seed
         )
         self._predicted_overhead = 0.0
         if isinstance(self._needs, AlignmentNeeds | TargetNeeds):
             self._predicted_overhead = predicted_overhead(
-                probing,
+                probe,
                 num_domains=num_measured(self._needs, len(domains)),
                 interval=interval,
                 global_batch_size=engine.train_batch_size(),
@@ -145,7 +146,7 @@ class MixturePlugin:
 
     @property
     def epochs(self) -> FloatArray:
-        """How often each domain has been gone through, shape ``(K,)``."""
+        """Number of epochs of each domain, shape ``(K,)``."""
         return self._batches.epochs
 
     def next_batch(self) -> Batch:

@@ -16,10 +16,10 @@ from megadga.mixers.base import (
     StepNeeds,
     TargetNeeds,
 )
+from megadga.mixers.probing import Probe
 from megadga.probes.engine import Engine
 from megadga.probes.loss import Loss
 from megadga.probes.measuring import TargetMeasurement, make_measurement, make_target_measurement
-from megadga.probes.methods import Probing
 from megadga.probes.protocols import Measurement
 
 
@@ -140,7 +140,7 @@ def build_measurement(
     domains: Sequence[Domain],
     specific: Sequence[SequenceSet],
     *,
-    probing: Probing,
+    probe: Probe,
     loss: Loss,
     seed: int,
 ) -> Measurement | TargetMeasurement | None:
@@ -153,7 +153,7 @@ def build_measurement(
         engine: A DeepSpeed engine.
         domains: The training domains, ``K`` of them.
         specific: The specific sets, in the order of a rule's targets.
-        probing: How alignments are measured.
+        probe: How alignments are measured.
         loss: Mean loss of tokens through a module.
         seed: Addresses the probe streams.
 
@@ -162,7 +162,7 @@ def build_measurement(
         ValueError: If that is nothing that a training loop is observed for, or it is for another
             number of specific sets than there are.
     """
-    options: dict[str, Any] = {"probing": probing, "loss": loss, "seed": seed}
+    options: dict[str, Any] = {"probe": probe, "loss": loss, "seed": seed}
     match needs:
         case None | StepNeeds() | LossNeeds():
             return None

@@ -41,14 +41,14 @@ class ProgressBars:
     The bar of a stage ends when the next stage begins; that of the last, with the ``with`` block.
 
     Args:
-        stream: Where to.
+        stream: Where to; None: standard error.
         clock: Returns a monotonic time in seconds.
     """
 
     def __init__(
-        self, stream: TextIO = sys.stderr, *, clock: Callable[[], float] = time.monotonic
+        self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._stream = stream
+        self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._bar: Any = None  # tqdm's stubs want something to iterate over
 

@@ -5,7 +5,7 @@ parameter ``p``, ``<v_p, d_p>``, from the shards. A sequence's derivatives must 
 others of its micro-batch, nor a mean over targets on the division into micro-batches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -54,13 +54,22 @@ _TOLERANCES = {
 }
 
 
-def checked_sequences(draws: ProbeSequenceSampler, number: int) -> PackedSequences:
-    """Return as many sequences of the first update, of the target and of domains in turns."""
+def checked_sequences(draws: Sequence[ProbeSequenceSampler], number: int) -> PackedSequences:
+    """Return sequences of the first update, of each target and of domains in turns.
+
+    Args:
+        draws: One for each target, at least one; all of the same domains.
+        number: How many.
+    """
     sets: list[ProbeSequences] = []
     for place in range(number):
         turn, of_domain = divmod(place, 2)
-        drawn = draws.measured(0, turn % draws.num_measured) if of_domain else draws.target(0)
-        nth = turn // draws.num_measured if of_domain else turn
+        sampler = draws[turn % len(draws)]
+        if of_domain:
+            nth, domain = divmod(turn, sampler.num_measured)
+            drawn = sampler.measured(0, domain)
+        else:
+            nth, drawn = turn // len(draws), sampler.target(0)
         sets.append(SequenceSubset(drawn, np.array([nth % len(drawn)], dtype=np.int64)))
     return PackedSequences(sets)
 
@@ -71,7 +80,7 @@ class ProbeCheck:
 
     Args:
         passes: On the engine whose module is checked.
-        draws: The sequences that updates are measured on.
+        draws: The sequences that updates are measured on, for each target.
         derivatives: Whether derivatives along directions are used, or gradients alone.
 
     Raises:
@@ -79,13 +88,13 @@ class ProbeCheck:
     """
 
     def __init__(
-        self, passes: ProbePasses, draws: ProbeSequenceSampler, *, derivatives: bool
+        self, passes: ProbePasses, draws: Sequence[ProbeSequenceSampler], *, derivatives: bool
     ) -> None:
         self._passes = passes
         self._size = passes.engine.train_micro_batch_size_per_gpu()
-        self._sequences = checked_sequences(
-            draws, passes.collective.world_size * max(2, self._size)
-        )
+        world_size = passes.collective.world_size
+        per_rank = max(2, self._size, -(-2 * len(draws) // world_size))
+        self._sequences = checked_sequences(draws, world_size * per_rank)
         self._derivatives = derivatives
         self._parameters: list[nn.Parameter] = []
         self._unproven = True
@@ -151,12 +160,12 @@ class ProbeCheck:
         passes, size = self._passes, max(2, self._size)
         with evaluating(passes.engine.module):
             together = passes.mean_loss(self._sequences, micro_batch_size=size)
-            self._random = self._is_random(together, size)
-            if self._random or not np.isfinite(together):
+            if not np.isfinite(together):
                 return True  # nothing can be said
             alone = passes.mean_loss(self._sequences, micro_batch_size=1)
             if not abs(together - alone) <= self._tolerance.loss * abs(alone):
-                return False
+                self._random = self._is_random(together, size)
+                return self._random  # nothing can be said
             if self._size == 1:
                 return True  # two sequences may not fit into memory with what a gradient needs
             one = passes.gradient(self._sequences, micro_batch_size=1)

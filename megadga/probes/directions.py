@@ -322,7 +322,7 @@ class DirectionSource(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
+        """Restore ``state``."""
         ...
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from megadga.mixers.probing import LowRank, LowRankEnergy
 from megadga.probes.directions import UpdateDirection
 from megadga.probes.gradients import Factors, ResidentDirection, full_shape
-from megadga.probes.methods import LowRank
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences
 
@@ -108,13 +108,22 @@ class LowRankGradient:
 
     Args:
         passes: Measure it.
-        method: How many directions, and for how many updates.
+        rank: How many columns the factors have.
+        interval: Updates that a direction is used for, at least 1.
         seed: Addresses the columns that the first direction starts from, and those of ``Z``.
     """
 
-    def __init__(self, passes: ProbePasses, method: LowRank, *, seed: int) -> None:
+    def __init__(
+        self,
+        passes: ProbePasses,
+        rank: LowRank | LowRankEnergy,
+        *,
+        interval: int = 1,
+        seed: int,
+    ) -> None:
         self._passes = passes
-        self._method = method
+        self._rank, self._share = rank.most, rank.share
+        self._interval = interval
         self._seed = seed
         self._names: list[str] = []
         self._matrices: dict[int, torch.Size] = {}
@@ -123,10 +132,10 @@ class LowRankGradient:
         self._found: _Found | None = None
 
     def direction(self, update: int, specific: PackedSequences) -> UpdateDirection:
-        """See ``DirectionSource``; reused for as many updates as the method says. Collective."""
+        """See ``DirectionSource``; reused for ``interval`` updates. Collective."""
         self._look_again()
         found = self._found
-        if found is None or update - found.update >= self._method.interval:
+        if found is None or update - found.update >= self._interval:
             if self._starts is None:
                 self._iterate(update, specific)
             found = self._iterate(update, specific)
@@ -138,7 +147,7 @@ class LowRankGradient:
             "parameters": list(self._names),
             "starts": None if self._starts is None else _on_cpu(self._starts),
         }
-        if self._method.interval > 1 and (found := self._found) is not None:
+        if self._interval > 1 and (found := self._found) is not None:
             state["found"] = {
                 "lefts": _on_cpu(found.lefts),
                 "rights": _on_cpu(found.rights),
@@ -149,7 +158,7 @@ class LowRankGradient:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
+        """Restore ``state``."""
         device = self._passes.engine.device
 
         def placed(tensors: list[Tensor]) -> list[Tensor]:
@@ -170,7 +179,7 @@ class LowRankGradient:
         self._matrices = {
             index: shape
             for index, shape in enumerate(shapes)
-            if len(shape) == 2 and self._method.rank * sum(shape) < shape.numel()
+            if len(shape) == 2 and self._rank * sum(shape) < shape.numel()
         }
         self._whole = {i: shape for i, shape in enumerate(shapes) if i not in self._matrices}
 
@@ -179,7 +188,7 @@ class LowRankGradient:
         self._found = None  # nothing that is not needed is held during a pass
         lefts, residual = self._left_half(update, specific)
         self._starts = None
-        shapes = [(shape[1], self._method.rank) for shape in self._matrices.values()]
+        shapes = [(shape[1], self._rank) for shape in self._matrices.values()]
         rights, whole = self._summed(
             specific, lambda place, gradient: gradient.T @ lefts[place], shapes
         )
@@ -195,7 +204,7 @@ class LowRankGradient:
 
     def _left_half(self, update: int, specific: PackedSequences) -> tuple[list[Tensor], float]:
         """Return ``P`` of each matrix, and an estimate of what is left out. Collective."""
-        rank = self._method.rank
+        rank = self._rank
         starts = self._starts or self._normal(rank, 0)
         tests = self._normal(_TEST_COLUMNS, 1, update)
         shapes = [(shape[0], rank + _TEST_COLUMNS) for shape in self._matrices.values()]
@@ -266,8 +275,8 @@ class LowRankGradient:
         factors = [Factors(left, right) for left, right in pairs]
         of_whole = _squared_norm(found.whole)
         total = of_whole + _squared_norm(found.rights) + found.residual
-        if self._method.energy is not None:
-            own = fewest_directions(factors, self._method.energy * total - of_whole)
+        if self._share is not None:
+            own = fewest_directions(factors, self._share * total - of_whole)
             factors = self._of_first_rank(own)
         # Left factors have orthonormal columns.
         kept = of_whole + _squared_norm([each.right for each in factors])

@@ -10,6 +10,7 @@ from megadga.arrays import FloatArray
 from megadga.data.domain import SequenceSet
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds, Alignments, TargetAlignments, TargetNeeds
+from megadga.mixers.probing import Directional, InFlight, Probe, Sharded
 from megadga.probes.check import ProbeCheck
 from megadga.probes.directional import DirectionalMeasurement
 from megadga.probes.directions import (
@@ -22,7 +23,6 @@ from megadga.probes.engine import Engine
 from megadga.probes.in_flight import InFlightMeasurement, InFlightPasses
 from megadga.probes.loss import Loss
 from megadga.probes.low_rank import LowRankGradient
-from megadga.probes.methods import Directional, InFlight, LowRank, Probing, Sharded
 from megadga.probes.passes import ProbePasses
 from megadga.probes.protocols import Measurement
 from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
@@ -82,7 +82,7 @@ class TargetMeasurement:
         return {"targets": [target.measurement.state_dict() for target in self._targets]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
+        """Restore ``state``."""
         for target, each in zip(self._targets, state["targets"], strict=True):
             target.measurement.load_state_dict(each)
 
@@ -107,7 +107,7 @@ def make_measurement(
     domains: Sequence[SequenceSet],
     specific: SequenceSet | None,
     *,
-    probing: Probing,
+    probe: Probe,
     needs: AlignmentNeeds,
     loss: Loss,
     seed: int,
@@ -120,7 +120,7 @@ def make_measurement(
         engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
         domains: The training domains, ``K`` of them.
         specific: The specific set; not read if the domains are compared with their own mean.
-        probing: The way, and the sequences.
+        probe: How, and on how many sequences.
         needs: What else than inner products the rule reads.
         loss: Of a batch of tokens, computed through the module that it is given.
         seed: Addresses the probe streams.
@@ -128,48 +128,18 @@ def make_measurement(
     Raises:
         UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested, or the
             module or its loss cannot be measured.
-        ValueError: If the way cannot measure what is needed, or a specific set is missing.
+        ValueError: If the probe cannot measure what is needed, or a specific set is missing.
     """
     if needs.target == "domains":
         specific = None
     elif specific is None:
         raise ValueError("specific: expected a specific set to align with, found None")
+    _check_needs(engine, probe, needs)
     passes = ProbePasses(engine, loss=loss)
     draws = ProbeSequenceSampler(
-        domains, specific, budget=probing.budget, seed=seed, mixtures=needs.mixtures
+        domains, specific, probe=probe, seed=seed, mixtures=needs.mixtures
     )
-    preconditioning = Preconditioning(needs.preconditioned, probing.without_moments)
-    if needs.preconditioned:
-        check_moments(engine)
-    match probing.method:
-        case Sharded():
-            ProbeCheck(passes, draws, derivatives=False)
-            return ShardedMeasurement(passes, preconditioning, draws)
-        case Directional(direction):
-            source = _source(passes, direction, preconditioning, seed)
-            check = ProbeCheck(passes, draws, derivatives=True)
-            return DirectionalMeasurement(passes, source, check, draws, norms=needs.norms)
-        case InFlight(direction, refresh_every):
-            if needs.norms:
-                raise ValueError(
-                    "probing: expected a way that sees whole gradients, for a score that needs "
-                    "their norms, found in flight"
-                )
-            if needs.mixtures is not None:
-                raise ValueError(
-                    "probing: expected a way that draws sequences, for a rule over mixtures of "
-                    "domains, found in flight, where a batch has sequences of few domains each"
-                )
-            source = _source(passes, direction, preconditioning, seed)
-            check = ProbeCheck(passes, draws, derivatives=True)
-            if passes.counts_targets:
-                raise UnsupportedEngineError(
-                    "probe: expected a loss that is the mean over all targets, in flight, where "
-                    "training's own loss is differentiated, found one that leaves out some; "
-                    "measure with probe type directional"
-                )
-            probe = InFlightPasses(passes, source, check)
-            return InFlightMeasurement(probe, draws, refresh_every=refresh_every)
+    return _measurement(passes, draws, _check(passes, [draws], probe), probe, needs, seed)
 
 
 def make_target_measurement(
@@ -177,7 +147,7 @@ def make_target_measurement(
     domains: Sequence[SequenceSet],
     specific: Sequence[SequenceSet],
     *,
-    probing: Probing,
+    probe: Probe,
     needs: TargetNeeds,
     loss: Loss,
     seed: int,
@@ -188,51 +158,105 @@ def make_target_measurement(
         engine: As `make_measurement`, like all that is not said here.
         domains: The training domains, ``K`` of them.
         specific: The specific sets, ``M`` of them, at least one.
-        probing: The way, and the sequences of each set.
+        probe: How, and on how many sequences of each set.
         needs: What else than inner products and losses the rule reads.
         loss: Mean loss of a batch of tokens.
         seed: Addresses the probe streams: the domains' sequences are the same for every target.
 
     Raises:
         UnsupportedEngineError: As `make_measurement`.
-        ValueError: If the way cannot measure what is needed.
+        ValueError: If the probe cannot measure what is needed.
     """
-    sharded = False
-    match probing.method:
-        case InFlight():
-            raise ValueError(
-                "probing: expected a way that measures between steps, for a rule for several "
-                "specific sets, found in flight, where training is watched along one direction"
-            )
-        case Sharded():
-            sharded = True
-        case Directional():
-            pass
+    _check_needs(engine, probe, needs)
+    passes = ProbePasses(engine, loss=loss)
+    draws = [
+        ProbeSequenceSampler(domains, each, probe=probe, seed=seed, mixtures=needs.mixtures)
+        for each in specific
+    ]
+    check = _check(passes, draws, probe)
     targets: list[Target] = []
-    for index, each in enumerate(specific):
+    for index, each in enumerate(draws):
         of_one = AlignmentNeeds(
-            norms=needs.norms and (index == 0 or sharded),  # which are the same for every target
+            # The domains' norms are the same for every target.
+            norms=needs.norms and (index == 0 or isinstance(probe, Sharded)),
             preconditioned=needs.preconditioned,
+            without_moments=needs.without_moments,
             mixtures=needs.mixtures,
         )
-        measurement = make_measurement(
-            engine, domains, each, probing=probing, needs=of_one, loss=loss, seed=seed
-        )
-        draws = ProbeSequenceSampler(
-            domains, each, budget=probing.budget, seed=seed, mixtures=needs.mixtures
-        )
-        targets.append(Target(measurement, draws))
-    return TargetMeasurement(targets, ProbePasses(engine, loss=loss).mean_loss)
+        targets.append(Target(_measurement(passes, each, check, probe, of_one, seed), each))
+    return TargetMeasurement(targets, passes.mean_loss)
+
+
+def _check(passes: ProbePasses, draws: Sequence[ProbeSequenceSampler], probe: Probe) -> ProbeCheck:
+    return ProbeCheck(passes, draws, derivatives=not isinstance(probe, Sharded))
+
+
+def _measurement(
+    passes: ProbePasses,
+    draws: ProbeSequenceSampler,
+    check: ProbeCheck,
+    probe: Probe,
+    needs: AlignmentNeeds,
+    seed: int,
+) -> Measurement:
+    preconditioning = Preconditioning(needs.preconditioned, needs.without_moments)
+    match probe:
+        case Sharded():
+            return ShardedMeasurement(passes, preconditioning, draws)
+        case Directional():
+            source = _source(passes, probe, preconditioning, seed)
+            return DirectionalMeasurement(passes, source, check, draws, norms=needs.norms)
+        case InFlight():
+            if passes.counts_targets:
+                raise UnsupportedEngineError(
+                    "probe: expected a loss that is the mean over all targets, in flight, where "
+                    "training's own loss is differentiated, found one that leaves out some; "
+                    "measure with probe type directional"
+                )
+            source = _source(passes, probe, preconditioning, seed)
+            in_flight = InFlightPasses(passes, source, check)
+            return InFlightMeasurement(in_flight, draws, refresh_every=probe.refresh_every)
+
+
+def _check_needs(engine: Engine, probe: Probe, needs: AlignmentNeeds | TargetNeeds) -> None:
+    """Check that a probe can measure what is needed.
+
+    Raises:
+        UnsupportedEngineError: If the optimizer has no second moments that are needed.
+        ValueError: If it cannot.
+    """
+    if needs.preconditioned:
+        check_moments(engine)
+        if not isinstance(probe, Sharded) and probe.direction != "full":
+            raise ValueError(
+                "direction: expected the whole gradient, which AdamW's moments divide number by "
+                "number, found thin factors"
+            )
+    if isinstance(probe, InFlight):
+        if isinstance(needs, TargetNeeds):
+            raise ValueError(  # noqa: TRY004  (no type is wrong)
+                "probe: expected one that measures between steps, for a rule for several "
+                "specific sets, found in flight, where training is measured along one direction"
+            )
+        if needs.norms:
+            raise ValueError(
+                "probe: expected one that sees whole gradients, for a score that needs their "
+                "norms, found in flight"
+            )
+        if needs.mixtures is not None:
+            raise ValueError(
+                "probe: expected one that draws sequences, for a rule over mixtures of domains, "
+                "found in flight, where a batch has sequences of few domains each"
+            )
 
 
 def _source(
-    passes: ProbePasses, direction: LowRank | None, preconditioning: Preconditioning, seed: int
+    passes: ProbePasses,
+    probe: Directional | InFlight,
+    preconditioning: Preconditioning,
+    seed: int,
 ) -> DirectionSource:
-    if direction is None:
+    if probe.direction == "full":
         return WholeGradient(passes, preconditioning)
-    if preconditioning.asked:
-        raise ValueError(
-            "direction: expected the whole gradient, which AdamW's moments divide number by "
-            "number, found thin factors"
-        )
-    return LowRankGradient(passes, direction, seed=seed)
+    interval = probe.direction_interval
+    return LowRankGradient(passes, probe.direction, interval=interval, seed=seed)

@@ -12,7 +12,7 @@ from megadga.data.probe_draws import ProbeSampler
 from megadga.data.reader import read_windows
 from megadga.data.sampler import Selection
 from megadga.mixers.base import Mixtures
-from megadga.probes.methods import ProbeBudget
+from megadga.mixers.probing import Probe
 
 
 class ProbeSequences(Protocol):
@@ -162,7 +162,7 @@ class ProbeSequenceSampler:
         domains: The training domains, ``K`` of them.
         specific: The specific set; None: domains are compared with their own mean, of all that an
             update draws from them.
-        budget: Sequences of each.
+        probe: Says how many sequences of each.
         seed: Addresses the streams; they are apart from the training order, so that a measurement
             moves no cursor.
         mixtures: What is measured in the domains' place; None: they are.
@@ -180,7 +180,7 @@ class ProbeSequenceSampler:
         domains: Sequence[SequenceSet],
         specific: SequenceSet | None,
         *,
-        budget: ProbeBudget,
+        probe: Probe,
         seed: int,
         mixtures: Mixtures | None = None,
     ) -> None:
@@ -191,7 +191,7 @@ class ProbeSequenceSampler:
         if mixtures is not None and specific is None:
             raise ValueError("specific: expected a set to compare mixtures with, found None")
         self._sets = tuple(domains) if specific is None else (*domains, specific)
-        self._budget = budget
+        self._probe = probe
         sizes = np.array([each.num_sequences for each in self._sets], dtype=np.int64)
         self._sampler = ProbeSampler(sizes, seed=seed)
         self._domains, self._mixtures = tuple(domains), mixtures
@@ -201,7 +201,7 @@ class ProbeSequenceSampler:
     def specific(self, update: int) -> DomainSequences:
         """Return an update's sequences of the specific set."""
         assert self._has_specific
-        return self._draw(update, len(self._domains), self._budget.specific_sequences)
+        return self._draw(update, len(self._domains), self._probe.specific_sequences)
 
     def target(self, update: int) -> ProbeSequences:
         """Return the sequences whose gradient the others are compared with in an update."""
@@ -209,14 +209,14 @@ class ProbeSequenceSampler:
             return self.specific(update)
         # As many of each domain, so that every domain counts once in the mean over all.
         domains = range(len(self._domains))
-        drawn = [self._draw(update, i, self._budget.sequences_per_domain) for i in domains]
+        drawn = [self._draw(update, i, self._probe.sequences_per_domain) for i in domains]
         owners = np.repeat(np.array(domains), [len(each) for each in drawn])
         sequences = np.concatenate([each.sequences for each in drawn])
         return MixtureSequences(self._domains, Selection(owners, sequences))
 
     def measured(self, update: int, index: int) -> ProbeSequences:
         """Return an update's sequences of one domain, or of one mixture of them."""
-        count = self._budget.sequences_per_domain
+        count = self._probe.sequences_per_domain
         if self._mixtures is None:
             return self._draw(update, index, count)
         domains, shares = self._mixtures.row(index)

@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from megadga.arrays import FloatArray, IntArray
-from megadga.config.validation import format_value
 from megadga.data.files import parse_strictly
 from megadga.errors import ConfigError
+from megadga.mixers.rule import WeightHistory
+from megadga.section import format_value
 
 Record = dict[str, Any]
 
@@ -154,22 +153,6 @@ def averaged_weights(
 
 START = "start"
 """The event with the weights at step 0."""
-
-
-@dataclass(frozen=True)
-class WeightHistory:
-    """Averaged weights over the course of a run.
-
-    Attributes:
-        names: The ``K`` domains, or basis distributions if there are too many domains to log.
-        steps: Optimizer steps after which the weights were updated, 0 for the initial weights,
-            shape ``(updates,)``.
-        weights: Averaged weights after each update, shape ``(updates, K)``.
-    """
-
-    names: tuple[str, ...]
-    steps: IntArray
-    weights: FloatArray
 
 
 def read_weights_from_start(metrics: Path) -> WeightHistory:

@@ -12,10 +12,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
+
+from pydantic import ConfigDict, TypeAdapter
 
 from megadga.config.run import run_differences
 from megadga.data.files import atomic_write, checksum, flush, parse_strictly
+from megadga.data.records import Text, Whole, parse_record
 from megadga.errors import ResumeError
 
 _HEADER = "megadga.json"
@@ -37,8 +40,8 @@ class SavedFile:
         sha256: Its checksum, as hex digits.
     """
 
-    bytes: int
-    sha256: str
+    bytes: Whole
+    sha256: Text
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ class CheckpointHeader:
             by the run's name for it.
     """
 
-    step: int
-    metrics_length: int
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    step: Whole
+    metrics_length: Whole
     identity: Mapping[str, Any]
     files: Mapping[str, SavedFile]
-    data: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    data: Mapping[str, Sequence[Whole]] = field(default_factory=dict[str, Sequence[int]])
 
 
 def header_path(checkpoint: Path) -> Path:
@@ -111,7 +116,7 @@ def load_header(checkpoint: Path) -> CheckpointHeader:
     """
     path = header_path(checkpoint)
     try:
-        return _parse(parse_strictly(path.read_bytes()))
+        return _parse(parse_strictly(path.read_bytes()), path)
     except OSError as error:
         found = error.strerror
     except (ValueError, TypeError, RecursionError) as error:
@@ -148,27 +153,22 @@ def find_damage(
     return None
 
 
-def _parse(content: object) -> CheckpointHeader:
-    fields = dict(_object(content, "JSON"))
+_HEADER_RECORD = TypeAdapter(CheckpointHeader)
+
+
+def _parse(content: object, path: Path) -> CheckpointHeader:
+    if not isinstance(content, dict):
+        raise TypeError("no object in JSON")
+    fields = dict(cast("dict[str, Any]", content))
     stated = fields.pop(_CHECKSUM, None)
     if stated is None:
         raise ValueError("a header without a checksum, as written by earlier versions")
     if stated != _digest(fields):
         raise ValueError("a header that was modified after it was written")
-    files = _object(fields.pop("files", None), "files")
-    saved = {name: SavedFile(**_object(entry, name)) for name, entry in files.items()}
-    header = CheckpointHeader(files=saved, **fields)
-    _object(header.identity, "identity")
-    counts = (header.step, header.metrics_length, *(file.bytes for file in saved.values()))
-    if not all(type(count) is int and count >= 0 for count in counts):
-        raise TypeError("steps or sizes that are not non-negative integers")
-    return header
-
-
-def _object(value: object, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"no object in {name}")
-    return cast("dict[str, Any]", value)
+    try:
+        return parse_record(_HEADER_RECORD, fields, place=str(path))
+    except ValueError as error:
+        raise ResumeError(str(error)) from None
 
 
 def _digest(content: Mapping[str, Any]) -> str:

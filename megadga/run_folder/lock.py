@@ -244,6 +244,7 @@ def _read(descriptor: int) -> _Owner | None:
 
 
 def _parse(content: bytes) -> _Owner | None:
+    # Not by pydantic: whatever names no owner is nobody's lock, and there is no error to word.
     try:
         return _Owner(**json.loads(content.partition(b"\n")[0]))
     except (ValueError, TypeError, RecursionError):

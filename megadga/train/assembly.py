@@ -20,10 +20,10 @@ from megadga.errors import ConfigError, ResumeError
 from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.launch.ranks import read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
+from megadga.mixers.probing import DIRECTIONAL
 from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
-from megadga.probes.methods import Probing
 from megadga.probes.token_losses import token_losses
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.report.history import START
@@ -276,7 +276,7 @@ def _mixture_plugin(
             max_epochs=config.sampling.max_epochs,
         ),
         interval=mixture.interval or config.training.steps,  # None for fixed mixtures
-        probing=mixture.probing or Probing(),
+        probe=mixture.probe or DIRECTIONAL,
     )
 
 

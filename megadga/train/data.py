@@ -1,18 +1,15 @@
 """Opens the data of a run: domains, specific sets, validation splits (without torch)."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megadga.config.histogram import read_histogram
-from megadga.config.mixing import ExtensionMixing, aligns_to_specific
+from megadga.config.mixing import ExtensionOptions
 from megadga.config.run import RunConfig
 from megadga.config.sections import EvaluatedSet, Packing
-from megadga.config.validation import ConfigIssue, KeyPath
 from megadga.data.domain import Domain, SequenceSet
 from megadga.data.folder import (
     DomainSource,
@@ -28,10 +25,8 @@ from megadga.data.folder import (
 from megadga.data.manifest import Manifest, TokenizerIdentity, manifest_path
 from megadga.data.verify import DataFile, shard_files
 from megadga.errors import ConfigError
-from megadga.mixers.dga import DgaMixing
-from megadga.mixers.doremi import DoremiMixing
-from megadga.mixers.schedule import ScheduleMixing
-from megadga.mixers.static import ImportanceMixing
+from megadga.mixers.doremi import DoremiOptions
+from megadga.section import ConfigIssue, KeyPath
 from megadga.train.mixture import RunBasis, open_basis
 from megadga.train.reference import ReferenceModel, open_reference
 
@@ -88,7 +83,7 @@ def _missing_folders(config: RunConfig) -> Iterator[ConfigIssue]:
     evaluated = {} if config.evaluation is None else config.evaluation.sets
     for name, held_out in evaluated.items():
         yield from _shards(("evaluation", "sets", name, "path"), held_out.path)
-    if isinstance(config.mixing, DoremiMixing):
+    if isinstance(config.mixing, DoremiOptions):
         folder = config.mixing.reference
         if not folder.is_dir():
             expected = "the output folder of a run"
@@ -103,21 +98,9 @@ def _shards(key: KeyPath, folder: Path) -> Iterator[ConfigIssue]:
 
 
 def _missing_files(config: RunConfig) -> Iterator[ConfigIssue]:
-    files: dict[KeyPath, Path | None] = {}
-    match config.mixing:
-        case DgaMixing() as mixing:
-            files["mixing", "basis"] = mixing.basis
-        case ImportanceMixing() as mixing:
-            files["mixing", "histogram"] = mixing.histogram
-        case ScheduleMixing() as mixing:
-            files["mixing", "csv"] = mixing.csv
-            replay = mixing.replay
-            files["mixing", "replay", "metrics"] = None if replay is None else replay.metrics
-        case _:
-            pass
-    for key, path in files.items():
-        if path is not None and not path.is_file():
-            yield ConfigIssue(key, "a file", f"none at {path}")
+    for key, path in config.mixing.files().items():
+        if not path.is_file():
+            yield ConfigIssue(("mixing", *key), "a file", f"none at {path}")
 
 
 def _exists(path: Path) -> bool:
@@ -195,6 +178,7 @@ def open_data(config: RunConfig) -> RunData:
     _check_guarded(config, held_out)
     tokenizer = folders[0].manifest.tokenizer
     reference = open_reference(config, tokenizer)
+    digests = config.mixing.digests()
     return RunData(
         opened.domains,
         opened.too_short,
@@ -210,9 +194,9 @@ def open_data(config: RunConfig) -> RunData:
             "eod": tokenizer.eod,
             "domains": _identity(folders, opened),
             "specific": {target.source.name: _summary(target.manifest) for target in aligned},
-            "histogram": _histogram_digest(config),
+            "histogram": digests.get("histogram"),
             "basis": None if basis is None else basis.digest,
-            "schedule": _schedule_digest(config),
+            "schedule": digests.get("schedule"),
             "reference": None if reference is None else reference.identity,
             **({"held_out": _held_out_digest(folders)} if config.is_guarded else {}),
         },
@@ -238,9 +222,9 @@ def _may_align(config: RunConfig) -> bool:
 
     An extension's needs are unknown until its scheduler is created for the domains.
     """
-    if isinstance(config.mixing, ExtensionMixing):
+    if isinstance(config.mixing, ExtensionOptions):
         return len(config.data.specific) == 1
-    return aligns_to_specific(config.mixing)
+    return config.mixing.aligns_to_specific
 
 
 def _domain_sources(config: RunConfig) -> Path | Sequence[DomainSource]:
@@ -374,27 +358,6 @@ def _vocabulary_size(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
             found=str(size),
         )
     return tokenizer.vocab_size if size is None else size
-
-
-def _histogram_digest(config: RunConfig) -> str | None:
-    if not isinstance(config.mixing, ImportanceMixing):
-        return None
-    masses = read_histogram(config.mixing.histogram)
-    return hashlib.sha256(json.dumps(masses, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _schedule_digest(config: RunConfig) -> str | None:
-    """Return the digest of a schedule's file; None if the schedule is in the configuration."""
-    if not isinstance(config.mixing, ScheduleMixing):
-        return None
-    replay = config.mixing.replay
-    path = config.mixing.csv if replay is None else replay.metrics
-    if path is None:
-        return None
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a schedule, found {error.strerror}") from None
 
 
 def _summary(manifest: Manifest, split: str = "train") -> str:

@@ -1,83 +1,38 @@
 """From a run's `mixing` section to the scheduler over its domains."""
 
-import csv
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import final
 
 import numpy as np
 
-from megadga.arrays import FloatArray, check_simplex
-from megadga.config.histogram import read_histogram
-from megadga.config.mixing import ExtensionMixing
+from megadga.arrays import FloatArray
+from megadga.config.mixing import ExtensionOptions
 from megadga.config.run import RunConfig
-from megadga.config.validation import ConfigIssue, KeyPath, format_value
 from megadga.data.domain import Domain
 from megadga.data.folder import OpenedSplit, ShardFolder
 from megadga.data.manifest import manifest_path
 from megadga.errors import ConfigError
-from megadga.mixers.base import (
-    AlignmentNeeds,
-    LossNeeds,
-    Mixtures,
-    Needs,
-    Scheduler,
-    StepNeeds,
-    row_sums,
-)
+from megadga.mixers.base import AlignmentNeeds, Mixtures, Scheduler, TargetNeeds, row_sums
 from megadga.mixers.basis import Basis, OverBasis, read_basis
-from megadga.mixers.dga import Dga, DgaMixing
-from megadga.mixers.doge import Doge, DogeMixing
-from megadga.mixers.doremi import Doremi, DoremiMixing
-from megadga.mixers.extension import RuleContext
-from megadga.mixers.grape import Grape, GrapeMixing
-from megadga.mixers.odm import Odm, OdmMixing
-from megadga.mixers.probing import (
-    DirectionalProbe,
-    EnergyDirection,
-    InFlightProbe,
-    Probe,
-    RankDirection,
-    ShardedProbe,
-)
-from megadga.mixers.safeguards import GeneralGuard, GeneralGuardSection, effective_domains
-from megadga.mixers.schedule import (
-    Between,
-    Replay,
-    Schedule,
-    ScheduleMixing,
-    replay,
-    schedule_of_columns,
-)
-from megadga.mixers.scores import AutoStep, SpreadStep, StepSize
+from megadga.mixers.probing import DIRECTIONAL, Probe
+from megadga.mixers.rule import RuleContext, RuleOptions, make_scheduler
+from megadga.mixers.safeguards import effective_domains
 from megadga.mixers.static import (
-    ImportanceMixing,
-    ProportionalMixing,
     Static,
-    StaticMixing,
-    UniformMixing,
-    importance_weights,
     proportional_weights,
     temperature_weights,
     uniform_weights,
     unimax_weights,
 )
-from megadga.mixers.targets import OverTargets
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
-from megadga.probes.methods import (
-    Directional,
-    InFlight,
-    LowRank,
-    Method,
-    ProbeBudget,
-    Probing,
-    Sharded,
-)
 from megadga.report.history import read_weights
+from megadga.section import ConfigIssue, KeyPath
+from megadga.train.extension import make_extension
 
 MAX_NAMED = 5
 """Names in an error: there may be thousands."""
@@ -175,41 +130,6 @@ class WeightResolver:
                 return weights / weights.sum()
 
 
-WithoutMoments = Literal["refuse", "raw"]
-
-
-def make_probing(probe: Probe, without_moments: WithoutMoments = "refuse") -> Probing:
-    """Return how alignments are measured.
-
-    Args:
-        probe: Its section.
-        without_moments: What a score by AdamW's moments does before there are any.
-    """
-    budget = ProbeBudget(probe.sequences_per_domain, probe.specific_sequences)
-    return Probing(_method(probe), budget, without_moments)
-
-
-def _method(probe: Probe) -> Method:
-    match probe:
-        case DirectionalProbe():
-            return Directional(_low_rank(probe))
-        case InFlightProbe():
-            return InFlight(_low_rank(probe), refresh_every=probe.refresh_every)
-        case ShardedProbe():
-            return Sharded()
-
-
-def _low_rank(probe: DirectionalProbe | InFlightProbe) -> LowRank | None:
-    interval = probe.direction_interval
-    match probe.direction:
-        case RankDirection(rank=rank):
-            return LowRank(rank, interval=interval)
-        case EnergyDirection(energy=energy, max_rank=rank):
-            return LowRank(rank, energy, interval)
-        case "full":
-            return None
-
-
 @dataclass(frozen=True, eq=False)
 class RunBasis:
     """Basis distributions over the domains that a run has.
@@ -240,7 +160,7 @@ def open_basis(
         ConfigError: If the file is missing or damaged, is of another clustering or other domains
             than the shards, or a row lies in domains that are left out.
     """
-    if not isinstance(config.mixing, DgaMixing) or (path := config.mixing.basis) is None:
+    if (path := config.mixing.basis_file) is None:
         return None
     basis = read_basis(path)
     _check_clustering(path, basis, folders)
@@ -250,8 +170,10 @@ def open_basis(
     return RunBasis(mixtures, lost_mass, _digest(basis))
 
 
-def weights_of_rows(config: RunConfig, key: str, rule: Weights, mixtures: Mixtures) -> FloatArray:
-    """Return the weights that a rule under ``mixing.<key>`` gives, shape ``(n,)``.
+def weights_of_rows(
+    config: RunConfig, path: KeyPath, rule: Weights, mixtures: Mixtures
+) -> FloatArray:
+    """Return the weights over basis distributions that are written at a key, shape ``(n,)``.
 
     Raises:
         ConfigError: If they do not name exactly the basis distributions.
@@ -260,7 +182,7 @@ def weights_of_rows(config: RunConfig, key: str, rule: Weights, mixtures: Mixtur
         assert rule == "uniform", "what goes by tokens is refused where the configuration is read"
         return uniform_weights(len(mixtures.names))
     noun = "basis distribution"
-    if issues := list(misnamed(("mixing", key), rule, mixtures.names, frozenset(), noun=noun)):
+    if issues := list(misnamed(path, rule, mixtures.names, frozenset(), noun=noun)):
         raise config.error(issues)
     weights = np.array([rule[name] for name in mixtures.names], dtype=np.float64)
     return weights / weights.sum()
@@ -327,304 +249,6 @@ ROUNDING = 1e-9
 """Relative error that an entropy may come with."""
 
 
-def make_dga(mixing: DgaMixing, weights: WeightResolver, basis: RunBasis | None) -> Scheduler:
-    """Return the rule over the domains, or over basis distributions.
-
-    Raises:
-        ConfigError: If weights do not name exactly what the rule is over, or a setting is out of
-            range for their number.
-    """
-    config = weights.config
-    if basis is None:
-        scheduler: Scheduler = _dga_rule(
-            config,
-            mixing,
-            lambda key, rule: weights.of(("mixing", key), rule),
-            f"{len(weights.domains)} domains",
-        )
-    else:
-        mixtures = basis.mixtures
-        rule = _dga_rule(
-            config,
-            mixing,
-            lambda key, rule: weights_of_rows(config, key, rule, mixtures),
-            f"{len(mixtures.names)} basis distributions",
-        )
-        scheduler = OverBasis(rule, mixtures)
-    _check_alarm(config, mixing.min_effective_domains, scheduler)
-    return scheduler
-
-
-def _dga_rule(
-    config: RunConfig,
-    mixing: DgaMixing,
-    weights_of: Callable[[str, Weights], FloatArray],
-    over: str,
-) -> Scheduler:
-    """Return the rule, given the weights under a key of its section, and what they are over."""
-    initial = weights_of("initial", mixing.initial)
-    if mixing.floor * initial.size > 1.0:
-        expected = f"at most 1 / {over}"
-        raise config.invalid("mixing", "floor", expected=expected, found=str(mixing.floor))
-    prior = None
-    if mixing.prior is not None:
-        prior = weights_of("prior", mixing.prior)
-        if ((prior == 0.0) & (initial > 0.0)).any():
-            expected = "a weight above 0 wherever mixing.initial has one"
-            raise config.invalid("mixing", "prior", expected=expected, found="0")
-    importance = importance_of_sets(config)
-    rule = Dga(
-        initial=initial,
-        step_size=_step_size(mixing.step_size),
-        ema=mixing.ema,
-        score=mixing.score if importance.size == 1 else "raw",
-        floor=mixing.floor,
-        prior=prior,
-        prior_pull=mixing.prior_pull,
-        min_signal=mixing.min_signal,
-        max_change=mixing.max_change,
-        warmup=mixing.warmup,
-        freeze_after=mixing.freeze_after,
-        general_guard=_general_guard(mixing.general_guard),
-    )
-    if importance.size == 1:
-        return rule
-    return OverTargets(rule, importance, mixing.combine, mixing.score)
-
-
-def _step_size(section: StepSize) -> float | AutoStep:
-    return AutoStep(section.spread) if isinstance(section, SpreadStep) else section
-
-
-def _general_guard(section: GeneralGuardSection | None) -> GeneralGuard | None:
-    return None if section is None else GeneralGuard(section.max_rise, section.pull)
-
-
-def _check_alarm(config: RunConfig, least: float, scheduler: Scheduler) -> None:
-    """Check that the first mixture is above the alarm, which tells when one falls below."""
-    first = effective_domains(scheduler.init().averaged_weights)
-    # Of K equal weights, rounding may find a little less than K.
-    if least > first * (1.0 + ROUNDING):
-        expected = f"at most {first:.4g}, the effective domains of the first mixture"
-        path = ("mixing", "min_effective_domains")
-        raise config.invalid(*path, expected=expected, found=str(least))
-
-
-def make_doge(mixing: DogeMixing, weights: WeightResolver) -> Doge:
-    """Return the rule over the domains.
-
-    Raises:
-        ConfigError: If weights do not name exactly the domains.
-    """
-    return Doge(
-        weights.of(("mixing", "initial"), mixing.initial),
-        step_size=mixing.step_size,
-        target=mixing.target,
-        max_score=mixing.max_score,
-    )
-
-
-def make_grape(mixing: GrapeMixing, weights: WeightResolver) -> Grape:
-    """Return the rule for the run's specific sets, whose weights start at their importance.
-
-    Raises:
-        ConfigError: If weights do not name exactly the domains.
-    """
-    importance = importance_of_sets(weights.config)
-    return Grape(
-        weights.of(("mixing", "initial"), mixing.initial),
-        importance / importance.sum(),
-        step_size=mixing.step_size,
-        task_step_size=mixing.task_step_size,
-        task_smoothing=mixing.task_smoothing,
-        score=mixing.score,
-    )
-
-
-def make_schedule(mixing: ScheduleMixing, weights: WeightResolver) -> Schedule:
-    """Return the schedule that a section has, or that the file holds which it names.
-
-    Args:
-        mixing: The section.
-        weights: Makes weights over the run's domains.
-
-    Raises:
-        ConfigError: If weights do not name exactly the domains, or a file holds no schedule.
-    """
-    if mixing.replay is not None:
-        path = ("mixing", "replay", "initial")
-        initial = weights.of(path, mixing.replay.initial)
-        return _replayed(mixing.replay, initial, weights.domains)
-    if mixing.csv is not None:
-        return _of_table(mixing.csv, weights.domains, mixing.between)
-    stages = mixing.stages or ()
-    rows = [
-        weights.of(("mixing", "stages", index, "weights"), stage.weights)
-        for index, stage in enumerate(stages)
-    ]
-    steps = np.array([stage.step for stage in stages], dtype=np.int64)
-    return Schedule(steps, np.stack(rows), mixing.between)
-
-
-def _replayed(section: Replay, initial: FloatArray, domains: Sequence[Domain]) -> Schedule:
-    history = read_weights(section.metrics)
-    names = tuple(domain.name for domain in domains)
-    if history.names != names:
-        raise ConfigError(
-            f"{section.metrics}: expected the weights of this run's {len(names)} domains, in "
-            f"their order, found {len(history.names)}: {', '.join(history.names[:5])} ..."
-        )
-    try:
-        return replay(initial, history.steps, history.weights)
-    except ValueError as error:
-        raise ConfigError(f"{section.metrics}: {error}") from None
-
-
-def _of_table(path: Path, domains: Sequence[Domain], between: Between) -> Schedule:
-    columns = _read_columns(path)
-    steps = columns.pop("step")
-    if not (np.isfinite(steps) & (steps == np.floor(steps))).all():
-        raise ConfigError(f"{path}: step: expected whole numbers, found {steps.tolist()[:5]}")
-    names = [domain.name for domain in domains]
-    try:
-        return schedule_of_columns(steps.astype(np.int64), columns, names, between=between)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _read_columns(path: Path) -> dict[str, FloatArray]:
-    """Return the columns of a table under what its first line calls them, `step` among them."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *lines = [line for line in csv.reader(file) if line] or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: expected a table, found {error}") from None
-    if len(set(header)) < len(header) or "step" not in header:
-        raise ConfigError(
-            f"{path}: expected a first line with step and each domain once, found {header[:5]}"
-        )
-    try:
-        table = np.array([[float(cell) for cell in line] for line in lines], dtype=np.float64)
-        table = table.reshape(len(lines), len(header))
-    except ValueError as error:
-        expected = f"lines of {len(header)} numbers"
-        raise ConfigError(f"{path}: expected {expected}, found {error}") from None
-    return dict(zip(header, table.T, strict=True))
-
-
-def make_extension(
-    mixing: ExtensionMixing, weights: WeightResolver
-) -> tuple[Scheduler, Probing | None]:
-    """Return an extension's rule, and how its alignments are measured; None: it observes none.
-
-    Args:
-        mixing: The section.
-        weights: Makes weights over the run's domains.
-
-    Raises:
-        ConfigError: If the extension does not take the options, its rule is none over the domains,
-            or it observes something else than the section, or the run, is made for.
-    """
-    config = weights.config
-    scheduler = _extension_rule(mixing, weights)
-    needs = scheduler.observes
-    if issues := list(_unobserved(config, mixing, needs)):
-        raise config.error(issues)
-    if not isinstance(needs, AlignmentNeeds):
-        return scheduler, None
-    probe = DirectionalProbe() if mixing.probe is None else mixing.probe
-    if issues := list(_unmeasurable(probe, needs)):
-        raise config.error(issues)
-    return scheduler, make_probing(probe)
-
-
-def _extension_rule(mixing: ExtensionMixing, weights: WeightResolver) -> Scheduler:
-    installed, extension = mixing.origin()
-    config = weights.config
-    tokens = np.array([domain.num_tokens for domain in weights.domains], dtype=np.int64)
-    context = RuleContext(
-        domains=tuple(weights.names),
-        tokens=tokens,
-        total_steps=config.training.steps,
-        weights=lambda key, rule: weights.of(("mixing", key), rule),
-    )
-    try:
-        scheduler: Any = extension.make(mixing, context)
-    except ValueError as error:
-        expected = f"options that {installed.distribution} accepts"
-        raise config.invalid("mixing", expected=expected, found=str(error)) from None
-    if found := _no_rule(scheduler, tokens.size):
-        expected = f"a rule over {tokens.size} domains from {installed}"
-        raise config.invalid("mixing", "type", expected=expected, found=found)
-    return scheduler
-
-
-def _no_rule(scheduler: Any, num_domains: int) -> str:
-    """Return what keeps an object from being a rule over the domains; empty: it is one."""
-    try:
-        weights = check_simplex(scheduler.init().averaged_weights)
-    except (AttributeError, ValueError) as error:
-        return str(error)
-    return "" if weights.size == num_domains else f"weights of shape {weights.shape}"
-
-
-def _unobserved(
-    config: RunConfig, mixing: ExtensionMixing, needs: Needs | None
-) -> Iterator[ConfigIssue]:
-    """Yield what the rule observes otherwise than the section and the run have it."""
-    path = ("mixing", "interval")
-    if needs is None and mixing.interval is not None:
-        yield ConfigIssue(path, "null: the rule never moves the weights", str(mixing.interval))
-    if needs is not None and mixing.interval is None:
-        yield ConfigIssue(path, "optimizer steps between updates of the weights", "nothing")
-    match needs:
-        case AlignmentNeeds(target="specific"):
-            if len(config.data.specific) != 1:
-                expected = f"exactly one set, which mixing.type {mixing.type} aligns to"
-                found = ", ".join(config.data.specific) or "none"
-                yield ConfigIssue(("data", "specific"), expected, found)
-        case None:
-            yield from _no_probe(mixing, "nothing")
-        case StepNeeds():
-            yield from _no_probe(mixing, "the step")
-        case LossNeeds(reference=False):
-            yield from _no_probe(mixing, "losses of training")
-        case _:
-            expected = (
-                "a rule that observes what a run measures: alignments with the specific set, "
-                "losses of training, the step, or nothing"
-            )
-            yield ConfigIssue(("mixing", "type"), expected, f"one that observes {needs}")
-
-
-def _no_probe(mixing: ExtensionMixing, observed: str) -> Iterator[ConfigIssue]:
-    if mixing.probe is not None:
-        expected = f"null: the rule observes {observed}, and no alignments"
-        yield ConfigIssue(("mixing", "probe"), expected, f"type {mixing.probe.type}")
-
-
-def _unmeasurable(probe: Probe, needs: AlignmentNeeds) -> Iterator[ConfigIssue]:
-    """Yield what the probe cannot measure of what the rule needs."""
-    section = ("mixing", "probe")
-    if isinstance(probe, InFlightProbe):
-        other = "directional or sharded: the rule observes"
-        if needs.norms:
-            expected = f"{other} norms of the domains' gradients"
-            yield ConfigIssue((*section, "type"), expected, format_value(probe.type))
-        if needs.mixtures is not None:
-            expected = f"{other} mixtures of domains"
-            yield ConfigIssue((*section, "type"), expected, format_value(probe.type))
-    if isinstance(probe, ShardedProbe) or probe.direction == "full" or not needs.preconditioned:
-        return
-    expected = "'full': the rule observes a gradient that is divided element by element"
-    yield ConfigIssue(
-        (*section, "direction"), expected, format_value(probe.direction.model_dump())
-    )
-
-
-Fixed = StaticMixing | UniformMixing | ProportionalMixing | TemperatureWeights | UnimaxWeights
-
-
 @dataclass(frozen=True)
 class Mixture:
     """What sets the weights, and what it needs measured.
@@ -632,14 +256,14 @@ class Mixture:
     Attributes:
         scheduler: The rule.
         interval: Optimizer steps between updates; None: there are none.
-        probing: How alignments are measured for an update; None: there are none.
+        probe: How alignments are measured for an update; None: there are none.
         lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
         min_effective_domains: Effective domains below which the weights are cause for alarm.
     """
 
     scheduler: Scheduler
     interval: int | None = None
-    probing: Probing | None = None
+    probe: Probe | None = None
     lost_mass: float = 0.0
     min_effective_domains: float = 0.0
 
@@ -665,84 +289,73 @@ def make_mixture(
         ConfigError: If weights or a histogram do not name exactly the domains, a setting is out of
             range for their number, or they hold too little for the run under `max_epochs`.
     """
-    weights = WeightResolver(config, domains, excluded)
-    match config.mixing:
-        case DgaMixing() as mixing:
-            mixture = Mixture(
-                make_dga(mixing, weights, basis),
-                mixing.interval,
-                make_probing(mixing.probe, mixing.without_moments),
-                min_effective_domains=mixing.min_effective_domains,
-            )
-        case GrapeMixing() as mixing:
-            mixture = Mixture(
-                make_grape(mixing, weights), mixing.interval, make_probing(mixing.probe)
-            )
-        case (
-            StaticMixing()
-            | UniformMixing()
-            | ProportionalMixing()
-            | TemperatureWeights()
-            | UnimaxWeights()
-        ) as mixing:
-            mixture = Mixture(Static(_fixed(mixing, weights)))
-        case ExtensionMixing() as mixing:
-            scheduler, probing = make_extension(mixing, weights)
-            mixture = Mixture(scheduler, mixing.interval, probing)
-        case ImportanceMixing() as mixing:
-            mixture = _importance(mixing.histogram, weights)
-        case ScheduleMixing() as mixing:
-            mixture = Mixture(make_schedule(mixing, weights), mixing.interval)
-        case OdmMixing() as mixing:
-            mixture = Mixture(_odm(mixing, weights), mixing.interval)
-        case DogeMixing() as mixing:
-            mixture = Mixture(
-                make_doge(mixing, weights), mixing.interval, make_probing(mixing.probe)
-            )
-        case DoremiMixing() as mixing:
-            mixture = Mixture(_doremi(mixing, weights), mixing.interval)
-    _check_supply(config, domains, mixture.scheduler.init().averaged_weights)
-    return mixture
-
-
-def _fixed(mixing: Fixed, weights: WeightResolver) -> FloatArray:
-    """Return weights that stay as they are, shape ``(K,)``."""
-    match mixing:
-        case StaticMixing():
-            return weights.of(("mixing", "weights"), mixing.weights)
-        case UniformMixing() | ProportionalMixing():
-            return weights.of(("mixing",), mixing.type)
-        case TemperatureWeights() | UnimaxWeights():
-            return weights.of(("mixing",), mixing)
-
-
-def _odm(mixing: OdmMixing, weights: WeightResolver) -> Odm:
-    return Odm(
-        weights.of(("mixing", "initial"), mixing.initial),
-        smoothing=mixing.smoothing,
-        warmup=mixing.warmup,
-        reward=mixing.reward,
+    resolver = WeightResolver(config, domains, excluded)
+    options = config.mixing
+    if isinstance(options, ExtensionOptions):
+        scheduler = make_extension(options, _context(resolver), tuple(config.data.specific))
+    elif basis is None:
+        scheduler = make_scheduler(options, _context(resolver))
+    else:
+        mixtures = basis.mixtures
+        rule = make_scheduler(options, _context_of_rows(config, mixtures))
+        scheduler = OverBasis(rule, mixtures)
+    _check_alarm(config, scheduler)
+    _check_supply(config, domains, scheduler.init().averaged_weights)
+    return Mixture(
+        scheduler,
+        options.update_interval,
+        _probe(options, scheduler),
+        lost_mass=scheduler.lost_mass if isinstance(scheduler, Static) else 0.0,
+        min_effective_domains=options.least_effective_domains,
     )
 
 
-def _doremi(mixing: DoremiMixing, weights: WeightResolver) -> Doremi:
-    return Doremi(
-        weights.of(("mixing", "initial"), mixing.initial),
-        step_size=mixing.step_size,
-        smoothing=mixing.smoothing,
+def _context(resolver: WeightResolver) -> RuleContext:
+    config = resolver.config
+    return RuleContext(
+        domains=tuple(resolver.names),
+        tokens=np.array([domain.num_tokens for domain in resolver.domains], dtype=np.int64),
+        total_steps=config.training.steps,
+        weights=lambda key, rule: resolver.of(_path(key), rule),
+        excluded=frozenset(resolver.excluded),
+        importance=importance_of_sets(config),
+        error=config.error,
+        read_history=read_weights,
     )
 
 
-def _importance(path: Path, run: WeightResolver) -> Mixture:
-    """Return the mixture that gives each domain its share of the histogram in a file."""
-    histogram = read_histogram(path)
-    kept = {name: mass for name, mass in histogram.items() if name not in run.excluded}
-    try:
-        weights = importance_weights(kept, run.names)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    lost = sum(histogram[name] for name in histogram.keys() & run.excluded)
-    return Mixture(Static(weights), lost_mass=lost / (lost + sum(kept.values())))
+def _context_of_rows(config: RunConfig, mixtures: Mixtures) -> RuleContext:
+    """Return the context of a rule that weights basis distributions."""
+    return RuleContext(
+        domains=mixtures.names,
+        tokens=np.zeros(len(mixtures.names), dtype=np.int64),
+        total_steps=config.training.steps,
+        weights=lambda key, rule: weights_of_rows(config, _path(key), rule, mixtures),
+        noun="basis distributions",
+        importance=importance_of_sets(config),
+        error=config.error,
+    )
+
+
+def _path(key: str | KeyPath) -> KeyPath:
+    return ("mixing", key) if isinstance(key, str) else ("mixing", *key)
+
+
+def _probe(options: RuleOptions, scheduler: Scheduler) -> Probe | None:
+    if not isinstance(scheduler.observes, AlignmentNeeds | TargetNeeds):
+        return None
+    return options.alignment_probe or DIRECTIONAL
+
+
+def _check_alarm(config: RunConfig, scheduler: Scheduler) -> None:
+    """Check that the first mixture has no fewer effective domains than the alarm's bound."""
+    first = effective_domains(scheduler.init().averaged_weights)
+    least = config.mixing.least_effective_domains
+    # Of K equal weights, rounding may find a little less than K.
+    if least > first * (1.0 + ROUNDING):
+        expected = f"at most {first:.4g}, the effective domains of the first mixture"
+        path = ("mixing", "min_effective_domains")
+        raise config.invalid(*path, expected=expected, found=str(least))
 
 
 def _check_supply(config: RunConfig, domains: Sequence[Domain], weights: FloatArray) -> None:

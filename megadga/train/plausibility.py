@@ -9,12 +9,8 @@ from megadga.arrays import FloatArray
 from megadga.config.deepspeed import optimizer_rate, peak_rate
 from megadga.config.deepspeed_keys import optimizer_name
 from megadga.config.run import RunConfig
-from megadga.config.validation import ConfigIssue
 from megadga.mixers.base import AlignmentNeeds, TargetNeeds
-from megadga.mixers.dga import DgaMixing
-from megadga.mixers.doge import DogeMixing
-from megadga.mixers.odm import OdmMixing
-from megadga.mixers.schedule import ScheduleMixing
+from megadga.section import ConfigIssue
 from megadga.train.data import RunData
 from megadga.train.mixture import Mixture
 
@@ -44,7 +40,7 @@ def find_warnings(
     yield from _starts(config)
     yield from _schedule(config)
     yield from _rates(config)
-    yield from _draws(config, data, mixture)
+    yield from _draws(data, mixture)
     yield from _repetitions(data, epochs)
     yield from _same_folders(config)
     if config.evaluation is not None and not (data.held_out or data.held_out_specific):
@@ -57,11 +53,7 @@ def _intervals(config: RunConfig, mixture: Mixture) -> Iterator[ConfigIssue]:
     if mixture.interval is not None and mixture.interval > steps:
         expected = f"at most training.steps ({steps}), or the weights never move"
         yield ConfigIssue(("mixing", "interval"), expected, str(mixture.interval))
-    elif isinstance(config.mixing, DgaMixing) and mixture.interval is not None:
-        updates = steps // mixture.interval
-        if config.mixing.warmup >= updates:
-            expected = f"fewer than the run's updates ({updates}), or the weights never move"
-            yield ConfigIssue(("mixing", "warmup"), expected, str(config.mixing.warmup))
+    yield from config.mixing.find_warnings(steps)
     for section, part in (("evaluation", config.evaluation), ("checkpoint", config.checkpoint)):
         if part is not None and part.interval > steps and config.is_set(section, "interval"):
             expected = f"at most training.steps ({steps}): there is one, at the end"
@@ -71,14 +63,6 @@ def _intervals(config: RunConfig, mixture: Mixture) -> Iterator[ConfigIssue]:
 def _starts(config: RunConfig) -> Iterator[ConfigIssue]:
     """Find settings that would take effect only after the end of the run."""
     steps = config.training.steps
-    if isinstance(config.mixing, OdmMixing) and config.mixing.warmup >= steps:
-        expected = f"less than training.steps ({steps}), or the weights never move"
-        yield ConfigIssue(("mixing", "warmup"), expected, str(config.mixing.warmup))
-    if isinstance(config.mixing, ScheduleMixing):
-        for index, stage in enumerate(config.mixing.stages or ()):
-            if stage.step >= steps:
-                expected = f"less than training.steps ({steps}), or the stage never begins"
-                yield ConfigIssue(("mixing", "stages", index, "step"), expected, str(stage.step))
     reweighting = config.training.loss_reweighting
     if reweighting is not None and reweighting.warmup >= steps:
         expected = f"less than training.steps ({steps}), or losses never count"
@@ -114,26 +98,26 @@ def _rates(config: RunConfig) -> Iterator[ConfigIssue]:
         yield ConfigIssue(path, expected, f"{peak:g}")
 
 
-def _draws(config: RunConfig, data: RunData, mixture: Mixture) -> Iterator[ConfigIssue]:
+def _draws(data: RunData, mixture: Mixture) -> Iterator[ConfigIssue]:
     """Find probes that draw the same sequence twice in one update."""
     needs = mixture.scheduler.observes
-    if mixture.probing is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
+    if mixture.probe is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return
-    budget, path = mixture.probing.budget, ("mixing", "probe")
-    among_domains = isinstance(config.mixing, DogeMixing) and config.mixing.target == "domains"
+    probe, path = mixture.probe, ("mixing", "probe")
+    among_domains = isinstance(needs, AlignmentNeeds) and needs.target == "domains"
     for target in () if among_domains else data.specific:
-        if target.num_sequences < budget.specific_sequences:
+        if target.num_sequences < probe.specific_sequences:
             expected = f"at most {target.num_sequences}, the sequences of {target.name}"
-            found = str(budget.specific_sequences)
+            found = str(probe.specific_sequences)
             yield ConfigIssue((*path, "specific_sequences"), expected, found)
     if data.basis is not None:
         return
     sizes = np.array([domain.num_sequences for domain in data.domains])
-    if (smaller := int((sizes < budget.sequences_per_domain).sum())) > 0:
+    if (smaller := int((sizes < probe.sequences_per_domain).sum())) > 0:
         least = int(np.argmin(sizes))
         expected = f"at most {sizes[least]}, the sequences of {data.domains[least].name}"
         others = f" ({smaller - 1} more domains have too few)" if smaller > 1 else ""
-        found = f"{budget.sequences_per_domain}{others}"
+        found = f"{probe.sequences_per_domain}{others}"
         yield ConfigIssue((*path, "sequences_per_domain"), expected, found)
 
 

@@ -12,7 +12,7 @@ from megadga.config.run import RunConfig
 from megadga.config.sections import LlamaModel
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError, ResumeError
-from megadga.mixers.doremi import DoremiMixing
+from megadga.mixers.doremi import DoremiOptions
 from megadga.model.presets import PRESETS, LlamaShape
 from megadga.run_folder.checkpoints import (
     CHECKPOINTS,
@@ -79,7 +79,7 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> Reference
         ConfigError: If the folder is not a run's, has no checkpoint, or its tokenizer or sequence
             length differs.
     """
-    if not isinstance(config.mixing, DoremiMixing):
+    if not isinstance(config.mixing, DoremiOptions):
         return None
     folder = config.mixing.reference
     path = folder / "config.yaml"

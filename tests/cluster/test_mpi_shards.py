@@ -8,10 +8,9 @@ import pytest
 from megadga.prepare.training import train_tokenizer
 from tests.cluster.environment import shell_environment
 from tests.cluster.hosts import Host
-from tests.support.ranks import REPOSITORY
 from tests.support.texts import made_up_texts, write_lines
 
-TOOL = REPOSITORY / "tools" / "build_shards.py"
+BUILD = (sys.executable, "-m", "megadga.cli", "data", "build")
 MPIRUN = Path(sys.executable).with_name("mpirun")
 
 
@@ -24,7 +23,7 @@ def test_four_ranks_on_two_hosts_build_the_same_bytes(
     for number in range(6):
         write_lines(text / f"d{number}.jsonl", made_up_texts(300, seed=number))
     tokenizer = train_tokenizer(made_up_texts(200), vocab_size=400, prefix=tmp_path / "small").path
-    build = [sys.executable, str(TOOL), "--input", str(text / "*"), "--tokenizer", str(tokenizer)]
+    build = [*BUILD, "--input", str(text / "*"), "--tokenizer", str(tokenizer)]
     ranks = [str(MPIRUN), "--host", "h1:2,h2:2", "-n", "4"]
 
     alone = pair[0].run(

@@ -20,7 +20,7 @@ from tests.support.raw_shards import problems_of
 from tests.support.texts import made_up_texts
 
 REPOSITORY = Path(__file__).parents[2]
-TOOL = REPOSITORY / "tools" / "build_shards.py"
+BUILD = ("-m", "megadga.cli", "data", "build")
 MPIRUN = Path(sys.executable).with_name("mpirun")
 NUM_KILLS = 5
 
@@ -50,7 +50,7 @@ def corpus(tmp_path_factory) -> Path:
 def arguments(corpus, tokenizer, tmp_path):
     def to(output: str) -> list[str]:
         return [
-            str(TOOL), "--input", f"{corpus}/*", "--tokenizer", str(tokenizer), "--id-key", "id",
+            *BUILD, "--input", f"{corpus}/*", "--tokenizer", str(tokenizer), "--id-key", "id",
             "--output", str(tmp_path / output), "--max-bad", "1", "--shard-tokens", "20000",
             "--memory", "1",
         ]  # fmt: skip
@@ -141,7 +141,7 @@ def test_a_killed_worker_ends_the_build_with_one_line(arguments, tmp_path):
     next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert errors.startswith("build_shards.py: workers: expected 2 running, found one dead")
+    assert errors.startswith("megadga data build: workers: expected 2 to live, found one dead")
 
 
 def test_an_interrupted_build_says_how_to_go_on(arguments, tmp_path):
@@ -150,7 +150,7 @@ def test_an_interrupted_build_says_how_to_go_on(arguments, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "build_shards.py: interrupted; the same command goes on from here\n"
+    assert errors == "megadga data build: interrupted; the same command goes on from here\n"
 
 
 def test_a_second_build_at_the_same_place_is_refused(arguments, tmp_path):

@@ -1,20 +1,30 @@
-"""Runs the tools as their users run them."""
+"""Runs commands of `megadga` in this process, as their users run them in a shell."""
 
+import io
 import subprocess
-import sys
-from pathlib import Path
+from contextlib import redirect_stderr, redirect_stdout
 
-TOOLS = Path(__file__).parents[2] / "tools"
+from megadga.cli import main
 
 
-def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a tool to its end, whatever it says."""
-    command = [sys.executable, TOOLS / f"{name}.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def run_data(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command of `megadga data` to its end, whatever it says."""
+    return run_command("data", name, *arguments)
+
+
+def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command of `megadga` to its end, whatever it says."""
+    words = [*map(str, arguments)]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
+        try:
+            code = main(words)
+        except SystemExit as ended:  # of argparse
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
-    """Check that a tool has refused in one line."""
+    """Check that a command has refused in one line."""
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.endswith("\n")

@@ -1,6 +1,6 @@
 """Engines in training for workers that measure on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,22 @@ from torch import Tensor
 from megadga.arrays import IntArray
 from megadga.data.domain import Domain, SequenceSet
 from megadga.mixers.base import AlignmentNeeds, Alignments
+from megadga.mixers.probing import DIRECTIONAL, Probe, Sharded
 from megadga.mixers.static import Static
 from megadga.plugin import Batch, MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement
-from megadga.probes.methods import Method, ProbeBudget, Probing
 from megadga.probes.protocols import Measurement
 from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
+from tests.support.checks import checked_already
 from tests.support.engines import build_engine, settings
 from tests.support.probe_cases import ProbeCase
 from tests.support.probed_models import PROBED_MODELS, ProbedModel
+from tests.support.probes import sized
 from tests.support.references import Reference, reference_of
 from tests.support.shards import SEQUENCE_LENGTH, open_sets, open_unequal
 
 SEED = 5
-BUDGET = ProbeBudget(sequences_per_domain=3, specific_sequences=5)
+BUDGET = (3, 5)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Training:
         domains: Of which the last is never trained on.
         specific: The specific set.
         batches: Hands them out, and measures nothing.
-        budget: Of a measurement.
+        budget: Sequences per domain, and of the specific set, of a measurement.
     """
 
     engine: Any
@@ -45,21 +47,29 @@ class Training:
     domains: list[Domain]
     specific: SequenceSet
     batches: MixturePlugin
-    budget: ProbeBudget
+    budget: tuple[int, int]
+    _checked: set[bool] = field(default_factory=set[bool])
 
     def measurement(
-        self, method: Method, needs: AlignmentNeeds = AlignmentNeeds(), *, raw: bool = False
+        self, method: Probe, needs: AlignmentNeeds = AlignmentNeeds(), *, raw: bool = False
     ) -> Measurement:
-        """Return what measures; ``raw``: without moments too."""
-        return make_measurement(
-            self.engine,
-            self.domains,
-            self.specific,
-            probing=Probing(method, self.budget, "raw" if raw else "refuse"),
-            needs=needs,
-            loss=self.probed.loss,
-            seed=SEED,
-        )
+        """Return what measures; ``raw``: without moments too.
+
+        Each kind of probe is checked once on an engine.
+        """
+        kind = isinstance(method, Sharded)
+        with checked_already(kind in self._checked):
+            measurement = make_measurement(
+                self.engine,
+                self.domains,
+                self.specific,
+                probe=sized(method, *self.budget),
+                needs=replace(needs, without_moments="raw") if raw else needs,
+                loss=self.probed.loss,
+                seed=SEED,
+            )
+        self._checked.add(kind)
+        return measurement
 
     def reference(self) -> Reference:
         """Copy the present parameters. Collective."""
@@ -111,11 +121,12 @@ class Training:
         return alignments, measured
 
     def _draws(self) -> ProbeSequenceSampler:
-        return ProbeSequenceSampler(self.domains, self.specific, budget=self.budget, seed=SEED)
+        probe = sized(DIRECTIONAL, *self.budget)
+        return ProbeSequenceSampler(self.domains, self.specific, probe=probe, seed=SEED)
 
 
 def start_training(
-    folder: Path, case: ProbeCase, *, budget: ProbeBudget = BUDGET, **more: Any
+    folder: Path, case: ProbeCase, *, budget: tuple[int, int] = BUDGET, **more: Any
 ) -> Training:
     """Build a case's engine, with ``more`` of DeepSpeed's settings."""
     domains, stream = open_sets(folder)

@@ -2,11 +2,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from megadga.cli import main
+import megadga
+from megadga.cli import MEGADGA, Entry, main
 from megadga.config.loading import load_config
 from megadga.run_folder.markers import RunMarkers
 from tests.support.leaks import write_leak
@@ -164,8 +166,53 @@ def test_a_damaged_shard_is_one_line(folder, capsys):
     assert "train-00000.bin" in line
 
 
+def programs(group: Entry, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words that each program is called by."""
+    for name, entry in group.commands.items():
+        if entry.program:
+            yield (*words, name)
+        yield from programs(entry, (*words, name))
+
+
+@pytest.mark.parametrize("words", list(programs(MEGADGA)), ids=" ".join)
+def test_every_command_explains_itself_by_its_name(words, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: megadga {' '.join(words)} ")
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["chek"], ["check"], ["check", "run.yaml", "--world-size", "0"]]
+    ("arguments", "names"),
+    [
+        (["--help"], ["init", "data", "check", "launch", "train", "doctor"]),
+        (["data", "--help"], ["tokenizer", "build", "verify", "leakage"]),
+        (["launch", "--help"], ["local", "slurm", "k8s"]),
+    ],
+)
+def test_help_lists_the_commands(capsys, arguments, names):
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert set(names) <= {line[0] for line in lines if line}
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"megadga {megadga.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["chek"],
+        ["data"],
+        ["data", "buidl"],
+        ["launch", "slrum"],
+        ["check"],
+        ["check", "run.yaml", "--world-size", "0"],
+    ],
 )
 def test_a_wrong_command_line_exits_with_2(folder, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
@@ -188,6 +235,20 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def test_help_imports_no_command():
+    done = run_python(
+        "-c",
+        "import sys, megadga.cli\n"
+        "try:\n"
+        "    megadga.cli.main(['--help'])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "heavy = {'numpy', 'pydantic', 'torch', 'tqdm', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_check_starts_without_torch(folder):

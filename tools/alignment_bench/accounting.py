@@ -112,7 +112,7 @@ def expected_sharded_bytes(bench: Workbench) -> int:
     ranks, at_once = bench.case.ranks, bench.case.ranks * bench.case.micro_batch
     sizes = [getattr(p, "ds_numel", p.numel()) for p in bench.passes.parameters]
     padded = sum(-(-size // ranks) * ranks for size in sizes)
-    budget, num_domains = bench.budget, len(bench.domains)
-    of_domain = -(-budget.sequences_per_domain // at_once)
-    micro_batches = -(-budget.specific_sequences // at_once) + num_domains * of_domain
+    (per_domain, specific), num_domains = bench.budget, len(bench.domains)
+    of_domain = -(-per_domain // at_once)
+    micro_batches = -(-specific // at_once) + num_domains * of_domain
     return 4 * padded * micro_batches

@@ -8,6 +8,7 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
+from megadga.mixers.probing import LowRank
 from megadga.probes.directions import (
     Preconditioning,
     UpdateDirection,
@@ -16,7 +17,6 @@ from megadga.probes.directions import (
 )
 from megadga.probes.in_flight import TrainingHooks
 from megadga.probes.low_rank import LowRankGradient
-from megadga.probes.methods import LowRank
 from megadga.probes.sequences import PackedSequences
 
 from .case import Case, Row
@@ -63,7 +63,7 @@ def cost_variants(bench: Workbench) -> Mapping[str, Callable[[], object]]:
     passes, specific = bench.passes, bench.specific()
     drawn, packed = bench.drawn(), PackedSequences(bench.drawn())
     whole_source = WholeGradient(passes, Preconditioning())
-    thin_source = LowRankGradient(passes, LowRank(bench.case.rank), seed=0)
+    thin_source = LowRankGradient(passes, LowRank(rank=bench.case.rank), seed=0)
     whole, thin = whole_source.direction(0, specific), thin_source.direction(0, specific)
     target = specific_gradient(passes, specific, Preconditioning()).shard
     updates = count(1)  # a low-rank direction is kept for the same update

@@ -13,11 +13,10 @@ from megadga.data.domain import Domain
 from megadga.data.folder import DomainSource, open_domain
 from megadga.data.rows import rank_rows
 from megadga.mixers.base import AlignmentNeeds
+from megadga.mixers.probing import Directional, InFlight, LowRank, Probe, Sharded
 from megadga.model.llama import Llama
 from megadga.probes.loss import mean_loss
 from megadga.probes.measuring import make_measurement
-from megadga.probes.methods import Directional, InFlight, LowRank, Method, ProbeBudget, Probing
-from megadga.probes.methods import Sharded as ShardedMethod
 from megadga.probes.passes import ProbePasses
 from megadga.probes.protocols import Measurement
 from megadga.probes.sequences import (
@@ -50,7 +49,7 @@ class Workbench:
         domains: As many as an optimizer step has micro-batches, at least two.
         specific_set: What the domains are aligned with.
         batch: This rank's tokens of every step, shape ``(accumulation, micro batch, S + 1)``.
-        budget: As many sequences of all domains, and of the specific set, as a step trains on.
+        budget: Sequences per domain, and of the specific set: in all as many as a step trains on.
     """
 
     def __init__(self, case: Case, folder: Path, engine: Any) -> None:
@@ -61,7 +60,7 @@ class Workbench:
         tokens = open_domain(source, split="train", sequence_length=case.sequence_length)
         self.text, self.specific_set = cut(tokens, 2)
         self.domains = cut(self.text, max(2, case.accumulation))
-        self.budget = ProbeBudget(case.global_batch // len(self.domains), case.global_batch)
+        self.budget = (case.global_batch // len(self.domains), case.global_batch)
         self.batch = self._training_batch()
 
     @property
@@ -90,7 +89,9 @@ class Workbench:
 
     def draws(self) -> ProbeSequenceSampler:
         """Return an update's sequences."""
-        return ProbeSequenceSampler(self.domains, self.specific_set, budget=self.budget, seed=0)
+        return ProbeSequenceSampler(
+            self.domains, self.specific_set, probe=_probe("directional", 1, self.budget), seed=0
+        )
 
     def specific(self, update: int = 0) -> PackedSequences:
         """Return an update's specific sequences."""
@@ -107,17 +108,17 @@ class Workbench:
 
     def measurement_of(self, probe: str, num_domains: int, total_sequences: int) -> Measurement:
         """Return the same for a number of domains that share a number of sequences."""
-        budget = ProbeBudget(total_sequences // num_domains, self.case.global_batch)
+        budget = (total_sequences // num_domains, self.case.global_batch)
         return self._measurement(probe, cut(self.text, num_domains), budget)
 
     def _measurement(
-        self, probe: str, domains: Sequence[Domain], budget: ProbeBudget
+        self, probe: str, domains: Sequence[Domain], budget: tuple[int, int]
     ) -> Measurement:
         return make_measurement(
             self.engine,
             domains,
             self.specific_set,
-            probing=Probing(_method(probe, self.case.rank), budget),
+            probe=_probe(probe, self.case.rank, budget),
             needs=AlignmentNeeds(),
             loss=mean_loss,
             seed=0,
@@ -130,15 +131,18 @@ class Workbench:
         return own.to(self.engine.device)
 
 
-def _method(probe: str, rank: int) -> Method:
-    methods: dict[str, Method] = {
-        "sharded": ShardedMethod(),
-        "directional": Directional(),
-        "directional low rank": Directional(LowRank(rank)),
-        "in_flight": InFlight(),
-        "in_flight low rank": InFlight(LowRank(rank)),
+def _probe(name: str, rank: int, budget: tuple[int, int]) -> Probe:
+    sizes: dict[str, Any] = dict(
+        zip(("sequences_per_domain", "specific_sequences"), budget, strict=True)
+    )
+    probes: dict[str, Probe] = {
+        "sharded": Sharded(**sizes),
+        "directional": Directional(**sizes),
+        "directional low rank": Directional(direction=LowRank(rank=rank), **sizes),
+        "in_flight": InFlight(**sizes),
+        "in_flight low rank": InFlight(direction=LowRank(rank=rank), **sizes),
     }
-    return methods[probe]
+    return probes[name]
 
 
 def make_engine(case: Case, zero: Mapping[str, Any] = MappingProxyType({})) -> Any:
@@ -172,5 +176,5 @@ def make_engine(case: Case, zero: Mapping[str, Any] = MappingProxyType({})) -> A
     engine, *_ = initialize(
         model=model, model_parameters=list(model.parameters()), config=settings
     )
-    model.rotary.to(engine.device)  # zero.Init places parameters, and leaves buffers behind
+    model.rotary.to(engine.device)  # zero.Init moves parameters only, not buffers
     return engine

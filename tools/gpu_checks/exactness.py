@@ -13,9 +13,9 @@ from alignment_bench.case import Case
 from alignment_bench.tokens import write_tokens
 from alignment_bench.workbench import Workbench, make_engine
 from megadga.arrays import FloatArray, IntArray
+from megadga.mixers.probing import LowRank
 from megadga.model.llama import Llama
 from megadga.probes.low_rank import LowRankGradient
-from megadga.probes.methods import LowRank
 from megadga.probes.sequences import ProbeSequences
 
 from .setting import Deadline, Row, Setting
@@ -129,7 +129,7 @@ def _tokens(drawn: ProbeSequences) -> IntArray:
 
 def _factored(bench: Workbench, update: int) -> Tensor:
     """Return what a low-rank probe finds, multiplied out; the same seed, the same direction."""
-    source = LowRankGradient(bench.passes, LowRank(bench.case.rank), seed=0)
+    source = LowRankGradient(bench.passes, LowRank(rank=bench.case.rank), seed=0)
     direction = source.direction(update, bench.specific(update)).direction
     pieces: list[Tensor] = []
     for parameter in bench.passes.parameters:

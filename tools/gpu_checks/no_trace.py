@@ -16,29 +16,21 @@ from alignment_bench.tokens import cut, write_tokens
 from alignment_bench.workbench import Workbench, make_engine
 from megadga.mixers.base import Scheduler
 from megadga.mixers.dga import Dga
+from megadga.mixers.probing import DIRECTIONAL, Directional, InFlight, LowRank, Probe, Sharded
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.loss import mean_loss
-from megadga.probes.methods import (
-    Directional,
-    InFlight,
-    LowRank,
-    Method,
-    ProbeBudget,
-    Probing,
-    Sharded,
-)
 
 from .exactness import RELEASE_EVERYTHING
 from .setting import Deadline, Row, Setting
 
 STEPS = 20
 QUICK_STEPS = 4
-METHODS: Mapping[str, Method | None] = {
+METHODS: Mapping[str, Probe | None] = {
     "none, again": None,
     "sharded": Sharded(),
     "directional": Directional(),
-    "directional low rank": Directional(LowRank(16)),
+    "directional low rank": Directional(direction=LowRank(rank=16)),
     "in_flight": InFlight(),
 }
 QUICK_METHODS = {name: METHODS[name] for name in ("directional", "in_flight")}
@@ -90,7 +82,7 @@ def _comparisons(setting: Setting) -> Iterator[Row]:
                 }
 
 
-def _train(case: Case, folder: Path, steps: int, method: Method | None) -> tuple[list[float], str]:
+def _train(case: Case, folder: Path, steps: int, method: Probe | None) -> tuple[list[float], str]:
     """Return each step's losses, and a hash of the parameters at the end."""
     engine = make_engine(case, RELEASE_EVERYTHING if case.stage == 3 else {})
     bench = Workbench(case, folder, engine)
@@ -104,7 +96,9 @@ def _train(case: Case, folder: Path, steps: int, method: Method | None) -> tuple
         scheduler,
         sampling=Sampling(seed=0),
         interval=steps // _UPDATES,
-        probing=Probing(method or Directional(), ProbeBudget(2, 4)),
+        probe=(method or DIRECTIONAL).model_copy(
+            update={"sequences_per_domain": 2, "specific_sequences": 4}
+        ),
     )
     losses: list[float] = []
     num_updates = 0

@@ -20,11 +20,11 @@ from alignment_bench.cost import AGAIN, PLAIN, Seconds, cost_rows, cost_variants
 from alignment_bench.tokens import cut, write_tokens
 from alignment_bench.workbench import Workbench, make_engine
 from megadga.mixers.dga import Dga
+from megadga.mixers.probing import Directional
 from megadga.mixers.static import uniform_weights
 from megadga.model.presets import LlamaShape
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.loss import mean_loss
-from megadga.probes.methods import Directional, ProbeBudget, Probing
 
 from .setting import Deadline, Row, Setting
 
@@ -254,7 +254,7 @@ def _plugin(bench: Workbench, num_domains: int) -> MixturePlugin:
         Dga(uniform_weights(num_domains), step_size=0.1, ema=0.1),
         sampling=Sampling(seed=0),
         interval=STEPS,
-        probing=Probing(Directional(), ProbeBudget(1, 4)),
+        probe=Directional(sequences_per_domain=1, specific_sequences=4),
     )
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from megadga.arrays import FloatArray
+from megadga.mixers.probing import LowRank, LowRankEnergy
 from megadga.probes.engine import Engine
 from megadga.probes.gradients import Direction, GradientShard
 from megadga.probes.loss import mean_loss
 from megadga.probes.low_rank import LowRankGradient
-from megadga.probes.methods import LowRank
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler
 
@@ -122,7 +122,7 @@ class DirectionTrial:
         draws: ProbeSequenceSampler,
         other_draws: ProbeSequenceSampler,
         *,
-        low_ranks: Mapping[str, LowRank],
+        low_ranks: Mapping[str, LowRank | LowRankEnergy],
         ages: Sequence[int],
         interval: int,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Prepares what the runs under ``configs/evidence`` read, by the tools that anybody would use.
+"""Prepares what the runs under ``configs/evidence`` read, by the commands that anybody would use.
 
 What is there is not made again. The corpus is a folder of documents, one file per domain
 (``NAME.jsonl.gz``), with a folder ``specific`` of target sets: each ``NAME.jsonl.gz``, or a pair
@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from megadga.config.histogram import write_histogram
 from megadga.errors import ConfigError, MegadgaError
+from megadga.mixers.importance import write_histogram
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import unit_rows
 from megadga.prepare.reading.documents import read_texts
 from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
 
-TOOLS = Path(__file__).parent.parent
 VOCABULARY_SIZE = 8192
 PIECE_TOKENS = 256
 NUM_CLUSTERS = 256
@@ -94,11 +93,11 @@ def prepare(folder: EvidenceFolder) -> None:
     if not folder.tokenizer.exists():
         prefix = ["--output", str(folder.tokenizer.with_suffix(""))]
         size = ["--vocab-size", str(VOCABULARY_SIZE)]
-        _tool("train_tokenizer", "--input", *domains, *size, *prefix)
+        _data("tokenizer", "--input", *domains, *size, *prefix)
     if not folder.clustering.exists():
         levels = ["--levels", str(NUM_CLUSTERS)]
         output = ["--output", str(folder.clustering)]
-        _tool("train_clusters", "--input", *domains, *levels, *_pieces(folder), *output)
+        _data("cluster", "--input", *domains, *levels, *_pieces(folder), *output)
     tokenizer = load_tokenizer(folder.tokenizer)
     _prepare_few_tokens(folder, tokenizer)
     _prepare_clusters(folder, tokenizer)
@@ -136,14 +135,14 @@ def _prepare_clusters(folder: EvidenceFolder, tokenizer: Tokenizer) -> None:
     measure = [*clusters, *_pieces(folder), "--output"]
     if not (root / "histogram.json").exists():
         own = ["--input", f"{SHORT_TARGET}={train}"]
-        _tool("histogram", *measure, str(root / "histogram.json"), *own)
+        _data("histogram", *measure, str(root / "histogram.json"), *own)
     if not (root / "basis.npz").exists():
         others = [
             f"{name}={folder.corpus}/specific/{name}.*"
             for name in folder.target_names()
             if name != SHORT_TARGET
         ]
-        _tool("histogram", *measure, str(root / "basis.npz"), "--input", *others)
+        _data("histogram", *measure, str(root / "basis.npz"), "--input", *others)
 
 
 def _nearest_domains(folder: EvidenceFolder, documents: list[Path]) -> dict[str, float]:
@@ -184,14 +183,14 @@ def _write_texts(path: Path, texts: Iterable[str]) -> None:
 def _build(folder: EvidenceFolder, inputs: list[str], output: Path, *options: str) -> None:
     if not output.exists():
         whole = ["--tokenizer", str(folder.tokenizer), "--valid-fraction", "0"]
-        _tool("build_shards", "--input", *inputs, *whole, "--output", str(output), *options)
+        _data("build", "--input", *inputs, *whole, "--output", str(output), *options)
 
 
 def _pieces(folder: EvidenceFolder) -> list[str]:
     return ["--tokenizer", str(folder.tokenizer), "--piece-tokens", str(PIECE_TOKENS)]
 
 
-def _tool(name: str, *arguments: str) -> None:
-    command = [sys.executable, str(TOOLS / f"{name}.py"), *arguments]
-    if status := subprocess.run(command, check=False).returncode:  # noqa: S603  (our own tool)
-        raise MegadgaError(f"{name}: expected it to end with 0, found {status}")
+def _data(name: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", "megadga.cli", "data", name, *arguments]
+    if status := subprocess.run(command, check=False).returncode:  # noqa: S603  (our own command)
+        raise MegadgaError(f"megadga data {name}: expected it to end with 0, found {status}")

@@ -11,12 +11,12 @@ import numpy as np
 
 from megadga.data.domain import Domain
 from megadga.mixers.dga import Dga
+from megadga.mixers.probing import Directional, LowRank, LowRankEnergy
 from megadga.mixers.static import uniform_weights
 from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
 from megadga.plugin import Metrics, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
-from megadga.probes.methods import Directional, LowRank, ProbeBudget, Probing
 from megadga.probes.sequences import ProbeSequenceSampler
 from megadga.train.ranks import StepAllReduce
 from megadga.train.step import Trainer
@@ -26,8 +26,11 @@ from trials.directions import DirectionTrial, Kept, Measured
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 ENERGIES = (0.9, 0.99)
 LOW_RANKS = {
-    **{f"rank {rank}": LowRank(rank) for rank in RANKS},
-    **{f"energy {energy}": LowRank(max(RANKS), energy=energy) for energy in ENERGIES},
+    **{f"rank {rank}": LowRank(rank=rank) for rank in RANKS},
+    **{
+        f"energy {energy}": LowRankEnergy(energy=energy, max_rank=max(RANKS))
+        for energy in ENERGIES
+    },
 }
 AGES = (0, 1, 2, 5, 10, 20, 50)
 _HEAD_WIDTH = 64
@@ -45,7 +48,7 @@ class Recipe:
         layers: Its blocks.
         sequence_length: Targets of a sequence.
         batch: Sequences of an optimizer step.
-        budget: Sequences of an update.
+        probe: How alignments are measured for updates.
         step_size: eta of the raw score.
         ema: beta.
         learning_rate: After a warm-up of a twentieth of the steps, and before a cosine to a tenth.
@@ -58,7 +61,7 @@ class Recipe:
     layers: int
     sequence_length: int
     batch: int
-    budget: ProbeBudget
+    probe: Directional
     step_size: float
     ema: float
     learning_rate: float
@@ -111,12 +114,12 @@ def train(
         scheduler,
         sampling=Sampling(seed=recipe.seed),
         interval=recipe.interval,
-        probing=Probing(Directional(), recipe.budget),
+        probe=recipe.probe,
     )
     trial = DirectionTrial(
         engine,
-        ProbeSequenceSampler(domains, specific, budget=recipe.budget, seed=recipe.seed),
-        ProbeSequenceSampler(domains, specific, budget=recipe.budget, seed=recipe.seed + 1),
+        ProbeSequenceSampler(domains, specific, probe=recipe.probe, seed=recipe.seed),
+        ProbeSequenceSampler(domains, specific, probe=recipe.probe, seed=recipe.seed + 1),
         low_ranks=LOW_RANKS,
         ages=AGES,
         interval=recipe.interval,

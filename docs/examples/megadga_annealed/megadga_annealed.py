@@ -7,7 +7,7 @@ import numpy as np
 
 from megadga.arrays import FloatArray
 from megadga.mixers.base import MixtureState, Observed, StepNeeds, StepNumber
-from megadga.mixers.extension import RuleContext
+from megadga.mixers.rule import RuleContext
 from megadga.mixers.simplex import geometric_mixture
 from megadga.mixers.weights import Weights
 from megadga.section import PositiveShare, Section

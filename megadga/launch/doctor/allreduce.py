@@ -66,8 +66,12 @@ def main() -> None:
     """Measure, and have rank 0 say it."""
     deadline_s = float(sys.argv[1])
     signal.alarm(int(3 * deadline_s) + 1)  # whatever hangs, this process ends
-    bandwidth = measure(deadline_s)
-    if os.environ["RANK"] == "0":
+    rank = os.environ["RANK"]
+    try:
+        bandwidth = measure(deadline_s)
+    except (RuntimeError, OSError, ValueError) as error:
+        sys.exit(f"rank {rank} ended with {type(error).__name__}: {' '.join(str(error).split())}")
+    if rank == "0":
         print(bandwidth, flush=True)
 
 

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, Self, final
+from typing import IO, Any, Literal, Self, final
 
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
@@ -25,60 +25,37 @@ from megadga.launch.doctor.gather import (
     HostReport,
     NoReport,
     Software,
-    count_devices,
     own_software,
 )
 from megadga.launch.doctor.local_ranks import LocalRanks
-from megadga.launch.hosts import SSH_OPTIONS, Host, first_hosts, forwarded, read_hostfile
+from megadga.launch.hosts import (
+    LOCALHOST,
+    SSH_OPTIONS,
+    Host,
+    Node,
+    count_devices,
+    first_hosts,
+    forwarded,
+    read_hostfile,
+)
 from megadga.launch.operators import needed_ops
-from megadga.launch.ranks import DEFAULT_PORT
+from megadga.launch.ranks import master_port
+
+Reach = Literal["ssh", "srun", "sh"]
+"""How hosts' shells are reached: without passwords, as a step of the SLURM allocation that this
+process runs in, or on this machine, which is the only host."""
 
 
-class Reach(Protocol):
-    """A way to hosts."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in a message."""
-        ...
-
-    def command(self, host: str, script: str) -> list[str]:
-        """Return what to run here for a host's shell to run a script; input and output pass."""
-        ...
-
-
-@dataclass(frozen=True)
-class Ssh:
-    """Over ssh, without passwords."""
-
-    name: str = "ssh"
-
-    def command(self, host: str, script: str) -> list[str]:
-        """See ``Reach``."""
-        return ["ssh", *SSH_OPTIONS, "--", host, f"exec sh -c {shlex.quote(script)}"]
-
-
-@dataclass(frozen=True)
-class Srun:
-    """As a step of the SLURM allocation that this process runs in."""
-
-    name: str = "srun"
-
-    def command(self, host: str, script: str) -> list[str]:
-        """See ``Reach``."""
-        one = ("--nodes=1", "--ntasks=1", "--overlap", f"--nodelist={host}", "--quiet")
-        return ["srun", *one, "sh", "-c", script]
-
-
-@dataclass(frozen=True)
-class Here:
-    """On this machine, which is the only host."""
-
-    name: str = "sh"
-
-    def command(self, host: str, script: str) -> list[str]:  # noqa: ARG002
-        """See ``Reach``."""
-        return ["sh", "-c", script]
+def reach_command(reach: Reach, host: str, script: str) -> list[str]:
+    """Return what to run here for a host's shell to run a script; input and output pass."""
+    match reach:
+        case "ssh":
+            return ["ssh", *SSH_OPTIONS, "--", host, f"exec sh -c {shlex.quote(script)}"]
+        case "srun":
+            one = ("--nodes=1", "--ntasks=1", "--overlap", f"--nodelist={host}", "--quiet")
+            return ["srun", *one, "sh", "-c", script]
+        case "sh":
+            return ["sh", "-c", script]
 
 
 def python_script(folder: Path, python_path: str, arguments: Sequence[str]) -> str:
@@ -95,27 +72,14 @@ def python_script(folder: Path, python_path: str, arguments: Sequence[str]) -> s
     return f"cd {shlex.quote(str(folder))} && {setting}exec {shlex.join(words)}"
 
 
-@dataclass(frozen=True)
-class HostSet:
-    """Hosts, and the way to them.
-
-    Attributes:
-        hosts: In the order of ranks, each with the ranks that it is to run.
-        reach: How their shells are reached.
-    """
-
-    hosts: tuple[Host, ...]
-    reach: Reach
-
-
 def find_hosts(
     hostfile: Path | None,
     environment: Mapping[str, str],
     *,
     nodes: int | None,
     accelerators_per_node: int | None,
-) -> HostSet:
-    """Return the hosts that are meant.
+) -> tuple[tuple[Host, ...], Reach]:
+    """Return the hosts that are meant, in the order of ranks, and the way to their shells.
 
     Args:
         hostfile: Lists them; None: those of the SLURM allocation, or else this machine alone.
@@ -135,16 +99,16 @@ def find_hosts(
             nodes=nodes or len(listed),
             accelerators_per_node=accelerators_per_node,
         )
-        return HostSet(hosts, Ssh())
+        return hosts, "ssh"
     if "SLURM_JOB_NODELIST" in environment:
         names = _allocated(environment["SLURM_JOB_NODELIST"])
         slots = accelerators_per_node or _allocated_slots(environment)
         if nodes is not None and nodes > len(names):
             raise ConfigError(f"--nodes: expected at most {len(names)} in this job, found {nodes}")
-        return HostSet(tuple(Host(name, slots) for name in names[:nodes]), Srun())
+        return tuple(Host(name, slots) for name in names[:nodes]), "srun"
     if nodes is not None and nodes > 1:
         raise ConfigError(f"--nodes: expected a --hostfile or a SLURM job for {nodes} hosts")
-    return HostSet((Host("localhost", accelerators_per_node or count_devices()[0]),), Here())
+    return (Host(LOCALHOST, accelerators_per_node or count_devices()[0]),), "sh"
 
 
 def _allocated(nodelist: str) -> list[str]:
@@ -192,7 +156,7 @@ class _Conversation:
             "w+", encoding="utf-8", errors="replace"
         )
         self._process = subprocess.Popen(  # noqa: S603  (the user's own hosts)
-            reach.command(host, script),
+            reach_command(reach, host, script),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -286,10 +250,10 @@ def ask_hosts(
             )
             conversation = _Conversation(host, reach, timeout_s=timeout_s)
             stack.enter_context(conversation)
-            said = conversation.ask(request.as_json())
-            if not isinstance(said, dict):
+            said = conversation.ask(asdict(request))
+            if said is None:
                 return conversation, conversation.no_report()
-            return conversation, HostReport.from_json(said)  # pyright: ignore[reportUnknownArgumentType]
+            return conversation, HostReport.from_json(said)
 
         asked = list(pool.map(ask, hosts))
         reports = tuple(report for _, report in asked)
@@ -354,7 +318,7 @@ class Wanted:
     folder: Path
     port: int
     interpreter: str
-    reach: str
+    reach: Reach
 
 
 def findings(answers: Answers, wanted: Wanted) -> list[Finding]:
@@ -456,25 +420,9 @@ _REMEDY = (
 )
 
 
-@dataclass(frozen=True)
-class Bandwidth:
-    """What an all-reduce of all ranks achieved.
-
-    Attributes:
-        ranks: How many there were.
-        bytes_per_s: Bus bandwidth.
-    """
-
-    ranks: int
-    bytes_per_s: float
-
-    def __str__(self) -> str:
-        return f"all-reduce of {self.ranks} ranks: {self.bytes_per_s / 1e9:.3f} GB/s bus bandwidth"
-
-
 def reduce_on(
     hosts: Sequence[Host], reach: Reach, *, port: int, deadline_s: float
-) -> Bandwidth | list[Finding]:
+) -> str | list[Finding]:
     """Sum numbers over all ranks.
 
     Args:
@@ -484,38 +432,30 @@ def reduce_on(
         deadline_s: Seconds that ranks wait for each other, above 0.
 
     Returns:
-        The bandwidth, or what went wrong on each host where something did.
+        A line with the bus bandwidth, or what went wrong on each host where something did.
     """
-    size = sum(host.slots for host in hosts)
-    environment = forwarded(os.environ)
-    firsts = [sum(host.slots for host in hosts[:index]) for index in range(len(hosts))]
+    slots = hosts[0].slots  # as many on every host
 
-    def start(host: Host, first: int) -> str | Finding:
-        ranks = LocalRanks(
-            first=first,
-            count=host.slots,
-            size=size,
-            alone=len(hosts) == 1,
-            master=hosts[0].name,
-            port=port,
-            deadline_s=deadline_s,
-            environment=environment,
-        )
-        return _run(host.name, reach, ranks)
+    def start(index: int) -> str | Finding:
+        node = Node(index, len(hosts), hosts[0].name, port)
+        ranks = LocalRanks(node, slots, deadline_s, forwarded(os.environ))
+        return _run(hosts[index].name, reach, ranks)
 
     with ThreadPoolExecutor(len(hosts)) as pool:
-        said = list(pool.map(start, hosts, firsts))
+        said = list(pool.map(start, range(len(hosts))))
     if failures := [each for each in said if isinstance(each, Finding)]:
         return failures
-    return Bandwidth(size, float(str(said[0]).split()[-1]))
+    bytes_per_s = float(str(said[0]).split()[-1])
+    size = slots * len(hosts)
+    return f"all-reduce of {size} ranks: {bytes_per_s / 1e9:.3f} GB/s bus bandwidth"
 
 
 def _run(host: str, reach: Reach, ranks: LocalRanks) -> str | Finding:
     script = python_script(Path.cwd(), os.environ.get("PYTHONPATH", ""), ["-m", _REDUCING])
     try:
         done = subprocess.run(  # noqa: S603  (the user's own hosts)
-            reach.command(host, script),
-            input=json.dumps(ranks.as_json()),
+            reach_command(reach, host, script),
+            input=json.dumps(asdict(ranks)),
             capture_output=True,
             text=True,
             check=False,
@@ -526,7 +466,12 @@ def _run(host: str, reach: Reach, ranks: LocalRanks) -> str | Finding:
     if done.returncode == 0:
         return done.stdout
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    said = lines[-1] if lines else f"exit code {done.returncode}"
+    last = lines[-1] if lines else "it said nothing"
+    # The first rank to fail says why; the others, what they waited for in vain.
+    said = next(
+        (line for line in lines if line.startswith("rank ")),
+        f"rank of {host} ended with {done.returncode}: {last}",
+    )
     what = f"expected an all-reduce within {ranks.deadline_s:g} s, found: {said}"
     return Finding(host, what, _REMEDY)
 
@@ -550,53 +495,33 @@ def preflight(
     Returns:
         A line a failure, which begins with the host's name and ends with the remedy.
     """
-    place = HostSet(tuple(hosts), Ssh())
-    found = look_at(place, output=output, port=port, ops=())
+    found = look_at(hosts, "ssh", output=output, port=port, ops=())
     return [str(finding) for finding in found if finding.failed]
 
 
-def look_at(place: HostSet, *, output: Path, port: int, ops: Sequence[str]) -> list[Finding]:
-    """Ask the hosts, and judge their answers.
+def look_at(
+    hosts: Sequence[Host], reach: Reach, *, output: Path, port: int, ops: Sequence[str]
+) -> list[Finding]:
+    """Ask hosts, and judge their answers.
 
     Args:
-        place: The hosts.
+        hosts: In the order of ranks, each once, with its number of ranks as slots.
+        reach: How their shells are reached.
         output: The run's folder, which need not exist yet.
         port: Where rank 0 will listen.
         ops: DeepSpeed's compiled operators that the run needs.
     """
     folder = _existing(output)
-    names = [host.name for host in place.hosts]
-    answers = ask_hosts(names, place.reach, folder=folder, port=port, ops=ops)
+    answers = ask_hosts([host.name for host in hosts], reach, folder=folder, port=port, ops=ops)
     wanted = Wanted(
-        hosts=place.hosts,
+        hosts=tuple(hosts),
         software=own_software(),
         folder=folder,
         port=port,
         interpreter=sys.executable,
-        reach=place.reach.name,
+        reach=reach,
     )
     return findings(answers, wanted)
-
-
-def diagnose(
-    place: HostSet, *, output: Path, port: int, ops: Sequence[str], deadline_s: float | None
-) -> Iterator[Finding | Bandwidth]:
-    """Yield what is found, as it is found.
-
-    All ranks are tried together only when nothing has failed until then.
-
-    Args:
-        place: The hosts.
-        output: The run's folder, which need not exist yet.
-        port: Where rank 0 will listen.
-        ops: DeepSpeed's compiled operators that the run needs.
-        deadline_s: Seconds that ranks wait for each other, above 0; None: they are not tried.
-    """
-    found = look_at(place, output=output, port=port, ops=ops)
-    yield from found
-    if deadline_s is not None and not any(finding.failed for finding in found):
-        reduced = reduce_on(place.hosts, place.reach, port=port, deadline_s=deadline_s)
-        yield from [reduced] if isinstance(reduced, Bandwidth) else reduced
 
 
 def _existing(folder: Path) -> Path:
@@ -626,27 +551,31 @@ def run_doctor(
     Raises:
         ConfigError: If there are no such hosts, or ``MASTER_PORT`` is no port.
     """
-    place = find_hosts(
+    hosts, reach = find_hosts(
         hostfile, os.environ, nodes=nodes, accelerators_per_node=accelerators_per_node
     )
-    ranks = sum(host.slots for host in place.hosts)
-    print(f"{len(place.hosts)} hosts, {ranks} ranks, by {place.reach.name}", flush=True)
-    failed = False
-    for found in diagnose(
-        place,
-        output=Path() if config is None else config.output,
-        port=_port(),
-        ops=() if config is None else needed_ops(config.deepspeed),
-        deadline_s=deadline_s if all_reduce else None,
-    ):
-        grave = isinstance(found, Finding) and found.failed
-        failed |= grave
-        print(f"{'FAILED' if grave else 'note' if isinstance(found, Finding) else 'ok'}  {found}")
+    print(f"{len(hosts)} hosts, {sum(host.slots for host in hosts)} ranks, by {reach}", flush=True)
+    port = _port()
+    output = Path() if config is None else config.output
+    ops = () if config is None else needed_ops(config.deepspeed)
+    failed = _tell(look_at(hosts, reach, output=output, port=port, ops=ops))
+    if all_reduce and not failed:
+        reduced = reduce_on(hosts, reach, port=port, deadline_s=deadline_s)
+        if isinstance(reduced, str):
+            print(f"ok  {reduced}")
+        else:
+            failed = _tell(reduced)
     return failed
 
 
+def _tell(found: Sequence[Finding]) -> bool:
+    """Print a line for each finding; return whether something failed."""
+    for finding in found:
+        print(f"{'FAILED' if finding.failed else 'note'}  {finding}")
+    return any(finding.failed for finding in found)
+
+
 def _port() -> int:
-    text = os.environ.get("MASTER_PORT", str(DEFAULT_PORT))
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 65535):
-        raise ConfigError(f"MASTER_PORT: expected a port in [1, 65535], found {text!r}")
-    return int(text)
+    if (port := master_port(os.environ)) == 0:
+        raise ConfigError("MASTER_PORT: expected a port in [1, 65535], found '0'")
+    return port

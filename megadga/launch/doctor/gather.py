@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import megadga
 from megadga.console import run_program
+from megadga.launch.hosts import count_devices
 from megadga.launch.operators import SHARED_MEMORY, missing_ops, op_locks
 from megadga.launch.ranks import interface_towards
 
@@ -40,18 +41,8 @@ class HostQuery:
     mark: str
     master: str
     port: int | None
-    ops: tuple[str, ...]
+    ops: Sequence[str]
     environment: Mapping[str, str]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "HostQuery":
-        """Return what ``as_json`` was made of."""
-        copied: dict[str, Any] = {**values, "ops": tuple(values["ops"])}
-        return HostQuery(**copied)
 
 
 @dataclass(frozen=True)
@@ -92,19 +83,14 @@ class HostReport:
     port_error: str
     master_address: str
     interface: str
-    ops_missing: tuple[str, ...]
-    op_locks: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return asdict(self)
+    ops_missing: Sequence[str]
+    op_locks: Sequence[str]
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "HostReport":
-        """Return what ``as_json`` was made of."""
-        copied: dict[str, Any] = {**values, "software": Software(**values["software"])}
-        copied |= {name: tuple(values[name]) for name in ("ops_missing", "op_locks")}
-        return HostReport(**copied)
+        """Return what ``asdict`` made this of, after JSON."""
+        software: Any = Software(**values["software"])
+        return HostReport(**{**values, "software": software})
 
 
 @dataclass(frozen=True)
@@ -165,23 +151,6 @@ def _version(package: str) -> str:
         return _NOT_INSTALLED
 
 
-_DEVICE_NODES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "accel/accel*", "xpu*", "davinci[0-9]*")
-"""What there is of in /dev where torch may find accelerators."""
-
-
-def count_devices() -> tuple[int, str]:
-    """Return for how many ranks there is room, and of what: ``accelerators`` or ``cores``.
-
-    Torch is imported, which takes seconds, only where it may find accelerators.
-    """
-    if any(next(Path("/dev").glob(pattern), None) for pattern in _DEVICE_NODES):
-        import torch  # noqa: PLC0415
-
-        if (count := torch.accelerator.device_count()) > 0:
-            return count, "accelerators"
-    return len(os.sched_getaffinity(0)), "cores"
-
-
 def port_error(port: int) -> str:
     """Return why nothing could listen on a port of this machine; empty: it could."""
     with socket.socket() as listening:
@@ -204,11 +173,6 @@ def address_of(name: str) -> str:
         return ""
 
 
-def interface_to(name: str) -> str:
-    """Return which interface leads to a host; empty: none that is up."""
-    return interface_towards(name) or ""
-
-
 _OPS_OF_KIND = {"cores": (SHARED_MEMORY,), "accelerators": ()}
 """Operators that every run needs, by what it trains on."""
 
@@ -221,11 +185,11 @@ def answer(host: str, asked: IO[str], answers: IO[str]) -> None:
         asked: Lines that come in.
         answers: Takes lines that go out.
     """
-    request = HostQuery.from_json(json.loads(asked.readline()))
+    request = HostQuery(**json.loads(asked.readline()))
     os.environ.update(request.environment)
     folder = Path(request.folder)
     with _left_in(folder / request.mark) as error:
-        _say(answers, report(host, request, folder_error=error).as_json())
+        _say(answers, asdict(report(host, request, folder_error=error)))
         for line in asked:
             _say(answers, [name for name in json.loads(line) if _readable(folder / name)])
 
@@ -242,7 +206,7 @@ def report(host: str, request: HostQuery, *, folder_error: str) -> HostReport:
         folder_error=folder_error,
         port_error="" if request.port is None else port_error(request.port),
         master_address=address_of(request.master),
-        interface=interface_to(request.master),
+        interface=interface_towards(request.master) or "",
         ops_missing=missing_ops(ops, os.environ),
         op_locks=op_locks(ops, os.environ),
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.config.histogram import write_histogram
 from megadga.errors import ConfigError
 from megadga.mixers.basis import Basis, write_basis
+from megadga.mixers.importance import write_histogram
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import PointArray
 from megadga.prepare.pieces import TextCutter

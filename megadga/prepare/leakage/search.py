@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 from megadga.arrays import IntArray, TokenArray
 from megadga.data.domain import Domain
@@ -241,12 +242,9 @@ def render_leakage(
     leaked = f"documents with >= {leakage.rule.document_share:.0%}"
     rows = [("domain", "n-grams", "overlap", leaked, "for example")]
     rows += [_row(overlap, decode) for overlap in (*listed, leakage.all_domains, *own)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        f"{name:<{widths[0]}}  {ngrams:>{widths[1]}}  {share:>{widths[2]}}  "
-        f"{documents:>{widths[3]}}  {example}".rstrip()
-        for name, ngrams, share, documents, example in rows
-    ]
+    align = ("left", "right", "right", "right", "left")
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
+    lines = table.split("\n")
     yield from lines[: 1 + len(listed)]
     if rest:
         yield f"and {len(rest):,} more with at most {rest[0].share:.2%}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from megadga.mixers.base import AlignmentNeeds, Alignments
-from megadga.probes.methods import Directional, Method, Sharded
+from megadga.mixers.probing import Directional, Probe, Sharded
 from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import foreign
 from tests.distributed.workers.exactness import measured_numbers
@@ -18,7 +18,7 @@ from tests.support.references import Reference
 from tests.support.trainings import Training, start_training
 
 NEEDS = AlignmentNeeds(norms=True, target="domains")
-METHODS: dict[str, Method] = {"sharded": Sharded(), "directional": Directional()}
+METHODS: dict[str, Probe] = {"sharded": Sharded(), "directional": Directional()}
 UPDATE = 3
 
 

@@ -12,18 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from megadga.errors import UnsupportedEngineError
+from megadga.mixers.probing import Directional, InFlight, LowRank, Probe, Sharded
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.loss import Loss, mean_loss
-from megadga.probes.methods import (
-    Directional,
-    InFlight,
-    LowRank,
-    Method,
-    ProbeBudget,
-    Probing,
-    Sharded,
-)
 from tests.support.engines import full_parameters, settings
 from tests.support.foreign_models import (
     Experts,
@@ -38,11 +30,11 @@ from tests.support.foreign_models import (
     Unseen,
     loss_of_logits,
 )
-from tests.support.probes import METHODS
+from tests.support.probes import METHODS, sized
 from tests.support.schedulers import FrozenProbing
 from tests.support.shards import open_sets
 
-BUDGET = ProbeBudget(sequences_per_domain=5, specific_sequences=6)
+BUDGET = (5, 6)
 Build = Callable[[], nn.Module]
 
 
@@ -63,7 +55,7 @@ class Loop:
         self,
         folder: Path,
         build: Build,
-        method: Method | None,
+        method: Probe | None,
         *,
         kind: str = "1",
         precision: str = "fp32",
@@ -94,7 +86,7 @@ class Loop:
             Static(uniform_weights(num_domains)) if method is None else FrozenProbing(num_domains),
             sampling=Sampling(seed=5),
             interval=1,
-            probing=Probing(method or Sharded(), BUDGET),
+            probe=sized(method or Sharded(), *BUDGET),
             loss=loss,
         )
 
@@ -145,7 +137,7 @@ class Loop:
         self.engine.destroy()
 
 
-def complaint(folder: Path, build: Build, method: Method, **more: Any) -> str:
+def complaint(folder: Path, build: Build, method: Probe, **more: Any) -> str:
     """What is said when the plugin is made."""
     try:
         Loop(folder, build, method, **more).end()
@@ -195,7 +187,7 @@ def of_subset(folder: Path) -> dict[str, Any]:
     return found
 
 
-def of_thawed(folder: Path, method: Method) -> list[float]:
+def of_thawed(folder: Path, method: Probe) -> list[float]:
     """Parameters that are unfrozen, and others that are frozen, after the plugin was made."""
     errors: list[float] = []
     for late in ("head", "embedding"):
@@ -281,10 +273,10 @@ def of_masks(folder: Path) -> dict[str, dict[str, float]]:
         return targets % 3 == 0
 
     errors: dict[str, dict[str, float]] = {}
-    methods: dict[str, Method] = {
+    methods: dict[str, Probe] = {
         "sharded": Sharded(),
         "directional": Directional(),
-        "low rank": Directional(LowRank(rank=5)),
+        "low rank": Directional(direction=LowRank(rank=5)),
     }
     for returns in ("mean", "mask", "sums", "sum"):
         errors[returns] = {}

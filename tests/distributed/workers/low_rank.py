@@ -10,11 +10,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from megadga.mixers.probing import Directional, InFlight, LowRank, LowRankEnergy
 from megadga.probes import low_rank as factoring
 from megadga.probes.directions import UpdateDirection
 from megadga.probes.gradients import Direction
 from megadga.probes.low_rank import LowRankGradient
-from megadga.probes.methods import Directional, InFlight, LowRank, ProbeBudget
 from megadga.probes.passes import ProbePasses
 from tests.distributed.workers.exactness import measured_numbers
 from tests.support.probe_cases import ProbeCase
@@ -23,15 +23,17 @@ from tests.support.trainings import SEED, Training, start_training
 
 RANK = 8
 """Of a gradient of one specific sequence, which has as many tokens; wide matrices have more."""
-ONE_SEQUENCE = ProbeBudget(sequences_per_domain=3, specific_sequences=1)
+ONE_SEQUENCE = (3, 1)
 SHARE = 0.9
 TEST_COLUMNS = 4
 """Columns that the estimate of what is left out is made of."""
 
 
-def low_rank(training: Training, method: LowRank) -> LowRankGradient:
+def low_rank(
+    training: Training, rank: LowRank | LowRankEnergy, *, interval: int = 1
+) -> LowRankGradient:
     passes = ProbePasses(training.engine, loss=training.probed.loss)
-    return LowRankGradient(passes, method, seed=SEED)
+    return LowRankGradient(passes, rank, interval=interval, seed=SEED)
 
 
 def parameters_of(training: Training) -> list[nn.Parameter]:
@@ -79,8 +81,8 @@ def errors_along_factors(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
     training.train_step()
     results: list[dict[str, Any]] = []
     for name, method in {
-        "directional": Directional(LowRank(rank=2)),
-        "in_flight": InFlight(LowRank(rank=2)),
+        "directional": Directional(direction=LowRank(rank=2)),
+        "in_flight": InFlight(direction=LowRank(rank=2)),
     }.items():
         # The same seed and no past: the direction that the measurement will find.
         toward = low_rank(training, LowRank(rank=2)).direction(3, training.packed_specific(3))
@@ -160,9 +162,9 @@ def results_of_wide(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 def _complete(training: Training) -> dict[str, Any]:
     """With as many columns as the gradient has ranks, nothing is left out."""
-    found = training.measurement(Directional(LowRank(RANK))).measure(0)
+    found = training.measurement(Directional(direction=LowRank(rank=RANK))).measure(0)
     direction = (
-        low_rank(training, LowRank(RANK)).direction(0, training.packed_specific(0)).direction
+        low_rank(training, LowRank(rank=RANK)).direction(0, training.packed_specific(0)).direction
     )
     reference = training.reference()
     v = reference.gradient(training.drawn_of_specific(0))
@@ -184,8 +186,8 @@ def _energies(training: Training) -> dict[str, Any]:
     specific = training.packed_specific(0)
     reference = training.reference()
     v = reference.gradient(training.drawn_of_specific(0))
-    kept = low_rank(training, LowRank(RANK)).direction(0, specific)
-    fewest = low_rank(training, LowRank(RANK, energy=SHARE)).direction(0, specific)
+    kept = low_rank(training, LowRank(rank=RANK)).direction(0, specific)
+    fewest = low_rank(training, LowRankEnergy(energy=SHARE, max_rank=RANK)).direction(0, specific)
     found = [factors for p in parameters_of(training) if (factors := fewest.direction.factors(p))]
     columns = torch.cat([factors.right.double().square().sum(dim=0) for factors in found])
     return {
@@ -228,8 +230,8 @@ def _standard_error(
 
 def _memory(training: Training) -> dict[str, Any]:
     """Go through five updates with a direction that does for three, and go on from the third."""
-    method = LowRank(RANK, interval=3)
-    source = low_rank(training, method)
+    rank = LowRank(rank=RANK)
+    source = low_rank(training, rank, interval=3)
     ages: list[int] = []
     seen: list[list[float]] = []
     saved: dict[str, Any] = {}
@@ -239,10 +241,12 @@ def _memory(training: Training) -> dict[str, Any]:
         seen.append(bits(training, toward.direction))
         if update == 1:
             saved = source.state_dict()
-    resumed = low_rank(training, method)
+    resumed = low_rank(training, rank, interval=3)
     resumed.load_state_dict(saved)
     again = [resumed.direction(u, training.packed_specific(u)).direction for u in range(2, 5)]
-    fresh = low_rank(training, method).direction(3, training.packed_specific(3)).direction
+    fresh = (
+        low_rank(training, rank, interval=3).direction(3, training.packed_specific(3)).direction
+    )
     return {
         "ages": ages,
         "bits": seen,

@@ -16,13 +16,13 @@ from megadga.data.sampler import Selection
 from megadga.errors import ExhaustedError, ResumeError
 from megadga.mixers.dga import Dga
 from megadga.mixers.odm import Odm
+from megadga.mixers.probing import Directional, Probe
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import Batch, MixturePlugin, Sampling
-from megadga.probes.methods import Method, ProbeBudget, Probing
 from megadga.train.ranks import destroy_process_group
 from tests.support.engines import build_engine, settings
 from tests.support.models import SmallDecoder
-from tests.support.probes import METHODS
+from tests.support.probes import METHODS, sized
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY, open_sets
 
 GLOBAL_BATCH_SIZE = 8
@@ -46,7 +46,7 @@ def new_plugin(engine: Any, folder: Path, **more: Any) -> MixturePlugin:
     options: dict[str, Any] = {"sampling": Sampling(seed=5), "interval": 4} | more
     scheduler = options.pop("scheduler", Dga(uniform_weights(len(domains)), 0.5, ema=0.5))
     domains = options.pop("domains", domains)
-    options.setdefault("probing", Probing(budget=ProbeBudget(4, 4)))
+    options.setdefault("probe", sized(Directional(), 4, 4))
     return MixturePlugin(engine, domains, specific, scheduler, **options)
 
 
@@ -175,20 +175,20 @@ def kept_estimates(folder: Path) -> list[Any]:
         folder,
         scheduler=Dga(np.array([0.5, 0.5, 0.0]), 1e-6),  # hardly moves: both others stay in
         interval=1,
-        probing=Probing(METHODS["in_flight"], ProbeBudget(2, 3)),
+        probe=sized(METHODS["in_flight"], 2, 3),
     )
     _, records = train(engine, plugin, until=5)
     return [record["update"] for record in records]
 
 
-def resumed(folder: Path, method: Method) -> dict[str, Any]:
+def resumed(folder: Path, method: Probe) -> dict[str, Any]:
     """Save after three updates; go on, and go on from what was saved, on the same parameters.
 
     A learning rate of 0 holds them still, so that records differ by what a plugin remembers.
     """
     still = {"type": "AdamW", "params": {"lr": 0.0, "torch_adam": True}}
     engine = new_engine(optimizer=still)
-    options: dict[str, Any] = {"interval": 1, "probing": Probing(method, ProbeBudget(2, 3))}
+    options: dict[str, Any] = {"interval": 1, "probe": sized(method, 2, 3)}
     plugin = new_plugin(engine, folder, **options)
     train(engine, plugin, until=3)
     saved = io.BytesIO()
@@ -213,7 +213,7 @@ def measured(records: list[Any]) -> list[Any]:
 def unfinished(folder: Path) -> dict[str, Any]:
     """Prepare an update in flight and never train its step."""
     engine = new_engine()
-    options: dict[str, Any] = {"interval": 1, "probing": Probing(METHODS["in_flight"])}
+    options: dict[str, Any] = {"interval": 1, "probe": METHODS["in_flight"]}
     plugin = new_plugin(engine, folder, **options)
     hooks = [num_hooks(engine)]
     plugin.next_batch()

@@ -10,19 +10,22 @@ import torch
 
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
-from megadga.probes.methods import ProbeBudget, Probing
 from megadga.train.ranks import destroy_process_group
+from tests.support.checks import checked_already
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probe_cases import ProbeCase, no_trace_cases
 from tests.support.probed_models import PROBED_MODELS
-from tests.support.probes import BETWEEN_STEPS, METHODS
+from tests.support.probes import BETWEEN_STEPS, METHODS, sized
 from tests.support.schedulers import FrozenProbing
 from tests.support.shards import open_sets
 
 STEPS = 8
 
 
-def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
+def train(
+    folder: Path, case: ProbeCase, method: str | None, *, checked: bool = False
+) -> dict[str, Any]:
+    """Train; with a method, probe with it, after a check unless its kind has been ``checked``."""
     domains, specific = open_sets(folder)
     probing = method is not None
     probed = PROBED_MODELS[case.model]
@@ -30,16 +33,17 @@ def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
     probed.prepare(engine)
     torch.manual_seed(3)  # dropout masks
     num_domains = len(domains)
-    plugin = MixturePlugin(
-        engine,
-        domains,
-        specific,
-        FrozenProbing(num_domains) if probing else Static(uniform_weights(num_domains)),
-        sampling=Sampling(seed=5),
-        interval=2,
-        probing=Probing(METHODS[method or "sharded"], ProbeBudget(2, 3)),
-        loss=probed.loss,
-    )
+    with checked_already(checked):
+        plugin = MixturePlugin(
+            engine,
+            domains,
+            specific,
+            FrozenProbing(num_domains) if probing else Static(uniform_weights(num_domains)),
+            sampling=Sampling(seed=5),
+            interval=2,
+            probe=sized(METHODS[method or "sharded"], 2, 3),
+            loss=probed.loss,
+        )
     losses: list[float] = []
     num_updates = 0
     for step in range(1, STEPS + 1):
@@ -62,13 +66,23 @@ def train(folder: Path, case: ProbeCase, method: str | None) -> dict[str, Any]:
     return result
 
 
+def _derives(name: str) -> bool:
+    """Tell whether a probe takes derivatives along a direction."""
+    return name != "sharded"
+
+
 def main(output: str, folder: str, family: str) -> None:
     root = Path(folder)
     results = [
         {
             **dataclasses.asdict(case),
             "without": train(root, case, None),
-            "with": {name: train(root, case, name) for name in names},
+            "with": {
+                name: train(root, case, name, checked=any(map(_derives, names[:nth])))
+                if _derives(name)
+                else train(root, case, name)
+                for nth, name in enumerate(names)
+            },
         }
         for case, names in no_trace_cases(family)
     ]

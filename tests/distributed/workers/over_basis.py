@@ -19,20 +19,21 @@ from megadga.data.sampler import Selection
 from megadga.mixers.base import AlignmentNeeds, Mixtures
 from megadga.mixers.basis import OverBasis
 from megadga.mixers.dga import Dga
+from megadga.mixers.probing import DIRECTIONAL, Directional, InFlight, Probe, Sharded
 from megadga.mixers.static import uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement
-from megadga.probes.methods import InFlight, ProbeBudget, Probing, Sharded
 from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers.exactness import largest_error
 from tests.support.engines import build_engine, settings
 from tests.support.mixtures import mixtures_of
 from tests.support.probed_models import PROBED_MODELS
+from tests.support.probes import sized
 from tests.support.references import reference_of
 from tests.support.shards import SEQUENCE_LENGTH
 
 SEED, UPDATE = 5, 3
-BUDGET = ProbeBudget(sequences_per_domain=6, specific_sequences=7)
+BUDGET = (6, 7)
 PROBED = PROBED_MODELS["llama"]
 
 
@@ -72,20 +73,18 @@ def largest_errors(engine: Any, folder: Path) -> dict[str, float]:
     reference = reference_of(engine, PROBED)
     errors: dict[str, float] = {}
     for name, probing in {
-        "directional": Probing(budget=BUDGET),
-        "sharded": Probing(Sharded(), BUDGET),
+        "directional": sized(Directional(), *BUDGET),
+        "sharded": sized(Sharded(), *BUDGET),
     }.items():
         needs = AlignmentNeeds(mixtures=mixtures)
         measurement = make_measurement(
-            engine, domains, specific, probing=probing, needs=needs, loss=PROBED.loss, seed=SEED
+            engine, domains, specific, probe=probing, needs=needs, loss=PROBED.loss, seed=SEED
         )
         errors[name] = largest_error(measurement.measure(UPDATE), reference, target, rows)
     return errors
 
 
-def new_plugin(
-    engine: Any, folder: Path, probing: Probing = Probing(budget=BUDGET)
-) -> MixturePlugin:
+def new_plugin(engine: Any, folder: Path, probe: Probe = DIRECTIONAL) -> MixturePlugin:
     domains, specific = open_clusters(folder)
     rule = OverBasis(Dga(uniform_weights(3), 5.0, ema=0.5), basis_over(len(domains)))
     return MixturePlugin(
@@ -95,7 +94,7 @@ def new_plugin(
         rule,
         sampling=Sampling(seed=SEED),
         interval=2,
-        probing=probing,
+        probe=sized(probe, *BUDGET),
         loss=PROBED.loss,
     )
 
@@ -132,7 +131,7 @@ def trained_and_resumed(engine: Any, folder: Path) -> dict[str, Any]:
 
 def refusal(engine: Any, folder: Path) -> str:
     try:
-        new_plugin(engine, folder, Probing(InFlight(), BUDGET))
+        new_plugin(engine, folder, sized(InFlight(), *BUDGET))
     except ValueError as error:
         return str(error)
     return ""

@@ -17,30 +17,23 @@ from megadga.errors import ResumeError
 from megadga.mixers.base import AlignmentNeeds, Scheduler, TargetAlignments, TargetNeeds
 from megadga.mixers.dga import Dga
 from megadga.mixers.grape import Grape
+from megadga.mixers.probing import DIRECTIONAL, Directional, InFlight, LowRank, Probe, Sharded
 from megadga.mixers.static import Static, uniform_weights
 from megadga.mixers.targets import OverTargets
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement, make_target_measurement
-from megadga.probes.methods import (
-    Directional,
-    InFlight,
-    LowRank,
-    Method,
-    ProbeBudget,
-    Probing,
-    Sharded,
-)
 from megadga.probes.sequences import ProbeSequences, ProbeSequenceSampler
 from megadga.train.ranks import destroy_process_group
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probed_models import PROBED_MODELS
+from tests.support.probes import sized
 from tests.support.references import Reference, reference_of
 from tests.support.shards import SEQUENCE_LENGTH, open_sets
 
 SEED, UPDATE = 5, 3
-BUDGET = ProbeBudget(sequences_per_domain=3, specific_sequences=5)
+BUDGET = (3, 5)
 PROBED = PROBED_MODELS["llama"]
-MEASURED: dict[str, tuple[Method, TargetNeeds]] = {
+MEASURED: dict[str, tuple[Probe, TargetNeeds]] = {
     "directional": (Directional(), TargetNeeds(2)),
     "directional with norms": (Directional(), TargetNeeds(2, norms=True)),
     "sharded": (Sharded(), TargetNeeds(2, norms=True)),
@@ -85,18 +78,21 @@ def largest_error(
 def exactness(engine: Any, folder: Path) -> dict[str, Any]:
     """Measure by each way, and the second set by itself too."""
     (domains, _), targets = open_sets(folder), open_targets(folder)
-    draws = [ProbeSequenceSampler(domains, each, budget=BUDGET, seed=SEED) for each in targets]
+    draws = [
+        ProbeSequenceSampler(domains, each, probe=sized(DIRECTIONAL, *BUDGET), seed=SEED)
+        for each in targets
+    ]
     of_domains = [tokens_of(draws[0].measured(UPDATE, k)) for k in range(len(domains))]
     of_targets = [tokens_of(each.specific(UPDATE)) for each in draws]
     reference, report = reference_of(engine, PROBED), {}
     options: dict[str, Any] = {"loss": PROBED.loss, "seed": SEED}
     for name, (method, needs) in MEASURED.items():
-        probing = Probing(method, BUDGET)
+        probing = sized(method, *BUDGET)
         several = make_target_measurement(
-            engine, domains, targets, probing=probing, needs=needs, **options
+            engine, domains, targets, probe=probing, needs=needs, **options
         ).measure(UPDATE)
         alone = make_measurement(
-            engine, domains, targets[1], probing=probing, needs=AlignmentNeeds(), **options
+            engine, domains, targets[1], probe=probing, needs=AlignmentNeeds(), **options
         ).measure(UPDATE)
         report[name] = {
             "error": largest_error(several, reference, of_targets, of_domains),
@@ -107,7 +103,7 @@ def exactness(engine: Any, folder: Path) -> dict[str, Any]:
 
 
 def new_plugin(
-    engine: Any, folder: Path, rule: Scheduler, method: Method = Directional(), **more: Any
+    engine: Any, folder: Path, rule: Scheduler, method: Probe = DIRECTIONAL, **more: Any
 ) -> MixturePlugin:
     domains, _ = open_sets(folder)
     specific = more.get("specific", open_targets(folder))
@@ -118,7 +114,7 @@ def new_plugin(
         rule,
         sampling=Sampling(seed=SEED),
         interval=2,
-        probing=Probing(method, BUDGET),
+        probe=sized(method, *BUDGET),
         loss=PROBED.loss,
     )
 
@@ -156,7 +152,9 @@ def trace(kind: str, folder: Path, rule: Scheduler) -> dict[str, Any]:
 
 def trained_and_resumed(engine: Any, folder: Path, rule: Scheduler) -> dict[str, Any]:
     """Train 4 steps, and load the state into another plugin that measures the same updates."""
-    method = Directional(LowRank(rank=2, interval=2))  # which is remembered, of each set
+    method = Directional(
+        direction=LowRank(rank=2), direction_interval=2
+    )  # which is remembered, of each set
     plugin = new_plugin(engine, folder, rule, method)
     _, updates = train(engine, plugin, until=6)
     saved = io.BytesIO()

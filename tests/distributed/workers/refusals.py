@@ -8,8 +8,8 @@ from typing import Any
 
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds
+from megadga.mixers.probing import Directional, InFlight, LowRank, Probe, Sharded
 from megadga.plugin import MixturePlugin, Sampling
-from megadga.probes.methods import Directional, InFlight, LowRank, Method, Sharded
 from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import exactness
 from tests.support.engines import build_engine, init_ranks, settings
@@ -71,7 +71,7 @@ def of_hidden_parameters(folder: Path) -> dict[str, str]:
     """Measure a model that multiplies by its tied matrix in passing, in every way."""
     training = start_training(folder, ProbeCase("1", "fp32", "small-hidden"))
 
-    def measure(method: Method) -> None:
+    def measure(method: Probe) -> None:
         measurement = training.measurement(method)
         if isinstance(method, InFlight):
             training.measured_in_flight(measurement, 0)
@@ -107,12 +107,14 @@ def of_contradictions(folder: Path) -> dict[str, str]:
     )
     preconditioned = AlignmentNeeds(preconditioned=True)
 
-    def asked(of: Training, method: Method, needs: AlignmentNeeds) -> str:
+    def asked(of: Training, method: Probe, needs: AlignmentNeeds) -> str:
         return complaint_of(lambda: of.measurement(method, needs))
 
     return {
         "norms in flight": asked(training, InFlight(), AlignmentNeeds(norms=True)),
-        "low rank, preconditioned": asked(training, Directional(LowRank()), preconditioned),
+        "low rank, preconditioned": asked(
+            training, Directional(direction=LowRank(rank=16)), preconditioned
+        ),
         "SGD": asked(without_moments, Sharded(), preconditioned),
     }
 

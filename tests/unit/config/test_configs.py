@@ -1,10 +1,10 @@
 """Every run and every DeepSpeed file that is shipped can be loaded."""
 
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from megadga.commands.init import EXAMPLES
 from megadga.config.consistency import find_inconsistencies
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.loading import load_config
@@ -12,16 +12,14 @@ from megadga.config.sections import PresetName, TrainingSection
 from megadga.config.yaml_source import read_file
 from megadga.model.presets import PRESETS
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_a_shipped_run_loads_and_has_settings_for_one_rank(path):
     assert deepspeed_settings(load_config(path), 1)
 
 
 @pytest.mark.parametrize(
-    "path", sorted((CONFIGS / "deepspeed").glob("*.json")), ids=lambda path: path.name
+    "path", sorted((EXAMPLES / "deepspeed").glob("*.json")), ids=lambda path: path.name
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_shipped_deepspeed_file_fits_any_run(path, precision):

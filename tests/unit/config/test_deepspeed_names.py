@@ -11,8 +11,9 @@ from deepspeed.runtime import constants
 from megadga.config import deepspeed_keys
 from megadga.config.consistency import find_inconsistencies
 from megadga.config.loading import load_config
-from megadga.config.validation import ConfigIssue, dotted
+from megadga.config.validation import dotted
 from megadga.errors import ConfigError
+from megadga.section import ConfigIssue
 from tests.support import deepspeed_keys as derived
 from tests.support.runs import write_run
 
@@ -193,7 +194,7 @@ def test_an_issue_in_the_settings_is_reported_with_the_line_of_their_file(tmp_pa
     "path",
     sorted(
         path
-        for folder in ("configs", "docs")
+        for folder in ("configs", "docs", "megadga/examples")
         for path in (Path(__file__).parents[3] / folder).rglob("*.json")
         if "optimizer" in path.read_text()
     ),

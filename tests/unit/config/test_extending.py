@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 
 from megadga.config.loading import load_config
-from megadga.config.mixing import ExtensionMixing
+from megadga.config.mixing import ExtensionOptions
 from megadga.config.run import differences
 from megadga.config.validation import describe
 from megadga.errors import ConfigError
-from megadga.mixers.dga import DgaMixing
+from megadga.mixers.dga import DgaOptions
 from tests.support.extensions import write_extension
 from tests.support.runs import write_run
 
 Write = Callable[..., Path]
 STAYING = "mixing={type: staying, interval: 3}"
 BUILT_IN = (
-    "'dga', 'static', 'importance', 'schedule', 'odm', 'grape', 'doge', 'doremi', 'uniform', "
-    "'proportional', 'temperature'"
+    "'dga', 'doge', 'doremi', 'grape', 'importance', 'odm', 'proportional', 'schedule', "
+    "'static', 'temperature', 'uniform'"
 )
 
 
@@ -49,7 +49,7 @@ def test_an_extensions_keys_are_keys_of_the_section(tmp_path, install):
     mixing = load_config(
         write_run(tmp_path), [STAYING, "mixing.initial={d0: 0.25, d1: 0.75}"]
     ).mixing
-    assert isinstance(mixing, ExtensionMixing)
+    assert isinstance(mixing, ExtensionOptions)
     assert mixing.model_dump() == {
         "type": "staying",
         "interval": 3,
@@ -148,7 +148,7 @@ def test_an_unknown_type_lists_what_there_is_and_names_the_nearest(tmp_path, ins
 
 def test_a_built_in_type_cannot_be_shadowed(tmp_path, install):
     install(name="dga")
-    assert isinstance(load_config(write_run(tmp_path)).mixing, DgaMixing)
+    assert isinstance(load_config(write_run(tmp_path)).mixing, DgaOptions)
 
 
 @pytest.mark.parametrize(

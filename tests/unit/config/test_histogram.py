@@ -1,7 +1,7 @@
 import pytest
 
-from megadga.config.histogram import read_histogram, write_histogram
 from megadga.errors import ConfigError
+from megadga.mixers.importance import read_histogram, write_histogram
 
 
 def test_what_is_written_reads_back_the_same(tmp_path):

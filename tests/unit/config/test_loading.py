@@ -136,8 +136,8 @@ def test_all_issues_are_reported_at_once_in_source_order(tmp_path):
             "found 'tny'; did you mean 'tiny'?"
         ),
         (
-            "run.yaml:8: mixing.type: expected 'dga', 'static', 'importance', 'schedule', 'odm', "
-            "'grape', 'doge', 'doremi', 'uniform', 'proportional', 'temperature' or 'unimax', "
+            "run.yaml:8: mixing.type: expected 'dga', 'doge', 'doremi', 'grape', 'importance', "
+            "'odm', 'proportional', 'schedule', 'static', 'temperature', 'uniform' or 'unimax', "
             "found 'dag'; did you mean 'dga'?"
         ),
         "run.yaml:11: training.steps: expected a number greater than or equal to 1, found 0",

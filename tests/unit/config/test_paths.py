@@ -8,14 +8,16 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from megadga.commands.init import EXAMPLES
 from megadga.config.loading import load_config
-from megadga.config.mixing import ExtensionMixing
+from megadga.config.mixing import ExtensionOptions
 from megadga.config.run import RunConfig
 from megadga.config.validation import map_paths, sections_in
 from tests.support.extensions import write_extension
+from tests.support.ranks import REPOSITORY
 from tests.support.runs import RUN, write_run
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+EVIDENCE = REPOSITORY / "configs" / "evidence"
 OF_DGA = "  type: dga\n  interval: 4\n  step_size: 0.5\n"
 PLACES = {
     "output": RUN.replace("output: out", "output: here"),
@@ -141,12 +143,16 @@ def test_the_resolved_run_reads_back_the_same_from_any_folder(elsewhere):
     }
 
 
-def test_the_shipped_runs_read_and_write_beside_their_folder(monkeypatch, tmp_path):
+def test_the_shipped_runs_read_and_write_in_folders_of_their_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for path in sorted(CONFIGS.rglob("*.yaml")):
+    for path in sorted(EXAMPLES.glob("*.yaml")):
         for key, found in paths(load_config(path)).items():
-            (top, *_) = found.relative_to(CONFIGS.parent).parts
-            assert top in ("runs", "shards", "build"), f"{path}: {key}: {found}"
+            (top, *_) = found.relative_to(EXAMPLES).parts
+            assert top in ("runs", "shards"), f"{path}: {key}: {found}"
+    for path in sorted(EVIDENCE.rglob("*.yaml")):
+        for key, found in paths(load_config(path)).items():
+            (top, *_) = found.relative_to(REPOSITORY).parts
+            assert top in ("runs", "build"), f"{path}: {key}: {found}"
 
 
 MODULE = """
@@ -173,7 +179,7 @@ def test_paths_among_an_extensions_options_follow_the_rule(elsewhere, tmp_path, 
     monkeypatch.syspath_prepend(site)
     text = RUN.replace(OF_DGA, "  type: tabled\n  table: tables/a.csv\n")
     config = load_config(write_run(elsewhere, text))
-    assert isinstance(config.mixing, ExtensionMixing)
+    assert isinstance(config.mixing, ExtensionOptions)
     assert paths(config)["mixing.table"] == elsewhere / "tables/a.csv"
     assert paths(config)["mixing.more.0"] == elsewhere / "default"
     assert config.mixing.origin()[0].name == "tabled"

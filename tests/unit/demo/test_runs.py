@@ -15,6 +15,8 @@ from megadga.demo.run import (
     write_config,
 )
 from megadga.errors import ConfigError
+from megadga.mixers.dga import DgaOptions
+from megadga.mixers.static import StaticOptions
 
 SIZE = DemoRunSize(steps=120, seed=3, ranks=2)
 
@@ -28,7 +30,7 @@ def test_the_two_runs_differ_in_their_mixing_and_output_alone(folder):
     for run in RUNS:
         write_config(folder, run, SIZE)
     dga, uniform = (load_config(folder.config(run)) for run in RUNS)
-    assert (dga.mixing.type, uniform.mixing.type) == ("dga", "static")
+    assert (type(dga.mixing), type(uniform.mixing)) == (DgaOptions, StaticOptions)
     assert dga.output == folder.run(DGA)
     assert dga.model_copy(update={"mixing": uniform.mixing, "output": uniform.output}) == uniform
 

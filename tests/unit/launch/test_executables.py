@@ -1,13 +1,12 @@
-"""Every file in `launch/`, as somebody starts it in a shell."""
+"""`megadga launch`, and the files in `launch/` that run it from a checkout."""
 
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from megadga.cli import main
 from tests.support.ranks import REPOSITORY
 from tests.support.runs import write_run
 
@@ -24,30 +23,15 @@ ARGUMENTS = {
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    """The working directory, with a run and a hostfile, in an environment that has a secret."""
     folder = tmp_path / "my $folder"
     folder.mkdir()
     write_run(folder).rename(folder / "my run.yaml")
     (folder / "my hosts").write_text("node-a slots=2\nnode-b slots=2\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_TOKEN", "hush")
     return folder
-
-
-def start(kind, *arguments, folder=REPOSITORY, path=None):
-    return subprocess.run(
-        [str(LAUNCH / kind), *arguments],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PATH": path or f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(REPOSITORY),
-            "COLUMNS": "99",
-            "HF_TOKEN": "hush",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_there_is_no_other():
@@ -55,62 +39,72 @@ def test_there_is_no_other():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_help_names_what_all_have_in_common(kind):
-    done = start(kind, "--help")
+def test_a_file_is_called_by_its_own_name(kind):
+    done = subprocess.run(
+        [sys.executable, LAUNCH / kind, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    for option in ("--accelerators-per-node N", "--time [D-]HH:MM:SS", "--set KEY=VALUE"):
-        assert option in done.stdout
-    assert ("--nodes N" in done.stdout) is (kind != "local")
-    assert ("--hostfile FILE" in done.stdout) is (kind in ("mpi", "ssh", "torchrun"))
+    assert done.stdout.startswith(f"usage: launch/{kind} ")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_dry_run_prints_the_one_command_and_does_nothing(kind, folder):
+def test_help_names_what_all_have_in_common(kind, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "99")
+    with pytest.raises(SystemExit, match="0"):
+        main(["launch", kind, "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: megadga launch {kind} ")
+    for option in ("--accelerators-per-node N", "--time [D-]HH:MM:SS", "--set KEY=VALUE"):
+        assert option in shown
+    assert ("--nodes N" in shown) is (kind != "local")
+    assert ("--hostfile FILE" in shown) is (kind in ("mpi", "ssh", "torchrun"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dry_run_prints_the_one_command_and_does_nothing(kind, folder, capsys):
     before = sorted(folder.rglob("*"))
-    done = start(
-        kind,
-        *ARGUMENTS[kind],
-        *("--accelerators-per-node", "2", "--dry-run", "my run.yaml"),
-        *("--set", "training.steps=7"),
-        folder=folder,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    options = ["--accelerators-per-node", "2", "--dry-run", "--set", "training.steps=7"]
+    assert main(["launch", kind, *ARGUMENTS[kind], *options, "my run.yaml"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     if kind != "k8s":
-        assert "megadga.cli" in done.stdout
-    assert "my run.yaml" in done.stdout
-    assert "training.steps=7" in done.stdout
-    assert "hush" not in done.stdout
+        assert "megadga.cli" in out
+    assert "my run.yaml" in out
+    assert "training.steps=7" in out
+    assert "hush" not in out
     assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("kind", ["local", "mpi", "slurm", "ssh", "torchrun"])
-def test_an_issue_in_the_configuration_ends_it_before_anything_starts(kind, folder):
+def test_an_issue_in_the_configuration_ends_it_before_anything_starts(kind, folder, capsys):
     before = sorted(folder.rglob("*"))
-    done = start(
-        kind,
-        *ARGUMENTS[kind],
-        *("--accelerators-per-node", "2", "my run.yaml", "--set", "sed=7"),
-        folder=folder,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "override 1: sed: expected a known key, found 'sed'; did you mean 'seed'?\n"
-    )
+    options = ["--accelerators-per-node", "2", "my run.yaml", "--set", "sed=7"]
+    assert main(["launch", kind, *ARGUMENTS[kind], *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "override 1: sed: expected a known key, found 'sed'; did you mean 'seed'?\n"
     assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("kind", ["mpi", "ssh", "torchrun"])
-def test_a_hostfile_that_is_not_there_is_no_reason_to_train_here(kind, folder):
-    done = start(kind, "--hostfile", "none", "my run.yaml", folder=folder)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "none: expected a readable hostfile, found: No such file or directory\n"
+def test_a_hostfile_that_is_not_there_is_no_reason_to_train_here(kind, folder, capsys):
+    assert main(["launch", kind, "--hostfile", "none", "my run.yaml"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "none: expected a readable hostfile, found: No such file or directory\n"
+    )
 
 
 @pytest.mark.parametrize("kind", ["mpi", "ssh", "torchrun"])
-def test_several_nodes_need_a_hostfile(kind, folder):
-    done = start(kind, "--nodes", "2", "my run.yaml", folder=folder)
-    assert done.returncode == 2
-    assert done.stderr == "--hostfile: expected a file that lists 2 hosts, found none\n"
+def test_several_nodes_need_a_hostfile(kind, folder, capsys):
+    assert main(["launch", kind, "--nodes", "2", "my run.yaml"]) == 2
+    assert (
+        capsys.readouterr().err == "--hostfile: expected a file that lists 2 hosts, found none\n"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -87,7 +87,7 @@ def test_pods_find_the_first_one_by_the_service():
         *(
             "python3",
             "-m",
-            "megadga.launch.node",
+            "megadga.launch.local",
             "--node-rank=$(JOB_COMPLETION_INDEX)",
         ),
         *("--master-address=run-0.run", "--master-port=29500"),

@@ -2,7 +2,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from megadga.launch.local import Node, rank_commands, signal_ranks
+from megadga.launch.hosts import Node, rank_commands
+from megadga.launch.supervision import terminate
 from tests.unit.launch.hosts import FOLDER, request
 
 RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -11,7 +12,9 @@ RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER
 def test_every_rank_of_a_machine_is_reported_its_place():
     node = Node(rank=1, nodes=2, master_address="pod-0", master_port=4711)
 
-    commands = rank_commands(request(), node, ranks=2, environment={"A": "b"}, folder=FOLDER)
+    commands = rank_commands(
+        request().train(), node, ranks=2, environment={"A": "b"}, folder=FOLDER
+    )
 
     assert [tuple(c.environment[name] for name in RANK) for c in commands] == [
         ("2", "0", "4", "2", "pod-0", "4711"),
@@ -25,5 +28,5 @@ def test_every_rank_of_a_machine_is_reported_its_place():
 
 def test_ranks_are_asked_to_stop_by_a_signal():
     sleeper = subprocess.Popen(["sleep", "60"], cwd=Path("/"))
-    signal_ranks([sleeper.pid])
+    terminate([sleeper.pid])
     assert sleeper.wait(timeout=30) == -signal.SIGTERM

@@ -1,6 +1,6 @@
 import pytest
 
-from megadga.launch.node import main
+from megadga.launch.local import main_of_node as main
 from tests.support.runs import write_run
 
 PLACE = ["--node-rank=1", "--master-address=run-0.run", "--master-port=29500", "--nodes=2"]

@@ -18,7 +18,7 @@ PATIENCE = Timeouts(stop_s=5.0, straggle_s=0.2, end_s=0.5)
 
 def plan(program: str, folder: Path, **options) -> Plan:
     command = Command((sys.executable, "-c", program), os.environ, folder)
-    return Plan((command,), (Host("a", 1),), lambda _: None, PATIENCE, **options)
+    return Plan((command,), (Host("a", 1),), PATIENCE, **options)
 
 
 def run(planned: Plan, output: Path, tell=lambda _: None, *, ended_normally: bool = True) -> int:
@@ -105,7 +105,7 @@ def test_what_is_shown_does_the_same_in_a_shell(tmp_path):
         b'{"a": "$b"}\n',
     )
     file = PrivateFile(folder / "job.json", '{"c": "`d`"}\n')
-    text = show(Plan((command,), (), lambda _: None, PATIENCE, file=file), environment)
+    text = show(Plan((command,), (), PATIENCE, file=file), environment)
 
     done = subprocess.run(
         ["sh"], input=text, env=environment, capture_output=True, text=True, check=True, timeout=60
@@ -120,7 +120,7 @@ def test_no_line_of_a_text_ends_it_early(tmp_path):
     text = "a\nEND\ntouch escaped\nEND1\n'END'\n  END\nEND2\nEND"
     command = Command(("cat",), {}, tmp_path, f"{text}\n".encode())
     file = PrivateFile(tmp_path / "job.json", f"{text}\n")
-    shown = show(Plan((command,), (), lambda _: None, PATIENCE, file=file), {})
+    shown = show(Plan((command,), (), PATIENCE, file=file), {})
     # Without the pulse, which would go on for ever: `cat` reads all that there is.
     shown = re.sub(r"while echo; do sleep \d+; done; ", "", shown)
 
@@ -136,5 +136,5 @@ def test_no_line_of_a_text_ends_it_early(tmp_path):
 def test_values_that_a_shell_has_anyway_are_not_shown():
     environment = {"HF_TOKEN": "hush", "PATH": "/bin"}
     command = Command(("a",), {**environment, "RANK": "0"}, Path("/"))
-    text = show(Plan((command,), (), lambda _: None, PATIENCE), environment)
+    text = show(Plan((command,), (), PATIENCE), environment)
     assert text == "cd / && env RANK=0 a"

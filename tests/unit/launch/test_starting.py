@@ -28,7 +28,7 @@ def planned(program: str, *, ranks: int = 2, port: int | None = None):
     def plan(_config):
         command = Command((sys.executable, "-c", program), os.environ, Path.cwd())
         hosts = (Host("a", ranks),)
-        return Plan((command,), hosts, lambda _: None, timeouts_for(REQUEST, end_s=1.0), port=port)
+        return Plan((command,), hosts, timeouts_for(REQUEST, end_s=1.0), port=port)
 
     return plan
 

@@ -35,7 +35,7 @@ def test_every_host_gets_an_agent_over_ssh():
         assert command.arguments[-2] == host.name
         assert json.loads(command.input or "") == {
             "command": [
-                *(PYTHON, "-m", "megadga.launch.watched"),
+                *(PYTHON, "-m", "megadga.launch.supervision"),
                 *agent(index, host.name),
             ],
             "environment": {**TOLD, **RESTARTABLE},

@@ -7,7 +7,7 @@ from tests.support.ranks import REPOSITORY, own_session, rank_environment
 
 WATCH = """\
 import sys
-from megadga.launch.watched import run_watched
+from megadga.launch.supervision import run_watched
 sys.exit(run_watched(sys.argv[2:], silence_s=float(sys.argv[1])))
 """
 

@@ -14,11 +14,12 @@ from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
 from megadga.mixers.doremi import Doremi
 from megadga.mixers.grape import Grape
+from megadga.mixers.importance import importance_weights
 from megadga.mixers.odm import Odm
 from megadga.mixers.safeguards import total_variation
 from megadga.mixers.schedule import replay
 from megadga.mixers.scores import AutoStep
-from megadga.mixers.static import Static, importance_weights, uniform_weights
+from megadga.mixers.static import Static, uniform_weights
 from megadga.mixers.targets import OverTargets
 from tools.trials.convex import Bed, make_bed, train
 
@@ -59,8 +60,8 @@ def test_uniform_weights_end_more_than_a_tenth_above():
         Dga(UNIFORM, step_size=0.2),
         Dga(UNIFORM, step_size=0.2, ema=0.1),
         Dga(UNIFORM, step_size=0.2, ema=0.1, score="cosine"),
-        Dga(UNIFORM, step_size=AutoStep(0.2), ema=0.1),
-        Dga(UNIFORM, step_size=AutoStep(0.2), ema=0.1, max_change=0.02, warmup=5),
+        Dga(UNIFORM, step_size=AutoStep(spread=0.2), ema=0.1),
+        Dga(UNIFORM, step_size=AutoStep(spread=0.2), ema=0.1, max_change=0.02, warmup=5),
         Doge(UNIFORM, step_size=0.2, target="specific"),
     ],
     ids=["dga", "dga with ema", "cosine", "automatic step", "guarded", "doge for a target"],

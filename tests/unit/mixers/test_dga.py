@@ -299,7 +299,7 @@ def test_an_automatic_step_does_not_depend_on_the_scale_of_the_scores(problem, s
     initial, scores = problem
     # Where scores are nearly equal, their spread is rounding, which scaling changes.
     scores = [np.round(row) for row in scores]
-    scheduler = Dga(initial, step_size=AutoStep(0.2))
+    scheduler = Dga(initial, step_size=AutoStep(spread=0.2))
     state = after(scheduler, *map(measured, scores))
     scaled = after(scheduler, *(measured(scale * row) for row in scores))
     np.testing.assert_allclose(scaled.weights, state.weights, rtol=1e-9)
@@ -307,7 +307,7 @@ def test_an_automatic_step_does_not_depend_on_the_scale_of_the_scores(problem, s
 
 def test_an_automatic_step_spreads_the_exponents_as_told():
     # Scores (0, 2): standard deviation sqrt(2), so eta = ln 3 and exp(eta a) = (1, 9).
-    scheduler = Dga(np.array([0.5, 0.5]), step_size=AutoStep(math.sqrt(2) * LN3))
+    scheduler = Dga(np.array([0.5, 0.5]), step_size=AutoStep(spread=math.sqrt(2) * LN3))
     state = after(scheduler, measured([0, 2]))
     np.testing.assert_allclose(state.weights, [0.1, 0.9], rtol=1e-14)
     state = scheduler.update(state, measured([7, 7]))

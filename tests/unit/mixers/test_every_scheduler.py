@@ -69,7 +69,7 @@ class Rule:
 def guarded_dga(initial: FloatArray) -> Scheduler:
     return Dga(
         initial,
-        step_size=AutoStep(0.5),
+        step_size=AutoStep(spread=0.5),
         ema=0.3,
         floor=0.2 / initial.size,
         prior_pull=0.1,
@@ -80,7 +80,7 @@ def guarded_dga(initial: FloatArray) -> Scheduler:
 
 
 def general_dga(initial: FloatArray) -> Scheduler:
-    return Dga(initial, step_size=0.3, ema=0.4, general_guard=GeneralGuard(0.5, 0.8))
+    return Dga(initial, step_size=0.3, ema=0.4, general_guard=GeneralGuard(max_rise=0.5, pull=0.8))
 
 
 def ramp(initial: FloatArray) -> Scheduler:

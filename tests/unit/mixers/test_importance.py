@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from megadga.mixers.static import importance_weights
+from megadga.mixers.importance import importance_weights
 
 
 def test_weights_are_shares_in_the_order_of_the_names():

@@ -102,16 +102,16 @@ def test_an_update_of_many_domains_makes_nothing_of_the_size_of_a_dense_basis():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ()}, r"expected names and row bounds of shape \(1,\), found 0 and \(3,\)"),
-        ({"indptr": np.array([0, 3])}, "row bounds of shape"),
-        ({"indptr": np.array([0, 3, 3])}, "ascend to 3"),
-        ({"indptr": np.array([0, 2, 4])}, "ascend to 3"),
-        ({"indices": np.array([0, 1])}, "of one shape"),
-        ({"indices": np.array([0, 3, 1])}, r"domains in \[0, 3\)"),
-        ({"indices": np.array([1, 0, 1])}, "ascend in each row"),
-        ({"data": np.array([1.0, 0.0, 1.0])}, "shares above 0"),
-        ({"data": np.array([0.5, np.nan, 1.0])}, "shares above 0"),
-        ({"data": np.array([0.5, 0.5, 0.9])}, "mixtures: b: expected a sum of 1, found 0.9"),
+        ({"names": ()}, r"indptr: expected the shape \(1,\) for 0 names, found \(3,\)"),
+        ({"indptr": np.array([0, 3])}, r"indptr: expected the shape \(3,\) for 2 names"),
+        ({"indptr": np.array([0, 3, 3])}, "indptr: expected to ascend from 0 to 3"),
+        ({"indptr": np.array([0, 2, 4])}, "indptr: expected to ascend from 0 to 3"),
+        ({"indices": np.array([0, 1])}, r"indices: expected the shape \(3,\) of data"),
+        ({"indices": np.array([0, 3, 1])}, r"indices: a: expected to ascend in \[0, 3\)"),
+        ({"indices": np.array([1, 0, 1])}, r"indices: a: expected to ascend in \[0, 3\)"),
+        ({"data": np.array([1.0, 0.0, 1.0])}, r"data: a: expected values in \(0, 1\]"),
+        ({"data": np.array([0.5, np.nan, 1.0])}, r"data: a: expected values in \(0, 1\]"),
+        ({"data": np.array([0.5, 0.5, 0.9])}, "data: b: expected a sum of 1, found 0.9"),
     ],
 )
 def test_what_is_no_basis_is_refused(change, message):
@@ -123,5 +123,5 @@ def test_what_is_no_basis_is_refused(change, message):
         "data": np.array([0.5, 0.5, 1.0]),
     }
     Mixtures(**arguments)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^mixtures: {message}"):
         Mixtures(**(arguments | change))

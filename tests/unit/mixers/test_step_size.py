@@ -11,8 +11,12 @@ from megadga.mixers.scores import AutoStep
 
 def test_exponents_spread_by_the_stated_number():
     # Scores 1, 2, 3 have standard deviation 1 over K - 1; ten times those have 10.
-    assert AutoStep(0.5).of(np.array([1.0, 2.0, 3.0])) == pytest.approx(0.5, rel=1e-15)
-    assert AutoStep(0.5).of(np.array([10.0, 20.0, 30.0])) == pytest.approx(0.05, rel=1e-15)
+    assert AutoStep(spread=0.5).for_scores(np.array([1.0, 2.0, 3.0])) == pytest.approx(
+        0.5, rel=1e-15
+    )
+    assert AutoStep(spread=0.5).for_scores(np.array([10.0, 20.0, 30.0])) == pytest.approx(
+        0.05, rel=1e-15
+    )
 
 
 @given(
@@ -21,7 +25,7 @@ def test_exponents_spread_by_the_stated_number():
     scale=st.floats(1e-9, 1e9),
 )
 def test_the_scale_of_the_scores_does_not_matter(scores, spread, scale):
-    eta = AutoStep(spread).of(scale * scores)
+    eta = AutoStep(spread=spread).for_scores(scale * scores)
     if np.ptp(scores) == 0.0:
         assert eta == 0.0
     else:
@@ -30,15 +34,23 @@ def test_the_scale_of_the_scores_does_not_matter(scores, spread, scale):
 
 @pytest.mark.parametrize("scores", [[3.0], [2.0, 2.0, 2.0], [0.0, 0.0]])
 def test_scores_without_a_spread_do_not_move(scores):
-    assert AutoStep(1.0).of(np.array(scores)) == 0.0
+    assert AutoStep(spread=1.0).for_scores(np.array(scores)) == 0.0
 
 
 @given(scores=arrays(np.float64, 4, elements=st.floats(allow_nan=False, allow_infinity=False)))
 def test_it_is_finite_whatever_the_scores(scores):
-    assert 0.0 <= AutoStep(1.0).of(scores) < math.inf
+    assert 0.0 <= AutoStep(spread=1.0).for_scores(scores) < math.inf
 
 
-@pytest.mark.parametrize("spread", [-0.1, math.inf, math.nan])
-def test_the_spread_must_be_a_number(spread):
-    with pytest.raises(ValueError, match="spread: expected a finite number >= 0"):
-        AutoStep(spread)
+@pytest.mark.parametrize(
+    ("spread", "message"),
+    [
+        (-0.1, "greater than 0"),
+        (0.0, "greater than 0"),
+        (math.inf, "finite number"),
+        (math.nan, "finite number"),
+    ],
+)
+def test_the_spread_must_be_a_number_above_zero(spread, message):
+    with pytest.raises(ValueError, match=rf"spread\n.*{message}"):
+        AutoStep(spread=spread)

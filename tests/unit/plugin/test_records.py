@@ -41,7 +41,9 @@ def test_a_basis_is_reported_beside_the_domains():
 
 
 def test_a_guard_is_reported_in_every_update_and_where_it_begins_and_ends():
-    rule = Dga(uniform_weights(2), step_size=0.5, general_guard=GeneralGuard(0.5, 0.5))
+    rule = Dga(
+        uniform_weights(2), step_size=0.5, general_guard=GeneralGuard(max_rise=0.5, pull=0.5)
+    )
     over = OverBasis(rule, mixtures_of(np.eye(2), BASIS))
     records = UpdateRecords(BASIS, over.observes)
     state, told, events = over.init(), [], []

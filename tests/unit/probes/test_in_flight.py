@@ -10,8 +10,8 @@ import pytest
 
 from megadga.arrays import FloatArray
 from megadga.mixers.base import Alignments
+from megadga.mixers.probing import DIRECTIONAL
 from megadga.probes.in_flight import InFlightMeasurement
-from megadga.probes.methods import ProbeBudget
 from megadga.probes.protocols import InFlightStart, MeasuredSequences
 from megadga.probes.sequences import (
     DomainSequences,
@@ -19,6 +19,7 @@ from megadga.probes.sequences import (
     ProbeSequenceSampler,
     TrainedBatch,
 )
+from tests.support.probes import sized
 from tests.support.shards import SEQUENCE_LENGTH, open_sets, write_sets
 
 NAMES = ("d0", "d1", "d2")
@@ -79,7 +80,7 @@ def set_of(drawn: ProbeSequences) -> str:
 @pytest.fixture(scope="module")
 def draws(tmp_path_factory: pytest.TempPathFactory) -> ProbeSequenceSampler:
     domains, specific = open_sets(write_sets(tmp_path_factory.mktemp("sets"), num_domains=3))
-    return ProbeSequenceSampler(domains, specific, budget=ProbeBudget(4, 6), seed=5)
+    return ProbeSequenceSampler(domains, specific, probe=sized(DIRECTIONAL, 4, 6), seed=5)
 
 
 def batch_of(*domains: int) -> TrainedBatch:

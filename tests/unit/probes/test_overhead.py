@@ -1,27 +1,19 @@
 import pytest
 
 from megadga.mixers.base import AlignmentNeeds, TargetNeeds
-from megadga.probes.methods import (
-    Directional,
-    InFlight,
-    LowRank,
-    Method,
-    Overhead,
-    ProbeBudget,
-    Probing,
-    Sharded,
-    predicted_overhead,
-)
+from megadga.mixers.probing import Directional, InFlight, LowRank, Probe, Sharded
+from megadga.probes.overhead import Overhead, predicted_overhead
+from tests.support.probes import sized
 
 NORMS = AlignmentNeeds(norms=True)
 PRECONDITIONED = AlignmentNeeds(preconditioned=True)
 AMONG_DOMAINS = AlignmentNeeds(norms=True, target="domains")
 
 
-def overhead(method: Method, needs: AlignmentNeeds | TargetNeeds = AlignmentNeeds()) -> Overhead:
+def overhead(method: Probe, needs: AlignmentNeeds | TargetNeeds = AlignmentNeeds()) -> Overhead:
     """With 20 domains of 8 sequences, 32 specific ones, and batches of 512 for 100 steps."""
     return predicted_overhead(
-        Probing(method, ProbeBudget(8, 32)),
+        sized(method, 8, 32),
         num_domains=20,
         interval=100,
         global_batch_size=512,
@@ -37,13 +29,25 @@ def overhead(method: Method, needs: AlignmentNeeds | TargetNeeds = AlignmentNeed
         (Directional(), AlignmentNeeds(), 20 * 8 + 32),
         (Directional(), PRECONDITIONED, 20 * 8 + 32),
         (Directional(), NORMS, 2 * 20 * 8 + 32),
-        (Directional(LowRank()), AlignmentNeeds(), 20 * 8 + 2 * 32),
-        (Directional(LowRank(interval=4)), AlignmentNeeds(), 20 * 8 + 2 * 32 / 4),
+        (Directional(direction=LowRank(rank=16)), AlignmentNeeds(), 20 * 8 + 2 * 32),
+        (
+            Directional(direction=LowRank(rank=16), direction_interval=4),
+            AlignmentNeeds(),
+            20 * 8 + 2 * 32 / 4,
+        ),
         (Sharded(), AMONG_DOMAINS, 20 * 8 + 20 * 8),
         (Directional(), AMONG_DOMAINS, 2 * 20 * 8 + 20 * 8),
-        (Directional(LowRank(interval=4)), AMONG_DOMAINS, 2 * 20 * 8 + 2 * 20 * 8 / 4),
+        (
+            Directional(direction=LowRank(rank=16), direction_interval=4),
+            AMONG_DOMAINS,
+            2 * 20 * 8 + 2 * 20 * 8 / 4,
+        ),
         (InFlight(refresh_every=10), AlignmentNeeds(), 20 * 8 / 10 + 32),
-        (InFlight(LowRank(interval=4), refresh_every=5), AlignmentNeeds(), 32 + 2 * 32 / 4),
+        (
+            InFlight(direction=LowRank(rank=16), direction_interval=4, refresh_every=5),
+            AlignmentNeeds(),
+            32 + 2 * 32 / 4,
+        ),
     ],
 )
 def test_an_update_reads_the_sequences_that_are_worked_out_here(method, needs, sequences):
@@ -62,11 +66,15 @@ def test_twenty_domains_cost_four_in_a_thousand():
         (Directional(), TargetNeeds(3), 3 * (160 + 32 + 32)),
         (Directional(), TargetNeeds(3, norms=True), 4 * 160 + 3 * (32 + 32)),
         (Sharded(), TargetNeeds(3, norms=True), 3 * (160 + 32 + 32)),
-        (Directional(LowRank(interval=4)), TargetNeeds(3), 3 * (160 + 32 * 2 / 4 + 32)),
+        (
+            Directional(direction=LowRank(rank=16), direction_interval=4),
+            TargetNeeds(3),
+            3 * (160 + 32 * 2 / 4 + 32),
+        ),
     ],
 )
 def test_each_target_costs_what_one_does_and_the_pass_of_its_loss(
-    method: Method, needs: TargetNeeds, sequences: float
+    method: Probe, needs: TargetNeeds, sequences: float
 ) -> None:
     found = overhead(method, needs)
     assert found.sequences_per_update == pytest.approx(sequences)

@@ -8,7 +8,7 @@ import pytest
 from megadga.data.domain import PADDING
 from megadga.data.sampler import Selection
 from megadga.mixers.base import Mixtures
-from megadga.probes.methods import ProbeBudget
+from megadga.mixers.probing import DIRECTIONAL
 from megadga.probes.sequences import (
     DomainSequences,
     MixtureSequences,
@@ -16,6 +16,7 @@ from megadga.probes.sequences import (
     ProbeSequenceSampler,
 )
 from tests.support.mixtures import identity, mixtures_of
+from tests.support.probes import sized
 from tests.support.shards import open_sets, open_unequal, write_sets
 
 
@@ -28,8 +29,8 @@ def draws_of(
     folder: Path, *, seed: int = 5, mixtures: Mixtures | None = None
 ) -> ProbeSequenceSampler:
     domains, specific = open_sets(folder)
-    budget = ProbeBudget(sequences_per_domain=4, specific_sequences=6)
-    return ProbeSequenceSampler(domains, specific, budget=budget, seed=seed, mixtures=mixtures)
+    probe = sized(DIRECTIONAL, 4, 6)
+    return ProbeSequenceSampler(domains, specific, probe=probe, seed=seed, mixtures=mixtures)
 
 
 def drawn(draws: ProbeSequenceSampler, update: int) -> list[list[int]]:
@@ -136,8 +137,8 @@ def test_a_mixture_reads_the_rows_that_are_asked_for_and_counts_their_targets(fo
 
 def test_without_a_specific_set_the_target_is_all_that_is_drawn_of_the_domains(folder: Path):
     domains, _ = open_sets(folder)
-    budget = ProbeBudget(sequences_per_domain=4, specific_sequences=6)
-    draws = ProbeSequenceSampler(domains, None, budget=budget, seed=5)
+    probe = sized(DIRECTIONAL, 4, 6)
+    draws = ProbeSequenceSampler(domains, None, probe=probe, seed=5)
 
     target = draws.target(2)
 
@@ -151,7 +152,7 @@ def test_without_a_specific_set_the_target_is_all_that_is_drawn_of_the_domains(f
 def test_mixtures_have_nothing_to_be_compared_with_but_a_specific_set(folder: Path):
     domains, _ = open_sets(folder)
     with pytest.raises(ValueError, match="specific: expected a set to compare mixtures with"):
-        ProbeSequenceSampler(domains, None, budget=ProbeBudget(), seed=5, mixtures=identity(3))
+        ProbeSequenceSampler(domains, None, probe=DIRECTIONAL, seed=5, mixtures=identity(3))
 
 
 def test_mixtures_of_other_domains_are_refused(folder: Path):

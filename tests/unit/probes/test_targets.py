@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from megadga.mixers.base import Alignments
+from megadga.mixers.probing import DIRECTIONAL
 from megadga.probes.measuring import Target, TargetMeasurement
-from megadga.probes.methods import ProbeBudget
 from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, TrainedBatch
+from tests.support.probes import sized
 from tests.support.shards import open_sets, open_unequal, write_sets
 
 
@@ -47,9 +48,9 @@ def num_tokens(sequences: PackedSequences) -> float:
 def draws(tmp_path: Path) -> list[ProbeSequenceSampler]:
     """Of two specific sets, the second padded."""
     domains, specific = open_sets(write_sets(tmp_path, num_domains=2))
-    budget = ProbeBudget(sequences_per_domain=2, specific_sequences=9)
+    probe = sized(DIRECTIONAL, 2, 9)
     sets = (specific, open_unequal(tmp_path))
-    return [ProbeSequenceSampler(domains, each, budget=budget, seed=5) for each in sets]
+    return [ProbeSequenceSampler(domains, each, probe=probe, seed=5) for each in sets]
 
 
 def aligner(draws: list[ProbeSequenceSampler], *found: Alignments) -> TargetMeasurement:

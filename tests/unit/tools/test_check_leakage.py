@@ -1,20 +1,11 @@
 """The leakage tool, run as its users run it."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.support.leaks import write_leak
-
-TOOL = Path(__file__).parents[3] / "tools" / "check_leakage.py"
-
-
-def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, TOOL, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+from tests.support.tools import run_data
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +15,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 def test_a_leak_is_shown_and_is_no_failure_unless_it_is_asked_to_be(sets, tmp_path):
-    done = run_tool(*sets, "--json", tmp_path / "leakage.json")
+    done = run_data("leakage", *sets, "--json", tmp_path / "leakage.json")
     assert (done.returncode, done.stderr) == (0, "")
     header, titles, worst, *_ = done.stdout.splitlines()
     assert header.startswith("specific: 5 held-out documents, 112 n-grams of 13 tokens; ")
@@ -35,13 +26,13 @@ def test_a_leak_is_shown_and_is_no_failure_unless_it_is_asked_to_be(sets, tmp_pa
 
 
 def test_more_than_the_limit_is_exit_code_1_and_names_the_domain(sets):
-    done = run_tool(*sets, "--n", 8, "--max-overlap", 0.27)
+    done = run_data("leakage", *sets, "--n", 8, "--max-overlap", 0.27)
     assert done.returncode == 1
     assert done.stderr == (
-        "check_leakage.py: specific: expected at most 27.00% of its held-out n-grams in one "
+        "megadga data leakage: specific: expected at most 27.00% of its held-out n-grams in one "
         "place, found 27.27% in leaky, 27.27% in all domains\n"
     )
-    assert run_tool(*sets, "--n", 8, "--max-overlap", 0.28).returncode == 0
+    assert run_data("leakage", *sets, "--n", 8, "--max-overlap", 0.28).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -56,17 +47,13 @@ def test_more_than_the_limit_is_exit_code_1_and_names_the_domain(sets):
     ],
 )
 def test_what_cannot_be_found_out_is_one_line_and_exit_code_2(sets, options, message):
-    done = run_tool(*sets, *options)
+    done = run_data("leakage", *sets, *options)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert message in line
 
 
 def test_help_teaches_with_an_example():
-    done = run_tool("--help")
+    done = run_data("leakage", "--help")
     assert done.returncode == 0
-    assert "python tools/check_leakage.py " in done.stdout
-
-
-def test_the_tool_is_thin():
-    assert len(TOOL.read_text().splitlines()) <= 60
+    assert "megadga data leakage " in done.stdout

@@ -7,27 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from megadga.config.histogram import read_histogram
 from megadga.mixers.basis import read_basis
+from megadga.mixers.importance import read_histogram
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.training import train_tokenizer
 from tests.support.clusters import SUBJECTS, texts_about, write_subjects
+from tests.support.ranks import REPOSITORY
 from tests.support.texts import made_up_texts
+from tests.support.tools import assert_refused, run_data
 
-TOOLS = Path(__file__).parents[3] / "tools"
-NAMES = ("train_clusters", "histogram", "bench_clusters")
-
-
-def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, TOOLS / f"{name}.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert message in line
+TOOL = REPOSITORY / "tools" / "bench_clusters.py"
+NAMES = ("cluster", "histogram")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +28,8 @@ def work(tmp_path_factory) -> Path:
     write_subjects(work / "text")
     texts = [text for subject in SUBJECTS for text in texts_about(subject, 20)]
     train_tokenizer(texts + made_up_texts(200), vocab_size=400, prefix=work / "small")
-    done = run_tool(
-        "train_clusters", "--input", f"{work}/text/*", "--levels", 4, 16, "--seed", 2,
+    done = run_data(
+        "cluster", "--input", f"{work}/text/*", "--levels", 4, 16, "--seed", 2,
         "--tokenizer", work / "small.model", "--piece-tokens", 32,
         "--output", work / "clusters", "--workers", 2,
     )  # fmt: skip
@@ -49,7 +39,7 @@ def work(tmp_path_factory) -> Path:
 
 
 def measure(work: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return run_tool("histogram", "--clusters", work / "clusters", *arguments)
+    return run_data("histogram", "--clusters", work / "clusters", *arguments)
 
 
 def test_training_says_what_it_wrote(work):
@@ -106,7 +96,7 @@ def test_bad_options_are_refused_in_one_line_and_nothing_is_written(
         **changes,
     }
     arguments = [part for name, values in options.items() for part in (name, *values)]
-    assert_refused(run_tool("train_clusters", *arguments), message)
+    assert_refused(run_data("cluster", *arguments), message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,17 +118,18 @@ def test_bad_measurements_are_refused_in_one_line(work, tmp_path, changes, messa
         "--output": f"{tmp_path}/out.json",
         **changes,
     }
-    done = run_tool("histogram", *(part for pair in options.items() for part in pair))
+    done = run_data("histogram", *(part for pair in options.items() for part in pair))
     assert_refused(done, message)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_benchmark_prints_and_writes_the_same_numbers(work, tmp_path):
     output = tmp_path / "bench" / "clusters.json"
-    done = run_tool(
-        "bench_clusters", "--input", f"{work}/text/*", "--vocab-size", 400,
-        "--workers", 1, "--output", output,
-    )  # fmt: skip
+    command = [
+        sys.executable, TOOL, "--input", f"{work}/text/*", "--vocab-size", "400",
+        "--workers", "1", "--output", output,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     assert json.loads(output.read_text()) == record
@@ -150,11 +141,6 @@ def test_the_benchmark_prints_and_writes_the_same_numbers(work, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_teaches_with_an_example(name):
-    done = run_tool(name, "--help")
+    done = run_data(name, "--help")
     assert done.returncode == 0
-    assert f"python tools/{name}.py " in done.stdout
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_tool_is_thin(name):
-    assert len((TOOLS / f"{name}.py").read_text().splitlines()) <= 60
+    assert f"megadga data {name} " in done.stdout

@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.huggingface import train_byte_level
 from tests.support.texts import made_up_texts, write_lines
-from tests.support.tools import TOOLS, assert_refused, run_tool
+from tests.support.tools import assert_refused, run_data
 
-NAMES = ("train_tokenizer", "build_shards")
+NAMES = ("tokenizer", "build")
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +21,13 @@ def work(tmp_path_factory) -> Path:
     write_lines(work / "text" / "qa.train.jsonl", ["A question? An answer.", ""])
     write_lines(work / "text" / "qa.valid.jsonl", ["Another question?"])
     glob, model = f"{work}/text/*", work / "tok" / "small"
-    trained = run_tool("train_tokenizer", "--input", glob, "--vocab-size", 400, "--output", model)
+    trained = run_data("tokenizer", "--input", glob, "--vocab-size", 400, "--output", model)
     assert (trained.returncode, trained.stderr) == (0, "")
     *_, left_out, last = trained.stdout.splitlines()
     assert left_out.endswith(f"{work}/text/qa.valid.jsonl")
     assert last == f"{model}.model: 400 ids"
-    built = run_tool(
-        "build_shards", "--input", glob, "--tokenizer", f"{model}.model", "--output",
+    built = run_data(
+        "build", "--input", glob, "--tokenizer", f"{model}.model", "--output",
         work / "shards", "--valid-fraction", 0.2, "--seed", 3, "--workers", 2, "--max-bad", 1,
     )  # fmt: skip
     assert (built.returncode, built.stderr) == (0, "")
@@ -50,7 +50,7 @@ def test_build_prints_a_table_of_every_split(work):
 
 def test_inspect_prints_the_same_table_with_windows(work):
     built = (work / "built.txt").read_text().splitlines()
-    done = run_tool("inspect_shards", work / "shards", "--sequence-length", 8)
+    done = run_data("inspect", work / "shards", "--sequence-length", 8)
     header, *lines = [line.split() for line in done.stdout.splitlines()]
     assert header == ["domain", "split", "documents", "tokens", "windows", "tokenizer"]
     assert [line[:4] + line[5:] for line in lines] == [line.split() for line in built[1:-1]]
@@ -77,14 +77,14 @@ def test_build_refuses_bad_input_in_one_line_and_writes_nothing(work, tmp_path, 
         "--workers": "1",
         **changes,
     }
-    done = run_tool("build_shards", *(part for pair in options.items() for part in pair))
+    done = run_data("build", *(part for pair in options.items() for part in pair))
     assert_refused(done, message)
     assert not (tmp_path / "out").exists()
 
 
 def test_build_refuses_to_overwrite_a_domain(work):
-    done = run_tool(
-        "build_shards", "--input", f"{work}/text/novels.jsonl.gz",
+    done = run_data(
+        "build", "--input", f"{work}/text/novels.jsonl.gz",
         "--tokenizer", f"{work}/tok/small.model", "--output", work / "shards",
     )  # fmt: skip
     assert_refused(done, f"{work / 'shards' / 'novels'}: expected no domain of this name yet")
@@ -96,17 +96,17 @@ def test_build_takes_a_hugging_face_tokenizer_and_its_end_of_documents(work, tmp
         "--input", work / "text" / "novels.jsonl.gz", "--tokenizer", tmp_path,
         "--workers", 1, "--output", tmp_path / "shards",
     )  # fmt: skip
-    refused = run_tool("build_shards", *arguments)
+    refused = run_data("build", *arguments)
     assert_refused(refused, f"{path}: eod: expected exactly one of ")
-    built = run_tool("build_shards", *arguments, "--eod", "<|im_end|>")
+    built = run_data("build", *arguments, "--eod", "<|im_end|>")
     assert (built.returncode, built.stderr) == (0, "")
     tokens = np.fromfile(tmp_path / "shards" / "novels" / "train-00000.bin", "<u2")
     assert tokens[-1] == 1
 
 
 def test_train_explains_a_vocabulary_too_large(work, tmp_path):
-    done = run_tool(
-        "train_tokenizer", "--input", f"{work}/text/qa.train.jsonl",
+    done = run_data(
+        "tokenizer", "--input", f"{work}/text/qa.train.jsonl",
         "--vocab-size", 8000, "--output", tmp_path / "tok",
     )  # fmt: skip
     assert_refused(done, "vocab_size: expected at most ")
@@ -115,11 +115,6 @@ def test_train_explains_a_vocabulary_too_large(work, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_teaches_with_an_example(name):
-    done = run_tool(name, "--help")
+    done = run_data(name, "--help")
     assert done.returncode == 0
-    assert f"python tools/{name}.py " in done.stdout
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_tool_is_thin(name):
-    assert len((TOOLS / f"{name}.py").read_text().splitlines()) <= 60
+    assert f"megadga data {name} " in done.stdout

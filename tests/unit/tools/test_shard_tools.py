@@ -14,9 +14,9 @@ from megadga.prepare.training import train_tokenizer
 from tests.support.huggingface import train_byte_level
 from tests.support.raw_shards import overwrite, write_raw_shard
 from tests.support.texts import made_up_texts
-from tests.support.tools import TOOLS, assert_refused, run_tool
+from tests.support.tools import assert_refused, run_data
 
-NAMES = ("inspect_shards", "verify_shards", "merge_shards", "adopt_shards")
+NAMES = ("inspect", "verify", "merge", "adopt")
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
@@ -49,8 +49,8 @@ def work(tmp_path_factory) -> Path:
     ],
 )
 def test_inspect_decodes_a_document_of_one_domain(work, options, name, text):
-    done = run_tool(
-        "inspect_shards", work / "shards" / "qa", "--decode", 0,
+    done = run_data(
+        "inspect", work / "shards" / "qa", "--decode", 0,
         "--tokenizer", work / "small.model", *options,
     )  # fmt: skip
     header, *rest = done.stdout.splitlines()
@@ -65,20 +65,20 @@ def test_inspect_prints_where_a_document_came_from(work, tmp_path):
         writer.add_document(np.array([tokenizer.identity.eod]), 'page "1"')
     splits = {"train": (writer.entry,)}
     write_manifest(tmp_path, Manifest("named", tokenizer.identity, splits))
-    done = run_tool("inspect_shards", tmp_path, "--decode", 0, "--tokenizer", model)
+    done = run_data("inspect", tmp_path, "--decode", 0, "--tokenizer", model)
     header = f'==> {tmp_path.name}: train document 0, "page \\"1\\"", 1 tokens'
     assert done.stdout == f"{header}\n\n"
 
 
 def test_inspect_refuses_another_tokenizer(work, tmp_path):
     other = train_byte_level(tmp_path / "tokenizer.json")
-    done = run_tool("inspect_shards", work / "shards" / "qa", "--decode", 0, "--tokenizer", other)
+    done = run_data("inspect", work / "shards" / "qa", "--decode", 0, "--tokenizer", other)
     assert_refused(done, f"{work / 'shards' / 'qa' / 'manifest.json'}: tokenizer: expected ")
 
 
 def test_inspect_refuses_a_document_that_does_not_exist(work):
-    done = run_tool(
-        "inspect_shards", work / "shards" / "qa", "--decode", 1,
+    done = run_data(
+        "inspect", work / "shards" / "qa", "--decode", 1,
         "--tokenizer", work / "small.model",
     )  # fmt: skip
     assert_refused(done, "qa: split train: expected a document in [0, 1), found 1")
@@ -87,12 +87,12 @@ def test_inspect_refuses_a_document_that_does_not_exist(work):
 def test_inspect_refuses_a_damaged_shard(work, tmp_path):
     copy = shutil.copytree(work / "shards" / "qa", tmp_path / "qa")
     (copy / "train-00000.bin").write_bytes(b"\0")
-    assert_refused(run_tool("inspect_shards", copy), "train-00000.bin: expected ")
+    assert_refused(run_data("inspect", copy), "train-00000.bin: expected ")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_verify_passes_what_is_whole(work, workers):
-    done = run_tool("verify_shards", work / "shards", "--workers", workers)
+    done = run_data("verify", work / "shards", "--workers", workers)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("folders: 2, shards: 4, documents: 82, tokens: ")
     assert done.stdout.endswith(", problems: 0\n")
@@ -104,7 +104,7 @@ def test_verify_names_everything_that_is_wrong(work, tmp_path, workers):
     (copies[0] / "novels" / "train-00000.bin").write_bytes(b"\0")
     (copies[0] / "qa" / "train-00001.bin").touch()
     overwrite(copies[1] / "qa" / "valid-00000.bin", 0, b"\xff\xff")
-    done = run_tool("verify_shards", *copies, "--workers", workers)
+    done = run_data("verify", *copies, "--workers", workers)
     assert (done.returncode, done.stderr) == (1, "")
     *lines, summary = done.stdout.splitlines()
     places = [line.partition(": expected ")[0].removeprefix(f"{tmp_path}/") for line in lines]
@@ -120,7 +120,7 @@ def test_verify_names_everything_that_is_wrong(work, tmp_path, workers):
 
 
 def test_verify_misses_what_is_not_there(tmp_path):
-    done = run_tool("verify_shards", tmp_path / "missing", "--workers", 1)
+    done = run_data("verify", tmp_path / "missing", "--workers", 1)
     assert done.returncode == 1
     first, summary = done.stdout.splitlines()
     assert first.startswith(f"{tmp_path / 'missing' / 'manifest.json'}: expected a domain's manif")
@@ -128,18 +128,18 @@ def test_verify_misses_what_is_not_there(tmp_path):
 
 
 def test_verify_refuses_to_work_with_nobody(work):
-    done = run_tool("verify_shards", work / "shards", "--workers", 0)
+    done = run_data("verify", work / "shards", "--workers", 0)
     assert_refused(done, "workers: expected at least 1, found 0")
 
 
 def test_adopted_shards_verify_with_a_warning_of_documents_without_eod(work, tmp_path):
     write_raw_shard(tmp_path / "web", [[5, 6], [7, 2]], [0, 1, 2])
-    adopted = run_tool("adopt_shards", tmp_path, "--tokenizer", work / "small.model")
+    adopted = run_data("adopt", tmp_path, "--tokenizer", work / "small.model")
     assert (adopted.returncode, adopted.stderr) == (0, "")
     _, line, count = adopted.stdout.splitlines()
     assert line.split()[:4] == [tmp_path.name, "train", "2", "4"]
     assert count == "documents that do not end in EOD: 1"
-    done = run_tool("verify_shards", tmp_path, "--workers", 1)
+    done = run_data("verify", tmp_path, "--workers", 1)
     assert (done.returncode, done.stderr) == (0, "")
     warning, summary = done.stdout.splitlines()
     assert warning.startswith(f"warning: {tmp_path / 'web.bin'}: expected documents that end in ")
@@ -152,8 +152,8 @@ def test_adopt_takes_a_hugging_face_tokenizer_and_its_end_of_documents(tmp_path)
     write_raw_shard(tmp_path / "web" / "part_1", [[5, 1]], [0, 1])
     write_raw_shard(tmp_path / "web" / "held_out", [[6, 1]], [0, 1])
     arguments = (tmp_path / "web", "--tokenizer", tmp_path, "--valid", "held_*")
-    assert_refused(run_tool("adopt_shards", *arguments), f"{path}: eod: expected exactly one of ")
-    done = run_tool("adopt_shards", *arguments, "--eod", "<|im_end|>")
+    assert_refused(run_data("adopt", *arguments), f"{path}: eod: expected exactly one of ")
+    done = run_data("adopt", *arguments, "--eod", "<|im_end|>")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["split", "train", "valid"]
     assert read_manifest(tmp_path / "web").tokenizer.eod == 1
@@ -161,14 +161,14 @@ def test_adopt_takes_a_hugging_face_tokenizer_and_its_end_of_documents(tmp_path)
 
 def test_adopt_refuses_a_folder_that_has_a_manifest(work):
     folder = work / "shards" / "qa"
-    done = run_tool("adopt_shards", folder, "--tokenizer", work / "small.model")
+    done = run_data("adopt", folder, "--tokenizer", work / "small.model")
     assert_refused(done, f"{folder / 'manifest.json'}: expected no manifest yet, found one")
 
 
 def test_merge_prints_what_it_has_written(work, tmp_path):
     shards = work / "shards"
-    done = run_tool(
-        "merge_shards", shards / "novels", shards / "qa", "--output", tmp_path / "all",
+    done = run_data(
+        "merge", shards / "novels", shards / "qa", "--output", tmp_path / "all",
         "--shard-tokens", 500,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -179,17 +179,12 @@ def test_merge_prints_what_it_has_written(work, tmp_path):
 
 def test_merge_refuses_an_output_that_exists(work):
     folder = work / "shards" / "qa"
-    done = run_tool("merge_shards", folder, "--output", folder)
+    done = run_data("merge", folder, "--output", folder)
     assert_refused(done, f"{folder}: expected no folder of this name yet, found one")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_teaches_with_an_example(name):
-    done = run_tool(name, "--help")
+    done = run_data(name, "--help")
     assert done.returncode == 0
-    assert f"python tools/{name}.py " in done.stdout
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_tool_is_thin(name):
-    assert len((TOOLS / f"{name}.py").read_text().splitlines()) <= 60
+    assert f"megadga data {name} " in done.stdout

@@ -5,10 +5,11 @@ import pytest
 
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
-from megadga.probes.methods import Directional, ProbeBudget, Probing, Sharded
+from megadga.mixers.probing import Directional, Sharded
 from megadga.train.data import open_data
 from megadga.train.mixture import Mixture, make_mixture
 from tests.support.extensions import write_extension
+from tests.support.probes import sized
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
 
@@ -38,7 +39,7 @@ def complaint(folder: Path, keys: str, *overrides: str) -> str:
 def test_a_rule_that_measures_nothing_comes_with_its_interval_alone(folder, observed):
     found = mixture(folder, f"interval: 3, observes: {observed}, initial: {{d0: 0.25, d1: 0.75}}")
     np.testing.assert_array_equal(found.scheduler.init().averaged_weights, [0.25, 0.75])
-    assert (found.interval, found.probing) == (3, None)
+    assert (found.interval, found.probe) == (3, None)
 
 
 def test_a_rule_that_observes_nothing_has_no_interval(folder):
@@ -50,9 +51,9 @@ def test_a_rule_that_observes_nothing_has_no_interval(folder):
 
 def test_alignments_are_measured_as_the_probe_says(folder):
     keys = "interval: 3, observes: alignments"
-    assert mixture(folder, keys).probing == Probing(Directional())
+    assert mixture(folder, keys).probe == Directional()
     keys = f"{keys}, probe: {{type: sharded, sequences_per_domain: 2}}"
-    assert mixture(folder, keys).probing == Probing(Sharded(), ProbeBudget(2, 32))
+    assert mixture(folder, keys).probe == sized(Sharded(), 2, 32)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
 from megadga.mixers.grape import Grape
 from megadga.mixers.odm import Odm
+from megadga.mixers.probing import Directional, InFlight, LowRank, LowRankEnergy, Sharded
 from megadga.mixers.safeguards import GeneralGuard
 from megadga.mixers.scores import AutoStep
 from megadga.mixers.static import Static, unimax_weights
 from megadga.mixers.targets import OverTargets
-from megadga.probes.methods import Directional, InFlight, LowRank, ProbeBudget, Probing, Sharded
 from megadga.train.data import RunData, open_data
 from megadga.train.mixture import Mixture, make_mixture
+from tests.support.probes import sized
 from tests.support.runs import write_run
 from tests.support.shards import write_domain
 
@@ -74,7 +75,7 @@ def test_dga_comes_with_its_interval_and_measures_directionally(folder):
     found = mixture(folder, "mixing.probe.sequences_per_domain=3")
     assert found.scheduler.observes == AlignmentNeeds()
     assert found.interval == 4
-    assert found.probing == Probing(Directional(), ProbeBudget(3, 32))
+    assert found.probe == sized(Directional(), 3, 32)
     np.testing.assert_array_equal(found.scheduler.init().averaged_weights, np.full(3, 1 / 3))
 
 
@@ -82,28 +83,27 @@ def test_dga_comes_with_its_interval_and_measures_directionally(folder):
     ("probe", "method"),
     [
         ("{type: sharded}", Sharded()),
-        ("{direction: {rank: 8}}", Directional(LowRank(8))),
+        ("{direction: {rank: 8}}", Directional(direction=LowRank(rank=8))),
         (
             "{direction: {energy: 0.5, max_rank: 4}, direction_interval: 3}",
-            Directional(LowRank(4, energy=0.5, interval=3)),
+            Directional(direction=LowRankEnergy(energy=0.5, max_rank=4), direction_interval=3),
         ),
         ("{type: in_flight}", InFlight()),
         (
             "{type: in_flight, refresh_every: 2, direction: {rank: 1}, direction_interval: 5}",
-            InFlight(LowRank(1, interval=5), refresh_every=2),
+            InFlight(direction=LowRank(rank=1), direction_interval=5, refresh_every=2),
         ),
     ],
 )
 def test_alignments_are_measured_as_the_probe_says(folder, probe, method):
-    assert mixture(folder, f"mixing.probe={probe}").probing == Probing(method)
+    assert mixture(folder, f"mixing.probe={probe}").probe == method
 
 
 def test_a_score_by_adam_says_what_it_does_without_moments(folder):
     found = mixture(folder, "mixing.score=adam")
     assert found.scheduler.observes == AlignmentNeeds(preconditioned=True)
-    assert found.probing == Probing()
     found = mixture(folder, "mixing.score=adam", "mixing.without_moments=raw")
-    assert found.probing == Probing(without_moments="raw")
+    assert found.scheduler.observes == AlignmentNeeds(preconditioned=True, without_moments="raw")
 
 
 def test_dga_takes_every_setting(folder):
@@ -138,7 +138,7 @@ def test_dga_takes_every_guard(folder):
     )
     scheduler = found.scheduler
     assert isinstance(scheduler, Dga)
-    assert scheduler.step_size == AutoStep(0.3)
+    assert scheduler.step_size == AutoStep(spread=0.3)
     assert (scheduler.max_change, scheduler.warmup, scheduler.freeze_after) == (0.25, 2, 9)
     assert scheduler.general_guard == GeneralGuard(max_rise=0.25, pull=0.5)
     assert found.min_effective_domains == 1.5
@@ -210,7 +210,7 @@ def test_grape_takes_every_setting(folder):
     assert (scheduler.task_smoothing, scheduler.score) == (0.1, "clipped")
     np.testing.assert_array_equal(scheduler.initial, [0.5, 0.5, 0.0])
     np.testing.assert_array_equal(scheduler.task_weights, [0.75, 0.25])
-    assert (found.interval, found.probing) == (2, Probing(Sharded(), ProbeBudget(8, 3)))
+    assert (found.interval, found.probe) == (2, sized(Sharded(), 8, 3))
 
 
 def test_odm_follows_losses_and_measures_nothing(folder):
@@ -222,7 +222,7 @@ def test_odm_follows_losses_and_measures_nothing(folder):
     assert isinstance(scheduler, Odm)
     assert scheduler.observes == LossNeeds()
     assert (scheduler.smoothing, scheduler.warmup, scheduler.reward) == (0.5, 7, "exponential")
-    assert (found.interval, found.probing) == (2, None)
+    assert (found.interval, found.probe) == (2, None)
 
 
 def test_doge_aligns_domains_with_one_another_or_with_the_specific_set(folder):
@@ -232,7 +232,7 @@ def test_doge_aligns_domains_with_one_another_or_with_the_specific_set(folder):
     assert isinstance(scheduler, Doge)
     assert (scheduler.step_size, scheduler.max_score) == (0.01, 2.0)
     assert scheduler.observes == AlignmentNeeds(norms=True, target="domains")
-    assert (found.interval, found.probing) == (3, Probing(Sharded(), ProbeBudget(3, 32)))
+    assert (found.interval, found.probe) == (3, sized(Sharded(), 3, 32))
     assert load(folder, doge)[1].specific == ()
 
     found = mixture(folder, doge, "mixing.target=specific")
@@ -245,7 +245,7 @@ def test_explicit_weights_go_by_name_and_are_normalised(folder):
     weights = initial_weights(folder, static("{recipes: 0.333, code: 0.333, novels: 0.3335}"))
     np.testing.assert_allclose(weights, np.array([0.333, 0.3335, 0.333]) / 0.9995, rtol=1e-15)
     assert mixture(folder, static("uniform")).interval is None
-    assert mixture(folder, static("uniform")).probing is None
+    assert mixture(folder, static("uniform")).probe is None
 
 
 def test_importance_weights_come_from_the_histogram(folder):

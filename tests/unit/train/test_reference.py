@@ -83,7 +83,7 @@ def test_doremi_takes_every_setting(folder):
     assert isinstance(scheduler, Doremi)
     assert (scheduler.step_size, scheduler.smoothing) == (0.5, 0.01)
     assert scheduler.initial.tolist() == [0.5, 0.25, 0.25]
-    assert (mixture.interval, mixture.probing) == (7, None)
+    assert (mixture.interval, mixture.probe) == (7, None)
 
 
 def test_a_folder_that_is_no_run_is_refused(folder):

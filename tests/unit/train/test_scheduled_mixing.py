@@ -26,7 +26,7 @@ def schedule(folder: Path, options: str) -> Schedule:
     config = load_config(write_run(folder), [f"mixing={{type: schedule, {options}}}"])
     mixture = make_mixture(config, open_data(config).domains)
     assert isinstance(mixture.scheduler, Schedule)
-    assert (mixture.interval, mixture.probing) == (1, None)
+    assert (mixture.interval, mixture.probe) == (1, None)
     return mixture.scheduler
 
 

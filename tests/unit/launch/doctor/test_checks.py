@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megadga.launch.doctor.diagnosis import Finding, Wanted, findings
+from megadga.launch.doctor.diagnosis import Finding, Reach, Wanted, findings
 from megadga.launch.doctor.gather import Answers, HostReport, NoReport, Software
 from megadga.launch.hosts import Host
 
@@ -39,7 +39,7 @@ def second(**changes: Any) -> list[Finding]:
     return findings(Answers((FIT, other), unseen=()), WANTED)
 
 
-def silent(code: int | None, said: str = "", *, reach: str = "ssh") -> str:
+def silent(code: int | None, said: str = "", *, reach: Reach = "ssh") -> str:
     """Judge a second host that does not answer."""
     answers = Answers((FIT, NoReport("h2", code, said)), unseen=())
     (finding,) = findings(answers, replace(WANTED, reach=reach))

@@ -4,6 +4,7 @@ import io
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from megadga.launch.doctor.gather import (
 def hold(folder: Path, *lines: list[str], port: int | None = None) -> list[Any]:
     """Hold a conversation; return the answers."""
     request = HostQuery(str(folder), "mark", "localhost", port, ops=(), environment={})
-    asked = [json.dumps(request.as_json()), *map(json.dumps, lines)]
+    asked = [json.dumps(asdict(request)), *map(json.dumps, lines)]
     answers = io.StringIO()
     answer("h7", io.StringIO("".join(f"{line}\n" for line in asked)), answers)
     return [json.loads(line.removeprefix(ANSWER)) for line in answers.getvalue().splitlines()]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from megadga.config.histogram import read_histogram
 from megadga.errors import ConfigError
 from megadga.mixers.basis import read_basis
+from megadga.mixers.importance import read_histogram
 from megadga.prepare.clustering.references import (
     Smoothing,
     check_output,

@@ -1,40 +1,50 @@
-"""Command-line options of a build."""
+"""`megadga data build`: its options, and what they ask to build."""
 
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from megadga.commands.command import Command
 from megadga.data.create import SHARD_TOKENS
+from megadga.data.inspection import render_table, summarize
 from megadga.errors import ConfigError
 from megadga.prepare.classifier import Classifier
-from megadga.prepare.pipeline.build import Build, BuildResult, format_names
+from megadga.prepare.pipeline.build import Build, BuildResult, build_shards, format_names
 from megadga.prepare.pipeline.corpus import Corpus, Recipe, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.merging import BuildOutput
 from megadga.prepare.pipeline.stages import MEMORY_BYTES, Execution
-from megadga.prepare.progress import Stages
-from megadga.prepare.reading.inputs import expand_inputs, plan_domains, plan_files
+from megadga.prepare.progress import ProgressBars, Stages
+from megadga.prepare.reading.inputs import (
+    describe_skipped,
+    expand_inputs,
+    plan_domains,
+    plan_files,
+)
 from megadga.prepare.reading.records import Keys, MaxBad
 from megadga.prepare.tokenizer import load_tokenizer
-from megadga.prepare.workers import Workers
+from megadga.prepare.workers import Workers, open_workers
+
+_EPILOG = """\
+examples:
+  megadga data build --input 'text/*.jsonl.gz' --tokenizer web.model --output shards
+  mpirun -n 65 megadga data build --input 'crawl/**/*.parquet' \\
+      --domain-key meta.source --tokenizer web.model --output shards
+  megadga data build --input 'text/*.jsonl.zst' --clusters clusters --level 4096 \\
+      --tokenizer web.model --output shards/clustered
+
+Inputs are files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt) and folders of files. Each is a
+domain, text/novels.jsonl.gz becomes shards/novels/, unless a key of the records or a clustering
+says. A pair qa.train.jsonl, qa.valid.jsonl becomes the two splits of shards/qa/, as do files of a
+folder that say train and validation; what says test is left out. Of any other input a fraction
+of the documents, chosen by their text, is held out for validation.
+
+Killed, it goes on where it was when the same command is run again. The bytes that come out are the
+same for any number of workers, ranks and interruptions. Under mpirun one rank hands out the work.
+"""
+_MEGABYTE = 1 << 20
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--text-key`` and ``--max-bad`` to a parser."""
-    add = parser.add_argument
-    add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
-    add(
-        "--max-bad",
-        default="0",
-        metavar="N",
-        help="bad records to leave out, or N%%, each time that input is read; those without text "
-        "are none here (%(default)s)",
-    )
-
-
-MEGABYTE = 1 << 20
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options of a build to a parser."""
     add = parser.add_argument_group("what is built").add_argument
     add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders of documents")
@@ -65,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--clusters",
         type=Path,
         metavar="FOLDER",
-        help="domains are clusters (train_clusters.py); implies --grouped",
+        help="domains are clusters (megadga data cluster); implies --grouped",
     )
     add("--level", type=int, metavar="K", help="number of clusters (the most there are)")
     add("--embedder", type=Path, metavar="FOLDER", help="where the clusters' model is now")
@@ -98,14 +108,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--memory",
         type=int,
-        default=MEMORY_BYTES // MEGABYTE,
+        default=MEMORY_BYTES // _MEGABYTE,
         metavar="MB",
         help="tokens that a worker holds; at terabytes, take what there is (%(default)s)",
     )
     add("--workers", type=int, metavar="N", help="processes (a core each); not under mpirun")
 
 
-def read_build(args: argparse.Namespace) -> Build:
+def _read_build(args: argparse.Namespace) -> Build:
     """Return what the options ask to build.
 
     Raises:
@@ -130,16 +140,16 @@ def read_build(args: argparse.Namespace) -> Build:
     )
 
 
-def read_execution(args: argparse.Namespace, workers: Workers, *, stages: Stages) -> Execution:
+def _read_execution(args: argparse.Namespace, workers: Workers, *, stages: Stages) -> Execution:
     """Return how the options ask to carry it out.
 
     Raises:
         ConfigError: If a number is out of range.
     """
-    return Execution(workers, args.memory * MEGABYTE, MaxBad.parse(args.max_bad), stages)
+    return Execution(workers, args.memory * _MEGABYTE, MaxBad.parse(args.max_bad), stages)
 
 
-def describe_exceptions(built: BuildResult) -> Iterator[str]:
+def _describe_exceptions(built: BuildResult) -> Iterator[str]:
     """Yield a line on what a build did not treat like the rest."""
     if built.whole:
         yield (
@@ -165,3 +175,26 @@ def _read_classifier(args: argparse.Namespace) -> Classifier | None:
 
     clustering = Clustering.load(args.clusters, embedder_path=args.embedder)
     return clustering.classifier(args.level or clustering.tree.levels[-1])
+
+
+def _build(args: argparse.Namespace) -> int:
+    """Build, and print a table of what was built."""
+    with open_workers(args.workers) as workers:
+        if workers is None:
+            return 0  # a rank that has worked for the first one
+        with ProgressBars() as bars:
+            execution = _read_execution(args, workers, stages=bars)
+            built = build_shards(_read_build(args), execution)
+        left_out = describe_skipped(expand_inputs(args.input), pairs=True)
+    table = render_table([line for one in built.manifests for line in summarize(one)])
+    print(table, *left_out, *_describe_exceptions(built), sep="\n")
+    return 0
+
+
+BUILD = Command(
+    "Turn text into shards of domains, on one machine or, under mpirun, on many.",
+    _add_options,
+    _build,
+    epilog=_EPILOG,
+    continues=True,
+)

@@ -1,0 +1,99 @@
+"""A command: its options, what it does, and how it tells what went wrong. Options of several."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from megadga.console import INTERRUPTED
+from megadga.errors import DivergedError, MegadgaError
+from megadga.launch.ranks import rank_for_messages
+
+USER_ERROR = 2
+"""Exit code for what the user can mend, as argparse has it."""
+
+
+@final
+@dataclass(frozen=True)
+class Command:
+    """A program of its own, or a subcommand of another.
+
+    Attributes:
+        description: What ``--help`` says first.
+        add_options: Adds the options to a parser.
+        run: Does the work and returns the exit code. Beside the options, ``prog`` is the name that
+            the command was called by.
+        epilog: What ``--help`` says last, as it is written: examples, and more.
+        on_ranks: A launcher starts it once a rank: a message names the rank, except on the first,
+            and not the command.
+        continues: After Ctrl-C the same command goes on where it was.
+    """
+
+    description: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    epilog: str = ""
+    on_ranks: bool = False
+    continues: bool = False
+
+    def __call__(self, arguments: Sequence[str], *, prog: str | None = None) -> int:
+        """Parse the arguments, run, and return the exit code; an error is told on standard error.
+
+        Args:
+            arguments: What follows the command's name.
+            prog: That name; None: the file that was started.
+        """
+        parser = argparse.ArgumentParser(
+            prog=prog,
+            description=self.description,
+            epilog=self.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_options(parser)
+        options = parser.parse_args(arguments)
+        options.prog = parser.prog
+        try:
+            return self.run(options)
+        except MegadgaError as error:
+            if self.on_ranks:
+                # All ranks have diverged alike: one of them says so.
+                if not isinstance(error, DivergedError) or rank_for_messages(os.environ) == 0:
+                    complain(str(error))
+            else:
+                print(f"{parser.prog}: {error}", file=sys.stderr)
+            return USER_ERROR
+        except KeyboardInterrupt:
+            hint = "; the same command goes on from here" if self.continues else ""
+            print(f"{parser.prog}: interrupted{hint}", file=sys.stderr)
+            return INTERRUPTED
+
+
+def complain(message: str) -> None:
+    """Print a line for each mistake; under a launcher, ranks other than the first say who."""
+    rank = rank_for_messages(os.environ)
+    prefix = "" if rank == 0 else f"[rank {rank}] "
+    for line in message.splitlines():
+        print(f"{prefix}{line}", file=sys.stderr)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add what says which run is meant."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="the run's YAML file")
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a dotted key with a YAML value, as mixing.step_size=0.5; paths in it are "
+        "relative to the working directory, those in CONFIG to its folder; repeatable",
+    )

@@ -1,0 +1,153 @@
+"""Commands that train: `megadga train`, `evaluate` and `demo`.
+
+Torch and DeepSpeed take seconds to import: they are, once the configuration has turned out sound.
+"""
+
+import argparse
+import os
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from megadga.commands.command import Command, add_run
+from megadga.config.loading import load_config
+from megadga.config.run import RunConfig
+from megadga.launch.plan import count, ranks
+from megadga.launch.quiet import prints_of_first_rank, quieten
+from megadga.launch.ranks import rank_for_messages, read_ranks
+from megadga.launch.supervision import STOPPED, StopSignal
+from megadga.run_folder.checkpoints import CHECKPOINTS, checkpoint_path, latest_checkpoint
+from megadga.run_folder.failures import record_failures, record_start
+from megadga.run_folder.markers import RunFinishedError, finished_step
+from megadga.train.data import no_checkpoint
+
+
+def _add_train_options(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "--from",
+        dest="resume_from",
+        metavar="NAME",
+        help="continue from this checkpoint, as step-00000500, and not from the latest; what was "
+        "trained beyond it is left behind",
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    with StopSignal.from_environment(os.environ) as stop:
+        config = load_config(options.config, options.overrides)
+        ranks = read_ranks(os.environ)  # refuses before torch is imported
+        # torchrun starts ranks again with the same arguments: once is enough to go back.
+        again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        resume_from = None if again else options.resume_from
+        # One rank of several must not decide that it is not needed: the first one does, for all.
+        if ranks.world_size == 1 and resume_from is None:
+            step = finished_step(config)
+            if step is not None:
+                return _nothing_left(config, step)
+        rank = rank_for_messages(os.environ)
+        quieten(os.environ, rank=rank)
+        from megadga.train.assembly import open_run  # noqa: PLC0415
+        from megadga.train.loop import train  # noqa: PLC0415
+
+        try:
+            with record_failures(config.output, rank=rank), ExitStack() as stack:
+                with prints_of_first_rank(os.environ, rank=rank):
+                    opening = open_run(
+                        config, stop_requested=stop.requested, resume_from=resume_from
+                    )
+                    run = stack.enter_context(opening)
+                record_start(config.output, rank=rank)
+                finished = train(run)
+                saved = _saved(run.mixture.step, run.checkpoints.newest)
+        except RunFinishedError as done:
+            return _nothing_left(config, done.step)
+    if not finished and rank == 0:
+        told = f"{config.output}: {saved}; the same command continues"
+        with suppress(OSError):  # the terminal may be closed
+            print(told, file=sys.stderr)
+    # torchrun's agents would start again, at once, what does not end with 0.
+    return 0 if finished or ranks.launcher == "torchrun" else STOPPED
+
+
+def _nothing_left(config: RunConfig, step: int) -> int:
+    if rank_for_messages(os.environ) == 0:
+        print(f"{config.output}: finished after step {step}; nothing is left to train")
+    return 0
+
+
+def _saved(step: int, newest: Path | None) -> str:
+    """Return where a run that was stopped goes on: a model that is not finite is not saved."""
+    if newest is not None and newest.name == checkpoint_path(newest.parent, step).name:
+        return f"saved at step {step}"
+    kept = "no checkpoint" if newest is None else newest.name
+    return f"stopped at step {step}, which is not finite and not saved; there is {kept}"
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    if config.evaluation is None:
+        raise config.invalid("evaluation", expected="a section", found="null")
+    # The first rank looks for all where there are several; one alone, before torch is imported.
+    alone = read_ranks(os.environ).world_size == 1
+    if alone and latest_checkpoint(config.output / CHECKPOINTS) is None:
+        raise no_checkpoint(config)
+    rank = rank_for_messages(os.environ)
+    quieten(os.environ, rank=rank)
+    from megadga.train.assembly import open_run  # noqa: PLC0415
+    from megadga.train.loop import evaluate  # noqa: PLC0415
+    from megadga.train.metrics import MetricsFile  # noqa: PLC0415
+
+    with record_failures(config.output, rank=rank), ExitStack() as stack:
+        with prints_of_first_rank(os.environ, rank=rank):
+            run = stack.enter_context(open_run(config, evaluate_only=True))
+        metrics, step = evaluate(run), run.mixture.step
+    if rank == 0 and metrics:
+        MetricsFile(config.output / "evaluations.jsonl").log(step, metrics)
+        losses = {**metrics["evaluation"]["specific"], **metrics["evaluation"]["domains"]}
+        print("\n".join(f"step {step}: {name} {loss:.4f}" for name, loss in losses.items()))
+    return 0
+
+
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="runs/demo")
+    add("--steps", type=count, metavar="N", help="optimizer steps of each run")
+    add("--seed", type=int, default=0, metavar="N", help="seed of both runs")
+    add("--ranks", type=ranks, default=2, metavar="N", help="processes")
+    add("--fresh", action="store_true", help="remove what an earlier demo made there")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from megadga.demo.run import STEPS, run_demo  # noqa: PLC0415
+
+    run_demo(
+        options.output,
+        steps=options.steps or STEPS,
+        seed=options.seed,
+        ranks=options.ranks,
+        fresh=options.fresh,
+    )
+    return 0
+
+
+TRAIN = Command(
+    "Train a run, or continue it where it stopped, as one rank; `megadga launch` starts several.\n"
+    f"Exit code {STOPPED}: a signal ended it, and it has saved.",
+    _add_train_options,
+    _train,
+    on_ranks=True,
+)
+EVALUATE = Command(
+    "Evaluate a run's latest checkpoint, on sets of its own or on new ones (evaluation.sets);\n"
+    "train nothing.",
+    add_run,
+    _evaluate,
+    on_ranks=True,
+)
+DEMO = Command(
+    "Train on text found on this machine, with DGA and with uniform weights, and compare.",
+    _add_demo_options,
+    _demo,
+    on_ranks=True,
+)

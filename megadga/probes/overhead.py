@@ -1,0 +1,105 @@
+"""What measuring alignments costs beside training, predicted in sequences."""
+
+from dataclasses import dataclass
+
+from megadga.mixers.base import AlignmentNeeds, TargetNeeds
+from megadga.mixers.probing import Directional, InFlight, Probe, Sharded
+
+
+@dataclass(frozen=True)
+class PassCounts:
+    """How often a probe sends the same sequences through the model, forward and backward.
+
+    Attributes:
+        times: Passes over them, one after the other.
+        every: Updates that those do for.
+    """
+
+    times: int = 1
+    every: int = 1
+
+    @property
+    def per_update(self) -> float:
+        """Passes over them, divided among the updates."""
+        return self.times / self.every
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What measuring costs, in sequences; a bound from above for ``InFlight``.
+
+    Attributes:
+        domains: Passes over the ``K b`` sequences of the domains.
+        specific: Passes over the target's sequences (`num_compared`), of several targets each.
+        losses: Passes over them that go forward alone, counted whole.
+        sequences_per_update: Sequences that an update reads in the mean.
+        share: Those, divided by what training reads from one update to the next.
+    """
+
+    domains: PassCounts
+    specific: PassCounts
+    losses: PassCounts
+    sequences_per_update: float
+    share: float
+
+
+def num_measured(needs: AlignmentNeeds | TargetNeeds, num_domains: int) -> int:
+    """Return how many gradients or sets of derivatives an update is of: K, or n of a basis."""
+    return num_domains if needs.mixtures is None else len(needs.mixtures.names)
+
+
+def num_compared(needs: AlignmentNeeds | TargetNeeds, probe: Probe, num_domains: int) -> int:
+    """Return the sequences of the gradient that the domains' are compared with: b_spe or K b."""
+    if isinstance(needs, TargetNeeds) or needs.target == "specific":
+        return probe.specific_sequences
+    return num_domains * probe.sequences_per_domain
+
+
+def predicted_overhead(
+    probe: Probe,
+    *,
+    num_domains: int,
+    interval: int,
+    global_batch_size: int,
+    needs: AlignmentNeeds | TargetNeeds,
+) -> Overhead:
+    """Return what alignments will cost beside training.
+
+    A share counts sequences as if each took what a training sequence takes. Those that are only
+    differentiated along a direction take less: no gradient of the parameters is formed of them.
+
+    Args:
+        probe: How they are measured.
+        num_domains: ``K``, or the mixtures of them that are measured (`num_measured`).
+        interval: Optimizer steps between updates, ``T_r``.
+        global_batch_size: Sequences of an optimizer step, ``B``.
+        needs: What they are measured for. Norms make a directional probe form every domain's
+            gradient as well; in flight there are none to be had. Of several targets each is
+            measured by itself, and its loss too.
+    """
+    num_targets = needs.num_targets if isinstance(needs, TargetNeeds) else 1
+    domains, specific = _reads(probe, num_targets, norms=needs.norms)
+    losses = PassCounts(num_targets if isinstance(needs, TargetNeeds) else 0)
+    sequences = num_domains * probe.sequences_per_domain * domains.per_update + num_compared(
+        needs, probe, num_domains
+    ) * (specific.per_update + losses.per_update)
+    share = sequences / (interval * global_batch_size)
+    return Overhead(domains, specific, losses, sequences, share)
+
+
+def _reads(probe: Probe, num_targets: int, *, norms: bool) -> tuple[PassCounts, PassCounts]:
+    """Return the passes over the domains' sequences and over the targets'."""
+    match probe:
+        case Sharded():
+            return PassCounts(num_targets), PassCounts(num_targets)
+        case Directional():
+            return PassCounts(num_targets + norms), _of_direction(probe, num_targets)
+        case InFlight():
+            return PassCounts(every=probe.refresh_every), _of_direction(probe, num_targets)
+
+
+def _of_direction(probe: Directional | InFlight, num_targets: int) -> PassCounts:
+    if probe.direction == "full":
+        return PassCounts(num_targets)
+    # The half-steps of a subspace iteration.
+    return PassCounts(times=2 * num_targets, every=probe.direction_interval)
