@@ -73,7 +73,7 @@ class Command:
 
 
 def complain(message: str) -> None:
-    """Print a line for each mistake; under a launcher, ranks other than the first say who."""
+    """Print a line for each error; under a launcher, ranks other than the first say who."""
     rank = rank_for_messages(os.environ)
     prefix = "" if rank == 0 else f"[rank {rank}] "
     for line in message.splitlines():

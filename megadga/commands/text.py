@@ -99,7 +99,7 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
 
 
-def _learn_clusters(args: argparse.Namespace) -> int:
+def _train_clusters(args: argparse.Namespace) -> int:
     tokenizer = args.tokenizer and load_tokenizer(args.tokenizer)
     cut = text_cutter(tokenizer, args.piece_tokens)
     max_bad = MaxBad.parse(args.max_bad)
@@ -154,7 +154,7 @@ TOKENIZER = Command(
 CLUSTER = Command(
     "Learn an embedding and hierarchical clusters from a sample of documents.",
     _add_cluster_options,
-    _learn_clusters,
+    _train_clusters,
     epilog=_CLUSTER_EPILOG,
 )
 HISTOGRAM = Command(

@@ -164,7 +164,7 @@ _MANIFEST = TypeAdapter(Manifest)
 
 
 def _parse(content: object, path: str) -> Manifest:
-    if isinstance(content, dict):  # first of all: another version may have other keys
+    if isinstance(content, dict):  # checked first: other versions may have other keys
         content = cast("dict[str, object]", content)
         version = content.pop("version", None)
         if type(version) is not int or version != VERSION:

@@ -1,4 +1,4 @@
-"""All ranks of a machine, one process an accelerator or as many CPU processes as asked for.
+"""All ranks on this machine, one process per accelerator or as many CPU processes as asked for.
 
 torchrun would do it with 30 s to save, whatever a run needs. ``python -m megadga.launch.local`` is
 one machine of several, all of which something else starts: what a pod of Kubernetes runs.

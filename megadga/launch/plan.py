@@ -67,13 +67,14 @@ class Plan:
     Attributes:
         commands: The processes, at least one.
         hosts: The machines with their ranks.
-        timeouts: Time-outs.
-        max_restarts: How often they are started again after a failure.
-        file: Written before, removed after; None: none.
-        end: Ends the processes when they did not end by themselves; None: SIGTERM does.
-        port: Where rank 0 listens, if that is known on this machine.
-        lost: Names the hosts that do not answer any more, after a failure.
-        stop_file: Asks ranks on any machine to stop, and is removed after; None: signals ask.
+        timeouts: Time-outs for stopping.
+        max_restarts: Maximum number of restarts after failures.
+        file: A file to write before and remove after the run; None: none.
+        end: Command that ends the processes if they do not stop; None: SIGTERM.
+        port: Port of rank 0, if it is known here.
+        lost: Returns the hosts that no longer respond, after a failure.
+        stop_file: File that requests ranks on any machine to stop, removed after the run; None:
+            signals are used.
     """
 
     commands: tuple[Command, ...]
@@ -387,7 +388,7 @@ def launch(
     Args:
         request: The user's options.
         make_plan: Creates the plan for a run.
-        preflight: Asked about the hosts of a hostfile; see the doctor's.
+        preflight: Checks the hosts of a hostfile; see the doctor's.
     """
     return exit_code_of(lambda: _launch(request, make_plan, preflight))
 

@@ -1,7 +1,7 @@
-"""Processes started together, asked to stop by signals, and never left behind.
+"""Supervises a group of processes: requests to stop, time-outs, and guaranteed clean-up.
 
-``python -m megadga.launch.supervision COMMAND ...`` is the far end of one over ssh: it runs a
-command that ends when whoever started it is gone, or cut off.
+``python -m megadga.launch.supervision COMMAND ...`` is its remote part over ssh: it runs a
+command that ends when the process that started it has ended or is disconnected.
 """
 
 import ctypes

@@ -192,14 +192,12 @@ class DgaOptions(RuleOptions):
             yield ConfigIssue(path, expected, "1")
 
     def _of_several(self, several: str) -> Iterator[ConfigIssue]:
-        """Yield what cannot be said of several specific sets."""
+        """Yield options that do not support several specific sets."""
         if self.min_signal > 0.0:
             expected = f"0 with {several}, as the noise of their combined scores is not estimated"
             yield ConfigIssue(("mixing", "min_signal"), expected, format_value(self.min_signal))
         if isinstance(self.probe, InFlight):
-            yield unusable_probe(
-                self.probe, f"with {several}: a step is measured along one direction"
-            )
+            yield unusable_probe(self.probe, f"with {several}: in_flight has a single direction")
 
 
 @final

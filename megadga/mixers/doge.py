@@ -58,7 +58,7 @@ class DogeOptions(RuleOptions):
     def find_inconsistencies(self, specific: Sequence[str] | None) -> Iterator[ConfigIssue]:
         """Yield what cannot be measured the way that the section says."""
         if isinstance(self.probe, InFlight):
-            yield unusable_probe(self.probe, "with mixing.type doge, which needs every norm")
+            yield unusable_probe(self.probe, "with mixing.type doge, which needs gradient norms")
         else:
             yield from find_direction_inconsistencies(self.probe)
         if specific is not None and self.aligns_to_specific and len(specific) != 1:

@@ -67,7 +67,7 @@ class GrapeOptions(RuleOptions):
             expected = f"at least one set, which mixing.type {self.type} aligns to"
             yield ConfigIssue(("data", "specific"), expected, "none")
         if isinstance(self.probe, InFlight):
-            reason = "with mixing.type grape: a step is measured along one direction"
+            reason = "with mixing.type grape: in_flight has a single direction"
             yield unusable_probe(self.probe, reason)
         else:
             yield from find_direction_inconsistencies(self.probe, self.score)

@@ -55,7 +55,7 @@ class MixturePlugin:
         scheduler: The algorithm that updates the weights.
         sampling: How windows are sampled.
         interval: ``T_r``, optimizer steps between updates, at least 1.
-        probe: How an update's alignments are measured, and on how many sequences.
+        probe: How alignments are measured, and on how many sequences per update.
         loss: Computes the mean loss of tokens ``(b, S + 1)`` through a module, over the targets
             that are not padding (see ``Loss``); by default the module's output, or its mean if
             the module returns one loss per token.
@@ -63,7 +63,7 @@ class MixturePlugin:
     If the scheduler measures alignments, construction is collective: a few sequences pass through
     the module, so that unsupported modules are rejected before training.
 
-    In flight (``InFlight``), what is handed to ``engine.backward`` must be the mean loss
+    With the in-flight probe (``InFlight``), the tensor passed to ``engine.backward`` must be
     the mean loss over the targets of a micro-batch, up to a constant factor, and requesting the
     batch of an update step is collective, as the direction is measured at that point.
 

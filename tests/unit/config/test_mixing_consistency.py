@@ -249,7 +249,7 @@ GRAPE = "mixing={type: grape, interval: 4, step_size: 1.0, task_step_size: 1.0}"
             [TWO_SETS, IN_FLIGHT],
             (
                 "override 2: mixing.probe.type: expected directional or sharded with 2 sets in "
-                "data.specific: a step is measured along one direction, found 'in_flight'"
+                "data.specific: in_flight has a single direction, found 'in_flight'"
             ),
         ),
         (
@@ -263,7 +263,7 @@ GRAPE = "mixing={type: grape, interval: 4, step_size: 1.0, task_step_size: 1.0}"
             [GRAPE, IN_FLIGHT],
             (
                 "override 2: mixing.probe.type: expected directional or sharded with "
-                "mixing.type grape: a step is measured along one direction, found 'in_flight'"
+                "mixing.type grape: in_flight has a single direction, found 'in_flight'"
             ),
         ),
         (
