@@ -47,7 +47,7 @@ _DATA = {
     ),
     "merge": Entry("make one domain of several", "megadga.commands.shards:MERGE"),
     "adopt": Entry("take over shards that Megatron has built", "megadga.commands.shards:ADOPT"),
-    "cluster": Entry("learn clusters, as domains", "megadga.commands.text:CLUSTER"),
+    "cluster": Entry("train clusters, as domains", "megadga.commands.text:CLUSTER"),
     "histogram": Entry(
         "measure the share of reference sets in each cluster", "megadga.commands.text:HISTOGRAM"
     ),

@@ -142,7 +142,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _add_leakage_options(parser: argparse.ArgumentParser) -> None:
     add, usual = parser.add_argument, LeakageRule()
-    add("--domains", type=Path, required=True, metavar="FOLDER", help="one folder a domain")
+    add("--domains", type=Path, required=True, metavar="FOLDER", help="one folder per domain")
     add("--specific", type=Path, required=True, metavar="FOLDER", help="a set or a folder of sets")
     add("--n", type=int, default=usual.n, metavar="N", help="tokens in a row (%(default)s)")
     add("--document-share", type=float, default=usual.document_share, metavar="F",

@@ -84,7 +84,7 @@ def _about_keys(details: Sequence[ErrorDetails], content: Any, place: str) -> st
     return (
         f"{_at(place, parent)}expected the keys {', '.join([*known, *missing])}, "
         f"found missing: {', '.join(sorted(missing)) or 'none missing'}, "
-        f"unknown: {', '.join(map(_shown, sorted(unknown))) or 'none unknown'}"
+        f"unknown: {', '.join(map(_quote_key, sorted(unknown))) or 'none unknown'}"
     )
 
 
@@ -102,10 +102,10 @@ def _about_value(detail: ErrorDetails) -> str:
 
 
 def _at(place: str, location: Sequence[str | int]) -> str:
-    parts = (f"[{key}]" if isinstance(key, int) else f".{_shown(key)}" for key in location)
+    parts = (f"[{key}]" if isinstance(key, int) else f".{_quote_key(key)}" for key in location)
     within = "".join(parts).removeprefix(".")
     return f"{place}: {within}: " if within else f"{place}: "
 
 
-def _shown(key: str) -> str:
+def _quote_key(key: str) -> str:
     return key if key.isidentifier() else repr(key)

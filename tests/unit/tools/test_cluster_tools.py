@@ -1,4 +1,4 @@
-"""The tools that learn clusters and measure sets by them, run as their users run them."""
+"""The tools that train clusters and measure sets by them, run as their users run them."""
 
 import json
 import subprocess
