@@ -99,7 +99,7 @@ def test_a_folder_without_splits_is_trained_on():
         ),
         (
             ("train/valid-0.jsonl",),
-            r"valid-0\.jsonl: expected at most one split in .* below /data/qa, found train and ",
+            r"valid-0\.jsonl: expected at most one split in .* /data/qa, found train and valid",
         ),
         (
             ("valid.jsonl", "test.jsonl"),
