@@ -141,7 +141,7 @@ def test_a_killed_worker_ends_the_build_with_one_line(arguments, tmp_path):
     next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert errors.startswith("megadga data build: workers: expected 2 to live, found one dead")
+    assert errors.startswith("megadga data build: workers: expected 2 running, found one dead")
 
 
 def test_an_interrupted_build_says_how_to_go_on(arguments, tmp_path):
