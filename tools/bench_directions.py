@@ -124,7 +124,10 @@ def main() -> None:
     weights = weights_of(trained, recipe.scheduler(len(trained.names)))
     printed = tables(trained, weights)
     args.output.mkdir(parents=True, exist_ok=True)
-    found = {"recipe": asdict(recipe), **record(trained, weights)}
+    found = {
+        "recipe": asdict(recipe) | {"probe": recipe.probe.model_dump()},
+        **record(trained, weights),
+    }
     (args.output / "directions.json").write_text(json.dumps(found, indent=1) + "\n")
     (args.output / "directions.md").write_text(printed)
     draw(trained, weights, args.output / "directions.png")

@@ -57,14 +57,16 @@ def llama(*, tied: bool = True, checkpointed: bool = False, scale: int = 1) -> n
     )
 
 
-def hf_llama(*, checkpointed: bool = False, reentrant: bool = False) -> nn.Module:
+def hf_llama(
+    *, checkpointed: bool = False, reentrant: bool = False, num_layers: int = 1
+) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415  (slow to import)
 
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=12,
         intermediate_size=20,
-        num_hidden_layers=1,
+        num_hidden_layers=num_layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=SEQUENCE_LENGTH,

@@ -11,7 +11,7 @@ from torch import Tensor
 from megadga.arrays import IntArray
 from megadga.data.domain import Domain, SequenceSet
 from megadga.mixers.base import AlignmentNeeds, Alignments
-from megadga.mixers.probing import DIRECTIONAL, Probe, Sharded
+from megadga.mixers.probing import DIRECTIONAL, Probe
 from megadga.mixers.static import Static
 from megadga.plugin import Batch, MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement
@@ -48,7 +48,7 @@ class Training:
     specific: SequenceSet
     batches: MixturePlugin
     budget: tuple[int, int]
-    _checked: set[bool] = field(default_factory=set[bool])
+    _checked: set[type[Probe]] = field(default_factory=set[type[Probe]])
 
     def measurement(
         self, method: Probe, needs: AlignmentNeeds = AlignmentNeeds(), *, raw: bool = False
@@ -57,7 +57,7 @@ class Training:
 
         Each kind of probe is checked once on an engine.
         """
-        kind = isinstance(method, Sharded)
+        kind = type(method)
         with checked_already(kind in self._checked):
             measurement = make_measurement(
                 self.engine,

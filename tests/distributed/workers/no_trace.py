@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,10 @@ def train(
     return result
 
 
-def _derives(name: str) -> bool:
-    """Tell whether a probe takes derivatives along a direction."""
-    return name != "sharded"
+def _check_once(names: Sequence[str]) -> dict[str, bool]:
+    """Tell of each probe whether one of its type comes before it."""
+    types = [type(METHODS[name]) for name in names]
+    return {name: types[nth] in types[:nth] for nth, name in enumerate(names)}
 
 
 def main(output: str, folder: str, family: str) -> None:
@@ -78,10 +80,8 @@ def main(output: str, folder: str, family: str) -> None:
             **dataclasses.asdict(case),
             "without": train(root, case, None),
             "with": {
-                name: train(root, case, name, checked=any(map(_derives, names[:nth])))
-                if _derives(name)
-                else train(root, case, name)
-                for nth, name in enumerate(names)
+                name: train(root, case, name, checked=checked)
+                for name, checked in _check_once(names).items()
             },
         }
         for case, names in no_trace_cases(family)
