@@ -185,9 +185,9 @@ def _build(args: argparse.Namespace) -> int:
         with ProgressBars() as bars:
             execution = _read_execution(args, workers, stages=bars)
             built = build_shards(_read_build(args), execution)
-        left_out = describe_skipped(expand_inputs(args.input), pairs=True)
+        skipped = describe_skipped(expand_inputs(args.input), pairs=True)
     table = render_table([line for one in built.manifests for line in summarize(one)])
-    print(table, *left_out, *_describe_exceptions(built), sep="\n")
+    print(table, *skipped, *_describe_exceptions(built), sep="\n")
     return 0
 
 

@@ -77,13 +77,13 @@ def _add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
 
 def _train_tokenizer(args: argparse.Namespace) -> int:
     inputs = expand_inputs(args.input, output=Path(f"{args.output}.model"))
-    left_out = describe_skipped(inputs)
+    skipped = describe_skipped(inputs)
     bad = BadRecords(MaxBad.parse(args.max_bad))
     texts = sample_texts(inputs, text_key=args.text_key, bad=bad)
     reading = tqdm(texts, desc="reading", unit=" documents", disable=not shows_bars())
     tokenizer = train_tokenizer(reading, vocab_size=args.vocab_size, prefix=args.output)
     learnt = f"{tokenizer.path}: {tokenizer.identity.vocab_size} ids"
-    print(*left_out, *bad.describe(), learnt, sep="\n")
+    print(*skipped, *bad.describe(), learnt, sep="\n")
     return 0
 
 

@@ -167,7 +167,7 @@ class Alignments:
             thin factors, and an estimate then.
         preconditioned: Whether the direction ``d`` is ``v`` divided by AdamW's second moments;
             else it is ``v`` itself.
-        general_loss: Mean validation loss over the domains at the last evaluation, nats a token;
+        general_loss: Mean validation loss over the domains at the last evaluation, nats per token;
             None if there was none.
 
     Raises:
@@ -222,7 +222,7 @@ class TargetAlignments:
 
     Attributes:
         dots: ``<g_k, v_m>`` of each domain's gradient with each target's, shape ``(M, K)``.
-        losses: The targets' mean losses where the gradients were taken, nats a token, shape
+        losses: The targets' mean losses where the gradients were taken, nats per token, shape
             ``(M,)``.
         target_squared_norms: ``|v_m|^2``, shape ``(M,)``.
         squared_norms: ``|g_k|^2``, shape ``(K,)``; None if nobody asked for them.
@@ -284,7 +284,7 @@ class DomainLosses:
     """What the steps since the last update were trained at.
 
     Attributes:
-        losses: Mean loss of each domain's sequences, nats a token, shape ``(K,)``; 0 for a domain
+        losses: Mean loss of each domain's sequences, nats per token, shape ``(K,)``; 0 for a domain
             that was not drawn.
         counts: Sequences of each that were drawn, shape ``(K,)``.
         step: Optimizer steps completed.
@@ -393,7 +393,7 @@ def check_domains(name: str, found: tuple[int, ...], state: MixtureState) -> Non
         raise ValueError(f"{name}: expected shape {state.weights.shape}, found {found}")
 
 
-def left_out(state: MixtureState) -> MixtureState:
+def skip_update(state: MixtureState) -> MixtureState:
     """Return ``state`` with one more update counted as left out."""
     return replace(state, num_skipped=state.num_skipped + 1)
 

@@ -13,7 +13,7 @@ from megadga.mixers.base import (
     Observed,
     Scheduler,
     check_domains,
-    left_out,
+    skip_update,
 )
 from megadga.mixers.probing import (
     DIRECTIONAL,
@@ -327,7 +327,7 @@ class Dga:
         check_domains("alignments", observed.dots.shape, state)
         state = self._watched(state, observed)
         if not self._counts(state, observed):
-            return left_out(state)
+            return skip_update(state)
         memory, pull = self._guarded(state, observed)
         step = self._step(state.weights, observed, pull)
         weights = limit_change(state.weights, step, self.max_change)

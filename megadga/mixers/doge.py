@@ -14,8 +14,8 @@ from megadga.mixers.base import (
     Observed,
     check_domains,
     first_average,
-    left_out,
     next_average,
+    skip_update,
 )
 from megadga.mixers.probing import (
     DIRECTIONAL,
@@ -132,7 +132,7 @@ class Doge:
         assert isinstance(observed, Alignments)
         check_domains("alignments", observed.dots.shape, state)
         if not observed.is_finite():
-            return left_out(state)
+            return skip_update(state)
         weights = exponentiated_step(state.weights, self.scores(observed), self.step_size)
         return replace(
             state,

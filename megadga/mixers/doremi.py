@@ -14,8 +14,8 @@ from megadga.mixers.base import (
     Observed,
     check_domains,
     first_average,
-    left_out,
     next_average,
+    skip_update,
 )
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
@@ -111,7 +111,7 @@ class Doremi:
         assert isinstance(observed, DomainLosses)
         check_domains("domain losses", observed.losses.shape, state)
         if not observed.is_finite() or not observed.counts.any():
-            return left_out(state)
+            return skip_update(state)
         excess = _excess(observed, state.memory[_EXCESS])
         scores = np.where(excess == _NEVER, excess.max(), excess)
         stepped = exponentiated_step(state.weights, scores, self.step_size)

@@ -14,8 +14,8 @@ from megadga.mixers.base import (
     TargetNeeds,
     check_domains,
     first_average,
-    left_out,
     next_average,
+    skip_update,
 )
 from megadga.mixers.probing import (
     DIRECTIONAL,
@@ -156,7 +156,7 @@ class Grape:
         """
         assert isinstance(observed, TargetAlignments)
         if not has_rates(observed, state):
-            return left_out(state)
+            return skip_update(state)
         alignments = self._alignments(observed)
         tasks = self._next_tasks(task_weights(state), alignments @ state.weights)
         weights = exponentiated_step(state.weights, tasks @ alignments, self.step_size)

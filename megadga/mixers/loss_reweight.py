@@ -61,7 +61,7 @@ class LossReweighting:
         """Return each sequence's weight, of mean 1, shape ``(B,)``.
 
         Args:
-            losses: Mean losses of the global batch's sequences, nats a token, shape ``(B,)``.
+            losses: Mean losses of the global batch's sequences, nats per token, shape ``(B,)``.
             step: Optimizer steps completed before this batch.
 
         Raises:

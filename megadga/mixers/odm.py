@@ -15,7 +15,7 @@ from megadga.mixers.base import (
     MixtureState,
     Observed,
     check_domains,
-    left_out,
+    skip_update,
 )
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
@@ -136,7 +136,7 @@ class Odm:
         assert isinstance(observed, DomainLosses)
         check_domains("domain losses", observed.losses.shape, state)
         if not observed.is_finite() or not observed.counts.any():
-            return left_out(state)
+            return skip_update(state)
         memory = {
             _REWARDS: self._rewarded(state, observed),
             _EXPLORATION: np.array([exploration(state.weights.size, observed.step)]),

@@ -144,7 +144,7 @@ class GuardReading:
 
     Attributes:
         is_on: Whether the last update that was applied was pulled by it.
-        best: The least general loss that updates saw, nats a token; infinite before the first.
+        best: The least general loss that updates saw, nats per token; infinite before the first.
     """
 
     is_on: bool

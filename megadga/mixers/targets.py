@@ -14,7 +14,7 @@ from megadga.mixers.base import (
     Scheduler,
     TargetAlignments,
     TargetNeeds,
-    left_out,
+    skip_update,
 )
 from megadga.mixers.grape import TASK_WEIGHTS, has_rates, task_weights
 from megadga.mixers.probing import WithoutMoments
@@ -104,7 +104,7 @@ class OverTargets:
         """
         assert isinstance(observed, TargetAlignments)
         if not has_rates(observed, state):
-            return left_out(state)
+            return skip_update(state)
         before = task_weights(state)
         tasks = self._shares() if self.combine == "sum" else self._worst(state.weights, observed)
         inner = self.rule.update(inner_state(state), self._combined(tasks, observed))

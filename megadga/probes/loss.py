@@ -14,7 +14,7 @@ from megadga.data.domain import PADDING
 
 Loss = Callable[[nn.Module, Tensor], Any]
 """From a module and tokens ``(b, S + 1)`` to the mean loss over the targets that are not padding,
-a scalar in nats a token. A loss that leaves out other targets too returns what it counts: a pair
+a scalar in nats per token. A loss that leaves out other targets too returns what it counts: a pair
 of sums and numbers of targets, of the whole micro-batch (scalars) or of each sequence, ``(b,)``;
 or of losses and a mask, one a token, ``(b, S)``."""
 

@@ -29,7 +29,7 @@ from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler, Trai
 from megadga.probes.sharded import ShardedMeasurement
 
 MeanLoss = Callable[[PackedSequences], float]
-"""From sequences to their mean loss over all targets, nats a token, at the model's present
+"""From sequences to their mean loss over all targets, nats per token, at the model's present
 parameters. Collective; equal bits on every rank, and no trace in the engine."""
 
 

@@ -1,41 +1,20 @@
 """What a plugin asks of the other ranks and of the disk, on a group of one rank."""
 
 from collections import Counter
-from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch.distributed as dist
 
-from megadga.data.folder import open_domains
 from megadga.mixers.base import Scheduler
 from megadga.mixers.odm import Odm
 from megadga.mixers.schedule import Schedule
 from megadga.plugin import MixturePlugin, Sampling
-from tests.support.streams import counting_domain
-from tests.unit.plugin.test_batches import Watched
 from tests.unit.train.fakes import FakeEngine
 
 S, B = 4, 8
 COLLECTIVES = ("all_reduce", "broadcast", "all_gather_single", "reduce_scatter_single", "barrier")
-
-
-@pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory) -> Generator[dist.ProcessGroup]:
-    rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
-    dist.init_process_group("gloo", f"file://{rendezvous}", rank=0, world_size=1)
-    assert dist.group.WORLD is not None
-    yield dist.group.WORLD
-    dist.destroy_process_group()
-
-
-@pytest.fixture
-def domains(tmp_path):
-    for index in range(3):
-        counting_domain(tmp_path / f"d{index}", [401], start=1000 * index, shard_tokens=500)
-    opened = open_domains(tmp_path, split="train", sequence_length=S)
-    return [Watched(domain) for domain in opened]
 
 
 @pytest.fixture
