@@ -284,8 +284,8 @@ class DomainLosses:
     """What the steps since the last update were trained at.
 
     Attributes:
-        losses: Mean loss of each domain's sequences, nats per token, shape ``(K,)``; 0 for a domain
-            that was not drawn.
+        losses: Mean loss of each domain's sequences, nats per token, shape ``(K,)``; 0 for a
+            domain that was not drawn.
         counts: Sequences of each that were drawn, shape ``(K,)``.
         step: Optimizer steps completed.
         reference_losses: Mean loss of a reference model on the same sequences, shape ``(K,)``;
