@@ -134,8 +134,9 @@ def test_ways_that_cannot_measure_what_a_score_needs_are_refused(
 ) -> None:
     contradictions = refusals["contradictions"]
 
-    assert contradictions["norms in flight"].startswith("ValueError: probing: expected")
-    assert "found in flight" in contradictions["norms in flight"]
+    message = contradictions["norms in flight"]
+    assert message.startswith("ValueError: probe: expected one that sees whole gradients")
+    assert "found in flight" in message
     assert contradictions["low rank, preconditioned"].startswith("ValueError: direction: expected")
     assert contradictions["SGD"] == (
         "UnsupportedEngineError: score adam: expected an optimizer with second moments "
