@@ -116,6 +116,16 @@ class DgaOptions(RuleOptions):
         """Whether the general guard is on."""
         return self.general_guard is not None
 
+    @property
+    def basis_file(self) -> Path | None:
+        """The key ``basis``."""
+        return self.basis
+
+    @property
+    def least_effective_domains(self) -> float:
+        """The key ``min_effective_domains``."""
+        return self.min_effective_domains
+
     def files(self) -> Mapping[KeyPath, Path]:
         """Return the file of the basis."""
         return {} if self.basis is None else {("basis",): self.basis}

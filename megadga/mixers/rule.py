@@ -46,7 +46,7 @@ def _one_set() -> FloatArray:
 
 
 def _no_history(path: Path) -> WeightHistory:
-    raise ConfigError(f"{path}: expected a rule that replays no other run")
+    raise ConfigError(f"{path}: expected a context that reads other runs, found one without")
 
 
 def _without_places(issues: Sequence[ConfigIssue]) -> ConfigError:
@@ -92,8 +92,8 @@ class RuleContext:
 class RuleOptions(Section):
     """The `mixing` section of a rule: its keys, and what the run around it reads from them.
 
-    Keys with a meaning of their own to the run, where a rule has them: ``interval``, ``probe``,
-    ``basis``, ``min_effective_domains``.
+    The keys ``interval`` and ``probe`` mean the same in every rule that has them. All else is what
+    a rule says by overriding a property or method.
     """
 
     @property
@@ -109,12 +109,12 @@ class RuleOptions(Section):
     @property
     def basis_file(self) -> Path | None:
         """File of the basis distributions that are weighted; None: domains are."""
-        return getattr(self, "basis", None)
+        return None
 
     @property
     def least_effective_domains(self) -> float:
         """Effective domains below which an event is logged; 0: never."""
-        return getattr(self, "min_effective_domains", 0.0)
+        return 0.0
 
     @property
     def aligns_to_specific(self) -> bool:

@@ -26,7 +26,7 @@ class _Checked:
 
 @contextmanager
 def checked_already(known: bool = True) -> Generator[None]:
-    """Make measurements without a check, if their kind has been checked on the same engine.
+    """Make measurements without a check, if their kind has been checked on an equal engine.
 
     A check takes longer than a measurement, and what follows from a failed one has tests of its
     own.

@@ -224,3 +224,12 @@ def test_keys_are_described_by_the_extension(tmp_path, install):
     assert "mixing.inner.size = 0.5" in lines
     meaning = " ".join(line.strip() for line in lines[lines.index("mixing") :][1:5])
     assert "of an installed extension. Stays." in meaning
+
+
+def test_keys_of_an_extension_mean_nothing_to_the_run_that_keys_of_dga_mean():
+    class Other(ExtensionOptions):
+        basis: str = "sine"
+        min_effective_domains: float = 3.0
+
+    assert Other(type="other").basis_file is None
+    assert Other(type="other").least_effective_domains == 0.0
