@@ -40,7 +40,7 @@ class Command:
     continues: bool = False
 
     def __call__(self, arguments: Sequence[str], *, prog: str | None = None) -> int:
-        """Parse the arguments, run, and return the exit code; an error is told on standard error.
+        """Parse the arguments, run, and return the exit code; an error goes to standard error.
 
         Args:
             arguments: What follows the command's name.

@@ -63,9 +63,9 @@ def _train(options: argparse.Namespace) -> int:
         except RunFinishedError as done:
             return _nothing_left(config, done.step)
     if not finished and rank == 0:
-        told = f"{config.output}: {saved}; the same command continues"
+        message = f"{config.output}: {saved}; the same command continues"
         with suppress(OSError):  # the terminal may be closed
-            print(told, file=sys.stderr)
+            print(message, file=sys.stderr)
     # torchrun's agents would start again, at once, what does not end with 0.
     return 0 if finished or ranks.launcher == "torchrun" else STOPPED
 

@@ -48,7 +48,7 @@ def mpi_plan(
         cores: Cores of this machine: more ranks than that must be allowed.
     """
     ranks = sum(host.slots for host in hosts)
-    told = {
+    forwarded = {
         **place.variables(ranks),
         "MASTER_ADDR": "127.0.0.1" if hosts[0].name == LOCALHOST else hosts[0].name,
         "MASTER_PORT": str(place.port),
@@ -60,12 +60,12 @@ def mpi_plan(
         *("--bind-to", "none"),
         *(("--oversubscribe",) if max(host.slots for host in hosts) > cores else ()),
         *("--wdir", str(place.folder)),
-        # By name alone: mpirun hands the values on itself, and `ps` shows none of them.
-        *(part for name in told for part in ("-x", name)),
+        # By name alone: mpirun forwards the values itself, and `ps` shows none of them.
+        *(part for name in forwarded for part in ("-x", name)),
         *request.train(),
     )
     return Plan(
-        (Command(arguments, {**_KEEP_ALIVE, **place.environment, **told}, place.folder),),
+        (Command(arguments, {**_KEEP_ALIVE, **place.environment, **forwarded}, place.folder),),
         tuple(hosts),
         timeouts=timeouts_for(request, end_s=15.0),
         max_restarts=request.max_restarts,

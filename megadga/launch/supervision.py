@@ -188,7 +188,7 @@ class Ended:
 
 
 def terminate(processes: Sequence[int]) -> None:
-    """Send SIGTERM to processes of this machine: ranks take it as the wish to save and end."""
+    """Send SIGTERM to processes of this machine: ranks then save and exit."""
     for process in processes:
         os.kill(process, signal.SIGTERM)
 
@@ -198,7 +198,7 @@ def supervise(
     *,
     timeouts: Timeouts,
     ask_to_stop: Callable[[Sequence[int]], None] = terminate,
-    wished: Callable[[], float | None] = lambda: None,
+    poll_stop: Callable[[], float | None] = lambda: None,
     end: Command | None = None,
 ) -> Ended:
     """Run processes to their end; none is left when this returns or raises.
@@ -210,16 +210,16 @@ def supervise(
         commands: At least one.
         timeouts: Time-outs.
         ask_to_stop: Called once, with the process ids.
-        wished: Polled for requests to stop without a signal: returns the time to save in seconds,
-            or None.
+        poll_stop: Polled for requests to stop without a signal: returns the time to save, in
+            seconds, or None.
         end: Command that ends processes that do not stop; None: SIGTERM.
     """
-    wishes = _StopRequests(wished)
-    with signal_handler(_FORWARDED, wishes.take):
+    requests = _StopRequests(poll_stop)
+    with signal_handler(_FORWARDED, requests.take):
         processes: list[subprocess.Popen[bytes]] = []
         try:
             processes.extend(map(_start, commands))
-            return _watch(processes, wishes, ask_to_stop, timeouts, _Pulse(processes))
+            return _watch(processes, requests, ask_to_stop, timeouts, _Pulse(processes))
         finally:
             _end(processes, timeouts.end_s, end)
 
@@ -229,17 +229,17 @@ class _StopRequests:
     """Records signals that request a stop.
 
     Args:
-        wished: Further source of requests.
+        poll_stop: Further source of requests.
     """
 
-    def __init__(self, wished: Callable[[], float | None]) -> None:
+    def __init__(self, poll_stop: Callable[[], float | None]) -> None:
         self.interrupts = 0
-        self._wished = wished
+        self._poll_stop = poll_stop
         self._signalled = False
 
     def stop_s(self, after_signal: float) -> float | None:
         """Return the time to save in seconds, None without a request."""
-        return after_signal if self._signalled else self._wished()
+        return after_signal if self._signalled else self._poll_stop()
 
     def take(self, number: int, _frame: FrameType | None) -> None:
         """Record a signal."""
@@ -273,7 +273,7 @@ class _Pulse:
 
 def _watch(
     processes: Sequence[subprocess.Popen[bytes]],
-    wishes: _StopRequests,
+    requests: _StopRequests,
     ask_to_stop: Callable[[Sequence[int]], None],
     timeouts: Timeouts,
     pulse: _Pulse,
@@ -285,7 +285,7 @@ def _watch(
     while running := [process for process in processes if _exit_code(process) is None]:
         now = time.monotonic()
         pulse.beat(now)
-        stop_s = wishes.stop_s(timeouts.stop_s)
+        stop_s = requests.stop_s(timeouts.stop_s)
         if stop_s is None and limit is not None and now >= limit:
             stop_s = timeouts.stop_s
         if not asked and stop_s is not None:
@@ -295,7 +295,7 @@ def _watch(
             ask_to_stop([process.pid for process in running])
         if end_at is None and _first_error(processes):
             end_at = now + timeouts.straggle_s
-        if wishes.interrupts > 1 or (end_at is not None and now >= end_at):
+        if requests.interrupts > 1 or (end_at is not None and now >= end_at):
             break
         time.sleep(_POLL_S)
     code = _first_error(processes) or (128 + signal.SIGTERM if running else 0)
@@ -423,7 +423,7 @@ def run_watched(arguments: Sequence[str], *, silence_s: float = SILENCE_S) -> in
         return _CUT_OFF_S if now - last > silence_s else None
 
     command = Command(tuple(arguments), os.environ, Path.cwd())
-    return supervise([command], timeouts=_REMOTE, wished=stop_s).code
+    return supervise([command], timeouts=_REMOTE, poll_stop=stop_s).code
 
 
 if __name__ == "__main__":

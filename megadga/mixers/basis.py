@@ -184,7 +184,7 @@ class OverBasis:
     """A rule that weights basis distributions (arXiv 2410.02498, distribution reweighting).
 
     Where domains are too many to measure, the rule lives on ``n`` distributions ``P_j`` over them.
-    It is shown the alignments of sequences that are drawn from each ``P_j``, moves its ``n``
+    It receives the alignments of sequences that are drawn from each ``P_j``, moves its ``n``
     weights ``w`` by those, and the domains get
 
         alpha = w P,    alpha_avg = w_avg P

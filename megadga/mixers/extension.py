@@ -40,8 +40,8 @@ class Extension(Protocol[Options]):
             context: What else the rule may need.
 
         Raises:
-            ValueError: If the options do not fit the domains or each other; the message is told
-                with the place of the section.
+            ValueError: If the options do not fit the domains or each other; the error shows the
+                message with the section's file and line.
         """
         ...
 

@@ -33,7 +33,7 @@ _LARGEST = np.finfo(np.float64).max / 2.0
 @final
 @dataclass(frozen=True, eq=False)
 class OverTargets:
-    """A rule that is shown a weighted mean of what ``M`` targets say of each domain.
+    """Runs a rule on the weighted mean of ``M`` targets' scores of each domain.
 
     With the scores ``s_mk`` of domain ``k`` for target ``m`` and the targets' importance ``c_m``,
     the rule inside moves the domains by ``sum_m z_m s_mk``, where

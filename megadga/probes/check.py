@@ -104,10 +104,10 @@ class ProbeCheck:
         half = dtypes != {torch.float32} or uses_autocast(passes.engine)
         half |= passes.engine.device.type != "cpu" and _multiplies_coarsely()
         self._tolerance = _TOLERANCES[torch.bfloat16 if half else torch.float32]
-        self._dry(self._check_loss)
+        self._run(self._check_loss)
         if derivatives:
-            self._dry(self._check_parameters)
-            self._dry(self._check_sequences)
+            self._run(self._check_parameters)
+            self._run(self._check_sequences)
         self._gradient = None
 
     def refresh(self) -> None:
@@ -120,11 +120,11 @@ class ProbeCheck:
         """
         others_train = self._parameters is not self._passes.parameters
         if self._derivatives and (self._unproven or others_train):
-            self._dry(self._check_parameters)
+            self._run(self._check_parameters)
             self._unproven = False
 
-    def _dry(self, check: Callable[[], None]) -> None:
-        """Try something out; whatever a module does not stand is a refusal."""
+    def _run(self, check: Callable[[], None]) -> None:
+        """Run a check; an exception of the module's own becomes a refusal."""
         try:
             check()
         except (MegadgaError, ValueError):
@@ -132,10 +132,10 @@ class ProbeCheck:
         except Exception as error:
             what = "differentiated along a direction" if self._derivatives else "differentiated"
             advice = "; measure with probe type sharded" if self._derivatives else ""
-            told = " ".join(str(error).split())[:400]
+            reason = " ".join(str(error).split())[:400]
             raise UnsupportedEngineError(
                 f"probe: expected a module that can be {what} outside of training, found "
-                f"{type(error).__name__}: {told}{advice}"
+                f"{type(error).__name__}: {reason}{advice}"
             ) from error
 
     def _check_loss(self) -> None:
@@ -161,17 +161,17 @@ class ProbeCheck:
         with evaluating(passes.engine.module):
             together = passes.mean_loss(self._sequences, micro_batch_size=size)
             if not np.isfinite(together):
-                return True  # nothing can be said
+                return True  # the loss differs from call to call
             alone = passes.mean_loss(self._sequences, micro_batch_size=1)
             if not abs(together - alone) <= self._tolerance.loss * abs(alone):
                 self._random = self._is_random(together, size)
-                return self._random  # nothing can be said
+                return self._random  # the loss differs from call to call
             if self._size == 1:
                 return True  # two sequences may not fit into memory with what a gradient needs
             one = passes.gradient(self._sequences, micro_batch_size=1)
             other = self._gradient = passes.gradient(self._sequences)
-        apart = (one.values - other.values).double().square().sum()
-        numbers = np.array([float(apart), one.dot(one)])
+        difference = (one.values - other.values).double().square().sum()
+        numbers = np.array([float(difference), one.dot(one)])
         off, squared = passes.collective.agreed_sum(numbers)
         return not off > self._tolerance.gradient**2 * squared
 

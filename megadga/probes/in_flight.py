@@ -33,7 +33,7 @@ from megadga.probes.sequences import (
 )
 from megadga.probes.statistics import Estimates, domain_alignments, unmeasured, updated_estimates
 
-_CLOSE = 1e-2  # apart by less, a scale is taken for the one that is expected, but for rounding
+_CLOSE = 1e-2  # relative difference up to which a scale counts as the expected one, rounded
 
 
 @final
@@ -128,7 +128,7 @@ class TrainingHooks:
                 another in the outputs of every module.
         """
         self.stop()
-        _check_told_apart(self._passes)
+        _check_distinguishable(self._passes)
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
             hold, following = partial(hold_gathered, self._engine), self._passes.following
@@ -214,8 +214,8 @@ class TrainingHooks:
         return begin
 
 
-def _check_told_apart(passes: ProbePasses) -> None:
-    """Refuse modules whose outputs have shown that sequences are told by passing alone."""
+def _check_distinguishable(passes: ProbePasses) -> None:
+    """Refuse modules in whose outputs sequences cannot be distinguished within a micro-batch."""
     if passes.single:
         raise UnsupportedEngineError(_cannot_tell(passes.unknown))
 
@@ -245,21 +245,21 @@ class InFlightPasses:
     """
 
     def __init__(self, passes: ProbePasses, source: DirectionSource, check: ProbeCheck) -> None:
-        _check_told_apart(passes)
+        _check_distinguishable(passes)
         self._passes = passes
         self._source = source
         self._check = check
         self._hooks = TrainingHooks(passes)
 
     def start(
-        self, update: int, specific: ProbeSequences, apart: Sequence[ProbeSequences]
+        self, update: int, specific: ProbeSequences, separate: Sequence[ProbeSequences]
     ) -> InFlightStart:
         """See ``TrainingProbe``."""
         self._passes.refresh()
         self._check.refresh()
         target = PackedSequences([specific])
         toward = self._source.direction(update, target)
-        measured = self._measured_apart(toward.direction, apart)
+        measured = self._measure_separate(toward.direction, separate)
         self._hooks.start(toward.direction, self._passes.layouts(target))
         return InFlightStart(measured, toward.squared_norm, toward.energy, toward.preconditioned)
 
@@ -279,13 +279,13 @@ class InFlightPasses:
         """Continue from ``state``."""
         self._source.load_state_dict(state)
 
-    def _measured_apart(
-        self, direction: Direction, apart: Sequence[ProbeSequences]
+    def _measure_separate(
+        self, direction: Direction, separate: Sequence[ProbeSequences]
     ) -> MeasuredSequences:
-        if not apart:
+        if not separate:
             nothing = np.empty(0, dtype=np.int64)
             return MeasuredSequences(np.empty(0), nothing, nothing)
-        packed = PackedSequences(apart)
+        packed = PackedSequences(separate)
         found = self._passes.derivatives(packed, direction)
         return MeasuredSequences(found.along, found.num_targets, packed.sets_of_rows)
 
@@ -295,12 +295,12 @@ class InFlightMeasurement:
     """Keeps an estimate of every domain's alignment, and renews what a batch shows.
 
     Domains that a batch did not draw keep their last estimate with a growing standard error, and
-    are measured apart at the first update and every so many.
+    are measured on sequences of their own at the first update and every ``refresh_every``.
 
     Args:
         probe: Watches the training step.
-        draws: The sequences that directions and domains apart are measured on; of domains, as a
-            batch's sequence is of one domain and of no mixture.
+        draws: The sequences that directions and absent domains are measured on: of single domains,
+            not of mixtures, as each sequence of a batch is of one domain.
         refresh_every: Updates between those at which domains that were not drawn are measured.
     """
 
@@ -314,18 +314,18 @@ class InFlightMeasurement:
         self._prepared: _Prepared | None = None
 
     def prepare(self, update: int, batch: TrainedBatch) -> None:
-        """Find the direction, measure what is due apart, and watch the step. Collective."""
+        """Find the direction, measure the domains that are due, and hook the step. Collective."""
         absent = np.bincount(batch.domains, minlength=self._draws.num_measured) == 0
         due = absent & (self._estimates.counts == 0)
         if update % self._refresh_every == 0:
             due = absent
-        apart = np.flatnonzero(due)
+        absent_due = np.flatnonzero(due)
         watch = self._probe.start(
             update,
             self._draws.target(update),
-            [self._draws.measured(update, int(index)) for index in apart],
+            [self._draws.measured(update, int(index)) for index in absent_due],
         )
-        self._prepared = _Prepared(batch, watch, apart)
+        self._prepared = _Prepared(batch, watch, absent_due)
 
     def measure(self, update: int) -> Alignments:  # noqa: ARG002  (the one that was prepared)
         """Return the estimates with what the trained batch has shown. Collective.
@@ -333,13 +333,13 @@ class InFlightMeasurement:
         Estimates that are not finite are returned, but not kept.
         """
         assert self._prepared is not None
-        batch, watch, domains = self._prepared.batch, self._prepared.watch, self._prepared.apart
+        batch, watch, domains = self._prepared.batch, self._prepared.watch, self._prepared.domains
         self._prepared = None
-        along = np.concatenate([self._probe.finish(batch), watch.apart.along])
+        along = np.concatenate([self._probe.finish(batch), watch.separate.along])
         num_targets = np.concatenate(
-            [np.full(batch.domains.size, batch.sequence_length), watch.apart.num_targets]
+            [np.full(batch.domains.size, batch.sequence_length), watch.separate.num_targets]
         )
-        owners = np.concatenate([batch.domains, domains[watch.apart.sets]])
+        owners = np.concatenate([batch.domains, domains[watch.separate.sets]])
         sampled = domain_alignments(along, num_targets, owners, self._draws.num_measured)
         estimates = updated_estimates(self._estimates, sampled)
         if np.isfinite(estimates.dots).all():
@@ -378,4 +378,4 @@ class _Prepared:
 
     batch: TrainedBatch
     watch: InFlightStart
-    apart: IntArray
+    domains: IntArray

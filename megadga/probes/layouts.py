@@ -304,8 +304,8 @@ def learn_layouts(
         padding: The token that follows a sequence that is shorter.
     """
     assert len(tokens) == _NUM_SEQUENCES
-    shown = [tokens, *(_reordered(tokens, i, padding) for i in range(_NUM_SEQUENCES))]
-    runs = [_observe(hookable, each, run) for each in shown]
+    inputs = [tokens, *(_reordered(tokens, i, padding) for i in range(_NUM_SEQUENCES))]
+    runs = [_observe(hookable, each, run) for each in inputs]
     found: dict[_Key, Layout] = {}
     independent: set[_Key] = set()
     for key in _in_all(runs):
@@ -315,7 +315,7 @@ def learn_layouts(
         elif (layout := _layout(runs[0].outputs[key].shape, changes)) is not None:
             found[key] = layout
     if independent:
-        runs = [_observe(hookable, each, run, independent) for each in shown]
+        runs = [_observe(hookable, each, run, independent) for each in inputs]
         for key in independent.intersection(*(each.uses for each in runs)):
             shape = runs[0].outputs[key].shape
             if (layout := _layout_by_use(shape, [each.uses[key] for each in runs])) is not None:

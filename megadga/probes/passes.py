@@ -226,9 +226,9 @@ class ProbePasses:
         if learned.unknown:
             # Statistics of a micro-batch (BatchNorm) let its sequences change each other's rows.
             with evaluating(self.engine.module):
-                apart = self._learned_now(sequences)
-            if len(apart.unknown) < len(learned.unknown):
-                return apart
+                relearned = self._learned_now(sequences)
+            if len(relearned.unknown) < len(learned.unknown):
+                return relearned
         return learned
 
     def _learned_now(self, sequences: PackedSequences) -> Layouts:
@@ -446,7 +446,7 @@ def _gradients_into(take: TakeGradient, absent: dict[int, nn.Parameter]) -> Gene
         absent: The parameters by their numbers; those that have had a gradient are removed.
     """
 
-    def taker(index: int) -> Callable[[Tensor], Tensor]:
+    def make_hook(index: int) -> Callable[[Tensor], Tensor]:
         def hook(gradient: Tensor) -> Tensor:
             del absent[index]
             take(index, gradient.detach())
@@ -454,7 +454,7 @@ def _gradients_into(take: TakeGradient, absent: dict[int, nn.Parameter]) -> Gene
 
         return hook
 
-    hooks = [p.register_hook(taker(index)) for index, p in absent.items()]
+    hooks = [p.register_hook(make_hook(index)) for index, p in absent.items()]
     try:
         yield
     finally:

@@ -50,13 +50,13 @@ class InFlightStart:
     """What is known of an update before its batch is trained.
 
     Attributes:
-        apart: What was measured apart from the batch.
+        separate: What was measured on sequences outside of the batch.
         specific_squared_norm: See ``Alignments``.
         direction_energy: See ``Alignments``.
         preconditioned: See ``Alignments``.
     """
 
-    apart: MeasuredSequences
+    separate: MeasuredSequences
     specific_squared_norm: float
     direction_energy: float
     preconditioned: bool
@@ -66,9 +66,9 @@ class TrainingProbe(Protocol):
     """A way to measure alignments on the sequences that an optimizer step trains on."""
 
     def start(
-        self, update: int, specific: ProbeSequences, apart: Sequence[ProbeSequences]
+        self, update: int, specific: ProbeSequences, separate: Sequence[ProbeSequences]
     ) -> InFlightStart:
-        """Measure some domains apart, then watch training, which keeps its bits.
+        """Measure ``separate`` sequences, then hook the training step without changing its bits.
 
         Collective: every rank calls it with equal arguments, before the step's first forward pass.
         """
