@@ -161,7 +161,7 @@ class ProbeCheck:
         with evaluating(passes.engine.module):
             together = passes.mean_loss(self._sequences, micro_batch_size=size)
             if not np.isfinite(together):
-                return True  # the loss differs from call to call
+                return True  # of a loss that is not finite, nothing can be said
             alone = passes.mean_loss(self._sequences, micro_batch_size=1)
             if not abs(together - alone) <= self._tolerance.loss * abs(alone):
                 self._random = self._is_random(together, size)
