@@ -167,8 +167,13 @@ class Alignments:
             thin factors, and an estimate then.
         preconditioned: Whether the direction ``d`` is ``v`` divided by AdamW's second moments;
             else it is ``v`` itself.
+        counts: Sequences that this update measured each domain on, shape ``(K,)``; 0 where
+            ``dots`` is of an earlier one. None: of this update, on unknown numbers.
         general_loss: Mean validation loss over the domains at the last evaluation, nats per token;
             None if there was none.
+        step: Optimizer steps completed; None if that is not known.
+        epochs: Epochs of each domain that were drawn until then, shape ``(K,)``; None likewise.
+            Over basis distributions as well they are the domains'.
 
     Raises:
         ValueError: If the arrays are not all of one shape ``(K,)``.
@@ -180,7 +185,10 @@ class Alignments:
     standard_errors: FloatArray | None = None
     direction_energy: float = 1.0
     preconditioned: bool = False
+    counts: IntArray | None = None
     general_loss: float | None = None
+    step: int | None = None
+    epochs: FloatArray | None = None
 
     def __post_init__(self) -> None:
         shapes = [array.shape for array in self._arrays()]

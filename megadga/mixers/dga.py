@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
+import numpy as np
+
 from megadga.arrays import FloatArray, check_simplex
 from megadga.mixers.base import (
     AlignmentNeeds,
@@ -15,6 +17,7 @@ from megadga.mixers.base import (
     check_domains,
     skip_update,
 )
+from megadga.mixers.filtering import filtered, first_memory, posterior
 from megadga.mixers.probing import (
     DIRECTIONAL,
     InFlight,
@@ -26,6 +29,7 @@ from megadga.mixers.probing import (
 )
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.safeguards import (
+    EpochBudget,
     GeneralGuard,
     Memory,
     is_active,
@@ -33,14 +37,21 @@ from megadga.mixers.safeguards import (
     signal_to_noise,
 )
 from megadga.mixers.scores import SCORES, AutoStep, ScoreName, StepSize
-from megadga.mixers.simplex import exponentiated_step, geometric_mixture, project_to_floor
+from megadga.mixers.simplex import (
+    exponentiated_step,
+    geometric_mixture,
+    project_to_caps,
+    project_to_floor,
+)
 from megadga.mixers.targets import OverTargets
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
 from megadga.section import (
     ConfigIssue,
     Count,
+    Flag,
     KeyPath,
     NonNegative,
+    Positive,
     PositiveShare,
     Share,
     Whole,
@@ -99,6 +110,10 @@ class DgaOptions(RuleOptions):
     min_effective_domains: NonNegative = 0.0
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
+    filtered: Flag = False
+    """Whether scores are filtered over updates."""
+    epoch_budget: Positive | None = None
+    """Passes over a domain at most."""
     general_guard: GeneralGuard | None = None
     """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
     domains is more than max_rise above its best; null: none, as in the paper."""
@@ -142,7 +157,7 @@ class DgaOptions(RuleOptions):
         if self.basis is not None:
             yield from self._over_basis()
         yield from self._safeguards()
-        yield from find_direction_inconsistencies(self.probe, self.score)
+        yield from find_direction_inconsistencies(self.probe)
         yield from self._of_probe()
         if specific is None:
             return
@@ -270,6 +285,8 @@ class Dga:
     freeze_after: int | None = None
     general_guard: GeneralGuard | None = None
     without_moments: WithoutMoments = "refuse"
+    filtered: bool = False
+    budget: EpochBudget | None = None
 
     def __post_init__(self) -> None:
         self._check_mixtures()
@@ -318,10 +335,14 @@ class Dga:
     def init(self) -> MixtureState:
         """Return the initial mixture, projected onto the floor."""
         weights = project_to_floor(check_simplex(self.initial), self.floor)
-        state = MixtureState(weights.copy(), weights.copy(), num_updates=0, num_skipped=0)
-        if self.general_guard is None:
-            return state
-        return replace(state, memory=self.general_guard.first())
+        memory: Memory = {}
+        if self.general_guard is not None:
+            memory = self.general_guard.first()
+        if self.filtered:
+            memory = {**memory, **first_memory(weights.size)}
+        return MixtureState(
+            weights.copy(), weights.copy(), num_updates=0, num_skipped=0, memory=memory
+        )
 
     def update(self, state: MixtureState, observed: Observed) -> MixtureState:
         """Return the state after one measurement.
@@ -339,7 +360,13 @@ class Dga:
         if not self._counts(state, observed):
             return skip_update(state)
         memory, pull = self._guarded(state, observed)
-        step = self._step(state.weights, observed, pull)
+        scores = SCORES[self.score].of(observed)
+        if self.filtered:
+            memory = self._filtered(memory, scores, observed)
+            scores = posterior(memory).standardized
+        step = self._step(state.weights, scores, pull)
+        if self.budget is not None and observed.step is not None and observed.epochs is not None:
+            step = project_to_caps(step, self.budget.caps(observed.epochs, observed.step))
         weights = limit_change(state.weights, step, self.max_change)
         # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
         averaged = weights + (1.0 - self.ema) * (state.averaged_weights - weights)
@@ -368,10 +395,17 @@ class Dga:
             return False
         return observed.is_finite() and self._signal(observed) >= self.min_signal
 
-    def _step(self, weights: FloatArray, observed: Alignments, pull: float) -> FloatArray:
+    def _filtered(self, memory: Memory, scores: FloatArray, observed: Alignments) -> Memory:
+        counts = observed.counts
+        if counts is None:
+            counts = np.ones(scores.size, dtype=np.int64)
+        errors = SCORES[self.score].standard_errors(observed)
+        return {**memory, **filtered(memory, scores, counts, errors)}
+
+    def _step(self, weights: FloatArray, scores: FloatArray, pull: float) -> FloatArray:
         if pull > 0.0:
             weights = geometric_mixture(weights, self._floored_prior(), pull)
-        scores, size = SCORES[self.score].of(observed), self.step_size
+        size = self.step_size
         eta = size.for_scores(scores) if isinstance(size, AutoStep) else size
         return project_to_floor(exponentiated_step(weights, scores, eta), self.floor)
 
@@ -387,6 +421,12 @@ class Dga:
     def _floored_prior(self) -> FloatArray:
         prior = self.initial if self.prior is None else self.prior
         return project_to_floor(check_simplex(prior), self.floor)
+
+
+def _budget(options: DgaOptions, context: RuleContext) -> EpochBudget | None:
+    if options.epoch_budget is None or context.epochs_per_step is None:
+        return None
+    return EpochBudget(options.epoch_budget, context.epochs_per_step, context.total_steps)
 
 
 def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
@@ -421,6 +461,8 @@ def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
         freeze_after=options.freeze_after,
         general_guard=options.general_guard,
         without_moments=options.without_moments,
+        filtered=options.filtered,
+        budget=_budget(options, context),
     )
     if not several:
         return rule

@@ -70,7 +70,7 @@ class GrapeOptions(RuleOptions):
             reason = "with mixing.type grape: in_flight has a single direction"
             yield unusable_probe(self.probe, reason)
         else:
-            yield from find_direction_inconsistencies(self.probe, self.score)
+            yield from find_direction_inconsistencies(self.probe)
 
 
 TASK_WEIGHTS = "task_weights"

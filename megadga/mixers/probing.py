@@ -134,24 +134,18 @@ DIRECTIONAL = Directional()
 """What measures where nothing else is said."""
 
 
-def find_direction_inconsistencies(probe: Probe, score: str = "") -> Iterator[ConfigIssue]:
+def find_direction_inconsistencies(probe: Probe) -> Iterator[ConfigIssue]:
     """Yield what a probe's direction cannot be.
 
     Args:
         probe: The section ``mixing.probe``.
-        score: ``mixing.score`` of the rule, if it has one.
     """
     if isinstance(probe, Sharded):
         return
-    if probe.direction == "full":
-        if probe.direction_interval > 1:
-            expected = "1 with mixing.probe.direction full, or a low-rank one"
-            path = ("mixing", "probe", "direction_interval")
-            yield ConfigIssue(path, expected, format_value(probe.direction_interval))
-    elif score == "adam":
-        expected = "'full' with mixing.score adam, which divides element by element"
-        found = format_value(probe.direction.model_dump())
-        yield ConfigIssue(("mixing", "probe", "direction"), expected, found)
+    if probe.direction == "full" and probe.direction_interval > 1:
+        expected = "1 with mixing.probe.direction full, or a low-rank one"
+        path = ("mixing", "probe", "direction_interval")
+        yield ConfigIssue(path, expected, format_value(probe.direction_interval))
 
 
 def unusable_probe(probe: Probe, reason: str) -> ConfigIssue:

@@ -64,6 +64,8 @@ class RuleContext:
             rule over a basis.
         tokens: Training tokens of each, above 0, shape ``(K,)``; 0 for basis distributions.
         total_steps: Total optimizer steps of the run.
+        epochs_per_step: Epochs of each domain that a step takes at weight 1, shape ``(K,)``; None
+            for basis distributions.
         weights: Turns a mixture as it is written, under a key of the options, into a distribution
             of shape ``(K,)``: ``context.weights("initial", options.initial)``. Raises
             ``ConfigError``, with the key's file and line, if it does not name exactly the domains.
@@ -80,6 +82,7 @@ class RuleContext:
     weights: Callable[[str | KeyPath, Weights], FloatArray]
     noun: str = "domains"
     excluded: frozenset[str] = frozenset()
+    epochs_per_step: FloatArray | None = None
     importance: FloatArray = field(default_factory=_one_set)
     error: Callable[[Sequence[ConfigIssue]], ConfigError] = _without_places
     read_history: Callable[[Path], WeightHistory] = _no_history

@@ -129,6 +129,41 @@ def _root_mean_square(values: FloatArray) -> float:
     return largest * math.sqrt(np.mean((values / largest) ** 2))  # squares might overflow
 
 
+_SLACK = 1.5
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class EpochBudget:
+    """Weights at which no domain is repeated too often over the whole run.
+
+    What is left of a domain's epochs is spread over the steps that are left, so that none of them
+    ends long before the run does.
+
+    Attributes:
+        max_epochs: Passes over a domain in the run, above 0. Where the run takes all domains
+            ``e`` times, at least ``1.5 e``.
+        epochs_per_step: Epochs that a step takes of each domain at weight 1, shape ``(K,)``.
+        total_steps: Optimizer steps of the run.
+    """
+
+    max_epochs: float
+    epochs_per_step: FloatArray
+    total_steps: int
+
+    def caps(self, epochs: FloatArray, step: int) -> FloatArray:
+        """Return the largest weight of each domain from now on, shape ``(K,)``.
+
+        Args:
+            epochs: Drawn of each until now, shape ``(K,)``.
+            step: Optimizer steps completed.
+        """
+        mean = self.total_steps / (1.0 / self.epochs_per_step).sum()
+        most = max(self.max_epochs, _SLACK * mean)
+        left = max(self.total_steps - step, 1)
+        return np.maximum(most - epochs, 0.0) / (self.epochs_per_step * left)
+
+
 _BEST = "best_general_loss"
 
 

@@ -219,6 +219,8 @@ class MixturePlugin:
         before = self._mixture
         with self._clock.probing():
             observed = self._observe(step)
+        if isinstance(observed, Alignments):
+            observed = replace(observed, step=step, epochs=self.epochs)
         if isinstance(observed, Alignments | TargetAlignments):
             observed = replace(observed, general_loss=self._general_loss)
         self._mixture = self._broadcast_state(self._scheduler.update(before, observed))

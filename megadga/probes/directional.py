@@ -68,6 +68,7 @@ class DirectionalMeasurement:
             specific_squared_norm=toward.squared_norm,
             squared_norms=squared_norms(self._passes, domains) if self._norms else None,
             standard_errors=errors if np.isfinite(errors).all() else None,
+            counts=sampled.counts,
             direction_energy=toward.energy,
             preconditioned=toward.preconditioned,
         )

@@ -38,7 +38,7 @@ def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:
     own = {parameter: part.to(parameter.dtype) for parameter, part in parts.items()}
     if is_partitioned(passes.engine):
         return GatheredDirection(passes, own)
-    return ResidentDirection(_gathered(passes, list(own), own))
+    return ResidentDirection(gathered(passes, list(own), own))
 
 
 @final
@@ -53,7 +53,7 @@ class GatheredDirection:
     def __init__(self, passes: ProbePasses, own: dict[nn.Parameter, Tensor]) -> None:
         small = [p for p in own if num_elements(p) <= _SMALL]
         self._passes = passes
-        self._resident = _gathered(passes, small, own)
+        self._resident = gathered(passes, small, own)
         self._own = {p: part for p, part in own.items() if p not in self._resident}
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
@@ -69,10 +69,10 @@ class GatheredDirection:
         """See ``Direction``. Collective unless the piece is small."""
         if parameter in self._resident:
             return self._resident[parameter]
-        return _gathered(self._passes, [parameter], self._own)[parameter]
+        return gathered(self._passes, [parameter], self._own)[parameter]
 
 
-def _gathered(
+def gathered(
     passes: ProbePasses, parameters: Sequence[nn.Parameter], own: dict[nn.Parameter, Tensor]
 ) -> dict[nn.Parameter, Tensor]:
     """Return whole pieces, gathered bucket by bucket. Collective."""
@@ -223,6 +223,13 @@ def _state_keys(engine: Any) -> dict[nn.Parameter, Tensor]:
 WithoutMoments = Literal["refuse", "raw"]
 
 
+WITHOUT_MOMENTS = (
+    "score adam: expected an optimizer that has taken a step, found none; "
+    "without_moments: raw measures along the specific gradient itself until then"
+)
+"""Why preconditioning is refused before the first step."""
+
+
 @dataclass(frozen=True)
 class Preconditioning:
     """Whether the specific gradient is divided by AdamW's denominators.
@@ -234,6 +241,10 @@ class Preconditioning:
 
     asked: bool = False
     without_moments: WithoutMoments = "refuse"
+
+
+RAW_GRADIENT = Preconditioning()
+"""The specific gradient as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,10 +278,7 @@ def specific_gradient(
     gradient = passes.gradient(specific)
     divisor = denominators(passes) if preconditioning.asked else None
     if preconditioning.asked and divisor is None and preconditioning.without_moments == "refuse":
-        raise UnsupportedEngineError(
-            "score adam: expected an optimizer that has taken a step, found none; "
-            "without_moments: raw measures along the specific gradient itself until then"
-        )
+        raise UnsupportedEngineError(WITHOUT_MOMENTS)
     shard = gradient
     if divisor is not None:
         # Where there is no denominator there is no gradient either.

@@ -348,6 +348,7 @@ class InFlightMeasurement:
             dots=estimates.dots,
             specific_squared_norm=watch.specific_squared_norm,
             standard_errors=estimates.current_errors(),
+            counts=sampled.counts,
             direction_energy=watch.direction_energy,
             preconditioned=watch.preconditioned,
         )

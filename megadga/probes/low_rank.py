@@ -8,8 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from megadga.errors import UnsupportedEngineError
 from megadga.mixers.probing import LowRank, LowRankEnergy
-from megadga.probes.directions import UpdateDirection
+from megadga.probes.directions import (
+    RAW_GRADIENT,
+    WITHOUT_MOMENTS,
+    Preconditioning,
+    UpdateDirection,
+    denominators,
+    gathered,
+)
 from megadga.probes.gradients import Factors, ResidentDirection, full_shape
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences
@@ -98,6 +106,7 @@ class _Found:
     whole: list[Tensor]
     residual: float
     update: int
+    preconditioned: bool = False
 
 
 @final
@@ -120,7 +129,10 @@ class LowRankGradient:
         *,
         interval: int = 1,
         seed: int,
+        preconditioning: Preconditioning = RAW_GRADIENT,
     ) -> None:
+        self._preconditioning = preconditioning
+        self._divisors: dict[nn.Parameter, Tensor] | None = None
         self._passes = passes
         self._rank, self._share = rank.most, rank.share
         self._interval = interval
@@ -136,10 +148,12 @@ class LowRankGradient:
         self._look_again()
         found = self._found
         if found is None or update - found.update >= self._interval:
+            self._divisors = self._whole_divisors()
             if self._starts is None:
                 self._iterate(update, specific)
             found = self._iterate(update, specific)
-        return self._as_aim(found, age=update - found.update)
+            self._divisors = None
+        return self._as_direction(found, age=update - found.update)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the next iteration starts, and the direction if it will be used again."""
@@ -154,6 +168,7 @@ class LowRankGradient:
                 "whole": _on_cpu(found.whole),
                 "residual": found.residual,
                 "update": found.update,
+                "preconditioned": found.preconditioned,
             }
         return state
 
@@ -169,7 +184,22 @@ class LowRankGradient:
         self._found = None
         if (found := state.get("found")) is not None:
             tensors = {key: placed(found[key]) for key in ("lefts", "rights", "whole")}
-            self._found = _Found(**tensors, residual=found["residual"], update=found["update"])
+            numbers = {key: found[key] for key in ("residual", "update", "preconditioned")}
+            self._found = _Found(**tensors, **numbers)
+
+    def _whole_divisors(self) -> dict[nn.Parameter, Tensor] | None:
+        """Return AdamW's denominators; None: directions are not divided. Collective."""
+        if not self._preconditioning.asked:
+            return None
+        shard = denominators(self._passes)
+        if shard is None:
+            if self._preconditioning.without_moments == "refuse":
+                raise UnsupportedEngineError(WITHOUT_MOMENTS)
+            return None
+        shard[shard == 0.0] = torch.inf
+        parts = self._passes.layout.parts(shard)
+        own = dict(zip(self._passes.parameters, parts, strict=True))
+        return gathered(self._passes, self._passes.parameters, own)
 
     def _look_again(self) -> None:
         """Begin anew if other parameters train than those that the last direction is of."""
@@ -192,7 +222,9 @@ class LowRankGradient:
         rights, whole = self._summed(
             specific, lambda place, gradient: gradient.T @ lefts[place], shapes
         )
-        found = _Found(lefts, rights, whole, residual, update)
+        found = _Found(
+            lefts, rights, whole, residual, update, preconditioned=self._divisors is not None
+        )
         # What is not finite is good for one update, which will be left out.
         finite = all(bool(part.isfinite().all()) for part in (*rights, *whole))
         self._found = found if finite else None
@@ -262,6 +294,8 @@ class LowRankGradient:
 
         def take(index: int, gradient: Tensor) -> None:
             summand = gradient.float()
+            if self._divisors is not None:
+                summand = summand / self._divisors[self._passes.parameters[index]]
             sum_of[index] += project(places[index], summand) if index in places else summand
 
         scale = self._passes.each_gradient(specific, take)
@@ -270,7 +304,7 @@ class LowRankGradient:
             agreed = [each * scale for each in agreed]
         return agreed[: len(shapes)], agreed[len(shapes) :]
 
-    def _as_aim(self, found: _Found, *, age: int) -> UpdateDirection:
+    def _as_direction(self, found: _Found, *, age: int) -> UpdateDirection:
         pairs = zip(found.lefts, found.rights, strict=True)
         factors = [Factors(left, right) for left, right in pairs]
         of_whole = _squared_norm(found.whole)
@@ -296,6 +330,7 @@ class LowRankGradient:
             length=kept**0.5,
             energy=kept / total if total else 1.0,
             age=age,
+            preconditioned=found.preconditioned,
         )
 
 

@@ -227,11 +227,6 @@ def _check_needs(engine: Engine, probe: Probe, needs: AlignmentNeeds | TargetNee
     """
     if needs.preconditioned:
         check_moments(engine)
-        if not isinstance(probe, Sharded) and probe.direction != "full":
-            raise ValueError(
-                "direction: expected the whole gradient, which AdamW's moments divide number by "
-                "number, found thin factors"
-            )
     if isinstance(probe, InFlight):
         if isinstance(needs, TargetNeeds):
             raise ValueError(  # noqa: TRY004  (no type is wrong)
@@ -259,4 +254,10 @@ def _source(
     if probe.direction == "full":
         return WholeGradient(passes, preconditioning)
     interval = probe.direction_interval
-    return LowRankGradient(passes, probe.direction, interval=interval, seed=seed)
+    return LowRankGradient(
+        passes,
+        probe.direction,
+        interval=interval,
+        seed=seed,
+        preconditioning=preconditioning,
+    )

@@ -318,6 +318,8 @@ def _context(resolver: WeightResolver) -> RuleContext:
         total_steps=config.training.steps,
         weights=lambda key, rule: resolver.of(_path(key), rule),
         excluded=frozenset(resolver.excluded),
+        epochs_per_step=config.training.global_batch_size
+        / np.array([domain.num_sequences for domain in resolver.domains], dtype=np.float64),
         importance=importance_of_sets(config),
         error=config.error,
         read_history=read_weights,

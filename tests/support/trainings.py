@@ -11,7 +11,7 @@ from torch import Tensor
 from megadga.arrays import IntArray
 from megadga.data.domain import Domain, SequenceSet
 from megadga.mixers.base import AlignmentNeeds, Alignments
-from megadga.mixers.probing import DIRECTIONAL, Probe
+from megadga.mixers.probing import DIRECTIONAL, Probe, Sharded
 from megadga.mixers.static import Static
 from megadga.plugin import Batch, MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement
@@ -48,17 +48,18 @@ class Training:
     specific: SequenceSet
     batches: MixturePlugin
     budget: tuple[int, int]
-    _checked: set[type[Probe]] = field(default_factory=set[type[Probe]])
+    _checked: set[bool] = field(default_factory=set[bool])
 
     def measurement(
         self, method: Probe, needs: AlignmentNeeds = AlignmentNeeds(), *, raw: bool = False
     ) -> Measurement:
         """Return what measures; ``raw``: without moments too.
 
-        Each kind of probe is checked once on an engine.
+        What is checked is the same for all probes that take derivatives, and less for others: it
+        is checked once on an engine.
         """
-        kind = type(method)
-        with checked_already(kind in self._checked):
+        derivatives = not isinstance(method, Sharded)
+        with checked_already(derivatives in self._checked):
             measurement = make_measurement(
                 self.engine,
                 self.domains,
@@ -68,7 +69,7 @@ class Training:
                 loss=self.probed.loss,
                 seed=SEED,
             )
-        self._checked.add(kind)
+        self._checked.add(derivatives)
         return measurement
 
     def reference(self) -> Reference:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from tabulate import tabulate
+
 from .case import Row, Section
 
 _LABELS = ("model", "ranks", "stage", "probe")
@@ -43,11 +45,8 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Return rows as lines of aligned cells under titles; what a row lacks stays empty."""
     titles = [column.replace("_", " ") for column in columns]
     lines = [titles, *([_cell(row.get(column)) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    align = ("right",) * len(columns)
+    return tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=align)
 
 
 def _cell(value: object) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tabulate import tabulate
 
 from megadga.arrays import FloatArray
 from megadga.mixers.base import Alignments, Scheduler
@@ -115,14 +116,8 @@ def total_variation(weights: FloatArray, others: FloatArray) -> FloatArray:
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown whose columns line up; the first is flush left."""
-    columns = list(zip(titles, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in (titles, rule, *rows)
-    ]
-    return "".join(f"| {line} |\n" for line in lines)
+    align = ("left", *("right",) * (len(titles) - 1))
+    return tabulate(rows, titles, "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
 def _root_mean_square(values: FloatArray) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from megadga.mixers.probing import Sharded
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.train.ranks import destroy_process_group
@@ -68,9 +69,9 @@ def train(
 
 
 def _check_once(names: Sequence[str]) -> dict[str, bool]:
-    """Tell of each probe whether one of its type comes before it."""
-    types = [type(METHODS[name]) for name in names]
-    return {name: types[nth] in types[:nth] for nth, name in enumerate(names)}
+    """Tell of each probe whether one that is checked in the same way comes before it."""
+    derivatives = [not isinstance(METHODS[name], Sharded) for name in names]
+    return {name: derivatives[nth] in derivatives[:nth] for nth, name in enumerate(names)}
 
 
 def main(output: str, folder: str, family: str) -> None:

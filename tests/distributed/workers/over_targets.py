@@ -24,6 +24,7 @@ from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.measuring import make_measurement, make_target_measurement
 from megadga.probes.sequences import ProbeSequences, ProbeSequenceSampler
 from megadga.train.ranks import destroy_process_group
+from tests.support.checks import checked_already
 from tests.support.engines import build_engine, fingerprint, full_parameters, settings
 from tests.support.probed_models import PROBED_MODELS
 from tests.support.probes import sized
@@ -203,12 +204,13 @@ def main(output: str, folder: str, kind: str) -> None:
         "with": trace(kind, root, grape(step_size=0.0)),
     }
     engine = new_engine(kind)
-    report |= {
-        "exactness": exactness(engine, root),
-        "grape": trained_and_resumed(engine, root, grape()),
-        "worst": trained_and_resumed(engine, root, worst()),
-        "refusals": refusals(engine, root),
-    }
+    with checked_already():  # on the engine of the trace
+        report |= {
+            "exactness": exactness(engine, root),
+            "grape": trained_and_resumed(engine, root, grape()),
+            "worst": trained_and_resumed(engine, root, worst()),
+            "refusals": refusals(engine, root),
+        }
     if dist.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
     destroy_process_group()

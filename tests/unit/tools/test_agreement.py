@@ -83,5 +83,5 @@ def test_total_variation_is_the_mass_that_would_move() -> None:
 
 def test_columns_of_a_table_line_up() -> None:
     assert markdown_table(("way", "x"), [["rank 1", "0.25"], ["full", "1"]]) == (
-        "| way    |    x |\n| ------ | ---: |\n| rank 1 | 0.25 |\n| full   |    1 |\n"
+        "| way    |    x |\n|:-------|-----:|\n| rank 1 | 0.25 |\n| full   |    1 |\n"
     )

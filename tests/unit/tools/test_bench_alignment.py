@@ -112,7 +112,7 @@ def test_sections_of_one_probe_are_one_row():
     assert (row["ratio"], row["peak_bytes"]) == (1.5, 1000)
     assert table([row], ["probe", "ratio", "peak_bytes", "missing"]).splitlines() == [
         "  probe  ratio  peak bytes  missing",
-        "sharded  1.500       1,000         ",
+        "sharded  1.500       1,000",
     ]
 
 

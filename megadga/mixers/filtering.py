@@ -1,0 +1,188 @@
+"""What is known of each domain's score from all updates so far: Kalman filters.
+
+Scores are noisy and change slowly. With the standard deviation of a single sequence's score as the
+unit, update ``u`` observes of each domain that it measured, on ``n_i(u)`` sequences,
+
+    s_i(u) = c(u) + m_i(u) + e_i(u),       e_i(u) ~ N(0, 1 / n_i(u))
+
+where ``c(u)``, common to all domains, is free in every update (weights move by differences alone),
+and the domain's own part is a stationary autoregressive process over the updates:
+
+    m_i(u + 1) = phi m_i(u) + w_i(u),      w_i(u) ~ N(0, (1 - phi^2) tau^2)
+
+How much the domains differ (``tau``) and for how many updates (``phi = exp(-1 / updates)``) is
+estimated from the run: a filter runs for each pair of a grid, and the filters are averaged by
+their likelihood. So is the unit, over the last observations, as the scale of gradients falls
+during training. What was measured long ago is forgotten at the rate ``phi``, and scores that differ by
+noise alone are estimated as equal (an empirical Bayes estimate, as that of James and Stein).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from megadga.arrays import FloatArray, IntArray
+
+TAUS = np.sqrt([0.01, 0.05, 0.25, 1.25])
+"""Standard deviations of the domains' own parts that are tried, in units of a sequence's noise."""
+LIFETIMES = np.array([4.0, 16.0, 64.0, 256.0])
+"""Updates that are tried for how long they last."""
+_VARIANCES = np.repeat(TAUS**2, LIFETIMES.size)[:, np.newaxis]
+_PHIS = np.tile(np.exp(-1.0 / LIFETIMES), TAUS.size)[:, np.newaxis]
+
+_NOISE_MEMORY = 128.0  # observations that the unit is estimated from
+_LIKELIHOOD_MEMORY = 2048.0  # observations that the filters are compared by
+_LARGEST_SQUARE = 9.0  # of an innovation over its variance: scores have heavy tails
+
+Memory = Mapping[str, FloatArray]
+_MEANS, _POSTERIOR_VARIANCES = "filter_means", "filter_variances"
+_LIKELIHOODS, _NOISE = "filter_log_likelihoods", "filter_noise"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What is known of the domains' scores after an update.
+
+    Attributes:
+        means: Of each domain's own part, in units of the noise of one sequence, shape ``(K,)``;
+            their mean is 0.
+        variances: Of the same, shape ``(K,)``.
+    """
+
+    means: FloatArray
+    variances: FloatArray
+
+    @property
+    def standardized(self) -> FloatArray:
+        """The means in standard deviations of the domains' true scores, shape ``(K,)``.
+
+        That deviation is estimated by what is known of the scores and what is not,
+        ``sqrt(mean(means^2 + variances))``. The standard deviation of the result is thus at most
+        1, where the domains are known well, and is closer to 0 the less is known.
+        """
+        return self.means / np.sqrt(np.mean(self.means**2 + self.variances))
+
+
+def first_memory(num_domains: int) -> Memory:
+    """Return what is remembered before the first update."""
+    return {
+        _MEANS: np.zeros((_PHIS.size, num_domains)),
+        _POSTERIOR_VARIANCES: np.repeat(_VARIANCES, num_domains, axis=1),
+        _LIKELIHOODS: np.zeros(_PHIS.size),
+        _NOISE: np.zeros(2),
+    }
+
+
+def filtered(
+    memory: Memory, scores: FloatArray, counts: IntArray, standard_errors: FloatArray | None
+) -> Memory:
+    """Return what is remembered after an update.
+
+    Args:
+        memory: Before it.
+        scores: Finite wherever a domain was measured, shape ``(K,)``.
+        counts: Sequences that each domain was measured on, 0 for none, shape ``(K,)``.
+        standard_errors: Of the scores, shape ``(K,)``, read where ``counts`` is above 1; None if
+            they are not known.
+    """
+    measured = np.flatnonzero(counts)
+    means = _PHIS * memory[_MEANS]
+    variances = _VARIANCES + _PHIS**2 * (memory[_POSTERIOR_VARIANCES] - _VARIANCES)
+    predicted = {**memory, _MEANS: means, _POSTERIOR_VARIANCES: variances}
+    if measured.size == 0:
+        return predicted
+    numbers = counts[measured].astype(np.float64)
+    errors = None if standard_errors is None else standard_errors[measured]
+    share = _shares(memory[_LIKELIHOODS])
+    expected = (share @ means[:, measured], share @ variances[:, measured])
+    noise = _next_noise(memory[_NOISE], scores[measured], numbers, errors, expected)
+    if noise[1] == 0.0:  # the scores are equal: there is no unit to measure differences in
+        return predicted
+    found = scores[measured] / np.sqrt(noise[1])
+    means[:, measured], variances[:, measured], log_likelihoods = kalman_update(
+        means[:, measured], variances[:, measured], found, 1.0 / numbers
+    )
+    kept = np.exp(-measured.size / _LIKELIHOOD_MEMORY)
+    total = kept * memory[_LIKELIHOODS] + log_likelihoods
+    return {**predicted, _LIKELIHOODS: total - total.max(), _NOISE: noise}
+
+
+def posterior(memory: Memory) -> Posterior:
+    """Return the average of the filters by their likelihood."""
+    share = _shares(memory[_LIKELIHOODS])
+    means = share @ memory[_MEANS]
+    between = share @ (memory[_MEANS] - means) ** 2
+    variances = share @ memory[_POSTERIOR_VARIANCES] + between
+    return Posterior(means - means.mean(), variances)
+
+
+def kalman_update(
+    means: FloatArray, variances: FloatArray, scores: FloatArray, noise: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return posterior means, variances and log-likelihoods of J filters for one observation.
+
+    The common part is estimated by generalised least squares and taken off.
+
+    Args:
+        means: Predicted, shape ``(J, N)``.
+        variances: Of the predictions, above 0, shape ``(J, N)``.
+        scores: Observed, shape ``(N,)``.
+        noise: Variances of their errors, above 0, shape ``(N,)``.
+
+    Returns:
+        Arrays of shapes ``(J, N)``, ``(J, N)`` and ``(J,)``; the likelihoods lack what is the same
+        for all filters, and count large innovations for less than a normal distribution would.
+    """
+    totals = variances + noise
+    offsets = scores - means
+    common = (offsets / totals).sum(axis=1) / (1.0 / totals).sum(axis=1)
+    innovations = offsets - common[:, np.newaxis]
+    gains = variances / totals
+    squares = np.minimum(innovations**2 / totals, _LARGEST_SQUARE)
+    log_likelihoods = -0.5 * (squares + np.log(totals)).sum(axis=1)
+    return means + gains * innovations, variances * (1.0 - gains), log_likelihoods
+
+
+def _shares(log_likelihoods: FloatArray) -> FloatArray:
+    likelihoods = np.exp(log_likelihoods - log_likelihoods.max())
+    return likelihoods / likelihoods.sum()
+
+
+def _next_noise(
+    noise: FloatArray,
+    scores: FloatArray,
+    numbers: FloatArray,
+    standard_errors: FloatArray | None,
+    expected: tuple[FloatArray, FloatArray],
+) -> FloatArray:
+    """Return the degrees of freedom and the value of the estimated variance of one sequence.
+
+    From innovations, and from differences of sequences of the same domain where there are any.
+
+    Args:
+        noise: Before the update; zeros before the first.
+        scores: Observed, shape ``(N,)``.
+        numbers: Sequences of each, shape ``(N,)``.
+        standard_errors: Of the scores, shape ``(N,)``; None if they are not known.
+        expected: Predicted means and their variances, in units of the noise, shapes ``(N,)``.
+    """
+    known, variance = noise.tolist()
+    means, variances = expected
+    totals = variances + 1.0 / numbers
+    offsets = scores - np.sqrt(variance) * means
+    common = (offsets / totals).sum() / (1.0 / totals).sum()
+    squares = (offsets - common) ** 2 / totals
+    if variance > 0.0:
+        squares = np.minimum(squares, _LARGEST_SQUARE * variance)
+    total, freedom = squares.sum(), scores.size - 1.0
+    if standard_errors is not None:
+        others = numbers - 1.0
+        within = np.where(others > 0.0, numbers * standard_errors**2, 0.0)
+        total, freedom = total + others @ within, freedom + others.sum()
+    if freedom == 0.0:
+        return noise
+    known *= np.exp(-freedom / _NOISE_MEMORY)
+    return np.array([known + freedom, (known * variance + total) / (known + freedom)])
