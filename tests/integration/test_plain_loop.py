@@ -52,12 +52,9 @@ def test_example_trains_the_same_bits_as_megadgas_loop(
     assert theirs == ours
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_example_runs_under_the_deepspeed_launcher(
-    shards: Path, tmp_path: Path, stage: int
-) -> None:
+def test_example_runs_under_the_deepspeed_launcher(shards: Path, tmp_path: Path) -> None:
     settings = json.loads(EXAMPLE.with_suffix(".json").read_text())
-    settings["zero_optimization"]["stage"] = stage
+    settings["zero_optimization"]["stage"] = 3
     (tmp_path / "settings.json").write_text(json.dumps(settings))
 
     port = free_port()

@@ -8,6 +8,7 @@ seed of ``hash``, those of launchers do not.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -124,6 +125,7 @@ def _ensure_running() -> None:
 def _run(arguments: list[str], folder: Path, environment: dict[str, str], output: Path) -> None:
     """Become the program; never return."""
     os.setsid()
+    gc.freeze()  # DeepSpeed collects garbage often: not among all that was imported
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -21,7 +21,8 @@ from tests.support.probes import BETWEEN_STEPS, METHODS, sized
 from tests.support.schedulers import FrozenProbing
 from tests.support.shards import open_sets
 
-STEPS = 8
+STEPS = 6
+"""Of three updates: a direction is found, used again and found anew, as are estimates."""
 
 
 def train(
