@@ -1,4 +1,4 @@
-"""`megadga data build`: its options, and what they ask to build."""
+"""`megadga data build`: options and execution."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -32,21 +32,22 @@ examples:
   megadga data build --input 'text/*.jsonl.zst' --clusters clusters --level 4096 \\
       --tokenizer web.model --output shards/clustered
 
-Inputs are files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt) and folders of files. Each is a
-domain, text/novels.jsonl.gz becomes shards/novels/, unless a key of the records or a clustering
-says. A pair qa.train.jsonl, qa.valid.jsonl becomes the two splits of shards/qa/, as do files of a
-folder that say train and validation; what says test is left out. Of any other input a fraction
-of the documents, chosen by their text, is held out for validation.
+Inputs are files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt) and folders of files. Each input
+is one domain: text/novels.jsonl.gz becomes shards/novels/. With --domain-key or --clusters, each
+record's domain is given by a key or by a clustering. A pair qa.train.jsonl, qa.valid.jsonl becomes
+the two splits of shards/qa/, as do files in a folder whose names contain train and validation;
+files named test are skipped. Of any other input a fraction of the documents, selected by a hash of
+their text, is held out for validation.
 
-Killed, it goes on where it was when the same command is run again. The bytes that come out are the
-same for any number of workers, ranks and interruptions. Under mpirun one rank hands out the work.
+An interrupted build continues when the same command is run again. The output is identical for any
+number of workers, ranks and interruptions. Under mpirun rank 0 distributes the work.
 """
 _MEGABYTE = 1 << 20
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options of a build to a parser."""
-    add = parser.add_argument_group("what is built").add_argument
+    add = parser.add_argument_group("input and output").add_argument
     add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders of documents")
     add(
         "--tokenizer",
@@ -55,30 +56,39 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a sentencepiece .model or a Hugging Face tokenizer.json",
     )
-    add("--eod", metavar="TOKEN", help="what ends documents, if the tokenizer leaves a choice")
+    add(
+        "--eod",
+        metavar="TOKEN",
+        help="token that ends documents, if the tokenizer has several candidates",
+    )
     add(
         "--output",
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="gets one folder per domain; --grouped: is the folder that all of them share",
+        help="output: one folder per domain; with --grouped, one folder for all",
     )
     add(
         "--text-key",
         default="text",
         metavar="KEY",
-        help="of the text in records; dots go into objects (%(default)s)",
+        help="key of the text in records; dots select nested keys (%(default)s)",
     )
-    add("--id-key", metavar="KEY", help="of an id that is kept beside each document")
-    add("--domain-key", metavar="KEY", help="of the domain's name, as meta.source")
+    add("--id-key", metavar="KEY", help="key of an id that is stored with each document")
+    add("--domain-key", metavar="KEY", help="key of the domain's name, e.g. meta.source")
     add(
         "--clusters",
         type=Path,
         metavar="FOLDER",
-        help="domains are clusters (megadga data cluster); implies --grouped",
+        help="clustering whose clusters become domains (megadga data cluster); implies --grouped",
     )
-    add("--level", type=int, metavar="K", help="number of clusters (the most there are)")
-    add("--embedder", type=Path, metavar="FOLDER", help="where the clusters' model is now")
+    add("--level", type=int, metavar="K", help="number of clusters (default: the finest level)")
+    add(
+        "--embedder",
+        type=Path,
+        metavar="FOLDER",
+        help="new location of the clustering's embedding model",
+    )
     add("--grouped", action="store_true", help="one folder of shards for all domains")
     add("--piece-tokens", type=int, metavar="N", help="cut documents into pieces of N tokens")
     add(
@@ -86,40 +96,45 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.05,
         metavar="F",
-        help="held out, in [0, 1); a domain of which that would be all is trained on whole "
-        "(%(default)s)",
+        help="share of documents to hold out, in [0, 1); a domain that would be held out whole is "
+        "used for training (%(default)s)",
     )
-    add("--seed", type=int, default=0, metavar="N", help="of the shuffle (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the shuffle (%(default)s)")
     add(
         "--shard-tokens",
         type=int,
         default=SHARD_TOKENS,
         metavar="N",
-        help="tokens of a shard, about (%(default)s)",
+        help="approximate tokens per shard (%(default)s)",
     )
-    add = parser.add_argument_group("how").add_argument
+    add = parser.add_argument_group("execution").add_argument
     add(
         "--max-bad",
         default="0",
         metavar="N",
-        help="bad records to leave out, or N%%; they are "
-        "listed beside the output with file, line and reason (%(default)s)",
+        help="maximum number of invalid records to skip, or N%%; they "
+        "are listed beside the output with file, line and reason (%(default)s)",
     )
     add(
         "--memory",
         type=int,
         default=MEMORY_BYTES // _MEGABYTE,
         metavar="MB",
-        help="tokens that a worker holds; at terabytes, take what there is (%(default)s)",
+        help="memory per worker for tokens; use more for terabytes of text (%(default)s)",
     )
-    add("--workers", type=int, metavar="N", help="processes (a core each); not under mpirun")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes (default: one per core); not under mpirun",
+    )
 
 
 def _read_build(args: argparse.Namespace) -> Build:
-    """Return what the options ask to build.
+    """Return the build that the options describe.
 
     Raises:
-        ConfigError: If they contradict each other, or name something that is not there.
+        ConfigError: If options are inconsistent, or a file does not exist.
     """
     if args.clusters is not None and args.domain_key is not None:
         raise ConfigError("clusters, domain_key: expected one at most, found both")
@@ -141,7 +156,7 @@ def _read_build(args: argparse.Namespace) -> Build:
 
 
 def _read_execution(args: argparse.Namespace, workers: Workers, *, stages: Stages) -> Execution:
-    """Return how the options ask to carry it out.
+    """Return the execution settings from the options.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -150,7 +165,7 @@ def _read_execution(args: argparse.Namespace, workers: Workers, *, stages: Stage
 
 
 def _describe_exceptions(built: BuildResult) -> Iterator[str]:
-    """Yield a line on what a build did not treat like the rest."""
+    """Yield a line per exception: domains without validation split, skipped records."""
     if built.whole:
         yield (
             f"held out nothing of {len(built.whole):,} domains, as it would have been all they "
@@ -181,7 +196,7 @@ def _build(args: argparse.Namespace) -> int:
     """Build, and print a table of what was built."""
     with open_workers(args.workers) as workers:
         if workers is None:
-            return 0  # a rank that has worked for the first one
+            return 0  # a worker rank
         with ProgressBars() as bars:
             execution = _read_execution(args, workers, stages=bars)
             built = build_shards(_read_build(args), execution)

@@ -1,4 +1,4 @@
-"""Commands that look at a run: `megadga check`, `describe` and `plot`."""
+"""Commands that inspect a run: `megadga check`, `describe` and `plot`."""
 
 import argparse
 import os
@@ -25,22 +25,22 @@ from megadga.prepare.workers import open_processes
 from megadga.train.reference import describe_size
 
 _LEAKAGE = 1
-"""Exit code of a check that ran and found more leakage than the user allows."""
+"""Exit code if the check completed and found more leakage than allowed."""
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add = parser.add_argument
-    add("--world-size", type=count, metavar="N", help="ranks it is meant for")
+    add("--world-size", type=count, metavar="N", help="number of ranks to check for")
     add(
         "--verify",
         action="store_true",
-        help="read every byte of the shards, and compare checksums and counts with the manifests",
+        help="read the shards completely and compare checksums and counts with the manifests",
     )
     add(
         "--leakage",
         action="store_true",
-        help="read all training tokens, and look for the specific sets' held-out documents there",
+        help="search all training tokens for the specific sets' validation documents",
     )
     add(
         "--max-leakage",
@@ -65,7 +65,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _verify(folders: Sequence[FolderCheck]) -> None:
-    """Compare shards with their manifests; print what is no more than a warning, and a summary."""
+    """Compare shards with their manifests; print warnings and a summary."""
     checks = [check for folder in folders for check in folder.shards]
     problems = [line for folder in folders for line in folder.problems]
     total = sum(check.num_bytes for check in checks)
@@ -79,11 +79,11 @@ def _verify(folders: Sequence[FolderCheck]) -> None:
             bar.update(report.num_bytes)
     if problems:
         raise ShardError("\n".join(problems))
-    print(f"\n{len(checks):,} shards, {total:,} bytes: all as their manifests say")
+    print(f"\n{len(checks):,} shards, {total:,} bytes: all match their manifests")
 
 
 def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:
-    """Print what of each specific set's validation split is in training text."""
+    """Print how much of each specific set's validation split occurs in training text."""
     total = sum(search.num_tokens for search in searches)
     with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not shows_bars()) as bar:
         found = [search.run(bar.update) for search in searches]

@@ -1,4 +1,4 @@
-"""A command: its options, what it does, and how it tells what went wrong. Options of several."""
+"""Commands: parsing, execution and error reporting; options that several commands share."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from megadga.errors import DivergedError, MegadgaError
 from megadga.launch.ranks import rank_for_messages
 
 USER_ERROR = 2
-"""Exit code for what the user can mend, as argparse has it."""
+"""Exit code for user errors, as in argparse."""
 
 
 @final
@@ -22,14 +22,14 @@ class Command:
     """A program of its own, or a subcommand of another.
 
     Attributes:
-        description: What ``--help`` says first.
+        description: First paragraph of ``--help``.
         add_options: Adds the options to a parser.
-        run: Does the work and returns the exit code. Beside the options, ``prog`` is the name that
-            the command was called by.
-        epilog: What ``--help`` says last, as it is written: examples, and more.
-        on_ranks: A launcher starts it once a rank: a message names the rank, except on the first,
-            and not the command.
-        continues: After Ctrl-C the same command goes on where it was.
+        run: Executes the command and returns the exit code. Its argument also has ``prog``, the
+            name that the command was called by.
+        epilog: Last part of ``--help``, verbatim: examples and details.
+        on_ranks: Whether launchers start it once per rank: messages are then prefixed with the
+            rank (except rank 0) instead of the command.
+        continues: Whether running the command again after Ctrl-C continues it.
     """
 
     description: str
@@ -60,20 +60,20 @@ class Command:
             return self.run(options)
         except MegadgaError as error:
             if self.on_ranks:
-                # All ranks have diverged alike: one of them says so.
+                # All ranks have diverged: only rank 0 reports it.
                 if not isinstance(error, DivergedError) or rank_for_messages(os.environ) == 0:
                     complain(str(error))
             else:
                 print(f"{parser.prog}: {error}", file=sys.stderr)
             return USER_ERROR
         except KeyboardInterrupt:
-            hint = "; the same command goes on from here" if self.continues else ""
+            hint = "; the same command continues" if self.continues else ""
             print(f"{parser.prog}: interrupted{hint}", file=sys.stderr)
             return INTERRUPTED
 
 
 def complain(message: str) -> None:
-    """Print a line for each error; under a launcher, ranks other than the first say who."""
+    """Print each line of an error message; ranks other than 0 add their number."""
     rank = rank_for_messages(os.environ)
     prefix = "" if rank == 0 else f"[rank {rank}] "
     for line in message.splitlines():
@@ -81,7 +81,7 @@ def complain(message: str) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add what says which run is meant."""
+    """Add the run's configuration file and ``--set``."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the run's YAML file")
     add_overrides(parser)
 

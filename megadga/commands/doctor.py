@@ -1,4 +1,4 @@
-"""`megadga doctor`: asks hosts whether they are fit for a run."""
+"""`megadga doctor`: checks whether hosts are ready for a run."""
 
 import argparse
 from pathlib import Path
@@ -10,33 +10,44 @@ from megadga.launch.doctor.diagnosis import run_doctor
 from megadga.launch.plan import machines, ranks
 
 _UNFIT = 1
-"""Exit code of a diagnosis that found something that would fail."""
+"""Exit code if a check failed."""
 
 
 def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("config", type=Path, nargs="?", metavar="CONFIG", help="whose output all must share")
+    add(
+        "config",
+        type=Path,
+        nargs="?",
+        metavar="CONFIG",
+        help="a run, whose output folder all hosts must share",
+    )
     add_overrides(parser)
     add(
         "--hostfile",
         type=Path,
         metavar="FILE",
-        help="lines of NAME slots=N; without it: the hosts of this SLURM job, or this machine",
+        help="lines of NAME slots=N; default: the hosts of this SLURM job, or this machine",
     )
-    add("--nodes", type=machines, metavar="N", help="the first N hosts alone")
-    add("--accelerators-per-node", type=ranks, metavar="N", help="ranks on each; its slots")
+    add("--nodes", type=machines, metavar="N", help="check only the first N hosts")
+    add(
+        "--accelerators-per-node",
+        type=ranks,
+        metavar="N",
+        help="ranks per host (default: its slots)",
+    )
     add(
         "--deadline",
         type=_deadline,
         default=60,
         metavar="S",
-        help="seconds that ranks wait for each other; 60",
+        help="timeout of collectives in seconds (%(default)s)",
     )
     add(
         "--no-all-reduce",
         dest="all_reduce",
         action="store_false",
-        help="ask the hosts, and do not try all ranks together: seconds",
+        help="skip the all-reduce over all ranks; takes seconds",
     )
 
 
@@ -57,7 +68,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 DOCTOR = Command(
-    "Ask hosts whether they are fit for a run, and try all ranks together.",
+    "Check whether hosts are ready for a run, and run an all-reduce over all ranks.",
     _add_doctor_options,
     _doctor,
     on_ranks=True,

@@ -10,23 +10,23 @@ from megadga.commands.command import Command
 from megadga.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-"""Runs, each with its commands in the comment at its top, and DeepSpeed's settings for them."""
+"""Example runs, each with its commands in a comment at the top, and their DeepSpeed settings."""
 _SHOWN = 5
-"""Names of what is in a folder already that a message lists."""
+"""Maximum number of existing files that a message lists."""
 
 
 def example_names() -> list[str]:
-    """Return the names of the runs that there are, sorted."""
+    """Return the names of the example runs, sorted."""
     return sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
 
 
 def summary_of(example: str) -> str:
-    """Return what an example is, in one line."""
+    """Return the one-line summary of an example."""
     return _lines(example)[0].removeprefix("# ")
 
 
 def commands_of(example: str) -> list[str]:
-    """Return the lines, for a shell in the run's folder, that make its shards, check and train."""
+    """Return the shell commands, for the run's folder, that build its shards, check and train."""
     marker = "#   "
     return [line.removeprefix(marker) for line in _lines(example) if line.startswith(marker)]
 
@@ -48,12 +48,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         choices=example_names(),
         default="dga",
         metavar="NAME",
-        help="what run.yaml is (%(default)s)",
+        help="example to copy (%(default)s)",
     )
 
 
 def _init(options: argparse.Namespace) -> int:
-    """Write the run, and print what to type next."""
+    """Write the run and print the next commands."""
     folder: Path = options.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def _init(options: argparse.Namespace) -> int:
             f"{folder}: expected a folder to write to, found: {error.strerror or error}"
         ) from None
     print(f"{folder / 'run.yaml'}: {summary_of(options.example)}")
-    print("Change in it what differs; then", *_next_commands(folder, options.example), sep="\n")
+    print("Adapt it to your data; then", *_next_commands(folder, options.example), sep="\n")
     return 0
 
 
@@ -82,8 +82,8 @@ def _listed(names: list[str]) -> str:
 
 
 INIT = Command(
-    "Write a run into a new folder: run.yaml, commented, and DeepSpeed's settings for every\n"
-    "stage of ZeRO. Nothing that is there is overwritten.",
+    "Write an example run into a new folder: a commented run.yaml, and DeepSpeed settings for\n"
+    "every ZeRO stage. Existing files are never overwritten.",
     _add_options,
     _init,
     epilog=_epilog(),

@@ -42,36 +42,36 @@ examples:
   megadga data inspect shards --sequence-length 2048
   megadga data inspect shards/novels --decode 0 --tokenizer web.model
 
-Every shard's header is checked; `megadga data verify` reads all the rest.
+Only headers are checked; `megadga data verify` reads the shards completely.
 """
 _VERIFY_EPILOG = """\
 example:
   megadga data verify shards/generic shards/specific
 
-Compared are headers, sizes, the places of sentences and documents, ids with the vocabulary, and
-counts and checksums with the manifest. Ends with 1 if anything is wrong, a line per problem.
+Checks headers, sizes, sentence and document offsets, that token ids are in the vocabulary, and
+counts and checksums against the manifest. Prints a line per problem; exit code 1 if there are any.
 """
 _LEAKAGE_EPILOG = """\
 example:
   megadga data leakage --domains shards/generic --specific shards/specific/qa \\
       --max-overlap 0.01 --tokenizer web.model
 
-Exit code 1 if a domain, all of them together or the set's own training split holds more of a set's
-n-grams than --max-overlap; 2 if it could not be found out.
+Exit code 1 if a domain, all domains together or the set's own training split contains more of a
+set's n-grams than --max-overlap; 2 if the search failed.
 """
 _MERGE_EPILOG = """\
 example:
   megadga data merge shards/novels shards/plays --output merged/fiction
 
-Each split holds that of the first domain, then that of the second, and so on: nothing is shuffled.
-Checksums are compared on the way. The domains themselves are left as they are.
+Each split is the concatenation of the domains' splits, in the given order, without shuffling.
+Checksums are verified while copying. The input domains are not changed.
 """
 _ADOPT_EPILOG = """\
 example:
   megadga data adopt shards/web --tokenizer tokenizer.json --valid '*_valid_*'
 
 All shards in the folder become the training split, in the natural order of their names (web_2
-before web_10), except those that match --valid. The shards are read whole, and left as they are.
+before web_10), except those that match --valid. The shards are read completely and not changed.
 """
 
 
@@ -79,10 +79,10 @@ def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="a folder of domains, or one domain's folder")
     add("--sequence-length", type=_length, metavar="S", help="count windows of S + 1 tokens")
-    add("--decode", type=int, metavar="N", help="print document N of each domain, counted from 0")
-    add("--split", default="train", metavar="SPLIT", help="where to find it (%(default)s)")
-    add("--tokenizer", type=Path, metavar="FILE", help="what to decode with")
-    add("--eod", metavar="TOKEN", help="what ends documents (the tokenizer's own, if it has one)")
+    add("--decode", type=int, metavar="N", help="print document N (from 0) of each domain")
+    add("--split", default="train", metavar="SPLIT", help="split of that document (%(default)s)")
+    add("--tokenizer", type=Path, metavar="FILE", help="tokenizer to decode with")
+    add("--eod", metavar="TOKEN", help="token that ends documents (default: the tokenizer's)")
 
 
 def _length(text: str) -> int:
@@ -109,7 +109,13 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _add_verify_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folders", type=Path, nargs="+", metavar="FOLDER", help="of domains, or of one domain")
+    add(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="folder of domains, or of one domain",
+    )
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
 
 
@@ -144,13 +150,19 @@ def _add_leakage_options(parser: argparse.ArgumentParser) -> None:
     add, usual = parser.add_argument, LeakageRule()
     add("--domains", type=Path, required=True, metavar="FOLDER", help="one folder per domain")
     add("--specific", type=Path, required=True, metavar="FOLDER", help="a set or a folder of sets")
-    add("--n", type=int, default=usual.n, metavar="N", help="tokens in a row (%(default)s)")
+    add(
+        "--n",
+        type=int,
+        default=usual.n,
+        metavar="N",
+        help="length of an n-gram in tokens (%(default)s)",
+    )
     add("--document-share", type=float, default=usual.document_share, metavar="F",
-        help="of its n-grams, from which a document counts as leaked (%(default)s)")  # fmt: skip
+        help="share of n-grams from which a document counts as leaked (%(default)s)")  # fmt: skip
     add("--max-overlap", type=float, default=usual.max_overlap, metavar="F",
-        help="of a set's n-grams, in [0, 1] (%(default)s)")  # fmt: skip
-    add("--tokenizer", type=Path, metavar="MODEL", help="show what was found as text")
-    add("--json", type=Path, metavar="FILE", help="write all numbers there")
+        help="allowed share of a set's n-grams, in [0, 1] (%(default)s)")  # fmt: skip
+    add("--tokenizer", type=Path, metavar="MODEL", help="tokenizer to print matches with")
+    add("--json", type=Path, metavar="FILE", help="write all results to a file")
 
 
 def _look_for_leakage(args: argparse.Namespace) -> int:
@@ -173,11 +185,11 @@ def _look_for_leakage(args: argparse.Namespace) -> int:
 
 def _add_merge_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folders", type=Path, nargs="+", metavar="FOLDER", help="of one domain each")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="of the new domain")
+    add("folders", type=Path, nargs="+", metavar="FOLDER", help="a domain's folder")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="folder of the new domain")
     add("--shard-tokens", type=int, default=SHARD_TOKENS, metavar="N",
-        help="close a shard once it holds so many (%(default)s)")  # fmt: skip
-    add("--drop-ids", action="store_true", help="leave out where documents came from")
+        help="approximate tokens per shard (%(default)s)")  # fmt: skip
+    add("--drop-ids", action="store_true", help="do not copy document ids")
 
 
 def _merge(args: argparse.Namespace) -> int:
@@ -199,10 +211,21 @@ def _merge(args: argparse.Namespace) -> int:
 
 def _add_adopt_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="with .bin and .idx; gets a manifest.json")
-    add("--tokenizer", type=Path, required=True, metavar="FILE", help="what wrote the tokens")
-    add("--eod", metavar="TOKEN", help="what ends documents (the tokenizer's own, if it has one)")
-    add("--valid", metavar="GLOB", help="names, without .idx, of shards to validate on")
+    add(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of .bin and .idx files; receives a manifest.json",
+    )
+    add(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="tokenizer that produced the tokens",
+    )
+    add("--eod", metavar="TOKEN", help="token that ends documents (default: the tokenizer's)")
+    add("--valid", metavar="GLOB", help="pattern of the names, without .idx, of validation shards")
 
 
 def _adopt(args: argparse.Namespace) -> int:
@@ -221,31 +244,31 @@ def _adopt(args: argparse.Namespace) -> int:
 
 
 INSPECT = Command(
-    "Show what is in a folder of domains, or in one domain's folder.",
+    "Summarize a folder of domains, or one domain's folder.",
     _add_inspect_options,
     _inspect,
     epilog=_INSPECT_EPILOG,
 )
 VERIFY = Command(
-    "Read every byte of domains' shards and say exactly what is wrong with them.",
+    "Read shards completely and report every inconsistency.",
     _add_verify_options,
     _verify,
     epilog=_VERIFY_EPILOG,
 )
 LEAKAGE = Command(
-    "Look for the validation split of specific sets in training domains, n-gram by n-gram.",
+    "Search training domains for n-grams of the specific sets' validation splits.",
     _add_leakage_options,
     _look_for_leakage,
     epilog=_LEAKAGE_EPILOG,
 )
 MERGE = Command(
-    "Make one domain of several, with the same tokenizer.",
+    "Merge several domains with the same tokenizer into one.",
     _add_merge_options,
     _merge,
     epilog=_MERGE_EPILOG,
 )
 ADOPT = Command(
-    "Write the manifest of a folder with shards that Megatron has built.",
+    "Write a manifest for shards built by Megatron.",
     _add_adopt_options,
     _adopt,
     epilog=_ADOPT_EPILOG,

@@ -25,8 +25,8 @@ example:
   megadga data tokenizer --input 'text/*.jsonl.gz' --vocab-size 32000 --output tok/web32k
 
 writes tok/web32k.model. The vocabulary holds 256 bytes and 3 control pieces; </s> ends documents.
-Every input contributes the same amount of text, 100 million characters together at most. Files
-whose names say validation or test are left out.
+Every input contributes the same amount of text, at most 100 million characters in total. Files
+named validation or test are skipped.
 """
 _CLUSTER_EPILOG = """\
 example:
@@ -35,35 +35,50 @@ example:
 
 The embedding is TF-IDF with a truncated SVD, fitted to the input, or a sentence-transformers model
 on this machine (--embedder). Give `megadga data build` and `megadga data histogram` the same
---piece-tokens. What says validation or test is left out. The result is the same for any number of
-workers.
+--piece-tokens. Files named validation or test are skipped. The result is identical for any number
+of workers.
 """
 _HISTOGRAM_EPILOG = """\
 example:
   megadga data histogram --clusters clusters --level 4096 --smooth 16 --output basis.npz \\
       --input qa='mine/qa.*.jsonl' --input code='mine/code/*.jsonl.gz'
 
-FILE.npz is a basis of one row per set; FILE.json takes one set and is what the configuration
-`mixing: {type: importance, histogram: FILE.json}` reads.
+FILE.npz is a basis with one row per set. FILE.json holds the histogram of a single set, for
+`mixing: {type: importance, histogram: FILE.json}`.
 """
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--text-key", default="text", metavar="KEY", help="of the JSON objects (%(default)s)")
+    add(
+        "--text-key",
+        default="text",
+        metavar="KEY",
+        help="key of the text in records (%(default)s)",
+    )
     add(
         "--max-bad",
         default="0",
         metavar="N",
-        help="bad records to leave out, or N%%, each time that input is read; those without text "
-        "are none here (%(default)s)",
+        help="maximum number of invalid records to skip, or N%%, per pass over the input; records "
+        "without text are not counted (%(default)s)",
     )
 
 
 def _add_piece_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--tokenizer", type=Path, metavar="MODEL", help="what counts the tokens of pieces")
-    add("--piece-tokens", type=int, metavar="N", help="cut documents (they stay whole)")
+    add(
+        "--tokenizer",
+        type=Path,
+        metavar="MODEL",
+        help="tokenizer that counts the tokens of pieces",
+    )
+    add(
+        "--piece-tokens",
+        type=int,
+        metavar="N",
+        help="cut documents into pieces of N tokens (default: whole documents)",
+    )
 
 
 def _add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
@@ -90,13 +105,37 @@ def _train_tokenizer(args: argparse.Namespace) -> int:
 def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="GLOB", help="files or folders of documents")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="gets the clustering")
-    add("--levels", type=int, nargs="+", required=True, metavar="K", help="clusters, coarse first")
-    add("--embedder", type=Path, metavar="FOLDER", help="a sentence-transformers model (TF-IDF)")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="output folder")
+    add(
+        "--levels",
+        type=int,
+        nargs="+",
+        required=True,
+        metavar="K",
+        help="numbers of clusters, coarsest first",
+    )
+    add(
+        "--embedder",
+        type=Path,
+        metavar="FOLDER",
+        help="a sentence-transformers model (default: TF-IDF)",
+    )
     _add_piece_options(parser)
     _add_reading_options(parser)
-    add("--seed", type=int, default=0, metavar="N", help="of samples and k-means (%(default)s)")
-    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (all cores)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of sampling and k-means (%(default)s)",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes (default: all cores)",
+    )
 
 
 def _train_clusters(args: argparse.Namespace) -> int:
@@ -117,14 +156,43 @@ def _train_clusters(args: argparse.Namespace) -> int:
 
 def _add_histogram_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--clusters", type=Path, required=True, metavar="FOLDER", help="of megadga data cluster")
-    add("--level", type=int, required=True, metavar="K", help="its number of clusters")
-    add("--input", nargs="+", action="extend", required=True, metavar="NAME=GLOB", help="a set")
-    add("--output", type=Path, required=True, metavar="FILE", help="ends in .json or .npz")
-    add("--embedder", type=Path, metavar="FOLDER", help="where the model is now, if not TF-IDF")
+    add(
+        "--clusters",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="output of megadga data cluster",
+    )
+    add("--level", type=int, required=True, metavar="K", help="number of clusters")
+    add(
+        "--input",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="NAME=GLOB",
+        help="a set's name and files",
+    )
+    add("--output", type=Path, required=True, metavar="FILE", help="output, .json or .npz")
+    add(
+        "--embedder",
+        type=Path,
+        metavar="FOLDER",
+        help="new location of the embedding model, unless TF-IDF",
+    )
     _add_piece_options(parser)
-    add("--smooth", type=int, metavar="M", help="clusters that an example counts for (its own)")
-    add("--temperature", type=float, default=0.02, metavar="T", help="of --smooth (%(default)s)")
+    add(
+        "--smooth",
+        type=int,
+        metavar="M",
+        help="nearest clusters that an example is spread over (default: 1)",
+    )
+    add(
+        "--temperature",
+        type=float,
+        default=0.02,
+        metavar="T",
+        help="temperature of --smooth (%(default)s)",
+    )
     _add_reading_options(parser)
 
 

@@ -1,6 +1,6 @@
 """Commands that train: `megadga train`, `evaluate` and `demo`.
 
-Torch and DeepSpeed take seconds to import: they are, once the configuration has turned out sound.
+Torch and DeepSpeed are imported only after the configuration has been validated: it takes seconds.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="resume_from",
         metavar="NAME",
-        help="continue from this checkpoint, as step-00000500, and not from the latest; what was "
-        "trained beyond it is left behind",
+        help="continue from this checkpoint, e.g. step-00000500, and not from the latest; later "
+        "steps are discarded",
     )
 
 
@@ -37,10 +37,10 @@ def _train(options: argparse.Namespace) -> int:
     with StopSignal.from_environment(os.environ) as stop:
         config = load_config(options.config, options.overrides)
         ranks = read_ranks(os.environ)  # refuses before torch is imported
-        # torchrun starts ranks again with the same arguments: once is enough to go back.
+        # torchrun restarts ranks with the same arguments: go back only once.
         again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         resume_from = None if again else options.resume_from
-        # One rank of several must not decide that it is not needed: the first one does, for all.
+        # With several ranks, rank 0 decides for all of them.
         if ranks.world_size == 1 and resume_from is None:
             step = finished_step(config)
             if step is not None:
@@ -66,7 +66,7 @@ def _train(options: argparse.Namespace) -> int:
         message = f"{config.output}: {saved}; the same command continues"
         with suppress(OSError):  # the terminal may be closed
             print(message, file=sys.stderr)
-    # torchrun's agents would start again, at once, what does not end with 0.
+    # torchrun's agents would restart ranks that do not exit with 0.
     return 0 if finished or ranks.launcher == "torchrun" else STOPPED
 
 
@@ -77,7 +77,7 @@ def _nothing_left(config: RunConfig, step: int) -> int:
 
 
 def _saved(step: int, newest: Path | None) -> str:
-    """Return where a run that was stopped goes on: a model that is not finite is not saved."""
+    """Describe where a stopped run will continue; models that are not finite are not saved."""
     if newest is not None and newest.name == checkpoint_path(newest.parent, step).name:
         return f"saved at step {step}"
     kept = "no checkpoint" if newest is None else newest.name
@@ -88,7 +88,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     if config.evaluation is None:
         raise config.invalid("evaluation", expected="a section", found="null")
-    # The first rank looks for all where there are several; one alone, before torch is imported.
+    # A single rank looks for the checkpoint before torch is imported.
     alone = read_ranks(os.environ).world_size == 1
     if alone and latest_checkpoint(config.output / CHECKPOINTS) is None:
         raise no_checkpoint(config)
@@ -115,7 +115,7 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=count, metavar="N", help="optimizer steps of each run")
     add("--seed", type=int, default=0, metavar="N", help="seed of both runs")
     add("--ranks", type=ranks, default=2, metavar="N", help="processes")
-    add("--fresh", action="store_true", help="remove what an earlier demo made there")
+    add("--fresh", action="store_true", help="delete the output of an earlier demo first")
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -132,15 +132,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 TRAIN = Command(
-    "Train a run, or continue it where it stopped, as one rank; `megadga launch` starts several.\n"
-    f"Exit code {STOPPED}: a signal ended it, and it has saved.",
+    "Train or continue a run as a single rank; `megadga launch` starts several.\n"
+    f"Exit code {STOPPED}: stopped by a signal after saving.",
     _add_train_options,
     _train,
     on_ranks=True,
 )
 EVALUATE = Command(
-    "Evaluate a run's latest checkpoint, on sets of its own or on new ones (evaluation.sets);\n"
-    "train nothing.",
+    "Evaluate a run's latest checkpoint on its own sets or on new ones (evaluation.sets).",
     add_run,
     _evaluate,
     on_ranks=True,

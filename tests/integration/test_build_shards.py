@@ -150,7 +150,7 @@ def test_an_interrupted_build_says_how_to_go_on(arguments, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "megadga data build: interrupted; the same command goes on from here\n"
+    assert errors == "megadga data build: interrupted; the same command continues\n"
 
 
 def test_a_second_build_at_the_same_place_is_refused(arguments, tmp_path):

@@ -283,7 +283,7 @@ def test_an_issue_leaves_no_traceback_under_deepspeeds_launcher(folder):
 def test_checksums_are_compared_if_asked_to(folder, capsys):
     shard = folder / "domains" / "d0" / "train-00000.bin"
     assert main(["check", "run.yaml", "--verify"]) == 0
-    assert "all as their manifests say" in capsys.readouterr().out
+    assert "all match their manifests" in capsys.readouterr().out
     shard.write_bytes(shard.read_bytes()[::-1][1:] + b"\x00")
 
     assert main(["check", "run.yaml"]) == 0
