@@ -13,8 +13,9 @@ and the domain's own part is a stationary autoregressive process over the update
 How much the domains differ (``tau``) and for how many updates (``phi = exp(-1 / updates)``) is
 estimated from the run: a filter runs for each pair of a grid, and the filters are averaged by
 their likelihood. So is the unit, over the last observations, as the scale of gradients falls
-during training. What was measured long ago is forgotten at the rate ``phi``, and scores that differ
-by noise alone are estimated as equal (an empirical Bayes estimate, as that of James and Stein).
+during training. What was measured long ago is forgotten at the rate ``phi``, and scores that
+differ by noise alone are estimated as equal (an empirical Bayes estimate, as that of James and
+Stein).
 """
 
 from collections.abc import Mapping

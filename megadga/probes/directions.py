@@ -243,10 +243,6 @@ class Preconditioning:
     without_moments: WithoutMoments = "refuse"
 
 
-RAW_GRADIENT = Preconditioning()
-"""The specific gradient as it is."""
-
-
 @dataclass(frozen=True, eq=False)
 class SpecificGradient:
     """This rank's shard of the direction ``d`` that the specific gradient ``v`` gives.
@@ -254,14 +250,12 @@ class SpecificGradient:
     Attributes:
         shard: Of ``d``, which is ``v`` or ``v / D``.
         squared_norm: ``|v|^2``.
-        slope: ``<v, d>``, the derivative of the specific loss along ``d``.
         length: ``|d|``.
         preconditioned: Whether ``d`` is ``v / D``.
     """
 
     shard: GradientShard
     squared_norm: float
-    slope: float
     length: float
     preconditioned: bool
 
@@ -284,12 +278,11 @@ def specific_gradient(
         # Where there is no denominator there is no gradient either.
         divisor[divisor == 0.0] = torch.inf
         shard = GradientShard(gradient.values / divisor)
-    local = (gradient.dot(gradient), gradient.dot(shard), shard.dot(shard))
-    squared_norm, slope, squared_length = passes.collective.agreed_sum(np.array(local))
+    local = (gradient.dot(gradient), shard.dot(shard))
+    squared_norm, squared_length = passes.collective.agreed_sum(np.array(local))
     return SpecificGradient(
         shard=shard,
         squared_norm=float(squared_norm),
-        slope=float(slope),
         length=float(np.sqrt(squared_length)),
         preconditioned=divisor is not None,
     )
@@ -302,16 +295,15 @@ class UpdateDirection:
     Attributes:
         direction: ``d``, in pieces.
         squared_norm: ``|v|^2`` of the specific gradient; an estimate if ``d`` holds a part of it.
-        slope: ``<v, d>``, the derivative of the specific loss along ``d``.
         length: ``|d|``.
-        energy: Share of ``|v|^2`` that ``d`` holds, in ``[0, 1]``; an estimate below 1.
+        energy: Share that ``d`` holds of the squared norm of what it was factored from (``v``, or
+            ``v / D``), in ``[0, 1]``; for ``v`` an estimate below 1.
         age: Updates since it was measured.
         preconditioned: Whether ``d`` is ``v`` divided by AdamW's denominators.
     """
 
     direction: Direction
     squared_norm: float
-    slope: float
     length: float
     energy: float = 1.0
     age: int = 0
@@ -355,7 +347,6 @@ class WholeGradient:
         return UpdateDirection(
             direction=spread_direction(self._passes, found.shard),
             squared_norm=found.squared_norm,
-            slope=found.slope,
             length=found.length,
             preconditioned=found.preconditioned,
         )

@@ -8,16 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from megadga.errors import UnsupportedEngineError
 from megadga.mixers.probing import LowRank, LowRankEnergy
-from megadga.probes.directions import (
-    RAW_GRADIENT,
-    WITHOUT_MOMENTS,
-    Preconditioning,
-    UpdateDirection,
-    denominators,
-    gathered,
-)
+from megadga.probes.collective import ProcessGroupCollective
+from megadga.probes.directions import UpdateDirection
 from megadga.probes.gradients import Factors, ResidentDirection, full_shape
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences
@@ -39,7 +32,7 @@ def left_factors(sketches: Sequence[Tensor], rank: int) -> tuple[list[Tensor], f
     bases: list[Tensor] = []
     residual = 0.0
     for sketch in sketches:
-        basis, _ = _qr(sketch[:, :rank])
+        basis, _ = qr(sketch[:, :rank])
         tests = sketch[:, rank:]
         outside = tests - basis @ (basis.T @ tests)
         residual += float(outside.square().sum(dtype=torch.float64)) / tests.shape[1]
@@ -83,7 +76,23 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return decompose(matrix, full_matrices=False)
 
 
-_qr = cast("Callable[[Tensor], tuple[Tensor, Tensor]]", torch.linalg.qr)
+qr = cast("Callable[[Tensor], tuple[Tensor, Tensor]]", torch.linalg.qr)
+
+
+def first_rank_factors(
+    collective: ProcessGroupCollective, own: Sequence[Factors]
+) -> list[Factors]:
+    """Return the first rank's factors, which may have other numbers of columns. Collective."""
+    if not own:
+        return []
+    numbers = np.array([each.left.shape[1] for each in own], dtype=np.float64)
+    pairs: list[Tensor] = []
+    for each, columns in zip(own, collective.of_first_rank(numbers).astype(int), strict=True):
+        for part in (each.left, each.right):
+            same = part.shape[1] == columns
+            pairs.append(part if same else part.new_empty((part.shape[0], columns)))
+    pairs = collective.tensors_of_first_rank(pairs)
+    return [Factors(*pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
 
 
 _TEST_COLUMNS = 4  # of Z: a matrix's estimate is off by about half, that of all by much less
@@ -106,7 +115,6 @@ class _Found:
     whole: list[Tensor]
     residual: float
     update: int
-    preconditioned: bool = False
 
 
 @final
@@ -129,10 +137,7 @@ class LowRankGradient:
         *,
         interval: int = 1,
         seed: int,
-        preconditioning: Preconditioning = RAW_GRADIENT,
     ) -> None:
-        self._preconditioning = preconditioning
-        self._divisors: dict[nn.Parameter, Tensor] | None = None
         self._passes = passes
         self._rank, self._share = rank.most, rank.share
         self._interval = interval
@@ -148,11 +153,9 @@ class LowRankGradient:
         self._look_again()
         found = self._found
         if found is None or update - found.update >= self._interval:
-            self._divisors = self._whole_divisors()
             if self._starts is None:
                 self._iterate(update, specific)
             found = self._iterate(update, specific)
-            self._divisors = None
         return self._as_direction(found, age=update - found.update)
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,7 +171,6 @@ class LowRankGradient:
                 "whole": _on_cpu(found.whole),
                 "residual": found.residual,
                 "update": found.update,
-                "preconditioned": found.preconditioned,
             }
         return state
 
@@ -184,22 +186,7 @@ class LowRankGradient:
         self._found = None
         if (found := state.get("found")) is not None:
             tensors = {key: placed(found[key]) for key in ("lefts", "rights", "whole")}
-            numbers = {key: found[key] for key in ("residual", "update", "preconditioned")}
-            self._found = _Found(**tensors, **numbers)
-
-    def _whole_divisors(self) -> dict[nn.Parameter, Tensor] | None:
-        """Return AdamW's denominators; None: directions are not divided. Collective."""
-        if not self._preconditioning.asked:
-            return None
-        shard = denominators(self._passes)
-        if shard is None:
-            if self._preconditioning.without_moments == "refuse":
-                raise UnsupportedEngineError(WITHOUT_MOMENTS)
-            return None
-        shard[shard == 0.0] = torch.inf
-        parts = self._passes.layout.parts(shard)
-        own = dict(zip(self._passes.parameters, parts, strict=True))
-        return gathered(self._passes, self._passes.parameters, own)
+            self._found = _Found(**tensors, residual=found["residual"], update=found["update"])
 
     def _look_again(self) -> None:
         """Begin anew if other parameters train than those that the last direction is of."""
@@ -222,9 +209,7 @@ class LowRankGradient:
         rights, whole = self._summed(
             specific, lambda place, gradient: gradient.T @ lefts[place], shapes
         )
-        found = _Found(
-            lefts, rights, whole, residual, update, preconditioned=self._divisors is not None
-        )
+        found = _Found(lefts, rights, whole, residual, update)
         # What is not finite is good for one update, which will be left out.
         finite = all(bool(part.isfinite().all()) for part in (*rights, *whole))
         self._found = found if finite else None
@@ -249,20 +234,6 @@ class LowRankGradient:
         collective = self._passes.collective
         agreed = collective.of_first_rank(np.array([residual]))
         return collective.tensors_of_first_rank(bases), float(agreed[0])
-
-    def _of_first_rank(self, own: Sequence[Factors]) -> list[Factors]:
-        """Return the first rank's factors, which may have other numbers of columns. Collective."""
-        if not own:
-            return []
-        collective = self._passes.collective
-        numbers = np.array([each.left.shape[1] for each in own], dtype=np.float64)
-        pairs: list[Tensor] = []
-        for each, columns in zip(own, collective.of_first_rank(numbers).astype(int), strict=True):
-            for part in (each.left, each.right):
-                same = part.shape[1] == columns
-                pairs.append(part if same else part.new_empty((part.shape[0], columns)))
-        pairs = collective.tensors_of_first_rank(pairs)
-        return [Factors(*pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
 
     def _normal(self, columns: int, *address: int) -> list[Tensor]:
         """Return normal columns for each matrix, the same on every rank."""
@@ -294,8 +265,6 @@ class LowRankGradient:
 
         def take(index: int, gradient: Tensor) -> None:
             summand = gradient.float()
-            if self._divisors is not None:
-                summand = summand / self._divisors[self._passes.parameters[index]]
             sum_of[index] += project(places[index], summand) if index in places else summand
 
         scale = self._passes.each_gradient(specific, take)
@@ -311,7 +280,7 @@ class LowRankGradient:
         total = of_whole + _squared_norm(found.rights) + found.residual
         if self._share is not None:
             own = fewest_directions(factors, self._share * total - of_whole)
-            factors = self._of_first_rank(own)
+            factors = first_rank_factors(self._passes.collective, own)
         # Left factors have orthonormal columns.
         kept = of_whole + _squared_norm([each.right for each in factors])
         numbers = self._passes.collective.of_first_rank(np.array([total, kept]))
@@ -326,11 +295,9 @@ class LowRankGradient:
         return UpdateDirection(
             direction=ResidentDirection(pieces),
             squared_norm=total,
-            slope=kept,  # of a projection of v
             length=kept**0.5,
             energy=kept / total if total else 1.0,
             age=age,
-            preconditioned=found.preconditioned,
         )
 
 

@@ -20,6 +20,7 @@ from megadga.probes.directions import (
     check_moments,
 )
 from megadga.probes.engine import Engine
+from megadga.probes.factored import FactoredGradient
 from megadga.probes.in_flight import InFlightMeasurement, InFlightPasses
 from megadga.probes.loss import Loss
 from megadga.probes.low_rank import LowRankGradient
@@ -254,10 +255,12 @@ def _source(
     if probe.direction == "full":
         return WholeGradient(passes, preconditioning)
     interval = probe.direction_interval
-    return LowRankGradient(
-        passes,
-        probe.direction,
-        interval=interval,
-        seed=seed,
-        preconditioning=preconditioning,
-    )
+    if preconditioning.asked:
+        return FactoredGradient(
+            passes,
+            probe.direction,
+            interval=interval,
+            seed=seed,
+            preconditioning=preconditioning,
+        )
+    return LowRankGradient(passes, probe.direction, interval=interval, seed=seed)

@@ -6,7 +6,7 @@ from typing import Any
 from megadga.arrays import check_simplex
 from megadga.config.mixing import ExtensionOptions
 from megadga.mixers.base import AlignmentNeeds, LossNeeds, Needs, Scheduler, StepNeeds
-from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe, Sharded
+from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe
 from megadga.mixers.rule import RuleContext
 from megadga.section import ConfigIssue, format_value
 
@@ -105,9 +105,3 @@ def _find_unmeasurable(probe: Probe, needs: AlignmentNeeds) -> Iterator[ConfigIs
         if needs.mixtures is not None:
             expected = f"{other} mixtures of domains"
             yield ConfigIssue((*section, "type"), expected, format_value(probe.type))
-    if isinstance(probe, Sharded) or probe.direction == "full" or not needs.preconditioned:
-        return
-    expected = "'full': the rule observes a gradient that is divided element by element"
-    yield ConfigIssue(
-        (*section, "direction"), expected, format_value(probe.direction.model_dump())
-    )

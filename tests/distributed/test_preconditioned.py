@@ -15,7 +15,9 @@ TOLERANCE = {"fp32": 1e-6, "bf16": 5e-2}
 def results(measured: Measured, request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     world_size, family = request.param
     found = measured(world_size, family)["preconditioned"]
-    assert len(found) == 3 * len(preconditioned_cases(world_size, family))
+    cases = preconditioned_cases(world_size, family)
+    whole = sum(case.precision == "fp32" for case in cases)
+    assert len(found) == 3 * len(cases) + 2 * whole
     return found
 
 
@@ -25,6 +27,25 @@ def test_preconditioned_alignments_equal_float64_with_the_optimizers_own_moments
     for result in results:
         assert result["preconditioned"], result
         assert result["error"] < TOLERANCE[result["precision"]], result
+
+
+def test_factors_hold_nearly_as_much_of_the_direction_as_any_of_their_rank(
+    results: list[dict[str, Any]],
+) -> None:
+    for result in results:
+        if "energy" in result:
+            assert result["energy"] == pytest.approx(result["true_energy"], abs=1e-5)
+            assert 0.0 < result["true_energy"] < 1.0
+            assert result["true_energy"] > 0.95 * result["best_energy"]
+
+
+def test_factors_are_used_again_with_equal_bits_from_a_reloaded_state(
+    results: list[dict[str, Any]],
+) -> None:
+    for result in results:
+        if "energy" in result:
+            assert result["age"] == 1
+            assert result["kept"]
 
 
 def test_before_the_first_step_every_probe_refuses_and_says_what_else_there_is(

@@ -131,7 +131,7 @@ def another_processor() -> Generator[None]:
 
     with (
         patch.object(torch.linalg, "qr", other_qr),
-        patch.object(factoring, "_qr", other_qr),
+        patch.object(factoring, "qr", other_qr),
         patch.object(factoring, "_svd", other_svd),
     ):
         yield

@@ -10,10 +10,15 @@ from torch import Tensor, nn
 
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds, Alignments
+from megadga.mixers.probing import Directional, InFlight, LowRank, Probe
+from megadga.probes.directions import Preconditioning
+from megadga.probes.factored import FactoredGradient
+from megadga.probes.passes import ProbePasses
 from tests.distributed.workers.exactness import measured_numbers
+from tests.distributed.workers.low_rank import as_vector, bits, pieces
 from tests.support.probe_cases import ProbeCase
 from tests.support.probes import METHODS
-from tests.support.trainings import Training, start_training
+from tests.support.trainings import SEED, Training, start_training
 
 NEEDS = AlignmentNeeds(preconditioned=True)
 STEPS = 3
@@ -25,17 +30,19 @@ OPTIMIZER = {
     "params": {"lr": 1e-2, "betas": [0.8, BETA2], "eps": EPSILON, "torch_adam": True},
 }
 WAYS = ("sharded", "directional", "in_flight")
+RANK = LowRank(rank=2)
 
 
-def full_denominators(engine: Any) -> Tensor:
+def full_denominators(training: Training) -> Tensor:
     """Return AdamW's ``sqrt(v / (1 - beta2^t)) + eps`` of all parameters in one vector.
 
     Collective. Of the steps that were trained and the settings above; nothing is asked of the
     optimizer but its moments, by DeepSpeed's public function where it has one.
     """
+    engine = training.engine
     parameters = [p for p in engine.module.parameters() if p.requires_grad]
     moments = [_full_moment(engine, p).double().flatten() for p in parameters]
-    steps = STEPS
+    steps = engine.global_steps
     if engine.zero_optimization_stage() == 0 and engine.bfloat16_enabled():
         steps += 1  # DeepSpeed takes one without gradients, which AdamW counts like any other
     return (torch.cat(moments) / (1.0 - BETA2**steps)).sqrt() + EPSILON
@@ -55,7 +62,7 @@ def _full_moment(engine: Any, parameter: nn.Parameter) -> Tensor:
 
 def largest_error(training: Training, name: str, update: int) -> tuple[float, Alignments]:
     """Measure by one way; return the largest error relative to |g_i||v/D|, and what was found."""
-    divisors = full_denominators(training.engine)
+    divisors = full_denominators(training)
     reference, specific = training.reference(), training.drawn_of_specific(update)
     measurement = training.measurement(METHODS[name], NEEDS)
     if name == "in_flight":
@@ -95,6 +102,61 @@ def before_a_step(training: Training) -> dict[str, Any]:
     }
 
 
+def along_factors(training: Training, name: str, method: Probe, update: int) -> dict[str, Any]:
+    """Measure along factors of ``v / D``; compare with float64 along the same, and with all."""
+    source = factored_gradient(training)
+    toward = source.direction(update, training.packed_specific(update))
+    d, reference = as_vector(pieces(training, toward.direction)), training.reference()
+    specific = training.drawn_of_specific(update)
+    whole = reference.gradient(specific) / full_denominators(training)
+    resumed = factored_gradient(training)
+    resumed.load_state_dict(source.state_dict())
+    again = resumed.direction(update + 1, training.packed_specific(update + 1))
+    measurement = training.measurement(method, NEEDS)
+    if name == "in_flight":
+        found, domains = training.measured_in_flight(measurement, update)
+    else:
+        found = measurement.measure(update)
+        domains = [training.drawn_of_domain(update, i) for i in range(len(training.domains))]
+    gradients = [reference.gradient(tokens) for tokens in domains]
+    errors = [
+        abs(dot - float(g @ d)) / float(g.norm() * d.norm())
+        for dot, g in zip(found.dots, gradients, strict=True)
+    ]
+    return {
+        "probe": f"{name}-low-rank",
+        "error": max(errors),
+        "energy": toward.energy,
+        "true_energy": float(d.square().sum() / whole.square().sum()),
+        "best_energy": best_energy(training, whole),
+        "age": again.age,
+        "kept": bits(training, again.direction) == bits(training, toward.direction),
+        "preconditioned": found.preconditioned,
+        "numbers": measured_numbers(found),
+    }
+
+
+def factored_gradient(training: Training) -> FactoredGradient:
+    passes = ProbePasses(training.engine, loss=training.probed.loss)
+    preconditioning = Preconditioning(asked=True)
+    return FactoredGradient(passes, RANK, interval=2, seed=SEED, preconditioning=preconditioning)
+
+
+def best_energy(training: Training, whole: Tensor) -> float:
+    """The largest share of its squared norm that as many columns of each matrix can hold."""
+    parameters = training.reference().parameters
+    held = 0.0
+    parts = whole.split([p.numel() for p in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        shape = parameter.shape
+        if len(shape) == 2 and RANK.most * sum(shape) < part.numel():
+            values = torch.linalg.svdvals(part.view(shape))
+            held += float(values[: RANK.most].square().sum())
+        else:
+            held += float(part.square().sum())
+    return held / float(whole.square().sum())
+
+
 def results_of(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
     """Measure before the first step, and after a few."""
     training = start_training(folder, case, optimizer=OPTIMIZER)
@@ -114,5 +176,12 @@ def results_of(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
                 "numbers": measured_numbers(found),
             }
         )
+    if case.precision == "fp32":
+        for name, method in {
+            "directional": Directional(direction=RANK),
+            "in_flight": InFlight(direction=RANK),
+        }.items():
+            found = along_factors(training, name, method, update=3)
+            results.append({**dataclasses.asdict(case), "before_a_step": first, **found})
     training.engine.destroy()
     return results

@@ -8,7 +8,7 @@ from typing import Any
 
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds
-from megadga.mixers.probing import Directional, InFlight, LowRank, Probe, Sharded
+from megadga.mixers.probing import InFlight, Probe, Sharded
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import exactness
@@ -112,9 +112,6 @@ def of_contradictions(folder: Path) -> dict[str, str]:
 
     return {
         "norms in flight": asked(training, InFlight(), AlignmentNeeds(norms=True)),
-        "low rank, preconditioned": asked(
-            training, Directional(direction=LowRank(rank=16)), preconditioned
-        ),
         "SGD": asked(without_moments, Sharded(), preconditioned),
     }
 
