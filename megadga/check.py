@@ -191,8 +191,9 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
         what = "go by the step" if isinstance(needs, StepNeeds) else "follow training's losses"
         if needs == LossNeeds(reference=True):
             what = f"{what} above the reference's"
-        return f"none: the weights {what}, every {_count(mixture.interval or 1, 'step')}"
-    if mixture.probe is None or mixture.interval is None:
+        interval = 1 if mixture.updates is None else mixture.updates.interval
+        return f"none: the weights {what}, every {_count(interval, 'step')}"
+    if mixture.probe is None or mixture.updates is None:
         return "none: the weights stay as they are"
     if not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return "none: the weights stay as they are"
@@ -200,20 +201,26 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
     overhead = predicted_overhead(
         mixture.probe,
         num_domains=domains,
-        interval=mixture.interval,
+        interval=mixture.updates.interval,
         global_batch_size=batch,
         needs=needs,
     )
-    of_domains = _product(overhead.domains, domains, mixture.probe.sequences_per_domain)
     compared = num_compared(needs, mixture.probe, domains)
-    reads = f"{of_domains} + {_product(overhead.specific, compared)}"
+    reads = _product(overhead.specific, compared)
+    if overhead.domains.times:
+        of_domains = _product(overhead.domains, domains, mixture.probe.sequences_per_domain)
+        reads = f"{of_domains} + {reads}"
     if overhead.losses.times:
         reads = f"{reads} + {_product(overhead.losses, compared)} for losses"
-    quotient = f"({reads}) / ({mixture.interval} x {batch})"
+    updates = mixture.updates
+    quotient = f"({reads}) / ({updates.interval} x {batch})"
     most = "at most " if isinstance(mixture.probe, InFlight) else ""
     text = (
-        f"every {mixture.interval} steps: {quotient} = {most}{overhead.share:.1%} more sequences"
+        f"every {updates.interval} steps: {quotient} = {most}{overhead.share:.1%} more sequences"
     )
+    if updates.early_steps:
+        early = f"every {updates.early_interval} steps up to step {updates.early_steps}, then "
+        text = f"{early}{text}"
     return f"{text}; {_gradients(mixture.probe, domains, needs)}"
 
 

@@ -123,7 +123,7 @@ def mixings(sizes: Sizes) -> Mapping[str, str]:
             f"sequences_per_domain: {sizes.sequences_per_domain}, specific_sequences: {specific}"
         )
         found[name] = (
-            f"{{type: dga, interval: {sizes.interval}, step_size: 0.1, ema: 0.1, "
+            f"{{type: dga, preset: paper, interval: {sizes.interval}, step_size: 0.1, ema: 0.1, "
             f"probe: {probe % counts}}}"
         )
     return found

@@ -204,6 +204,7 @@ _MIXING = {
     DGA: """\
 mixing:
   type: dga
+  preset: paper
   interval: {interval}  # optimizer steps between updates of the weights
   step_size: 2.0
   ema: 0.1  # batches follow an average over about 10 updates

@@ -239,6 +239,8 @@ class TargetAlignments:
         direction_energies: ``direction_energy`` of each target, shape ``(M,)``; None: all are 1.
         preconditioned: Whether all directions are preconditioned.
         general_loss: As that of `Alignments`.
+        step: Likewise.
+        epochs: Likewise.
 
     Raises:
         ValueError: If the shapes contradict each other.
@@ -252,6 +254,8 @@ class TargetAlignments:
     direction_energies: FloatArray | None = None
     preconditioned: bool = False
     general_loss: float | None = None
+    step: int | None = None
+    epochs: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if self.dots.ndim != 2:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, final
+from typing import Literal, cast, final
 
 import numpy as np
+from pydantic import model_validator
 
 from megadga.arrays import FloatArray, check_simplex
 from megadga.mixers.base import (
@@ -14,13 +15,15 @@ from megadga.mixers.base import (
     MixtureState,
     Observed,
     Scheduler,
+    TargetNeeds,
     check_domains,
     skip_update,
 )
 from megadga.mixers.filtering import filtered, first_memory, posterior
 from megadga.mixers.probing import (
-    DIRECTIONAL,
+    Directional,
     InFlight,
+    LowRank,
     Probe,
     Sharded,
     WithoutMoments,
@@ -58,25 +61,61 @@ from megadga.section import (
     format_value,
 )
 
+_PAPER: Mapping[str, object] = {
+    "interval": 100,
+    "step_size": 0.1,
+    "score": "raw",
+    "without_moments": "refuse",
+    "filtered": False,
+    "epoch_budget": None,
+    "probe": {"type": "directional"},
+}
+"""What keys are by default where the preset is the paper's."""
+_IN_FLIGHT = InFlight(
+    sequences_per_domain=1,
+    specific_sequences=8,
+    direction=LowRank(rank=16),
+    direction_interval=10,
+    refresh_every=None,
+)
+_BETWEEN_STEPS = Directional(sequences_per_domain=2, specific_sequences=8)
+
 
 class DgaOptions(RuleOptions):
-    """Dynamic Gradient Alignment (arXiv 2410.02498, Algorithm 1)."""
+    """Dynamic Gradient Alignment (arXiv 2410.02498): filtered, or Algorithm 1 by its preset."""
 
     type: Literal["dga"]
     """How the domains' weights are set."""
-    interval: Count
-    """Optimizer steps between updates of the weights (T_r), at least 1."""
-    step_size: StepSize
-    """Mirror-descent step (eta), above 0; its unit is one over the score's. {spread: s} chooses it
-    for each update, so that the exponents differ by s in standard deviation."""
+    preset: Literal["filtered", "paper"] = "filtered"
+    """What the other keys are by default; filtered: as told with each; paper: Algorithm 1
+    (interval 100, step_size 0.1, score raw, without_moments refuse, filtered false, epoch_budget
+    null, probe directional)."""
+    interval: Count | None = None
+    """Optimizer steps between updates of the weights (T_r), at least 1; null: as few as `overhead`
+    allows."""
+    overhead: PositiveShare = 0.01
+    """Share of training that updates may cost, in (0, 1], where `interval` is null; three times
+    that in the first tenth of the run."""
+    step_size: StepSize = 2.0
+    """Step (eta), above 0. Filtered: standard deviation of the weights' logarithms over domains
+    that are well known. Else of mirror descent, in units of one over the score's; {spread: s}
+    then chooses it for each update, so that the exponents differ by s in standard deviation."""
+    filtered: Flag = True
+    """Whether weights follow what is known of the scores from all updates (a Kalman filter): the
+    prior times exp(step_size x standardized score). false: mirror descent on the scores of each
+    update, as in the paper."""
+    epoch_budget: Positive | None = 4.0
+    """Passes over a domain that weights leave room for until the end of the run, above 0; never
+    less than 1.5 times those over all domains. null: no limit, as in the paper. Not with a
+    basis."""
     ema: PositiveShare = 1.0
     """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
     1: no averaging."""
-    score: Literal["raw", "cosine", "clipped", "adam"] = "raw"
+    score: Literal["raw", "cosine", "clipped", "adam"] = "adam"
     """What enters exp(): raw: inner products (the paper); cosine: of unit gradients; clipped: of
     gradients clipped to norm 1; adam: with the specific gradient divided by what AdamW divides
     by. cosine and clipped need every domain's gradient."""
-    without_moments: WithoutMoments = "refuse"
+    without_moments: WithoutMoments = "raw"
     """What the score adam does before AdamW has second moments; refuse: an error; raw: as the
     score raw. Other scores do not read it."""
     basis: Path | None = None
@@ -110,16 +149,36 @@ class DgaOptions(RuleOptions):
     min_effective_domains: NonNegative = 0.0
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
-    filtered: Flag = False
-    """Whether scores are filtered over updates."""
-    epoch_budget: Positive | None = None
-    """Passes over a domain at most."""
     general_guard: GeneralGuard | None = None
     """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
     domains is more than max_rise above its best; null: none, as in the paper."""
-    probe: Probe = DIRECTIONAL
+    probe: Probe | None = None
     """How alignments are measured and on how many sequences: type directional, in_flight or
-    sharded."""
+    sharded. null: in flight, at rank 16 along a direction of 8 specific sequences that 10 updates
+    use; where it cannot (several specific sets, a basis, norms, reweighted losses, filtered false)
+    directional, on 2 sequences of each domain and 8 specific ones."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, data: object) -> object:
+        """Give the keys that are absent what the preset says."""
+        if isinstance(data, Mapping):
+            values = cast("Mapping[str, object]", data)
+            if values.get("preset") == "paper":
+                return {**_PAPER, **values}
+        return data
+
+    @property
+    def update_overhead(self) -> float:
+        """The key ``overhead``."""
+        return self.overhead
+
+    def default_probe(self, needs: AlignmentNeeds | TargetNeeds, *, in_flight: bool) -> Probe:
+        """Return the cheapest probe that measures what is needed."""
+        single = isinstance(needs, AlignmentNeeds) and needs.mixtures is None
+        if in_flight and self.filtered and single and not needs.norms:
+            return _IN_FLIGHT
+        return _BETWEEN_STEPS
 
     @property
     def aligns_to_specific(self) -> bool:
@@ -147,6 +206,8 @@ class DgaOptions(RuleOptions):
 
     def find_warnings(self, steps: int) -> Iterator[ConfigIssue]:
         """Yield a warm-up that takes the whole run."""
+        if self.interval is None:
+            return
         updates = steps // self.interval
         if self.interval <= steps and self.warmup >= updates:
             expected = f"fewer than the run's updates ({updates}), or the weights never move"
@@ -157,7 +218,9 @@ class DgaOptions(RuleOptions):
         if self.basis is not None:
             yield from self._over_basis()
         yield from self._safeguards()
-        yield from find_direction_inconsistencies(self.probe)
+        yield from self._of_filter()
+        if self.probe is not None:
+            yield from find_direction_inconsistencies(self.probe)
         yield from self._of_probe()
         if specific is None:
             return
@@ -198,6 +261,24 @@ class DgaOptions(RuleOptions):
             path = ("mixing", "general_guard", "pull")
             yield ConfigIssue(path, expected, format_value(guard.pull))
 
+    def _of_filter(self) -> Iterator[ConfigIssue]:
+        """Yield what does not go with filtered scores, or only with them."""
+        if not self.filtered:
+            if isinstance(self.probe, InFlight) and self.probe.refresh_every is None:
+                path = ("mixing", "probe", "refresh_every")
+                yield ConfigIssue(path, "a number with mixing.filtered false", "null")
+            return
+        if isinstance(self.step_size, AutoStep):
+            expected = "a number with mixing.filtered, whose scores are standardized"
+            found = format_value(self.step_size.model_dump())
+            yield ConfigIssue(("mixing", "step_size"), expected, found)
+        if self.min_signal > 0.0:
+            expected = "0 with mixing.filtered, which shrinks scores by their noise"
+            yield ConfigIssue(("mixing", "min_signal"), expected, format_value(self.min_signal))
+        if self.combine == "worst":
+            expected = "'sum' with mixing.filtered: the worst set may change with every update"
+            yield ConfigIssue(("mixing", "combine"), expected, format_value(self.combine))
+
     def _of_probe(self) -> Iterator[ConfigIssue]:
         """Yield what the probe does not see."""
         if isinstance(self.probe, InFlight) and self.score in ("cosine", "clipped"):
@@ -206,7 +287,7 @@ class DgaOptions(RuleOptions):
                 "which forms no domain's gradient"
             )
             yield ConfigIssue(("mixing", "score"), expected, format_value(self.score))
-        if self.min_signal == 0.0:
+        if self.min_signal == 0.0 or self.probe is None:
             return
         if isinstance(self.probe, Sharded):
             expected = "0 with mixing.probe.type sharded, which measures no noise"
@@ -243,7 +324,16 @@ class Dga:
     shortens a step (`limit_change`, after the floor), ``warmup`` leaves out the first updates,
     and ``freeze_after`` all later ones: both mixtures then stay as they are. Against forgetting,
     ``general_guard`` raises rho while the mean validation loss over the domains is above its best
-    (`GeneralGuard`). At their defaults, all of them do nothing, to the bit.
+    (`GeneralGuard`). Against repetition, ``budget`` caps weights so that no domain is used up long
+    before the end of the run (`EpochBudget`). At their defaults, all of them do nothing, to the
+    bit.
+
+    If ``filtered``, weights do not add up scores for ever. They follow what is known of the scores
+    from all updates, ``z`` standardized and shrunk by the noise (`megadga.mixers.filtering`):
+
+        alpha     <- prior * exp(step_size * z) / sum
+
+    and rho is the share of the prior in that (geometric).
 
     Attributes:
         initial: The first mixture, shape ``(K,)``. Without a floor, zeros stay zero for good.
@@ -266,6 +356,10 @@ class Dga:
             come with the loss of the last evaluation.
         without_moments: What the score ``adam`` does before AdamW has second moments: ``refuse``
             is an error, ``raw`` measures inner products as they are.
+        filtered: Whether weights follow filtered scores; ``initial`` is then where they start, and
+            the prior what they are a multiple of.
+        budget: How often domains may be repeated; None: as often as it comes. Alignments then have
+            to come with the step and the epochs.
 
     Raises:
         ValueError: If a value is out of range, or the prior, without a floor, is 0 where
@@ -318,6 +412,8 @@ class Dga:
     def _check_step(self) -> None:
         if self.score not in SCORES:
             raise ValueError(f"score: expected one of {', '.join(SCORES)}, found {self.score!r}")
+        if self.filtered and isinstance(self.step_size, AutoStep):
+            raise ValueError(f"step_size: expected a number if filtered, found {self.step_size!r}")
         fixed = 0.0 if isinstance(self.step_size, AutoStep) else self.step_size
         if not 0.0 <= fixed < float("inf"):
             raise ValueError(f"step_size: expected a finite number >= 0, found {fixed}")
@@ -363,8 +459,9 @@ class Dga:
         scores = SCORES[self.score].of(observed)
         if self.filtered:
             memory = self._filtered(memory, scores, observed)
-            scores = posterior(memory).standardized
-        step = self._step(state.weights, scores, pull)
+            step = self._from_prior(posterior(memory).standardized, pull)
+        else:
+            step = self._step(state.weights, scores, pull)
         if self.budget is not None and observed.step is not None and observed.epochs is not None:
             step = project_to_caps(step, self.budget.caps(observed.epochs, observed.step))
         weights = limit_change(state.weights, step, self.max_change)
@@ -401,6 +498,15 @@ class Dga:
             counts = np.ones(scores.size, dtype=np.int64)
         errors = SCORES[self.score].standard_errors(observed)
         return {**memory, **filtered(memory, scores, counts, errors)}
+
+    def _from_prior(self, scores: FloatArray, pull: float) -> FloatArray:
+        """Return the prior's weights after a step along filtered scores, pulled back to it."""
+        assert not isinstance(self.step_size, AutoStep)
+        prior = self._floored_prior()
+        weights = exponentiated_step(prior, scores, self.step_size)
+        if pull > 0.0:
+            weights = geometric_mixture(weights, prior, pull)
+        return project_to_floor(weights, self.floor)
 
     def _step(self, weights: FloatArray, scores: FloatArray, pull: float) -> FloatArray:
         if pull > 0.0:

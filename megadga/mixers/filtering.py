@@ -26,7 +26,7 @@ import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
 
-TAUS = np.sqrt([0.01, 0.05, 0.25, 1.25])
+TAUS = np.sqrt([0.02, 0.1, 0.5, 2.5])
 """Standard deviations of the domains' own parts that are tried, in units of a sequence's noise."""
 LIFETIMES = np.array([4.0, 16.0, 64.0, 256.0])
 """Updates that are tried for how long they last."""

@@ -97,9 +97,10 @@ class InFlight(Section):
     less memory: {rank: r}, or {energy: share, max_rank: r}."""
     direction_interval: Count = 1
     """Updates that a direction is used for, at least 1; more than 1 only if it is low-rank."""
-    refresh_every: Count = 10
+    refresh_every: Count | None = 10
     """Updates between those at which domains that the batch does not hold are measured on
-    sequences of their own, at least 1; the first update is one."""
+    sequences of their own, at least 1; the first update is one. null: they never are, and the
+    rule must filter what is measured."""
 
 
 class Sharded(Section):

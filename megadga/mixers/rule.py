@@ -17,8 +17,8 @@ import numpy as np
 import megadga.mixers
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
-from megadga.mixers.base import Scheduler
-from megadga.mixers.probing import Probe
+from megadga.mixers.base import AlignmentNeeds, Scheduler, TargetNeeds
+from megadga.mixers.probing import DIRECTIONAL, Probe
 from megadga.mixers.weights import Weights
 from megadga.section import ConfigIssue, KeyPath, Section, dotted
 
@@ -105,9 +105,23 @@ class RuleOptions(Section):
         return getattr(self, "interval", None)
 
     @property
+    def update_overhead(self) -> float:
+        """Share of training that updates may cost, where their interval is not given."""
+        return 0.01
+
+    @property
     def alignment_probe(self) -> Probe | None:
         """How alignments are measured; None: the section does not say."""
         return getattr(self, "probe", None)
+
+    def default_probe(self, needs: AlignmentNeeds | TargetNeeds, *, in_flight: bool) -> Probe:  # noqa: ARG002
+        """Return how alignments are measured where the section does not say.
+
+        Args:
+            needs: What the rule reads of them.
+            in_flight: Whether the run's batches can be measured while they are trained.
+        """
+        return DIRECTIONAL
 
     @property
     def basis_file(self) -> Path | None:

@@ -72,33 +72,38 @@ def project_to_caps(weights: FloatArray, caps: FloatArray) -> FloatArray:
     """Return the nearest distribution in ``KL(w || weights)`` with every ``w_i <= caps_i``.
 
     It is ``w_i = min(caps_i, c weights_i)`` with the ``c >= 1`` for which they sum to 1: what is
-    above its cap comes down to it, and the others gain in proportion.
+    above its cap comes down to it, and the others gain in proportion. Zeros stay zero.
 
     Args:
-        weights: A distribution, shape ``(K,)``; zeros stay zero.
-        caps: At least 0, shape ``(K,)``; those where ``weights`` is above 0 sum to 1 or more.
+        weights: A distribution, shape ``(K,)``.
+        caps: At least 0, shape ``(K,)``; above 0 for some weight that is. If those of weights
+            above 0 sum to less than 1, they are scaled to it, and are the result.
 
     Returns:
         ``weights`` itself if none is above its cap, else a new array.
     """
     if (weights <= caps).all():
         return weights
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # The scale at which each reaches its cap; those that reach it first are at it.
-        scales = np.where(weights > 0.0, caps / weights, np.inf)
-    order = np.argsort(scales, kind="stable")
-    capped = np.cumsum(caps[order])
-    ascending = weights[order]
-    free = np.append(np.cumsum(ascending[:0:-1])[::-1], 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        needed = (1.0 - capped) / free
-    # With the first m at their caps, the others are scaled by needed[m]; valid if that keeps
-    # the next one below its cap.
-    following = np.append(scales[order][1:], np.inf)
-    place = int(np.argmax(needed <= following))
-    scale = max(float(needed[place]), 1.0)
-    capped_weights = np.minimum(caps, weights * scale)
-    return capped_weights / capped_weights.sum()
+    support = np.flatnonzero(weights)
+    shares, limits = weights[support], caps[support]
+    capped = np.zeros_like(weights)
+    if limits.sum() <= 1.0:
+        capped[support] = limits / limits.sum()
+        return capped
+    # Where the scale at which each reaches its cap ascends, a first part of them are at their caps
+    # and the others are scaled by the mass that is left: the shortest part that leaves the next
+    # one below its cap.
+    with np.errstate(over="ignore"):
+        reached = limits / shares
+    order = np.argsort(reached, kind="stable")
+    ratios = np.append(reached[order], np.inf)
+    at_caps = np.append(0.0, np.cumsum(limits[order]))
+    others = np.append(np.cumsum(shares[order][::-1])[::-1], 0.0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scales = (1.0 - at_caps) / others
+    scale = scales[np.argmax(scales <= ratios)]
+    capped[support] = np.minimum(limits, shares * scale)
+    return capped / capped.sum()
 
 
 def _normalised_exp(exponents: FloatArray, support: NDArray[np.bool_]) -> FloatArray:

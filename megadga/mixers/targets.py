@@ -138,7 +138,13 @@ class OverTargets:
         combined = tasks @ np.clip(np.stack(scores), -_LARGEST, _LARGEST)
         # Not below |sum_m z_m v_m|^2, which is not measured; the rule inside does not read it.
         square = float(tasks @ observed.target_squared_norms)
-        return Alignments(combined, square, general_loss=observed.general_loss)
+        return Alignments(
+            combined,
+            square,
+            general_loss=observed.general_loss,
+            step=observed.step,
+            epochs=observed.epochs,
+        )
 
 
 def _with_targets(state: MixtureState, tasks: FloatArray) -> MixtureState:

@@ -26,6 +26,7 @@ from megadga.mixers.base import (
     TargetNeeds,
 )
 from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe
+from megadga.mixers.updates import UpdateSteps
 from megadga.plugin.batches import Batch, BatchIndices, BatchLoader, Sampling
 from megadga.plugin.observing import TrainingLosses, as_target_sets, build_measurement
 from megadga.plugin.protocol import Metrics
@@ -54,7 +55,7 @@ class MixturePlugin:
             receives ``PADDING`` among its tokens while alignments are measured, and only then.
         scheduler: The algorithm that updates the weights.
         sampling: How windows are sampled.
-        interval: ``T_r``, optimizer steps between updates, at least 1.
+        interval: ``T_r``, optimizer steps between updates, at least 1; or `UpdateSteps`.
         probe: How alignments are measured, and on how many sequences per update.
         loss: Computes the mean loss of tokens ``(b, S + 1)`` through a module, over the targets
             that are not padding (see ``Loss``); by default the module's output, or its mean if
@@ -83,15 +84,13 @@ class MixturePlugin:
         scheduler: Scheduler,
         *,
         sampling: Sampling,
-        interval: int = 100,
+        interval: int | UpdateSteps = 100,
         probe: Probe = DIRECTIONAL,
         loss: Loss = mean_loss,
     ) -> None:
-        if interval < 1:
-            raise ValueError(f"interval: expected at least 1 step, found {interval}")
         self.names = tuple(domain.name for domain in domains)
         self._scheduler = scheduler
-        self._interval = interval
+        self._updates = interval if isinstance(interval, UpdateSteps) else UpdateSteps(interval)
         self._collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
         self._batches = BatchLoader(engine, domains, sampling, collective=self._collective)
         self._mixture = self._broadcast_state(scheduler.init())
@@ -126,7 +125,7 @@ class MixturePlugin:
             self._predicted_overhead = predicted_overhead(
                 probe,
                 num_domains=num_measured(self._needs, len(domains)),
-                interval=interval,
+                interval=self._updates.interval,
                 global_batch_size=engine.train_batch_size(),
                 needs=self._needs,
             ).share
@@ -219,10 +218,10 @@ class MixturePlugin:
         before = self._mixture
         with self._clock.probing():
             observed = self._observe(step)
-        if isinstance(observed, Alignments):
-            observed = replace(observed, step=step, epochs=self.epochs)
         if isinstance(observed, Alignments | TargetAlignments):
-            observed = replace(observed, general_loss=self._general_loss)
+            observed = replace(
+                observed, general_loss=self._general_loss, step=step, epochs=self.epochs
+            )
         self._mixture = self._broadcast_state(self._scheduler.update(before, observed))
         return self._update_metrics(before, observed)
 
@@ -306,7 +305,7 @@ class MixturePlugin:
         return self._losses.state_dict() if isinstance(self._needs, LossNeeds) else {}
 
     def _is_update(self, step: int) -> bool:
-        return self._needs is not None and step % self._interval == 0
+        return self._needs is not None and self._updates.is_update(step)
 
     def _predict_weights(self, step: int) -> FloatArray:
         """Predict the weights after the update that follows a step. Not collective.

@@ -301,11 +301,12 @@ class InFlightMeasurement:
         probe: Watches the training step.
         draws: The sequences that directions and absent domains are measured on: of single domains,
             not of mixtures, as each sequence of a batch is of one domain.
-        refresh_every: Updates between those at which domains that were not drawn are measured.
+        refresh_every: Updates between those at which domains that were not drawn are measured;
+            None: they are not, and have an alignment of 0 until a batch draws them.
     """
 
     def __init__(
-        self, probe: TrainingProbe, draws: ProbeSequenceSampler, *, refresh_every: int
+        self, probe: TrainingProbe, draws: ProbeSequenceSampler, *, refresh_every: int | None
     ) -> None:
         self._probe = probe
         self._draws = draws
@@ -317,7 +318,9 @@ class InFlightMeasurement:
         """Find the direction, measure the domains that are due, and hook the step. Collective."""
         absent = np.bincount(batch.domains, minlength=self._draws.num_measured) == 0
         due = absent & (self._estimates.counts == 0)
-        if update % self._refresh_every == 0:
+        if self._refresh_every is None:
+            due = np.zeros_like(absent)
+        elif update % self._refresh_every == 0:
             due = absent
         absent_due = np.flatnonzero(due)
         watch = self._probe.start(

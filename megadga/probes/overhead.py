@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from megadga.mixers.base import AlignmentNeeds, TargetNeeds
 from megadga.mixers.probing import Directional, InFlight, Probe, Sharded
 
+_STEP_SHARES = {"full": 0.35, "low rank": 0.05}
+"""What measuring a batch while it is trained takes of a step, by the direction; see
+docs/alignment.md."""
+
 
 @dataclass(frozen=True)
 class PassCounts:
@@ -78,7 +82,7 @@ def predicted_overhead(
             measured by itself, and its loss too.
     """
     num_targets = needs.num_targets if isinstance(needs, TargetNeeds) else 1
-    domains, specific = _reads(probe, num_targets, norms=needs.norms)
+    domains, specific = _reads(probe, num_targets, needs)
     losses = PassCounts(num_targets if isinstance(needs, TargetNeeds) else 0)
     sequences = num_domains * probe.sequences_per_domain * domains.per_update + num_compared(
         needs, probe, num_domains
@@ -87,19 +91,54 @@ def predicted_overhead(
     return Overhead(domains, specific, losses, sequences, share)
 
 
-def _reads(probe: Probe, num_targets: int, *, norms: bool) -> tuple[PassCounts, PassCounts]:
+def update_cost(
+    probe: Probe,
+    *,
+    num_domains: int,
+    global_batch_size: int,
+    needs: AlignmentNeeds | TargetNeeds,
+) -> float:
+    """Return what an update costs, in optimizer steps: sequences, and what is measured in flight.
+
+    Args:
+        probe: As of `predicted_overhead`, like the others.
+        num_domains: ``K``, or the mixtures that are measured.
+        global_batch_size: ``B``.
+        needs: What is measured.
+    """
+    share = predicted_overhead(
+        probe,
+        num_domains=num_domains,
+        interval=1,
+        global_batch_size=global_batch_size,
+        needs=needs,
+    ).share
+    if not isinstance(probe, InFlight):
+        return share
+    return share + _STEP_SHARES["full" if probe.direction == "full" else "low rank"]
+
+
+def _reads(
+    probe: Probe, num_targets: int, needs: AlignmentNeeds | TargetNeeds
+) -> tuple[PassCounts, PassCounts]:
     """Return the passes over the domains' sequences and over the targets'."""
     match probe:
         case Sharded():
             return PassCounts(num_targets), PassCounts(num_targets)
         case Directional():
-            return PassCounts(num_targets + norms), _of_direction(probe, num_targets)
+            return PassCounts(num_targets + needs.norms), _of_direction(probe, num_targets, needs)
         case InFlight():
-            return PassCounts(every=probe.refresh_every), _of_direction(probe, num_targets)
+            of_direction = _of_direction(probe, num_targets, needs)
+            if probe.refresh_every is None:
+                return PassCounts(times=0), of_direction
+            return PassCounts(every=probe.refresh_every), of_direction
 
 
-def _of_direction(probe: Directional | InFlight, num_targets: int) -> PassCounts:
+def _of_direction(
+    probe: Directional | InFlight, num_targets: int, needs: AlignmentNeeds | TargetNeeds
+) -> PassCounts:
     if probe.direction == "full":
         return PassCounts(num_targets)
-    # The half-steps of a subspace iteration.
-    return PassCounts(times=2 * num_targets, every=probe.direction_interval)
+    # The half-steps of a subspace iteration; what is preconditioned is factored in its shards.
+    times = num_targets if needs.preconditioned else 2 * num_targets
+    return PassCounts(times, every=probe.direction_interval)

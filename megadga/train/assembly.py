@@ -275,7 +275,7 @@ def _mixture_plugin(
             method=config.sampling.method,
             max_epochs=config.sampling.max_epochs,
         ),
-        interval=mixture.interval or config.training.steps,  # None for fixed mixtures
+        interval=mixture.updates or config.training.steps,  # None for fixed mixtures
         probe=mixture.probe or DIRECTIONAL,
     )
 

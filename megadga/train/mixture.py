@@ -19,8 +19,8 @@ from megadga.data.manifest import manifest_path
 from megadga.errors import ConfigError
 from megadga.mixers.base import AlignmentNeeds, Mixtures, Scheduler, TargetNeeds, row_sums
 from megadga.mixers.basis import Basis, OverBasis, read_basis
-from megadga.mixers.probing import DIRECTIONAL, Probe
-from megadga.mixers.rule import RuleContext, RuleOptions, make_scheduler
+from megadga.mixers.probing import Probe
+from megadga.mixers.rule import RuleContext, make_scheduler
 from megadga.mixers.safeguards import effective_domains
 from megadga.mixers.static import (
     Static,
@@ -29,7 +29,9 @@ from megadga.mixers.static import (
     uniform_weights,
     unimax_weights,
 )
+from megadga.mixers.updates import UpdateSteps, affordable_updates
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
+from megadga.probes.overhead import num_measured, update_cost
 from megadga.report.history import read_weights
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.extension import make_extension
@@ -255,17 +257,22 @@ class Mixture:
 
     Attributes:
         scheduler: The rule.
-        interval: Optimizer steps between updates; None: there are none.
+        updates: After which optimizer steps there are updates; None: there are none.
         probe: How alignments are measured for an update; None: there are none.
         lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
         min_effective_domains: Effective domains below which the weights are cause for alarm.
     """
 
     scheduler: Scheduler
-    interval: int | None = None
+    updates: UpdateSteps | None = None
     probe: Probe | None = None
     lost_mass: float = 0.0
     min_effective_domains: float = 0.0
+
+    @property
+    def interval(self) -> int | None:
+        """Optimizer steps between updates after the first tenth; None: there are no updates."""
+        return None if self.updates is None else self.updates.interval
 
 
 def make_mixture(
@@ -301,10 +308,11 @@ def make_mixture(
         scheduler = OverBasis(rule, mixtures)
     _check_alarm(config, scheduler)
     _check_supply(config, domains, scheduler.init().averaged_weights)
+    probe = _probe(config, scheduler)
     return Mixture(
         scheduler,
-        options.update_interval,
-        _probe(options, scheduler),
+        _updates(config, scheduler, probe, len(domains)),
+        probe,
         lost_mass=scheduler.lost_mass if isinstance(scheduler, Static) else 0.0,
         min_effective_domains=options.least_effective_domains,
     )
@@ -343,10 +351,34 @@ def _path(key: str | KeyPath) -> KeyPath:
     return ("mixing", key) if isinstance(key, str) else ("mixing", *key)
 
 
-def _probe(options: RuleOptions, scheduler: Scheduler) -> Probe | None:
-    if not isinstance(scheduler.observes, AlignmentNeeds | TargetNeeds):
+def _probe(config: RunConfig, scheduler: Scheduler) -> Probe | None:
+    needs = scheduler.observes
+    if not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return None
-    return options.alignment_probe or DIRECTIONAL
+    training = config.training
+    in_flight = training.loss_reweighting is None and training.global_batch_size > 1
+    chosen = config.mixing.alignment_probe
+    return config.mixing.default_probe(needs, in_flight=in_flight) if chosen is None else chosen
+
+
+def _updates(
+    config: RunConfig, scheduler: Scheduler, probe: Probe | None, num_domains: int
+) -> UpdateSteps | None:
+    """Return the updates that the section asks for, or as many as it allows them to cost."""
+    if (interval := config.mixing.update_interval) is not None:
+        return UpdateSteps(interval)
+    needs = scheduler.observes
+    if probe is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
+        return None
+    cost = update_cost(
+        probe,
+        num_domains=num_measured(needs, num_domains),
+        global_batch_size=config.training.global_batch_size,
+        needs=needs,
+    )
+    return affordable_updates(
+        cost, overhead=config.mixing.update_overhead, total_steps=config.training.steps
+    )
 
 
 def _check_alarm(config: RunConfig, scheduler: Scheduler) -> None:

@@ -50,9 +50,9 @@ def find_warnings(
 
 def _intervals(config: RunConfig, mixture: Mixture) -> Iterator[ConfigIssue]:
     steps = config.training.steps
-    if mixture.interval is not None and mixture.interval > steps:
+    if mixture.updates is not None and mixture.updates.count(steps) == 0:
         expected = f"at most training.steps ({steps}), or the weights never move"
-        yield ConfigIssue(("mixing", "interval"), expected, str(mixture.interval))
+        yield ConfigIssue(("mixing", "interval"), expected, str(mixture.updates.interval))
     yield from config.mixing.find_warnings(steps)
     for section, part in (("evaluation", config.evaluation), ("checkpoint", config.checkpoint)):
         if part is not None and part.interval > steps and config.is_set(section, "interval"):

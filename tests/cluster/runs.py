@@ -20,6 +20,7 @@ data:
   specific: {target: {path: shards/specific}}
 mixing:
   type: dga
+  preset: paper
   interval: 5
   step_size: 0.5
   ema: 0.3

@@ -19,6 +19,7 @@ data:
   specific: {target: {path: specific}}
 mixing:
   type: dga
+  preset: paper
   interval: 1
   step_size: 0.02
   general_guard: {max_rise: 1.0e-6, pull: 0.5}

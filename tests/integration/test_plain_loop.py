@@ -22,6 +22,7 @@ data:
   specific: {{target: {{path: {shards}/specific}}}}
 mixing:
   type: dga
+  preset: paper
   interval: 5
   step_size: 1.0
   ema: 0.1

@@ -17,7 +17,7 @@ model: {type: llama, preset: tiny, sequence_length: 8}
 data:
   domains: shards/domains
   specific: {target: {path: shards/specific}}
-mixing: {type: dga, interval: 2, step_size: 0.02, ema: 0.5}
+mixing: {type: dga, preset: paper, interval: 2, step_size: 0.02, ema: 0.5}
 training: {steps: 6, global_batch_size: 8, micro_batch_size: 8}
 deepspeed: zero.json
 evaluation: null

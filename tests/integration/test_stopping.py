@@ -25,6 +25,7 @@ data:
   specific: {target: {path: shards/specific}}
 mixing:
   type: dga
+  preset: paper
   interval: 6
   step_size: 0.02
   ema: 0.5

@@ -24,6 +24,7 @@ data:
   specific: {target: {path: shards/specific}}
 mixing:
   type: dga
+  preset: paper
   interval: 2
   step_size: 0.02
   ema: 0.5

@@ -21,6 +21,9 @@ def report(folder: Path, *overrides: str, world_size: int | None = None) -> list
     return list(check(load_config(write_run(folder), overrides), world_size=world_size))
 
 
+PAPER = "mixing.preset=paper"
+
+
 def entry(lines: list[str], label: str) -> str:
     return next(line.removeprefix(label).strip() for line in lines if line.startswith(label))
 
@@ -73,7 +76,7 @@ def test_it_counts_the_parameters(folder):
 
 
 def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
-    assert entry(report(folder), "probe") == (
+    assert entry(report(folder, PAPER), "probe") == (
         "every 4 steps: (3 x 8 + 32) / (4 x 8) = 175.0% more sequences; "
         "directional: no domain's gradient is formed"
     )
@@ -97,7 +100,7 @@ def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
             ),
         ),
         (
-            ["mixing.score=cosine"],
+            ["mixing.score=cosine", PAPER],
             (
                 "(3 x 8 x 2 + 32) / (4 x 8) = 250.0% more sequences; "
                 "directional, with 3 whole gradients per update for the norms"
@@ -111,10 +114,24 @@ def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
             ),
         ),
         (
-            ["mixing.probe={direction: {rank: 8}, direction_interval: 4}"],
+            ["mixing.probe={direction: {rank: 8}, direction_interval: 4}", PAPER],
             (
                 "(3 x 8 + 32 x 2 / 4) / (4 x 8) = 125.0% more sequences; "
                 "directional: no domain's gradient is formed"
+            ),
+        ),
+        (
+            ["mixing.probe={direction: {rank: 8}, direction_interval: 4}"],
+            (
+                "(3 x 8 + 32 / 4) / (4 x 8) = 100.0% more sequences; "
+                "directional: no domain's gradient is formed"
+            ),
+        ),
+        (
+            [],
+            (
+                "(8 / 10) / (4 x 8) = at most 2.5% more sequences; "
+                "in flight: no domain's gradient is formed"
             ),
         ),
         (
@@ -130,6 +147,15 @@ def test_each_probe_says_what_it_reads_and_forms(folder, overrides, cost):
     assert entry(report(folder, *overrides), "probe") == f"every 4 steps: {cost}"
 
 
+def test_without_an_interval_updates_are_as_frequent_as_their_cost_allows(folder):
+    probe = entry(report(folder, "mixing={type: dga}", "training.steps=1000"), "probe")
+    # 8 sequences in 10 updates, of 8 in a step, and a twentieth of the step: 0.15 of a step.
+    assert probe.startswith("every 5 steps up to step 100, then every 15 steps: (8 / 10) / (15 x")
+    assert "at most 0.7% more sequences" in probe
+    once = entry(report(folder, "mixing={type: dga, overhead: 1.0}"), "probe")
+    assert once.startswith("every 1 steps up to step 1, then every 1 steps: ")
+
+
 TWO_SETS = "data.specific={a: {path: specific}, b: {path: specific}}"
 
 
@@ -137,14 +163,14 @@ TWO_SETS = "data.specific={a: {path: specific}, b: {path: specific}}"
     ("overrides", "cost"),
     [
         (
-            [],
+            [PAPER],
             (
                 "(3 x 8 x 2 + 32 x 2 + 32 x 2 for losses) / (4 x 8) = 550.0% more sequences; "
                 "directional: no domain's gradient is formed"
             ),
         ),
         (
-            ["mixing.score=cosine"],
+            ["mixing.score=cosine", PAPER],
             (
                 "(3 x 8 x 3 + 32 x 2 + 32 x 2 for losses) / (4 x 8) = 625.0% more sequences; "
                 "directional, with 3 whole gradients per update for the norms"

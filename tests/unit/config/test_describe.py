@@ -34,11 +34,11 @@ def test_a_choice_says_which_one_it_is(tmp_path):
     overrides = ["mixing.probe.type=in_flight", "mixing.probe.direction.energy=0.5"]
     lines = list(describe(load_config(write_run(tmp_path), overrides)))
     at = lines.index("mixing.probe")
-    meaning = " ".join(line.strip() for line in lines[at + 1 : at + 4])
+    meaning = " ".join(line.strip() for line in lines[at + 1 : at + 8])
     assert "of the training batch's own sequences; other domains keep their last." in meaning
     at = lines.index("mixing.probe.direction.energy = 0.5")
     assert lines[at + 1].endswith("that is kept, in (0, 1]. (required)")
     assert "mixing.probe.direction.max_rank = 64" in lines
-    lines = list(describe(load_config(write_run(tmp_path))))
+    lines = list(describe(load_config(write_run(tmp_path), ["mixing.preset=paper"])))
     at = lines.index("mixing.probe.direction = full")
     assert lines[at + 2].endswith("(default full)")

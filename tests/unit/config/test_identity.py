@@ -38,10 +38,10 @@ def test_what_does_not_change_the_trained_bits_is_no_difference(tmp_path, overri
         ("model.sequence_length=16", "model.sequence_length: expected 8, found 16"),
         ("mixing.ema=0.5", "mixing.ema: expected 1.0, found 0.5"),
         (
-            "mixing.probe.specific_sequences=1",
-            "mixing.probe.specific_sequences: expected 32, found 1",
+            "mixing.overhead=0.5",
+            "mixing.overhead: expected 0.01, found 0.5",
         ),
-        ("mixing.min_signal=0.5", "mixing.min_signal: expected 0.0, found 0.5"),
+        ("mixing.prior_pull=0.5", "mixing.prior_pull: expected 0.0, found 0.5"),
         (
             "sampling.method=multinomial",
             "sampling.method: expected 'systematic', found 'multinomial'",

@@ -18,7 +18,7 @@ def test_a_run_is_read_with_its_defaults(tmp_path):
     run = load_config(write_run(tmp_path)).model_dump()
     assert run["seed"] == 17
     assert run["mixing"]["ema"] == 1.0
-    assert run["mixing"]["probe"]["sequences_per_domain"] == 8
+    assert run["mixing"]["preset"] == "filtered"
     assert run["training"]["precision"] == "fp32"
     assert run["deepspeed"]["zero_optimization"] == {"stage": 1}
 
@@ -51,10 +51,10 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         (
             "  dga: 1",
             (
-                "run.yaml:11: mixing.dga: expected one of basis, combine, ema, floor, "
-                "freeze_after, general_guard, initial, "
-                "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
-                "probe, score, step_size, type, warmup, without_moments, "
+                "run.yaml:11: mixing.dga: expected one of basis, combine, ema, "
+                "epoch_budget, filtered, floor, freeze_after, general_guard, initial, "
+                "interval, max_change, min_effective_domains, min_signal, overhead, preset, "
+                "prior, prior_pull, probe, score, step_size, type, warmup, without_moments, "
                 "found 'dga'"
             ),
         ),
@@ -80,10 +80,10 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
         (
             "  weights: uniform",
             (
-                "run.yaml:11: mixing.weights: expected one of basis, combine, ema, floor, "
-                "freeze_after, general_guard, initial, "
-                "interval, max_change, min_effective_domains, min_signal, prior, prior_pull, "
-                "probe, score, step_size, type, warmup, without_moments, "
+                "run.yaml:11: mixing.weights: expected one of basis, combine, ema, "
+                "epoch_budget, filtered, floor, freeze_after, general_guard, initial, "
+                "interval, max_change, min_effective_domains, min_signal, overhead, preset, "
+                "prior, prior_pull, probe, score, step_size, type, warmup, without_moments, "
                 "found 'weights', a key of type static"
             ),
         ),

@@ -6,6 +6,7 @@ from tests.support.runs import write_run
 
 LOW_RANK = "mixing.probe.direction={rank: 8}"
 IN_FLIGHT = "mixing.probe.type=in_flight"
+PAPER = "mixing.preset=paper"
 DOGE = "{type: doge, interval: 2, step_size: 0.01}"
 
 
@@ -102,14 +103,14 @@ def complaints(folder, *overrides: str) -> list[str]:
             "override 1: mixing.step_size: expected a valid number, found 'auto'",
         ),
         (
-            ["mixing.probe.type=sharded", "mixing.min_signal=0.5"],
+            ["mixing.probe.type=sharded", "mixing.min_signal=0.5", PAPER],
             (
                 "override 2: mixing.min_signal: expected 0 with mixing.probe.type sharded, "
                 "which measures no noise, found 0.5"
             ),
         ),
         (
-            ["mixing.min_signal=0.5", "mixing.probe.sequences_per_domain=1"],
+            ["mixing.min_signal=0.5", "mixing.probe.sequences_per_domain=1", PAPER],
             (
                 "override 2: mixing.probe.sequences_per_domain: expected at least 2 with "
                 "mixing.min_signal above 0, to estimate the noise, found 1"
@@ -130,10 +131,31 @@ def complaints(folder, *overrides: str) -> list[str]:
             ),
         ),
         (
-            ["mixing.score=adam", LOW_RANK],
+            ["mixing.min_signal=0.5"],
             (
-                "override 2: mixing.probe.direction: expected 'full' with mixing.score adam, "
-                'which divides element by element, found {"rank": 8}'
+                "override 1: mixing.min_signal: expected 0 with mixing.filtered, which shrinks "
+                "scores by their noise, found 0.5"
+            ),
+        ),
+        (
+            ["mixing.step_size={spread: 0.5}"],
+            (
+                "override 1: mixing.step_size: expected a number with mixing.filtered, whose "
+                'scores are standardized, found {"spread": 0.5}'
+            ),
+        ),
+        (
+            ["mixing.combine=worst"],
+            (
+                "override 1: mixing.combine: expected 'sum' with mixing.filtered: the worst set "
+                "may change with every update, found 'worst'"
+            ),
+        ),
+        (
+            [IN_FLIGHT, "mixing.probe.refresh_every=null", PAPER],
+            (
+                "override 2: mixing.probe.refresh_every: expected a number with "
+                "mixing.filtered false, found null"
             ),
         ),
         (
@@ -191,6 +213,7 @@ def test_all_that_contradicts_is_reported_at_once(tmp_path):
         "mixing.min_signal=1.0",
         "mixing.probe.sequences_per_domain=1",
         "data.specific={}",
+        PAPER,
     )
     assert [line.split(": ")[1] for line in found] == [
         "mixing.probe.direction_interval",
@@ -204,7 +227,10 @@ def test_all_that_contradicts_is_reported_at_once(tmp_path):
     "overrides",
     [
         [LOW_RANK, "mixing.probe.direction_interval=5"],
-        [IN_FLIGHT, "mixing.score=adam", "mixing.min_signal=1.0"],
+        [IN_FLIGHT, "mixing.score=adam", "mixing.min_signal=1.0", PAPER],
+        [IN_FLIGHT, LOW_RANK, "mixing.score=adam", "mixing.probe.direction_interval=5"],
+        ["mixing={type: dga}"],
+        ["mixing={type: dga, preset: paper}"],
         ["mixing.score=cosine", LOW_RANK],
         ["mixing.probe.type=sharded", "mixing.score=adam"],
         ["mixing.probe.sequences_per_domain=1"],
@@ -253,7 +279,7 @@ GRAPE = "mixing={type: grape, interval: 4, step_size: 1.0, task_step_size: 1.0}"
             ),
         ),
         (
-            [TWO_SETS, "mixing.min_signal=0.5"],
+            [TWO_SETS, "mixing.min_signal=0.5", PAPER],
             (
                 "override 2: mixing.min_signal: expected 0 with 2 sets in data.specific, as the "
                 "noise of their combined scores is not estimated, found 0.5"

@@ -101,7 +101,8 @@ def test_an_issue_in_a_probe_is_reported_with_the_nearest_key(tmp_path, line, co
 def test_a_probe_is_directional_unless_it_says_otherwise(tmp_path, probe, kind):
     config = load_config(write_run(tmp_path), [f"mixing.probe={probe}"])
     assert config.model_dump()["mixing"]["probe"]["type"] == kind
-    assert load_config(write_run(tmp_path)).model_dump()["mixing"]["probe"] == {
+    paper = load_config(write_run(tmp_path), ["mixing.preset=paper"])
+    assert paper.model_dump()["mixing"]["probe"] == {
         "type": "directional",
         "sequences_per_domain": 8,
         "specific_sequences": 32,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from megadga.mixers.safeguards import (
+    EpochBudget,
     effective_domains,
     entropy_alarm,
     is_active,
@@ -73,3 +74,24 @@ def test_the_alarm_goes_off_below_the_least_number_of_domains():
     weights = np.array([0.5, 0.25, 0.25])  # 2.83 effective domains
     assert entropy_alarm(weights, min_effective=2.9)
     assert not entropy_alarm(weights, min_effective=2.8)
+
+
+def test_a_budget_spreads_what_is_left_of_a_domain_over_the_steps_that_are_left():
+    # At weight 1 a step takes a hundredth of the first domain; the run takes all 0.5 times.
+    budget = EpochBudget(4.0, np.array([0.01, 0.001, 0.01]), total_steps=600)
+    np.testing.assert_allclose(budget.caps(np.zeros(3), 0), [4 / 6, 4 / 0.6, 4 / 6])
+    np.testing.assert_allclose(budget.caps(np.array([3.0, 0.0, 5.0]), 500), [1.0, 40.0, 0.0])
+
+
+def test_a_run_that_repeats_everything_has_a_larger_budget():
+    budget = EpochBudget(4.0, np.array([0.02, 0.02]), total_steps=1000)  # 10 epochs of each
+    np.testing.assert_allclose(budget.caps(np.zeros(2), 0), [0.75, 0.75])
+
+
+@given(st.integers(1, 400), st.data())
+def test_a_budget_always_leaves_enough_for_the_steps_to_come(step, data):
+    epochs_per_step = data.draw(arrays(np.float64, 4, elements=st.floats(1e-3, 0.5)))
+    masses = data.draw(arrays(np.float64, 4, elements=st.floats(0.1, 1.0)))
+    budget = EpochBudget(2.0, epochs_per_step, total_steps=400)
+    epochs = masses / masses.sum() * step * epochs_per_step
+    assert budget.caps(epochs, step).sum() > 1.0

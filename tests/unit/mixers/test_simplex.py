@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from megadga.mixers.simplex import exponentiated_step, geometric_mixture, project_to_floor
+from megadga.mixers.simplex import (
+    exponentiated_step,
+    geometric_mixture,
+    project_to_caps,
+    project_to_floor,
+)
 
 
 def mixtures(max_domains: int = 12):
@@ -65,3 +70,31 @@ def test_the_highest_floor_there_is_makes_all_equal(num_domains):
 @given(weights=mixtures())
 def test_no_floor_changes_nothing(weights):
     assert project_to_floor(weights, 0.0) is weights
+
+
+@given(weights=mixtures(), data=st.data())
+def test_the_capped_mixture_is_nearest_in_kl(weights, data):
+    # As of the floor: feasible, those below their cap keep one common ratio to what they had, and
+    # none at its cap would have more by it.
+    caps = data.draw(arrays(np.float64, weights.size, elements=st.floats(1e-3, 1.0)))
+    assume(caps[weights > 0.0].sum() > 1.0)
+    found = project_to_caps(weights, caps)
+    assert found.sum() == pytest.approx(1.0, abs=1e-12)
+    assert (found <= caps * (1.0 + 1e-9)).all()
+    assert (found[weights == 0.0] == 0.0).all()
+    free = (weights > 0.0) & (found < caps * (1.0 - 1e-9))
+    if free.any():
+        ratios = found[free] / weights[free]
+        np.testing.assert_allclose(ratios, ratios[0], rtol=1e-9)
+        held = (weights > 0.0) & ~free
+        assert (caps[held] <= weights[held] * ratios[0] * (1.0 + 1e-6)).all()
+
+
+def test_weights_within_their_caps_are_themselves():
+    weights = np.array([0.25, 0.75, 0.0])
+    assert project_to_caps(weights, np.array([0.25, 0.8, 0.0])) is weights
+
+
+def test_caps_that_leave_too_little_are_the_mixture():
+    found = project_to_caps(np.array([0.5, 0.5, 0.0]), np.array([0.1, 0.3, 0.9]))
+    np.testing.assert_allclose(found, [0.25, 0.75, 0.0])

@@ -132,6 +132,6 @@ def test_another_basis_is_another_run(folder):
 
 
 def test_check_says_what_the_basis_is_and_counts_its_probes(folder):
-    lines = list(check(load_config(write_run(folder), OVERRIDES)))
+    lines = list(check(load_config(write_run(folder), [*OVERRIDES, "mixing.preset=paper"])))
     assert "basis       2 distributions over 4 domains, 5 shares above 0" in lines
     assert any("(2 x 8 + 32) / (4 x 8)" in line for line in lines)

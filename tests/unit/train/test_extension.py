@@ -85,13 +85,6 @@ def test_alignments_are_measured_as_the_probe_says(folder):
             ),
         ),
         (
-            "interval: 1, observes: preconditioned, probe: {direction: {rank: 2}}",
-            (
-                "probe.direction: expected 'full': the rule observes a gradient that is divided "
-                'element by element, found {"rank": 2}'
-            ),
-        ),
-        (
             "interval: 1, initial: {d0: 0.5, dd1: 0.5}",
             (
                 "initial: expected a weight for each of the 2 domains, found none for 1 (d1)\n"

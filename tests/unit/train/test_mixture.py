@@ -18,6 +18,7 @@ from megadga.mixers.safeguards import GeneralGuard
 from megadga.mixers.scores import AutoStep
 from megadga.mixers.static import Static, unimax_weights
 from megadga.mixers.targets import OverTargets
+from megadga.mixers.updates import UpdateSteps
 from megadga.train.data import RunData, open_data
 from megadga.train.mixture import Mixture, make_mixture
 from tests.support.probes import sized
@@ -49,6 +50,9 @@ def initial_weights(folder: Path, *overrides: str) -> Any:
     return mixture(folder, *overrides).scheduler.init().averaged_weights
 
 
+PAPER = "mixing.preset=paper"
+
+
 def static(weights: str) -> str:
     return f"mixing={{type: static, weights: {weights}}}"
 
@@ -71,12 +75,61 @@ def test_a_type_with_a_name_is_static_with_these_weights(folder, short, weights)
     assert found.interval is None
 
 
-def test_dga_comes_with_its_interval_and_measures_directionally(folder):
-    found = mixture(folder, "mixing.probe.sequences_per_domain=3")
+def test_dga_of_the_paper_comes_with_its_interval_and_measures_directionally(folder):
+    found = mixture(folder, PAPER, "mixing.probe.sequences_per_domain=3")
     assert found.scheduler.observes == AlignmentNeeds()
     assert found.interval == 4
     assert found.probe == sized(Directional(), 3, 32)
     np.testing.assert_array_equal(found.scheduler.init().averaged_weights, np.full(3, 1 / 3))
+
+
+def test_dga_without_any_key_is_filtered_and_measures_in_flight_as_often_as_it_may(folder):
+    found = mixture(folder, "mixing={type: dga}", "training.steps=1000")
+    assert isinstance(found.scheduler, Dga)
+    assert found.scheduler.filtered
+    assert found.scheduler.observes == AlignmentNeeds(preconditioned=True, without_moments="raw")
+    assert found.probe == InFlight(
+        sequences_per_domain=1,
+        specific_sequences=8,
+        direction=LowRank(rank=16),
+        direction_interval=10,
+        refresh_every=None,
+    )
+    assert found.updates == UpdateSteps(interval=15, early_interval=5, early_steps=100)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.specific={a: {path: specific}, b: {path: specific}}"],
+        ["mixing.score=cosine"],
+        ["mixing.filtered=false"],
+        ["training.loss_reweighting={strategy: quadratic}"],
+    ],
+)
+def test_what_cannot_be_measured_in_flight_is_by_default_measured_between_steps(folder, overrides):
+    found = mixture(folder, "mixing={type: dga}", *overrides)
+    assert found.probe == Directional(sequences_per_domain=2, specific_sequences=8)
+
+
+def test_the_preset_gives_way_to_keys_that_are_given(folder):
+    found = mixture(folder, "mixing={type: dga, preset: paper, interval: 7, score: adam}")
+    scheduler = found.scheduler
+    assert isinstance(scheduler, Dga)
+    assert (scheduler.step_size, scheduler.score, found.interval) == (0.1, "adam", 7)
+    assert not scheduler.filtered
+    assert scheduler.budget is None
+
+
+def test_the_budget_counts_epochs_of_the_runs_batches(folder):
+    config, data = load(folder, "mixing={type: dga, epoch_budget: 2.5}")
+    scheduler = make_mixture(config, data.domains).scheduler
+    assert isinstance(scheduler, Dga)
+    assert scheduler.budget is not None
+    assert scheduler.budget.max_epochs == 2.5
+    assert scheduler.budget.total_steps == 10
+    windows = np.array([domain.num_sequences for domain in data.domains])
+    np.testing.assert_array_equal(scheduler.budget.epochs_per_step, 8 / windows)
 
 
 @pytest.mark.parametrize(
@@ -100,15 +153,16 @@ def test_alignments_are_measured_as_the_probe_says(folder, probe, method):
 
 
 def test_a_score_by_adam_says_what_it_does_without_moments(folder):
-    found = mixture(folder, "mixing.score=adam")
+    found = mixture(folder, PAPER, "mixing.score=adam")
     assert found.scheduler.observes == AlignmentNeeds(preconditioned=True)
-    found = mixture(folder, "mixing.score=adam", "mixing.without_moments=raw")
+    found = mixture(folder, PAPER, "mixing.score=adam", "mixing.without_moments=raw")
     assert found.scheduler.observes == AlignmentNeeds(preconditioned=True, without_moments="raw")
 
 
 def test_dga_takes_every_setting(folder):
     found = mixture(
         folder,
+        PAPER,
         "mixing.ema=0.5",
         "mixing.score=cosine",
         "mixing.floor=0.1",
@@ -129,6 +183,7 @@ def test_dga_takes_every_setting(folder):
 def test_dga_takes_every_guard(folder):
     found = mixture(
         folder,
+        PAPER,
         "mixing.step_size={spread: 0.3}",
         "mixing.max_change=0.25",
         "mixing.warmup=2",
@@ -183,7 +238,7 @@ TWO_SETS = "data.specific={a: {path: specific, importance: 3.0}, b: {path: speci
 
 
 def test_several_specific_sets_are_combined_before_the_rule_sees_them(folder):
-    found = mixture(folder, TWO_SETS, "mixing.score=cosine", "mixing.combine=worst")
+    found = mixture(folder, TWO_SETS, PAPER, "mixing.score=cosine", "mixing.combine=worst")
     scheduler = found.scheduler
     assert isinstance(scheduler, OverTargets)
     assert isinstance(scheduler.rule, Dga)
@@ -193,7 +248,7 @@ def test_several_specific_sets_are_combined_before_the_rule_sees_them(folder):
 
 
 def test_one_specific_set_is_left_to_the_rule_itself(folder):
-    assert isinstance(mixture(folder, "mixing.combine=worst").scheduler, Dga)
+    assert isinstance(mixture(folder, PAPER, "mixing.combine=worst").scheduler, Dga)
 
 
 def test_grape_takes_every_setting(folder):
