@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from megadga.mixers.static import Static as Static
     from megadga.mixers.static import uniform_weights as uniform_weights
     from megadga.mixers.targets import OverTargets as OverTargets
+    from megadga.mixers.updates import UpdateSteps as UpdateSteps
     from megadga.plugin import Batch as Batch
     from megadga.plugin import BatchIndices as BatchIndices
     from megadga.plugin import MixturePlugin as MixturePlugin
@@ -61,6 +62,7 @@ _PUBLIC = {
     "megadga.mixers.schedule": ("Schedule",),
     "megadga.mixers.static": ("Static", "uniform_weights"),
     "megadga.mixers.targets": ("OverTargets",),
+    "megadga.mixers.updates": ("UpdateSteps",),
     "megadga.plugin": ("Batch", "BatchIndices", "MixturePlugin", "Plugin", "Sampling"),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -17,8 +17,8 @@ from .environment import synchronize
 from .setting import Deadline, Row, Setting
 
 _MIXING = {
-    "dga": "{{type: dga, preset: paper, interval: {interval}, step_size: {{spread: 0.3}}, ema: 0.1, probe: "
-    "{{type: directional, sequences_per_domain: 8, specific_sequences: 32}}}}",
+    "dga": "{{type: dga, preset: paper, interval: {interval}, step_size: {{spread: 0.3}}, "
+    "ema: 0.1, probe: {{type: directional, sequences_per_domain: 8, specific_sequences: 32}}}}",
     "uniform": "{{type: static, weights: uniform}}",
 }
 _RUN = """\

@@ -8,7 +8,7 @@ What is there is not made again. The corpus is a folder of documents, one file p
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,15 @@ NUM_CLUSTERS = 256
 FEW_TOKENS = 20_000
 """Of each domain of the first experiment."""
 FEW_TARGET = "pubmedqa"
+TARGETS = (
+    "pubmedqa",
+    "black_python",
+    "wikipedia_prose",
+    "hott_book",
+    "licenses",
+    "detective_fiction",
+)
+"""Sets of the third experiment, each with splits of its own."""
 SHORT_TARGET = "mmlu_social_sciences"
 SHORT_TOKENS = 8 * 128 + 1
 """Eight windows of 128 tokens and their targets."""
@@ -82,8 +91,8 @@ class EvidenceFolder:
         return sorted({path.name.partition(".")[0] for path in self.corpus.glob("specific/*.gz")})
 
 
-def prepare(folder: EvidenceFolder) -> None:
-    """Make the tokenizer, the clustering, and both experiments' shards and histograms.
+def prepare(folder: EvidenceFolder, experiments: Collection[str]) -> None:
+    """Make the tokenizer, and what some experiments read: clustering, shards, histograms.
 
     Raises:
         MegadgaError: If the corpus lacks something, or a tool fails; it has said why.
@@ -94,28 +103,40 @@ def prepare(folder: EvidenceFolder) -> None:
         prefix = ["--output", str(folder.tokenizer.with_suffix(""))]
         size = ["--vocab-size", str(VOCABULARY_SIZE)]
         _data("tokenizer", "--input", *domains, *size, *prefix)
-    if not folder.clustering.exists():
+    if {"few_tokens", "sensitivity", "clusters"} & set(experiments) and (
+        not folder.clustering.exists()
+    ):
         levels = ["--levels", str(NUM_CLUSTERS)]
         output = ["--output", str(folder.clustering)]
         _data("cluster", "--input", *domains, *levels, *_pieces(folder), *output)
     tokenizer = load_tokenizer(folder.tokenizer)
-    _prepare_few_tokens(folder, tokenizer)
-    _prepare_clusters(folder, tokenizer)
+    _prepare_few_domains(folder, tokenizer)
+    if {"few_tokens", "sensitivity"} & set(experiments):
+        _prepare_few_tokens(folder)
+    if "clusters" in experiments:
+        _prepare_clusters(folder, tokenizer)
+    if "targets" in experiments:
+        _prepare_targets(folder)
 
 
-def _prepare_few_tokens(folder: EvidenceFolder, tokenizer: Tokenizer) -> None:
-    """Keep 20,000 tokens of each domain; find out to which domain the target's texts are close."""
+def _prepare_few_domains(folder: EvidenceFolder, tokenizer: Tokenizer) -> None:
+    """Keep 20,000 tokens of each domain."""
     root = folder.root / "few_tokens"
     documents = root / "documents"
     for path in folder.domain_files():
         kept = documents / f"{path.name.partition('.')[0]}.jsonl"
         if not kept.exists():
             _write_texts(kept, _first_tokens(_shuffled([path]), tokenizer, FEW_TOKENS))
-    target = [str(path) for path in folder.target_files(FEW_TARGET)]
     _build(folder, [str(path) for path in sorted(documents.iterdir())], root / "domains")
+
+
+def _prepare_few_tokens(folder: EvidenceFolder) -> None:
+    """Build the target; find out to which domain its texts are close."""
+    root = folder.root / "few_tokens"
+    target = [str(path) for path in folder.target_files(FEW_TARGET)]
     _build(folder, target, root / "specific")
     if not (root / "histogram.json").exists():
-        shares = _nearest_domains(folder, sorted(documents.iterdir()))
+        shares = _nearest_domains(folder, sorted((root / "documents").iterdir()))
         write_histogram(root / "histogram.json", shares)
 
 
@@ -143,6 +164,14 @@ def _prepare_clusters(folder: EvidenceFolder, tokenizer: Tokenizer) -> None:
             if name != SHORT_TARGET
         ]
         _data("histogram", *measure, str(root / "basis.npz"), "--input", *others)
+
+
+def _prepare_targets(folder: EvidenceFolder) -> None:
+    """Build all tokens of each domain but a few documents, and every target."""
+    root = folder.root / "targets"
+    _build(folder, list(map(str, folder.domain_files())), root / "domains", valid_fraction="0.002")
+    targets = [str(path) for name in TARGETS for path in folder.target_files(name)]
+    _build(folder, targets, root / "specific")
 
 
 def _nearest_domains(folder: EvidenceFolder, documents: list[Path]) -> dict[str, float]:
@@ -180,9 +209,15 @@ def _write_texts(path: Path, texts: Iterable[str]) -> None:
     partial.rename(path)
 
 
-def _build(folder: EvidenceFolder, inputs: list[str], output: Path, *options: str) -> None:
+def _build(
+    folder: EvidenceFolder,
+    inputs: list[str],
+    output: Path,
+    *options: str,
+    valid_fraction: str = "0",
+) -> None:
     if not output.exists():
-        whole = ["--tokenizer", str(folder.tokenizer), "--valid-fraction", "0"]
+        whole = ["--tokenizer", str(folder.tokenizer), "--valid-fraction", valid_fraction]
         _data("build", "--input", *inputs, *whole, "--output", str(output), *options)
 
 

@@ -14,16 +14,21 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from megadga.config.loading import load_config
 from megadga.errors import MegadgaError
 from megadga.report.history import read_records
 from trials.agreement import markdown_table
+from trials.evidence_data import TARGETS
 
 CONFIGS = Path("configs/evidence")
 EXPERIMENTS = {
     "few_tokens": ("uniform", "importance", "odm", "dga", "dga_ema", "dga_capped"),
     "clusters": ("uniform", "importance", "distribution_dga"),
 }
+TOKENS = {"20k": "few_tokens", "all": "targets"}
+"""Tokens of each domain in the third experiment, by the experiment that has the shards."""
 SENSITIVITY = {
     "step_size 0.3": ("mixing.step_size=0.3",),
     "step_size 1": ("mixing.step_size=1.0",),
@@ -116,8 +121,66 @@ def _planned(experiment: str, seed: int) -> Iterator[EvidenceRun]:
         for label, changes in SENSITIVITY.items():
             yield EvidenceRun("few_tokens", "dga_ema", seed, label, changes)
         return
+    if experiment == "targets":
+        yield from _planned_targets(seed)
+        return
     for name in EXPERIMENTS[experiment]:
         yield EvidenceRun(experiment, name, seed, name)
+
+
+def _planned_targets(seed: int) -> Iterator[EvidenceRun]:
+    """Yield, for each number of tokens, uniform weights once, and DGA's defaults by target."""
+    for tokens, kind in TOKENS.items():
+        domains = f"data.domains=build/evidence/{kind}/domains"
+        every = f"data.specific={{{', '.join(map(_specific, TARGETS))}}}"
+        yield EvidenceRun("targets", "uniform", seed, f"{tokens} uniform", (domains, every))
+        for target in TARGETS:
+            one = f"data.specific={{{_specific(target)}}}"
+            yield EvidenceRun("targets", "dga", seed, f"{tokens} {target}", (domains, one))
+
+
+def _specific(target: str) -> str:
+    return f"{target}: {{path: build/evidence/targets/specific/{target}}}"
+
+
+def target_table(seeds: Sequence[int]) -> str:
+    """Return a table in Markdown of the third experiment's finished runs: a line a cell.
+
+    Of each target and number of tokens: losses at the end with uniform weights and with DGA, how
+    much less the latter is, and how far it is above its own best; means over the seeds, and the
+    differences of each.
+    """
+    rows: list[list[str]] = []
+    for tokens in TOKENS:
+        for target in TARGETS:
+            found = [cell for seed in seeds if (cell := _target_cell(tokens, target, seed))]
+            if found:
+                uniform, dga, best = np.array(found).T
+                gains = ", ".join(f"{gain:.3f}" for gain in uniform - dga)
+                rows.append(
+                    [
+                        f"{target}, {tokens}",
+                        *(f"{losses.mean():.3f}" for losses in (uniform, dga)),
+                        f"{(uniform - dga).mean():.3f} ({gains})",
+                        f"{(dga - best).mean():.3f}",
+                    ]
+                )
+    titles = ("target, tokens of a domain", "uniform", "dga", "less", "dga above its best")
+    return markdown_table(titles, rows)
+
+
+def _target_cell(tokens: str, target: str, seed: int) -> tuple[float, float, float] | None:
+    """Return the last loss with uniform weights, and DGA's last and least; None if missing."""
+    runs = {run.label: run for run in _planned_targets(seed)}
+    uniform, dga = (runs[f"{tokens} {name}"] for name in ("uniform", target))
+    if not (_is_finished(uniform) and _is_finished(dga)):
+        return None
+    losses = [each["specific"][target] for each in _evaluations(dga)]
+    return _evaluations(uniform)[-1]["specific"][target], losses[-1], min(losses)
+
+
+def _evaluations(run: EvidenceRun) -> list[dict[str, Any]]:
+    return list(read_records(run.folder / "metrics.jsonl", "evaluation"))
 
 
 def _train(run: EvidenceRun, threads: int) -> EvidenceRun:
@@ -146,8 +209,7 @@ def _is_finished(run: EvidenceRun) -> bool:
 
 def _losses(run: EvidenceRun) -> list[float]:
     """Return the loss of the run's specific set at each evaluation."""
-    records: list[dict[str, Any]] = list(read_records(run.folder / "metrics.jsonl", "evaluation"))
-    return [loss for record in records for loss in record["specific"].values()]
+    return [loss for record in _evaluations(run) for loss in record["specific"].values()]
 
 
 def _shown(losses: Sequence[float]) -> str:
