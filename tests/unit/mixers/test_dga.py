@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from megadga.mixers.base import Alignments, MixtureState, Scheduler
 from megadga.mixers.dga import Dga
-from megadga.mixers.safeguards import signal_to_noise
+from megadga.mixers.safeguards import EpochBudget, GeneralGuard, signal_to_noise
 from megadga.mixers.scores import SCORES, AutoStep
 
 LN2, LN3 = math.log(2), math.log(3)
@@ -371,3 +371,60 @@ def test_alignments_of_another_number_of_domains_are_refused():
     scheduler = Dga(np.array([0.4, 0.6]), step_size=1.0)
     with pytest.raises(ValueError, match=r"expected shape \(2,\), found \(3,\)"):
         scheduler.update(scheduler.init(), measured([1, 2, 3]))
+
+
+def filtered_dga(**options: Any) -> Dga:
+    return Dga(np.array([0.5, 0.25, 0.25]), step_size=1.0, filtered=True, **options)
+
+
+def in_training(dots, *, step: int, epochs=(0.0, 0.0, 0.0)) -> Alignments:
+    counts = np.full(3, 8)
+    known = {"counts": counts, "step": step, "epochs": np.array(epochs)}
+    return replace(measured(dots, errors=np.full(3, 0.01)), **known)
+
+
+def test_filtered_weights_are_the_prior_times_exp_of_what_is_known():
+    scheduler = filtered_dga()
+    state = after(scheduler, *(in_training([1.0, 0.0, 0.0], step=step) for step in range(1, 30)))
+    # One domain above two equal ones by far more than the noise: (sqrt(2), -1/sqrt(2), ...).
+    logits = np.log([0.5, 0.25, 0.25]) + np.array([2.0, -1.0, -1.0]) / 2**0.5
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(state.weights, expected, atol=5e-3)
+    # They do not add up.
+    later = after(scheduler, *(in_training([1.0, 0.0, 0.0], step=step) for step in range(1, 90)))
+    np.testing.assert_allclose(later.weights, expected, atol=5e-3)
+
+
+def test_filtered_weights_change_sides_with_the_scores():
+    updates = [in_training([1.0, 0.0, 0.0], step=step) for step in range(1, 20)]
+    updates += [in_training([0.0, 1.0, 0.0], step=step) for step in range(20, 60)]
+    state = after(filtered_dga(prior=np.full(3, 1 / 3)), *updates)
+    assert state.weights[1] > 0.5 > state.weights[0]
+
+
+def test_the_guard_pulls_filtered_weights_back_to_the_prior():
+    guard = GeneralGuard(max_rise=0.1, pull=1.0)
+    losses = [5.0, 5.0, 6.0]
+    updates = [
+        replace(in_training([1.0, 0.0, 0.0], step=step), general_loss=loss)
+        for step, loss in enumerate(losses, start=1)
+    ]
+    scheduler = filtered_dga(general_guard=guard)
+    assert after(scheduler, *updates[:2]).weights[0] > 0.55
+    np.testing.assert_allclose(after(scheduler, *updates).weights, [0.5, 0.25, 0.25])
+
+
+def test_a_budget_caps_a_domain_that_is_nearly_used_up():
+    budget = EpochBudget(4.0, np.full(3, 0.1), total_steps=30)
+    updates = [in_training([1.0, 0.0, 0.0], step=5, epochs=(0.5, 0.0, 0.0))] * 5
+    free = after(filtered_dga(), *updates).weights
+    assert free[0] > 0.55
+    used = [*updates, in_training([1.0, 0.0, 0.0], step=20, epochs=(3.9, 0.1, 0.1))]
+    state = after(filtered_dga(budget=budget), *used)
+    assert state.weights[0] == pytest.approx(0.1 / (0.1 * 10))
+    assert state.weights[1] == pytest.approx(state.weights[2])
+
+
+def test_a_step_size_by_spread_does_not_go_with_filtered_scores():
+    with pytest.raises(ValueError, match="step_size: expected a number if filtered"):
+        Dga(np.array([1.0]), step_size=AutoStep(spread=0.3), filtered=True)

@@ -24,7 +24,7 @@ from megadga.mixers.doge import Doge
 from megadga.mixers.doremi import Doremi
 from megadga.mixers.grape import Grape
 from megadga.mixers.odm import Odm
-from megadga.mixers.safeguards import GeneralGuard
+from megadga.mixers.safeguards import EpochBudget, GeneralGuard
 from megadga.mixers.schedule import Schedule
 from megadga.mixers.scores import AutoStep
 from megadga.mixers.static import Static
@@ -89,10 +89,29 @@ def ramp(initial: FloatArray) -> Scheduler:
     )
 
 
+def filtered_dga(initial: FloatArray) -> Scheduler:
+    return Dga(
+        initial,
+        step_size=2.0,
+        filtered=True,
+        max_change=0.5,
+        budget=EpochBudget(2.0, np.linspace(0.01, 0.3, initial.size), total_steps=5),
+    )
+
+
+def alignments_in_training(values: FloatArray, step: int) -> Observed:
+    observed = alignments(values, step)
+    assert isinstance(observed, Alignments)
+    epochs = np.linspace(0.01, 0.3, values.shape[1]) * step / values.shape[1]
+    counts = np.arange(values.shape[1]) % 3
+    return replace(observed, counts=counts, step=step, epochs=epochs)
+
+
 RULES = {
     "static": Rule(Static, alignments),
     "dga": Rule(lambda initial: Dga(initial, step_size=0.3, ema=0.4), alignments),
     "dga with guards": Rule(guarded_dga, alignments),
+    "filtered dga": Rule(filtered_dga, alignments_in_training),
     "dga with a general guard": Rule(general_dga, alignments_and_a_loss),
     "doge": Rule(lambda initial: Doge(initial, step_size=0.3), alignments),
     "doremi": Rule(Doremi, domain_losses),
@@ -161,7 +180,7 @@ def assert_equal_bits(first: MixtureState, second: MixtureState) -> None:
 
 def saved_and_loaded(state: MixtureState) -> MixtureState:
     def copied(array: FloatArray) -> FloatArray:
-        return np.frombuffer(array.tobytes())
+        return np.frombuffer(array.tobytes()).reshape(array.shape)
 
     memory = {name: copied(remembered) for name, remembered in state.memory.items()}
     return replace(

@@ -11,6 +11,7 @@ from megadga.errors import ResumeError
 from megadga.mixers.base import Alignments
 from megadga.mixers.dga import Dga
 from megadga.mixers.static import uniform_weights
+from megadga.mixers.updates import UpdateSteps
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.plugin import mixture as module
 from megadga.probes.sequences import TrainedBatch
@@ -58,12 +59,19 @@ def plugin(group: Any, domains: Any, measurement: FakeMeasurement) -> MixturePlu
     return new_plugin(group, domains)
 
 
-def new_plugin(group: Any, domains: Any, *, ema: float = 1.0, seed: int = 1) -> MixturePlugin:
+def new_plugin(
+    group: Any,
+    domains: Any,
+    *,
+    ema: float = 1.0,
+    seed: int = 1,
+    interval: int | UpdateSteps = 3,
+) -> MixturePlugin:
     engine = FakeEngine(accumulation=2, micro_batch_size=4)
     engine.data_parallel_group = group
     rule = Dga(uniform_weights(len(domains)), step_size=1.0, ema=ema)
     sampling = Sampling(seed=seed)
-    return MixturePlugin(engine, domains, domains[0], rule, sampling=sampling, interval=3)
+    return MixturePlugin(engine, domains, domains[0], rule, sampling=sampling, interval=interval)
 
 
 def train(plugin: MixturePlugin, steps: int) -> list[dict[str, Any]]:
@@ -76,6 +84,29 @@ def test_every_interval_steps_the_domains_are_measured_and_the_weights_move(plug
     assert measurement.prepared == [(0, 8), (1, 8)]  # before the steps 3 and 6
     assert [step for step, metrics in enumerate(logged, start=1) if metrics] == [3, 6]
     np.testing.assert_allclose(plugin.weights, np.array([4.0, 1.0, 1.0]) / 6.0, rtol=1e-15)
+
+
+def test_updates_come_when_their_steps_say(group, domains, measurement):
+    plugin = new_plugin(group, domains, interval=UpdateSteps(4, early_interval=1, early_steps=2))
+    logged = train(plugin, 11)
+    assert [step for step, metrics in enumerate(logged, start=1) if metrics] == [1, 2, 6, 10]
+
+
+def test_the_rule_is_told_of_the_step_and_the_epochs(group, domains, measurement, monkeypatch):
+    observed: list[Alignments] = []
+    update = Dga.update
+
+    def record(rule: Dga, state: Any, found: Any) -> Any:
+        observed.append(found)
+        return update(rule, state, found)
+
+    monkeypatch.setattr(Dga, "update", record)
+    plugin = new_plugin(group, domains)
+    train(plugin, 3)
+    (found,) = observed
+    assert found.step == 3
+    assert found.epochs is not None
+    np.testing.assert_array_equal(found.epochs, plugin.epochs)
 
 
 def test_the_weights_hold_for_the_batches_up_to_the_update_and_change_with_the_next(

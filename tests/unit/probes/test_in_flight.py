@@ -31,7 +31,7 @@ class FakeProbe:
 
     Attributes:
         per_target: Alignment of each domain; those in flight are spread by a quarter about it.
-        asked: Names of the domains measured apart, an entry an update.
+        asked: Names of the domains measured separately, an entry per update.
         watching: Whether a step is being watched.
         num_started: Kept in a checkpoint.
     """
@@ -42,14 +42,14 @@ class FakeProbe:
     num_started: int = 0
 
     def start(
-        self, update: int, specific: ProbeSequences, apart: Sequence[ProbeSequences]
+        self, update: int, specific: ProbeSequences, separate: Sequence[ProbeSequences]
     ) -> InFlightStart:
         assert set_of(specific) == "specific"
-        self.asked.append([set_of(drawn) for drawn in apart])
+        self.asked.append([set_of(drawn) for drawn in separate])
         self.watching = True
         self.num_started += 1
-        sets = np.repeat(np.arange(len(apart)), [len(drawn) for drawn in apart])
-        domains = np.array([NAMES.index(set_of(drawn)) for drawn in apart], dtype=np.int64)
+        sets = np.repeat(np.arange(len(separate)), [len(drawn) for drawn in separate])
+        domains = np.array([NAMES.index(set_of(drawn)) for drawn in separate], dtype=np.int64)
         targets = np.full(sets.size, SEQUENCE_LENGTH)
         along = np.array(self.per_target)[domains[sets]] * targets
         return InFlightStart(
@@ -99,7 +99,7 @@ def errors(alignments: Alignments) -> list[float]:
     return alignments.standard_errors.tolist()
 
 
-def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeSequenceSampler):
+def test_the_first_update_measures_separately_what_the_batch_lacks(draws: ProbeSequenceSampler):
     probe = FakeProbe([1.0, 2.0, 4.0])
 
     found = updated(InFlightMeasurement(probe, draws, refresh_every=10), 0, 1, 1, 1, 1)
@@ -108,6 +108,28 @@ def test_the_first_update_measures_apart_what_the_batch_lacks(draws: ProbeSequen
     assert found.dots.tolist() == [1.0, 2.0, 4.0]
     # Four sequences a quarter off: variance 1/16 * 4/3 of one, and of the mean a fourth of it.
     np.testing.assert_allclose(errors(found), [0.0, math.sqrt(1 / 48), 0.0])
+
+
+def test_without_refreshes_only_the_batch_is_measured(draws: ProbeSequenceSampler):
+    probe = FakeProbe([1.0, 2.0, 4.0])
+    aligner = InFlightMeasurement(probe, draws, refresh_every=None)
+
+    found = [updated(aligner, 0, 1, 1, 1, 1), updated(aligner, 1, 1, 1, 2, 2)]
+
+    assert probe.asked == [[], []]
+    assert [each.dots.tolist() for each in found] == [[0.0, 2.0, 0.0], [0.0, 2.0, 4.0]]
+    assert found[0].standard_errors is None  # nothing is known of two domains
+
+
+def test_each_update_counts_the_sequences_that_it_measured(draws: ProbeSequenceSampler):
+    aligner = InFlightMeasurement(FakeProbe([1.0, 2.0, 4.0]), draws, refresh_every=10)
+
+    first, second = updated(aligner, 0, 1, 1, 1, 1), updated(aligner, 1, 0, 1, 1, 1)
+
+    assert first.counts is not None
+    assert second.counts is not None
+    assert first.counts.tolist() == [4, 4, 4]  # four were drawn of what the batch lacks
+    assert second.counts.tolist() == [1, 3, 0]
 
 
 def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeSequenceSampler):
@@ -119,7 +141,9 @@ def test_what_else_is_known_of_the_direction_is_passed_on(draws: ProbeSequenceSa
     assert found.squared_norms is None
 
 
-def test_a_batch_with_every_domain_leaves_nothing_to_measure_apart(draws: ProbeSequenceSampler):
+def test_a_batch_with_every_domain_leaves_nothing_to_measure_separately(
+    draws: ProbeSequenceSampler,
+):
     probe = FakeProbe([1.0, 2.0, 4.0])
 
     found = updated(InFlightMeasurement(probe, draws, refresh_every=10), 0, 0, 0, 1, 1, 2, 2)
@@ -146,7 +170,9 @@ def test_domains_that_a_batch_lacks_keep_their_estimates_and_grow_uncertain(
     np.testing.assert_allclose(errors(third), of_two * np.sqrt([3, 1, 3]))
 
 
-def test_every_so_many_updates_what_the_batch_lacks_is_measured_apart(draws: ProbeSequenceSampler):
+def test_every_so_many_updates_what_the_batch_lacks_is_measured_separately(
+    draws: ProbeSequenceSampler,
+):
     probe = FakeProbe([1.0, 2.0, 4.0])
     aligner = InFlightMeasurement(probe, draws, refresh_every=3)
 

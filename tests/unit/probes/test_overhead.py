@@ -2,7 +2,7 @@ import pytest
 
 from megadga.mixers.base import AlignmentNeeds, TargetNeeds
 from megadga.mixers.probing import Directional, InFlight, LowRank, Probe, Sharded
-from megadga.probes.overhead import Overhead, predicted_overhead
+from megadga.probes.overhead import Overhead, predicted_overhead, update_cost
 from tests.support.probes import sized
 
 NORMS = AlignmentNeeds(norms=True)
@@ -48,12 +48,30 @@ def overhead(method: Probe, needs: AlignmentNeeds | TargetNeeds = AlignmentNeeds
             AlignmentNeeds(),
             32 + 2 * 32 / 4,
         ),
+        (
+            InFlight(direction=LowRank(rank=16), direction_interval=4, refresh_every=None),
+            PRECONDITIONED,
+            32 / 4,  # factored in its shards: one pass
+        ),
     ],
 )
 def test_an_update_reads_the_sequences_that_are_worked_out_here(method, needs, sequences):
     found = overhead(method, needs)
     assert found.sequences_per_update == sequences
     assert found.share == sequences / (100 * 512)
+
+
+@pytest.mark.parametrize(
+    ("method", "share"),
+    [
+        (Directional(), (20 * 8 + 32) / 512),
+        (InFlight(refresh_every=None), 32 / 512 + 0.35),
+        (InFlight(direction=LowRank(rank=16), refresh_every=None), 2 * 32 / 512 + 0.05),
+    ],
+)
+def test_an_update_costs_its_sequences_and_in_flight_a_part_of_the_step(method, share):
+    found = update_cost(method, num_domains=20, global_batch_size=512, needs=AlignmentNeeds())
+    assert found == pytest.approx(share)
 
 
 def test_twenty_domains_cost_four_in_a_thousand():
