@@ -444,11 +444,12 @@ class Dga:
         """Return the state after one measurement.
 
         One that is not finite, whose signal is below ``min_signal``, or that comes in the warm-up
-        or after the freeze, is counted and left out; the guard takes in its general loss.
+        or after the freeze, is counted and left out; the guard takes in its general loss. So is,
+        if ``filtered``, one that is raw as AdamW has no moments yet.
 
         Raises:
-            ValueError: If ``observed`` has another number of domains than ``state``, or no
-                standard errors although ``min_signal`` is above 0.
+            ValueError: If ``observed`` has another number of domains than ``state``, no standard
+                errors although ``min_signal`` is above 0, or no epochs although there is a budget.
         """
         assert isinstance(observed, Alignments)
         check_domains("alignments", observed.dots.shape, state)
@@ -462,8 +463,8 @@ class Dga:
             step = self._from_prior(posterior(memory).standardized, pull)
         else:
             step = self._step(state.weights, scores, pull)
-        if self.budget is not None and observed.step is not None and observed.epochs is not None:
-            step = project_to_caps(step, self.budget.caps(observed.epochs, observed.step))
+        if self.budget is not None:
+            step = project_to_caps(step, _caps(self.budget, observed))
         weights = limit_change(state.weights, step, self.max_change)
         # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
         averaged = weights + (1.0 - self.ema) * (state.averaged_weights - weights)
@@ -490,6 +491,9 @@ class Dga:
         measured = state.num_updates + state.num_skipped
         if not is_active(measured, warmup=self.warmup, freeze_after=self.freeze_after):
             return False
+        needs = SCORES[self.score].needs
+        if self.filtered and needs.preconditioned and not observed.preconditioned:
+            return False  # raw scores are of another scale
         return observed.is_finite() and self._signal(observed) >= self.min_signal
 
     def _filtered(self, memory: Memory, scores: FloatArray, observed: Alignments) -> Memory:
@@ -527,6 +531,12 @@ class Dga:
     def _floored_prior(self) -> FloatArray:
         prior = self.initial if self.prior is None else self.prior
         return project_to_floor(check_simplex(prior), self.floor)
+
+
+def _caps(budget: EpochBudget, observed: Alignments) -> FloatArray:
+    if observed.step is None or observed.epochs is None:
+        raise ValueError("alignments: expected step and epochs, for a budget, found none")
+    return budget.caps(observed.epochs, observed.step)
 
 
 def _budget(options: DgaOptions, context: RuleContext) -> EpochBudget | None:

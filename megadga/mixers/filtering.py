@@ -18,13 +18,13 @@ differ by noise alone are estimated as equal (an empirical Bayes estimate, as th
 Stein).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
+from megadga.mixers.safeguards import Memory
 
 TAUS = np.sqrt([0.02, 0.1, 0.5, 2.5])
 """Standard deviations of the domains' own parts that are tried, in units of a sequence's noise."""
@@ -37,7 +37,6 @@ _NOISE_MEMORY = 128.0  # observations that the unit is estimated from
 _LIKELIHOOD_MEMORY = 2048.0  # observations that the filters are compared by
 _LARGEST_SQUARE = 9.0  # of an innovation over its variance: scores have heavy tails
 
-Memory = Mapping[str, FloatArray]
 _MEANS, _POSTERIOR_VARIANCES = "filter_means", "filter_variances"
 _LIKELIHOODS, _NOISE = "filter_log_likelihoods", "filter_noise"
 
@@ -118,6 +117,11 @@ def posterior(memory: Memory) -> Posterior:
     between = share @ (memory[_MEANS] - means) ** 2
     variances = share @ memory[_POSTERIOR_VARIANCES] + between
     return Posterior(means - means.mean(), variances)
+
+
+def read_posterior(memory: Memory) -> Posterior | None:
+    """Return what is known by the memory of a rule; None if the rule does not filter."""
+    return posterior(memory) if _MEANS in memory else None
 
 
 def kalman_update(

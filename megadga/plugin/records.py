@@ -22,8 +22,9 @@ from megadga.mixers.base import (
     keeps_average,
 )
 from megadga.mixers.basis import basis_weights, rule_state
+from megadga.mixers.filtering import read_posterior
 from megadga.mixers.grape import task_weights
-from megadga.mixers.safeguards import GuardReading, effective_domains, entropy_alarm, read_guard
+from megadga.mixers.safeguards import Memory, effective_domains, entropy_alarm, read_guard
 from megadga.mixers.targets import inner_state
 from megadga.plugin.protocol import Metrics
 
@@ -174,8 +175,11 @@ class UpdateRecords:
             epochs: Number of epochs of each domain, shape ``(K,)``.
         """
         record: dict[str, Any] = {}
-        if (guard := self._guard(mixture)) is not None:
+        memory = self._rule_memory(mixture)
+        if (guard := read_guard(memory)) is not None:
             record["general_guard"] = guard.is_on
+        if (known := read_posterior(memory)) is not None:
+            record["scores"] = _by_name(self.measured, known.standardized)
         if self._mixtures is not None:
             of_rows, averaged = basis_weights(mixture.memory)
             record["basis_weights"] = _by_name(self.measured, of_rows)
@@ -229,7 +233,7 @@ class UpdateRecords:
             after: State after it.
             general_loss: The loss passed to the guard.
         """
-        was, now = self._guard(before), self._guard(after)
+        was, now = (read_guard(self._rule_memory(state)) for state in (before, after))
         if was is None or now is None or was.is_on == now.is_on:
             return {}
         event = {
@@ -239,12 +243,12 @@ class UpdateRecords:
         }
         return {"event": event}
 
-    def _guard(self, mixture: MixtureState) -> GuardReading | None:
-        """Return the guard's state, also from inside wrapped schedulers."""
+    def _rule_memory(self, mixture: MixtureState) -> Memory:
+        """Return the memory of the rule, also from inside wrapped schedulers."""
         state = mixture if self._mixtures is None else rule_state(mixture)
         if isinstance(self.needs, TargetNeeds):
             state = inner_state(state)
-        return read_guard(state.memory)
+        return state.memory
 
     def _targets(self, observed: TargetAlignments, mixture: MixtureState) -> dict[str, Any]:
         state = mixture if self._mixtures is None else rule_state(mixture)
@@ -286,7 +290,10 @@ class UpdateRecords:
                     finite &= np.isfinite(observed.squared_norms)
                 reason = "alignments are not finite"
                 if observed.is_finite():
-                    reason = "skipped by the scheduler: min_signal, warmup or freeze_after"
+                    reason = (
+                        "skipped by the scheduler: min_signal, warmup, freeze_after, or no second "
+                        "moments yet"
+                    )
             case TargetAlignments():
                 for dots in observed.dots:
                     finite &= np.isfinite(dots)

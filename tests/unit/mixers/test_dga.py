@@ -425,6 +425,21 @@ def test_a_budget_caps_a_domain_that_is_nearly_used_up():
     assert state.weights[1] == pytest.approx(state.weights[2])
 
 
+def test_filtered_scores_wait_for_second_moments():
+    scheduler = filtered_dga(score="adam", without_moments="raw")
+    raw = in_training([1.0, 0.0, 0.0], step=1)
+    skipped = after(scheduler, raw)
+    assert (skipped.num_updates, skipped.num_skipped) == (0, 1)
+    state = after(scheduler, raw, replace(raw, preconditioned=True))
+    assert (state.num_updates, state.num_skipped) == (1, 1)
+
+
+def test_a_budget_needs_the_epochs():
+    scheduler = filtered_dga(budget=EpochBudget(4.0, np.full(3, 0.1), total_steps=30))
+    with pytest.raises(ValueError, match="expected step and epochs, for a budget, found none"):
+        after(scheduler, measured([1.0, 0.0, 0.0]))
+
+
 def test_a_step_size_by_spread_does_not_go_with_filtered_scores():
     with pytest.raises(ValueError, match="step_size: expected a number if filtered"):
         Dga(np.array([1.0]), step_size=AutoStep(spread=0.3), filtered=True)
