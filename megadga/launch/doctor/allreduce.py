@@ -27,10 +27,10 @@ def measure(deadline_s: float) -> float:
     link carries, whatever the number of ranks.
 
     Args:
-        deadline_s: Seconds that ranks wait for each other, above 0.
+        deadline_s: Time-out of collectives in seconds, above 0.
 
     Raises:
-        RuntimeError: If they wait in vain, or the sum is not that of the ranks.
+        RuntimeError: If a rank times out, or the sum is wrong.
     """
     device = _device(int(os.environ["LOCAL_RANK"]))
     backend = dist.get_default_backend_for_device(device)
@@ -63,9 +63,9 @@ def _sum(numbers: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Measure, and have rank 0 say it."""
+    """Measure, and print the result on rank 0."""
     deadline_s = float(sys.argv[1])
-    signal.alarm(int(3 * deadline_s) + 1)  # whatever hangs, this process ends
+    signal.alarm(int(3 * deadline_s) + 1)  # ends this process even if a collective hangs
     rank = os.environ["RANK"]
     try:
         bandwidth = measure(deadline_s)

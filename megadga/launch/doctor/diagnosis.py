@@ -1,294 +1,48 @@
-"""`megadga doctor`: asks all hosts, judges their answers, runs a small all-reduce."""
+"""`megadga doctor`: queries all hosts, checks their reports, runs a small all-reduce."""
 
 import ipaddress
 import json
 import os
-import secrets
-import shlex
 import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Self, final
 
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
+from megadga.launch.doctor.connection import (
+    Reach,
+    find_hosts,
+    python_script,
+    query_hosts,
+    reach_command,
+)
 from megadga.launch.doctor.gather import (
-    ANSWER,
-    Answers,
-    HostQuery,
+    ClusterReport,
     HostReport,
     NoReport,
     Software,
     own_software,
 )
 from megadga.launch.doctor.local_ranks import LocalRanks
-from megadga.launch.hosts import (
-    LOCALHOST,
-    SSH_OPTIONS,
-    Host,
-    Node,
-    count_devices,
-    first_hosts,
-    forwarded,
-    read_hostfile,
-)
+from megadga.launch.hosts import Host, Node, forwarded
 from megadga.launch.operators import needed_ops
 from megadga.launch.ranks import master_port
-
-Reach = Literal["ssh", "srun", "sh"]
-"""How hosts' shells are reached: without passwords, as a step of the SLURM allocation that this
-process runs in, or on this machine, which is the only host."""
-
-
-def reach_command(reach: Reach, host: str, script: str) -> list[str]:
-    """Return what to run here for a host's shell to run a script; input and output pass."""
-    match reach:
-        case "ssh":
-            return ["ssh", *SSH_OPTIONS, "--", host, f"exec sh -c {shlex.quote(script)}"]
-        case "srun":
-            one = ("--nodes=1", "--ntasks=1", "--overlap", f"--nodelist={host}", "--quiet")
-            return ["srun", *one, "sh", "-c", script]
-        case "sh":
-            return ["sh", "-c", script]
-
-
-def python_script(folder: Path, python_path: str, arguments: Sequence[str]) -> str:
-    """Return a line of shell that runs this interpreter in a folder, as ranks will run.
-
-    Args:
-        folder: Where it runs; must be there.
-        python_path: Its ``PYTHONPATH``; empty: the host's own.
-        arguments: After the interpreter's name.
-    """
-    words = [sys.executable, *arguments]
-    setting = f"PYTHONPATH={shlex.quote(python_path)} " if python_path else ""
-    # `exec`, so that a signal to what was started reaches the interpreter.
-    return f"cd {shlex.quote(str(folder))} && {setting}exec {shlex.join(words)}"
-
-
-def find_hosts(
-    hostfile: Path | None,
-    environment: Mapping[str, str],
-    *,
-    nodes: int | None,
-    accelerators_per_node: int | None,
-) -> tuple[tuple[Host, ...], Reach]:
-    """Return the hosts that are meant, in the order of ranks, and the way to their shells.
-
-    Args:
-        hostfile: Lists them; None: those of the SLURM allocation, or else this machine alone.
-        environment: Says whether there is an allocation.
-        nodes: How many of them, at least 1; None: all.
-        accelerators_per_node: Ranks on each, at least 1; None: what the hostfile or SLURM says,
-            or else as many as there are accelerators or cores here.
-
-    Raises:
-        ConfigError: If the hostfile, SLURM or this machine has not what is asked for.
-    """
-    if hostfile is not None:
-        listed = read_hostfile(hostfile)
-        hosts = first_hosts(
-            hostfile,
-            listed,
-            nodes=nodes or len(listed),
-            accelerators_per_node=accelerators_per_node,
-        )
-        return hosts, "ssh"
-    if "SLURM_JOB_NODELIST" in environment:
-        names = _allocated(environment["SLURM_JOB_NODELIST"])
-        slots = accelerators_per_node or _allocated_slots(environment)
-        if nodes is not None and nodes > len(names):
-            raise ConfigError(f"--nodes: expected at most {len(names)} in this job, found {nodes}")
-        return tuple(Host(name, slots) for name in names[:nodes]), "srun"
-    if nodes is not None and nodes > 1:
-        raise ConfigError(f"--nodes: expected a --hostfile or a SLURM job for {nodes} hosts")
-    return (Host(LOCALHOST, accelerators_per_node or count_devices()[0]),), "sh"
-
-
-def _allocated(nodelist: str) -> list[str]:
-    command = ["scontrol", "show", "hostnames", nodelist]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ConfigError(
-            f"SLURM_JOB_NODELIST: expected scontrol to tell the hosts of {nodelist!r}, "
-            f"found {error}"
-        ) from None
-    return done.stdout.split()
-
-
-def _allocated_slots(environment: Mapping[str, str]) -> int:
-    for name in ("SLURM_GPUS_ON_NODE", "SLURM_NTASKS_PER_NODE"):
-        if environment.get(name, "").isdecimal():
-            return int(environment[name])
-    return 1
-
-
-_AT_ONCE = 64
-"""Hosts that are being connected to at a time: each is a process here."""
-
-
-_GATHERING = "megadga.launch.doctor.gather"
-
-
-@final
-class _Conversation:
-    """The side that asks, of a conversation with one host.
-
-    Args:
-        host: Its name.
-        reach: How its shell is reached.
-        timeout_s: After which an answer will not come.
-    """
-
-    def __init__(self, host: str, reach: Reach, *, timeout_s: float) -> None:
-        self._host, self._timeout_s = host, timeout_s
-        script = python_script(
-            Path.cwd(), os.environ.get("PYTHONPATH", ""), ["-m", _GATHERING, host]
-        )
-        self._errors: IO[str] = tempfile.TemporaryFile(  # noqa: SIM115  (until it is over)
-            "w+", encoding="utf-8", errors="replace"
-        )
-        self._process = subprocess.Popen(  # noqa: S603  (the user's own hosts)
-            reach_command(reach, host, script),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            start_new_session=True,  # a Ctrl-C ends it through its input, and it cleans up
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with suppress(OSError):
-            self._pipe(self._process.stdin).close()
-        try:
-            self._process.wait(self._timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._pipe(self._process.stdout).close()
-        self._errors.close()
-
-    def ask(self, question: object) -> Any:
-        """Return the answer to a question; None: there is none."""
-        out_of_time = threading.Timer(self._timeout_s, self._process.kill)
-        out_of_time.start()
-        try:
-            pipe = self._pipe(self._process.stdin)
-            pipe.write(json.dumps(question) + "\n")
-            pipe.flush()
-            for line in self._pipe(self._process.stdout):
-                if line.startswith(ANSWER):
-                    return json.loads(line.removeprefix(ANSWER))
-        except OSError:
-            pass  # it has ended
-        finally:
-            out_of_time.cancel()
-        return None
-
-    def no_report(self) -> NoReport:
-        """Return why there was no answer."""
-        with suppress(OSError):
-            self._pipe(self._process.stdin).close()
-        try:
-            code = self._process.wait(self._timeout_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        killed = code is not None and code < 0
-        return NoReport(self._host, None if killed else code, lines[-1] if lines else "")
-
-    @staticmethod
-    def _pipe(pipe: IO[str] | None) -> IO[str]:
-        assert pipe is not None
-        return pipe
-
-
-def ask_hosts(
-    hosts: Sequence[str],
-    reach: Reach,
-    *,
-    folder: Path,
-    port: int,
-    ops: Sequence[str] = (),
-    timeout_s: float = 60.0,
-) -> Answers:
-    """Ask hosts, the first of which is that of rank 0.
-
-    Args:
-        hosts: Their names, each once.
-        reach: How their shells are reached.
-        folder: An existing one that all of them should share.
-        port: On which rank 0 will listen.
-        ops: DeepSpeed's compiled operators that the run needs.
-        timeout_s: Seconds that each host has for an answer, above 0.
-    """
-    token = secrets.token_hex(4)
-    marks = {host: f".doctor-{token}-{index}" for index, host in enumerate(hosts)}
-    environment = forwarded(os.environ)
-    with ExitStack() as stack, ThreadPoolExecutor(_AT_ONCE) as pool:
-
-        def ask(host: str) -> tuple[_Conversation, HostReport | NoReport]:
-            first = host == hosts[0]
-            request = HostQuery(
-                folder=str(folder),
-                mark=marks[host],
-                master=hosts[0],
-                port=port if first else None,
-                ops=tuple(ops),
-                environment=environment,
-            )
-            conversation = _Conversation(host, reach, timeout_s=timeout_s)
-            stack.enter_context(conversation)
-            said = conversation.ask(asdict(request))
-            if said is None:
-                return conversation, conversation.no_report()
-            return conversation, HostReport.from_json(said)
-
-        asked = list(pool.map(ask, hosts))
-        reports = tuple(report for _, report in asked)
-        return Answers(reports, _unseen(asked[0], reports, marks))
-
-
-def _unseen(
-    first: tuple[_Conversation, HostReport | NoReport],
-    reports: Sequence[HostReport | NoReport],
-    marks: dict[str, str],
-) -> tuple[str, ...]:
-    conversation, own = first
-    if isinstance(own, NoReport):
-        return ()
-    left = {
-        report.host: marks[report.host]
-        for report in reports
-        if isinstance(report, HostReport) and not report.folder_error
-    }
-    seen: list[str] = conversation.ask(list(left.values())) or []
-    return tuple(host for host, mark in left.items() if mark not in seen)
-
 
 _SSH_FAILED = 255
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the user should know.
+    """A problem of a host.
 
     Attributes:
-        host: Where.
-        what: What was expected, and what was found.
-        remedy: What to do about it.
-        failed: Whether training would fail, or be wrong.
+        host: Name of the host.
+        what: What was expected and what was found.
+        remedy: How to fix it.
+        failed: Whether training would fail or be wrong; else it is a note.
     """
 
     host: str
@@ -301,16 +55,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the hosts should be like.
+class Requirements:
+    """Requirements on the hosts.
 
     Attributes:
-        hosts: In the order of ranks, each with the ranks that it is to run.
-        software: That of the launcher.
-        folder: Where checkpoints go, as every host should see it.
-        port: On which the first will listen.
-        interpreter: Absolute path of Python, the same on every host.
-        reach: What hosts are reached with.
+        hosts: The hosts in rank order, each with the number of its ranks.
+        software: Software of the launcher.
+        folder: Folder of checkpoints, shared by all hosts.
+        port: The port that rank 0 will listen on.
+        interpreter: Absolute path of Python on every host.
+        reach: How the hosts are reached.
     """
 
     hosts: tuple[Host, ...]
@@ -321,35 +75,35 @@ class Wanted:
     reach: Reach
 
 
-def findings(answers: Answers, wanted: Wanted) -> list[Finding]:
-    """Return everything that is to be said, in the order of hosts."""
+def findings(cluster: ClusterReport, required: Requirements) -> list[Finding]:
+    """Return all findings, in the order of hosts."""
     found: list[Finding] = []
-    for host, report in zip(wanted.hosts, answers.reports, strict=True):
+    for host, report in zip(required.hosts, cluster.reports, strict=True):
         if isinstance(report, NoReport):
-            found.append(_silence(report, wanted))
+            found.append(_no_report(report, required))
             continue
-        found.extend(_software(report, wanted))
-        found.extend(_room(report, host.slots))
-        found.extend(_folder(report, answers, wanted))
-        found.extend(_network(report, wanted))
+        found.extend(_software(report, required))
+        found.extend(_capacity(report, host.slots))
+        found.extend(_folder(report, cluster, required))
+        found.extend(_network(report, required))
         found.extend(_operators(report))
     return found
 
 
-def _silence(report: NoReport, wanted: Wanted) -> Finding:
-    said = f": {report.said}" if report.said else ""
+def _no_report(report: NoReport, required: Requirements) -> Finding:
+    said = f": {report.message}" if report.message else ""
     if report.code is None:
         return Finding(report.host, f"expected an answer, found none in time{said}", "is it up?")
-    if report.code == _SSH_FAILED and wanted.reach == "ssh":
+    if report.code == _SSH_FAILED and required.reach == "ssh":
         what = f"expected to get in by ssh, found no way{said}"
         remedy = f"`ssh -o BatchMode=yes {report.host} true` must work without a password"
         return Finding(report.host, what, remedy)
-    what = f"expected megadga under {wanted.interpreter}, found exit code {report.code}{said}"
+    what = f"expected megadga under {required.interpreter}, found exit code {report.code}{said}"
     return Finding(report.host, what, "install the same environment at the same path there")
 
 
-def _software(report: HostReport, wanted: Wanted) -> Iterator[Finding]:
-    ours, theirs = wanted.software, report.software
+def _software(report: HostReport, required: Requirements) -> Iterator[Finding]:
+    ours, theirs = required.software, report.software
     for name, version in ours.versions.items():
         if (found := theirs.versions[name]) != version:
             what = f"expected {name} {version} as here, found {found}"
@@ -359,27 +113,29 @@ def _software(report: HostReport, wanted: Wanted) -> Iterator[Finding]:
         yield Finding(report.host, what, "bring the same version of megadga there")
 
 
-def _room(report: HostReport, slots: int) -> Iterator[Finding]:
+def _capacity(report: HostReport, slots: int) -> Iterator[Finding]:
     if slots > report.devices:
         what = f"expected {slots} {report.kind} for {slots} ranks, found {report.devices}"
         remedy = "lower slots= in the hostfile, or --accelerators-per-node"
         yield Finding(report.host, what, remedy)
 
 
-def _folder(report: HostReport, answers: Answers, wanted: Wanted) -> Iterator[Finding]:
+def _folder(
+    report: HostReport, cluster: ClusterReport, required: Requirements
+) -> Iterator[Finding]:
     if report.folder_error:
-        what = f"expected to write in {wanted.folder}, found: {report.folder_error}"
+        what = f"expected to write in {required.folder}, found: {report.folder_error}"
         yield Finding(report.host, what, "put the run's output where every host can write")
-    elif report.host in answers.unseen:
-        what = f"expected {wanted.folder} to be shared, found that {wanted.hosts[0].name} "
+    elif report.host in cluster.unseen:
+        what = f"expected {required.folder} to be shared, found that {required.hosts[0].name} "
         what += "does not see what is written there"
         yield Finding(report.host, what, "put the run's output on a file system that is shared")
 
 
-def _network(report: HostReport, wanted: Wanted) -> Iterator[Finding]:
-    first = wanted.hosts[0].name
+def _network(report: HostReport, required: Requirements) -> Iterator[Finding]:
+    first = required.hosts[0].name
     if report.port_error:
-        what = f"expected port {wanted.port} to be free, found that it {report.port_error}"
+        what = f"expected port {required.port} to be free, found that it {report.port_error}"
         yield Finding(report.host, what, "end what listens there, or set MASTER_PORT to another")
     if not report.master_address:
         what = f"expected to know the address of {first}, found none"
@@ -407,11 +163,11 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-_REDUCING = "megadga.launch.doctor.local_ranks"
+_ALLREDUCE_MODULE = "megadga.launch.doctor.local_ranks"
 
 
 _START_S = 120.0
-"""That importing torch on a slow file system may take, besides the deadline."""
+"""Seconds for importing torch from a slow file system, in addition to the time-out."""
 
 
 _REMEDY = (
@@ -420,19 +176,19 @@ _REMEDY = (
 )
 
 
-def reduce_on(
+def run_all_reduce(
     hosts: Sequence[Host], reach: Reach, *, port: int, deadline_s: float
 ) -> str | list[Finding]:
-    """Sum numbers over all ranks.
+    """Run a small all-reduce over all ranks.
 
     Args:
-        hosts: In the order of ranks, each with its number of them.
+        hosts: The hosts in rank order, each with the number of its ranks.
         reach: How their shells are reached.
-        port: Where rank 0 listens.
-        deadline_s: Seconds that ranks wait for each other, above 0.
+        port: The port that rank 0 listens on.
+        deadline_s: Time-out of collectives in seconds, above 0.
 
     Returns:
-        A line with the bus bandwidth, or what went wrong on each host where something did.
+        A line with the bus bandwidth, or a finding per host that failed.
     """
     slots = hosts[0].slots  # as many on every host
 
@@ -442,16 +198,16 @@ def reduce_on(
         return _run(hosts[index].name, reach, ranks)
 
     with ThreadPoolExecutor(len(hosts)) as pool:
-        said = list(pool.map(start, range(len(hosts))))
-    if failures := [each for each in said if isinstance(each, Finding)]:
+        results = list(pool.map(start, range(len(hosts))))
+    if failures := [each for each in results if isinstance(each, Finding)]:
         return failures
-    bytes_per_s = float(str(said[0]).split()[-1])
+    bytes_per_s = float(str(results[0]).split()[-1])
     size = slots * len(hosts)
     return f"all-reduce of {size} ranks: {bytes_per_s / 1e9:.3f} GB/s bus bandwidth"
 
 
 def _run(host: str, reach: Reach, ranks: LocalRanks) -> str | Finding:
-    script = python_script(Path.cwd(), os.environ.get("PYTHONPATH", ""), ["-m", _REDUCING])
+    script = python_script(Path.cwd(), os.environ.get("PYTHONPATH", ""), ["-m", _ALLREDUCE_MODULE])
     try:
         done = subprocess.run(  # noqa: S603  (the user's own hosts)
             reach_command(reach, host, script),
@@ -467,7 +223,7 @@ def _run(host: str, reach: Reach, ranks: LocalRanks) -> str | Finding:
         return done.stdout
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     last = lines[-1] if lines else "it said nothing"
-    # The first rank to fail says why; the others, what they waited for in vain.
+    # The first failing rank reports the cause; the others report time-outs.
     said = next(
         (line for line in lines if line.startswith("rank ")),
         f"rank of {host} ended with {done.returncode}: {last}",
@@ -482,38 +238,38 @@ def preflight(
     output: Path,
     port: int,
 ) -> list[str]:
-    """Return what would keep a run from starting or working on hosts, before any rank starts.
+    """Check hosts over ssh before any rank starts; return what would prevent the run.
 
-    Each host is asked once, over ssh, and all at the same time: seconds, without torch where
-    there are no accelerators.
+    Takes seconds: all hosts are queried at the same time, without torch where there are no
+    accelerators.
 
     Args:
-        hosts: In the order of ranks, at least one, each once, with its number of ranks as slots.
+        hosts: The hosts in rank order, at least one, each once, with the number of its ranks.
         output: The run's folder, which need not exist yet.
-        port: Where rank 0 will listen.
+        port: The port that rank 0 will listen on.
 
     Returns:
-        A line a failure, which begins with the host's name and ends with the remedy.
+        A line per failure: the host's name, the problem and the remedy.
     """
-    found = look_at(hosts, "ssh", output=output, port=port, ops=())
+    found = check_hosts(hosts, "ssh", output=output, port=port, ops=())
     return [str(finding) for finding in found if finding.failed]
 
 
-def look_at(
+def check_hosts(
     hosts: Sequence[Host], reach: Reach, *, output: Path, port: int, ops: Sequence[str]
 ) -> list[Finding]:
-    """Ask hosts, and judge their answers.
+    """Query hosts and return the problems found.
 
     Args:
-        hosts: In the order of ranks, each once, with its number of ranks as slots.
+        hosts: The hosts in rank order, each once, with the number of its ranks.
         reach: How their shells are reached.
         output: The run's folder, which need not exist yet.
-        port: Where rank 0 will listen.
+        port: The port that rank 0 will listen on.
         ops: DeepSpeed's compiled operators that the run needs.
     """
     folder = _existing(output)
-    answers = ask_hosts([host.name for host in hosts], reach, folder=folder, port=port, ops=ops)
-    wanted = Wanted(
+    cluster = query_hosts([host.name for host in hosts], reach, folder=folder, port=port, ops=ops)
+    required = Requirements(
         hosts=tuple(hosts),
         software=own_software(),
         folder=folder,
@@ -521,11 +277,11 @@ def look_at(
         interpreter=sys.executable,
         reach=reach,
     )
-    return findings(answers, wanted)
+    return findings(cluster, required)
 
 
 def _existing(folder: Path) -> Path:
-    """Return the folder, or else the nearest one above it: nothing is made for a diagnosis."""
+    """Return the folder or its nearest existing parent; a check creates nothing."""
     return next(each for each in (folder, *folder.absolute().parents) if each.is_dir()).absolute()
 
 
@@ -538,18 +294,18 @@ def run_doctor(
     deadline_s: float,
     all_reduce: bool = True,
 ) -> bool:
-    """Print a line for each finding, with its remedy; return whether something failed.
+    """Check all hosts and print a line per finding; return whether something failed.
 
     Args:
-        config: The run, whose output all hosts must share; None: they must share this folder.
+        config: The run whose output folder all hosts must share; None: the working directory.
         hostfile: See ``find_hosts``.
         nodes: See ``find_hosts``.
         accelerators_per_node: See ``find_hosts``.
-        deadline_s: Seconds that ranks wait for each other, above 0.
-        all_reduce: Try all ranks together, if nothing has failed until then.
+        deadline_s: Time-out of collectives in seconds, above 0.
+        all_reduce: Run the all-reduce if no check has failed.
 
     Raises:
-        ConfigError: If there are no such hosts, or ``MASTER_PORT`` is no port.
+        ConfigError: If the hosts do not exist, or ``MASTER_PORT`` is no port.
     """
     hosts, reach = find_hosts(
         hostfile, os.environ, nodes=nodes, accelerators_per_node=accelerators_per_node
@@ -558,18 +314,18 @@ def run_doctor(
     port = _port()
     output = Path() if config is None else config.output
     ops = () if config is None else needed_ops(config.deepspeed)
-    failed = _tell(look_at(hosts, reach, output=output, port=port, ops=ops))
+    failed = _print_findings(check_hosts(hosts, reach, output=output, port=port, ops=ops))
     if all_reduce and not failed:
-        reduced = reduce_on(hosts, reach, port=port, deadline_s=deadline_s)
+        reduced = run_all_reduce(hosts, reach, port=port, deadline_s=deadline_s)
         if isinstance(reduced, str):
             print(f"ok  {reduced}")
         else:
-            failed = _tell(reduced)
+            failed = _print_findings(reduced)
     return failed
 
 
-def _tell(found: Sequence[Finding]) -> bool:
-    """Print a line for each finding; return whether something failed."""
+def _print_findings(found: Sequence[Finding]) -> bool:
+    """Print a line per finding; return whether something failed."""
     for finding in found:
         print(f"{'FAILED' if finding.failed else 'note'}  {finding}")
     return any(finding.failed for finding in found)

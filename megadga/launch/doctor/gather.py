@@ -21,20 +21,20 @@ from megadga.launch.operators import SHARED_MEMORY, missing_ops, op_locks
 from megadga.launch.ranks import interface_towards
 
 ANSWER = "megadga.doctor: "
-"""Begins each answer: a host's shell may have things of its own to say before."""
+"""Prefix of each answer, as a host's shell may print other lines first."""
 
 
 @dataclass(frozen=True)
 class HostQuery:
-    """What one host is asked.
+    """A query to one host.
 
     Attributes:
-        folder: An existing one, where checkpoints will be kept.
-        mark: Name of the file that it leaves there while it is asked.
+        folder: An existing folder, in which checkpoints will be written.
+        mark: Name of a file that the host keeps there during the query.
         master: Name or address of the host of rank 0.
-        port: The one that rank 0 will listen on, if this is its host; else None.
+        port: The port that rank 0 will listen on, if this is its host; else None.
         ops: Names of DeepSpeed's compiled operators that the run needs.
-        environment: Variables that its ranks will have.
+        environment: Environment variables of its ranks.
     """
 
     folder: str
@@ -47,10 +47,10 @@ class HostQuery:
 
 @dataclass(frozen=True)
 class Software:
-    """What must be the same everywhere.
+    """Software that must be equal on all hosts.
 
     Attributes:
-        versions: Of Python and of the packages that training rests on, by name.
+        versions: Versions of Python and of the main packages, by name.
         code: SHA-256 of megadga's own files, hexadecimal.
     """
 
@@ -60,17 +60,17 @@ class Software:
 
 @dataclass(frozen=True)
 class HostReport:
-    """What one host says of itself.
+    """Report of one host.
 
     Attributes:
-        host: Its name, as it was asked for.
-        software: What it runs.
-        devices: Ranks that it has room for: its accelerators, or else its cores.
-        kind: Which of these: ``accelerators`` or ``cores``.
-        folder_error: Why the folder of checkpoints cannot be written; empty: it can.
-        port_error: Why rank 0 could not listen; empty: it could, or is elsewhere.
-        master_address: What rank 0's host is called here, as numbers; empty: its name is unknown.
-        interface: Which leads to rank 0's host; empty: none does.
+        host: Name of the host, as in the query.
+        software: Its software.
+        devices: Number of accelerators, or of cores if it has none.
+        kind: ``accelerators`` or ``cores``.
+        folder_error: Why the folder of checkpoints is not writable; empty: it is.
+        port_error: Why rank 0 cannot listen on its port; empty: it can, or is on another host.
+        master_address: Address of rank 0's host; empty: its name does not resolve.
+        interface: Network interface towards rank 0's host; empty: there is none.
         ops_missing: Operators that are not compiled yet.
         op_locks: Paths of locks on operators.
     """
@@ -88,7 +88,7 @@ class HostReport:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "HostReport":
-        """Return what ``asdict`` made this of, after JSON."""
+        """Restore a report from the JSON form of ``asdict``."""
         software: Any = Software(**values["software"])
         return HostReport(**{**values, "software": software})
 
@@ -98,23 +98,23 @@ class NoReport:
     """A host that did not answer.
 
     Attributes:
-        host: Its name.
-        code: Exit code of what was to ask it; None: it was still waiting when time was up.
-        said: The last line of its complaint; may be empty.
+        host: Name of the host.
+        code: Exit code of the connection; None: it timed out.
+        message: Last line of its error output; may be empty.
     """
 
     host: str
     code: int | None
-    said: str
+    message: str
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What all hosts together answered.
+class ClusterReport:
+    """Reports of all hosts.
 
     Attributes:
-        reports: One per host, in the order of ranks.
-        unseen: Hosts whose file in the folder of checkpoints the first host does not see.
+        reports: One per host, in rank order.
+        unseen: Hosts whose file in the folder of checkpoints the first host cannot read.
     """
 
     reports: tuple[HostReport | NoReport, ...]
@@ -128,7 +128,7 @@ _NOT_INSTALLED = "not installed"
 
 
 def own_software() -> Software:
-    """Return the versions and the code that this process finds."""
+    """Return the software of this process."""
     versions = {name: _version(name) for name in _PACKAGES}
     code = hash_code(Path(megadga.__file__).parent)
     return Software({"Python": platform.python_version(), **versions}, code)
@@ -152,9 +152,9 @@ def _version(package: str) -> str:
 
 
 def port_error(port: int) -> str:
-    """Return why nothing could listen on a port of this machine; empty: it could."""
+    """Return why a port of this machine cannot be listened on; empty: it can."""
     with socket.socket() as listening:
-        # As torch does: a connection that is only just closed is in nobody's way.
+        # As in torch: ports of recently closed connections are available.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("", port))
@@ -166,7 +166,7 @@ def port_error(port: int) -> str:
 
 
 def address_of(name: str) -> str:
-    """Return what a host's name stands for here; empty: nothing."""
+    """Return the address of a host name; empty: it does not resolve."""
     try:
         return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError:
@@ -174,28 +174,28 @@ def address_of(name: str) -> str:
 
 
 _OPS_OF_KIND = {"cores": (SHARED_MEMORY,), "accelerators": ()}
-"""Operators that every run needs, by what it trains on."""
+"""Operators that every run needs, by kind of device."""
 
 
-def answer(host: str, asked: IO[str], answers: IO[str]) -> None:
-    """Hold the conversation.
+def answer(host: str, queries: IO[str], answers: IO[str]) -> None:
+    """Answer queries until the input closes.
 
     Args:
-        host: What this host is called by those who ask.
-        asked: Lines that come in.
-        answers: Takes lines that go out.
+        host: Name of this host in the query.
+        queries: Incoming lines: a `HostQuery`, then lists of files to look for.
+        answers: Outgoing lines.
     """
-    request = HostQuery(**json.loads(asked.readline()))
+    request = HostQuery(**json.loads(queries.readline()))
     os.environ.update(request.environment)
     folder = Path(request.folder)
-    with _left_in(folder / request.mark) as error:
-        _say(answers, asdict(report(host, request, folder_error=error)))
-        for line in asked:
-            _say(answers, [name for name in json.loads(line) if _readable(folder / name)])
+    with _temporary_file(folder / request.mark) as error:
+        _write(answers, asdict(report(host, request, folder_error=error)))
+        for line in queries:
+            _write(answers, [name for name in json.loads(line) if _readable(folder / name)])
 
 
 def report(host: str, request: HostQuery, *, folder_error: str) -> HostReport:
-    """Say what is asked of this host."""
+    """Return the report of this host."""
     devices, kind = count_devices()
     ops = (*request.ops, *_OPS_OF_KIND[kind])
     return HostReport(
@@ -213,8 +213,8 @@ def report(host: str, request: HostQuery, *, folder_error: str) -> HostReport:
 
 
 @contextmanager
-def _left_in(path: Path) -> Generator[str]:
-    """Have a file for a while; yield why there is none, or an empty string."""
+def _temporary_file(path: Path) -> Generator[str]:
+    """Create a file and remove it at the end; yield why that failed, or an empty string."""
     try:
         path.write_text(path.name, encoding="utf-8")
     except OSError as error:
@@ -228,14 +228,14 @@ def _left_in(path: Path) -> Generator[str]:
 
 
 def _readable(path: Path) -> bool:
-    # By its own name: the listing of a folder on a network may be half a minute old.
+    # Opened by name: directory listings on network file systems may be stale.
     try:
         return path.read_text(encoding="utf-8") == path.name
     except OSError:
         return False
 
 
-def _say(answers: IO[str], value: object) -> None:
+def _write(answers: IO[str], value: object) -> None:
     answers.write(f"{ANSWER}{json.dumps(value)}\n")
     answers.flush()
 

@@ -1,7 +1,7 @@
 """One host's ranks of a small all-reduce: ``python -m megadga.launch.doctor.local_ranks``.
 
-What they are to be comes in as JSON. Rank 0's line goes out, complaints go to standard error.
-Imports no torch: only the ranks do.
+Reads their parameters as JSON from standard input; prints rank 0's line. Only the ranks import
+torch.
 """
 
 import json
@@ -25,10 +25,10 @@ class LocalRanks:
     """The ranks of one host.
 
     Attributes:
-        node: Which host this is.
-        count: How many ranks each host runs, at least 1.
-        deadline_s: Seconds that they wait for each other, above 0.
-        environment: Variables to have besides this process's own.
+        node: This host's place in the run.
+        count: Number of ranks per host, at least 1.
+        deadline_s: Time-out of collectives in seconds, above 0.
+        environment: Additional environment variables.
     """
 
     node: Node
@@ -38,13 +38,13 @@ class LocalRanks:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "LocalRanks":
-        """Return what ``asdict`` made this of, after JSON."""
+        """Restore the parameters from the JSON form of ``asdict``."""
         node: Any = Node(**values["node"])
         return LocalRanks(**{**values, "node": node})
 
 
 def run(ranks: LocalRanks) -> int:
-    """Run them to their end; return the exit code. Once one has failed, the others are ended."""
+    """Run the ranks and return the exit code; if one fails, the others are terminated."""
     node = ranks.node
     environment = {**os.environ, **ranks.environment, "OMP_NUM_THREADS": "1"}
     environment |= interface_variables(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from megadga.launch.doctor.diagnosis import Finding, Reach, Wanted, findings
-from megadga.launch.doctor.gather import Answers, HostReport, NoReport, Software
+from megadga.launch.doctor.connection import Reach
+from megadga.launch.doctor.diagnosis import Finding, Requirements, findings
+from megadga.launch.doctor.gather import ClusterReport, HostReport, NoReport, Software
 from megadga.launch.hosts import Host
 
 SOFTWARE = Software({"Python": "3.11.7", "torch": "2.13.0"}, code="a" * 64)
@@ -23,7 +24,7 @@ FIT = HostReport(
     ops_missing=(),
     op_locks=(),
 )
-WANTED = Wanted(
+REQUIRED = Requirements(
     hosts=(Host("h1", 8), Host("h2", 8)),
     software=SOFTWARE,
     folder=Path("/shared/runs"),
@@ -36,13 +37,13 @@ WANTED = Wanted(
 def second(**changes: Any) -> list[Finding]:
     """Judge two hosts, the second of which says something else."""
     other = replace(FIT, host="h2", **changes)
-    return findings(Answers((FIT, other), unseen=()), WANTED)
+    return findings(ClusterReport((FIT, other), unseen=()), REQUIRED)
 
 
 def silent(code: int | None, said: str = "", *, reach: Reach = "ssh") -> str:
     """Judge a second host that does not answer."""
-    answers = Answers((FIT, NoReport("h2", code, said)), unseen=())
-    (finding,) = findings(answers, replace(WANTED, reach=reach))
+    answers = ClusterReport((FIT, NoReport("h2", code, said)), unseen=())
+    (finding,) = findings(answers, replace(REQUIRED, reach=reach))
     assert finding.failed
     return str(finding)
 
@@ -116,17 +117,17 @@ def test_all_that_is_wrong_with_a_host_is_said_at_once() -> None:
 
 def test_a_port_in_use_is_named_with_the_host_of_rank_0() -> None:
     first = replace(FIT, port_error="is in use")
-    (finding,) = findings(Answers((first, replace(FIT, host="h2")), ()), WANTED)
+    (finding,) = findings(ClusterReport((first, replace(FIT, host="h2")), ()), REQUIRED)
     assert str(finding).startswith("h1: expected port 29500 to be free, found that it is in use;")
 
 
 def test_the_first_host_may_know_itself_as_loopback() -> None:
     first = replace(FIT, master_address="127.0.1.1", interface="lo")
-    assert findings(Answers((first, replace(FIT, host="h2")), ()), WANTED) == []
+    assert findings(ClusterReport((first, replace(FIT, host="h2")), ()), REQUIRED) == []
 
 
 def test_a_folder_whose_files_the_first_host_does_not_see_is_not_shared() -> None:
-    (finding,) = findings(Answers((FIT, replace(FIT, host="h2")), unseen=("h2",)), WANTED)
+    (finding,) = findings(ClusterReport((FIT, replace(FIT, host="h2")), unseen=("h2",)), REQUIRED)
     assert str(finding).startswith(
         "h2: expected /shared/runs to be shared, found that h1 does not see what is written there;"
     )

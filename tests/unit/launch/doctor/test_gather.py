@@ -1,4 +1,4 @@
-"""One host's side of the conversation, and what it finds on this machine."""
+"""One host's side of the connection, and what it finds on this machine."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from megadga.launch.doctor.gather import (
 
 
 def hold(folder: Path, *lines: list[str], port: int | None = None) -> list[Any]:
-    """Hold a conversation; return the answers."""
+    """Hold a connection; return the answers."""
     request = HostQuery(str(folder), "mark", "localhost", port, ops=(), environment={})
     asked = [json.dumps(asdict(request)), *map(json.dumps, lines)]
     answers = io.StringIO()

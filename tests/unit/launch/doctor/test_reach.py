@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.launch.doctor.diagnosis import find_hosts, python_script, reach_command
+from megadga.launch.doctor.connection import find_hosts, python_script, reach_command
 from megadga.launch.hosts import Host
 
 HOSTILE = 'it\'s $HOME `x` "here"'
