@@ -31,7 +31,7 @@ from megadga.probes.state import evaluating
 
 @dataclass(frozen=True)
 class _Tolerance:
-    """What rounding is allowed to do.
+    """Tolerances for rounding errors.
 
     Attributes:
         piece: To a parameter's ``<v_p, d_p>``, relative to ``|v_p||d_p|``.
@@ -176,12 +176,12 @@ class ProbeCheck:
         return not off > self._tolerance.gradient**2 * squared
 
     def _is_random(self, found: float, size: int) -> bool:
-        """Tell whether the loss is another with other random numbers, also in evaluation."""
+        """Tell whether the loss depends on random numbers, also in evaluation mode."""
         again = self._passes.mean_loss(self._sequences, micro_batch_size=size, seed=1)
         return abs(again - found) > self._tolerance.loss * abs(found)
 
     def _check_parameters(self) -> None:
-        """Check that each parameter's derivative is what its own gradient says."""
+        """Check each parameter's derivative against its gradient."""
         passes, names = self._passes, self._passes.names
         self._parameters = passes.parameters
         gradient = passes.gradient(self._sequences)
@@ -210,7 +210,7 @@ class ProbeCheck:
             )
 
     def _check_sequences(self) -> None:
-        """Check that each sequence has the derivatives in a micro-batch that it has alone."""
+        """Check that a sequence's derivatives do not depend on the rest of its micro-batch."""
         passes = self._passes
         if self._size == 1 or passes.single or self._random:
             return
@@ -247,11 +247,11 @@ class ProbeCheck:
 
 
 def _multiplies_coarsely() -> bool:
-    """Tell whether products of float32 matrices may be rounded to fewer bits (TensorFloat32)."""
+    """Tell whether float32 matrix products may use fewer bits (TensorFloat32)."""
     return torch.get_float32_matmul_precision() != "highest"
 
 
 def _others(wrong: NDArray[np.bool_], names: list[str]) -> str:
-    """Return how many more are wrong."""
+    """Return the number of further wrong derivatives, as a phrase."""
     more = int(wrong.sum()) - 1
     return f" (and wrong ones along {more} more of {len(names)} parameters)" if more else ""

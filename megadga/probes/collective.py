@@ -36,26 +36,26 @@ class ProcessGroupCollective:
         self.world_size = dist.get_world_size(group)
 
     def agreed_sum(self, numbers: FloatArray) -> FloatArray:
-        """Sum over the ranks, then let the first rank's bits win. Collective.
+        """Sum over the ranks and broadcast rank 0's result. Collective.
 
-        An all-reduce alone may add in another order on each rank.
+        An all-reduce alone may add in a different order on each rank.
         """
         tensor = torch.from_numpy(np.array(numbers, dtype=np.float64)).to(self._device)
         dist.all_reduce(tensor, group=self._group)
         return self.of_first_rank(tensor.cpu().numpy())
 
     def merged(self, numbers: FloatArray) -> FloatArray:
-        """Sum over the ranks what is 0 on all of them but one. Collective: one all-reduce.
+        """Sum numbers that are 0 on all ranks but one. Collective: one all-reduce.
 
-        Such sums are exact in any order, so that every rank has the same bits, and none of them
-        need win; as are those of whole numbers below 2**53.
+        Such sums are exact in any order, as are those of integers below 2**53, so every rank has
+        the same bits without a broadcast.
         """
         tensor = torch.from_numpy(np.array(numbers, dtype=np.float64)).to(self._device)
         dist.all_reduce(tensor, group=self._group)
         return tensor.cpu().numpy()
 
     def of_first_rank(self, numbers: FloatArray) -> FloatArray:
-        """Return the first rank's ``numbers``; the others' only say the shape. Collective."""
+        """Broadcast rank 0's ``numbers``; the other ranks' give the shape only. Collective."""
         tensor = torch.from_numpy(np.array(numbers, dtype=np.float64)).to(self._device)
         dist.broadcast(tensor, group_src=0, group=self._group)
         return tensor.cpu().numpy()
@@ -81,7 +81,7 @@ class ProcessGroupCollective:
         return gathered.view(self.world_size, -1)
 
     def agreed_sum_of_tensors(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Sum each tensor over the ranks; every rank gets the first one's bits. Collective.
+        """Sum each tensor over the ranks and broadcast rank 0's result. Collective.
 
         Args:
             tensors: At least one, of one dtype and device, of the same shapes on every rank.
@@ -92,7 +92,7 @@ class ProcessGroupCollective:
         return _like(tensors, flat)
 
     def tensors_of_first_rank(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return the first rank's tensors; the others' only say the shapes. Collective."""
+        """Broadcast rank 0's tensors; the other ranks' give the shapes only. Collective."""
         if not tensors:
             return []
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -100,7 +100,7 @@ class ProcessGroupCollective:
         return _like(tensors, flat)
 
     def object_of_first_rank(self, value: Any) -> Any:
-        """Return the first rank's value, of any type that pickles. Collective."""
+        """Broadcast rank 0's value, of any picklable type. Collective."""
         values = [value if self.rank == 0 else None]
         dist.broadcast_object_list(values, group_src=0, group=self._group)
         return values[0]

@@ -1,4 +1,4 @@
-"""The direction of an update: the specific gradient, sharded, perhaps preconditioned."""
+"""The direction of an update: the specific gradient, sharded, optionally preconditioned."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:
 
 @final
 class GatheredDirection:
-    """A direction of which each rank holds its part of the large pieces.
+    """A direction whose large pieces are sharded over the ranks.
 
     Args:
         passes: Says how pieces are divided.
@@ -88,7 +88,7 @@ def gathered(
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Cut a list into stretches of one dtype and about one bucket's size."""
+    """Group parameters into buckets of one dtype and limited size."""
     bucket: list[nn.Parameter] = []
     for parameter in parameters:
         full = sum(map(num_elements, bucket)) >= _BUCKET
@@ -110,7 +110,7 @@ _UNFUSED = "FP16_UnfusedOptimizer"  # also what keeps bf16 under ZeRO-0
 
 
 def check_moments(engine: Any) -> None:
-    """Refuse an optimizer whose second moments are not known to be read right.
+    """Refuse optimizers whose second moments are not known to be read correctly.
 
     Raises:
         UnsupportedEngineError: If it is none of the Adam family, is wrapped in an unknown way, or
@@ -154,7 +154,7 @@ def denominators(passes: ProbePasses) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _Rule:
-    """How AdamW makes ``D`` of its second moments after a number of steps, as it counts them."""
+    """How AdamW computes ``D`` from its second moments after a number of steps."""
 
     steps: int
     beta: float
@@ -180,7 +180,7 @@ class _Rule:
 
 
 def _from_fragments(passes: ProbePasses, rule: _Rule) -> Tensor:
-    """Collect what ZeRO-1 and -2 keep on each rank: a stretch of some parameters. Collective."""
+    """Collect ``D`` from ZeRO-1 and -2, where ranks have fragments of parameters. Collective."""
     device = passes.engine.device
     total = ShardedSum(passes.layout, passes.collective, device=device)
     for index, parameter in reversed(list(enumerate(passes.parameters))):  # see ``ShardedSum``
@@ -195,7 +195,7 @@ def _from_fragments(passes: ProbePasses, rule: _Rule) -> Tensor:
 
 
 def _from_whole(passes: ProbePasses, rule: _Rule) -> Tensor:
-    """Cut this rank's shard out of what ZeRO-0 keeps on every rank."""
+    """Return this rank's shard of ``D`` under ZeRO-0, where every rank has all of it."""
     engine: Any = passes.engine
     states, owners = engine.basic_optimizer.state, _state_keys(engine)
     shard = torch.zeros(passes.layout.offsets[-1], device=engine.device)
@@ -209,7 +209,7 @@ def _from_whole(passes: ProbePasses, rule: _Rule) -> Tensor:
 
 
 def _state_keys(engine: Any) -> dict[nn.Parameter, Tensor]:
-    """Return by which float32 copy the optimizer knows each bf16 parameter; {} if by itself."""
+    """Map bf16 parameters to the optimizer's float32 copies; {} if it has none."""
     wrapper = engine.optimizer
     if type(wrapper).__name__ != _UNFUSED:
         return {}
@@ -290,7 +290,7 @@ def specific_gradient(
 
 @dataclass(frozen=True, eq=False)
 class UpdateDirection:
-    """A direction ``d`` and what is known of it.
+    """A direction ``d`` and its properties.
 
     Attributes:
         direction: ``d``, in pieces.
@@ -311,7 +311,7 @@ class UpdateDirection:
 
 
 class DirectionSource(Protocol):
-    """A way to find the direction of an update."""
+    """Finds the direction of an update."""
 
     def direction(self, update: int, specific: PackedSequences) -> UpdateDirection:
         """Return the direction of an update. Collective; see each source for the memory."""
@@ -356,4 +356,4 @@ class WholeGradient:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take nothing."""
+        """Do nothing: there is no state."""

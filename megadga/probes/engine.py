@@ -1,4 +1,4 @@
-"""The seam to DeepSpeed: what is used of an engine, and which engines are refused."""
+"""The interface to DeepSpeed: what is used of an engine, and which engines are refused."""
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from megadga.errors import UnsupportedEngineError
 
 
 def limit_waiting(deadline: timedelta) -> None:
-    """Give every process group that there is a deadline, DeepSpeed's own among them.
+    """Set the time-out of every existing process group, including DeepSpeed's.
 
     DeepSpeed makes groups without one, and those get torch's default and not the one that the
     first group was formed with. Call it again when more have been made.
@@ -29,7 +29,7 @@ def limit_waiting(deadline: timedelta) -> None:
 
 
 class Engine(Protocol):
-    """The public face of ``deepspeed.DeepSpeedEngine`` that training and probes rely on."""
+    """The part of ``deepspeed.DeepSpeedEngine`` that training and probes use."""
 
     module: nn.Module
     device: torch.device
@@ -190,7 +190,7 @@ def release_gathered(engine: Any) -> None:
 
 @contextmanager
 def hold_gathered(engine: Any, module: nn.Module) -> Generator[None]:
-    """Keep what ZeRO-3 gathers of a module, and of all that it calls, until the end.
+    """Keep parameters that ZeRO-3 gathers of a module and its children until the end.
 
     Inside, the module may be called and differentiated more than once; ZeRO-3 would release
     parameters after the first backward pass. Nothing to do on other stages.
@@ -215,7 +215,7 @@ def hold_gathered(engine: Any, module: nn.Module) -> Generator[None]:
 
 @contextmanager
 def eager(engine: Any) -> Generator[None]:
-    """Run a compiled module as it was before: what is compiled does not see hooks.
+    """Run compiled modules eagerly, as compiled code does not run hooks.
 
     Nothing is compiled again for the shapes of probes, and nothing that is compiled is lost.
     """
@@ -231,7 +231,7 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 def probe_autocast(engine: Any) -> torch.autocast:
-    """Return the autocast that the engine's own forward pass runs under, perhaps switched off."""
+    """Return the autocast context of the engine's forward pass, possibly disabled."""
     enabled = uses_autocast(engine)
     dtype = engine.torch_autocast_dtype() if enabled else None
     return torch.autocast(engine.device.type, dtype=dtype, enabled=enabled)
@@ -267,7 +267,7 @@ def _problems(engine: Any) -> Iterator[str]:
 
 
 def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a complaint for each of DeepSpeed's settings under which probes were not tested.
+    """Yield a message for each DeepSpeed setting under which probes were not tested.
 
     Args:
         settings: DeepSpeed's configuration, as in its JSON file.

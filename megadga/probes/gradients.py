@@ -37,7 +37,7 @@ class GradientShard:
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A matrix as the product ``left @ right.T`` of thin ones.
+    """A low-rank matrix, the product ``left @ right.T``.
 
     Attributes:
         left: Shape ``(rows, rank)``.
@@ -49,18 +49,18 @@ class Factors:
 
 
 class Direction(Protocol):
-    """What a derivative is taken along."""
+    """A direction in parameter space, in one piece per parameter."""
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
         """Tell whether the direction has a piece for a parameter; without one it is 0 there."""
         ...
 
     def factors(self, parameter: nn.Parameter) -> Factors | None:
-        """Return a parameter's piece if it is kept as thin factors, else None."""
+        """Return a parameter's piece if it is stored as low-rank factors, else None."""
         ...
 
     def dense(self, parameter: nn.Parameter) -> Tensor:
-        """Return a parameter's piece whole, of its shape.
+        """Return a parameter's piece as a dense tensor of its shape.
 
         Collective where pieces are spread over ranks: every rank asks for the same parameters in
         the same order.
@@ -70,7 +70,7 @@ class Direction(Protocol):
 
 @final
 class ResidentDirection:
-    """A direction of which every rank holds all pieces.
+    """A direction that every rank holds completely.
 
     Args:
         pieces: Each whole, of its parameter's shape, or as factors.
@@ -96,7 +96,7 @@ class ResidentDirection:
 
 @final
 class OnePiece:
-    """A direction along which a single parameter moves.
+    """A direction restricted to a single parameter.
 
     Args:
         direction: Has the piece.
@@ -153,7 +153,7 @@ class ShardLayout:
             self.offsets.append(self.offsets[-1] + size)
 
     def parts(self, shard: Tensor) -> tuple[Tensor, ...]:
-        """Return views of a shard's values, one a parameter."""
+        """Return views of a shard's values, one per parameter."""
         return shard.split(self.part_sizes)
 
 
@@ -192,7 +192,7 @@ class ShardedSum:
         self._shard = torch.zeros(layout.offsets[-1], dtype=torch.float32, device=device)
 
     def add(self, index: int, gradient: Tensor) -> None:
-        """Add one parameter's local gradient. Collective when it finds the bucket full.
+        """Add one parameter's local gradient. Collective if the bucket is full.
 
         Every rank adds every parameter as often as any other, and again only when it has added
         all of them.

@@ -1,4 +1,4 @@
-"""Forward hooks by which a backward pass gives each sequence's derivative."""
+"""Forward hooks with which a backward pass computes each sequence's derivative."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -30,7 +30,7 @@ Hold = Callable[[nn.Module], AbstractContextManager[Any]]
 
 @final
 class SequenceHooks:
-    """The per-sequence numbers of the micro-batch that is passing through a hooked module.
+    """State of the hooks on a module during a micro-batch.
 
     Args:
         layouts: Where the sequences lie in the outputs of modules; not asked for micro-batches of
@@ -74,21 +74,21 @@ class SequenceHooks:
         return self._epsilon
 
     def random_states(self) -> tuple[Tensor, ...]:
-        """Return what a module that is about to be called draws from; nothing if not hooked."""
+        """Return the random states before a module is called; nothing if hooks are paused."""
         if self._epsilon is None or not torch.is_grad_enabled():
             return ()
         return random_states(self._epsilon.device)
 
     @contextmanager
     def _calling_again(self, module: nn.Module) -> Generator[None]:
-        """Let a tangent call a module, and those that it calls, without being hooked."""
+        """Pause the hooks while a tangent calls a module and its children."""
         calls_others = next(module.children(), None) is not None
         with self.paused(), self._hold(module) if calls_others else nullcontext():
             yield
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """Let modules be called as if they were not hooked."""
+        """Pause the hooks."""
         epsilon, self._epsilon = self._epsilon, None
         try:
             yield
@@ -98,7 +98,7 @@ class SequenceHooks:
     def perturb(
         self, module: nn.Module, name: str, tangent: Tangent, call: Call, outputs: Any
     ) -> Any:
-        """Return a module's outputs with the identity behind each that is a tensor."""
+        """Return a module's outputs, each tensor passed through the perturbed identity."""
         if self._epsilon is None or not torch.is_grad_enabled():
             return outputs
         leaves, form = pytree.tree_flatten(outputs)
@@ -126,7 +126,7 @@ class SequenceHooks:
     def _lay_out(
         self, module: nn.Module, name: str, index: int, call: Call, output: Tensor
     ) -> tuple[Tensor, SequenceRows]:
-        """Return an output with a row a sequence, and where the sequences are in it."""
+        """Return an output with one row per sequence, and the sequences' positions in it."""
         assert self._epsilon is not None
         num_sequences = self._epsilon.numel()
         if num_sequences == 1:
@@ -154,7 +154,7 @@ def hooked(
     hold: Hold = nullcontext,
     following: bool = False,
 ) -> Generator[SequenceHooks]:
-    """Hook every module that owns a parameter of the direction; take the hooks off at the end.
+    """Hook every module that owns a parameter of the direction; remove the hooks at the end.
 
     Args:
         module: The whole model.
@@ -185,7 +185,7 @@ def hooked_per_parameter(
     hold: Hold = nullcontext,
     following: bool = False,
 ) -> Generator[list[SequenceHooks]]:
-    """Hook along each parameter's piece of a direction by itself; see ``hooked``.
+    """Hook each parameter's piece of a direction separately; see ``hooked``.
 
     Yields:
         Those of each parameter. A micro-batch begins with all of them.
@@ -218,7 +218,7 @@ def hooked_per_parameter(
 
 
 def modules_with_parameters(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the modules, each once, that use parameters of their own when they are called.
+    """Return all modules, each once, that use parameters of their own when called.
 
     None inside one that uses its children's parameters itself.
     """
@@ -246,7 +246,7 @@ def _nothing() -> None:
 
 @final
 class _ModuleHook:
-    """What happens before and after each call of one module."""
+    """Forward hooks of one module."""
 
     def __init__(self, sequence_hooks: SequenceHooks, name: str, tangent: Tangent) -> None:
         self._hooks = sequence_hooks
@@ -256,7 +256,7 @@ class _ModuleHook:
         self._restart: Callable[[], None] = _nothing
 
     def hook_onto(self, module: nn.Module, hooks: ExitStack) -> None:
-        """Hook onto the module, and off when the stack closes."""
+        """Register the hooks; the stack removes them."""
         before = module.register_forward_pre_hook(self._before)
         hooks.callback(before.remove)
         # Before other hooks, so that ZeRO-3's gather what the module needs before the identity's
@@ -281,7 +281,7 @@ class _ModuleHook:
 
 
 class _PerturbedIdentity(torch.autograd.Function):
-    """The identity on a module's outputs, differentiable in ``epsilon`` as well."""
+    """Identity on a module's outputs that is also differentiable in ``epsilon``."""
 
     @staticmethod
     def forward(
@@ -291,7 +291,7 @@ class _PerturbedIdentity(torch.autograd.Function):
         num_outputs: int,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Pass the outputs on; keep the rest of the tensors."""
+        """Return the outputs; save the remaining tensors."""
         ctx.set_materialize_grads(False)
         ctx.derivatives = trace.derivatives
         ctx.num_kept = len(tensors) - num_outputs
@@ -301,7 +301,7 @@ class _PerturbedIdentity(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Pass the gradients on, and add what they say of each sequence."""
+        """Return the gradients, and each sequence's derivative."""
         derivatives = None
         if any(gradient is not None for gradient in gradients):
             derivatives = ctx.derivatives(gradients, ctx.saved_tensors)

@@ -38,7 +38,7 @@ _CLOSE = 1e-2  # relative difference up to which a scale counts as the expected 
 
 @final
 class SeenScale:
-    """What each sequence counts for in the loss that a backward pass is taken of.
+    """Weight of each sequence in the loss of a backward pass.
 
     It is read from the gradients of what a module has returned: of a mean loss (a scalar), of one
     loss a token, shape ``(b, S)``, or of logits, shape ``(b, S, V)``, of which a cross-entropy is
@@ -81,7 +81,7 @@ class SeenScale:
 
 
 def _few(tensor: Tensor) -> Tensor:
-    """Return what of a tensor tells a scale: of logits the first position, copied."""
+    """Return the part of a tensor that determines the scale: logits of the first position."""
     return tensor[:, :1].clone() if tensor.ndim == 3 else tensor
 
 
@@ -292,7 +292,7 @@ class InFlightPasses:
 
 @final
 class InFlightMeasurement:
-    """Keeps an estimate of every domain's alignment, and renews what a batch shows.
+    """Estimates every domain's alignment, updated by the sequences of each batch.
 
     Domains that a batch did not draw keep their last estimate with a growing standard error, and
     are measured on sequences of their own at the first update and every ``refresh_every``.
@@ -331,7 +331,7 @@ class InFlightMeasurement:
         self._prepared = _Prepared(batch, watch, absent_due)
 
     def measure(self, update: int) -> Alignments:  # noqa: ARG002  (the one that was prepared)
-        """Return the estimates with what the trained batch has shown. Collective.
+        """Return the estimates, updated by the trained batch. Collective.
 
         Estimates that are not finite are returned, but not kept.
         """
@@ -357,7 +357,7 @@ class InFlightMeasurement:
         )
 
     def close(self) -> None:
-        """Stop watching a step that was prepared and never trained."""
+        """Remove the hooks of a step that was prepared but not trained."""
         self._probe.close()
         self._prepared = None
 
@@ -378,7 +378,7 @@ class InFlightMeasurement:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """An update whose step is being trained."""
+    """An update between `prepare` and `measure`."""
 
     batch: TrainedBatch
     watch: InFlightStart

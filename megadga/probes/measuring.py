@@ -1,4 +1,4 @@
-"""From a probe's options to an object that measures each update on an engine."""
+"""Makes the measurement of a probe's options on an engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Target:
 
 @final
 class TargetMeasurement:
-    """Measures each target by itself, one after the other, and the loss of each.
+    """Measures each target separately, and its loss.
 
     Costs as much as all of them, and a forward pass over their specific sequences.
 
@@ -89,7 +89,7 @@ class TargetMeasurement:
 
 
 def _stacked(found: Sequence[Alignments], losses: FloatArray) -> TargetAlignments:
-    """Return the targets' alignments as one; the domains' norms are those of the first."""
+    """Combine the targets' alignments; the domains' norms are those of the first."""
     errors = [each.standard_errors for each in found if each.standard_errors is not None]
     energies = np.array([each.direction_energy for each in found])
     return TargetAlignments(
@@ -113,7 +113,7 @@ def make_measurement(
     loss: Loss,
     seed: int,
 ) -> Measurement:
-    """Return what measures the alignments that a rule needs. Collective.
+    """Return the measurement of the alignments that a rule needs. Collective.
 
     It is checked on a few sequences.
 
@@ -153,7 +153,7 @@ def make_target_measurement(
     loss: Loss,
     seed: int,
 ) -> TargetMeasurement:
-    """Return what measures the alignments with several specific sets that a rule needs.
+    """Return the measurement of alignments with several specific sets.
 
     Args:
         engine: As `make_measurement`, like all that is not said here.

@@ -1,4 +1,4 @@
-"""What measuring alignments costs beside training, predicted in sequences."""
+"""Predicted cost of measuring alignments, in sequences and in optimizer steps."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ docs/alignment.md."""
 
 @dataclass(frozen=True)
 class PassCounts:
-    """How often a probe sends the same sequences through the model, forward and backward.
+    """How often a probe passes the same sequences through the model, forward and backward.
 
     Attributes:
         times: Passes over them, one after the other.
@@ -24,13 +24,13 @@ class PassCounts:
 
     @property
     def per_update(self) -> float:
-        """Passes over them, divided among the updates."""
+        """Passes per update."""
         return self.times / self.every
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What measuring costs, in sequences; a bound from above for ``InFlight``.
+    """Cost of measuring in sequences; an upper bound for ``InFlight``.
 
     Attributes:
         domains: Passes over the ``K b`` sequences of the domains.
@@ -48,12 +48,12 @@ class Overhead:
 
 
 def num_measured(needs: AlignmentNeeds | TargetNeeds, num_domains: int) -> int:
-    """Return how many gradients or sets of derivatives an update is of: K, or n of a basis."""
+    """Return the number of measured mixtures: K domains, or n rows of a basis."""
     return num_domains if needs.mixtures is None else len(needs.mixtures.names)
 
 
 def num_compared(needs: AlignmentNeeds | TargetNeeds, probe: Probe, num_domains: int) -> int:
-    """Return the sequences of the gradient that the domains' are compared with: b_spe or K b."""
+    """Return the number of sequences of the target's gradient: b_spe, or K b."""
     if isinstance(needs, TargetNeeds) or needs.target == "specific":
         return probe.specific_sequences
     return num_domains * probe.sequences_per_domain
@@ -67,7 +67,7 @@ def predicted_overhead(
     global_batch_size: int,
     needs: AlignmentNeeds | TargetNeeds,
 ) -> Overhead:
-    """Return what alignments will cost beside training.
+    """Return the predicted cost of alignments.
 
     A share counts sequences as if each took what a training sequence takes. Those that are only
     differentiated along a direction take less: no gradient of the parameters is formed of them.

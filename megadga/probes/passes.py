@@ -52,7 +52,7 @@ _PerturbedIdentity = Callable[[Layouts, bool], AbstractContextManager[Sequence[S
 
 @dataclass(frozen=True, eq=False)
 class Derivatives:
-    """What a pass along a direction found.
+    """Result of a pass along a direction.
 
     Attributes:
         along: Derivative of each sequence's summed loss, shape ``(N,)``.
@@ -67,7 +67,7 @@ class Derivatives:
 
 @final
 class ProbePasses:
-    """What can be measured on an engine's module.
+    """Measures losses, gradients and derivatives on an engine's module.
 
     Args:
         engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
@@ -108,7 +108,7 @@ class ProbePasses:
         return [names[parameter] for parameter in self.parameters]
 
     def refresh(self) -> None:
-        """Look again at what trains: parameters may be frozen and unfrozen between updates.
+        """Update the set of trained parameters, which may be frozen or unfrozen between updates.
 
         Parameters that could be trained, but that the optimizer does not hold, are told of once.
 
@@ -174,7 +174,7 @@ class ProbePasses:
         *,
         micro_batch_size: int | None = None,
     ) -> float:
-        """Hand over each rank's summands of the gradient of the mean loss over all targets.
+        """Pass each rank's summands of the gradient of the mean loss to a callback.
 
         Every rank calls ``take`` for every parameter once a micro-batch, whose loss is the mean
         over its own targets and counts as much as it has of all. A parameter that the micro-batch
@@ -328,7 +328,7 @@ class ProbePasses:
     def _through(
         self, sequence_hooks: Sequence[SequenceHooks], sequences: PackedSequences, size: int
     ) -> Derivatives | None:
-        """Return None if a rank could not tell the sequences of a micro-batch. Collective."""
+        """Run the passes; None if a rank could not distinguish sequences. Collective."""
         numbers = np.zeros((len(sequence_hooks) + 1, sequences.num_targets.size))
         total = 0.0
         with self._no_trace(), _frozen(self.engine.module):
@@ -392,15 +392,15 @@ class ProbePasses:
 
     @property
     def counts_targets(self) -> bool:
-        """Whether the loss says itself how many targets it counts; known when it was called."""
+        """Whether the loss reports its number of targets; known after its first call."""
         return self._counts_targets
 
     def watch_targets(self) -> None:
-        """Have targets counted that the loss's own cross-entropy counts, and no others."""
+        """Count only targets that the loss's own cross-entropy counts."""
         self._loss = watching_targets(self._loss)
 
     def _measured(self, tokens: Tensor) -> Tensor | CountedLoss:
-        """Return the mean loss of a micro-batch, or what the loss counts."""
+        """Return the mean loss of a micro-batch, or its counted form."""
         returned = loss_of(self._loss(self.engine.module, tokens), "loss")
         counted = as_counted(returned, len(tokens))
         if counted is None:
@@ -412,7 +412,7 @@ class ProbePasses:
     def _micro_batches(
         self, sequences: PackedSequences, size: int | None = None
     ) -> Iterator[tuple[WeightedRows, Tensor]]:
-        """Yield this rank's micro-batches; as many on every rank."""
+        """Yield this rank's micro-batches, the same number on every rank."""
         chunks = weighted_rank_rows(
             sequences.num_targets,
             rank=self.collective.rank,
@@ -429,14 +429,14 @@ def _differ(one: nn.Parameter, other: nn.Parameter) -> bool:
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
-    """Return some of many names, and how many there are more."""
+    """Return the first names, and the number of further ones."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 @contextmanager
 def _gradients_into(take: TakeGradient, absent: dict[int, nn.Parameter]) -> Generator[None]:
-    """Hand over each parameter's gradient the moment a backward pass has made it.
+    """Pass each parameter's gradient to a callback as soon as a backward pass computes it.
 
     The hook returns a zero of no size in its place, so that no full gradient outlives it, and so
     that ZeRO-3 may release the parameter.

@@ -47,7 +47,7 @@ class MeasuredSequences:
 
 @dataclass(frozen=True, eq=False)
 class InFlightStart:
-    """What is known of an update before its batch is trained.
+    """Measurements of an update before its batch is trained.
 
     Attributes:
         separate: What was measured on sequences outside of the batch.
@@ -63,7 +63,7 @@ class InFlightStart:
 
 
 class TrainingProbe(Protocol):
-    """A way to measure alignments on the sequences that an optimizer step trains on."""
+    """Measures alignments on the sequences of an optimizer step."""
 
     def start(
         self, update: int, specific: ProbeSequences, separate: Sequence[ProbeSequences]
@@ -75,14 +75,14 @@ class TrainingProbe(Protocol):
         ...
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
-        """Stop watching; return the derivative of each sequence's summed loss, shape ``(B,)``.
+        """Remove the hooks; return the derivative of each sequence's summed loss, shape ``(B,)``.
 
         Collective; equal bits on every rank.
         """
         ...
 
     def close(self) -> None:
-        """Stop watching, if it watches."""
+        """Remove the hooks, if there are any."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,10 +95,10 @@ class TrainingProbe(Protocol):
 
 
 class Measurement(Protocol):
-    """What a mixture's updates get their alignments from."""
+    """Measures the alignments of a mixture's updates."""
 
     def prepare(self, update: int, batch: TrainedBatch) -> None:
-        """Get ready for an update, before the step that it follows is trained. Collective.
+        """Prepare an update before its step is trained. Collective.
 
         Args:
             update: Number of the update, from 0.
@@ -117,7 +117,7 @@ class Measurement(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the model, if a step was prepared and never trained."""
+        """Remove hooks of a step that was prepared but not trained."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from megadga.probes.tangents import SequenceRows
 
 @final
 class SequenceTracker(TorchFunctionMode):
-    """Numbers of the sequences that rows are of, while it is entered."""
+    """Context that tracks the sequence of each row."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class _Called:
     results: Sequence[Tensor]
 
     def argument(self, place: int, name: str) -> Any:
-        """Return an argument however it was passed, None if it was not."""
+        """Return an argument by position or name; None if it was not passed."""
         return self.args[place] if len(self.args) > place else self.named.get(name)
 
     @property
@@ -147,7 +147,7 @@ class _Called:
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return the elements of a list or tuple, or the one that anything else is."""
+    """Return the elements of a list or tuple; other values as a single element."""
     return list(cast("Sequence[Any]", value)) if isinstance(value, list | tuple) else [value]
 
 
@@ -209,7 +209,7 @@ def _indexed(called: _Called) -> _Found:
 
 
 def _num_indexed(index: Any) -> float:
-    """Return how many axes an index is about; infinite where that is not plain."""
+    """Return the number of axes that an index covers; infinite if unknown."""
     count = 0.0
     for part in _listed(index) if isinstance(index, tuple) else [index]:
         if isinstance(part, Tensor) and part.dtype == torch.bool:

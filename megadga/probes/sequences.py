@@ -87,7 +87,7 @@ class MixtureSequences:
 
 @dataclass(frozen=True, eq=False)
 class SequenceSubset:
-    """Some of other drawn sequences; ``ProbeSequences``.
+    """A subset of other drawn sequences; ``ProbeSequences``.
 
     Attributes:
         whole: The others.
@@ -126,7 +126,7 @@ class TrainedBatch:
 
 @final
 class PackedSequences:
-    """The sequences of several sets, one after another, so that micro-batches may mix them.
+    """Concatenation of several sets of sequences, so that micro-batches can mix them.
 
     Args:
         sets: At least one; all of one sequence length.

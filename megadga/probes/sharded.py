@@ -65,11 +65,11 @@ class ShardedMeasurement:
         """Do nothing: the model is held only while it is measured."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: each measurement stands alone."""
+        """Return nothing: measurements are independent."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take nothing."""
+        """Do nothing: there is no state."""
 
 
 def squared_norms(passes: ProbePasses, domains: Sequence[ProbeSequences]) -> FloatArray:

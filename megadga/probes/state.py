@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from megadga.probes.engine import Engine, probe_autocast
+
 
 def random_states(device: torch.device) -> tuple[Tensor, ...]:
     """Return the state of the CPU's generator, and of the device's if that is another."""
@@ -19,7 +21,7 @@ def random_states(device: torch.device) -> tuple[Tensor, ...]:
 
 @contextmanager
 def from_states(states: tuple[Tensor, ...], device: torch.device) -> Generator[None]:
-    """Draw random numbers from given states; afterwards go on as if none had been drawn."""
+    """Use given random states; restore the previous ones at the end."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices=devices, device_type=device.type):
         torch.set_rng_state(states[0])
@@ -30,7 +32,7 @@ def from_states(states: tuple[Tensor, ...], device: torch.device) -> Generator[N
 
 @contextmanager
 def preserved(module: nn.Module, *, restart: Callable[[], None] = lambda: None) -> Generator[None]:
-    """Put back, at the end, what forward and backward passes of a module may move.
+    """Restore, at the end, what forward and backward passes of a module may change.
 
     Its buffers (running statistics, counters), each submodule's mode (``training``), and every
     random state: Python's, numpy's, torch's of the CPU and of the module's devices, and those of
@@ -50,7 +52,7 @@ def preserved(module: nn.Module, *, restart: Callable[[], None] = lambda: None) 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Generator[None]:
-    """Switch a module to evaluation; at the end each submodule is back in its own mode."""
+    """Switch a module to evaluation mode; restore each submodule's mode at the end."""
     modes = [(owner, owner.training) for owner in module.modules()]
     module.eval()
     try:
@@ -58,6 +60,24 @@ def evaluating(module: nn.Module) -> Generator[None]:
     finally:
         for owner, training in modes:
             owner.training = training
+
+
+def token_losses(engine: Engine, module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what computes a module's losses in the engine's arithmetic, without any trace.
+
+    There are no gradients and no dropout, and counters, schedule and optimizer do not see it.
+
+    Args:
+        engine: A DeepSpeed engine.
+        module: Its own, and then a call is collective under ZeRO-3; or another one on its device.
+            From tokens ``(b, S + 1)`` to one loss a token, ``(b, S)``.
+    """
+
+    def losses(tokens: Tensor) -> Tensor:
+        with preserved(module), evaluating(module), torch.no_grad(), probe_autocast(engine):
+            return module(tokens)
+
+    return losses
 
 
 def seed_everything(seed: int) -> None:
@@ -94,7 +114,7 @@ def _put_back(
 
 
 def random_states_of(module: nn.Module) -> Callable[[], None]:
-    """Return what sets every random state back to what it is now."""
+    """Return a function that restores every present random state."""
     devices = {parameter.device for parameter in module.parameters()} - {torch.device("cpu")}
     devices = {device for device in devices if device.type != "meta"}
     accelerators = {d: torch.get_device_module(d).get_rng_state(d) for d in devices}
@@ -120,7 +140,7 @@ def random_states_of(module: nn.Module) -> Callable[[], None]:
 
 
 def _state_of(value: object) -> Callable[[], None] | None:
-    """Return what sets a generator back to its present state; None if it is none."""
+    """Return a function that restores a generator's state; None if it is not one."""
     match value:
         case torch.Generator():
             of_torch = value.get_state()

@@ -11,7 +11,7 @@ from megadga.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True, eq=False)
 class SampledAlignments:
-    """What sequences drawn from the domains say of each.
+    """Alignments estimated from sequences drawn from the domains.
 
     Attributes:
         means: ``a_i``, shape ``(K,)``; 0 for a domain without a sequence.
@@ -28,7 +28,7 @@ class SampledAlignments:
 def domain_alignments(
     derivatives: FloatArray, targets: IntArray, domains: IntArray, num_domains: int
 ) -> SampledAlignments:
-    """Return each domain's alignment per target, and how far the draw may have put it off.
+    """Return each domain's alignment per target and its standard error.
 
     The gradient of a domain is that of the mean loss over its targets, so its alignment is a ratio
     of sums, ``a_i = sum_s d_s / sum_s T_s``. Of its ``n`` sequences, with ``T_i = sum_s T_s``, the
@@ -67,7 +67,7 @@ def domain_alignments(
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """The newest alignment of every domain, and how long ago it was measured.
+    """The latest alignment of every domain and its age.
 
     A training batch holds few of many domains, or each of them once. A domain that it does not
     hold keeps its value; one of which a batch with no domain twice holds a sequence keeps the
@@ -122,7 +122,7 @@ class Estimates:
 
 
 def unmeasured(num_domains: int) -> Estimates:
-    """Return what is known of ``num_domains`` domains before the first update: nothing."""
+    """Return the estimates before the first update."""
     return Estimates(
         dots=np.zeros(num_domains),
         standard_errors=np.full(num_domains, np.inf),
@@ -132,7 +132,7 @@ def unmeasured(num_domains: int) -> Estimates:
 
 
 def updated_estimates(estimates: Estimates, sampled: SampledAlignments) -> Estimates:
-    """Return the estimates after an update: new where it measured, an update older elsewhere.
+    """Return the estimates after an update: new where measured, older elsewhere.
 
     A number that is not finite stays until its domain is measured again: to leave an update out,
     keep the estimates from before it.

@@ -29,7 +29,7 @@ _CONVERTED = 1 << 22  # elements that are held in another precision at once
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What a module was called with.
+    """Arguments of a module call.
 
     Attributes:
         positional: Its positional arguments.
@@ -54,7 +54,7 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What is left of a forward call for the backward pass.
+    """What a forward call keeps for the backward pass.
 
     Attributes:
         kept: The tensors that the derivative needs; they go through autograd's saved tensors, so
@@ -88,7 +88,7 @@ class SequenceRows:
     numbers: Tensor | None = None
 
     def matrix(self, tensor: Tensor) -> Tensor:
-        """Return a tensor with a row a sequence; or, where they are numbered, a row a number."""
+        """Return a tensor with one row per sequence, or one per number if rows are numbered."""
         if self.numbers is not None:
             trailing = math.prod(tensor.shape[self.numbers.ndim :])  # there may be no rows
             return tensor.reshape(self.numbers.numel(), trailing)
@@ -152,7 +152,7 @@ _Hook = WeightNorm | SpectralNorm | BasePruningMethod
 
 @contextmanager
 def weights_recomputed(module: nn.Module) -> Generator[None]:
-    """Compute such weights anew, as functions of the parameters; put the old ones back after.
+    """Recompute such weights as functions of the parameters; restore the old ones at the end.
 
     They are those of the last call: ``spectral_norm`` has moved on with the next one.
     """
@@ -339,7 +339,7 @@ def output_tensors(outputs: Any) -> list[Tensor]:
 
 @final
 class AnyModuleTangent:
-    """The tangent of a module of which nothing is known but its call.
+    """The tangent of an arbitrary module, by calling it again.
 
     Args:
         module: Its outputs are tensors, or nested lists, tuples and dicts of them.
@@ -418,13 +418,13 @@ class AnyModuleTangent:
 
 
 def _saved_as_they_are() -> saved_tensors_hooks:
-    """Keep an own graph's tensors out of activation checkpointing, which would drop them."""
+    """Keep tensors of a separate graph out of activation checkpointing, which would drop them."""
     return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 @contextmanager
 def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
-    """Record operations on these parameters, also where gradients are switched off."""
+    """Record operations on these parameters, also where gradients are disabled."""
     before = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)

@@ -24,7 +24,7 @@ from megadga.mixers.probing import DIRECTIONAL
 from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
-from megadga.probes.token_losses import token_losses
+from megadga.probes.state import token_losses
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint

@@ -23,7 +23,7 @@ from megadga.config.run import RunConfig
 from megadga.model.llama import Llama
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
-from megadga.probes.token_losses import token_losses
+from megadga.probes.state import token_losses
 from megadga.probes.weights_only import weights_only_loading
 from megadga.run_folder.checkpoints import find_damage
 from megadga.train.reference import ReferenceModel, model_shape
