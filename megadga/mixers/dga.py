@@ -162,11 +162,10 @@ class DgaOptions(RuleOptions):
     @classmethod
     def _fill_preset(cls, data: object) -> object:
         """Give the keys that are absent what the preset says."""
-        if isinstance(data, Mapping):
-            values = cast("Mapping[str, object]", data)
-            if values.get("preset") == "paper":
-                return {**_PAPER, **values}
-        return data
+        if not isinstance(data, Mapping):
+            return data
+        values = cast("Mapping[str, object]", data)
+        return {**_PAPER, **values} if values.get("preset") == "paper" else values
 
     @property
     def update_overhead(self) -> float:

@@ -117,12 +117,12 @@ def test_what_a_process_that_is_killed_has_started_in_other_sessions_is_killed_t
     assert is_gone_soon(int(wait_for(tmp_path / "pid")))
 
 
-def test_a_wish_from_elsewhere_is_as_good_as_a_signal(tmp_path):
+def test_a_polled_request_is_as_good_as_a_signal(tmp_path):
     ended = supervise(
         [python("import time; time.sleep(60)", tmp_path)],
         ask_to_stop=terminate,
         timeouts=FAST,
-        wished=lambda: FAST.stop_s,
+        poll_stop=lambda: FAST.stop_s,
     )
     assert ended == Ended(128 + signal.SIGTERM, asked=True)
 

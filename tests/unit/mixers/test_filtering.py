@@ -53,7 +53,7 @@ def exact_posterior(
     covariance = np.linalg.inv(precision)
     mean = covariance @ target
     last = slice(size - num_domains, size)
-    return mean[last], np.diag(covariance)[last]
+    return mean[last], covariance.diagonal()[last].astype(np.float64)
 
 
 def test_with_a_common_part_that_is_known_well_updates_equal_the_exact_posterior() -> None:
