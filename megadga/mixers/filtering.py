@@ -35,7 +35,7 @@ _PHIS = np.tile(np.exp(-1.0 / LIFETIMES), TAUS.size)[:, np.newaxis]
 
 _NOISE_MEMORY = 128.0  # observations that the unit is estimated from
 _LIKELIHOOD_MEMORY = 2048.0  # observations that the filters are compared by
-_LARGEST_SQUARE = 9.0  # of an innovation over its variance: scores have heavy tails
+_LARGEST_INNOVATION = 5.0  # in standard deviations: scores have heavy tails
 
 _MEANS, _POSTERIOR_VARIANCES = "filter_means", "filter_variances"
 _LIKELIHOODS, _NOISE = "filter_log_likelihoods", "filter_noise"
@@ -101,7 +101,8 @@ def filtered(
     noise = _next_noise(memory[_NOISE], scores[measured], numbers, errors, expected)
     if noise[1] == 0.0:  # the scores are equal: there is no unit to measure differences in
         return predicted
-    found = scores[measured] / np.sqrt(noise[1])
+    with np.errstate(over="ignore"):
+        found = np.nan_to_num(scores[measured] / noise[1])
     means[:, measured], variances[:, measured], log_likelihoods = kalman_update(
         means[:, measured], variances[:, measured], found, 1.0 / numbers
     )
@@ -138,16 +139,18 @@ def kalman_update(
         noise: Variances of their errors, above 0, shape ``(N,)``.
 
     Returns:
-        Arrays of shapes ``(J, N)``, ``(J, N)`` and ``(J,)``; the likelihoods lack what is the same
-        for all filters, and count large innovations for less than a normal distribution would.
+        Arrays of shapes ``(J, N)``, ``(J, N)`` and ``(J,)``. Innovations beyond five standard
+        deviations count as five. The likelihoods lack what is the same for all filters.
     """
     totals = variances + noise
-    offsets = scores - means
-    common = (offsets / totals).sum(axis=1) / (1.0 / totals).sum(axis=1)
-    innovations = offsets - common[:, np.newaxis]
+    offsets = scores / 2.0 - means / 2.0  # the whole difference may overflow
+    precisions = 1.0 / totals
+    shares = precisions / precisions.sum(axis=1, keepdims=True)
+    common = (shares * offsets).sum(axis=1, keepdims=True)
+    limits = _LARGEST_INNOVATION * np.sqrt(totals)
+    innovations = 2.0 * np.clip(offsets - common, -limits / 2.0, limits / 2.0)
     gains = variances / totals
-    squares = np.minimum(innovations**2 / totals, _LARGEST_SQUARE)
-    log_likelihoods = -0.5 * (squares + np.log(totals)).sum(axis=1)
+    log_likelihoods = -0.5 * (innovations**2 / totals + np.log(totals)).sum(axis=1)
     return means + gains * innovations, variances * (1.0 - gains), log_likelihoods
 
 
@@ -163,7 +166,7 @@ def _next_noise(
     standard_errors: FloatArray | None,
     expected: tuple[FloatArray, FloatArray],
 ) -> FloatArray:
-    """Return the degrees of freedom and the value of the estimated variance of one sequence.
+    """Return the degrees of freedom and the value of a sequence's estimated standard deviation.
 
     From innovations, and from differences of sequences of the same domain where there are any.
 
@@ -174,20 +177,28 @@ def _next_noise(
         standard_errors: Of the scores, shape ``(N,)``; None if they are not known.
         expected: Predicted means and their variances, in units of the noise, shapes ``(N,)``.
     """
-    known, variance = noise.tolist()
+    known, deviation = noise.tolist()
     means, variances = expected
+    errors = np.zeros_like(scores)
+    if standard_errors is not None:
+        errors = np.where(numbers > 1.0, standard_errors, 0.0)
+    # Squares of the scores may overflow.
+    unit = max(deviation, float(np.abs(scores).max()), float(errors.max()))
+    if unit == 0.0:
+        return noise
+    deviation, scores, errors = deviation / unit, scores / unit, errors / unit
     totals = variances + 1.0 / numbers
-    offsets = scores - np.sqrt(variance) * means
+    offsets = scores - deviation * means
     common = (offsets / totals).sum() / (1.0 / totals).sum()
     squares = (offsets - common) ** 2 / totals
-    if variance > 0.0:
-        squares = np.minimum(squares, _LARGEST_SQUARE * variance)
+    if deviation > 0.0:
+        squares = np.minimum(squares, (_LARGEST_INNOVATION * deviation) ** 2)
     total, freedom = squares.sum(), scores.size - 1.0
     if standard_errors is not None:
         others = numbers - 1.0
-        within = np.where(others > 0.0, numbers * standard_errors**2, 0.0)
-        total, freedom = total + others @ within, freedom + others.sum()
+        total, freedom = total + others @ (numbers * errors**2), freedom + others.sum()
     if freedom == 0.0:
         return noise
     known *= np.exp(-freedom / _NOISE_MEMORY)
-    return np.array([known + freedom, (known * variance + total) / (known + freedom)])
+    variance = (known * deviation**2 + total) / (known + freedom)
+    return np.array([known + freedom, unit * np.sqrt(variance)])

@@ -95,15 +95,15 @@ def filtered_dga(initial: FloatArray) -> Scheduler:
         step_size=2.0,
         filtered=True,
         max_change=0.5,
-        budget=EpochBudget(2.0, np.linspace(0.01, 0.3, initial.size), total_steps=5),
+        budget=EpochBudget(2.0, np.full(initial.size, 0.3), total_steps=5),
     )
 
 
 def alignments_in_training(values: FloatArray, step: int) -> Observed:
     observed = alignments(values, step)
     assert isinstance(observed, Alignments)
-    epochs = np.linspace(0.01, 0.3, values.shape[1]) * step / values.shape[1]
-    counts = np.arange(values.shape[1]) % 3
+    epochs = np.full(values.shape[1], 0.3 * step / values.shape[1])
+    counts = (np.abs(values[1]) % 3.0).astype(np.int64)
     return replace(observed, counts=counts, step=step, epochs=epochs)
 
 

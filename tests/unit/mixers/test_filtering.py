@@ -133,7 +133,7 @@ def test_the_unit_follows_the_scale_of_the_scores() -> None:
     for update in range(120):
         scale = 10.0 * np.exp(-update / 20) + 1.0
         memory = filtered(memory, *observe(means, rng, batch=32, scale=scale))
-    assert memory["filter_noise"][1] == pytest.approx(1.0, rel=0.3)
+    assert memory["filter_noise"][1] == pytest.approx(1.0, rel=0.3)  # the standard deviation
 
 
 def test_a_domain_that_is_not_measured_is_forgotten() -> None:
