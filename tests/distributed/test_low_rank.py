@@ -37,7 +37,7 @@ def test_as_many_columns_as_the_gradient_has_ranks_leave_nothing_out(
 ) -> None:
     for found in wide:
         complete = found["complete"]
-        assert complete["columns"] == [8] * complete["matrices"] == [8] * 9
+        assert complete["columns"] == [8] * complete["matrices"] == [8] * 16
         assert complete["error"] < TOLERANCE["fp32"]
         assert complete["energy"] == pytest.approx(1.0, abs=1e-6)
 

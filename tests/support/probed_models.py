@@ -39,10 +39,11 @@ def small() -> nn.Module:
     return SmallDecoder(VOCABULARY, SEQUENCE_LENGTH)
 
 
-def llama(*, tied: bool = True, checkpointed: bool = False, scale: int = 1) -> nn.Module:
+def llama(
+    *, tied: bool = True, checkpointed: bool = False, scale: int = 1, num_layers: int = 1
+) -> nn.Module:
     shape = LlamaShape(
-        # Blocks are alike but for where checkpointing begins and ends.
-        num_layers=2 if checkpointed else 1,
+        num_layers=num_layers,
         width=12 * scale,
         num_heads=2,
         num_kv_heads=1,
@@ -138,9 +139,9 @@ PROBED_MODELS: dict[str, ProbedModel] = {
     ),
     "llama": ProbedModel(llama),
     "llama-untied": ProbedModel(lambda: llama(tied=False)),
-    "llama-checkpointed": ProbedModel(lambda: llama(checkpointed=True)),
+    "llama-checkpointed": ProbedModel(lambda: llama(checkpointed=True, num_layers=2)),
     "llama-compiled": ProbedModel(llama, prepare=compile_engine),
-    "llama-wide": ProbedModel(lambda: llama(tied=False, scale=5)),
+    "llama-wide": ProbedModel(lambda: llama(tied=False, scale=5, num_layers=2)),
     "hf-llama": ProbedModel(hf_llama, causal_lm_loss),
     "hf-llama-checkpointed": ProbedModel(lambda: hf_llama(checkpointed=True), causal_lm_loss),
     "gpt2": ProbedModel(gpt2, causal_lm_loss),
