@@ -30,9 +30,9 @@ mixing:
   step_size: 0.02
   ema: 0.5
   probe: {type: sharded, sequences_per_domain: 2, specific_sequences: 3}
-training: {steps: 40, global_batch_size: 8, micro_batch_size: 2}
+training: {steps: 24, global_batch_size: 8, micro_batch_size: 2}
 deepspeed: zero.json
-evaluation: {interval: 20, sequences: 3}
+evaluation: {interval: 12, sequences: 3}
 checkpoint: {interval: 1000, keep_last: 2}
 """
 LAUNCH = [sys.executable, str(REPOSITORY / "launch/local")]
@@ -93,7 +93,7 @@ def test_a_stopped_run_saves_ends_and_goes_on_as_if_nothing_had_happened(tmp_pat
     before_step_1, *_ = undisturbed.text.partition("step 1/")
     assert len(before_step_1.splitlines()) <= 3, before_step_1
     assert markers == {"REQUEUE"}
-    assert 3 <= last < 40
+    assert 3 <= last < 24
     assert (parts / OUTPUT / f"checkpoints/step-{last:08d}").is_dir()
     assert len(processes) >= 2
     assert [process for process in processes if process.is_running()] == []
@@ -112,4 +112,4 @@ def test_a_stopped_run_saves_ends_and_goes_on_as_if_nothing_had_happened(tmp_pat
 
     again = run_job(COMMAND, parts, timeout_s=30)
 
-    assert again == Finished(0, f"{OUTPUT}: finished after step 40; nothing is left to train\n")
+    assert again == Finished(0, f"{OUTPUT}: finished after step 24; nothing is left to train\n")

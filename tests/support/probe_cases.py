@@ -125,7 +125,7 @@ def no_trace_cases(family: str) -> list[tuple[ProbeCase, Sequence[str]]]:
     """
     kinds = FAMILIES[family]
     whole = ("sharded", "directional", "in_flight")
-    low_rank = ("directional", "directional-low-rank", "in_flight-low-rank")
+    low_rank = ("directional-low-rank", "in_flight-low-rank")
     return [
         *((ProbeCase(kind, "fp32", "small-dropout"), whole) for kind in kinds),
         *((ProbeCase(kind, "bf16", "small-dropout"), low_rank) for kind in kinds),

@@ -12,7 +12,7 @@ SIZES = {
     "batch": 4,
     "sequence-length": 8,
     "share": 0.9,
-    "rounds": 2,
+    "rounds": 1,
 }
 
 
