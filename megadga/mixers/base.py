@@ -192,6 +192,8 @@ class Alignments:
 
     def __post_init__(self) -> None:
         shapes = [array.shape for array in self._arrays()]
+        if self.counts is not None:
+            shapes.append(self.counts.shape)
         if self.dots.ndim != 1 or len(set(shapes)) != 1:
             found = ", ".join(map(str, shapes))
             raise ValueError(f"alignments: expected arrays of one shape (K,), found {found}")

@@ -94,8 +94,8 @@ class DgaOptions(RuleOptions):
     """Optimizer steps between updates of the weights (T_r), at least 1; null: as few as `overhead`
     allows."""
     overhead: PositiveShare = 0.01
-    """Share of training that updates may cost, in (0, 1], where `interval` is null; three times
-    that in the first tenth of the run."""
+    """Share of training that updates may cost by prediction, in (0, 1], where `interval` is null;
+    three times that in the first tenth of the run."""
     step_size: StepSize = 2.0
     """Step (eta), above 0. Filtered: standard deviation of the weights' logarithms over domains
     that are well known. Else of mirror descent, in units of one over the score's; {spread: s}
@@ -106,8 +106,8 @@ class DgaOptions(RuleOptions):
     update, as in the paper."""
     epoch_budget: Positive | None = 4.0
     """Passes over a domain that weights leave room for until the end of the run, above 0; never
-    less than 1.5 times those over all domains. null: no limit, as in the paper. Not with a
-    basis."""
+    less than 1.5 times those over all domains. It may take a weight below `floor`. null: no
+    limit, as in the paper. Not with a basis."""
     ema: PositiveShare = 1.0
     """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
     1: no averaging."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from deepspeed.utils import safe_get_local_optimizer_state
 from torch import Tensor, nn
 
 from megadga.errors import UnsupportedEngineError
+from megadga.mixers.probing import WithoutMoments
 from megadga.probes.engine import is_partitioned
 from megadga.probes.gradients import (
     Direction,
@@ -220,16 +221,6 @@ def _state_keys(engine: Any) -> dict[nn.Parameter, Tensor]:
     }
 
 
-WithoutMoments = Literal["refuse", "raw"]
-
-
-WITHOUT_MOMENTS = (
-    "score adam: expected an optimizer that has taken a step, found none; "
-    "without_moments: raw measures along the specific gradient itself until then"
-)
-"""Why preconditioning is refused before the first step."""
-
-
 @dataclass(frozen=True)
 class Preconditioning:
     """Whether the specific gradient is divided by AdamW's denominators.
@@ -272,7 +263,10 @@ def specific_gradient(
     gradient = passes.gradient(specific)
     divisor = denominators(passes) if preconditioning.asked else None
     if preconditioning.asked and divisor is None and preconditioning.without_moments == "refuse":
-        raise UnsupportedEngineError(WITHOUT_MOMENTS)
+        raise UnsupportedEngineError(
+            "score adam: expected an optimizer that has taken a step, found none; "
+            "without_moments: raw measures along the specific gradient itself until then"
+        )
     shard = gradient
     if divisor is not None:
         # Where there is no denominator there is no gradient either.

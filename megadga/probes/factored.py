@@ -16,7 +16,7 @@ from megadga.probes.directions import (
     specific_gradient,
 )
 from megadga.probes.gradients import Factors, ResidentDirection, full_shape
-from megadga.probes.low_rank import fewest_directions, first_rank_factors, qr
+from megadga.probes.low_rank import fewest_directions, first_rank_factors, is_factored, qr
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences
 
@@ -132,8 +132,8 @@ class FactoredGradient:
         parts = dict(
             zip(passes.parameters, passes.layout.parts(gradient.shard.values), strict=True)
         )
-        matrices = [p for p in passes.parameters if self._is_factored(full_shape(p))]
-        others = [p for p in passes.parameters if not self._is_factored(full_shape(p))]
+        matrices = [p for p in passes.parameters if self._is_factored(p)]
+        others = [p for p in passes.parameters if not self._is_factored(p)]
         found = _Found(
             factors=self._factor(parts, matrices, starts),
             whole=list(gathered(passes, others, parts).values()),
@@ -146,8 +146,8 @@ class FactoredGradient:
             self._found = found
         return found
 
-    def _is_factored(self, shape: torch.Size) -> bool:
-        return len(shape) == 2 and self._rank * sum(shape) < shape.numel()
+    def _is_factored(self, parameter: nn.Parameter) -> bool:
+        return is_factored(full_shape(parameter), self._rank)
 
     def _factor(
         self,
@@ -218,7 +218,7 @@ class FactoredGradient:
         pieces: dict[nn.Parameter, Tensor | Factors] = {}
         of_matrices, of_others = iter(factors), iter(found.whole)
         for parameter in passes.parameters:
-            if self._is_factored(full_shape(parameter)):
+            if self._is_factored(parameter):
                 each = next(of_matrices)
                 left, right = each.left.to(parameter.dtype), each.right.to(parameter.dtype)
                 pieces[parameter] = Factors(left, right)

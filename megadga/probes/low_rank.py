@@ -79,6 +79,11 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 qr = cast("Callable[[Tensor], tuple[Tensor, Tensor]]", torch.linalg.qr)
 
 
+def is_factored(shape: torch.Size, rank: int) -> bool:
+    """Tell whether a parameter is a matrix that factors of a rank are smaller than."""
+    return len(shape) == 2 and rank * sum(shape) < shape.numel()
+
+
 def first_rank_factors(
     collective: ProcessGroupCollective, own: Sequence[Factors]
 ) -> list[Factors]:
@@ -194,9 +199,7 @@ class LowRankGradient:
             self._names, self._starts, self._found = names, None, None
         shapes = [full_shape(parameter) for parameter in self._passes.parameters]
         self._matrices = {
-            index: shape
-            for index, shape in enumerate(shapes)
-            if len(shape) == 2 and self._rank * sum(shape) < shape.numel()
+            index: shape for index, shape in enumerate(shapes) if is_factored(shape, self._rank)
         }
         self._whole = {i: shape for i, shape in enumerate(shapes) if i not in self._matrices}
 

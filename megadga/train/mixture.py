@@ -269,11 +269,6 @@ class Mixture:
     lost_mass: float = 0.0
     min_effective_domains: float = 0.0
 
-    @property
-    def interval(self) -> int | None:
-        """Optimizer steps between updates after the first tenth; None: there are no updates."""
-        return None if self.updates is None else self.updates.interval
-
 
 def make_mixture(
     config: RunConfig,

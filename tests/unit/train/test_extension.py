@@ -6,6 +6,7 @@ import pytest
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.mixers.probing import Directional, Sharded
+from megadga.mixers.updates import UpdateSteps
 from megadga.train.data import open_data
 from megadga.train.mixture import Mixture, make_mixture
 from tests.support.extensions import write_extension
@@ -39,11 +40,11 @@ def complaint(folder: Path, keys: str, *overrides: str) -> str:
 def test_a_rule_that_measures_nothing_comes_with_its_interval_alone(folder, observed):
     found = mixture(folder, f"interval: 3, observes: {observed}, initial: {{d0: 0.25, d1: 0.75}}")
     np.testing.assert_array_equal(found.scheduler.init().averaged_weights, [0.25, 0.75])
-    assert (found.interval, found.probe) == (3, None)
+    assert (found.updates, found.probe) == (UpdateSteps(3), None)
 
 
 def test_a_rule_that_observes_nothing_has_no_interval(folder):
-    assert mixture(folder, "observes: nothing").interval is None
+    assert mixture(folder, "observes: nothing").updates is None
     assert complaint(folder, "observes: nothing, interval: 3") == (
         f"{PLACE}.interval: expected null: the rule never moves the weights, found 3"
     )

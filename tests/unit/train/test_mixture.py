@@ -72,13 +72,13 @@ def test_a_type_with_a_name_is_static_with_these_weights(folder, short, weights)
         found.scheduler.init().averaged_weights, initial_weights(folder, static(weights))
     )
     assert isinstance(found.scheduler, Static)
-    assert found.interval is None
+    assert found.updates is None
 
 
 def test_dga_of_the_paper_comes_with_its_interval_and_measures_directionally(folder):
     found = mixture(folder, PAPER, "mixing.probe.sequences_per_domain=3")
     assert found.scheduler.observes == AlignmentNeeds()
-    assert found.interval == 4
+    assert found.updates == UpdateSteps(4)
     assert found.probe == sized(Directional(), 3, 32)
     np.testing.assert_array_equal(found.scheduler.init().averaged_weights, np.full(3, 1 / 3))
 
@@ -116,7 +116,7 @@ def test_the_preset_gives_way_to_keys_that_are_given(folder):
     found = mixture(folder, "mixing={type: dga, preset: paper, interval: 7, score: adam}")
     scheduler = found.scheduler
     assert isinstance(scheduler, Dga)
-    assert (scheduler.step_size, scheduler.score, found.interval) == (0.1, "adam", 7)
+    assert (scheduler.step_size, scheduler.score, found.updates) == (0.1, "adam", UpdateSteps(7))
     assert not scheduler.filtered
     assert scheduler.budget is None
 
@@ -265,7 +265,7 @@ def test_grape_takes_every_setting(folder):
     assert (scheduler.task_smoothing, scheduler.score) == (0.1, "clipped")
     np.testing.assert_array_equal(scheduler.initial, [0.5, 0.5, 0.0])
     np.testing.assert_array_equal(scheduler.task_weights, [0.75, 0.25])
-    assert (found.interval, found.probe) == (2, sized(Sharded(), 8, 3))
+    assert (found.updates, found.probe) == (UpdateSteps(2), sized(Sharded(), 8, 3))
 
 
 def test_odm_follows_losses_and_measures_nothing(folder):
@@ -277,7 +277,7 @@ def test_odm_follows_losses_and_measures_nothing(folder):
     assert isinstance(scheduler, Odm)
     assert scheduler.observes == LossNeeds()
     assert (scheduler.smoothing, scheduler.warmup, scheduler.reward) == (0.5, 7, "exponential")
-    assert (found.interval, found.probe) == (2, None)
+    assert (found.updates, found.probe) == (UpdateSteps(2), None)
 
 
 def test_doge_aligns_domains_with_one_another_or_with_the_specific_set(folder):
@@ -287,7 +287,7 @@ def test_doge_aligns_domains_with_one_another_or_with_the_specific_set(folder):
     assert isinstance(scheduler, Doge)
     assert (scheduler.step_size, scheduler.max_score) == (0.01, 2.0)
     assert scheduler.observes == AlignmentNeeds(norms=True, target="domains")
-    assert (found.interval, found.probe) == (3, sized(Sharded(), 3, 32))
+    assert (found.updates, found.probe) == (UpdateSteps(3), sized(Sharded(), 3, 32))
     assert load(folder, doge)[1].specific == ()
 
     found = mixture(folder, doge, "mixing.target=specific")
@@ -299,7 +299,7 @@ def test_doge_aligns_domains_with_one_another_or_with_the_specific_set(folder):
 def test_explicit_weights_go_by_name_and_are_normalised(folder):
     weights = initial_weights(folder, static("{recipes: 0.333, code: 0.333, novels: 0.3335}"))
     np.testing.assert_allclose(weights, np.array([0.333, 0.3335, 0.333]) / 0.9995, rtol=1e-15)
-    assert mixture(folder, static("uniform")).interval is None
+    assert mixture(folder, static("uniform")).updates is None
     assert mixture(folder, static("uniform")).probe is None
 
 
