@@ -9,6 +9,7 @@ import pytest
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.mixers.doremi import Doremi
+from megadga.mixers.updates import UpdateSteps
 from megadga.train.data import open_data
 from megadga.train.mixture import make_mixture
 from megadga.train.reference import ReferenceModel
@@ -83,7 +84,7 @@ def test_doremi_takes_every_setting(folder):
     assert isinstance(scheduler, Doremi)
     assert (scheduler.step_size, scheduler.smoothing) == (0.5, 0.01)
     assert scheduler.initial.tolist() == [0.5, 0.25, 0.25]
-    assert (mixture.interval, mixture.probe) == (7, None)
+    assert (mixture.updates, mixture.probe) == (UpdateSteps(7), None)
 
 
 def test_a_folder_that_is_no_run_is_refused(folder):

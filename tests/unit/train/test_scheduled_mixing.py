@@ -6,6 +6,7 @@ import pytest
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.mixers.schedule import Schedule
+from megadga.mixers.updates import UpdateSteps
 from megadga.train.data import open_data
 from megadga.train.mixture import make_mixture
 from tests.support.runs import write_run
@@ -26,7 +27,7 @@ def schedule(folder: Path, options: str) -> Schedule:
     config = load_config(write_run(folder), [f"mixing={{type: schedule, {options}}}"])
     mixture = make_mixture(config, open_data(config).domains)
     assert isinstance(mixture.scheduler, Schedule)
-    assert (mixture.interval, mixture.probe) == (1, None)
+    assert (mixture.updates, mixture.probe) == (UpdateSteps(1), None)
     return mixture.scheduler
 
 
