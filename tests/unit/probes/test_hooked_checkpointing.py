@@ -31,7 +31,7 @@ def test_checkpointed_activations_give_the_same_numbers(*, reentrant: bool, froz
 
 @pytest.mark.parametrize("factored", [False, True])
 def test_our_checkpointed_model_gives_the_same_numbers(*, factored: bool):
-    module = filled(llama(checkpointed=True))
+    module = filled(llama(checkpointed=True, num_layers=2))
     pieces, tokens = pieces_of(module), tokens_of(3)
     given, dense = thin(pieces) if factored else (pieces, pieces)
 
@@ -68,7 +68,7 @@ def test_dropout_inside_a_checkpointed_block_drops_the_same_every_time():
 def test_taps_keep_nothing_of_what_checkpointing_drops(*, frozen: bool, factored: bool):
     def inputs_alive(*, checkpointed: bool) -> list[bool]:
         """Whether what each module inside the blocks was called with is there in the end."""
-        module = filled(llama(checkpointed=checkpointed))
+        module = filled(llama(checkpointed=checkpointed, num_layers=2))
         pieces = pieces_of(module)
         module.requires_grad_(not frozen)
         inputs: list[StorageWeakRef] = []
