@@ -4,6 +4,7 @@ So that processes (``pytest -n --dist loadfile``) end at the same time. Files th
 others have measured follow when it is there.
 """
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 LONGEST_FIRST = ("distributed", "integration", "cluster", "unit")
 FOLLOWING = ("test_low_rank.py", "test_preconditioned.py", "test_foreign.py")
 _HERE = Path(__file__).parent
+
+# DeepSpeed decorates functions with torch.compile that no test calls: what that imports takes 3 s
+# of each process that tests start. Those of `tests.support.warm` have it imported, and compile.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from megadga.section import Count, Flag, Positive, Section, Whole
 
-PresetName = Literal["tiny", "125m", "350m", "750m", "1b", "7b"]
+PresetName = Literal["nano", "tiny", "8m", "30m", "125m", "350m", "750m", "1b", "7b"]
 
 
 Precision = Literal["fp32", "bf16"]

@@ -62,9 +62,20 @@ class LlamaShape:
 
 
 PRESETS: dict[str, LlamaShape] = {
+    # 20 k parameters beside the embedding: to try a configuration, a launcher or a cluster.
+    "nano": LlamaShape(
+        num_layers=2, width=32, num_heads=2, num_kv_heads=1, mlp_width=64, tied_embeddings=True
+    ),
     # 1.8 M parameters with 8,192 tokens: a demonstration on two CPU cores.
     "tiny": LlamaShape(
         num_layers=4, width=128, num_heads=4, num_kv_heads=2, mlp_width=384, tied_embeddings=True
+    ),
+    # With 8,192 tokens: experiments of hours on a CPU, of minutes on a GPU.
+    "8m": LlamaShape(
+        num_layers=7, width=256, num_heads=4, num_kv_heads=4, mlp_width=704, tied_embeddings=True
+    ),
+    "30m": LlamaShape(
+        num_layers=8, width=512, num_heads=8, num_kv_heads=8, mlp_width=1408, tied_embeddings=True
     ),
     # GPT-3 small, medium and large with SwiGLU at 8/3 of the width: the sizes of the DGA paper.
     "125m": LlamaShape(

@@ -14,7 +14,7 @@ from tests.support.runs import write_run
 RUN = """\
 seed: 17
 output: out
-model: {type: llama, preset: tiny, sequence_length: 8}
+model: {type: llama, preset: nano, sequence_length: 8}
 data:
   domains: shards/domains
   specific: {target: {path: shards/specific}}

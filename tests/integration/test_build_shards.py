@@ -36,7 +36,7 @@ def corpus(tmp_path_factory) -> Path:
     """Twelve files of very different sizes, in two formats, one of them with bad records."""
     folder = tmp_path_factory.mktemp("text")
     for number in range(12):
-        texts = made_up_texts(800 + 800 * (number % 4), seed=number)
+        texts = made_up_texts(400 + 400 * (number % 4), seed=number)
         records = [{"text": text, "id": f"{number}/{i}"} for i, text in enumerate(texts)]
         lines = [json.dumps(record).encode() + b"\n" for record in records]
         if number == 5:
@@ -51,7 +51,7 @@ def arguments(corpus, tokenizer, tmp_path):
     def to(output: str) -> list[str]:
         return [
             *BUILD, "--input", f"{corpus}/*", "--tokenizer", str(tokenizer), "--id-key", "id",
-            "--output", str(tmp_path / output), "--max-bad", "1", "--shard-tokens", "20000",
+            "--output", str(tmp_path / output), "--max-bad", "1", "--shard-tokens", "10000",
             "--memory", "1",
         ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from tests.support.shards import write_sets
 RUN = """\
 seed: 17
 output: out
-model: {type: llama, preset: tiny, sequence_length: 8}
+model: {type: llama, preset: nano, sequence_length: 8}
 data: {domains: shards/domains}
 mixing: {type: uniform}
 training: {steps: 1, global_batch_size: 2, micro_batch_size: 2}

@@ -13,7 +13,7 @@ from tests.support.shards import write_grouped, write_sets
 RUN = """\
 seed: 17
 output: out
-model: {type: llama, preset: tiny, sequence_length: 8}
+model: {type: llama, preset: nano, sequence_length: 8}
 data:
   domains: shards/domains
   specific: {target: {path: shards/specific}}

@@ -19,7 +19,7 @@ from tests.support.shards import write_sets
 RUN = """\
 seed: 17
 output: out put/$run
-model: {type: llama, preset: tiny, sequence_length: 8}
+model: {type: llama, preset: nano, sequence_length: 8}
 data:
   domains: shards/domains
   specific: {target: {path: shards/specific}}

@@ -1,4 +1,4 @@
-"""Starts Python programs in processes that have imported torch and DeepSpeed already.
+"""Starts Python programs in processes that have imported torch, DeepSpeed and megadga already.
 
 That takes seconds of every process, and most of what a short job takes. So a server imports them
 once (``multiprocessing.forkserver``) and forks a process for each program, which then runs as
@@ -29,6 +29,9 @@ IMPORTED = (
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
+    "megadga.commands.train",
+    "megadga.train.assembly",
+    "megadga.train.loop",
 )
 _CONTEXT = multiprocessing.get_context("forkserver")
 _FIXED = {"OMP_NUM_THREADS": "1"}
@@ -129,6 +132,7 @@ def _run(arguments: list[str], folder: Path, environment: dict[str, str], output
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    os.environ.pop("TORCHDYNAMO_DISABLE", None)
     sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(sink, stream)

@@ -37,9 +37,9 @@ def shards(tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("work")
     (work / "text").mkdir()
     for seed, name in enumerate(("text/novels", "text/plays")):
-        write_lines(work / f"{name}.jsonl", made_up_texts(2000, seed=seed))
+        write_lines(work / f"{name}.jsonl", made_up_texts(500, seed=seed))
     for seed, name in enumerate(("qa.train", "qa.valid", "law.train", "law.valid"), start=2):
-        write_lines(work / f"{name}.jsonl", made_up_texts(200, seed=seed))
+        write_lines(work / f"{name}.jsonl", made_up_texts(100, seed=seed))
     commands = [
         words
         for example in example_names()

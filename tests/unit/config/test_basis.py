@@ -3,13 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.npz import read_arrays, write_arrays
 from megadga.errors import ConfigError
 from megadga.mixers.basis import SPECS, Basis, read_basis, write_basis
 from tests.support.damage import damaged
+from tests.support.examples import examples
 
 CLUSTERING = "0123456789abcdef" * 4
 BASIS = Basis.from_rows(
@@ -130,7 +131,7 @@ def test_a_file_with_other_arrays_is_refused_by_its_name(tmp_path, arrays, messa
         read_basis(path)
 
 
-@settings(max_examples=1000)
+@examples(8)
 @given(st.data())
 def test_a_damaged_file_is_refused_or_gives_what_was_written(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.npz"
@@ -139,7 +140,7 @@ def test_a_damaged_file_is_refused_or_gives_what_was_written(tmp_path_factory, d
     assert_refused_or_equal(path)
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(st.data())
 def test_damaged_arrays_are_refused_or_are_a_basis(tmp_path_factory, data):
     """Behind sound checksums, where a stranger's file may be anything."""

@@ -132,8 +132,8 @@ def test_all_issues_are_reported_at_once_in_source_order(tmp_path):
         "run.yaml:1: seed: expected a value, found nothing",
         "run.yaml:1: sed: expected a known key, found 'sed'; did you mean 'seed'?",
         (
-            "run.yaml:3: model.preset: expected 'tiny', '125m', '350m', '750m', '1b' or '7b', "
-            "found 'tny'; did you mean 'tiny'?"
+            "run.yaml:3: model.preset: expected 'nano', 'tiny', '8m', '30m', '125m', '350m', "
+            "'750m', '1b' or '7b', found 'tny'; did you mean 'tiny'?"
         ),
         (
             "run.yaml:8: mixing.type: expected 'dga', 'doge', 'doremi', 'grape', 'importance', "

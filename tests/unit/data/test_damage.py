@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from megadga.data.folder import open_shards, open_split, read_folders
 from megadga.data.indexed import HEADER, MAGIC
 from megadga.errors import ShardError
 from tests.support.damage import damaged
+from tests.support.examples import examples
 from tests.support.streams import grouped_folder
 
 FILES = ["manifest.json", "domains.npz", "train-00000.idx", "train-00000.bin"]
@@ -68,7 +69,7 @@ def assert_one_line(error: ShardError | None) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=150)
+@examples(2)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(folder, sound, name, data):
     content = data.draw(damaged(sound[name]))
@@ -76,7 +77,7 @@ def test_a_damaged_file_is_read_or_refused(folder, sound, name, data):
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=100)
+@examples(1.5)
 @given(content=st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(folder, sound, name, content):
     error = refusal(folder, {**sound, name: content})
@@ -85,7 +86,7 @@ def test_arbitrary_bytes_are_refused(folder, sound, name, content):
     assert_one_line(error)
 
 
-@settings(max_examples=150)
+@examples(2)
 @given(st.data())
 def test_a_damaged_grouping_with_a_sound_checksum_is_read_or_refused(folder, sound, data):
     content = data.draw(damaged(sound["domains.npz"]))
@@ -98,7 +99,7 @@ def test_a_damaged_grouping_with_a_sound_checksum_is_read_or_refused(folder, sou
 numbers = st.sampled_from([0, 1, 2, 3, 2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**64 - 1])
 
 
-@settings(max_examples=150)
+@examples(2)
 @given(st.sampled_from([1, 2, 3, 4, 5, 8]), numbers, numbers, st.binary(max_size=80))
 @example(8, 2**61, 2**61, b"")
 def test_any_header_is_read_or_refused(folder, sound, code, sentences, bounds, rest):
@@ -106,7 +107,7 @@ def test_any_header_is_read_or_refused(folder, sound, code, sentences, bounds, r
     assert_one_line(refusal(folder, {**sound, "train-00000.idx": content}))
 
 
-@settings(max_examples=100)
+@examples(1.5)
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1))
 @example(2**31 - 1, 2**63 - 2)
 def test_any_last_sentence_is_read_or_refused(folder, sound, length, pointer):
@@ -124,7 +125,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@examples(4)
 @given(st.data())
 def test_a_manifest_with_any_value_anywhere_is_read_or_refused(folder, sound, data):
     manifest = json.loads(sound["manifest.json"])

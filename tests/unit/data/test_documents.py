@@ -3,7 +3,7 @@ from itertools import accumulate, chain, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data import documents as module
@@ -43,7 +43,6 @@ def open_raw(folder, documents) -> IndexedShard:
     return IndexedShard.open(write_raw_shard(folder / "raw", sentences, bounds))
 
 
-@settings(max_examples=50)
 @given(documents=SHARDS)
 @pytest.mark.usefixtures("chunks")
 def test_documents_come_whole_and_in_order(folder, documents):
@@ -57,7 +56,6 @@ def test_documents_come_whole_and_in_order(folder, documents):
     assert [document_at(shard, i).tolist() for i in range(len(whole))] == whole
 
 
-@settings(max_examples=50)
 @given(documents=SHARDS)
 @pytest.mark.usefixtures("chunks")
 def test_its_index_is_sound(folder, documents):
@@ -66,7 +64,6 @@ def test_its_index_is_sound(folder, documents):
     assert problems.lines == ()
 
 
-@settings(max_examples=50)
 @given(documents=SHARDS)
 @pytest.mark.usefixtures("chunks")
 def test_a_batch_is_bounded_or_one_document(folder, documents):
@@ -75,7 +72,6 @@ def test_a_batch_is_bounded_or_one_document(folder, documents):
         assert batch.lengths.size <= module.CHUNK_ENTRIES
 
 
-@settings(max_examples=50)
 @given(documents=SHARDS)
 @pytest.mark.usefixtures("chunks")
 def test_consecutive_bounds_share_a_position(folder, documents):

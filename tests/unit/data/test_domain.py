@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.domain import Domain
@@ -25,7 +25,6 @@ def whole(stream: TokenStream, *, sequence_length) -> Domain:
     return Domain("whole", stream, 0, stream.num_tokens, stream.num_documents, sequence_length)
 
 
-@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=12),
     sequence_length=st.integers(1, 20),

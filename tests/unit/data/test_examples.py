@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.create import create_domain
@@ -44,7 +44,6 @@ def test_a_long_document_is_split_into_several_sequences(tmp_path, length, expec
     assert all_windows(open_counting(tmp_path / "d", [length], sequence_length=4)) == expected
 
 
-@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(2, 30), min_size=1, max_size=12),
     sequence_length=st.integers(1, 20),

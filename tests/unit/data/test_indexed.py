@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.indexed import HEADER, MAGIC, IndexedShard, ShardWriter, best_dtype
@@ -29,7 +29,6 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
         file.write(content)
 
 
-@settings(max_examples=50)
 @given(
     st.lists(st.lists(st.integers(0, 69_999), min_size=1, max_size=20), max_size=12),
     st.sampled_from([65_536, 70_000]),

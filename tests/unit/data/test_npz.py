@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from megadga.data.npz import ArraySpec, read_arrays, write_arrays
 from megadga.errors import ConfigError, ShardError
 from tests.support.damage import damaged
+from tests.support.examples import examples
 
 SPECS = {"names": ArraySpec(("|u1",), 1), "basis": ArraySpec(("<f4", "<f8"), 2)}
 ARRAYS = {"names": np.frombuffer(b"a\nb", dtype=np.uint8), "basis": np.eye(2, 3)}
@@ -152,7 +153,7 @@ def read_content(path: Path, content: bytes):
         return error
 
 
-@settings(max_examples=300)
+@examples(4)
 @given(st.binary(max_size=400))
 @example(b"PK\x05\x06" + b"\0" * 18)
 @example(b"PK\x05\x06" + b"\xff" * 18)
@@ -163,7 +164,7 @@ def test_arbitrary_bytes_are_refused_in_one_line(path, content):
     assert "\n" not in str(refusal)
 
 
-@settings(max_examples=1000)
+@examples(8)
 @given(st.data())
 def test_a_damaged_file_is_refused_or_gives_what_was_written(path, sound, data):
     content = data.draw(damaged(sound))

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.probe_draws import ProbeSampler
 from megadga.data.sampler import MixtureSampler
+from tests.support.examples import examples
 
 
 @given(
@@ -99,7 +100,7 @@ def test_over_updates_a_rare_domain_gets_its_share_of_a_mixture():
     assert most < 4 * updates * shares[-1] / 5
 
 
-@settings(max_examples=10)
+@examples(0.25)
 @given(share=st.floats(1e-4, 1.0, exclude_max=True), count=st.integers(1, 9), data=st.data())
 def test_a_mixture_repeats_no_window_within_an_epoch_of_its_domains(share, count, data):
     # So long a domain that its epoch ends after the last of these updates.

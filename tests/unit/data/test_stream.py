@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data import stream as stream_module
@@ -31,7 +31,6 @@ def open_stream(
     return TokenStream(folder, shards, IDENTITY)
 
 
-@settings(max_examples=100)
 @given(st.data())
 def test_every_row_is_its_slice_of_the_concatenation(tmp_path_factory, data):
     shards = st.tuples(st.integers(0, 12), st.sampled_from(DTYPES))

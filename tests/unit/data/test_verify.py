@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.indexed import HEADER, ShardWriter, best_dtype
 from megadga.data.manifest import GroupingEntry, Manifest, read_manifest, write_manifest
 from megadga.data.verify import find_folders, plan_checks, scan_shard, verify_shard
+from tests.support.examples import examples
 from tests.support.raw_shards import overwrite, problems_of, write_raw_shard
 from tests.support.streams import IDENTITY, counting_domain
 
@@ -250,7 +251,7 @@ def kept(tmp_path_factory) -> Path:
     return counting_domain(tmp_path_factory.mktemp("kept") / "d", [6, 7, 8])
 
 
-@settings(max_examples=200)
+@examples(3)
 @given(st.sampled_from([".bin", ".idx"]), st.binary(max_size=200), st.integers(0, 200), st.data())
 def test_arbitrary_file_contents_are_reported_as_problems(kept, suffix, content, start, data):
     path = kept / f"train-00000{suffix}"

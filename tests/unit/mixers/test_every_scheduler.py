@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -29,6 +29,7 @@ from megadga.mixers.schedule import Schedule
 from megadga.mixers.scores import AutoStep
 from megadga.mixers.static import Static
 from megadga.mixers.targets import OverTargets
+from tests.support.examples import examples
 
 USUAL = st.floats(-50.0, 50.0)
 TARGETS = np.array([0.5, 0.5])
@@ -257,7 +258,7 @@ def test_every_update_is_counted_once(rule, run):
 
 
 @every_rule
-@settings(max_examples=20)
+@examples(0.5)
 @given(values=st.lists(USUAL, min_size=6, max_size=6))
 def test_a_single_domain_keeps_all_the_weight(rule, values):
     blocks = np.array(values).reshape(3, 2, 1)

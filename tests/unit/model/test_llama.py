@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from megadga.data.domain import PADDING
 from megadga.model.llama import Llama
@@ -174,8 +175,16 @@ def test_a_sequence_longer_than_the_model_is_refused():
         build().logits(torch.zeros(1, 17, dtype=torch.int64))
 
 
-def test_the_model_compiles_whole():
+def test_the_model_compiles_whole(monkeypatch):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
+    graphs: list[GraphModule] = []
+
+    def keep(graph: GraphModule, _: list[Tensor]) -> GraphModule:
+        graphs.append(graph)
+        return graph
+
     model, tokens = build(), windows()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    compiled = torch.compile(model, fullgraph=True, backend=keep)
 
     torch.testing.assert_close(compiled(tokens), model(tokens))
+    assert len(graphs) == 1

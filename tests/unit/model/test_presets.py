@@ -14,8 +14,11 @@ SMALL = LlamaShape(
 def test_presets_have_the_sizes_their_names_promise():
     millions = {name: shape.num_parameters(32_000) / 1e6 for name, shape in PRESETS.items()}
 
-    assert set(millions) == {"tiny", "125m", "350m", "750m", "1b", "7b"}
+    assert set(millions) == {"nano", "tiny", "8m", "30m", "125m", "350m", "750m", "1b", "7b"}
+    assert PRESETS["nano"].num_parameters(0) == 18_592
     assert PRESETS["tiny"].num_parameters(8_192) == 1_836_160
+    assert PRESETS["8m"].num_parameters(8_192) / 1e6 == pytest.approx(7.7, abs=0.1)
+    assert PRESETS["30m"].num_parameters(8_192) / 1e6 == pytest.approx(29.9, abs=0.1)
     assert millions["125m"] == pytest.approx(109.5, abs=0.1)
     assert millions["350m"] == pytest.approx(341.1, abs=0.1)
     assert millions["750m"] == pytest.approx(728.7, abs=0.1)

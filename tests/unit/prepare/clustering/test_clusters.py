@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.npz import write_arrays
@@ -143,7 +143,6 @@ def test_a_missing_file_is_refused(folder, name):
         Clustering.load(folder)
 
 
-@settings(max_examples=100)
 @given(st.sampled_from(("clusters.json", "centroids.npz")), st.data())
 def test_damage_is_refused_or_changes_nothing(tmp_path_factory, clustering, name, data):
     copy = tmp_path_factory.getbasetemp() / "damaged"

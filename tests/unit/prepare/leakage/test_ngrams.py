@@ -2,11 +2,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.arrays import TokenArray
 from megadga.prepare.leakage.ngrams import CHUNK_TOKENS, HeldOutNgrams, NgramMatches, hash_ngrams
+from tests.support.examples import examples
 
 EOD = 2
 
@@ -51,7 +52,7 @@ def grams(tokens: list[int], n: int) -> list[tuple[int, ...]]:
 documents = st.lists(st.lists(st.integers(0, 4), max_size=12), min_size=1, max_size=6)
 
 
-@settings(max_examples=300)
+@examples(4)
 @given(held=documents, trained=documents, n=st.integers(1, 5))
 def test_what_is_found_is_what_sets_of_tuples_share(held, trained, n):
     by_document = [set(grams(tokens, n)) for tokens in held]
@@ -81,7 +82,6 @@ def test_what_is_found_is_what_sets_of_tuples_share(held, trained, n):
     }
 
 
-@settings(max_examples=100)
 @given(held=documents, trained=documents, n=st.integers(1, 5))
 def test_a_match_is_the_first_in_the_document_of_which_most_is_found(held, trained, n):
     where = stream(*trained)
