@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster lint format bench-sampler bench-reader bench-prepare \
 	bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers \
-	plot-sensitivity evidence gpu-kit gpu-check gpu-report \
+	plot-sensitivity evidence evidence-quick evidence-report gpu-kit gpu-check gpu-report \
 	clean
 
 # What benches read, a file per domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
@@ -90,8 +90,14 @@ plot-mixers: setup  ## Draw docs/mixers.svg: how close each mixing rule comes to
 plot-sensitivity: setup  ## Draw docs/sensitivity.svg: what eta, T_r and beta do to DGA, with and without noise.
 	@$(BIN)/python tools/plot_sensitivity.py
 
-evidence: setup  ## Train configs/evidence on real text, with CORPUS=folder; 2 hours on two cores.
+evidence: setup  ## Train configs/evidence/targets on real text, with CORPUS=folder; hours, resumable.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)'
+
+evidence-quick: setup  ## Eight short runs of them; a table in 15 minutes on two cores.
+	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)' --quick
+
+evidence-report: setup  ## Write the tables and the figure of docs/evidence.md from docs/evidence.
+	@$(BIN)/python tools/report_evidence.py
 
 gpu-kit: setup  ## Collect in .gpu-kit what a bare machine with CUDA needs for gpu-check.
 	@$(BIN)/python tools/build_gpu_kit.py

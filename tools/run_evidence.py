@@ -1,61 +1,97 @@
 """Train the runs of configs/evidence on a corpus of real text, and compare their losses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
-from trials.evidence_data import EvidenceFolder, prepare
+from trials.evidence_data import ROOT, EvidenceFolder, prepare
+from trials.evidence_results import (
+    TARGETS,
+    TOKENS,
+    Result,
+    cost_table,
+    gain_table,
+    general_table,
+    write_record,
+)
 from trials.evidence_runs import (
     EXPERIMENTS,
+    RULES,
+    finished_results,
     planned_runs,
+    planned_targets,
+    quick_runs,
     result_table,
-    target_table,
     train_all,
 )
 
 EPILOG = """\
-example:
-  python tools/run_evidence.py --corpus text --experiment few_tokens --seeds 0 1
+examples:
+  python tools/run_evidence.py --corpus text --quick
+  python tools/run_evidence.py --corpus text --experiment targets --tokens 20k --seeds 0 1 2
 
-few_tokens   20,000 tokens of each domain, aligned to pubmedqa: six rules
+targets      six targets, with 20,000, 60,000, 200,000 and all tokens of each domain: fixed
+             weights, other rules, the paper's DGA, and DGA as it is by default; 400 steps
+few_tokens   20,000 tokens of each domain, aligned to pubmedqa: six rules, 1,000 steps
 clusters     the corpus in 256 clusters, aligned to 8 sequences: three rules
-targets      six targets, with 20,000 and with all tokens of each domain: uniform weights, and DGA
-             as it is by default
-sensitivity  few_tokens with DGA, other step sizes, intervals and averages
+sensitivity  few_tokens with the paper's DGA, other step sizes, intervals and averages
 
 The corpus is a folder of NAME.jsonl.gz, one per domain, with a folder `specific` of target sets. A
-run takes 6 to 12 minutes of a core. Stopped, the same command goes on with the runs that are
-missing.
+run takes 3 to 12 minutes of a core. Stopped, the same command goes on with the runs that are
+missing; what is finished of `targets` is written to build/evidence/targets.json (with --quick:
+quick.json), from which `make evidence-report` writes docs/evidence.md.
 """
-ROOT = Path("build/evidence")
 
 
 def main() -> None:
     """Parse the command line, prepare, train, and print tables."""
     parser = tool_parser(__doc__, EPILOG)
-    names = (*EXPERIMENTS, "targets", "sensitivity")
+    names = ("targets", *EXPERIMENTS, "sensitivity")
     add = parser.add_argument
     add("--corpus", type=Path, required=True, metavar="FOLDER", help="of documents")
-    add(
-        "--experiment", nargs="+", choices=names, default=list(EXPERIMENTS), help="(the first two)"
-    )
-    add("--seeds", type=int, nargs="+", default=[0, 1], metavar="N", help="(0 1)")
+    add("--experiment", nargs="+", choices=names, default=["targets"], help="(targets)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(0 1 2)")
+    add("--tokens", nargs="+", choices=TOKENS, default=list(TOKENS), help="of targets (all four)")
+    add("--rules", nargs="+", choices=list(RULES), default=list(RULES), help="of targets (all)")
+    add("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="(all six)")
     add("--jobs", type=int, default=2, metavar="N", help="runs at a time (%(default)s)")
+    add(
+        "--quick",
+        action="store_true",
+        help="eight short runs of targets instead: one table, in 15 minutes on two cores",
+    )
     args = parser.parse_args()
+    experiments = ["targets"] if args.quick else args.experiment
+    targets = planned_targets(args.seeds, args.tokens, args.rules, args.targets)
+    if args.quick:
+        targets = quick_runs()
+    others = [name for name in experiments if name != "targets"]
+    planned = [*(targets if "targets" in experiments else ()), *planned_runs(others, args.seeds)]
     try:
-        prepare(EvidenceFolder(args.corpus, ROOT), args.experiment)
-        planned = planned_runs(args.experiment, args.seeds)
+        prepare(
+            EvidenceFolder(args.corpus, ROOT),
+            experiments,
+            tokens=("20k", "all") if args.quick else args.tokens,
+            histograms=any(run.config == "importance" for run in targets),
+        )
         train_all(planned, jobs=args.jobs, report=lambda line: print(line, flush=True))
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    tables = [
-        target_table(args.seeds)
-        if name == "targets"
-        else result_table(name, planned_runs([name], args.seeds))
-        for name in args.experiment
-    ]
+    tables = [result_table(name, planned_runs([name], args.seeds)) for name in others]
+    if "targets" in experiments:
+        results = finished_results(targets)
+        write_record(ROOT / ("quick.json" if args.quick else "targets.json"), results)
+        tables = [*_tables(results), *tables]
     (ROOT / "results.md").write_text("\n".join(tables))
     print("\n".join(tables))
+
+
+def _tables(results: Sequence[Result]) -> list[str]:
+    """Return the gains at each number of tokens, and what they cost."""
+    tokens = [each for each in TOKENS if any(result.tokens == each for result in results)]
+    gains = [f"{each} tokens\n\n{gain_table(results, each)}" for each in tokens]
+    return [*gains, general_table(results), cost_table(results)]
 
 
 if __name__ == "__main__":

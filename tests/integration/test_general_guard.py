@@ -13,7 +13,7 @@ from tests.support.shards import write_sets
 RUN = """\
 seed: 17
 output: out
-model: {type: llama, preset: nano, sequence_length: 8}
+model: {type: llama, preset: tiny, sequence_length: 8}
 data:
   domains: domains
   specific: {target: {path: specific}}

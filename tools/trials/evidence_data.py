@@ -20,22 +20,18 @@ from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import unit_rows
 from megadga.prepare.reading.documents import read_texts
 from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
+from trials.evidence_results import TARGETS
 
 VOCABULARY_SIZE = 8192
 PIECE_TOKENS = 256
 NUM_CLUSTERS = 256
 FEW_TOKENS = 20_000
 """Of each domain of the first experiment."""
+ROOT = Path("build/evidence")
+"""What the files of the runs say."""
+KEPT = {"20k": 20_000, "60k": 60_000, "200k": 200_000}
+"""Tokens of each domain in the third experiment, where they are not all."""
 FEW_TARGET = "pubmedqa"
-TARGETS = (
-    "pubmedqa",
-    "black_python",
-    "wikipedia_prose",
-    "hott_book",
-    "licenses",
-    "detective_fiction",
-)
-"""Sets of the third experiment, each with splits of its own."""
 SHORT_TARGET = "mmlu_social_sciences"
 SHORT_TOKENS = 8 * 128 + 1
 """Eight windows of 128 tokens and their targets."""
@@ -91,8 +87,26 @@ class EvidenceFolder:
         return sorted({path.name.partition(".")[0] for path in self.corpus.glob("specific/*.gz")})
 
 
-def prepare(folder: EvidenceFolder, experiments: Collection[str]) -> None:
+def targets_root(tokens: str) -> Path:
+    """Return the folder of the shards of the third experiment with so many tokens of a domain."""
+    names = {"20k": "few_tokens", "all": "targets"}
+    return ROOT / names.get(tokens, f"targets_{tokens}")
+
+
+def prepare(
+    folder: EvidenceFolder,
+    experiments: Collection[str],
+    *,
+    tokens: Collection[str] = (),
+    histograms: bool = False,
+) -> None:
     """Make the tokenizer, and what some experiments read: clustering, shards, histograms.
+
+    Args:
+        folder: What of, and where.
+        experiments: Names of them.
+        tokens: Of the third experiment.
+        histograms: Whether that needs to know to which domain each target's texts are close.
 
     Raises:
         MegadgaError: If the corpus lacks something, or a tool fails; it has said why.
@@ -103,40 +117,38 @@ def prepare(folder: EvidenceFolder, experiments: Collection[str]) -> None:
         prefix = ["--output", str(folder.tokenizer.with_suffix(""))]
         size = ["--vocab-size", str(VOCABULARY_SIZE)]
         _data("tokenizer", "--input", *domains, *size, *prefix)
-    if {"few_tokens", "sensitivity", "clusters"} & set(experiments) and (
-        not folder.clustering.exists()
-    ):
+    clustered = {"few_tokens", "sensitivity", "clusters"} & set(experiments)
+    if (clustered or histograms) and not folder.clustering.exists():
         levels = ["--levels", str(NUM_CLUSTERS)]
         output = ["--output", str(folder.clustering)]
         _data("cluster", "--input", *domains, *levels, *_pieces(folder), *output)
     tokenizer = load_tokenizer(folder.tokenizer)
-    _prepare_few_domains(folder, tokenizer)
     if {"few_tokens", "sensitivity"} & set(experiments):
+        _keep_few(folder, tokenizer, targets_root("20k"), FEW_TOKENS)
         _prepare_few_tokens(folder)
     if "clusters" in experiments:
         _prepare_clusters(folder, tokenizer)
     if "targets" in experiments:
-        _prepare_targets(folder)
+        _prepare_targets(folder, tokenizer, tokens, histograms=histograms)
 
 
-def _prepare_few_domains(folder: EvidenceFolder, tokenizer: Tokenizer) -> None:
-    """Keep 20,000 tokens of each domain."""
-    root = folder.root / "few_tokens"
+def _keep_few(folder: EvidenceFolder, tokenizer: Tokenizer, root: Path, kept: int) -> None:
+    """Keep so many tokens of each domain."""
     documents = root / "documents"
     for path in folder.domain_files():
-        kept = documents / f"{path.name.partition('.')[0]}.jsonl"
-        if not kept.exists():
-            _write_texts(kept, _first_tokens(_shuffled([path]), tokenizer, FEW_TOKENS))
+        few = documents / f"{path.name.partition('.')[0]}.jsonl"
+        if not few.exists():
+            _write_texts(few, _first_tokens(_shuffled([path]), tokenizer, kept))
     _build(folder, [str(path) for path in sorted(documents.iterdir())], root / "domains")
 
 
 def _prepare_few_tokens(folder: EvidenceFolder) -> None:
     """Build the target; find out to which domain its texts are close."""
-    root = folder.root / "few_tokens"
+    root = targets_root("20k")
     target = [str(path) for path in folder.target_files(FEW_TARGET)]
     _build(folder, target, root / "specific")
     if not (root / "histogram.json").exists():
-        shares = _nearest_domains(folder, sorted((root / "documents").iterdir()))
+        shares = _nearest_domains(folder, FEW_TARGET, sorted((root / "documents").iterdir()))
         write_histogram(root / "histogram.json", shares)
 
 
@@ -166,23 +178,39 @@ def _prepare_clusters(folder: EvidenceFolder, tokenizer: Tokenizer) -> None:
         _data("histogram", *measure, str(root / "basis.npz"), "--input", *others)
 
 
-def _prepare_targets(folder: EvidenceFolder) -> None:
-    """Build all tokens of each domain but a few documents, and every target."""
-    root = folder.root / "targets"
-    _build(folder, list(map(str, folder.domain_files())), root / "domains", valid_fraction="0.002")
+def _prepare_targets(
+    folder: EvidenceFolder, tokenizer: Tokenizer, tokens: Collection[str], *, histograms: bool
+) -> None:
+    """Build so many tokens of each domain, but for a few documents if all, and every target."""
     targets = [str(path) for name in TARGETS for path in folder.target_files(name)]
-    _build(folder, targets, root / "specific")
+    _build(folder, targets, targets_root("all") / "specific")
+    for name in tokens:
+        root = targets_root(name)
+        if name == "all":
+            documents = folder.domain_files()
+            _build(folder, list(map(str, documents)), root / "domains", valid_fraction="0.002")
+        else:
+            _keep_few(folder, tokenizer, root, KEPT[name])
+            documents = sorted((root / "documents").iterdir())
+        for target in TARGETS if histograms else ():
+            histogram = root / "histograms" / f"{target}.json"
+            if not histogram.exists():
+                histogram.parent.mkdir(exist_ok=True)
+                write_histogram(histogram, _nearest_domains(folder, target, documents))
 
 
-def _nearest_domains(folder: EvidenceFolder, documents: list[Path]) -> dict[str, float]:
+def _nearest_domains(
+    folder: EvidenceFolder, target: str, documents: list[Path]
+) -> dict[str, float]:
     """Return the share of the target's texts whose nearest centre is each domain's."""
     embedder = Clustering.load(folder.clustering).embedder
     points = [embedder.embed(list(read_texts([path]))).mean(axis=0) for path in documents]
     centres = unit_rows(np.array(points))
-    train = [path for path in folder.target_files(FEW_TARGET) if ".valid." not in path.name]
+    train = [path for path in folder.target_files(target) if ".valid." not in path.name]
     nearest = (embedder.embed(list(read_texts(train))) @ centres.T).argmax(axis=1)
     shares = np.bincount(nearest, minlength=len(documents)) / nearest.size
-    return {path.stem: share for path, share in zip(documents, shares.tolist(), strict=True)}
+    names = [path.name.partition(".")[0] for path in documents]
+    return dict(zip(names, shares.tolist(), strict=True))
 
 
 def _shuffled(paths: list[Path]) -> list[str]:

@@ -9,26 +9,35 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
-
-import numpy as np
 
 from megadga.config.loading import load_config
 from megadga.errors import MegadgaError
 from megadga.report.history import read_records
 from trials.agreement import markdown_table
-from trials.evidence_data import TARGETS
+from trials.evidence_data import targets_root
+from trials.evidence_results import TARGETS, Result, read_results
 
 CONFIGS = Path("configs/evidence")
 EXPERIMENTS = {
     "few_tokens": ("uniform", "importance", "odm", "dga", "dga_ema", "dga_capped"),
     "clusters": ("uniform", "importance", "distribution_dga"),
 }
-TOKENS = {"20k": "few_tokens", "all": "targets"}
-"""Tokens of each domain in the third experiment, by the experiment that has the shards."""
+RULES = {
+    "uniform": False,
+    "proportional": False,
+    "unimax": False,
+    "odm": False,
+    "importance": True,
+    "doge": True,
+    "paper": True,
+    "dga": True,
+}
+"""Files of the third experiment, and whether what they do depends on the target."""
+QUICK = {"rules": ("uniform", "importance", "dga"), "targets": ("pubmedqa", "black_python")}
+QUICK_STEPS = 300
 SENSITIVITY = {
     "step_size 0.3": ("mixing.step_size=0.3",),
     "step_size 1": ("mixing.step_size=1.0",),
@@ -91,7 +100,7 @@ def train_all(runs: Sequence[EvidenceRun], *, jobs: int, report: Callable[[str],
         MegadgaError: If a run fails; its ``output.log`` says why.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    waiting = [run for run in runs if not _is_finished(run)]
+    waiting = [run for run in runs if not is_finished(run)]
     report(f"{len(runs) - len(waiting)} of {len(runs)} runs are there")
     with ThreadPoolExecutor(jobs) as pool:
         trained = [pool.submit(_train, run, threads) for run in waiting]
@@ -121,66 +130,67 @@ def _planned(experiment: str, seed: int) -> Iterator[EvidenceRun]:
         for label, changes in SENSITIVITY.items():
             yield EvidenceRun("few_tokens", "dga_ema", seed, label, changes)
         return
-    if experiment == "targets":
-        yield from _planned_targets(seed)
-        return
     for name in EXPERIMENTS[experiment]:
         yield EvidenceRun(experiment, name, seed, name)
 
 
-def _planned_targets(seed: int) -> Iterator[EvidenceRun]:
-    """Yield, for each number of tokens, uniform weights once, and DGA's defaults by target."""
-    for tokens, kind in TOKENS.items():
-        domains = f"data.domains=build/evidence/{kind}/domains"
+def planned_targets(
+    seeds: Sequence[int], tokens: Sequence[str], rules: Sequence[str], targets: Sequence[str]
+) -> list[EvidenceRun]:
+    """Return runs of the third experiment: everything with one seed before the next seed.
+
+    A rule that does not depend on the target is trained once, and evaluated on all of them.
+    """
+    return [
+        run
+        for seed in seeds
+        for kept in tokens
+        for rule in rules
+        for run in _with_rule(rule, kept, targets, seed)
+    ]
+
+
+def quick_runs() -> list[EvidenceRun]:
+    """Return a few short ones of them."""
+    planned = planned_targets([0], ("20k", "all"), QUICK["rules"], QUICK["targets"])
+    steps = (f"training.steps={QUICK_STEPS}", "evaluation.interval=100")
+    return [
+        replace(run, label=f"quick {run.label}", changes=(*run.changes, *steps)) for run in planned
+    ]
+
+
+def _with_rule(rule: str, tokens: str, targets: Sequence[str], seed: int) -> Iterator[EvidenceRun]:
+    changes = [f"data.domains={targets_root(tokens) / 'domains'}"]
+    if tokens == "all":
+        changes.append("evaluation.interval=200")  # on every domain too
+    if not RULES[rule]:
         every = f"data.specific={{{', '.join(map(_specific, TARGETS))}}}"
-        yield EvidenceRun("targets", "uniform", seed, f"{tokens} uniform", (domains, every))
-        for target in TARGETS:
-            one = f"data.specific={{{_specific(target)}}}"
-            yield EvidenceRun("targets", "dga", seed, f"{tokens} {target}", (domains, one))
+        yield EvidenceRun("targets", rule, seed, f"{tokens} {rule}", (*changes, every))
+        return
+    for target in targets:
+        own = [f"data.specific={{{_specific(target)}}}"]
+        if rule == "importance":
+            own.append(f"mixing.histogram={targets_root(tokens)}/histograms/{target}.json")
+        yield EvidenceRun("targets", rule, seed, f"{tokens} {rule} {target}", (*changes, *own))
 
 
 def _specific(target: str) -> str:
     return f"{target}: {{path: build/evidence/targets/specific/{target}}}"
 
 
-def target_table(seeds: Sequence[int]) -> str:
-    """Return a table in Markdown of the third experiment's finished runs: a line a cell.
-
-    Of each target and number of tokens: losses at the end with uniform weights and with DGA, how
-    much less the latter is, and how far it is above its own best; means over the seeds, and the
-    differences of each.
-    """
-    rows: list[list[str]] = []
-    for tokens in TOKENS:
-        for target in TARGETS:
-            found = [cell for seed in seeds if (cell := _target_cell(tokens, target, seed))]
-            if found:
-                uniform, dga, best = np.array(found).T
-                gains = ", ".join(f"{gain:.3f}" for gain in uniform - dga)
-                rows.append(
-                    [
-                        f"{target}, {tokens}",
-                        *(f"{losses.mean():.3f}" for losses in (uniform, dga)),
-                        f"{(uniform - dga).mean():.3f} ({gains})",
-                        f"{(dga - best).mean():.3f}",
-                    ]
-                )
-    titles = ("target, tokens of a domain", "uniform", "dga", "less", "dga above its best")
-    return markdown_table(titles, rows)
-
-
-def _target_cell(tokens: str, target: str, seed: int) -> tuple[float, float, float] | None:
-    """Return the last loss with uniform weights, and DGA's last and least; None if missing."""
-    runs = {run.label: run for run in _planned_targets(seed)}
-    uniform, dga = (runs[f"{tokens} {name}"] for name in ("uniform", target))
-    if not (_is_finished(uniform) and _is_finished(dga)):
-        return None
-    losses = [each["specific"][target] for each in _evaluations(dga)]
-    return _evaluations(uniform)[-1]["specific"][target], losses[-1], min(losses)
-
-
-def _evaluations(run: EvidenceRun) -> list[dict[str, Any]]:
-    return list(read_records(run.folder / "metrics.jsonl", "evaluation"))
+def finished_results(runs: Sequence[EvidenceRun]) -> list[Result]:
+    """Return the results of those runs of the third experiment that are finished."""
+    return [
+        result
+        for run in runs
+        if is_finished(run)
+        for result in read_results(
+            run.folder / "metrics.jsonl",
+            rule=run.config,
+            tokens=run.label.removeprefix("quick ").split()[0],
+            seed=run.seed,
+        )
+    ]
 
 
 def _train(run: EvidenceRun, threads: int) -> EvidenceRun:
@@ -199,7 +209,8 @@ def _train(run: EvidenceRun, threads: int) -> EvidenceRun:
     return run
 
 
-def _is_finished(run: EvidenceRun) -> bool:
+def is_finished(run: EvidenceRun) -> bool:
+    """Tell whether a run was evaluated at its last step."""
     metrics = run.folder / "metrics.jsonl"
     if not metrics.exists():
         return False
@@ -209,7 +220,8 @@ def _is_finished(run: EvidenceRun) -> bool:
 
 def _losses(run: EvidenceRun) -> list[float]:
     """Return the loss of the run's specific set at each evaluation."""
-    return [loss for record in _evaluations(run) for loss in record["specific"].values()]
+    records = read_records(run.folder / "metrics.jsonl", "evaluation")
+    return [loss for record in records for loss in record["specific"].values()]
 
 
 def _shown(losses: Sequence[float]) -> str:

@@ -1,0 +1,168 @@
+"""Results of runs, their tables, and the pages that have them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megadga.config.loading import load_config
+from megadga.errors import ConfigError
+from tests.support.ranks import REPOSITORY
+from tools.report_evidence import PAGES, RECORD
+from tools.trials.evidence_figure import draw
+from tools.trials.evidence_report import TABLES, rebuilt
+from tools.trials.evidence_results import (
+    Result,
+    cost_table,
+    gain,
+    gain_table,
+    general_table,
+    read_record,
+    read_results,
+    write_record,
+)
+from tools.trials.evidence_runs import RULES, planned_targets, quick_runs
+
+
+def result(rule: str, seed: int, *losses: float, **more: Any) -> Result:
+    found: dict[str, Any] = {
+        "rule": rule,
+        "tokens": "20k",
+        "target": "pubmedqa",
+        "seed": seed,
+        "losses": dict(zip((50, 100, 150), losses, strict=False)),
+        "general": None,
+        "epochs": None,
+        "predicted_overhead": None,
+        "observed_overhead": None,
+    }
+    return Result(**{**found, **more})
+
+
+RESULTS = [
+    result("uniform", 0, 6.0, 5.0),
+    result("uniform", 1, 6.0, 5.2),
+    result("uniform", 2, 6.0, 5.4),
+    result("dga", 0, 6.0, 4.8, 4.9),
+    result("dga", 1, 6.0, 4.7, epochs=3.26, predicted_overhead=0.01, observed_overhead=0.02),
+    result("dga", 3, 6.0, 1.0),  # there is no uniform run of this seed
+    result("odm", 0, 6.0, 5.5),
+]
+
+
+def rows(table: str) -> list[list[str]]:
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return [cells[0], *cells[2:]]
+
+
+def test_a_gain_is_of_the_seeds_that_both_were_trained_with():
+    found = gain(RESULTS, "dga", "20k", "pubmedqa")
+    assert found is not None
+    assert found.seeds == 2
+    assert found.mean == pytest.approx((0.1 + 0.5) / 2)
+    assert found.standard_error == pytest.approx(0.2)  # 0.4 / sqrt(2) / sqrt(2)
+    assert str(found) == "+0.300 ± 0.200"
+
+
+def test_a_gain_of_one_seed_has_no_standard_error():
+    assert str(gain(RESULTS, "odm", "20k", "pubmedqa")) == "-0.500"
+    assert gain(RESULTS, "odm", "all", "pubmedqa") is None
+    assert gain(RESULTS, "doge", "20k", "pubmedqa") is None
+
+
+def test_a_table_has_a_line_a_target_and_how_far_dga_rose():
+    titles, line = rows(gain_table(RESULTS, "20k"))
+    assert titles == ["target", "uniform", "`dga`", "`odm`", "`dga`: largest rise above its best"]
+    assert line == ["`pubmedqa`", "5.200", "+0.300 ± 0.200", "-0.500", "0.100"]
+
+
+def test_costs_are_of_runs_with_updates():
+    _, line = rows(cost_table(RESULTS))
+    assert line == ["`dga`", "20k", "1.0 %, 2.0 %", "3.3"]
+
+
+def test_the_general_loss_is_compared_where_domains_were_evaluated():
+    of_all = [
+        result("uniform", 0, 5.0, tokens="all", general=5.5),
+        result("dga", 0, 4.0, tokens="all", general=5.75),
+        result("dga", 1, 4.0, tokens="all", general=9.0),
+    ]
+    _, line = rows(general_table([*RESULTS, *of_all]))
+    assert line == ["`pubmedqa`", "+1.000", "5.500", "5.750", "+0.250"]
+
+
+def test_results_are_read_from_a_run_and_written_and_read_again(tmp_path):
+    records = [
+        {"type": "evaluation", "step": 50, "specific": {"a": 6.0, "b": 7.0}, "general": None},
+        {**update(10, share=0.5), "epochs": {"d": 0.5}},
+        {**update(60, share=0.02), "epochs": {"d": 1.5, "e": 2.125}},
+        {**update(80, share=0.04), "epochs": {"d": 1.5, "e": 2.5}},
+        {"type": "evaluation", "step": 100, "specific": {"a": 5.0, "b": 6.0}, "general": 4.25},
+    ]
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    found = list(read_results(metrics, rule="dga", tokens="all", seed=3))
+
+    assert [each.target for each in found] == ["a", "b"]
+    assert found[0].losses == {50: 6.0, 100: 5.0}
+    assert (found[0].end, found[0].rise, found[0].general) == (5.0, 0.0, 4.25)
+    assert found[0].epochs == 2.5
+    # A second in 50 and one in 25: two in 75. The first tenth of the run is left out.
+    assert (found[0].predicted_overhead, found[0].observed_overhead) == (0.01, 0.0267)
+    write_record(tmp_path / "record.json", found)
+    assert read_record(tmp_path / "record.json") == found
+
+
+def update(step: int, *, share: float) -> dict[str, Any]:
+    cost = {"predicted_overhead": 0.01, "observed_overhead": share, "probe_s": 1.0}
+    return {"type": "update", "step": step, **cost}
+
+
+@pytest.mark.parametrize("text", ["{", "[3]", '[{"rule": "dga"}]', "{}["])
+def test_a_file_that_is_no_record_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"record\.json: expected results of runs, found"):
+        read_record(path)
+
+
+def test_pages_that_name_no_table_or_one_that_there_is_not_are_refused():
+    with pytest.raises(ConfigError, match=r"page\.md: expected a line '<!-- evidence: NAME -->'"):
+        rebuilt("text", RESULTS, name="page.md")
+    with pytest.raises(ConfigError, match=r"page\.md: expected one of .*, found 'gians'"):
+        rebuilt("<!-- evidence: gians -->\n<!-- end of evidence -->", RESULTS, name="page.md")
+
+
+def test_what_stands_around_a_table_stays():
+    text = "before\n<!-- evidence: gains 20k -->\nold\n<!-- end of evidence -->\nafter\n"
+    once = rebuilt(text, RESULTS, name="page.md")
+    assert once.startswith("before\n<!-- evidence: gains 20k -->\n\n| target")
+    assert once.endswith("|\n\n<!-- end of evidence -->\nafter\n")
+    assert "old" not in once
+    assert rebuilt(once, RESULTS, name="page.md") == once
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_pages_say_what_the_results_say(page):
+    text = page.read_text()
+    assert rebuilt(text, read_record(RECORD), name=page.name) == text
+
+
+def test_the_figure_of_the_documentation_can_be_drawn_again(tmp_path):
+    draw(read_record(RECORD), tmp_path / "evidence.svg")
+    assert "<svg" in (tmp_path / "evidence.svg").read_text()
+
+
+def test_every_planned_run_is_one_that_loads(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    runs = [*planned_targets([0, 1], TABLES_OF_TOKENS, list(RULES), ["licenses"]), *quick_runs()]
+    assert len({run.folder for run in runs}) == len(runs)
+    for run in runs:
+        config = load_config(run.path, run.settings)
+        assert config.output == Path(run.folder)
+        assert config.seed == run.seed
+
+
+TABLES_OF_TOKENS = [name.removeprefix("gains ") for name in TABLES if name.startswith("gains ")]

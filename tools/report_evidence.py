@@ -1,0 +1,41 @@
+"""Write the tables and the figure of docs/evidence.md from the results of runs."""
+
+from pathlib import Path
+
+from megadga.console import run_program, tool_parser
+from megadga.errors import MegadgaError
+from trials.evidence_figure import draw
+from trials.evidence_report import rebuilt
+from trials.evidence_results import read_record
+
+REPOSITORY = Path(__file__).absolute().parents[1]
+RECORD = REPOSITORY / "docs" / "evidence" / "targets.json"
+PAGES = (REPOSITORY / "docs" / "evidence.md", REPOSITORY / "README.md")
+FIGURE = REPOSITORY / "docs" / "evidence.svg"
+EPILOG = """\
+example:
+  make evidence CORPUS=text
+  cp build/evidence/targets.json docs/evidence/; python tools/report_evidence.py
+
+A table goes between the lines <!-- evidence: NAME --> and <!-- end of evidence -->; what else the
+pages say is not touched.
+"""
+
+
+def main() -> None:
+    """Parse the command line, read the results, write the pages and the figure."""
+    parser = tool_parser(__doc__, EPILOG)
+    parser.parse_args()
+    try:
+        results = read_record(RECORD)
+        for page in PAGES:
+            page.write_text(rebuilt(page.read_text(), results, name=page.name))
+            print(page)
+    except MegadgaError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    draw(results, FIGURE)
+    print(FIGURE)
+
+
+if __name__ == "__main__":
+    run_program(main)

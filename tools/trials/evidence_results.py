@@ -1,0 +1,232 @@
+"""What the runs of the experiment `targets` came to: records in JSON, and tables of them."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from megadga.errors import ConfigError
+from megadga.report.history import read_records
+from trials.agreement import markdown_table
+
+TARGETS = (
+    "pubmedqa",
+    "black_python",
+    "wikipedia_prose",
+    "hott_book",
+    "licenses",
+    "detective_fiction",
+)
+"""Specific sets, each with splits of its own."""
+TOKENS = ("20k", "60k", "200k", "all")
+"""Tokens that are kept of each domain."""
+BASELINE = "uniform"
+DEFAULT = "dga"
+_SETTLED = 0.1
+"""Part of a run in which updates are more frequent, which observed overheads leave out."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run's losses on one target.
+
+    Attributes:
+        rule: Name of its file in ``configs/evidence/targets``.
+        tokens: Kept of each domain, one of `TOKENS`.
+        target: One of `TARGETS`.
+        seed: Of model, batches and probes.
+        losses: On the target's validation split by optimizer step, nats per token.
+        general: Mean loss over the domains' validation splits at the end; None: they have none.
+        epochs: Of the most repeated domain at the end; None if there were no updates.
+        predicted_overhead: Of the run's later updates, a share of training; None without updates.
+        observed_overhead: The same, measured: seconds for updates per second of training after the
+            first tenth of the run; None without updates.
+    """
+
+    rule: str
+    tokens: str
+    target: str
+    seed: int
+    losses: Mapping[int, float]
+    general: float | None
+    epochs: float | None
+    predicted_overhead: float | None
+    observed_overhead: float | None
+
+    @property
+    def end(self) -> float:
+        """The loss at the last step."""
+        return self.losses[max(self.losses)]
+
+    @property
+    def rise(self) -> float:
+        """How far the last loss is above the least one, at least 0."""
+        return self.end - min(self.losses.values())
+
+
+def read_results(metrics: Path, *, rule: str, tokens: str, seed: int) -> Iterator[Result]:
+    """Yield the results of a run, one for each specific set that it was evaluated on.
+
+    Raises:
+        ConfigError: If the file cannot be read or holds no evaluation.
+    """
+    if not (evaluations := read_records(metrics, "evaluation")):
+        raise ConfigError(f"{metrics}: expected an evaluation, found none")
+    updates = read_records(metrics, "update")
+    last = evaluations[-1]
+    for target in last["specific"]:
+        yield Result(
+            rule=rule,
+            tokens=tokens,
+            target=target,
+            seed=seed,
+            losses={each["step"]: round(each["specific"][target], 4) for each in evaluations},
+            general=None if last["general"] is None else round(last["general"], 4),
+            epochs=round(max(updates[-1]["epochs"].values()), 2) if updates else None,
+            **_overheads(updates, last["step"]),
+        )
+
+
+def _overheads(updates: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float | None]:
+    """Return what updates cost after the first tenth of the run, predicted and observed."""
+    later = [u for u in updates if u["step"] > _SETTLED * steps and u.get("observed_overhead")]
+    if not later:
+        return {"predicted_overhead": None, "observed_overhead": None}
+    seconds = sum(each["probe_s"] for each in later)
+    training = sum(each["probe_s"] / each["observed_overhead"] for each in later)
+    return {
+        "predicted_overhead": round(later[-1]["predicted_overhead"], 4),
+        "observed_overhead": round(seconds / training, 4),
+    }
+
+
+def write_record(path: Path, results: Sequence[Result]) -> None:
+    """Write results as JSON, a line for each, in an order that depends on nothing else."""
+    ordered = sorted(results, key=lambda r: (r.tokens, r.target, r.rule, r.seed))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[\n" + ",\n".join(json.dumps(asdict(each)) for each in ordered) + "\n]\n")
+
+
+def read_record(path: Path) -> list[Result]:
+    """Return the results in a file.
+
+    Raises:
+        ConfigError: If it is not one that `write_record` wrote.
+    """
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text())
+        return [
+            Result(**{**each, "losses": {int(k): v for k, v in each["losses"].items()}})
+            for each in found
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path}: expected results of runs, found {error}") from None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much a rule's last loss is below that at uniform weights, seed by seed.
+
+    Attributes:
+        mean: Over the seeds, nats per token; above 0: the rule is better.
+        standard_error: Of the mean; None for a single seed.
+        seeds: How many.
+    """
+
+    mean: float
+    standard_error: float | None
+    seeds: int
+
+    def __str__(self) -> str:
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.3f}"
+        return f"{self.mean:+.3f}{error}"
+
+
+def gain(results: Sequence[Result], rule: str, tokens: str, target: str) -> Gain | None:
+    """Return a rule's gain on the seeds that it and uniform weights were trained with, if any."""
+    cell = [each for each in results if (each.tokens, each.target) == (tokens, target)]
+    ends = {(each.rule, each.seed): each.end for each in cell}
+    seeds = [seed for name, seed in ends if name == rule and (BASELINE, seed) in ends]
+    if not seeds:
+        return None
+    gains = [ends[BASELINE, seed] - ends[rule, seed] for seed in seeds]
+    error = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
+    return Gain(mean(gains), error, len(gains))
+
+
+def rules_of(results: Sequence[Result], tokens: str) -> list[str]:
+    """Return the rules with results at a number of tokens, but uniform weights, DGA's first."""
+    found = {each.rule for each in results if each.tokens == tokens} - {BASELINE}
+    return sorted(found, key=lambda rule: (rule != DEFAULT, rule))
+
+
+def gain_table(results: Sequence[Result], tokens: str) -> str:
+    """Return a table in Markdown, a line a target: the loss, and each rule's gain over uniform."""
+    rules = rules_of(results, tokens)
+    rows: list[list[str]] = []
+    for target in TARGETS:
+        cell = [each for each in results if (each.tokens, each.target) == (tokens, target)]
+        ends = [each.end for each in cell if each.rule == BASELINE]
+        if not ends:
+            continue
+        gains = [gain(results, rule, tokens, target) for rule in rules]
+        rises = [each.rise for each in cell if each.rule == DEFAULT]
+        rows.append(
+            [
+                f"`{target}`",
+                f"{mean(ends):.3f}",
+                *("" if each is None else str(each) for each in gains),
+                f"{max(rises):.3f}" if rises else "",
+            ]
+        )
+    rise = f"`{DEFAULT}`: largest rise above its best"
+    return markdown_table(("target", BASELINE, *(f"`{rule}`" for rule in rules), rise), rows)
+
+
+def cost_table(results: Sequence[Result]) -> str:
+    """Return a table in Markdown, a line a rule with updates: what it costs and repeats."""
+    rows: list[list[str]] = []
+    for tokens in TOKENS:
+        for rule in rules_of(results, tokens):
+            cell = [each for each in results if (each.tokens, each.rule) == (tokens, rule)]
+            predicted = [e.predicted_overhead for e in cell if e.predicted_overhead is not None]
+            observed = [e.observed_overhead for e in cell if e.observed_overhead is not None]
+            epochs = [e.epochs for e in cell if e.epochs is not None]
+            if not observed:
+                continue
+            share = f"{100 * mean(predicted):.1f} %, {100 * mean(observed):.1f} %"
+            rows.append([f"`{rule}`", tokens, share, f"{max(epochs):.1f}"])
+    titles = ("rule", "tokens", "overhead predicted, observed", "epochs of any domain, at most")
+    return markdown_table(titles, rows)
+
+
+def general_table(results: Sequence[Result]) -> str:
+    """Return a table in Markdown, a line a target: what DGA costs on the domains themselves."""
+    rows: list[list[str]] = []
+    for target in TARGETS:
+        cell = [e for e in results if (e.tokens, e.target) == ("all", target)]
+        general = {(e.rule, e.seed): e.general for e in cell if e.general is not None}
+        both = [s for rule, s in general if rule == DEFAULT and (BASELINE, s) in general]
+        found = gain(results, DEFAULT, "all", target)
+        if not both or found is None:
+            continue
+        uniform = mean(general[BASELINE, seed] or 0.0 for seed in both)
+        own = mean(general[DEFAULT, seed] or 0.0 for seed in both)
+        rows.append(
+            [f"`{target}`", str(found), f"{uniform:.3f}", f"{own:.3f}", f"{own - uniform:+.3f}"]
+        )
+    titles = ("target", "gain on the target", "general, uniform", "general, `dga`", "difference")
+    return markdown_table(titles, rows)
+
+
+def summary_table(results: Sequence[Result]) -> str:
+    """Return a table in Markdown, a line a target: DGA's gain at each number of tokens."""
+    tokens = [each for each in TOKENS if DEFAULT in rules_of(results, each)]
+    rows: list[list[str]] = []
+    for target in TARGETS:
+        gains = [gain(results, DEFAULT, each, target) for each in tokens]
+        if any(gains):
+            rows.append([f"`{target}`", *("" if each is None else str(each) for each in gains)])
+    return markdown_table(("target", *(f"{each} tokens" for each in tokens)), rows)
