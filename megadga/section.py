@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 _MAX_NAME_BYTES = 255
-
-
 _MAX_PATH_BYTES = 4095
 
 
@@ -46,27 +44,13 @@ class Section(BaseModel):
 
 
 # Strict: a quoted number, or 8.0 for a count, is an error and not converted. Upper bound: int64.
-Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
-
-
-Whole = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-
-
-Flag = Annotated[bool, Field(strict=True)]
-
-
-Positive = Annotated[float, Field(strict=True, gt=0.0)]
-
-
-NonNegative = Annotated[float, Field(strict=True, ge=0.0)]
-
-
-Share = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
-
-
-PositiveShare = Annotated[float, Field(strict=True, gt=0.0, le=1.0)]
-
-
+PositiveInt = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+StrictBool = Annotated[bool, Field(strict=True)]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(strict=True, ge=0.0)]
+Fraction = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
+PositiveFraction = Annotated[float, Field(strict=True, gt=0.0, le=1.0)]
 KeyPath = tuple[str | int, ...]
 
 

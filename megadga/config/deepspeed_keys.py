@@ -8,7 +8,15 @@ from typing import Any, Self, Union, cast
 from pydantic import model_validator
 
 from megadga.config.validation import SIMILARITY_CUTOFF, dotted, validation_error
-from megadga.section import ConfigIssue, Count, KeyPath, Section, Share, Whole, format_value
+from megadga.section import (
+    ConfigIssue,
+    Fraction,
+    KeyPath,
+    NonNegativeInt,
+    PositiveInt,
+    Section,
+    format_value,
+)
 
 STABLE_DECAY = "WarmupStableDecayLR"
 """The ``scheduler.type`` in DeepSpeed's JSON of the schedule below, which DeepSpeed lacks."""
@@ -17,15 +25,15 @@ STABLE_DECAY = "WarmupStableDecayLR"
 class StableDecaySection(Section):
     """Linear warm-up to the optimizer's learning rate, a plateau, then linear decay."""
 
-    warmup_num_steps: Whole
+    warmup_num_steps: NonNegativeInt
     """Optimizer steps of warm-up, at least 0."""
-    decay_num_steps: Whole
+    decay_num_steps: NonNegativeInt
     """Optimizer steps of decay, the last ones, at least 0."""
-    total_num_steps: Count
+    total_num_steps: PositiveInt
     """Optimizer steps of the whole schedule; "auto" in the file: training.steps."""
-    warmup_min_ratio: Share = 0.0
+    warmup_min_ratio: Fraction = 0.0
     """Learning rate where warm-up starts, as a share of the optimizer's, in [0, 1]."""
-    min_ratio: Share = 0.0
+    min_ratio: Fraction = 0.0
     """Learning rate where decay ends, as a share of the optimizer's, in [0, 1]."""
 
     @model_validator(mode="after")

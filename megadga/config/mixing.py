@@ -27,7 +27,7 @@ from megadga.mixers.extension import (
 )
 from megadga.mixers.probing import Probe, find_direction_inconsistencies
 from megadga.mixers.rule import RuleOptions, built_in_rules
-from megadga.section import ConfigIssue, Count, KeyPath, Section
+from megadga.section import ConfigIssue, KeyPath, PositiveInt, Section
 
 if TYPE_CHECKING:
     BuiltIn = RuleOptions
@@ -47,7 +47,7 @@ class ExtensionOptions(RuleOptions):
 
     type: str
     """How the domains' weights are set."""
-    interval: Count | None = None
+    interval: PositiveInt | None = None
     """Optimizer steps between updates of the weights, at least 1; null: they never move."""
     probe: Probe | None = None
     """How alignments are measured, if the rule observes them, as of type dga; null: as the default

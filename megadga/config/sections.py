@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.section import Count, Flag, Positive, Section, Whole
+from megadga.section import NonNegativeInt, PositiveFloat, PositiveInt, Section, StrictBool
 
 PresetName = Literal["nano", "tiny", "8m", "30m", "125m", "350m", "750m", "1b", "7b"]
 
@@ -25,13 +25,13 @@ class LlamaModel(Section):
     """Kind of model."""
     preset: PresetName
     """Named shape: layers, width, heads and MLP width."""
-    sequence_length: Count
+    sequence_length: PositiveInt
     """Tokens per training sequence (S), at least 1."""
-    vocabulary_size: Count | None = None
+    vocabulary_size: PositiveInt | None = None
     """Rows of the embedding; null: the tokenizer's vocabulary size, which is also the minimum."""
-    activation_checkpointing: Flag = False
+    activation_checkpointing: StrictBool = False
     """Recompute each layer's activations in the backward pass: less memory, a third slower."""
-    tied_embeddings: Flag | None = None
+    tied_embeddings: StrictBool | None = None
     """Share input and output embedding; null: as the preset has it."""
 
 
@@ -52,7 +52,7 @@ class SpecificSet(Section):
     packing: Packing = "stream"
     """How documents become sequences; stream: windows over the concatenated documents; examples:
     each document separately, padded at its end, with the loss on its own tokens only."""
-    importance: Positive = 1.0
+    importance: PositiveFloat = 1.0
     """Weight of this set relative to the other specific sets, above 0."""
 
 
@@ -95,7 +95,7 @@ class SamplingSection(Section):
     method: Literal["systematic", "multinomial"] = "systematic"
     """systematic: each domain gets its share of every batch within one sequence; multinomial:
     independent draws, as in the paper."""
-    max_epochs: Positive | None = None
+    max_epochs: PositiveFloat | None = None
     """Maximum number of epochs of a domain, above 0; weight above the cap moves to the other
     domains. null: no cap."""
 
@@ -106,24 +106,24 @@ class LossReweightingSection(Section):
     strategy: Literal["linupper", "quadratic", "extremes"] = "linupper"
     """linupper: less weight for low losses; quadratic: less weight for both extremes; extremes:
     more weight for both."""
-    temperature: Positive = 1.0
+    temperature: PositiveFloat = 1.0
     """Above 0; the weights of two sequences differ at most by a factor of exp(1 / temperature)."""
-    warmup: Whole = 0
+    warmup: NonNegativeInt = 0
     """Optimizer steps at equal weights, at least 0."""
 
 
 class TrainingSection(Section):
     """Number of steps, batch sizes and precision."""
 
-    steps: Count
+    steps: PositiveInt
     """Optimizer steps of the whole run, at least 1."""
-    global_batch_size: Count
+    global_batch_size: PositiveInt
     """Sequences per optimizer step over all ranks (B); a multiple of micro batch size x ranks."""
-    micro_batch_size: Count
+    micro_batch_size: PositiveInt
     """Sequences per forward and backward pass on one rank."""
     precision: Precision = "fp32"
     """Precision of forward and backward passes; the optimizer's master weights are fp32."""
-    non_finite_limit: Count = 10
+    non_finite_limit: PositiveInt = 10
     """Consecutive optimizer steps with a non-finite loss or gradient norm after which the run ends
     with an error, at least 1. Only finite models are saved."""
     loss_reweighting: LossReweightingSection | None = None
@@ -143,9 +143,9 @@ class EvaluatedSet(Section):
 class EvaluationSection(Section):
     """Validation losses on the held-out splits."""
 
-    interval: Count = 500
+    interval: PositiveInt = 500
     """Optimizer steps between evaluations, at least 1; the last step is always evaluated."""
-    sequences: Count = 64
+    sequences: PositiveInt = 64
     """Maximum sequences per validation split; always the same ones."""
     sets: dict[str, EvaluatedSet] = Field(default={})
     """Additional evaluation sets by name: {name: {path, packing}}. They may be added when a run is
@@ -155,7 +155,7 @@ class EvaluationSection(Section):
 class CheckpointSection(Section):
     """When checkpoints are written, and how many are kept."""
 
-    interval: Count = 500
+    interval: PositiveInt = 500
     """Optimizer steps between checkpoints, at least 1; the last step always has one."""
-    keep_last: Count | None = 2
+    keep_last: PositiveInt | None = 2
     """Number of newest checkpoints to keep; null: all."""

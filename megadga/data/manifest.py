@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from megadga.arrays import IntArray
 from megadga.data.files import atomic_write, checksum, parse_strictly
 from megadga.data.npz import ArraySpec, read_arrays, write_arrays
-from megadga.data.records import Text, Whole, parse_record
+from megadga.data.records import NonNegativeInt, Text, parse_record
 from megadga.errors import ShardError
 
 MANIFEST_FILE = "manifest.json"
@@ -49,8 +49,8 @@ class TokenizerIdentity:
 
     kind: Text
     fingerprint: Text
-    vocab_size: Annotated[Whole, Field(le=MAX_VOCAB_SIZE)]
-    eod: Whole
+    vocab_size: Annotated[NonNegativeInt, Field(le=MAX_VOCAB_SIZE)]
+    eod: NonNegativeInt
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class ShardEntry:
     """
 
     file: FileName
-    documents: Whole
-    tokens: Whole
+    documents: NonNegativeInt
+    tokens: NonNegativeInt
     max_token: Annotated[int, Field(strict=True, ge=-1)]
     bin_sha256: Text
     idx_sha256: Text

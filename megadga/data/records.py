@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 Text = Annotated[str, Field(strict=True)]
 
 
-Whole = Annotated[int, Field(strict=True, ge=0)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
 """A count: no bool, no float, not below 0."""
 
 

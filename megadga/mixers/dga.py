@@ -50,14 +50,14 @@ from megadga.mixers.targets import OverTargets
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
 from megadga.section import (
     ConfigIssue,
-    Count,
-    Flag,
+    Fraction,
     KeyPath,
-    NonNegative,
-    Positive,
-    PositiveShare,
-    Share,
-    Whole,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    StrictBool,
     format_value,
 )
 
@@ -90,25 +90,25 @@ class DgaOptions(RuleOptions):
     """What the other keys are by default; filtered: as told with each; paper: Algorithm 1
     (interval 100, step_size 0.1, score raw, without_moments refuse, filtered false, epoch_budget
     null, probe directional)."""
-    interval: Count | None = None
+    interval: PositiveInt | None = None
     """Optimizer steps between updates of the weights (T_r), at least 1; null: as few as `overhead`
     allows."""
-    overhead: PositiveShare = 0.01
+    overhead: PositiveFraction = 0.01
     """Share of training that updates may cost by prediction, in (0, 1], where `interval` is null;
     three times that in the first tenth of the run."""
     step_size: StepSize = 2.0
     """Step (eta), above 0. Filtered: standard deviation of the weights' logarithms over domains
     that are well known. Else of mirror descent, in units of one over the score's; {spread: s}
     then chooses it for each update, so that the exponents differ by s in standard deviation."""
-    filtered: Flag = True
+    filtered: StrictBool = True
     """Whether weights follow what is known of the scores from all updates (a Kalman filter): the
     prior times exp(step_size x standardized score). false: mirror descent on the scores of each
     update, as in the paper."""
-    epoch_budget: Positive | None = 4.0
+    epoch_budget: PositiveFloat | None = 4.0
     """Passes over a domain that weights leave room for until the end of the run, above 0; never
     less than 1.5 times those over all domains. It may take a weight below `floor`. null: no
     limit, as in the paper. Not with a basis."""
-    ema: PositiveShare = 1.0
+    ema: PositiveFraction = 1.0
     """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
     1: no averaging."""
     score: Literal["raw", "cosine", "clipped", "adam"] = "adam"
@@ -126,27 +126,27 @@ class DgaOptions(RuleOptions):
     """Weights at step 0: uniform, proportional (to tokens), {type: temperature, temperature: T},
     {type: unimax, max_epochs: N}, or {domain: weight} for every domain. With a basis: uniform, or
     {name: weight} for every distribution in it."""
-    floor: Share = 0.0
+    floor: Fraction = 0.0
     """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
     prior: Weights | None = None
     """Mixture that updates are pulled towards, written as `initial`; null: `initial`."""
-    prior_pull: Share = 0.0
+    prior_pull: Fraction = 0.0
     """Share of the prior in every update (geometric), in [0, 1]; 0: the paper."""
     combine: Literal["sum", "worst"] = "sum"
     """What several specific sets come to; sum: their scores, by importance; worst: in each update
     those of the set whose loss falls least, as a share of itself (max-min). One is as it is."""
-    min_signal: NonNegative = 0.0
+    min_signal: NonNegativeFloat = 0.0
     """Least ratio of the scores' true differences to their noise; an update below it is skipped.
     At least 0; 0: none is, as in the paper."""
-    max_change: PositiveShare = 1.0
+    max_change: PositiveFraction = 1.0
     """Largest share of a batch that an update may move to other domains (total variation), in
     (0, 1]; 1: no limit, as in the paper."""
-    warmup: Whole = 0
+    warmup: NonNegativeInt = 0
     """Updates at the start that are measured and left out, at least 0."""
-    freeze_after: Count | None = None
+    freeze_after: PositiveInt | None = None
     """Updates after which the weights stay, above `warmup`, counting those that were left out;
     null: the weights never stop."""
-    min_effective_domains: NonNegative = 0.0
+    min_effective_domains: NonNegativeFloat = 0.0
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
     general_guard: GeneralGuard | None = None

@@ -27,7 +27,7 @@ from megadga.mixers.probing import (
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.weights import Weights
-from megadga.section import ConfigIssue, Count, Positive
+from megadga.section import ConfigIssue, PositiveFloat, PositiveInt
 
 
 class DogeOptions(RuleOptions):
@@ -35,14 +35,14 @@ class DogeOptions(RuleOptions):
 
     type: Literal["doge"]
     """How the domains' weights are set."""
-    interval: Count
+    interval: PositiveInt
     """Optimizer steps between updates of the weights, at least 1."""
-    step_size: Positive
+    step_size: PositiveFloat
     """Mirror-descent step (eta / mu), above 0; the paper's 5e-4 and 0.05 give 0.01."""
     target: Literal["domains", "specific"] = "domains"
     """Whose gradient the domains' are compared with; domains: their sum, on the same sequences;
     specific: the specific set's."""
-    max_score: Positive = 5.0
+    max_score: PositiveFloat = 5.0
     """Largest score of a domain, above 0, in units of the domains' mean gradient norm."""
     initial: Weights = "uniform"
     """Weights at step 0, written as the weights of type static."""

@@ -20,7 +20,7 @@ from megadga.mixers.base import (
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.weights import Weights
-from megadga.section import Count, NonNegative, Share
+from megadga.section import Fraction, NonNegativeFloat, PositiveInt
 
 
 class DoremiOptions(RuleOptions):
@@ -31,12 +31,12 @@ class DoremiOptions(RuleOptions):
     reference: Path
     """Output folder of another run, finished or stopped, relative to this file: its
     latest checkpoint is the reference model, of which every rank holds a whole copy."""
-    interval: Count = 1
+    interval: PositiveInt = 1
     """Optimizer steps between updates of the weights, at least 1; 1: the paper. Batches are read
     ahead only up to the next one."""
-    step_size: NonNegative = 1.0
+    step_size: NonNegativeFloat = 1.0
     """Step of the exponentiated gradient (eta), at least 0, in 1/nats; 1: the paper."""
-    smoothing: Share = 1e-3
+    smoothing: Fraction = 1e-3
     """Share of every new mixture that is spread evenly, in [0, 1]; 1e-3: the paper."""
     initial: Weights = "uniform"
     """Weights at step 0, written as the weights of type static."""

@@ -27,7 +27,7 @@ from megadga.mixers.probing import (
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.weights import Weights
-from megadga.section import ConfigIssue, Count, NonNegative, Positive, Share
+from megadga.section import ConfigIssue, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class GrapeOptions(RuleOptions):
@@ -35,17 +35,17 @@ class GrapeOptions(RuleOptions):
 
     type: Literal["grape"]
     """How the domains' weights are set."""
-    interval: Count
+    interval: PositiveInt
     """Optimizer steps between updates of the weights, at least 1; 100 in the authors' runs."""
     initial: Weights = "uniform"
     """Weights until the first update, written as the weights of type static. The sets' weights
     start at their importance."""
-    step_size: Positive
+    step_size: PositiveFloat
     """Step of the domains' weights, above 0; 1.5 in the authors' runs, with clipped gradients."""
-    task_step_size: NonNegative
+    task_step_size: NonNegativeFloat
     """Step of the sets' weights, at least 0; 5 or 10 in the authors' runs. 0: they stay at their
     importance, but for the smoothing."""
-    task_smoothing: Share = 1e-3
+    task_smoothing: Fraction = 1e-3
     """Share of the sets' weights that each update spreads evenly, in [0, 1]; 0.001: the authors'
     code."""
     score: Literal["raw", "clipped"] = "raw"

@@ -21,7 +21,7 @@ from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.static import uniform_weights
 from megadga.mixers.weights import Weights
-from megadga.section import ConfigIssue, Count, Whole
+from megadga.section import ConfigIssue, NonNegativeInt, PositiveInt
 
 
 class OdmOptions(RuleOptions):
@@ -29,14 +29,14 @@ class OdmOptions(RuleOptions):
 
     type: Literal["odm"]
     """How the domains' weights are set."""
-    interval: Count = 1
+    interval: PositiveInt = 1
     """Optimizer steps between updates of the weights, at least 1; 1: the paper. Batches are read
     ahead only up to the next one."""
     initial: Weights = "uniform"
     """Weights until the first update after the warm-up, written as the weights of type static."""
     smoothing: Annotated[float, Field(strict=True, ge=0.0, lt=1.0)] = 0.9
     """Share of the old reward in the new one, in [0, 1)."""
-    warmup: Whole = 0
+    warmup: NonNegativeInt = 0
     """Optimizer steps at the initial weights, at least 0; the paper: 1 % of all."""
     reward: Literal["importance", "exponential"] = "importance"
     """What a domain is rewarded with; importance: its loss over its weight, as in the paper;

@@ -5,13 +5,13 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Discriminator, Tag
 
-from megadga.section import ConfigIssue, Count, PositiveShare, Section, format_value
+from megadga.section import ConfigIssue, PositiveFraction, PositiveInt, Section, format_value
 
 
 class LowRank(Section):
     """Two thin factors of each matrix of the direction."""
 
-    rank: Count
+    rank: PositiveInt
     """Columns of each factor, at least 1; a matrix that is no larger is kept whole."""
 
     @property
@@ -28,9 +28,9 @@ class LowRank(Section):
 class LowRankEnergy(Section):
     """Two thin factors of each matrix, as many columns as hold a share of the direction."""
 
-    energy: PositiveShare
+    energy: PositiveFraction
     """Share of the direction's squared norm that is kept, in (0, 1]."""
-    max_rank: Count = 64
+    max_rank: PositiveInt = 64
     """Columns of each factor, at most; at least 1."""
 
     @property
@@ -72,14 +72,14 @@ class Directional(Section):
 
     type: Literal["directional"] = "directional"
     """How alignments are measured."""
-    sequences_per_domain: Count = 8
+    sequences_per_domain: PositiveInt = 8
     """Sequences drawn from each domain for one measurement (b), at least 1."""
-    specific_sequences: Count = 32
+    specific_sequences: PositiveInt = 32
     """Sequences drawn from the specific set for one measurement (b_spe), at least 1."""
     direction: Direction = "full"
     """What is kept of the specific gradient: full; or thin factors of its matrices, which take
     less memory: {rank: r}, or {energy: share, max_rank: r}."""
-    direction_interval: Count = 1
+    direction_interval: PositiveInt = 1
     """Updates that a direction is used for, at least 1; more than 1 only if it is low-rank."""
 
 
@@ -88,16 +88,16 @@ class InFlight(Section):
 
     type: Literal["in_flight"] = "in_flight"
     """How alignments are measured."""
-    sequences_per_domain: Count = 8
+    sequences_per_domain: PositiveInt = 8
     """Sequences drawn from each domain that is refreshed (b), at least 1."""
-    specific_sequences: Count = 32
+    specific_sequences: PositiveInt = 32
     """Sequences drawn from the specific set for one direction (b_spe), at least 1."""
     direction: Direction = "full"
     """What is kept of the specific gradient: full; or thin factors of its matrices, which take
     less memory: {rank: r}, or {energy: share, max_rank: r}."""
-    direction_interval: Count = 1
+    direction_interval: PositiveInt = 1
     """Updates that a direction is used for, at least 1; more than 1 only if it is low-rank."""
-    refresh_every: Count | None = 10
+    refresh_every: PositiveInt | None = 10
     """Updates between those at which domains that the batch does not hold are measured on
     sequences of their own, at least 1; the first update is one. null: they never are, and the
     rule must filter what is measured."""
@@ -108,9 +108,9 @@ class Sharded(Section):
 
     type: Literal["sharded"] = "sharded"
     """How alignments are measured."""
-    sequences_per_domain: Count = 8
+    sequences_per_domain: PositiveInt = 8
     """Sequences drawn from each domain for one measurement (b), at least 1."""
-    specific_sequences: Count = 32
+    specific_sequences: PositiveInt = 32
     """Sequences drawn from the specific set for one measurement (b_spe), at least 1."""
 
 

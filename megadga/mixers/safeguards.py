@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.section import Positive, PositiveShare, Section
+from megadga.section import PositiveFloat, PositiveFraction, Section
 
 
 def total_variation(first: FloatArray, second: FloatArray) -> float:
@@ -199,9 +199,9 @@ class GeneralGuard(Section):
     A loss that is not a number is above any other. Before the first evaluation nothing is.
     """
 
-    max_rise: Positive
+    max_rise: PositiveFloat
     """Nats per token above its best so far that this loss may be, above 0."""
-    pull: PositiveShare
+    pull: PositiveFraction
     """Share of the prior in updates meanwhile, if `prior_pull` is less, in (0, 1]."""
 
     def first(self) -> Memory:

@@ -14,13 +14,20 @@ from megadga.errors import ConfigError
 from megadga.mixers.base import MixtureState, Observed, StepNeeds, StepNumber
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.weights import Weights
-from megadga.section import ConfigIssue, Count, KeyPath, Section, Whole, format_value
+from megadga.section import (
+    ConfigIssue,
+    KeyPath,
+    NonNegativeInt,
+    PositiveInt,
+    Section,
+    format_value,
+)
 
 
 class Stage(Section):
     """Weights from a step on."""
 
-    step: Whole
+    step: NonNegativeInt
     """Optimizer steps completed when the stage begins; the first is 0, the others ascend."""
     weights: Weights
     """The mixture, written as the weights of type static."""
@@ -40,7 +47,7 @@ class ScheduleOptions(RuleOptions):
 
     type: Literal["schedule"]
     """How the domains' weights are set."""
-    interval: Count = 1
+    interval: PositiveInt = 1
     """Optimizer steps between looks at the schedule, at least 1. Batches are read ahead only up to
     the next one."""
     stages: tuple[Stage, ...] | None = None

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Tag
 from megadga.arrays import FloatArray
 from megadga.mixers.base import AlignmentNeeds, Alignments
 from megadga.mixers.safeguards import standard_deviation
-from megadga.section import Positive, Section
+from megadga.section import PositiveFloat, Section
 
 
 @final
@@ -30,7 +30,7 @@ class AutoStep(Section):
     right.
     """
 
-    spread: Positive
+    spread: PositiveFloat
     """Standard deviation of an update's exponents over the domains, above 0; at 0.1 a domain one
     standard deviation above the mean gains about 10 % on the average domain."""
 
@@ -48,7 +48,7 @@ def _step_form(value: object) -> str:
 
 
 StepSize = Annotated[
-    Annotated[Positive, Tag("<fixed>")] | Annotated[AutoStep, Tag("<spread>")],
+    Annotated[PositiveFloat, Tag("<fixed>")] | Annotated[AutoStep, Tag("<spread>")],
     Discriminator(_step_form),
 ]
 """A number above 0, or {spread: s}."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 from pydantic import AfterValidator, Discriminator, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.section import NonNegative, Positive, Section
+from megadga.section import NonNegativeFloat, PositiveFloat, Section
 
 ROUNDING = 1e-3
 """How far weights that a person wrote down may be from a sum of 1."""
@@ -17,7 +17,7 @@ class TemperatureWeights(Section):
 
     type: Literal["temperature"]
     """Rule that makes the weights."""
-    temperature: Positive
+    temperature: PositiveFloat
     """1: proportional to tokens; larger: flatter; above 0."""
 
 
@@ -26,7 +26,7 @@ class UnimaxWeights(Section):
 
     type: Literal["unimax"]
     """Rule that makes the weights."""
-    max_epochs: Positive
+    max_epochs: PositiveFloat
     """Passes over a domain that the whole run makes at most at these weights, above 0."""
 
 
@@ -56,7 +56,7 @@ Weights = Annotated[
     Annotated[Literal["uniform", "proportional"], Tag("<named>")]
     | Annotated[TemperatureWeights, Tag("temperature")]
     | Annotated[UnimaxWeights, Tag("unimax")]
-    | Annotated[dict[str, NonNegative], AfterValidator(_sums_to_one), Tag("<explicit>")],
+    | Annotated[dict[str, NonNegativeFloat], AfterValidator(_sums_to_one), Tag("<explicit>")],
     Discriminator(_weights_form),
 ]
 """uniform, proportional (to tokens), {type: temperature, temperature: T}, {type: unimax,

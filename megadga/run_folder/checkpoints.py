@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from megadga.config.run import run_differences
 from megadga.data.files import atomic_write, checksum, flush, parse_strictly
-from megadga.data.records import Text, Whole, parse_record
+from megadga.data.records import NonNegativeInt, Text, parse_record
 from megadga.errors import ResumeError
 
 _HEADER = "megadga.json"
@@ -40,7 +40,7 @@ class SavedFile:
         sha256: Its checksum, as hex digits.
     """
 
-    bytes: Whole
+    bytes: NonNegativeInt
     sha256: Text
 
 
@@ -60,11 +60,11 @@ class CheckpointHeader:
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
-    step: Whole
-    metrics_length: Whole
+    step: NonNegativeInt
+    metrics_length: NonNegativeInt
     identity: Mapping[str, Any]
     files: Mapping[str, SavedFile]
-    data: Mapping[str, Sequence[Whole]] = field(default_factory=dict[str, Sequence[int]])
+    data: Mapping[str, Sequence[NonNegativeInt]] = field(default_factory=dict[str, Sequence[int]])
 
 
 def header_path(checkpoint: Path) -> Path:

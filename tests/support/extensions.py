@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from megadga.section import Positive, Section
+from megadga.section import PositiveFloat, Section
 from megadga.mixers.weights import Weights
 from megadga.mixers.base import AlignmentNeeds, LossNeeds, MixtureState, StepNeeds
 from megadga.mixers.base import Mixtures
@@ -30,7 +30,7 @@ NEEDS = {
 class Inner(Section):
     """A part."""
 
-    size: Positive
+    size: PositiveFloat
     """A size, above 0."""
 
 

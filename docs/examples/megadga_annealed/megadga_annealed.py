@@ -10,7 +10,7 @@ from megadga.mixers.base import MixtureState, Observed, StepNeeds, StepNumber
 from megadga.mixers.rule import RuleContext
 from megadga.mixers.simplex import geometric_mixture
 from megadga.mixers.weights import Weights
-from megadga.section import PositiveShare, Section
+from megadga.section import PositiveFraction, Section
 
 
 class Annealed(Section):
@@ -20,7 +20,7 @@ class Annealed(Section):
     """Weights at step 0, written as those of type static."""
     final: Weights
     """Weights at the end; above 0 where `initial` is."""
-    until: PositiveShare = 1.0
+    until: PositiveFraction = 1.0
     """Share of the run's steps after which the weights stay, in (0, 1]."""
 
 
