@@ -57,9 +57,14 @@ NOT_TRAINED: dict[str, Any] = {
 
 
 MAY_CHANGE: frozenset[KeyPath] = frozenset(
-    {("deepspeed", "scheduler", "params", "total_num_steps")}
+    {
+        ("deepspeed", "scheduler", "params", "total_num_steps"),
+        ("evaluation", "interval"),
+        ("evaluation", "sequences"),
+    }
 )
-"""Keys of the identity that may differ when a run is resumed: its length can be changed."""
+"""Keys of the identity that may differ when a run is resumed: its length, and evaluations that the
+mixture depends on. Differences are logged."""
 
 
 _REPORTING = frozenset(
@@ -207,11 +212,6 @@ class RunConfig(Section):
         """Return an issue as one line with its file and line."""
         return self._places.format_issue(issue)
 
-    @property
-    def is_guarded(self) -> bool:
-        """Whether the mixture depends on evaluations."""
-        return self.mixing.reads_evaluations
-
     def identity(self) -> dict[str, Any]:
         """Return all settings that affect the training result bit for bit, JSON-serializable.
 
@@ -222,8 +222,11 @@ class RunConfig(Section):
         """
         values = self.model_dump(mode="json", exclude=NOT_TRAINED)
         values["deepspeed"] = settings_identity(self.deepspeed, self.training)
-        if self.is_guarded and self.evaluation is not None:
-            values["evaluation"] = self.evaluation.model_dump(mode="json", exclude={"sets"})
+        if self.mixing.reads_evaluations:
+            values["evaluation"] = {
+                "interval": None if self.evaluation is None else self.evaluation.interval,
+                "sequences": None if self.evaluation is None else self.evaluation.sequences,
+            }
         if isinstance(self.mixing, ExtensionOptions):
             installed, _ = self.mixing.origin()
             # Its keys are unknown here; paths are recognised by their type and may move.

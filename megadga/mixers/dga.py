@@ -68,6 +68,7 @@ _PAPER: Mapping[str, object] = {
     "without_moments": "refuse",
     "filtered": False,
     "epoch_budget": None,
+    "general_guard": None,
     "probe": {"type": "directional"},
 }
 """What keys are by default where the preset is the paper's."""
@@ -79,6 +80,7 @@ _IN_FLIGHT = InFlight(
     refresh_every=None,
 )
 _BETWEEN_STEPS = Directional(sequences_per_domain=2, specific_sequences=8)
+_GUARD = GeneralGuard(max_rise=0.1, pull=0.5)
 
 
 class DgaOptions(RuleOptions):
@@ -89,7 +91,7 @@ class DgaOptions(RuleOptions):
     preset: Literal["filtered", "paper"] = "filtered"
     """What the other keys are by default; filtered: as told with each; paper: Algorithm 1
     (interval 100, step_size 0.1, score raw, without_moments refuse, filtered false, epoch_budget
-    null, probe directional)."""
+    null, general_guard null, probe directional)."""
     interval: PositiveInt | None = None
     """Optimizer steps between updates of the weights (T_r), at least 1; null: as few as `overhead`
     allows."""
@@ -149,9 +151,10 @@ class DgaOptions(RuleOptions):
     min_effective_domains: NonNegativeFloat = 0.0
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
-    general_guard: GeneralGuard | None = None
+    general_guard: GeneralGuard | None = _GUARD
     """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
-    domains is more than max_rise above its best; null: none, as in the paper."""
+    domains is more than max_rise above its best, by default 0.1 nats and half; null: none, as in
+    the paper. Without validation losses of domains the default does nothing."""
     probe: Probe | None = None
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded. null: in flight, at rank 16 along a direction of 8 specific sequences that 10 updates
@@ -253,7 +256,8 @@ class DgaOptions(RuleOptions):
                 ("mixing", "freeze_after"), expected, format_value(self.freeze_after)
             )
         guard = self.general_guard
-        if guard is not None and guard.pull <= self.prior_pull:
+        given = "general_guard" in self.model_fields_set
+        if given and guard is not None and guard.pull <= self.prior_pull:
             expected = (
                 f"more than mixing.prior_pull ({self.prior_pull}), or the guard does nothing"
             )

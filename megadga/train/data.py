@@ -198,7 +198,7 @@ def open_data(config: RunConfig) -> RunData:
             "basis": None if basis is None else basis.digest,
             "schedule": digests.get("schedule"),
             "reference": None if reference is None else reference.identity,
-            **({"held_out": _held_out_digest(folders)} if config.is_guarded else {}),
+            **({"held_out": _held_out_digest(folders)} if config.mixing.reads_evaluations else {}),
         },
         files=_files(config, folders, targets),
     )
@@ -283,8 +283,9 @@ def _open_evaluated(
 
 
 def _check_guarded(config: RunConfig, held_out: Sequence[Domain]) -> None:
-    """Check that a general guard has validation losses of the domains."""
-    if config.is_guarded and not held_out:
+    """Check that a general guard that was asked for has validation losses of the domains."""
+    asked = config.mixing.reads_evaluations and config.is_set("mixing", "general_guard")
+    if asked and not held_out:
         raise config.invalid(
             "mixing",
             "general_guard",

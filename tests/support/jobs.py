@@ -35,7 +35,7 @@ class Program:
 
     Attributes:
         arguments: Those of the interpreter: ``-m``, the module, then its own.
-        ranks: As many processes, each told its rank; 0: one that is told nothing.
+        ranks: As many processes, each environments its rank; 0: one that is told nothing.
     """
 
     arguments: tuple[str, ...]
@@ -109,12 +109,12 @@ def _run_program(
     program: Program, folder: Path, environment: dict[str, str], *, timeout_s: float
 ) -> Finished:
     command = [sys.executable, *program.arguments]
-    told = environments_of_ranks(program.ranks) if program.ranks else [{}]
+    environments = environments_of_ranks(program.ranks) if program.ranks else [{}]
     with tempfile.NamedTemporaryFile() as output:
         codes = run_warm(
             command,
             folder=folder,
-            environments=[environment | each for each in told],
+            environments=[environment | each for each in environments],
             output=Path(output.name),
             timeout_s=timeout_s,
         )

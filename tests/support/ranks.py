@@ -65,17 +65,17 @@ def run_ranks(
     """Run ``python -m module OUTPUT *arguments`` on each rank; return rank 0's JSON."""
     output = tmp_path / f"{module.rsplit('.', 1)[-1]}-{world_size}.json"
     log = tmp_path / f"{output.stem}.log"
-    told = environments_of_ranks(world_size)
+    environments = environments_of_ranks(world_size)
     try:
         codes = run_warm(
             [sys.executable, "-m", module, str(output), *arguments],
             folder=REPOSITORY,
-            environments=[rank_environment(**each) for each in told],
+            environments=[rank_environment(**each) for each in environments],
             output=log,
             timeout_s=timeout_s,
         )
     finally:
-        remove_shared_buffers(int(told[0]["MASTER_PORT"]))
+        remove_shared_buffers(int(environments[0]["MASTER_PORT"]))
     assert codes == [0] * world_size, f"{module} ended with {codes}:\n{log.read_text()[-6000:]}"
     return json.loads(output.read_text())
 

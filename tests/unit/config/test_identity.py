@@ -12,8 +12,6 @@ COSINE = {"type": "WarmupCosineLR", "params": {"total_num_steps": "auto", "warmu
     "override",
     [
         "output=elsewhere",
-        "evaluation=null",
-        "evaluation.interval=3",
         "checkpoint={interval: 1, keep_last: 9}",
         "data.domains=moved",
         "data.specific.target.path=moved",
@@ -68,14 +66,32 @@ def test_what_changes_the_trained_bits_is_reported_by_key(tmp_path, override, di
     assert differences(before.identity(), after.identity()) == [difference]
 
 
-def test_evaluations_belong_to_a_run_that_is_guarded_by_them(tmp_path):
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("evaluation.interval=3", {"evaluation.interval": (500, 3)}),
+        ("evaluation.sequences=3", {"evaluation.sequences": (64, 3)}),
+        (
+            "evaluation=null",
+            {"evaluation.interval": (500, None), "evaluation.sequences": (64, None)},
+        ),
+    ],
+)
+def test_evaluations_that_guard_a_run_may_change_and_do_not_go_unnoticed(
+    tmp_path, override, changed
+):
     path = write_run(tmp_path)
-    guarded = "mixing.general_guard={max_rise: 0.1, pull: 0.5}"
-    before = load_config(path, [guarded])
-    after = load_config(path, [guarded, "evaluation.interval=3"])
-    assert differences(before.identity(), after.identity()) == [
-        "evaluation.interval: expected 500, found 3"
-    ]
+    before, after = (load_config(path, each).identity() for each in ([], [override]))
+    assert run_differences(before, after) == []
+    assert changes(before, after) == changed
+
+
+@pytest.mark.parametrize("override", ["evaluation.interval=3", "evaluation=null"])
+def test_evaluations_of_a_run_without_a_guard_are_no_part_of_it(tmp_path, override):
+    path = write_run(tmp_path)
+    unguarded = "mixing.general_guard=null"
+    before, after = (load_config(path, [unguarded, *each]).identity() for each in ([], [override]))
+    assert differences(before, after) == []
 
 
 def test_a_longer_run_is_the_same_one_and_says_how_its_schedule_has_changed(tmp_path):

@@ -78,8 +78,11 @@ GUARDED = "mixing.general_guard={max_rise: 0.1, pull: 0.5}"
 
 
 def test_validation_splits_belong_to_a_run_that_is_guarded_by_their_loss(folder):
-    assert "held_out" not in data_of(folder).identity
+    assert "held_out" not in data_of(folder, "mixing.general_guard=null").identity
     before = data_of(folder, GUARDED).identity
+    assert (
+        data_of(folder, GUARDED.replace("0.1", "0.2"), "evaluation.interval=3").identity == before
+    )
     shutil.rmtree(folder / "domains" / "d1")
     write_domain(folder / "domains" / "d1", seed=5)
     assert data_of(folder, GUARDED).identity["held_out"] != before["held_out"]
