@@ -35,7 +35,7 @@ class ObservedOverhead:
 
     Attributes:
         probe_s: Seconds spent on measuring, including the extra time of in-flight steps if there
-            were other steps to compare with.
+            were other steps to compare with: a difference of noisy times, which may be below 0.
         share: ``probe_s`` divided by the seconds spent on training; None before the first step.
     """
 
@@ -87,7 +87,7 @@ class ProbeTimer:
         plain, in_flight = self._plain_s, self._in_flight_s
         surplus = 0.0
         if plain and in_flight:
-            surplus = max(0.0, sum(in_flight) - len(in_flight) * sum(plain) / len(plain))
+            surplus = sum(in_flight) - len(in_flight) * sum(plain) / len(plain)
         probe_s = self._probing_s + surplus
         training_s = sum(plain) + sum(in_flight) - surplus
         self._plain_s, self._in_flight_s, self._probing_s = [], [], 0.0

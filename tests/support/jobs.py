@@ -35,7 +35,7 @@ class Program:
 
     Attributes:
         arguments: Those of the interpreter: ``-m``, the module, then its own.
-        ranks: As many processes, each environments its rank; 0: one that is told nothing.
+        ranks: As many processes, each with its rank in the environment; 0: one without.
     """
 
     arguments: tuple[str, ...]

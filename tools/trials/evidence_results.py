@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from megadga.errors import ConfigError
 from megadga.report.history import read_records
 from trials.agreement import markdown_table
@@ -66,6 +68,9 @@ class Result:
         return self.end - min(self.losses.values())
 
 
+_RESULTS = TypeAdapter(list[Result])
+
+
 def read_results(metrics: Path, *, rule: str, tokens: str, seed: int) -> Iterator[Result]:
     """Yield the results of a run, one for each specific set that it was evaluated on.
 
@@ -116,13 +121,14 @@ def read_record(path: Path) -> list[Result]:
         ConfigError: If it is not one that `write_record` wrote.
     """
     try:
-        found: list[dict[str, Any]] = json.loads(path.read_text())
-        return [
-            Result(**{**each, "losses": {int(k): v for k, v in each["losses"].items()}})
-            for each in found
-        ]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{path}: expected results of runs, found {error}") from None
+        return _RESULTS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
+    except OSError as error:
+        reason = str(error)
+    raise ConfigError(f"{path}: expected results of runs, found {reason}")
 
 
 @dataclass(frozen=True)
