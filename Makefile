@@ -93,7 +93,7 @@ plot-sensitivity: setup  ## Draw docs/sensitivity.svg: what eta, T_r and beta do
 evidence: setup  ## Train configs/evidence/targets on real text, with CORPUS=folder; hours, resumable.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)'
 
-evidence-quick: setup  ## Eight short runs of them; a table in 15 minutes on two cores.
+evidence-quick: setup  ## Seven short runs of them; a table in 15 minutes on two cores.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)' --quick
 
 evidence-report: setup  ## Write the tables and the figure of docs/evidence.md from docs/evidence.

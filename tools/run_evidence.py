@@ -59,7 +59,7 @@ def main() -> None:
     add(
         "--quick",
         action="store_true",
-        help="eight short runs of targets instead: one table, in 15 minutes on two cores",
+        help="seven short runs of targets instead: one table, in 15 minutes on two cores",
     )
     args = parser.parse_args()
     experiments = ["targets"] if args.quick else args.experiment

@@ -36,8 +36,8 @@ RULES = {
     "dga": True,
 }
 """Files of the third experiment, and whether what they do depends on the target."""
-QUICK = {"rules": ("uniform", "importance", "dga"), "targets": ("pubmedqa", "black_python")}
-QUICK_STEPS = 300
+QUICK_TARGETS = ("pubmedqa", "black_python")
+QUICK_STEPS = 200
 SENSITIVITY = {
     "step_size 0.3": ("mixing.step_size=0.3",),
     "step_size 1": ("mixing.step_size=1.0",),
@@ -151,11 +151,15 @@ def planned_targets(
 
 
 def quick_runs() -> list[EvidenceRun]:
-    """Return a few short ones of them."""
-    planned = planned_targets([0], ("20k", "all"), QUICK["rules"], QUICK["targets"])
-    steps = (f"training.steps={QUICK_STEPS}", "evaluation.interval=100")
+    """Return a few short ones: both fixed alternatives, and DGA for two targets."""
+    planned = [
+        *planned_targets([0], ("20k",), ("uniform", "dga"), QUICK_TARGETS),
+        *planned_targets([0], ("20k",), ("importance",), QUICK_TARGETS[:1]),
+        *planned_targets([0], ("all",), ("uniform", "dga"), QUICK_TARGETS),
+    ]
+    short = f"training.steps={QUICK_STEPS}"
     return [
-        replace(run, label=f"quick {run.label}", changes=(*run.changes, *steps)) for run in planned
+        replace(run, label=f"quick {run.label}", changes=(*run.changes, short)) for run in planned
     ]
 
 
