@@ -34,6 +34,10 @@ class UpdateSteps:
             return step % self.early_interval == 0
         return (step - self.early_steps) % self.interval == 0
 
+    def interval_at(self, step: int) -> int:
+        """Return the interval that the update after optimizer step ``step`` ends."""
+        return self.early_interval if step <= self.early_steps else self.interval
+
     def count(self, steps: int) -> int:
         """Return the updates of a run of so many optimizer steps."""
         early = min(steps, self.early_steps)

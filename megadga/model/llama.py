@@ -6,8 +6,6 @@ rank, for any partition.
 
 # ruff: noqa: N803, N806 (shape suffixes are capitals)
 
-# ruff: noqa: N803, N806 (shape suffixes are capitals)
-
 import hashlib
 import math
 from collections.abc import Callable

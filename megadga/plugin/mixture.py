@@ -34,7 +34,7 @@ from megadga.plugin.records import ProbeTimer, UpdateRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.loss import Loss, mean_loss
-from megadga.probes.overhead import num_measured, predicted_overhead
+from megadga.probes.overhead import num_measured, update_cost
 from megadga.probes.sequences import TrainedBatch
 
 
@@ -120,15 +120,14 @@ class MixturePlugin:
         self._measurement = build_measurement(
             self._needs, engine, domains, targets, probe=probe, loss=loss, seed=sampling.seed
         )
-        self._predicted_overhead = 0.0
+        self._update_cost = 0.0
         if isinstance(self._needs, AlignmentNeeds | TargetNeeds):
-            self._predicted_overhead = predicted_overhead(
+            self._update_cost = update_cost(
                 probe,
                 num_domains=num_measured(self._needs, len(domains)),
-                interval=self._updates.interval,
                 global_batch_size=engine.train_batch_size(),
                 needs=self._needs,
-            ).share
+            )
         self._records = UpdateRecords(
             self.names, self._needs, tuple(target.name for target in targets)
         )
@@ -339,7 +338,7 @@ class MixturePlugin:
         overhead = self._clock.take()
         weights = self._records.weights(self._mixture, self.epochs)
         cost = {
-            "predicted_overhead": self._predicted_overhead,
+            "predicted_overhead": self._update_cost / self._updates.interval_at(self.step),
             "observed_overhead": overhead.share,
             "probe_s": overhead.probe_s,
         }

@@ -91,8 +91,9 @@ def test_a_domain_that_batches_lack_keeps_its_estimate_until_it_is_refreshed(rep
 
 def test_records_say_what_measuring_cost(report: Any) -> None:
     for update in report["kept_estimates"]:
-        # 3 specific sequences an update, 2 of each of 3 domains every other, beside a batch of 8.
-        assert update["predicted_overhead"] == pytest.approx((3 + 2 * 3 / 2) / 8)
+        # 3 specific sequences an update, 2 of each of 3 domains every other, beside a batch of 8;
+        # and what the batch's own measurement takes, along a whole direction.
+        assert update["predicted_overhead"] == pytest.approx((3 + 2 * 3 / 2) / 8 + 0.35)
         assert update["probe_s"] > 0.0
         assert update["observed_overhead"] > 0.0
 

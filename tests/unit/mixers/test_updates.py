@@ -18,6 +18,11 @@ def test_one_interval_is_every_multiple_of_it():
     assert [s for s in range(1, 10) if updates.is_update(s)] == [3, 6, 9]
 
 
+def test_the_interval_changes_after_the_early_steps():
+    updates = UpdateSteps(5, early_interval=2, early_steps=4)
+    assert [updates.interval_at(step) for step in (2, 4, 9)] == [2, 2, 5]
+
+
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
