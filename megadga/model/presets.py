@@ -50,15 +50,18 @@ class LlamaShape:
         """Features of one attention head."""
         return self.width // self.num_heads
 
+    def matrices(self, vocabulary_size: int) -> list[tuple[int, int]]:
+        """Return the shapes of all matrices, tied ones once."""
+        kv_width = self.num_kv_heads * self.head_width
+        attention = [(self.width, self.width)] * 2 + [(kv_width, self.width)] * 2
+        feed_forward = [(self.mlp_width, self.width)] * 2 + [(self.width, self.mlp_width)]
+        embeddings = [(vocabulary_size, self.width)] * (1 if self.tied_embeddings else 2)
+        return embeddings + self.num_layers * (attention + feed_forward)
+
     def num_parameters(self, vocabulary_size: int) -> int:
         """Return the number of parameters, with tied matrices counted once."""
-        kv_width = self.num_kv_heads * self.head_width
-        attention = 2 * self.width * self.width + 2 * self.width * kv_width
-        feed_forward = 3 * self.width * self.mlp_width
-        norms = 2 * self.width
-        embeddings = (1 if self.tied_embeddings else 2) * vocabulary_size * self.width
-        blocks = self.num_layers * (attention + feed_forward + norms)
-        return embeddings + blocks + self.width  # the last norm
+        norms = (2 * self.num_layers + 1) * self.width
+        return sum(rows * columns for rows, columns in self.matrices(vocabulary_size)) + norms
 
 
 PRESETS: dict[str, LlamaShape] = {

@@ -33,6 +33,7 @@ from megadga.plugin.protocol import Metrics
 from megadga.plugin.records import ProbeTimer, UpdateRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
+from megadga.probes.gradients import trained_matrices
 from megadga.probes.loss import Loss, mean_loss
 from megadga.probes.overhead import num_measured, update_cost
 from megadga.probes.sequences import TrainedBatch
@@ -127,6 +128,7 @@ class MixturePlugin:
                 num_domains=num_measured(self._needs, len(domains)),
                 global_batch_size=engine.train_batch_size(),
                 needs=self._needs,
+                matrices=trained_matrices(engine.module),
             )
         self._records = UpdateRecords(
             self.names, self._needs, tuple(target.name for target in targets)

@@ -136,6 +136,12 @@ def full_shape(parameter: nn.Parameter) -> torch.Size:
     return parameter.shape
 
 
+def trained_matrices(module: nn.Module) -> list[tuple[int, int]]:
+    """Return the shapes of a module's trainable matrices, also where ZeRO-3 has parts."""
+    shapes = [full_shape(p) for p in module.parameters() if p.requires_grad]
+    return [(shape[0], shape[1]) for shape in shapes if len(shape) == 2]
+
+
 @final
 class ShardLayout:
     """Offsets of each parameter's part in a rank's shard.

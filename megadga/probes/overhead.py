@@ -1,13 +1,18 @@
 """Predicted cost of measuring alignments, in sequences and in optimizer steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megadga.mixers.base import AlignmentNeeds, TargetNeeds
 from megadga.mixers.probing import Directional, InFlight, Probe, Sharded
 
-_STEP_SHARES = {"full": 0.35, "low rank": 0.12}
-"""What measuring a batch while it is trained takes of a step, by the direction. At low rank of a
-narrow model (rank 16, width 128); it falls with the width: see docs/alignment.md."""
+_FULL_STEP_SHARE = 0.35
+"""What measuring a batch while it is trained takes of a step, along a whole direction; see
+docs/alignment.md."""
+_LOW_RANK_STEP_SHARE = 1.5
+"""The same at low rank, times the rank over the matrices' mean width. Of a matrix ``m x n``,
+products with factors ``r`` wide take ``r (m + n)`` operations a token where training takes
+``3 m n``; narrow ones are slower, and about twice that was measured (docs/alignment.md)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ def update_cost(
     num_domains: int,
     global_batch_size: int,
     needs: AlignmentNeeds | TargetNeeds,
+    matrices: Sequence[tuple[int, int]],
 ) -> float:
     """Return what an update costs, in optimizer steps: sequences, and what is measured in flight.
 
@@ -105,6 +111,7 @@ def update_cost(
         num_domains: ``K``, or the mixtures that are measured.
         global_batch_size: ``B``.
         needs: What is measured.
+        matrices: Shapes of those that are trained.
     """
     share = predicted_overhead(
         probe,
@@ -115,7 +122,15 @@ def update_cost(
     ).share
     if not isinstance(probe, InFlight):
         return share
-    return share + _STEP_SHARES["full" if probe.direction == "full" else "low rank"]
+    if probe.direction == "full" or not matrices:
+        return share + _FULL_STEP_SHARE
+    low_rank = _LOW_RANK_STEP_SHARE * probe.direction.most / _mean_width(matrices)
+    return share + min(low_rank, _FULL_STEP_SHARE)
+
+
+def _mean_width(matrices: Sequence[tuple[int, int]]) -> float:
+    """Return twice the elements per row and column of matrices: of a square one, its width."""
+    return 2.0 * sum(m * n for m, n in matrices) / sum(m + n for m, n in matrices)
 
 
 def _reads(

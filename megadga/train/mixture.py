@@ -35,6 +35,7 @@ from megadga.probes.overhead import num_measured, update_cost
 from megadga.report.history import read_weights
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.extension import make_extension
+from megadga.train.reference import model_shape
 
 MAX_NAMED = 5
 """Names in an error: there may be thousands."""
@@ -306,7 +307,7 @@ def make_mixture(
     probe = _probe(config, scheduler)
     return Mixture(
         scheduler,
-        _updates(config, scheduler, probe, len(domains)),
+        _updates(config, scheduler, probe, domains),
         probe,
         lost_mass=scheduler.lost_mass if isinstance(scheduler, Static) else 0.0,
         min_effective_domains=options.least_effective_domains,
@@ -357,7 +358,7 @@ def _probe(config: RunConfig, scheduler: Scheduler) -> Probe | None:
 
 
 def _updates(
-    config: RunConfig, scheduler: Scheduler, probe: Probe | None, num_domains: int
+    config: RunConfig, scheduler: Scheduler, probe: Probe | None, domains: Sequence[Domain]
 ) -> UpdateSteps | None:
     """Return the updates that the section asks for, or as many as it allows them to cost."""
     if (interval := config.mixing.update_interval) is not None:
@@ -365,11 +366,13 @@ def _updates(
     needs = scheduler.observes
     if probe is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return None
+    vocabulary_size = config.model.vocabulary_size or domains[0].tokenizer.vocab_size
     cost = update_cost(
         probe,
-        num_domains=num_measured(needs, num_domains),
+        num_domains=num_measured(needs, len(domains)),
         global_batch_size=config.training.global_batch_size,
         needs=needs,
+        matrices=model_shape(config.model).matrices(vocabulary_size),
     )
     return affordable_updates(
         cost, overhead=config.mixing.update_overhead, total_steps=config.training.steps

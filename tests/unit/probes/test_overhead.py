@@ -66,11 +66,18 @@ def test_an_update_reads_the_sequences_that_are_worked_out_here(method, needs, s
     [
         (Directional(), (20 * 8 + 32) / 512),
         (InFlight(refresh_every=None), 32 / 512 + 0.35),
-        (InFlight(direction=LowRank(rank=16), refresh_every=None), 2 * 32 / 512 + 0.12),
+        (InFlight(direction=LowRank(rank=16), refresh_every=None), 2 * 32 / 512 + 1.5 * 16 / 140),
+        (InFlight(direction=LowRank(rank=64), refresh_every=None), 2 * 32 / 512 + 0.35),
     ],
 )
 def test_an_update_costs_its_sequences_and_in_flight_a_part_of_the_step(method, share):
-    found = update_cost(method, num_domains=20, global_batch_size=512, needs=AlignmentNeeds())
+    found = update_cost(
+        method,
+        num_domains=20,
+        global_batch_size=512,
+        needs=AlignmentNeeds(),
+        matrices=[(100, 100), (100, 300), (300, 100)],  # 2 x 70,000 elements, 1,000 sides
+    )
     assert found == pytest.approx(share)
 
 
