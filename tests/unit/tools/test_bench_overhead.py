@@ -37,7 +37,7 @@ def test_runs_take_turns_and_their_overheads_are_printed_and_written(tmp_path):
     # 0.9 * 2 * 4 = 7.2 sequences per update: 3 of the domains, and 4 specific ones or twice 2.
     predicted = [found["overheads"][way]["predicted"] for way in ways]
     assert predicted[:2] == pytest.approx([7 / 8, 7 / 8])
-    # Every second step; in flight that takes longer, though no longer than along a whole direction.
+    # Every second step; in flight that takes longer, but no longer than a whole direction does.
     assert 7 / 8 < predicted[2] < 7 / 8 + 0.35 / 2
     assert all(found["overheads"][way]["observed"] > 0.0 for way in ways)
     assert all(way in done.stdout for way in ways)
