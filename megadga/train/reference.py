@@ -91,7 +91,11 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> Reference
         expected = f"a model of model.sequence_length {length} ({path})"
         raise _unfit(config, expected, str(other_length))
     checkpoint, header = _checkpoint(config, folder / CHECKPOINTS)
-    found = header.identity.get("shards", {}).get("tokenizer", "none")
+    match header.identity.get("shards"):  # of a file that anybody may have changed
+        case {"tokenizer": str(found)}:
+            pass
+        case _:
+            found = "none"
     if found != tokenizer.fingerprint:
         expected = f"a run by the tokenizer {tokenizer.fingerprint[:12]} ({checkpoint})"
         raise _unfit(config, expected, found[:12])

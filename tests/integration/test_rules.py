@@ -29,7 +29,7 @@ SCHEDULE = """{type: schedule, between: linear, stages: [
     {step: 0, weights: uniform}, {step: 5, weights: {d0: 0.2, d1: 0.3, d2: 0.5}}]}"""
 RULES = {
     "dga": ("mixing.step_size={spread: 0.3}", "mixing.max_change=0.05", "mixing.warmup=1"),
-    "dga by default": ("mixing={type: dga, overhead: 0.1}",),
+    "dga by default": ("mixing={type: dga, overhead: 0.3}",),
     "doge": ("mixing={type: doge, interval: 2, step_size: 0.01}",),
     "odm": ("mixing={type: odm, interval: 1, smoothing: 0.5}",),
     "schedule": (f"mixing={SCHEDULE}",),
