@@ -70,7 +70,7 @@ def main() -> None:
     planned = [*(targets if "targets" in experiments else ()), *planned_runs(others, args.seeds)]
     try:
         prepare(
-            EvidenceFolder(args.corpus, ROOT),
+            EvidenceFolder(args.corpus),
             experiments,
             tokens=("20k", "all") if args.quick else args.tokens,
             histograms=any(run.config == "importance" for run in targets),

@@ -20,17 +20,13 @@ from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import unit_rows
 from megadga.prepare.reading.documents import read_texts
 from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
-from trials.evidence_results import TARGETS
+from trials.evidence_results import KEPT, TARGETS
 
 VOCABULARY_SIZE = 8192
 PIECE_TOKENS = 256
 NUM_CLUSTERS = 256
-FEW_TOKENS = 20_000
-"""Of each domain of the first experiment."""
 ROOT = Path("build/evidence")
 """What the files of the runs say."""
-KEPT = {"20k": 20_000, "60k": 60_000, "200k": 200_000}
-"""Tokens of each domain in the third experiment, where they are not all."""
 FEW_TARGET = "pubmedqa"
 SHORT_TARGET = "mmlu_social_sciences"
 SHORT_TOKENS = 8 * 128 + 1
@@ -41,25 +37,23 @@ VALID_DOCUMENTS = 500
 
 @dataclass(frozen=True)
 class EvidenceFolder:
-    """What is made of a corpus, and where.
+    """A corpus, and what is made of it in `ROOT`.
 
     Attributes:
         corpus: The folder of documents.
-        root: Gets everything; the runs' files name what is in it.
     """
 
     corpus: Path
-    root: Path
 
     @property
     def clustering(self) -> Path:
         """The clusters of the second experiment, whose embedding the first one uses too."""
-        return self.root / "clustering"
+        return ROOT / "clustering"
 
     @property
     def tokenizer(self) -> Path:
         """The sentencepiece model."""
-        return self.root / "tokenizer.model"
+        return ROOT / "tokenizer.model"
 
     def domain_files(self) -> list[Path]:
         """Return the domains' files, in order.
@@ -103,7 +97,7 @@ def prepare(
     """Make the tokenizer, and what some experiments read: clustering, shards, histograms.
 
     Args:
-        folder: What of, and where.
+        folder: What of.
         experiments: Names of them.
         tokens: Of the third experiment.
         histograms: Whether that needs to know to which domain each target's texts are close.
@@ -112,7 +106,7 @@ def prepare(
         MegadgaError: If the corpus lacks something, or a tool fails; it has said why.
     """
     domains = [str(path) for path in folder.domain_files()]
-    folder.root.mkdir(parents=True, exist_ok=True)
+    ROOT.mkdir(parents=True, exist_ok=True)
     if not folder.tokenizer.exists():
         prefix = ["--output", str(folder.tokenizer.with_suffix(""))]
         size = ["--vocab-size", str(VOCABULARY_SIZE)]
@@ -124,7 +118,7 @@ def prepare(
         _data("cluster", "--input", *domains, *levels, *_pieces(folder), *output)
     tokenizer = load_tokenizer(folder.tokenizer)
     if {"few_tokens", "sensitivity"} & set(experiments):
-        _keep_few(folder, tokenizer, targets_root("20k"), FEW_TOKENS)
+        _keep_few(folder, tokenizer, targets_root("20k"), KEPT["20k"])
         _prepare_few_tokens(folder)
     if "clusters" in experiments:
         _prepare_clusters(folder, tokenizer)
@@ -154,7 +148,7 @@ def _prepare_few_tokens(folder: EvidenceFolder) -> None:
 
 def _prepare_clusters(folder: EvidenceFolder, tokenizer: Tokenizer) -> None:
     """Build the clusters; keep eight windows of the target; measure it and the other targets."""
-    root = folder.root / "clusters"
+    root = ROOT / "clusters"
     train, valid = (root / "documents" / f"{SHORT_TARGET}.{s}.jsonl" for s in ("train", "valid"))
     if not valid.exists():
         texts = _shuffled(folder.target_files(SHORT_TARGET))

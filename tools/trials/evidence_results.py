@@ -22,8 +22,9 @@ TARGETS = (
     "detective_fiction",
 )
 """Specific sets, each with splits of its own."""
-TOKENS = ("20k", "60k", "200k", "all")
-"""Tokens that are kept of each domain."""
+KEPT = {"20k": 20_000, "60k": 60_000, "200k": 200_000}
+"""Tokens that are kept of each domain, by name."""
+TOKENS = (*KEPT, "all")
 BASELINE = "uniform"
 DEFAULT = "dga"
 _SETTLED = 0.1
@@ -218,8 +219,8 @@ def general_table(results: Sequence[Result]) -> str:
         found = gain(results, DEFAULT, "all", target)
         if not both or found is None:
             continue
-        uniform = mean(general[BASELINE, seed] or 0.0 for seed in both)
-        own = mean(general[DEFAULT, seed] or 0.0 for seed in both)
+        uniform = mean(general[BASELINE, seed] for seed in both)
+        own = mean(general[DEFAULT, seed] for seed in both)
         rows.append(
             [f"`{target}`", str(found), f"{uniform:.3f}", f"{own:.3f}", f"{own - uniform:+.3f}"]
         )
