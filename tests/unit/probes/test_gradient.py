@@ -1,11 +1,12 @@
-"""Dot products of gradient shards."""
+"""Dot products of gradient shards, and what is trained."""
 
 import math
 
 import pytest
 import torch
+from torch import nn
 
-from megadga.probes.gradients import GradientShard
+from megadga.probes.gradients import GradientShard, trained_matrices
 
 
 def test_dot_is_the_sum_of_products():
@@ -34,3 +35,9 @@ def test_an_empty_shard_adds_nothing():
     empty = GradientShard(torch.empty(0))
 
     assert empty.dot(empty) == 0.0
+
+
+def test_matrices_are_trained_if_they_are_not_frozen():
+    module = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 2), nn.Embedding(7, 4))
+    module[2].requires_grad_(False)
+    assert trained_matrices(module) == [(5, 3), (7, 4)]

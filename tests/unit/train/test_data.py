@@ -88,6 +88,10 @@ def test_validation_splits_belong_to_a_run_that_is_guarded_by_their_loss(folder)
     assert data_of(folder, GUARDED).identity["held_out"] != before["held_out"]
 
 
+def test_the_default_guard_does_not_ask_for_validation_losses(folder):
+    data_of(folder, "mixing={type: dga, prior_pull: 0.9}", "evaluation=null")
+
+
 def test_a_guard_without_validation_losses_is_refused(folder):
     with pytest.raises(ConfigError) as error:
         data_of(folder, GUARDED, "evaluation=null")

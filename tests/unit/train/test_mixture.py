@@ -87,6 +87,7 @@ def test_dga_without_any_key_is_filtered_and_measures_in_flight_as_often_as_it_m
     found = mixture(folder, "mixing={type: dga}", "training.steps=1000")
     assert isinstance(found.scheduler, Dga)
     assert found.scheduler.filtered
+    assert found.scheduler.general_guard == GeneralGuard(max_rise=0.1, pull=0.5)
     assert found.scheduler.observes == AlignmentNeeds(preconditioned=True, without_moments="raw")
     assert found.probe == InFlight(
         sequences_per_domain=1,
@@ -119,6 +120,7 @@ def test_the_preset_gives_way_to_keys_that_are_given(folder):
     assert (scheduler.step_size, scheduler.score, found.updates) == (0.1, "adam", UpdateSteps(7))
     assert not scheduler.filtered
     assert scheduler.budget is None
+    assert scheduler.general_guard is None
 
 
 def test_the_budget_counts_epochs_of_the_runs_batches(folder):
