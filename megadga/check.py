@@ -21,8 +21,9 @@ from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_sear
 from megadga.probes.overhead import PassCounts, num_compared, num_measured, predicted_overhead
 from megadga.train.data import RunData, check_output, open_data
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
+from megadga.train.models import llama_size, model_size
 from megadga.train.plausibility import find_warnings
-from megadga.train.reference import ReferenceModel, model_shape
+from megadga.train.reference import ReferenceModel
 
 MAX_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
@@ -108,10 +109,9 @@ def plan_verification(config: RunConfig) -> tuple[FolderCheck, ...]:
 
 
 def _model(config: RunConfig, data: RunData) -> str:
-    model = config.model
-    parameters = model_shape(model).num_parameters(data.vocabulary_size)
+    size = model_size(config, data.tokenizer)
     vocabulary = f"{data.vocabulary_size:,} tokens in the vocabulary"
-    return f"{model.type} {model.preset}, {parameters:,} parameters, {vocabulary}"
+    return f"{size.description}, {size.num_parameters:,} parameters, {vocabulary}"
 
 
 def _data(data: RunData) -> str:
@@ -144,9 +144,8 @@ def _basis(basis: RunBasis) -> str:
 
 
 def _reference(reference: ReferenceModel) -> str:
-    model = reference.model
-    parameters = model_shape(model).num_parameters(reference.vocabulary_size)
-    what = f"{model.type} {model.preset}, {parameters:,} parameters on every rank"
+    size = llama_size(reference.model, reference.vocabulary_size)
+    what = f"{size.description}, {size.num_parameters:,} parameters on every rank"
     return f"{reference.checkpoint} ({what}): a forward pass on each batch"
 
 

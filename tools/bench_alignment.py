@@ -30,8 +30,8 @@ from alignment_bench.case import SECTIONS, Case, Row, Section, llama_shape
 from alignment_bench.launching import run_case
 from alignment_bench.tables import merged, show
 from alignment_bench.tokens import write_tokens
+from megadga.config.llama_shapes import PRESETS
 from megadga.console import run_program, tool_parser
-from megadga.model.presets import PRESETS
 
 EPILOG = """\
 example:
@@ -122,7 +122,9 @@ def many_domains(case: Case, args: argparse.Namespace) -> list[Case]:
     smaller = replace(case, sections=("domains",), stage=2)
     if not args.presets:
         shape = llama_shape(max(64, args.width // 4), 2)
-        smaller = replace(smaller, shape=shape, model=f"width {shape.width}", sequence_length=32)
+        smaller = replace(
+            smaller, shape=shape, model=f"width {shape.hidden_size}", sequence_length=32
+        )
     if not args.gpu:
         return [replace(smaller, ranks=ranks) for ranks in (*args.ranks, 2 * max(args.ranks))]
     return [replace(smaller, ranks=ranks) for ranks in args.ranks]

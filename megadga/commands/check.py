@@ -22,7 +22,7 @@ from megadga.prepare.leakage.search import (
     render_leakage,
 )
 from megadga.prepare.workers import open_processes
-from megadga.train.reference import describe_size
+from megadga.train.models import describe_size
 
 _LEAKAGE = 1
 """Exit code if the check completed and found more leakage than allowed."""
@@ -97,7 +97,7 @@ def _look_for_leakage(searches: Sequence[LeakageSearch]) -> int:
 def _describe(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     print("\n".join(describe(config)))
-    print(f"\n{describe_size(config.model)}")
+    print(f"\n{describe_size(config)}")
     return 0
 
 

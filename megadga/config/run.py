@@ -14,11 +14,11 @@ from megadga.config.consistency import (
     resolve_total_steps,
 )
 from megadga.config.mixing import ExtensionOptions, Mixing
+from megadga.config.models import HuggingFaceModel, Model
 from megadga.config.sections import (
     CheckpointSection,
     DataSection,
     EvaluationSection,
-    LlamaModel,
     SamplingSection,
     TrainingSection,
 )
@@ -169,8 +169,8 @@ class RunConfig(Section):
     output: Path
     """Folder of the run's metrics and checkpoints. As every path here, relative to the folder of
     this file; in an override (--set), to the working directory."""
-    model: LlamaModel
-    """What is trained."""
+    model: Model
+    """What is trained: type llama or hugging_face."""
     data: DataSection
     """What it is trained on."""
     mixing: Mixing
@@ -221,6 +221,7 @@ class RunConfig(Section):
         (`MAY_CHANGE`).
         """
         values = self.model_dump(mode="json", exclude=NOT_TRAINED)
+        values["model"] |= self._model_identity()
         values["deepspeed"] = settings_identity(self.deepspeed, self.training)
         if self.mixing.reads_evaluations:
             values["evaluation"] = {
@@ -236,6 +237,14 @@ class RunConfig(Section):
         elif not self.mixing.aligns_to_specific:
             del values["data"]["specific"]
         return values
+
+    def _model_identity(self) -> dict[str, Any]:
+        """Return the name of the folder that the weights are from, which may move."""
+        match self.model:
+            case HuggingFaceModel(path=str() as path):
+                return {"path": Path(path).name}
+            case _:
+                return {}
 
     def to_yaml(self) -> str:
         """Return YAML that `load_config` reads back, with defaults spelled out.

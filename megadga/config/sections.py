@@ -1,4 +1,4 @@
-"""The sections of a run's configuration, except for mixing."""
+"""The sections of a run's configuration, except for the model and mixing."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,32 +7,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.section import NonNegativeInt, PositiveFloat, PositiveInt, Section, StrictBool
-
-PresetName = Literal["nano", "tiny", "8m", "30m", "125m", "350m", "750m", "1b", "7b"]
-
+from megadga.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 Precision = Literal["fp32", "bf16"]
 
 
 Packing = Literal["stream", "examples"]
-
-
-class LlamaModel(Section):
-    """A Llama-shaped decoder, trained from its initialisation."""
-
-    type: Literal["llama"]
-    """Kind of model."""
-    preset: PresetName
-    """Named shape: layers, width, heads and MLP width."""
-    sequence_length: PositiveInt
-    """Tokens per training sequence (S), at least 1."""
-    vocabulary_size: PositiveInt | None = None
-    """Rows of the embedding; null: the tokenizer's vocabulary size, which is also the minimum."""
-    activation_checkpointing: StrictBool = False
-    """Recompute each layer's activations in the backward pass: less memory, a third slower."""
-    tied_embeddings: StrictBool | None = None
-    """Share input and output embedding; null: as the preset has it."""
 
 
 class NamedFolder(Section):

@@ -174,6 +174,27 @@ def resolve_path(folder: Path, path: Path) -> Path:
         return whole
 
 
+class FolderOrHubId(str):
+    """A folder, or the name of a model on Hugging Face's hub; `resolve_paths` decides.
+
+    It is a folder if one is there, or if it is not written as such a name (``owner/model``).
+    """
+
+    __slots__ = ()
+    _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+
+    def resolved(self, resolve: Callable[[Path], Path]) -> str:
+        """Return the folder's absolute path, or the name.
+
+        Args:
+            resolve: Returns a relative path's place.
+        """
+        folder = resolve(Path(self))
+        if not folder.is_dir() and self._NAME.fullmatch(self):
+            return str(self)
+        return str(folder.absolute())
+
+
 def _closest(key: KeyPath, folders: Mapping[KeyPath, Path]) -> Path:
     around = (key[:length] for length in range(len(key), -1, -1))
     return next(folders[section] for section in around if section in folders)
@@ -183,17 +204,16 @@ def _changed(value: Any, change: Callable[[KeyPath, Path], Path], key: KeyPath) 
     match value:
         case Path():
             return change(key, value)
+        case FolderOrHubId():
+            return value.resolved(lambda path: change(key, path))
         case BaseModel():
             return map_paths(value, change, key)
         case dict():
             parts = cast("dict[str, Any]", value)
             return {name: _changed(part, change, (*key, name)) for name, part in parts.items()}
-        case list():
+        case list() | tuple() if type(value) in (list, tuple):  # no named tuples
             items = cast("list[Any]", value)
-            return [_changed(item, change, (*key, at)) for at, item in enumerate(items)]
-        case tuple() if type(value) is tuple:  # pyright: ignore[reportUnknownArgumentType]
-            items = cast("tuple[Any, ...]", value)
-            return tuple(_changed(item, change, (*key, at)) for at, item in enumerate(items))
+            return type(items)(_changed(item, change, (*key, at)) for at, item in enumerate(items))
         case _:
             return value
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from megadga.data.domain import PADDING
-from megadga.model.presets import LlamaShape
+from megadga.config.llama_shapes import LlamaShape
+from megadga.model.losses import next_token_losses
 
 Initializer = Callable[[Tensor], None]
 
@@ -180,10 +180,12 @@ class Attention(nn.Module):
         super().__init__()
         self.head_width = shape.head_width
         kv_width = shape.num_kv_heads * shape.head_width
-        self.query = Linear(shape.width, shape.width, initialization.inner("query"))
-        self.key = Linear(shape.width, kv_width, initialization.inner("key"))
-        self.value = Linear(shape.width, kv_width, initialization.inner("value"))
-        self.output = Linear(shape.width, shape.width, initialization.residual("output"))
+        self.query = Linear(shape.hidden_size, shape.hidden_size, initialization.inner("query"))
+        self.key = Linear(shape.hidden_size, kv_width, initialization.inner("key"))
+        self.value = Linear(shape.hidden_size, kv_width, initialization.inner("value"))
+        self.output = Linear(
+            shape.hidden_size, shape.hidden_size, initialization.residual("output")
+        )
 
     def forward(self, stream_BSD: Tensor, rotary: RotaryEmbedding) -> Tensor:
         """Mix each position with those before it: ``(b, S, D)`` to ``(b, S, D)``."""
@@ -205,9 +207,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: LlamaShape, initialization: DecoderInitialization) -> None:
         super().__init__()
-        self.gate = Linear(shape.width, shape.mlp_width, initialization.inner("gate"))
-        self.up = Linear(shape.width, shape.mlp_width, initialization.inner("up"))
-        self.down = Linear(shape.mlp_width, shape.width, initialization.residual("down"))
+        self.gate = Linear(
+            shape.hidden_size, shape.intermediate_size, initialization.inner("gate")
+        )
+        self.up = Linear(shape.hidden_size, shape.intermediate_size, initialization.inner("up"))
+        self.down = Linear(
+            shape.intermediate_size, shape.hidden_size, initialization.residual("down")
+        )
 
     def forward(self, stream_BSD: Tensor) -> Tensor:
         """Transform every position by itself: ``(b, S, D)`` to ``(b, S, D)``."""
@@ -220,9 +226,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: LlamaShape, initialization: DecoderInitialization) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
+        self.attention_norm = nn.RMSNorm(shape.hidden_size, eps=NORM_EPSILON)
         self.attention = Attention(shape, initialization.within("attention"))
-        self.feed_forward_norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
+        self.feed_forward_norm = nn.RMSNorm(shape.hidden_size, eps=NORM_EPSILON)
         self.feed_forward = FeedForward(shape, initialization.within("feed_forward"))
 
     def forward(self, stream_BSD: Tensor, rotary: RotaryEmbedding) -> Tensor:
@@ -256,16 +262,18 @@ class Llama(nn.Module):
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
-        initialization = DecoderInitialization(seed, shape.width, shape.num_layers)
+        initialization = DecoderInitialization(seed, shape.hidden_size, shape.num_layers)
         self.checkpoint_activations = checkpoint_activations
-        self.embedding = Embedding(vocabulary_size, shape.width, initialization.inner("embedding"))
-        self.rotary = RotaryEmbedding(shape.head_width, sequence_length, shape.rope_base)
+        self.embedding = Embedding(
+            vocabulary_size, shape.hidden_size, initialization.inner("embedding")
+        )
+        self.rotary = RotaryEmbedding(shape.head_width, sequence_length, shape.rope_theta)
         self.blocks = nn.ModuleList(
             Block(shape, initialization.within(f"blocks.{layer}"))
             for layer in range(shape.num_layers)
         )
-        self.norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
-        self.head = Linear(shape.width, vocabulary_size, initialization.inner("head"))
+        self.norm = nn.RMSNorm(shape.hidden_size, eps=NORM_EPSILON)
+        self.head = Linear(shape.hidden_size, vocabulary_size, initialization.inner("head"))
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
 
@@ -281,16 +289,8 @@ class Llama(nn.Module):
         Returns:
             Losses, float32, shape ``(b, S)``; 0 where the target is padding.
         """
-        logits_BSV = self.logits(tokens_BT[:, :-1].clamp(min=0))  # any token will do for padding
-        targets_BS = tokens_BT[:, 1:]
-        precise = torch.promote_types(logits_BSV.dtype, torch.float32)
-        losses = functional.cross_entropy(
-            logits_BSV.flatten(0, 1).to(precise),
-            targets_BS.flatten(),
-            ignore_index=PADDING,
-            reduction="none",
-        )
-        return losses.view_as(targets_BS)
+        inputs_BS = tokens_BT[:, :-1].clamp(min=0)  # any token will do for padding
+        return next_token_losses(self.logits(inputs_BS), tokens_BT)
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""

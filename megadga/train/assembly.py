@@ -52,7 +52,7 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
-from megadga.train.step import Reweighting, Trainer
+from megadga.train.step import Reweighting, Trainer, step_seed
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _assemble(
     files = on_first_rank(ranks, lambda: DataFileWatcher(data.files))
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
-    engine = make_engine(config, settings, vocabulary_size=data.vocabulary_size)
+    engine = make_engine(config, settings, data, is_new=point is None)
     plugin = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
@@ -300,6 +300,7 @@ def _trainer(
         plugin.names,
         step_sum=step_sum,
         clock=time.perf_counter,
+        seed=lambda step: step_seed(config.seed, step, rank=collective.rank),
         observe_losses=plugin.observe_losses,
         reference=reference,
         reweighting=reweighting,

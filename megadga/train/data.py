@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.config.mixing import ExtensionOptions
+from megadga.config.models import HuggingFaceModel
 from megadga.config.run import RunConfig
 from megadga.config.sections import EvaluatedSet, Packing
 from megadga.data.domain import Domain, SequenceSet
@@ -28,6 +29,7 @@ from megadga.errors import ConfigError
 from megadga.mixers.doremi import DoremiOptions
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.mixture import RunBasis, open_basis
+from megadga.train.models import check_model, vocabulary_rows
 from megadga.train.reference import ReferenceModel, open_reference
 
 
@@ -80,6 +82,13 @@ def _missing_folders(config: RunConfig) -> Iterator[ConfigIssue]:
             yield from _shards(("data", "domains", index, "path"), domain.path)
     for name, target in config.data.specific.items():
         yield from _shards(("data", "specific", name, "path"), target.path)
+    match config.model:
+        case HuggingFaceModel(path=str() as path) if Path(path).is_absolute():
+            if not (Path(path) / "config.json").is_file():
+                expected = "a folder with config.json, or a model on the hub"
+                yield ConfigIssue(("model", "path"), expected, f"none at {path}")
+        case _:
+            pass
     evaluated = {} if config.evaluation is None else config.evaluation.sets
     for name, held_out in evaluated.items():
         yield from _shards(("evaluation", "sets", name, "path"), held_out.path)
@@ -177,6 +186,7 @@ def open_data(config: RunConfig) -> RunData:
     held_out, held_out_specific = _held_out(config, folders, targets, opened)
     _check_guarded(config, held_out)
     tokenizer = folders[0].manifest.tokenizer
+    architecture = check_model(config, tokenizer)
     reference = open_reference(config, tokenizer)
     digests = config.mixing.digests()
     return RunData(
@@ -185,7 +195,7 @@ def open_data(config: RunConfig) -> RunData:
         specific,
         held_out,
         held_out_specific,
-        vocabulary_size=_vocabulary_size(config, tokenizer),
+        vocabulary_size=vocabulary_rows(config, tokenizer),
         basis=basis,
         reference=reference,
         identity={
@@ -198,6 +208,7 @@ def open_data(config: RunConfig) -> RunData:
             "basis": None if basis is None else basis.digest,
             "schedule": digests.get("schedule"),
             "reference": None if reference is None else reference.identity,
+            **({} if architecture is None else {"architecture": architecture}),
             **({"held_out": _held_out_digest(folders)} if config.mixing.reads_evaluations else {}),
         },
         files=_files(config, folders, targets),
@@ -347,18 +358,6 @@ def _identity(folders: Sequence[ShardFolder], opened: OpenedSplit) -> Mapping[st
     digest.update(bounds.tobytes())
     names = f"{len(folder.domains.names)} domains, {digest.hexdigest()[:16]}"
     return f"{names}, {_summary(folder.manifest)}"
-
-
-def _vocabulary_size(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
-    size = config.model.vocabulary_size
-    if size is not None and size < tokenizer.vocab_size:
-        raise config.invalid(
-            "model",
-            "vocabulary_size",
-            expected=f"at least {tokenizer.vocab_size}, the tokenizer's",
-            found=str(size),
-        )
-    return tokenizer.vocab_size if size is None else size
 
 
 def _summary(manifest: Manifest, split: str = "train") -> str:

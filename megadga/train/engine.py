@@ -14,11 +14,12 @@ import torch
 import torch.distributed as dist
 from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from megadga.config.deepspeed import stable_decay
+from megadga.config.models import HuggingFaceModel, LlamaModel
 from megadga.config.run import RunConfig
 from megadga.model.llama import Llama
 from megadga.probes.collective import ProcessGroupCollective
@@ -26,7 +27,9 @@ from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
 from megadga.probes.weights_only import weights_only_loading
 from megadga.run_folder.checkpoints import find_damage
-from megadga.train.reference import ReferenceModel, model_shape
+from megadga.train.data import RunData
+from megadga.train.models import model_errors, read_architecture
+from megadga.train.reference import ReferenceModel
 
 
 @dataclass(frozen=True)
@@ -58,30 +61,24 @@ class WarmupStableDecay:
         return 1.0
 
 
-def make_engine(config: RunConfig, settings: dict[str, Any], *, vocabulary_size: int) -> Any:
-    """Return an engine around the run's newly initialised model. Collective.
+def make_engine(
+    config: RunConfig, settings: dict[str, Any], data: RunData, *, is_new: bool
+) -> Any:
+    """Return an engine around the run's newly built model. Collective.
 
     Under ZeRO-3 the model is partitioned during construction, so that no rank holds all of it.
 
     Args:
         config: The run.
         settings: DeepSpeed settings, completed for the number of ranks.
-        vocabulary_size: Rows of the embedding.
+        data: Its data, which has the tokenizer and the number of rows of the embedding.
+        is_new: Whether the run starts here, with the weights that the configuration names; False:
+            a checkpoint's are loaded later.
 
     Raises:
-        ConfigError: If DeepSpeed rejects its settings.
+        ConfigError: If DeepSpeed rejects its settings, or weights cannot be loaded.
     """
-    stage = settings.get("zero_optimization", {}).get("stage", 0)
-    with _deepspeed_errors(config):
-        partitioned = deepspeed.zero.Init(config_dict_or_path=settings, enabled=stage == 3)
-    with partitioned:
-        model = Llama(
-            model_shape(config.model),
-            vocabulary_size=vocabulary_size,
-            sequence_length=config.model.sequence_length,
-            seed=config.seed,
-            checkpoint_activations=config.model.activation_checkpointing,
-        )
+    model = _build_model(config, settings, data, is_new=is_new)
     initialize: Any = deepspeed.initialize  # its annotations contradict its documentation
     with _deepspeed_errors(config):
         engine, *_ = initialize(
@@ -90,8 +87,42 @@ def make_engine(config: RunConfig, settings: dict[str, Any], *, vocabulary_size:
             config=settings,
             lr_scheduler=_own_schedule(config),
         )
-    model.rotary.to(engine.device)  # zero.Init moves parameters only, not buffers
+    _move_buffers(model, engine.device)
     return engine
+
+
+def _build_model(
+    config: RunConfig, settings: dict[str, Any], data: RunData, *, is_new: bool
+) -> nn.Module:
+    partitioned = settings.get("zero_optimization", {}).get("stage", 0) == 3
+    match config.model:
+        case LlamaModel() as section:
+            with _deepspeed_errors(config):
+                init = deepspeed.zero.Init(config_dict_or_path=settings, enabled=partitioned)
+            with init:
+                return Llama(
+                    section.shape,
+                    vocabulary_size=data.vocabulary_size,
+                    sequence_length=section.sequence_length,
+                    seed=config.seed,
+                    checkpoint_activations=section.activation_checkpointing,
+                )
+        case HuggingFaceModel():
+            architecture = read_architecture(config, data.tokenizer)
+            with _deepspeed_errors(config), model_errors(config):
+                return architecture.build(
+                    vocabulary_size=data.vocabulary_size,
+                    seed=config.seed,
+                    deepspeed=settings if partitioned else None,
+                    pretrained=is_new,
+                )
+
+
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
+    """Move buffers to a device: zero.Init moves parameters alone."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
 
 
 def _own_schedule(config: RunConfig) -> Callable[[Optimizer], LambdaLR] | None:
@@ -142,7 +173,7 @@ def load_reference(
         ConfigError: If the checkpoint cannot be read or does not fit the model; on every rank.
     """
     model = Llama(
-        model_shape(reference.model),
+        reference.model.shape,
         vocabulary_size=reference.vocabulary_size,
         sequence_length=reference.model.sequence_length,
         seed=0,

@@ -35,7 +35,7 @@ from megadga.probes.overhead import num_measured, update_cost
 from megadga.report.history import read_weights
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.extension import make_extension
-from megadga.train.reference import model_shape
+from megadga.train.models import model_size
 
 MAX_NAMED = 5
 """Names in an error: there may be thousands."""
@@ -366,13 +366,12 @@ def _updates(
     needs = scheduler.observes
     if probe is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
         return None
-    vocabulary_size = config.model.vocabulary_size or domains[0].tokenizer.vocab_size
     cost = update_cost(
         probe,
         num_domains=num_measured(needs, len(domains)),
         global_batch_size=config.training.global_batch_size,
         needs=needs,
-        matrices=model_shape(config.model).matrices(vocabulary_size),
+        matrices=model_size(config, domains[0].tokenizer).matrices,
     )
     return affordable_updates(
         cost, overhead=config.mixing.update_overhead, total_steps=config.training.steps

@@ -1,43 +1,24 @@
-"""Model shapes, and the checkpoint of a reference run (without torch)."""
+"""The checkpoint of a reference run (without torch)."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megadga.config.loading import load_config
+from megadga.config.models import LlamaModel
 from megadga.config.run import RunConfig
-from megadga.config.sections import LlamaModel
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError, ResumeError
 from megadga.mixers.doremi import DoremiOptions
-from megadga.model.presets import PRESETS, LlamaShape
 from megadga.run_folder.checkpoints import (
     CHECKPOINTS,
     CheckpointHeader,
     latest_checkpoint,
     load_header,
 )
-
-
-def model_shape(model: LlamaModel) -> LlamaShape:
-    """Return the preset's shape with the overrides of the configuration."""
-    shape = PRESETS[model.preset]
-    if model.tied_embeddings is None:
-        return shape
-    return replace(shape, tied_embeddings=model.tied_embeddings)
-
-
-def describe_size(model: LlamaModel) -> str:
-    """Return the model's number of parameters, per vocabulary token if its size is unknown."""
-    shape = model_shape(model)
-    if model.vocabulary_size is not None:
-        return f"{shape.num_parameters(model.vocabulary_size):,} parameters"
-    per_token = shape.num_parameters(1) - shape.num_parameters(0)
-    fixed = f"{shape.num_parameters(0):,} parameters"
-    return f"{fixed}, and {per_token:,} for each token of the shards' vocabulary"
 
 
 @dataclass(frozen=True)
@@ -86,6 +67,8 @@ def open_reference(config: RunConfig, tokenizer: TokenizerIdentity) -> Reference
     if not path.is_file():
         raise _unfit(config, "the output folder of a run", f"no {path}")
     other = load_config(path)
+    if not isinstance(other.model, LlamaModel):
+        raise _unfit(config, f"a model of type llama ({path})", other.model.type)
     length, other_length = config.model.sequence_length, other.model.sequence_length
     if other_length != length:
         expected = f"a model of model.sequence_length {length} ({path})"

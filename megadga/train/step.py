@@ -1,5 +1,6 @@
 """One optimizer step: forward and backward passes, and losses per domain."""
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -160,6 +161,8 @@ class Trainer:
         names: Names of the ``K`` domains.
         step_sum: Gathers per-sequence values over the ranks, once per step.
         clock: Returns a monotonic time in seconds.
+        seed: Returns this rank's seed for a step, which dropout draws from: a resumed run goes on
+            as if it had not stopped.
         observe_losses: Called with the losses of each step.
         reference: Computes a reference model's losses of every batch.
         reweighting: Weighting of sequences; None: equal weights.
@@ -172,6 +175,7 @@ class Trainer:
         *,
         step_sum: StepAllReduce,
         clock: Callable[[], float],
+        seed: Callable[[int], int] = lambda step: step,
         observe_losses: ObserveLosses | None = None,
         reference: TokenLosses | None = None,
         reweighting: Reweighting | None = None,
@@ -179,6 +183,7 @@ class Trainer:
         self._engine = engine
         self._names = tuple(names)
         self._clock = clock
+        self._seed = seed
         self._observe_losses = observe_losses
         self._reference = reference
         self._weighted = reweighting is not None
@@ -203,6 +208,7 @@ class Trainer:
             are never weighted.
         """
         started = self._clock()
+        torch.manual_seed(self._seed(batch.step))
         learning_rate = self._engine.get_lr()[0]
         extra = () if self._reference is None else (_sequence_means(self._reference, batch),)
         trained = self._passes(batch, *extra)
@@ -245,6 +251,18 @@ class Trainer:
 
     def _named(self, domains: IntArray) -> list[str]:
         return [self._names[domain] for domain in domains.tolist()]
+
+
+def step_seed(seed: int, step: int, *, rank: int) -> int:
+    """Return the seed of what a rank draws in an optimizer step, in ``[0, 2^63)``.
+
+    Args:
+        seed: Of the run.
+        step: From 1.
+        rank: Of the data-parallel group.
+    """
+    address = f"step/{seed}/{step}/{rank}".encode()
+    return int.from_bytes(hashlib.blake2b(address, digest_size=8).digest(), "little") >> 1
 
 
 def _effective(weights: FloatArray | None, number: int) -> float:

@@ -13,6 +13,7 @@ from tests.support.probe_cases import (
     PRECISIONS,
     WORLD_SIZES,
     ProbeCase,
+    architecture_cases,
     exactness_cases,
 )
 from tests.support.ranks import run_ranks
@@ -56,7 +57,9 @@ def test_alignments_equal_float64_gradients(
 ) -> None:
     results = measured(world_size, family)["exactness"]
 
-    assert [r["probe"] for r in results] == PROBES * len(exactness_cases(world_size, family))
+    cases = (*exactness_cases(world_size, family), *architecture_cases(world_size, family))
+    assert [r["model"] for r in results[:: len(PROBES)]] == [case.model for case in cases]
+    assert [r["probe"] for r in results] == PROBES * len(cases)
     for result in results:
         assert result["errors"]["alignments"] < tolerance(result), result
 

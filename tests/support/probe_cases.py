@@ -55,6 +55,15 @@ def exactness_cases(world_size: int, family: str) -> list[ProbeCase]:
     ]
 
 
+def architecture_cases(world_size: int, family: str) -> list[ProbeCase]:
+    """What alignments are compared with float64 on, of architectures that transformers has.
+
+    Each under ZeRO-2 and ZeRO-3, on two ranks: other norms, biases and positions than Llama's.
+    """
+    kinds = [kind for kind in FAMILIES[family] if kind in ("2", "3")] if world_size == 2 else []
+    return [ProbeCase(k, "fp32", m) for k in kinds for m in ("qwen3", "gemma2", "gpt_neox")]
+
+
 def _models(world_size: int, kind: str) -> Sequence[str]:
     """Return the models of one kind of engine: two or more, so that both precisions are met."""
     stage = [each for kinds in FAMILIES.values() for each in kinds if each[0] == kind[0]]

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from megadga.config.llama_shapes import LlamaShape
+from megadga.config.models import HuggingFaceModel
 from megadga.model.llama import Llama
-from megadga.model.presets import LlamaShape
 from megadga.probes.loss import Loss, causal_lm_loss, mean_loss
 from tests.support.models import SmallDecoder
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
@@ -44,10 +45,10 @@ def llama(
 ) -> nn.Module:
     shape = LlamaShape(
         num_layers=num_layers,
-        width=12 * scale,
+        hidden_size=12 * scale,
         num_heads=2,
         num_kv_heads=1,
-        mlp_width=20 * scale,
+        intermediate_size=20 * scale,
         tied_embeddings=tied,
     )
     return Llama(
@@ -123,6 +124,24 @@ def mixtral() -> nn.Module:
     )
 
 
+def decoder_of(**config: Any) -> nn.Module:
+    """Build a model as `model: {type: hugging_face}` does."""
+    from megadga.model.hugging_face import Architecture  # noqa: PLC0415  (slow to import)
+
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": SEQUENCE_LENGTH,
+    }
+    section = HuggingFaceModel(
+        type="hugging_face", config={**sizes, **config}, sequence_length=SEQUENCE_LENGTH
+    )
+    architecture = Architecture.read(section, vocabulary_size=VOCABULARY, eod=0)
+    return architecture.build(vocabulary_size=VOCABULARY, seed=3)
+
+
 def compile_engine(engine: Any) -> None:
     """Compile, under ZeRO-3 without AOTAutograd: its hooks cut a model into many small graphs."""
     partitioned = engine.zero_optimization_stage() == 3
@@ -148,6 +167,13 @@ PROBED_MODELS: dict[str, ProbedModel] = {
     "gpt2-dropout-checkpointed": ProbedModel(
         lambda: gpt2(dropout=0.1, checkpointed=True), causal_lm_loss
     ),
+    "qwen3": ProbedModel(
+        lambda: decoder_of(model_type="qwen3", num_key_value_heads=1, head_dim=8)
+    ),
+    "gemma2": ProbedModel(
+        lambda: decoder_of(model_type="gemma2", num_key_value_heads=1, head_dim=8)
+    ),
+    "gpt_neox": ProbedModel(lambda: decoder_of(model_type="gpt_neox")),
     "packed-row": ProbedModel(lambda: PackedRow(VOCABULARY, SEQUENCE_LENGTH)),
     "mixtral": ProbedModel(mixtral, causal_lm_loss),
     "routed": ProbedModel(lambda: Routed(VOCABULARY)),

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from megadga.model.presets import PRESETS, LlamaShape
+from megadga.config.llama_shapes import PRESETS, LlamaShape
 
 Section = Literal["cost", "domains", "memory", "communication"]
 SECTIONS: tuple[Section, ...] = ("cost", "memory", "communication", "domains")
@@ -80,8 +80,8 @@ class Case:
 def llama_shape(width: int, num_layers: int) -> LlamaShape:
     """Return a decoder's sizes with heads of 64 features and SwiGLU at 8/3 of the width."""
     heads = max(1, width // 64)
-    mlp_width = -(-8 * width // (3 * 64)) * 64
-    return LlamaShape(num_layers, width, heads, heads, mlp_width, tied_embeddings=True)
+    intermediate_size = -(-8 * width // (3 * 64)) * 64
+    return LlamaShape(num_layers, width, heads, heads, intermediate_size, tied_embeddings=True)
 
 
 def preset_shape(name: str) -> LlamaShape:

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignment_bench.case import Case
-from megadga.model.presets import PRESETS, LlamaShape
+from megadga.config.llama_shapes import PRESETS, LlamaShape
 
 Row = dict[str, Any]
 """One measurement: JSON values by name."""
 
 SMALL = LlamaShape(
-    num_layers=1, width=64, num_heads=2, num_kv_heads=1, mlp_width=128, tied_embeddings=True
+    num_layers=1,
+    hidden_size=64,
+    num_heads=2,
+    num_kv_heads=1,
+    intermediate_size=128,
+    tied_embeddings=True,
 )
 """Stands for every preset in a quick check."""
 

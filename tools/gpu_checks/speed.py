@@ -19,10 +19,10 @@ from alignment_bench.case import Case
 from alignment_bench.cost import AGAIN, PLAIN, Seconds, cost_rows, cost_variants, time_rounds
 from alignment_bench.tokens import cut, write_tokens
 from alignment_bench.workbench import Workbench, make_engine
+from megadga.config.llama_shapes import LlamaShape
 from megadga.mixers.dga import Dga
 from megadga.mixers.probing import Directional
 from megadga.mixers.static import uniform_weights
-from megadga.model.presets import LlamaShape
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.loss import mean_loss
 
@@ -229,9 +229,9 @@ def flops_per_token(shape: LlamaShape, *, vocabulary_size: int, sequence_length:
     counts as if it were not causal.
     """
     tables = 1 if shape.tied_embeddings else 2
-    embedding = vocabulary_size * shape.width
+    embedding = vocabulary_size * shape.hidden_size
     num_parameters = shape.num_parameters(vocabulary_size) - (tables - 1) * embedding
-    return 6.0 * num_parameters + 12.0 * shape.num_layers * shape.width * sequence_length
+    return 6.0 * num_parameters + 12.0 * shape.num_layers * shape.hidden_size * sequence_length
 
 
 def _utilisation(rate: float, case: Case, setting: Setting) -> float | None:
@@ -277,8 +277,8 @@ def _hugging_face_engine(case: Case) -> Any:
     configure: Any = LlamaConfig  # takes more than it declares
     config = configure(
         vocab_size=case.vocabulary_size,
-        hidden_size=shape.width,
-        intermediate_size=shape.mlp_width,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_kv_heads,

@@ -9,12 +9,12 @@ from typing import Any
 import deepspeed
 import numpy as np
 
+from megadga.config.llama_shapes import LlamaShape
 from megadga.data.domain import Domain
 from megadga.mixers.dga import Dga
 from megadga.mixers.probing import Directional, LowRank, LowRankEnergy
 from megadga.mixers.static import uniform_weights
 from megadga.model.llama import Llama
-from megadga.model.presets import LlamaShape
 from megadga.plugin import Metrics, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.sequences import ProbeSequenceSampler
@@ -163,10 +163,10 @@ def _engine(recipe: Recipe, vocabulary_size: int) -> Any:
     heads = max(1, recipe.width // _HEAD_WIDTH)
     shape = LlamaShape(
         num_layers=recipe.layers,
-        width=recipe.width,
+        hidden_size=recipe.width,
         num_heads=heads,
         num_kv_heads=heads,
-        mlp_width=3 * recipe.width,
+        intermediate_size=3 * recipe.width,
         tied_embeddings=True,
     )
     model = Llama(

@@ -11,6 +11,7 @@ from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import exactness, low_rank, preconditioned
 from tests.support.engines import init_ranks
 from tests.support.probe_cases import (
+    architecture_cases,
     exactness_cases,
     factored_cases,
     preconditioned_cases,
@@ -24,7 +25,7 @@ def main(output: str, folder: str, family: str) -> None:
     root = Path(folder)
     world_size = init_ranks()
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in PARTS}
-    for case in exactness_cases(world_size, family):
+    for case in (*exactness_cases(world_size, family), *architecture_cases(world_size, family)):
         results["exactness"] += exactness.results_of(root, case)
     for case in preconditioned_cases(world_size, family):
         results["preconditioned"] += preconditioned.results_of(root, case)

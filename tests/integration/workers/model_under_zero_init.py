@@ -11,12 +11,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megadga.config.llama_shapes import LlamaShape
 from megadga.model.llama import Llama, NormalInitializer
-from megadga.model.presets import LlamaShape
 from megadga.train.ranks import destroy_process_group
 
 SHAPE = LlamaShape(
-    num_layers=6, width=64, num_heads=4, num_kv_heads=2, mlp_width=128, tied_embeddings=False
+    num_layers=6,
+    hidden_size=64,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=128,
+    tied_embeddings=False,
 )
 VOCABULARY = 301  # odd: its matrices do not divide by the ranks
 

@@ -19,7 +19,6 @@ from megadga.train.assembly import open_run
 from megadga.train.data import open_data
 from megadga.train.loop import train
 from megadga.train.ranks import process_group
-from megadga.train.reference import model_shape
 from tests.support.engines import fingerprint, full_parameters
 from tests.support.ranks import REPOSITORY
 
@@ -43,7 +42,7 @@ def in_the_examples_loop(config: RunConfig) -> dict[str, Any]:
     data = open_data(config)
     with process_group():
         model = Llama(
-            model_shape(config.model),
+            config.model.shape,
             vocabulary_size=data.vocabulary_size,
             sequence_length=config.model.sequence_length,
             seed=config.seed,

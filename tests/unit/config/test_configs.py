@@ -7,10 +7,11 @@ import pytest
 from megadga.commands.init import EXAMPLES
 from megadga.config.consistency import find_inconsistencies
 from megadga.config.deepspeed import deepspeed_settings
+from megadga.config.llama_shapes import PRESETS
 from megadga.config.loading import load_config
-from megadga.config.sections import PresetName, TrainingSection
+from megadga.config.models import PresetName
+from megadga.config.sections import TrainingSection
 from megadga.config.yaml_source import read_file
-from megadga.model.presets import PRESETS
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from megadga.config.llama_shapes import LlamaShape
 from megadga.data.domain import PADDING
 from megadga.model.llama import Llama
-from megadga.model.presets import LlamaShape
 
 SHAPE = LlamaShape(
-    num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_width=48, tied_embeddings=True
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=48,
+    tied_embeddings=True,
 )
 VOCABULARY, LENGTH = 300, 16
 

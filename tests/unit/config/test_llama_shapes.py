@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from megadga.model.presets import PRESETS, LlamaShape
+from megadga.config.llama_shapes import PRESETS, LlamaShape
 
 SMALL = LlamaShape(
-    num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_width=48, tied_embeddings=True
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=48,
+    tied_embeddings=True,
 )
 
 
@@ -30,9 +35,9 @@ def test_presets_have_the_sizes_their_names_promise():
     ("change", "message"),
     [
         ({"num_layers": 0}, "num_layers: expected at least 1, found 0"),
-        ({"width": 36}, "width: expected a multiple of 2 \\* num_heads = 8, found 36"),
+        ({"hidden_size": 36}, "hidden_size: expected a multiple of 2 \\* num_heads = 8, found 36"),
         ({"num_kv_heads": 3}, "num_kv_heads: expected a divisor of num_heads = 4, found 3"),
-        ({"rope_base": 1.0}, "rope_base: expected more than 1, found 1.0"),
+        ({"rope_theta": 1.0}, "rope_theta: expected more than 1, found 1.0"),
     ],
 )
 def test_a_shape_that_cannot_be_built_is_refused_by_name(change, message):
@@ -41,7 +46,7 @@ def test_a_shape_that_cannot_be_built_is_refused_by_name(change, message):
 
 
 def test_presets_import_without_torch():
-    code = "import sys, megadga.model.presets; sys.exit('torch' in sys.modules)"
+    code = "import sys, megadga.config.llama_shapes; sys.exit('torch' in sys.modules)"
 
     finished = subprocess.run([sys.executable, "-c", code], check=False)
 

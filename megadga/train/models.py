@@ -1,0 +1,197 @@
+"""The model of a run before it is built: its size, its vocabulary, its tokenizer (without torch).
+
+Models of Hugging Face's transformers are an exception: only transformers, and torch with it, can
+tell what they are.
+"""
+
+import math
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megadga.config.models import HuggingFaceModel, LlamaModel
+from megadga.config.run import RunConfig
+from megadga.data.files import checksum
+from megadga.data.manifest import TokenizerIdentity
+
+if TYPE_CHECKING:
+    from megadga.model.hugging_face import Architecture
+
+_TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
+"""By the kind of a tokenizer, its file in the folder of a model."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a run's model comes to.
+
+    Attributes:
+        num_parameters: Tied ones counted once.
+        matrices: Shapes of its matrices, tied ones once.
+        description: Kind and name, for people.
+    """
+
+    num_parameters: int
+    matrices: tuple[tuple[int, int], ...]
+    description: str
+
+
+@contextmanager
+def model_errors(config: RunConfig) -> Generator[None]:
+    """Turn what is wrong with a model of transformers into an error about its key."""
+    from megadga.model.hugging_face import ModelError  # noqa: PLC0415
+
+    try:
+        yield
+    except ModelError as error:
+        key = ("model", *error.key)
+        raise config.invalid(*key, expected=error.expected, found=error.found) from error
+
+
+def read_architecture(config: RunConfig, tokenizer: TokenizerIdentity) -> "Architecture":
+    """Return what transformers knows about a run's model, of ``type: hugging_face``.
+
+    Raises:
+        ConfigError: If transformers is not installed, or knows no such model.
+    """
+    section = config.model
+    assert isinstance(section, HuggingFaceModel)
+    missing = [name for name in ("transformers", "accelerate") if find_spec(name) is None]
+    if missing:
+        expected = f"the package {missing[0]}: pip install 'megadga[hf]'"
+        raise config.invalid("model", "type", expected=expected, found="none installed")
+    from megadga.model.hugging_face import Architecture  # noqa: PLC0415
+
+    rows = section.vocabulary_size or tokenizer.vocab_size
+    with model_errors(config):
+        return Architecture.read(section, vocabulary_size=rows, eod=tokenizer.eod)
+
+
+def vocabulary_rows(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
+    """Return the rows of a run's embedding: as configured, or else of its weights or tokenizer.
+
+    Raises:
+        ConfigError: If they are fewer than the tokenizer's tokens, or than the weights have.
+    """
+    section = config.model
+    least, whose, found = tokenizer.vocab_size, "the tokenizer's", section.vocabulary_size
+    if isinstance(section, HuggingFaceModel):
+        own = read_architecture(config, tokenizer).rows
+        if found is None and own < least:
+            expected = f"at least {least}, {whose}: rows are added only if asked for"
+            key = ("model", "vocabulary_size")
+            raise config.invalid(*key, expected=expected, found=f"null, and {own} in the model")
+        if own > least:
+            least, whose = own, "the model's own"
+    if found is not None and found < least:
+        expected = f"at least {least}, {whose}"
+        raise config.invalid("model", "vocabulary_size", expected=expected, found=str(found))
+    return least if found is None else found
+
+
+def model_size(config: RunConfig, tokenizer: TokenizerIdentity) -> ModelSize:
+    """Return the size of a run's model; nothing is allocated.
+
+    Raises:
+        ConfigError: As of `vocabulary_rows`.
+    """
+    rows = vocabulary_rows(config, tokenizer)
+    match config.model:
+        case LlamaModel() as section:
+            return llama_size(section, rows)
+        case HuggingFaceModel() as section:
+            architecture = read_architecture(config, tokenizer)
+            with model_errors(config):
+                shapes = architecture.parameter_shapes(rows)
+            matrices = tuple((shape[0], shape[1]) for shape in shapes if len(shape) == 2)
+            name = section.path or section.config["model_type"]
+            description = f"{type(architecture.config).__name__} of {name}"
+            return ModelSize(sum(map(math.prod, shapes)), matrices, description)
+
+
+def llama_size(section: LlamaModel, rows: int) -> ModelSize:
+    """Return the size of a Llama-shaped decoder.
+
+    Args:
+        section: Its configuration.
+        rows: Of its embedding.
+    """
+    shape, matrices = section.shape, tuple(section.shape.matrices(rows))
+    changed = sorted(section.model_fields_set & shape.__dataclass_fields__.keys())
+    given = ", ".join(f"{name} {getattr(shape, name)}" for name in changed)
+    description = f"llama {section.preset}" + (f" with {given}" if given else "")
+    return ModelSize(shape.num_parameters(rows), matrices, description)
+
+
+def describe_size(config: RunConfig) -> str:
+    """Return a model's number of parameters as far as it is known without the shards."""
+    match config.model:
+        case LlamaModel(shape=shape, vocabulary_size=int() as rows):
+            return f"{shape.num_parameters(rows):,} parameters"
+        case LlamaModel(shape=shape):
+            per_token = shape.num_parameters(1) - shape.num_parameters(0)
+            fixed = f"{shape.num_parameters(0):,} parameters"
+            return f"{fixed}, and {per_token:,} for each token of the shards' vocabulary"
+        case HuggingFaceModel(path=path):
+            return f"parameters: those of {path or 'the configuration'}; `megadga check` counts"
+
+
+def check_model(config: RunConfig, tokenizer: TokenizerIdentity) -> Mapping[str, Any] | None:
+    """Check that a model can be trained on a tokenizer's tokens, and windows of their length.
+
+    Returns:
+        What identifies the architecture of a model of transformers, JSON-serializable; None of our
+        own, which the configuration does.
+
+    Raises:
+        ConfigError: If the path has another tokenizer, or none to compare, or the architecture
+            has fewer positions than ``sequence_length``.
+    """
+    section = config.model
+    if not isinstance(section, HuggingFaceModel):
+        return None
+    architecture = read_architecture(config, tokenizer)
+    longest = architecture.longest
+    if longest is not None and longest < section.sequence_length:
+        expected = f"at most {longest}, the positions of the model (max_position_embeddings)"
+        found = str(section.sequence_length)
+        raise config.invalid("model", "sequence_length", expected=expected, found=found)
+    if section.path is not None and section.check_tokenizer:
+        _compare_tokenizers(config, section, tokenizer)
+    return architecture.values
+
+
+def _compare_tokenizers(
+    config: RunConfig, section: HuggingFaceModel, tokenizer: TokenizerIdentity
+) -> None:
+    """Compare the file of the path's tokenizer with the one that built the shards."""
+    name = _TOKENIZER_FILES[tokenizer.kind]
+    expected = (
+        f"the tokenizer of the shards ({tokenizer.kind} {tokenizer.fingerprint[:12]}), "
+        "or check_tokenizer: false"
+    )
+    file = _file_of(section, name)
+    if file is None:
+        raise config.invalid("model", "path", expected=expected, found=f"no {name}")
+    if (found := checksum(file)) != tokenizer.fingerprint:
+        raise config.invalid("model", "path", expected=expected, found=f"{name} {found[:12]}")
+
+
+def _file_of(section: HuggingFaceModel, name: str) -> Path | None:
+    """Return a file of a model's folder, or of the hub's; None if there is none."""
+    assert section.path is not None
+    if Path(section.path).is_absolute():
+        file = Path(section.path) / name
+        return file if file.is_file() else None
+    from transformers.utils.hub import cached_file  # noqa: PLC0415
+
+    found = cached_file(
+        section.path,
+        name,
+        revision=section.revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    return None if found is None else Path(found)

@@ -1,0 +1,139 @@
+"""What is checked of a model before it is built: its rows, positions and tokenizer."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from megadga.check import check
+from megadga.config.loading import load_config
+from megadga.config.run import RunConfig
+from megadga.data.manifest import TokenizerIdentity
+from megadga.errors import ConfigError
+from megadga.train.models import check_model, model_size, vocabulary_rows
+from tests.support.runs import RUN, write_run
+from tests.support.shards import write_sets
+
+LLAMA = "{type: llama, preset: tiny, sequence_length: 8}"
+QWEN = """{model_type: qwen3, hidden_size: 16, intermediate_size: 20, num_hidden_layers: 2,
+    num_attention_heads: 2, num_key_value_heads: 1, head_dim: 8, max_position_embeddings: 32}"""
+TOKENIZER_FILE = b'{"model": "of a tokenizer"}'
+
+
+def tokenizer(content: bytes = TOKENIZER_FILE, *, vocab_size: int = 64) -> TokenizerIdentity:
+    fingerprint = hashlib.sha256(content).hexdigest()
+    return TokenizerIdentity("huggingface", fingerprint, vocab_size=vocab_size, eod=0)
+
+
+def run(folder: Path, model: str, *overrides: str) -> RunConfig:
+    return load_config(write_run(folder, RUN.replace(LLAMA, model)), overrides)
+
+
+def complaint(config: RunConfig, found: TokenizerIdentity) -> str:
+    with pytest.raises(ConfigError) as error:
+        vocabulary_rows(config, found)
+        check_model(config, found)
+    return str(error.value).partition(": ")[2]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a model with 64 rows, but without its weights."""
+    from transformers import AutoConfig  # noqa: PLC0415  (slow to import)
+
+    folder = tmp_path_factory.mktemp("model")
+    config = run(folder, f"{{type: hugging_face, config: {QWEN}, sequence_length: 8}}")
+    assert config.model.type == "hugging_face"
+    values = {"vocab_size": 64, **config.model.config}
+    AutoConfig.for_model(**values).save_pretrained(folder)
+    (folder / "tokenizer.json").write_bytes(TOKENIZER_FILE)
+    return folder
+
+
+def test_an_architecture_has_the_rows_of_the_tokenizer(tmp_path):
+    config = run(tmp_path, f"{{type: hugging_face, config: {QWEN}, sequence_length: 8}}")
+
+    assert vocabulary_rows(config, tokenizer(vocab_size=71)) == 71
+    size = model_size(config, tokenizer(vocab_size=71))
+
+    # Untied embeddings, and in each layer q, k, v, o of 2, 1, 1 and 2 heads and three of the MLP.
+    assert size.matrices.count((71, 16)) == 2
+    assert len(size.matrices) == 2 + 2 * 7
+    assert size.num_parameters == 2 * 71 * 16 + 2 * (16 * 48 + 3 * 16 * 20 + 48) + 16
+
+
+def test_rows_are_added_only_if_asked_for_and_never_taken_away(tmp_path, weights):
+    model = f"{{type: hugging_face, path: {weights}, sequence_length: 8}}"
+    more, fewer = tokenizer(vocab_size=70), tokenizer(vocab_size=50)
+
+    assert vocabulary_rows(run(tmp_path, model), fewer) == 64
+    assert vocabulary_rows(run(tmp_path, model, "model.vocabulary_size=72"), more) == 72
+    assert complaint(run(tmp_path, model), more) == (
+        "model.vocabulary_size: expected at least 70, the tokenizer's: rows are added only if "
+        "asked for, found null, and 64 in the model"
+    )
+    assert complaint(run(tmp_path, model, "model.vocabulary_size=60"), fewer) == (
+        "model.vocabulary_size: expected at least 64, the model's own, found 60"
+    )
+
+
+def test_the_tokenizer_beside_the_weights_must_be_that_of_the_shards(tmp_path, weights):
+    model = f"{{type: hugging_face, path: {weights}, sequence_length: 8}}"
+    config, other = run(tmp_path, model), tokenizer(b"another")
+
+    assert check_model(config, tokenizer()) is not None
+    assert complaint(config, other) == (
+        "model.path: expected the tokenizer of the shards (huggingface "
+        f"{other.fingerprint[:12]}), or check_tokenizer: false, found tokenizer.json "
+        f"{tokenizer().fingerprint[:12]}"
+    )
+    sentencepiece = TokenizerIdentity("sentencepiece", "f" * 64, vocab_size=64, eod=0)
+    assert complaint(config, sentencepiece).endswith("found no tokenizer.model")
+    unchecked = run(tmp_path, model, "model.check_tokenizer=false")
+    assert check_model(unchecked, other) is not None
+
+
+def test_windows_must_fit_the_positions(tmp_path, weights):
+    model = f"{{type: hugging_face, path: {weights}, sequence_length: 33}}"
+
+    assert complaint(run(tmp_path, model), tokenizer()) == (
+        "model.sequence_length: expected at most 32, the positions of the model "
+        "(max_position_embeddings), found 33"
+    )
+
+
+def test_a_revision_is_one_of_the_hub(tmp_path, weights):
+    model = f"{{type: hugging_face, path: {weights}, revision: v2, sequence_length: 8}}"
+
+    assert complaint(run(tmp_path, model), tokenizer()) == (
+        "model.revision: expected null for a folder, found v2"
+    )
+
+
+def test_check_tells_what_a_model_comes_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_sets(tmp_path, num_domains=2)
+    own = f"{{type: hugging_face, config: {QWEN}, sequence_length: 8}}"
+    sizes = "{type: llama, preset: tiny, num_layers: 1, hidden_size: 64, sequence_length: 8}"
+
+    lines = [next(iter(check(run(tmp_path, model)))) for model in (own, sizes)]
+
+    assert lines == [
+        "model       Qwen3Config of qwen3, 5,616 parameters, 64 tokens in the vocabulary",
+        "model       llama tiny with hidden_size 64, num_layers 1, 90,304 parameters, 64 tokens "
+        "in the vocabulary",
+    ]
+
+
+def test_a_folder_without_a_configuration_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_sets(tmp_path, num_domains=2)
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(ConfigError) as error:
+        list(check(run(tmp_path, "{type: hugging_face, path: empty, sequence_length: 8}")))
+
+    assert str(error.value).endswith(
+        "run.yaml:3: model.path: expected a folder with config.json, or a model on the hub, "
+        f"found none at {tmp_path}/empty"
+    )
