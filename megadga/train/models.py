@@ -7,11 +7,12 @@ tell what they are.
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megadga.config.llama_shapes import PRESETS
 from megadga.config.models import HuggingFaceModel, LlamaModel
 from megadga.config.run import RunConfig
 from megadga.data.files import checksum
@@ -120,8 +121,8 @@ def llama_size(section: LlamaModel, rows: int) -> ModelSize:
         rows: Of its embedding.
     """
     shape, matrices = section.shape, tuple(section.shape.matrices(rows))
-    changed = sorted(section.model_fields_set & shape.__dataclass_fields__.keys())
-    given = ", ".join(f"{name} {getattr(shape, name)}" for name in changed)
+    preset, own = asdict(PRESETS[section.preset]), asdict(shape)
+    given = ", ".join(f"{name} {own[name]}" for name in own if own[name] != preset[name])
     description = f"llama {section.preset}" + (f" with {given}" if given else "")
     return ModelSize(shape.num_parameters(rows), matrices, description)
 

@@ -30,9 +30,12 @@ def run(folder: Path, model: str, *overrides: str) -> RunConfig:
 
 
 def complaint(config: RunConfig, found: TokenizerIdentity) -> str:
-    with pytest.raises(ConfigError) as error:
+    def both() -> None:
         vocabulary_rows(config, found)
         check_model(config, found)
+
+    with pytest.raises(ConfigError) as error:
+        both()
     return str(error.value).partition(": ")[2]
 
 
@@ -114,15 +117,12 @@ def test_check_tells_what_a_model_comes_to(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_sets(tmp_path, num_domains=2)
     own = f"{{type: hugging_face, config: {QWEN}, sequence_length: 8}}"
-    sizes = "{type: llama, preset: tiny, num_layers: 1, hidden_size: 64, sequence_length: 8}"
+    sizes = "{type: llama, preset: tiny, num_layers: 1, sequence_length: 8}"
 
-    lines = [next(iter(check(run(tmp_path, model)))) for model in (own, sizes)]
+    own, sizes = (next(iter(check(run(tmp_path, model)))) for model in (own, sizes))
 
-    assert lines == [
-        "model       Qwen3Config of qwen3, 5,616 parameters, 64 tokens in the vocabulary",
-        "model       llama tiny with hidden_size 64, num_layers 1, 90,304 parameters, 64 tokens "
-        "in the vocabulary",
-    ]
+    assert own == "model       Qwen3Config of qwen3, 5,616 parameters, 64 tokens in the vocabulary"
+    assert sizes.startswith("model       llama tiny with num_layers 1, 205,184 parameters, ")
 
 
 def test_a_folder_without_a_configuration_is_named(tmp_path, monkeypatch):
