@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from megadga.arrays import FloatArray
 from megadga.config.deepspeed import accumulation_steps, describe_settings
+from megadga.config.models import LlamaModel
 from megadga.config.run import RunConfig
 from megadga.config.sections import LossReweightingSection
 from megadga.data.domain import SequenceSet
@@ -23,7 +24,7 @@ from megadga.train.data import RunData, check_output, open_data
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
 from megadga.train.models import llama_size, model_size
 from megadga.train.plausibility import find_warnings
-from megadga.train.reference import ReferenceModel
+from megadga.train.trained import TrainedModel, open_initial
 
 MAX_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
@@ -58,6 +59,8 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         "probe": _probe(config, data, mixture),
         "evaluation": _evaluation(config, data),
     }
+    if (initial := open_initial(config, data.tokenizer)) is not None:
+        entries["starts from"] = _initial(initial)
     if data.basis is not None:
         entries["basis"] = _basis(data.basis)
     if data.reference is not None:
@@ -143,7 +146,14 @@ def _basis(basis: RunBasis) -> str:
     )
 
 
-def _reference(reference: ReferenceModel) -> str:
+def _initial(initial: TrainedModel | Path) -> str:
+    if isinstance(initial, Path):
+        return f"the Llama of Hugging Face in {initial}"
+    return f"{initial.checkpoint}, trained for {_count(initial.step, 'step')}"
+
+
+def _reference(reference: TrainedModel) -> str:
+    assert isinstance(reference.model, LlamaModel)  # by `open_reference`
     size = llama_size(reference.model, reference.vocabulary_size)
     what = f"{size.description}, {size.num_parameters:,} parameters on every rank"
     return f"{reference.checkpoint} ({what}): a forward pass on each batch"

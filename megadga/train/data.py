@@ -30,7 +30,7 @@ from megadga.mixers.doremi import DoremiOptions
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.mixture import RunBasis, open_basis
 from megadga.train.models import check_model, vocabulary_rows
-from megadga.train.reference import ReferenceModel, open_reference
+from megadga.train.trained import TrainedModel, open_reference
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -151,7 +151,7 @@ class RunData:
     held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
     basis: RunBasis | None
-    reference: ReferenceModel | None
+    reference: TrainedModel | None
     identity: Mapping[str, Any]
     files: Mapping[str, DataFile]
 
