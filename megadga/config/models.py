@@ -16,8 +16,6 @@ PresetName = Literal["nano", "tiny", "8m", "30m", "125m", "350m", "750m", "1b", 
 class ModelSection(Section):
     """What all kinds of models have."""
 
-    type: str
-    """Kind of model."""
     sequence_length: PositiveInt
     """Tokens per training sequence (S), at least 1."""
     vocabulary_size: PositiveInt | None = None

@@ -170,6 +170,7 @@ def load_reference(
     Raises:
         ConfigError: If the checkpoint cannot be read or does not fit the model; on every rank.
     """
+    assert isinstance(reference.model, LlamaModel)  # by `open_reference`
     model = Llama(
         reference.model.shape,
         vocabulary_size=reference.vocabulary_size,
