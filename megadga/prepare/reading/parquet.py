@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.dialogues import TOOLS_KEY, check_dialogue
 from megadga.prepare.reading.lines import Span
 from megadga.prepare.reading.records import (
     Content,
@@ -24,6 +25,7 @@ from megadga.prepare.reading.records import (
 
 # pyarrow is slow to import, optional, and has no types: imported on first use, and Any.
 
+MESSAGES = "a list of messages"
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 1 << 22
 BATCH_ROWS = 1024  # additional limit, as repeated texts make rows look small
@@ -80,7 +82,7 @@ class _Column:
 
     path: tuple[str, ...]
     is_dictionary: bool
-    is_text: bool
+    is_text: bool = False
 
     def read(self, batch: Any) -> list[object]:
         """Return the column's values, text as bytes, as arrow does not validate UTF-8."""
@@ -97,7 +99,12 @@ def _iterate_values(
 ) -> Iterator[tuple[object, object, object]]:
     """Yield text, id and domain of each row of the span."""
     schema = parquet.schema_arrow
-    text = _locate(schema, keys.text, "a string", span.file)
+    if keys.chat and TOOLS_KEY in schema.names:
+        raise ConfigError(
+            f"{span.file}: {TOOLS_KEY}: expected messages alone in parquet, found descriptions of "
+            "tools beside them: write JSON lines"
+        )
+    text = _locate(schema, keys.text, MESSAGES if keys.chat else "a string", span.file)
     id_, domain = (
         None if key is None else _locate(schema, key, expected, span.file)
         for key, expected in ((keys.id, "a string or an integer"), (keys.domain, "a string"))
@@ -144,6 +151,11 @@ def _locate(schema: Any, key: str, expected: str, file: Path) -> _Column:
             within = f" in {place}" if place else ""
             raise ConfigError(f"{file}: {key}: expected one such column, found {found}{within}")
         kind = kind.field(index).type
+    if expected == MESSAGES:
+        if not (types.is_list(kind) or types.is_large_list(kind)):
+            found = format_field_names([str(kind)])
+            raise ConfigError(f"{file}: {key}: expected {expected}, found {found}")
+        return _Column(path, is_dictionary=False)
     is_dictionary = types.is_dictionary(kind)
     value = kind.value_type if is_dictionary else kind
     is_text = types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)
@@ -157,7 +169,8 @@ def _locate(schema: Any, key: str, expected: str, file: Path) -> _Column:
 
 def _check_row(values: tuple[object, object, object], keys: Keys) -> Content:
     text, id_, domain = values
-    return check_content(
+    check = check_dialogue if keys.chat else check_content
+    return check(
         _decode(text, keys.text), _decode(id_, keys.id), _decode(domain, keys.domain), keys
     )
 
