@@ -223,11 +223,11 @@ def _find_names(folder: Path) -> list[str]:
             raise ShardError(
                 f"{index_path(folder / path.stem)}: expected an index for {path}, found none"
             )
-    return sorted(names, key=_natural_key)
+    return sorted(names, key=natural_key)
 
 
-def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
-    """Return a sort key that compares digits inside names as numbers."""
+def natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
+    """Return a sort key of names that compares digits inside them as numbers."""
     pieces = re.findall(r"([^0-9]*)([0-9]*)", name)
     return [(text, int(digits or 0)) for text, digits in pieces], name
 
@@ -336,7 +336,7 @@ def merge_domains(
     with atomic_folder(output) as partial:
         splits = {
             split: tuple(
-                _write_shards(
+                write_shards(
                     partial / split,
                     _read_all(its, ids=ids, progress=progress),
                     dtype=best_dtype(tokenizer.vocab_size),
@@ -466,16 +466,25 @@ def _read_all(
             progress(documents.tokens.size)
 
 
-def _write_shards(
+def write_shards(
     path: Path,
     batches: Iterator[DocumentBatch],
     *,
     dtype: TokenType,
     shard_tokens: int,
-    ids: bool,
-    spans: bool,
+    ids: bool = False,
+    spans: bool = False,
 ) -> Iterator[ShardEntry]:
-    """Write ``PATH-00000``, ``PATH-00001``, ... and yield their entries."""
+    """Write ``PATH-00000``, ``PATH-00001``, ... and yield their entries.
+
+    Args:
+        path: The start of their names.
+        batches: Documents in order, none of them empty.
+        dtype: Type of the tokens on disk.
+        shard_tokens: A shard is closed once it holds this many tokens, at least 1.
+        ids: Whether the documents have ids.
+        spans: Whether their tokens are as ``mark_targets`` returns them.
+    """
     waiting = next(batches, None)
     for number in count():
         if waiting is None:

@@ -8,7 +8,7 @@ before it, with the generation prompt.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -87,7 +87,7 @@ class ChatTemplate:
         Raises:
             RecordError: If the template fails, or has no ``{% generation %}`` and a turn's text
                 changes with what follows it.
-            ConfigError: If transformers is not installed.
+            ConfigError: If transformers or Jinja is not installed, or too old.
         """
         messages: Sequence[Mapping[str, Any]] = dialogue["messages"]
         tools = dialogue.get("tools")
@@ -117,9 +117,9 @@ class ChatTemplate:
         prompted: bool = False,
         marked: bool = False,
     ) -> tuple[str, Sequence[tuple[int, int]]]:
-        library = import_extra("transformers.utils.chat_template_utils", extra="hf")
+        render = _find_renderer()
         try:
-            (text,), turns = library.render_jinja_template(
+            (text,), turns = render(
                 conversations=[[dict(message) for message in messages]],
                 tools=tools,
                 chat_template=self.source,
@@ -127,6 +127,8 @@ class ChatTemplate:
                 add_generation_prompt=prompted,
                 **self.tokens,
             )
+        except ImportError as error:  # of Jinja, which transformers does without until now
+            raise ConfigError(f"jinja2: expected it for chat templates, found {error}") from error
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise RecordError(
@@ -134,6 +136,18 @@ class ChatTemplate:
                 f"found {type(error).__name__}: {reason}"
             ) from error
         return text, turns[0] if turns else ()
+
+
+def _find_renderer() -> Callable[..., Any]:
+    """Return what ``apply_chat_template`` renders with."""
+    library = import_extra("transformers.utils.chat_template_utils", extra="hf")
+    try:
+        return library.render_jinja_template
+    except AttributeError as error:
+        raise ConfigError(
+            "transformers: expected a version with render_jinja_template, found an older one "
+            f"({error}): pip install -U transformers"
+        ) from error
 
 
 def load_template(tokenizer: Tokenizer, path: Path, choice: str | None) -> ChatTemplate:
