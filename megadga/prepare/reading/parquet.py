@@ -94,6 +94,7 @@ def iterate_arrow(span: Span, keys: Keys) -> Iterator[Document | InvalidRecord |
     with _arrow_errors(arrow, span.file, "arrow"), arrow.OSFile(str(span.file)) as source:
         columns: _Columns | None = None
         for schema, batch in _arrow_batches(source, ipc):
+            batch.validate(full=True)  # offsets beyond a buffer would be followed
             columns = columns or _find_columns(schema, span, keys)
             for values in columns.read(batch):
                 number += 1

@@ -70,9 +70,31 @@ def test_a_column_that_is_missing_is_an_error(tmp_path):
 
 
 def test_notes_beside_arrow_files_are_no_documents(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    data = datasets.Dataset.from_dict({"text": ["one", "two"]})
-    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(tmp_path / "web")
-    files = list_files(tmp_path / "web")
-    assert {path.suffix for path in files} == {".arrow"}
-    assert len(files) == 2
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write(tmp_path / split / "data-00000-of-00001.arrow")
+        for name in ("state.json", "dataset_info.json"):
+            (tmp_path / split / name).write_text("{}")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert [file.parent.name for file in list_files(tmp_path)] == ["test", "train"]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "state.json").write_text("{}")
+    assert [file.name for file in list_files(alone)] == ["state.json"]
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_damage_ends_in_one_line_if_it_is_seen(tmp_path, new):
+    path = write(tmp_path / "a.arrow", new=new)
+    whole = path.read_bytes()
+    refused: list[str] = []
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x80
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except ConfigError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(line.startswith(f"{path}: ") and "\n" not in line for line in refused)
