@@ -116,6 +116,7 @@ def export_run(
     """
     config = _read_config(run)
     _check_output(output)
+    _split({}, options)  # refuses an invalid size before anything is read
     checkpoint, header = _find(run / CHECKPOINTS, options.step)
     shards = _Shards(header)
     tokenizer = None
@@ -124,22 +125,18 @@ def export_run(
             config, fingerprint=shards.fingerprint, eod=shards.eod, given=options.tokenizer
         )
     _verify(checkpoint, header, stages)
-    model = exported_model(
-        config.model,
-        vocabulary_size=config.model.vocabulary_size or shards.vocabulary_size,
-        eod=shards.eod,
-    )
+    model = exported_model(config, num_tokens=shards.vocabulary_size, eod=shards.eod)
     stage = config.deepspeed.get("zero_optimization", {}).get("stage", 0)
     weights = rename_weights(model, open_weights(checkpoint, stage), place=checkpoint)
     num_parameters = sum(stored.numel for stored in weights.values())
     with _written(output) as folder:
-        _write_weights(weights, folder, options, stages)
-        _write_configs(model.config, folder, options.dtype, eod=shards.eod)
         warnings = (
             ["without a tokenizer, as asked for"]
             if tokenizer is None
             else write_tokenizer(tokenizer, folder, max_length=config.model.sequence_length)
         )
+        _write_configs(model.config, folder, options.dtype, eod=shards.eod)
+        _write_weights(weights, folder, options, stages)
         facts = ModelFacts(
             title=output.absolute().name,
             step=header.step,
@@ -251,8 +248,8 @@ def _written(output: Path) -> Generator[Path]:
         raise ConfigError(f"{place}: expected to write {output}, found {reason}") from error
 
 
-def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stages: Stages) -> None:
-    """Write the weights in files of a limited size, and the index of several."""
+def _split(weights: Weights, options: ExportOptions) -> Any:
+    """Return which weights are in which file, as ``huggingface_hub`` describes it."""
     hub: Any = import_extra("huggingface_hub", extra="hf")
     dtype = DTYPES[options.dtype]
 
@@ -260,7 +257,7 @@ def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stage
         return stored.numel * _stored_type(stored, dtype).itemsize
 
     try:
-        split = hub.split_state_dict_into_shards_factory(
+        return hub.split_state_dict_into_shards_factory(
             dict(weights),
             get_storage_size=size,
             filename_pattern="model{suffix}.safetensors",
@@ -269,6 +266,11 @@ def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stage
     except ValueError as error:
         expected = "a size such as 5GB or 500MB"
         raise ConfigError(f"--max-shard-size: expected {expected}, found {error}") from error
+
+
+def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stages: Stages) -> None:
+    """Write the weights in files of a limited size, and the index of several."""
+    split = _split(weights, options)
     total = split.metadata["total_size"]
     free = shutil.disk_usage(folder).free
     if free < total + _MARGIN_BYTES:
@@ -278,11 +280,12 @@ def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stage
         )
     advance = stages("writing", total, "B")
     for file, names in split.filename_to_tensors.items():
-        tensors = {name: _converted(name, weights[name], dtype) for name in names}
+        tensors = {name: _converted(name, weights[name], DTYPES[options.dtype]) for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         shutil.copymode(folder.parent / _LOCK, folder / file)  # else readable for its owner alone
         flush(folder / file)
         advance(sum(tensor.nbytes for tensor in tensors.values()))
+        del tensors  # before the next file's are read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         _write_json(folder / "model.safetensors.index.json", index)
