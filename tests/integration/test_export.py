@@ -54,8 +54,8 @@ RUNS = {
         "zero3": stage(3),
     },
 }
-QWEN = """model={type: hugging_face, sequence_length: 16, config: {model_type: qwen3, hidden_size: 16,
-    intermediate_size: 20, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
+QWEN = """model={type: hugging_face, sequence_length: 16, config: {model_type: qwen3,
+    hidden_size: 16, intermediate_size: 20, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
     head_dim: 8, max_position_embeddings: 16, tie_word_embeddings: true}}"""
 MIXTRAL = """model={type: hugging_face, sequence_length: 16, config: {model_type: mixtral,
     hidden_size: 16, intermediate_size: 20, num_hidden_layers: 1, num_attention_heads: 2,
@@ -283,7 +283,7 @@ def test_weights_that_are_another_models_are_refused(folder):
     for change, message in (
         ("model.num_layers=3", "expected a weight blocks.2.attention_norm.weight"),
         ("model.intermediate_size=96", "feed_forward.gate.weight of shape (96, 32), found shape"),
-        (UNTIED, "expected a weight head.weight, as this model has, found none"),
+        (QWEN, "expected a model of type hugging_face"),
     ):
         runs = {"refused": stage(1, change, "model.initial_weights=zero1")}
         job = run_job(
