@@ -70,6 +70,9 @@ MEGADGA = Entry(
         "launch": Entry("train a run on one machine or a cluster", commands=_LAUNCH),
         "train": Entry("train a run in this process", "megadga.commands.train:TRAIN"),
         "evaluate": Entry("evaluate a run's latest checkpoint", "megadga.commands.train:EVALUATE"),
+        "export": Entry(
+            "write a run's model as a Hugging Face folder", "megadga.commands.export:EXPORT"
+        ),
         "plot": Entry("draw a run's weights and alignments", "megadga.commands.check:PLOT"),
         "doctor": Entry("ask hosts whether they are fit", "megadga.commands.doctor:DOCTOR"),
         "demo": Entry("train on text of this machine", "megadga.commands.train:DEMO"),

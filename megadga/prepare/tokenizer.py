@@ -111,7 +111,7 @@ def check_round_trips(path: Path, coder: Coder, *, names: Iterable[str]) -> None
     Raises:
         ConfigError: If text comes back changed.
     """
-    texts = [*_TEXTS, *_around(names)]
+    texts = difficult_texts(names)
     for text, tokens in zip(texts, coder.encode(texts), strict=True):
         decoded = coder.decode(tokens)
         if _is_same(text, decoded) or _is_same(unicodedata.normalize("NFC", text), decoded):
@@ -119,6 +119,15 @@ def check_round_trips(path: Path, coder: Coder, *, names: Iterable[str]) -> None
         raise ConfigError(
             f"{path}: expected text to be unchanged by a round trip, {_show_change(text, decoded)}"
         )
+
+
+def difficult_texts(names: Iterable[str]) -> list[str]:
+    """Return texts that tokenizers are known to change, or to treat differently from each other.
+
+    Args:
+        names: Tokens that text may spell: special, control, added and user-defined ones.
+    """
+    return [*_TEXTS, *_around(names)]
 
 
 def find_change(coder: Coder, text: str, tokens: TokenArray) -> str | None:
@@ -483,6 +492,11 @@ class Tokenizer(Protocol):
 
     No text, not even one that spells a control token, is ever encoded to one, and none is lost.
     """
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        ...
 
     @property
     def identity(self) -> TokenizerIdentity:

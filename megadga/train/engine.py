@@ -1,19 +1,14 @@
 """Builds the model, its learning-rate schedule, the DeepSpeed engine, reference models."""
 
-import contextlib
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from pickle import PickleError
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.config import DeepSpeedConfigError
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,15 +16,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from megadga.config.deepspeed import stable_decay
 from megadga.config.models import HuggingFaceModel, LlamaModel
 from megadga.config.run import RunConfig
+from megadga.errors import ResumeError
 from megadga.model.llama import Llama
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
-from megadga.probes.weights_only import weights_only_loading
 from megadga.run_folder.checkpoints import find_damage
 from megadga.train.data import RunData
 from megadga.train.models import model_errors, read_architecture
 from megadga.train.reference import ReferenceModel
+from megadga.train.weights import copy_weights, open_weights
 
 
 @dataclass(frozen=True)
@@ -147,10 +143,6 @@ def _deepspeed_errors(config: RunConfig) -> Generator[None]:
         raise config.invalid("deepspeed", expected=expected, found=found) from error
 
 
-_UNPARTITIONED = "mp_rank_00_model_states.pt"
-"""File of an unpartitioned model in a DeepSpeed checkpoint, as under ZeRO-0."""
-
-
 def load_reference(
     config: RunConfig,
     reference: ReferenceModel,
@@ -161,7 +153,7 @@ def load_reference(
     """Return a function that computes a reference model's token losses. Collective.
 
     Rank 0 reads the checkpoint in float32 and broadcasts the weights one by one. Memory: a full
-    copy in the run's precision on every rank, and the checkpoint on rank 0's host while reading.
+    copy in the run's precision on every rank, on rank 0 in float32 while reading.
 
     Args:
         config: The run that uses the reference.
@@ -198,27 +190,8 @@ def _read_into(model: Llama, reference: ReferenceModel) -> str | None:
     if damage is not None:
         return damage
     try:
-        with weights_only_loading():
-            state = (
-                _unpartitioned(checkpoint)
-                if reference.zero_stage == 0
-                else _consolidated(checkpoint)
-            )
-        model.load_state_dict(state)
-    except (OSError, ValueError, KeyError, RuntimeError, PickleError) as error:
-        return f"{checkpoint}: {type(error).__name__}: {' '.join(str(error).split())}"
+        weights = open_weights(checkpoint, reference.zero_stage)
+        copy_weights(weights, model, place=checkpoint)
+    except ResumeError as error:
+        return str(error)
     return None
-
-
-def _unpartitioned(checkpoint: Path) -> dict[str, Tensor]:
-    states: Any = torch.load(checkpoint / _UNPARTITIONED, map_location="cpu", weights_only=True)
-    return states["module"]
-
-
-def _consolidated(checkpoint: Path) -> dict[str, Tensor]:
-    # It logs to standard output.
-    with contextlib.redirect_stdout(sys.stderr):
-        states: Any = get_fp32_state_dict_from_zero_checkpoint(
-            str(checkpoint.parent), checkpoint.name
-        )
-    return states

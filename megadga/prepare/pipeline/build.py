@@ -236,7 +236,7 @@ def _merge(
     _check_domains(build, names, sizes)
     finish = FolderFinisher(
         build.output,
-        build.tokenizer.identity,
+        build.tokenizer,
         names,
         sizes,
         classifier=None if build.classifier is None else build.classifier.fingerprint,

@@ -18,7 +18,6 @@ from megadga.data.manifest import (
     Grouping,
     Manifest,
     ShardEntry,
-    TokenizerIdentity,
     read_manifest,
     write_grouping,
     write_manifest,
@@ -35,7 +34,8 @@ from megadga.prepare.pipeline.tokenizing import (
     split_documents,
 )
 from megadga.prepare.pipeline.work_folder import WorkFolder
-from megadga.prepare.reading.splits import rejects_path
+from megadga.prepare.reading.splits import kept_tokenizer_path, rejects_path
+from megadga.prepare.tokenizer import Tokenizer, read_tokenizer_file
 
 GATHERED_TOKENS = 1 << 20
 
@@ -356,7 +356,7 @@ class FolderFinisher:
 
     Attributes:
         output: The output location.
-        tokenizer: Tokenizer that produced the tokens.
+        tokenizer: Tokenizer that produced the tokens; a copy of its file is kept with the shards.
         names: Names of the ``K`` domains.
         sizes: Sizes of the domains.
         classifier: Fingerprint of the classifier; None if there was none.
@@ -364,7 +364,7 @@ class FolderFinisher:
     """
 
     output: BuildOutput
-    tokenizer: TokenizerIdentity
+    tokenizer: Tokenizer
     names: Sequence[str]
     sizes: DomainSizes
     classifier: str | None
@@ -385,14 +385,24 @@ class FolderFinisher:
             for split in SPLITS
         }
         grouping = write_grouping(merged, self._grouping()) if self.output.grouped else None
-        manifest = Manifest(folder, self.tokenizer, entries, grouping)
+        manifest = Manifest(folder, self.tokenizer.identity, entries, grouping)
         with atomic_write(merged / BUILD_FILE) as file:
             file.write(json.dumps(self.build, indent=2).encode() + b"\n")
         write_manifest(merged, manifest)
         path = self.output.final_path(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._keep_tokenizer(merged if self.output.grouped else path.parent)
         merged.rename(path)
         return manifest
+
+    def _keep_tokenizer(self, folder: Path) -> None:
+        """Copy the tokenizer's file to a folder, if it is not there yet."""
+        file, fingerprint = self.tokenizer.path, self.tokenizer.identity.fingerprint
+        kept = kept_tokenizer_path(folder, fingerprint, file.suffix)
+        if not kept.exists():
+            content, _ = read_tokenizer_file(file, fingerprint=fingerprint)
+            with atomic_write(kept) as copy:
+                copy.write(content)
 
     def _grouping(self) -> Grouping:
         bounds = {

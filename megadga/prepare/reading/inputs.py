@@ -16,13 +16,13 @@ from megadga.prepare.reading.records import FOLDER_NAME, is_folder_name
 from megadga.prepare.reading.splits import (
     FolderSplits,
     Split,
+    describe_file,
     describe_folder,
     describe_generated,
     divide_files,
     file_split,
     is_generated,
     is_record,
-    is_rejects_list,
     name_type,
     split_in_names,
 )
@@ -332,7 +332,7 @@ def _walk(folder: Path) -> Iterator[Path]:
                     folders.append(path)
                 elif not path.parent.resolve().is_relative_to(path.resolve()):
                     linked.append(path)
-            elif stat.S_ISREG(path.stat().st_mode) and not is_rejects_list(path.name):
+            elif stat.S_ISREG(path.stat().st_mode) and describe_file(path.name) is None:
                 yield path
 
 

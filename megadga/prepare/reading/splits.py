@@ -9,6 +9,7 @@ from typing import Literal
 from megadga.errors import ConfigError
 
 _REJECTS = re.compile(r".+\.rejects-[0-9a-f]{8}\.jsonl", re.DOTALL)
+_TOKENIZER = re.compile(r"tokenizer-[0-9a-f]{16}\.(model|json)")
 
 
 _FOLDERS = {
@@ -27,24 +28,44 @@ def rejects_path(output: Path, digest: str) -> Path:
     return output.with_name(f"{output.name}.rejects-{digest[:8]}.jsonl")
 
 
-def is_rejects_list(name: str) -> bool:
-    """Return whether a file name has the form of ``rejects_path``."""
-    return _REJECTS.fullmatch(name) is not None
+TOKENIZER_SUFFIXES = (".model", ".json")
+
+
+def kept_tokenizer_path(folder: Path, fingerprint: str, suffix: str) -> Path:
+    """Return the path of the copy of a tokenizer's file that a build keeps with its shards.
+
+    Args:
+        folder: The build's output, with a folder per domain or with the shards of all.
+        fingerprint: SHA-256 of the file, as hex digits.
+        suffix: One of ``TOKENIZER_SUFFIXES``.
+    """
+    return folder / f"tokenizer-{fingerprint[:16]}{suffix}"
+
+
+def describe_file(name: str) -> str | None:
+    """Return what kind of output of these tools a file is by its name, None if it is none."""
+    if _REJECTS.fullmatch(name):
+        return "a list of rejected records"
+    return "the tokenizer of shards" if _TOKENIZER.fullmatch(name) else None
 
 
 def describe_generated(path: Path) -> str | None:
     """Return what kind of output of these tools a file or folder is, None if it is none.
 
-    A folder that contains only such folders is output of a build as well.
+    A folder that contains only such folders, and their tokenizer, is output of a build as well.
 
     Raises:
         OSError: If a folder cannot be read.
     """
     if not path.is_dir():
-        return "a list of rejected records" if is_rejects_list(path.name) else None
+        return describe_file(path.name)
     if (kind := describe_folder(path)) is not None:
         return kind
-    inner = [one for one in path.iterdir() if not one.name.startswith(".")]
+    inner = [
+        one
+        for one in path.iterdir()
+        if not one.name.startswith(".") and not _TOKENIZER.fullmatch(one.name)
+    ]
     if inner and all(one.is_dir() and describe_folder(one) for one in inner):
         return "shards"
     return None

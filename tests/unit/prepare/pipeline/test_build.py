@@ -290,6 +290,7 @@ class Composing:
 
     def __init__(self, tokenizer) -> None:
         self._tokenizer = tokenizer
+        self.path = tokenizer.path
         self.identity = tokenizer.identity
 
     def encode(self, texts):

@@ -1,0 +1,1 @@
+"""Writes the model of a run's checkpoint as a Hugging Face folder."""
