@@ -21,7 +21,7 @@ from megadga.data.manifest import TokenizerIdentity
 if TYPE_CHECKING:
     from megadga.model.hugging_face import Architecture
 
-_TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
+TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
 """By the kind of a tokenizer, its file in the folder of a model."""
 
 
@@ -169,20 +169,25 @@ def _compare_tokenizers(
     config: RunConfig, section: HuggingFaceModel, tokenizer: TokenizerIdentity
 ) -> None:
     """Compare the file of the path's tokenizer with the one that built the shards."""
-    name = _TOKENIZER_FILES[tokenizer.kind]
+    name = TOKENIZER_FILES[tokenizer.kind]
     expected = (
         f"the tokenizer of the shards ({tokenizer.kind} {tokenizer.fingerprint[:12]}), "
         "or check_tokenizer: false"
     )
-    file = _file_of(section, name)
+    file = file_of_model(section, name)
     if file is None:
         raise config.invalid("model", "path", expected=expected, found=f"no {name}")
     if (found := checksum(file)) != tokenizer.fingerprint:
         raise config.invalid("model", "path", expected=expected, found=f"{name} {found[:12]}")
 
 
-def _file_of(section: HuggingFaceModel, name: str) -> Path | None:
-    """Return a file of a model's folder, or of the hub's; None if there is none."""
+def file_of_model(section: HuggingFaceModel, name: str) -> Path | None:
+    """Return a file of a model's folder, or of the hub's; None if there is none.
+
+    Args:
+        section: With a path.
+        name: Of the file.
+    """
     assert section.path is not None
     if Path(section.path).is_absolute():
         file = Path(section.path) / name
