@@ -151,6 +151,8 @@ def _evaluate_model(options: argparse.Namespace) -> int:
     if own and not isinstance(found, TrainedRun):
         expected = "sets or --multiple-choice, as it is no run"
         raise ConfigError(f"--set: expected {expected}, found none")
+    if own and options.split == "train":
+        raise ConfigError("--split: expected valid without --set, found train")
     with ProgressBars() as bars:
         model = load_model(options, found, bars)
         from megadga.use.choosing import answer_questions  # noqa: PLC0415

@@ -102,7 +102,7 @@ def generate(
     config = GenerationConfig(
         max_new_tokens=room, eos_token_id=ends, pad_token_id=ends[0], use_cache=True, **chosen
     )
-    stream = _Stream(tokenizer, prompt, write, ends)
+    stream = TextStream(tokenizer, prompt, write, ends)
     ids = torch.tensor([list(prompt)], device=model.device)
     devices = [] if model.device.type == "cpu" else [model.device]
     with (
@@ -129,11 +129,20 @@ def _ends(module: Any, tokenizer: ModelTokenizer) -> list[int]:
 
 
 @final
-class _Stream(BaseStreamer):
+class TextStream(BaseStreamer):
     """Writes text while tokens come in: as soon as its characters are whole.
 
     Tokens are decoded behind some that are known, as their text may depend on these (a space at
     the beginning of a text, a character of several tokens).
+
+    Args:
+        tokenizer: The model's.
+        prompt: Tokens before the text.
+        write: Called with each piece of text.
+        ends: Ids that have no text.
+
+    Attributes:
+        text: What was written.
     """
 
     def __init__(
