@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from megadga.arrays import FloatArray
 from megadga.config.deepspeed import accumulation_steps, describe_settings
+from megadga.config.models import LlamaModel
 from megadga.config.run import RunConfig
 from megadga.config.sections import LossReweightingSection
 from megadga.data.domain import SequenceSet
@@ -23,7 +24,7 @@ from megadga.train.data import RunData, check_output, open_data
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
 from megadga.train.models import llama_size, model_size
 from megadga.train.plausibility import find_warnings
-from megadga.train.reference import ReferenceModel
+from megadga.train.trained import TrainedModel, open_initial
 
 MAX_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
@@ -58,6 +59,8 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         "probe": _probe(config, data, mixture),
         "evaluation": _evaluation(config, data),
     }
+    if (initial := open_initial(config, data.tokenizer)) is not None:
+        entries["starts from"] = _initial(initial)
     if data.basis is not None:
         entries["basis"] = _basis(data.basis)
     if data.reference is not None:
@@ -143,7 +146,14 @@ def _basis(basis: RunBasis) -> str:
     )
 
 
-def _reference(reference: ReferenceModel) -> str:
+def _initial(initial: TrainedModel | Path) -> str:
+    if isinstance(initial, Path):
+        return f"the Llama of Hugging Face in {initial}"
+    return f"{initial.checkpoint}, trained for {_count(initial.step, 'step')}"
+
+
+def _reference(reference: TrainedModel) -> str:
+    assert isinstance(reference.model, LlamaModel)  # by `open_reference`
     size = llama_size(reference.model, reference.vocabulary_size)
     what = f"{size.description}, {size.num_parameters:,} parameters on every rank"
     return f"{reference.checkpoint} ({what}): a forward pass on each batch"
@@ -163,9 +173,14 @@ def _sequences(specific: SequenceSet) -> str:
     sequences = _count(specific.num_sequences, "sequence")
     if not isinstance(specific, Examples):
         return sequences
-    examples = _count(specific.num_documents, "example")
     longer, padding = f"{specific.num_long:,} longer than one", f"{specific.padding_share:.1%}"
-    return f"{examples} in {sequences}, {longer}, {padding} padding"
+    if not specific.has_spans:
+        examples = _count(specific.num_documents, "example")
+        return f"{examples} in {sequences}, {longer}, {padding} padding"
+    dialogues = _count(specific.num_documents, "dialogue")
+    without = f"{specific.num_left_out:,} more without a trained token left out"
+    trained = f"{specific.num_trained:,} of {_count(specific.num_tokens, 'token')} trained"
+    return f"{dialogues} in {sequences}, {longer}, {without}, {trained}, {padding} padding"
 
 
 def _training(config: RunConfig) -> str:
@@ -247,7 +262,7 @@ def _evaluation(config: RunConfig, data: RunData) -> str:
     if config.evaluation is None:
         return "none"
     domains = f"{len(data.held_out):,} of {_count(len(data.domains), 'domain')}"
-    specific = ", ".join(held.name for held in data.held_out_specific) or "no specific set"
+    specific = ", ".join(map(_held_out, data.held_out_specific)) or "no specific set"
     most = config.evaluation.sequences
     interval = config.evaluation.interval
     total = sum(
@@ -255,6 +270,12 @@ def _evaluation(config: RunConfig, data: RunData) -> str:
     )
     each = f"up to {most} sequences each, {total:,} in all"
     return f"every {interval} steps: {domains}, {specific}; {each}"
+
+
+def _held_out(held: SequenceSet) -> str:
+    if not isinstance(held, Examples) or not held.has_spans:
+        return held.name
+    return f"{held.name} ({held.num_trained:,} of {held.num_tokens:,} tokens trained)"
 
 
 def _table(data: RunData, weights: FloatArray, epochs: FloatArray) -> Iterator[str]:

@@ -22,7 +22,7 @@ from megadga.prepare.progress import ProgressBars
 from megadga.run_folder.checkpoints import CHECKPOINTS, latest_checkpoint
 from megadga.run_folder.failures import record_failures
 from megadga.train.data import no_checkpoint, open_held_out
-from megadga.train.trained import CONFIG_FILE, TrainedRun
+from megadga.train.saved import CONFIG_FILE, SavedRun
 from megadga.use.questions import FIELD, TEMPLATE, read_questions
 from megadga.use.sets import (
     EvaluatedSet,
@@ -148,7 +148,7 @@ def _evaluate_model(options: argparse.Namespace) -> int:
     questions = None if file is None else read_questions(file, limit=options.limit)
     found = named_model(options)
     own = not sets and file is None
-    if own and not isinstance(found, TrainedRun):
+    if own and not isinstance(found, SavedRun):
         expected = "sets or --multiple-choice, as it is no run"
         raise ConfigError(f"--set: expected {expected}, found none")
     if own and options.split == "train":

@@ -9,7 +9,7 @@ from megadga.config.models import HuggingFaceModel
 from megadga.console import parse_whole_number, shows_bars
 from megadga.launch.quiet import quieten
 from megadga.prepare.progress import Stages
-from megadga.train.trained import TrainedRun
+from megadga.train.saved import SavedRun
 from megadga.use.sources import ModelName, find_model
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def named_model(options: argparse.Namespace) -> TrainedRun | HuggingFaceModel:
+def named_model(options: argparse.Namespace) -> SavedRun | HuggingFaceModel:
     """Return what the options name; neither torch is imported nor weights are read.
 
     Raises:
@@ -72,7 +72,7 @@ def named_model(options: argparse.Namespace) -> TrainedRun | HuggingFaceModel:
 
 
 def load_model(
-    options: argparse.Namespace, found: TrainedRun | HuggingFaceModel, stages: Stages
+    options: argparse.Namespace, found: SavedRun | HuggingFaceModel, stages: Stages
 ) -> "CausalLm":
     """Load the model that the options name.
 

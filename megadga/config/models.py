@@ -1,6 +1,7 @@
 """The `model` section of a run: a Llama-shaped decoder, or any of Hugging Face's transformers."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -15,8 +16,6 @@ PresetName = Literal["nano", "tiny", "8m", "30m", "125m", "350m", "750m", "1b", 
 class ModelSection(Section):
     """What all kinds of models have."""
 
-    type: str
-    """Kind of model."""
     sequence_length: PositiveInt
     """Tokens per training sequence (S), at least 1."""
     vocabulary_size: PositiveInt | None = None
@@ -24,6 +23,12 @@ class ModelSection(Section):
     as the weights of `path` have. More than those: rows are added, with initial values."""
     activation_checkpointing: StrictBool = False
     """Recompute each layer's activations in the backward pass: less memory, a third slower."""
+    check_tokenizer: StrictBool = True
+    """Refuse to start unless the tokenizer beside the weights of a Hugging Face folder is the one
+    that the shards were built with."""
+    initial_weights: Path | None = None
+    """Folder of another run, whose latest weights this one starts from, or of a Llama of Hugging
+    Face, relative to this file; its optimizer and mixture are left. null: initialisation."""
 
 
 class LlamaModel(ModelSection):
@@ -83,8 +88,6 @@ class HuggingFaceModel(ModelSection):
     """Implementation of attention, as transformers calls it; null: its choice."""
     trust_remote_code: StrictBool = False
     """Run Python code that comes with the path. It can do anything that you can do."""
-    check_tokenizer: StrictBool = True
-    """Refuse to start unless the path's tokenizer is the one that the shards were built with."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -92,6 +95,10 @@ class HuggingFaceModel(ModelSection):
         if self.path is None and "model_type" not in self.config:
             expected = "a folder, a model on the hub, or config.model_type"
             raise validation_error([ConfigIssue(path, expected, "neither")])
+        if self.path is not None and self.initial_weights is not None:
+            expected = "null beside a path, which has weights"
+            issue = ConfigIssue(("model", "initial_weights"), expected, str(self.initial_weights))
+            raise validation_error([issue])
         if self.path is None and self.revision is not None:
             expected = "null without a path"
             issue = ConfigIssue(("model", "revision"), expected, self.revision)

@@ -239,12 +239,14 @@ class RunConfig(Section):
         return values
 
     def _model_identity(self) -> dict[str, Any]:
-        """Return the name of the folder that the weights are from, which may move."""
+        """Return the names of the folders that weights are from, which may move."""
+        started = self.model.initial_weights
+        names = {"initial_weights": None if started is None else started.name}
         match self.model:
             case HuggingFaceModel(path=str() as path):
-                return {"path": Path(path).name}
+                return {**names, "path": Path(path).name}
             case _:
-                return {}
+                return names
 
     def to_yaml(self) -> str:
         """Return YAML that `load_config` reads back, with defaults spelled out.

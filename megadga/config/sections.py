@@ -12,7 +12,7 @@ from megadga.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
 Precision = Literal["fp32", "bf16"]
 
 
-Packing = Literal["stream", "examples"]
+Packing = Literal["stream", "examples", "chat"]
 
 
 class NamedFolder(Section):
@@ -31,7 +31,8 @@ class SpecificSet(Section):
     """Folder of shards, as a domain's, relative to this file."""
     packing: Packing = "stream"
     """How documents become sequences; stream: windows over the concatenated documents; examples:
-    each document separately, padded at its end, with the loss on its own tokens only."""
+    each document separately, padded at its end, with the loss on its own tokens only; chat: as
+    examples, with the loss on the assistant's turns of dialogues (`megadga data build --chat`)."""
     importance: PositiveFloat = 1.0
     """Weight of this set relative to the other specific sets, above 0."""
 

@@ -27,7 +27,7 @@ from megadga.export.models import exported_model, rename_weights
 from megadga.export.tokenizer import ExportedTokenizer, find_tokenizer, write_tokenizer
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import Stages, no_progress
-from megadga.train.trained import open_trained
+from megadga.train.saved import open_saved
 from megadga.train.weights import StoredTensor, Weights, open_weights
 
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -105,7 +105,7 @@ def export_run(
         ResumeError: If there is no such checkpoint, or it is damaged.
     """
     _check_output(output)
-    trained = open_trained(run, step=options.step)
+    trained = open_saved(run, step=options.step)
     config, step, shards = trained.config, trained.header.step, trained.tokenizer
     if not isinstance(config.model, LlamaModel):
         raise config.invalid("model", "type", expected="llama", found=config.model.type)

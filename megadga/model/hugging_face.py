@@ -20,6 +20,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from megadga.config.models import HuggingFaceModel
 from megadga.model.losses import next_token_losses
+from megadga.model.targets import inputs_and_targets
 
 _REFUSALS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
@@ -253,13 +254,14 @@ class HuggingFaceDecoder(nn.Module):
         causal.
 
         Args:
-            tokens_BT: Windows of token ids, or ``PADDING`` at their ends, shape ``(b, S + 1)``.
+            tokens_BT: Windows of token ids, ``PADDING`` at their ends, or ids marked as inputs
+                alone (see ``inputs_and_targets``), shape ``(b, S + 1)``.
 
         Returns:
-            Losses, float32, shape ``(b, S)``; 0 where the target is padding.
+            Losses, float32, shape ``(b, S)``; 0 where there is no target.
         """
-        inputs_BS = tokens_BT[:, :-1].clamp(min=0)  # any token will do for padding
-        return next_token_losses(self.logits(inputs_BS), tokens_BT)
+        inputs_BS, targets_BS = inputs_and_targets(tokens_BT)
+        return next_token_losses(self.logits(inputs_BS), targets_BS)
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""

@@ -1,26 +1,24 @@
 """The loss of every token, from a decoder's scores."""
 
-# ruff: noqa: N803, N806 (shape suffixes are capitals)
+# ruff: noqa: N803 (shape suffixes are capitals)
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 
 
-def next_token_losses(logits_BSV: Tensor, tokens_BT: Tensor) -> Tensor:
+def next_token_losses(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
     """Return the cross-entropy of each next token in nats.
 
     Args:
         logits_BSV: Scores of every next token, shape ``(b, S, V)``.
-        tokens_BT: Windows of token ids, or ``PADDING`` at their ends, shape ``(b, S + 1)``.
+        targets_BS: Ids, or ``PADDING`` where no loss is taken (see ``inputs_and_targets``).
 
     Returns:
-        Losses, float32 or the scores' higher precision, shape ``(b, S)``; 0 where the target is
-        padding.
+        Losses, float32 or the scores' higher precision, shape ``(b, S)``; 0 without a target.
     """
-    targets_BS = tokens_BT[:, 1:]
     precise = torch.promote_types(logits_BSV.dtype, torch.float32)
     losses = functional.cross_entropy(
         logits_BSV.flatten(0, 1).to(precise),

@@ -23,8 +23,9 @@ from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
 from megadga.run_folder.checkpoints import find_damage
 from megadga.train.data import RunData
+from megadga.train.initial import load_initial
 from megadga.train.models import model_errors, read_architecture
-from megadga.train.reference import ReferenceModel
+from megadga.train.trained import TrainedModel, open_initial
 from megadga.train.weights import copy_weights, open_weights
 
 
@@ -74,7 +75,10 @@ def make_engine(
     Raises:
         ConfigError: If DeepSpeed rejects its settings, or weights cannot be loaded.
     """
-    model = _build_model(config, settings, data, is_new=is_new)
+    partitioned = settings.get("zero_optimization", {}).get("stage", 0) == 3
+    model = _build_model(config, settings if partitioned else None, data, is_new=is_new)
+    if is_new and (initial := open_initial(config, data.tokenizer)) is not None:
+        load_initial(config, initial, model, partitioned=partitioned)
     initialize: Any = deepspeed.initialize  # its annotations contradict its documentation
     with _deepspeed_errors(config):
         engine, *_ = initialize(
@@ -88,13 +92,15 @@ def make_engine(
 
 
 def _build_model(
-    config: RunConfig, settings: dict[str, Any], data: RunData, *, is_new: bool
+    config: RunConfig, partitioning: dict[str, Any] | None, data: RunData, *, is_new: bool
 ) -> nn.Module:
-    partitioned = settings.get("zero_optimization", {}).get("stage", 0) == 3
+    """Build the model; ``partitioning`` has DeepSpeed's settings if the ranks divide it."""
     match config.model:
         case LlamaModel() as section:
             with _deepspeed_errors(config):
-                init = deepspeed.zero.Init(config_dict_or_path=settings, enabled=partitioned)
+                init = deepspeed.zero.Init(
+                    config_dict_or_path=partitioning, enabled=partitioning is not None
+                )
             with init:
                 return Llama(
                     section.shape,
@@ -109,7 +115,7 @@ def _build_model(
                 return architecture.build(
                     vocabulary_size=data.vocabulary_size,
                     seed=config.seed,
-                    deepspeed=settings if partitioned else None,
+                    deepspeed=partitioning,
                     pretrained=is_new,
                 )
 
@@ -145,7 +151,7 @@ def _deepspeed_errors(config: RunConfig) -> Generator[None]:
 
 def load_reference(
     config: RunConfig,
-    reference: ReferenceModel,
+    reference: TrainedModel,
     engine: Engine,
     *,
     collective: ProcessGroupCollective,
@@ -164,6 +170,7 @@ def load_reference(
     Raises:
         ConfigError: If the checkpoint cannot be read or does not fit the model; on every rank.
     """
+    assert isinstance(reference.model, LlamaModel)  # by `open_reference`
     model = Llama(
         reference.model.shape,
         vocabulary_size=reference.vocabulary_size,
@@ -183,7 +190,7 @@ def load_reference(
     return token_losses(engine, model)
 
 
-def _read_into(model: Llama, reference: ReferenceModel) -> str | None:
+def _read_into(model: Llama, reference: TrainedModel) -> str | None:
     """Load a checkpoint's weights; return a description of the problem if that fails."""
     checkpoint = reference.checkpoint
     damage = find_damage(checkpoint, reference.header)

@@ -140,6 +140,40 @@ def describe_size(config: RunConfig) -> str:
             return f"parameters: those of {path or 'the configuration'}; `megadga check` counts"
 
 
+def check_tokenizer(
+    config: RunConfig,
+    key: str,
+    path: str,
+    tokenizer: TokenizerIdentity,
+    *,
+    revision: str | None = None,
+) -> None:
+    """Compare the file of the tokenizer beside a model's weights with the one of the shards.
+
+    Args:
+        config: The run; compares nothing if it says so.
+        key: Of the section ``model``, for the error.
+        path: A folder, or the name of a model on the hub.
+        tokenizer: The one that the shards were built with.
+        revision: On the hub.
+
+    Raises:
+        ConfigError: If it is another one, or none to compare.
+    """
+    if not config.model.check_tokenizer:
+        return
+    name = TOKENIZER_FILES[tokenizer.kind]
+    expected = (
+        f"the tokenizer of the shards ({tokenizer.kind} {tokenizer.fingerprint[:12]}), "
+        "or check_tokenizer: false"
+    )
+    file = file_of_model(path, name, revision)
+    if file is None:
+        raise config.invalid("model", key, expected=expected, found=f"no {name}")
+    if (found := checksum(file)) != tokenizer.fingerprint:
+        raise config.invalid("model", key, expected=expected, found=f"{name} {found[:12]}")
+
+
 def check_model(config: RunConfig, tokenizer: TokenizerIdentity) -> Mapping[str, Any] | None:
     """Check that a model can be trained on a tokenizer's tokens, and windows of their length.
 
@@ -160,44 +194,28 @@ def check_model(config: RunConfig, tokenizer: TokenizerIdentity) -> Mapping[str,
         expected = f"at most {longest}, the positions of the model (max_position_embeddings)"
         found = str(section.sequence_length)
         raise config.invalid("model", "sequence_length", expected=expected, found=found)
-    if section.path is not None and section.check_tokenizer:
-        _compare_tokenizers(config, section, tokenizer)
+    if section.path is not None:
+        check_tokenizer(config, "path", section.path, tokenizer, revision=section.revision)
     return architecture.values
 
 
-def _compare_tokenizers(
-    config: RunConfig, section: HuggingFaceModel, tokenizer: TokenizerIdentity
-) -> None:
-    """Compare the file of the path's tokenizer with the one that built the shards."""
-    name = TOKENIZER_FILES[tokenizer.kind]
-    expected = (
-        f"the tokenizer of the shards ({tokenizer.kind} {tokenizer.fingerprint[:12]}), "
-        "or check_tokenizer: false"
-    )
-    file = file_of_model(section, name)
-    if file is None:
-        raise config.invalid("model", "path", expected=expected, found=f"no {name}")
-    if (found := checksum(file)) != tokenizer.fingerprint:
-        raise config.invalid("model", "path", expected=expected, found=f"{name} {found[:12]}")
-
-
-def file_of_model(section: HuggingFaceModel, name: str) -> Path | None:
+def file_of_model(path: str, name: str, revision: str | None) -> Path | None:
     """Return a file of a model's folder, or of the hub's; None if there is none.
 
     Args:
-        section: With a path.
+        path: The folder's absolute path, or the name on the hub.
         name: Of the file.
+        revision: On the hub.
     """
-    assert section.path is not None
-    if Path(section.path).is_absolute():
-        file = Path(section.path) / name
+    if Path(path).is_absolute():
+        file = Path(path) / name
         return file if file.is_file() else None
     from transformers.utils.hub import cached_file  # noqa: PLC0415
 
     found = cached_file(
-        section.path,
+        path,
         name,
-        revision=section.revision,
+        revision=revision,
         _raise_exceptions_for_missing_entries=False,
     )
     return None if found is None else Path(found)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 from megadga.errors import ConfigError
 from megadga.prepare.progress import Stages, no_progress
 from megadga.use.loading import CausalLm

@@ -36,7 +36,7 @@ from megadga.train.models import (
     read_architecture,
     vocabulary_rows,
 )
-from megadga.train.trained import TrainedRun
+from megadga.train.saved import SavedRun
 from megadga.train.weights import copy_weights, open_weights
 from megadga.use.text import ModelTokenizer, TransformersCoder
 
@@ -153,7 +153,7 @@ def choose_device(name: str | None) -> torch.device:
 
 def load_causal_lm(
     name: str,
-    found: TrainedRun | HuggingFaceModel,
+    found: SavedRun | HuggingFaceModel,
     placement: Placement,
     *,
     tokenizer: Path | None = None,
@@ -173,7 +173,7 @@ def load_causal_lm(
         ResumeError: If the checkpoint is damaged.
     """
     match found:
-        case TrainedRun():
+        case SavedRun():
             return _load_run(name, found, placement, tokenizer, stages)
         case HuggingFaceModel():
             try:
@@ -185,7 +185,7 @@ def load_causal_lm(
 
 
 def _load_run(
-    name: str, run: TrainedRun, placement: Placement, tokenizer: Path | None, stages: Stages
+    name: str, run: SavedRun, placement: Placement, tokenizer: Path | None, stages: Stages
 ) -> CausalLm:
     config = run.config
     file = _tokenizer_file(run, tokenizer)
@@ -235,7 +235,7 @@ def _load_run(
     )
 
 
-def _tokenizer_file(run: TrainedRun, given: Path | None) -> Path | None:
+def _tokenizer_file(run: SavedRun, given: Path | None) -> Path | None:
     """Return the file of a run's tokenizer, or None if it is not with its shards."""
     wanted = run.tokenizer.fingerprint
     if given is None:
@@ -266,7 +266,10 @@ def _load_folder(
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             found = " ".join(str(error).split())[:200]
             missing = f"{name}: expected a tokenizer, or --tokenizer FILE, found none: {found}"
-        files = [file_of_model(section, file) for file in TOKENIZER_FILES.values()]
+        files = [
+            file_of_model(section.path, file, section.revision)
+            for file in TOKENIZER_FILES.values()
+        ]
         prints = frozenset(checksum(file) for file in files if file is not None)
     return CausalLm(
         name,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING, unmark_targets
 from megadga.prepare.progress import Stages, no_progress
 from megadga.use.loading import CausalLm
 from megadga.use.sets import EvaluatedSet
@@ -20,7 +20,7 @@ class SetScore:
         split: Split of shards; None: documents.
         sequence_length: Targets of a window (S).
         windows: Number of windows.
-        tokens: Number of targets, padding excluded.
+        tokens: Number of targets.
         nats: Sum of the targets' losses.
         text_bytes: Bytes of the text of the targets, in UTF-8; None: without a tokenizer.
         bytes_of: How they are known: of whole documents, or of decoded tokens.
@@ -87,14 +87,13 @@ def score_set(
     windows = tokens = read_bytes = 0
     nats = 0.0
     for each in scored.windows(batch_size, stages):
-        real = each.tokens != PADDING
         nats += float(model.token_losses(each.tokens).sum())
         windows += len(each.tokens)
-        tokens += int(real[:, 1:].sum())
+        tokens += int((each.tokens[:, 1:] >= 0).sum())
         read_bytes += each.text_bytes
         if decoded is not None:
-            for row, kept in zip(each.tokens, real, strict=True):
-                decoded.add(row[kept])
+            for row in each.tokens:
+                decoded.add(*unmark_targets(row[row != PADDING]))
     known = read_bytes if scored.knows_bytes else None
     return SetScore(
         scored.name,

@@ -6,6 +6,7 @@ next, so that every token is a target once.
 
 - Shards: window ``j`` is tokens ``[jS, jS + S]``; as in training and in its evaluations, up to
   ``S`` tokens at the end are left out, and the first token has no context and is no target.
+- Shards of dialogues: each dialogue by itself, and targets are its trained tokens alone.
 - Documents: the stream begins with an EOD (or the model's BOS), and the last window is padded:
   every token of the text is a target.
 """
@@ -18,15 +19,17 @@ from typing import Protocol, final
 import numpy as np
 
 from megadga.arrays import IntArray
-from megadga.data.domain import PADDING, SequenceSet
+from megadga.data.domain import SequenceSet
 from megadga.data.folder import (
     DomainSource,
     ShardFolder,
+    open_chat,
     open_split,
     read_folder,
     read_folders,
 )
 from megadga.data.manifest import manifest_path, read_manifest
+from megadga.data.targets import PADDING
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.progress import Stages
 from megadga.prepare.reading.documents import count_bytes, read_texts
@@ -39,7 +42,8 @@ class Windows:
     """Some windows of a set.
 
     Attributes:
-        tokens: Ids, ``PADDING`` at the end of the last window, shape ``(b, S + 1)``.
+        tokens: Ids, ``PADDING`` at the ends of windows, and ids that are no targets as
+            ``INPUT_ONLY - id`` (see ``data.targets``), shape ``(b, S + 1)``.
         text_bytes: Bytes, in UTF-8, of documents that were read for them; 0 where tokens have to
             be decoded to know them.
     """
@@ -245,16 +249,22 @@ def open_shard_sets(
     splits = dict.fromkeys(split for folder in folders for split in folder.manifest.splits)
     wanted = [split for split in splits if options.split in (None, split)]
     if not wanted:
-        found = ", ".join(splits) or "none"
-        raise ShardError(f"{path}: splits: expected {options.split}, found only {found}")
+        only = ", ".join(splits) or "none"
+        raise ShardError(f"{path}: splits: expected {options.split}, found only {only}")
     length, sets, notes = options.sequence_length, list[EvaluatedSet](), list[str]()
     for split in wanted:
         having = [folder for folder in folders if split in folder.manifest.splits]
-        opened = open_split(having, split=split, sequence_length=length)
-        for domain in opened.domains:
-            own = name if single else f"{name}/{domain.name}"
-            sets.append(ShardSet(own, split, domain, options.limit))
-        notes += _describe_short(opened.too_short, split, length)
+        for folder in having:
+            if folder.manifest.num_trained(split) is not None:
+                chat = open_chat(folder.source, split=split, sequence_length=length)
+                found: Sequence[SequenceSet] = (chat,)
+            else:
+                opened = open_split([folder], split=split, sequence_length=length)
+                found = opened.domains
+                notes += _describe_short(opened.too_short, split, length)
+            for each in found:
+                own = name if single else f"{name}/{each.name}"
+                sets.append(ShardSet(own, split, each, options.limit))
     if not sets:
         raise ShardError(f"{path}: {notes[0]}")
     return sets, [f"--set {name}: left out: {note}" for note in notes]

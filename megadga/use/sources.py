@@ -6,7 +6,7 @@ from pathlib import Path
 from megadga.config.models import HuggingFaceModel
 from megadga.config.validation import FolderOrHubId
 from megadga.errors import ConfigError
-from megadga.train.trained import CONFIG_FILE, TrainedRun, open_trained
+from megadga.train.saved import CONFIG_FILE, SavedRun, open_saved
 
 HUGGING_FACE_FILE = "config.json"
 
@@ -29,7 +29,7 @@ class ModelName:
     trust_remote_code: bool = False
 
 
-def find_model(named: ModelName) -> TrainedRun | HuggingFaceModel:
+def find_model(named: ModelName) -> SavedRun | HuggingFaceModel:
     """Return the checkpoint or the model that a user names; no weights are read.
 
     Raises:
@@ -43,7 +43,7 @@ def find_model(named: ModelName) -> TrainedRun | HuggingFaceModel:
             raise ConfigError(
                 f"{option}: expected a model of Hugging Face, found the run {folder}"
             )
-        return open_trained(folder, step=named.step)
+        return open_saved(folder, step=named.step)
     path = FolderOrHubId(named.name).resolved(lambda inner: inner)
     if Path(path).is_absolute() and not (folder / HUGGING_FACE_FILE).is_file():
         found = "neither" if folder.is_dir() else "no such folder"

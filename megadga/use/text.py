@@ -7,6 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from megadga.arrays import IntArray, TokenArray
+from megadga.data.targets import BoolArray
 from megadga.prepare.tokenizer import Coder
 
 
@@ -80,13 +81,18 @@ class TextBytes:
         self._skipped = 0  # bytes of its first token, which is not predicted
         self._total = 0
 
-    def add(self, window: IntArray) -> None:
+    def add(self, window: IntArray, trained: BoolArray) -> None:
         """Add the targets of a window.
 
         Args:
             window: Ids without padding, an input and targets, shape ``(n + 1,)``.
+            trained: Which of them are targets, if they follow another, same shape.
         """
         ids: list[int] = window.tolist()
+        if not trained[1:].all():
+            self._end()
+            self._total += self._count_spans(ids, trained)
+            return
         if not self._document or self._document[-1] != ids[0]:
             self._end()
             if ids[0] != self._tokenizer.end:
@@ -104,6 +110,12 @@ class TextBytes:
     def _end(self) -> None:
         self._total = self.total()
         self._document, self._skipped = [], 0
+
+    def _count_spans(self, ids: list[int], trained: BoolArray) -> int:
+        """Return the bytes of the tokens that are trained, each span behind what precedes it."""
+        changes = np.flatnonzero(np.diff([False, *trained[1:].tolist(), False])) + 1
+        spans = changes.reshape(-1, 2).tolist()
+        return sum(self._count(ids[:end]) - self._count(ids[:begin]) for begin, end in spans)
 
     def _count(self, tokens: list[int]) -> int:
         return len(self._tokenizer.decode(tokens).encode()) if tokens else 0

@@ -13,6 +13,7 @@ from megadga.cli import main
 from megadga.commands.init import EXAMPLES, commands_of, example_names
 from megadga.config.loading import load_config
 from megadga.config.validation import describe
+from tests.support.huggingface import train_byte_level
 from tests.support.texts import made_up_texts, write_lines
 from tests.support.tools import run_command
 
@@ -31,6 +32,14 @@ def commands_printed_for(example: str, folder: Path) -> list[list[str]]:
     return [words[1:] for words in commands]
 
 
+def write_base(folder: Path) -> None:
+    """Write what a run needs to be checked of a model that it starts from."""
+    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 400}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    train_byte_level(folder / "tokenizer.json", vocab_size=400)
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Path:
     """Shards for every example, made by the commands that are printed for it."""
@@ -40,6 +49,7 @@ def shards(tmp_path_factory) -> Path:
         write_lines(work / f"{name}.jsonl", made_up_texts(500, seed=seed))
     for seed, name in enumerate(("qa.train", "qa.valid", "law.train", "law.valid"), start=2):
         write_lines(work / f"{name}.jsonl", made_up_texts(100, seed=seed))
+    write_base(work / "base")
     commands = [
         words
         for example in example_names()
@@ -60,6 +70,7 @@ def test_a_run_passes_its_check_after_the_printed_commands(shards, tmp_path, mon
     folder = tmp_path / "my run"
     commands = commands_printed_for(example, folder)
     (folder / "shards").symlink_to(shards)
+    (folder / "base").symlink_to(shards.parent / "base")
     monkeypatch.chdir(folder)
 
     (check,) = [words for words in commands if words[0] == "check"]

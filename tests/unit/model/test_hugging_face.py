@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from megadga.config.models import HuggingFaceModel
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 from megadga.model.hugging_face import Architecture, HuggingFaceDecoder, ModelError
 
 ROWS = 64

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from megadga.config.llama_shapes import LlamaShape
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 from megadga.model.llama import Llama
 
 SHAPE = LlamaShape(

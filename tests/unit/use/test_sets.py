@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from megadga.data.create import create_domain
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.progress import no_progress
 from megadga.prepare.tokenizer import load_tokenizer

@@ -32,7 +32,8 @@ def test_bytes_are_those_of_the_text_wherever_windows_cut_it(tokenizer, length):
     counted = TextBytes(tokenizer)
 
     for begin in range(0, stream.size - 1, length):
-        counted.add(stream[begin : begin + length + 1])
+        window = stream[begin : begin + length + 1]
+        counted.add(window, np.ones(window.size, dtype=bool))
 
     assert counted.total() == sum(len(text.encode()) for text in TEXTS)
 
@@ -41,9 +42,19 @@ def test_the_first_token_is_no_target_unless_it_is_before_a_document(tokenizer):
     ids = tokenizer.encode("the end")
     counted = TextBytes(tokenizer)
 
-    counted.add(np.array([*ids, tokenizer.end]))
+    counted.add(np.array([*ids, tokenizer.end]), np.ones(len(ids) + 1, dtype=bool))
 
     assert counted.total() == len("the end") - len(tokenizer.decode(ids[:1]))
+
+
+def test_tokens_that_are_inputs_alone_do_not_count(tokenizer):
+    asked, told = tokenizer.encode("🙂 what?"), tokenizer.encode(" a 中 b.")
+    trained = [*(False for _ in asked), *(True for _ in told)] * 2
+    counted = TextBytes(tokenizer)
+
+    counted.add(np.array([*asked, *told] * 2), np.array(trained))
+
+    assert counted.total() == 2 * len(" a 中 b.".encode())
 
 
 def test_text_is_written_by_whole_characters(tokenizer):

@@ -12,7 +12,7 @@ from megadga.mixers.doremi import Doremi
 from megadga.mixers.updates import UpdateSteps
 from megadga.train.data import open_data
 from megadga.train.mixture import make_mixture
-from megadga.train.reference import ReferenceModel
+from megadga.train.trained import TrainedModel
 from tests.support.runs import write_reference, write_run
 from tests.support.shards import write_sets
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_sets(tmp_path, num_domains=3)
 
 
-def found(folder: Path, *overrides: str) -> ReferenceModel:
+def found(folder: Path, *overrides: str) -> TrainedModel:
     config = load_config(write_run(folder), [DOREMI, *overrides])
     reference = open_data(config).reference
     assert reference is not None
