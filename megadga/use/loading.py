@@ -266,6 +266,7 @@ def _load_folder(
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             found = " ".join(str(error).split())[:200]
             missing = f"{name}: expected a tokenizer, or --tokenizer FILE, found none: {found}"
+        assert section.path is not None, "found by its path"
         files = [
             file_of_model(section.path, file, section.revision)
             for file in TOKENIZER_FILES.values()

@@ -6,7 +6,7 @@ from typing import Any, final
 
 import numpy as np
 
-from megadga.arrays import IntArray, TokenArray
+from megadga.arrays import TokenArray
 from megadga.data.targets import BoolArray
 from megadga.prepare.tokenizer import Coder
 
@@ -81,7 +81,7 @@ class TextBytes:
         self._skipped = 0  # bytes of its first token, which is not predicted
         self._total = 0
 
-    def add(self, window: IntArray, trained: BoolArray) -> None:
+    def add(self, window: TokenArray, trained: BoolArray) -> None:
         """Add the targets of a window.
 
         Args:
