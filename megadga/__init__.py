@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from megadga.errors import ResumeError as ResumeError
     from megadga.errors import ShardError as ShardError
     from megadga.errors import UnsupportedEngineError as UnsupportedEngineError
-    from megadga.export.folder import Exported as Exported
-    from megadga.export.folder import ExportOptions as ExportOptions
-    from megadga.export.folder import export_run as export_run
+    from megadga.export import Exported as Exported
+    from megadga.export import ExportOptions as ExportOptions
+    from megadga.export import export_run as export_run
     from megadga.mixers.base import Scheduler as Scheduler
     from megadga.mixers.basis import OverBasis as OverBasis
     from megadga.mixers.dga import Dga as Dga
@@ -58,7 +58,7 @@ _PUBLIC = {
     "megadga.errors": (
         *("ConfigError", "MegadgaError", "ResumeError", "ShardError", "UnsupportedEngineError"),
     ),
-    "megadga.export.folder": ("ExportOptions", "Exported", "export_run"),
+    "megadga.export": ("ExportOptions", "Exported", "export_run"),
     "megadga.mixers.base": ("Scheduler",),
     "megadga.mixers.basis": ("OverBasis",),
     "megadga.mixers.dga": ("Dga",),

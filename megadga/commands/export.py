@@ -1,12 +1,14 @@
 """`megadga export`: a run's model as a Hugging Face folder."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from megadga.commands.command import Command
 from megadga.console import parse_whole_number
 from megadga.errors import ConfigError
+from megadga.launch.quiet import quieten
 from megadga.prepare.progress import ProgressBars
 
 _EPILOG = """\
@@ -69,7 +71,8 @@ def _export(options: argparse.Namespace) -> int:
     if not (options.run / "config.yaml").is_file():  # before torch is imported
         path = options.run / "config.yaml"
         raise ConfigError(f"{options.run}: expected the output folder of a run, found no {path}")
-    from megadga.export.folder import ExportOptions, export_run  # noqa: PLC0415
+    quieten(os.environ, rank=0)
+    from megadga.export import ExportOptions, export_run  # noqa: PLC0415
 
     with ProgressBars() as bars:
         exported = export_run(

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from megadga.config.models import LlamaModel
 from megadga.data.files import atomic_write, flush
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError
@@ -105,32 +104,27 @@ def export_run(
         ResumeError: If there is no such checkpoint, or it is damaged.
     """
     _check_output(output)
-    trained = open_saved(run, step=options.step)
-    config, step, shards = trained.config, trained.header.step, trained.tokenizer
-    if not isinstance(config.model, LlamaModel):
-        raise config.invalid("model", "type", expected="llama", found=config.model.type)
+    _split({}, options)  # refuses an invalid size before anything is read
+    saved = open_saved(run, step=options.step)
+    config, step, shards = saved.config, saved.header.step, saved.tokenizer
     tokenizer = None
     if options.with_tokenizer:
         tokenizer = find_tokenizer(
             config, fingerprint=shards.fingerprint, eod=shards.eod, given=options.tokenizer
         )
-    trained.verify(stages)
-    model = exported_model(
-        config.model,
-        vocabulary_size=config.model.vocabulary_size or shards.vocab_size,
-        eod=shards.eod,
-    )
-    stored = open_weights(trained.checkpoint, trained.zero_stage)
-    weights = rename_weights(model, stored, place=trained.checkpoint)
+    saved.verify(stages)
+    model = exported_model(config, num_tokens=shards.vocab_size, eod=shards.eod)
+    stored = open_weights(saved.checkpoint, saved.zero_stage)
+    weights = rename_weights(model, stored, place=saved.checkpoint)
     num_parameters = sum(tensor.numel for tensor in weights.values())
     with _written(output) as folder:
-        _write_weights(weights, folder, options, stages)
-        _write_configs(model.config, folder, options.dtype, eod=shards.eod)
         warnings = (
             ["without a tokenizer, as asked for"]
             if tokenizer is None
             else write_tokenizer(tokenizer, folder, max_length=config.model.sequence_length)
         )
+        _write_configs(model.config, folder, options.dtype, eod=shards.eod)
+        _write_weights(weights, folder, options, stages)
         facts = ModelFacts(
             title=output.absolute().name,
             step=step,
@@ -183,8 +177,8 @@ def _written(output: Path) -> Generator[Path]:
         raise ConfigError(f"{place}: expected to write {output}, found {reason}") from error
 
 
-def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stages: Stages) -> None:
-    """Write the weights in files of a limited size, and the index of several."""
+def _split(weights: Weights, options: ExportOptions) -> Any:
+    """Return which weights are in which file, as ``huggingface_hub`` describes it."""
     hub: Any = import_extra("huggingface_hub", extra="hf")
     dtype = DTYPES[options.dtype]
 
@@ -192,7 +186,7 @@ def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stage
         return stored.numel * _stored_type(stored, dtype).itemsize
 
     try:
-        split = hub.split_state_dict_into_shards_factory(
+        return hub.split_state_dict_into_shards_factory(
             dict(weights),
             get_storage_size=size,
             filename_pattern="model{suffix}.safetensors",
@@ -201,6 +195,11 @@ def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stage
     except ValueError as error:
         expected = "a size such as 5GB or 500MB"
         raise ConfigError(f"--max-shard-size: expected {expected}, found {error}") from error
+
+
+def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stages: Stages) -> None:
+    """Write the weights in files of a limited size, and the index of several."""
+    split = _split(weights, options)
     total = split.metadata["total_size"]
     free = shutil.disk_usage(folder).free
     if free < total + _MARGIN_BYTES:
@@ -210,11 +209,12 @@ def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stage
         )
     advance = stages("writing", total, "B")
     for file, names in split.filename_to_tensors.items():
-        tensors = {name: _converted(name, weights[name], dtype) for name in names}
+        tensors = {name: _converted(name, weights[name], DTYPES[options.dtype]) for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         shutil.copymode(folder.parent / _LOCK, folder / file)  # else readable for its owner alone
         flush(folder / file)
         advance(sum(tensor.nbytes for tensor in tensors.values()))
+        del tensors  # before the next file's are read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         _write_json(folder / "model.safetensors.index.json", index)

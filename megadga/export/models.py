@@ -1,7 +1,4 @@
-"""What each kind of model is in transformers: its configuration and the names of its weights.
-
-Another kind is another function here.
-"""
+"""What each kind of model is in transformers: its configuration and the names of its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from megadga.config.models import LlamaModel
+from megadga.config.models import HuggingFaceModel, LlamaModel
+from megadga.config.run import RunConfig
 from megadga.errors import ResumeError
 from megadga.model.naming import hugging_face_config, to_hugging_face
 from megadga.prepare.extras import import_extra
+from megadga.train.models import model_errors, read_architecture
 from megadga.train.weights import StoredTensor, Weights, check_shapes
+
+_WRAPPED = "model."
+"""Prefix of the names that ``HuggingFaceDecoder`` has for transformers' own."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +34,45 @@ class ExportedModel:
     name: Callable[[str], str]
 
 
-def exported_model(model: LlamaModel, *, vocabulary_size: int, eod: int) -> ExportedModel:
+def exported_model(config: RunConfig, *, num_tokens: int, eod: int) -> ExportedModel:
     """Return what a run's model is in transformers.
 
     Args:
-        model: The run's section ``model``.
-        vocabulary_size: Rows of the embedding.
+        config: The run.
+        num_tokens: Of its tokenizer.
         eod: Id of the token that ends documents.
+
+    Raises:
+        ConfigError: If the configuration of a model of transformers cannot be read.
     """
-    config = hugging_face_config(
-        model.shape,
-        vocabulary_size=vocabulary_size,
-        sequence_length=model.sequence_length,
-        eod=eod,
-    )
-    return ExportedModel(config, to_hugging_face)
+    match config.model:
+        case LlamaModel() as section:
+            values = hugging_face_config(
+                section.shape,
+                vocabulary_size=section.vocabulary_size or num_tokens,
+                sequence_length=section.sequence_length,
+                eod=eod,
+            )
+            return ExportedModel(values, to_hugging_face)
+        case HuggingFaceModel() as section:
+            architecture = read_architecture(config, num_tokens=num_tokens, eod=eod)
+            with model_errors(config):
+                built = architecture.on_meta(section.vocabulary_size or architecture.rows)
+            values = {**built.config.to_dict(), "architectures": [type(built).__name__]}
+            return ExportedModel(values, _unwrapped)
+
+
+def _unwrapped(name: str) -> str:
+    if not name.startswith(_WRAPPED):
+        raise KeyError(name)
+    return name.removeprefix(_WRAPPED)
 
 
 def rename_weights(model: ExportedModel, weights: Weights, *, place: Path) -> Weights:
-    """Return a checkpoint's weights by transformers' names, tied ones once.
+    """Return a checkpoint's weights by the names that folders of transformers have.
+
+    Tied ones once. Of an architecture whose folders have other tensors than its modules (experts,
+    each by itself), all weights are read into memory.
 
     Args:
         model: What the model is in transformers.
@@ -70,17 +92,22 @@ def rename_weights(model: ExportedModel, weights: Weights, *, place: Path) -> We
                 f"{place}: {own}: expected a weight that transformers has, found another"
             ) from None
     found = {name: stored for stored, name in renamed.items()}
-    check_shapes(found, _shapes(model.config), place=place)
-    return found
+    module = _on_meta(model.config)
+    check_shapes(found, _shapes(module), place=place)
+    return _as_saved(module, found)
 
 
-def _shapes(config: Mapping[str, Any]) -> dict[str, Sequence[int]]:
-    """Return the shapes of the weights that transformers makes, without memory for them."""
+def _on_meta(config: Mapping[str, Any]) -> nn.Module:
+    """Build a model without memory for its weights."""
     transformers: Any = import_extra("transformers", extra="hf")
     with torch.device("meta"):
-        module: nn.Module = transformers.AutoModelForCausalLM.from_config(
+        return transformers.AutoModelForCausalLM.from_config(
             transformers.AutoConfig.for_model(**config)
         )
+
+
+def _shapes(module: nn.Module) -> dict[str, Sequence[int]]:
+    """Return the shapes of a model's weights, tied ones once."""
     every = dict(module.named_parameters(remove_duplicate=False))
     once = dict(module.named_parameters())
     return {
@@ -88,3 +115,17 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, Sequence[int]]:
         for name, tensor in module.state_dict().items()
         if name in once or name not in every
     }
+
+
+def _as_saved(module: nn.Module, weights: Weights) -> Weights:
+    """Undo what transformers does to the tensors of a folder when it loads them."""
+    from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: PLC0415
+    from transformers.core_model_loading import revert_weight_conversion  # noqa: PLC0415
+
+    converted: Any = module
+    if not get_model_conversion_mapping(converted, add_legacy=False):
+        return weights
+    tensors: Mapping[str, Tensor] = revert_weight_conversion(
+        converted, {name: stored.read() for name, stored in weights.items()}
+    )
+    return {name: StoredTensor(tuple(tensor.shape), (tensor,)) for name, tensor in tensors.items()}

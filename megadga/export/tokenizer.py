@@ -241,7 +241,7 @@ def _compare(
     if not ties:
         return []
     differently = f"{ties} of {len(texts)} sample texts are encoded differently"
-    return [f"{HUGGINGFACE_FILE}: {differently}, to pieces that are equally probable"]
+    return [f"{HUGGINGFACE_FILE}: {differently}, to pieces equally probable"]
 
 
 def _sample(library: Library, model: SentencePieceModel | None) -> Iterator[str]:

@@ -118,12 +118,23 @@ class Architecture:
         Raises:
             ModelError: If transformers does not accept the configuration.
         """
+        return [tuple(parameter.shape) for parameter in self.on_meta(vocabulary_size).parameters()]
+
+    def on_meta(self, vocabulary_size: int) -> Any:
+        """Return transformers' model without memory for its weights.
+
+        Args:
+            vocabulary_size: Rows of the embedding.
+
+        Raises:
+            ModelError: As of `parameter_shapes`.
+        """
         with torch.device("meta"), no_init_weights(), _built():
             model = self._from_config()
             model.tie_weights()
             if vocabulary_size != self.rows:
                 model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
-        return [tuple(parameter.shape) for parameter in model.parameters()]
+        return model
 
     def load(self, dtype: torch.dtype) -> "HuggingFaceDecoder":
         """Return the model of the path, as it is, to evaluate it.

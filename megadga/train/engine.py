@@ -110,7 +110,8 @@ def _build_model(
                     checkpoint_activations=section.activation_checkpointing,
                 )
         case HuggingFaceModel():
-            architecture = read_architecture(config, data.tokenizer)
+            tokens = data.tokenizer
+            architecture = read_architecture(config, num_tokens=tokens.vocab_size, eod=tokens.eod)
             with _deepspeed_errors(config), model_errors(config):
                 return architecture.build(
                     vocabulary_size=data.vocabulary_size,

@@ -52,8 +52,13 @@ def model_errors(config: RunConfig) -> Generator[None]:
         raise config.invalid(*key, expected=error.expected, found=error.found) from error
 
 
-def read_architecture(config: RunConfig, tokenizer: TokenizerIdentity) -> "Architecture":
+def read_architecture(config: RunConfig, *, num_tokens: int, eod: int) -> "Architecture":
     """Return what transformers knows about a run's model, of ``type: hugging_face``.
+
+    Args:
+        config: The run.
+        num_tokens: Of its tokenizer.
+        eod: Id of the token that ends documents.
 
     Raises:
         ConfigError: If transformers is not installed, or knows no such model.
@@ -66,9 +71,13 @@ def read_architecture(config: RunConfig, tokenizer: TokenizerIdentity) -> "Archi
         raise config.invalid("model", "type", expected=expected, found="none installed")
     from megadga.model.hugging_face import Architecture  # noqa: PLC0415
 
-    rows = section.vocabulary_size or tokenizer.vocab_size
+    rows = section.vocabulary_size or num_tokens
     with model_errors(config):
-        return Architecture.read(section, vocabulary_size=rows, eod=tokenizer.eod)
+        return Architecture.read(section, vocabulary_size=rows, eod=eod)
+
+
+def _architecture(config: RunConfig, tokenizer: TokenizerIdentity) -> "Architecture":
+    return read_architecture(config, num_tokens=tokenizer.vocab_size, eod=tokenizer.eod)
 
 
 def vocabulary_rows(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
@@ -80,7 +89,7 @@ def vocabulary_rows(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
     section = config.model
     least, whose, found = tokenizer.vocab_size, "the tokenizer's", section.vocabulary_size
     if isinstance(section, HuggingFaceModel):
-        own = read_architecture(config, tokenizer).rows
+        own = _architecture(config, tokenizer).rows
         if found is None and own < least:
             expected = f"at least {least}, {whose}: rows are added only if asked for"
             key = ("model", "vocabulary_size")
@@ -104,7 +113,7 @@ def model_size(config: RunConfig, tokenizer: TokenizerIdentity) -> ModelSize:
         case LlamaModel() as section:
             return llama_size(section, rows)
         case HuggingFaceModel() as section:
-            architecture = read_architecture(config, tokenizer)
+            architecture = _architecture(config, tokenizer)
             with model_errors(config):
                 shapes = architecture.parameter_shapes(rows)
             matrices = tuple((shape[0], shape[1]) for shape in shapes if len(shape) == 2)
@@ -188,7 +197,7 @@ def check_model(config: RunConfig, tokenizer: TokenizerIdentity) -> Mapping[str,
     section = config.model
     if not isinstance(section, HuggingFaceModel):
         return None
-    architecture = read_architecture(config, tokenizer)
+    architecture = _architecture(config, tokenizer)
     longest = architecture.longest
     if longest is not None and longest < section.sequence_length:
         expected = f"at most {longest}, the positions of the model (max_position_embeddings)"

@@ -187,7 +187,7 @@ def load_causal_lm(
 def _load_run(
     name: str, run: SavedRun, placement: Placement, tokenizer: Path | None, stages: Stages
 ) -> CausalLm:
-    config = run.config
+    config, eod = run.config, run.tokenizer.eod
     file = _tokenizer_file(run, tokenizer)
     run.verify(stages)
     dtype = placement.dtype or config.training.precision
@@ -195,27 +195,26 @@ def _load_run(
     match config.model:
         case LlamaModel():
             rows = config.model.vocabulary_size or run.tokenizer.vocab_size
-            exported = exported_model(config.model, vocabulary_size=rows, eod=run.tokenizer.eod)
+            exported = exported_model(config, num_tokens=run.tokenizer.vocab_size, eod=eod)
             length = config.model.sequence_length
             section = HuggingFaceModel(
                 type="hugging_face", config=dict(exported.config), sequence_length=length
             )
             with model_errors(config):
-                architecture = Architecture.read(
-                    section, vocabulary_size=rows, eod=run.tokenizer.eod
-                )
+                architecture = Architecture.read(section, vocabulary_size=rows, eod=eod)
                 decoder = architecture.empty(vocabulary_size=rows, dtype=DTYPES[dtype])
             targets: dict[str, Any] = decoder.model.state_dict(keep_vars=True)
             with torch.no_grad():
                 for key, stored in rename_weights(exported, weights, place=run.checkpoint).items():
                     targets[key].copy_(stored.read())
         case HuggingFaceModel():
-            architecture = read_architecture(config, run.tokenizer)
+            num_tokens = run.tokenizer.vocab_size
+            architecture = read_architecture(config, num_tokens=num_tokens, eod=eod)
             rows = vocabulary_rows(config, run.tokenizer)
             with model_errors(config):
                 decoder = architecture.empty(vocabulary_size=rows, dtype=DTYPES[dtype])
             copy_weights(weights, decoder, place=run.checkpoint)
-    eod, missing = run.tokenizer.eod, ""
+    missing = ""
     if file is None:
         missing = (
             f"--tokenizer: expected the file that the shards of {name} were written with (SHA-256 "

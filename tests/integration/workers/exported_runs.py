@@ -1,7 +1,7 @@
 """Trains small runs to export, and writes down what their optimizers hold at the end.
 
-Run in a folder with shards and a configuration, on every rank. Takes JSON: overrides by the name of
-a run. Beside a run's folder ``NAME`` it leaves ``NAME.weights.pt``: float32 master weights by name.
+Run in a folder with shards and a configuration, on every rank. Takes JSON: overrides by the name
+of a run. Beside a run's folder ``NAME`` it leaves ``NAME.weights.pt``: master weights by name.
 """
 
 import json

@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sentencepiece import SentencePieceTrainer
@@ -30,7 +31,6 @@ OURS = LOSSLESS | {
 SENTENCEPIECE = {
     "ours": OURS,
     "with a prefix": LOSSLESS | {"model_type": "bpe"},
-    "unigram": LOSSLESS,
     "pieces of its own": OURS
     | {"user_defined_symbols": ["<think>", "\n "], "control_symbols": ["<end>"]},
 }
@@ -43,13 +43,14 @@ TEXTS = [
 ]
 
 
-def train(path: Path, **options) -> Path:
+def train(path: Path, **options: Any) -> Path:
+    settings: dict[str, Any] = {"vocab_size": 400, **options}
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter([*made_up_texts(50), "".join(map(chr, range(33, 127)))]),
         model_writer=model,
         minloglevel=2,
-        **{"vocab_size": 400, **options},
+        **settings,
     )
     path.write_bytes(model.getvalue())
     return path
@@ -94,6 +95,14 @@ def test_transformers_encodes_as_sentencepiece_does(tmp_path, name):
     assert exported(file, tmp_path / "out", "</s>") == []
     check_equal(file, tmp_path / "out", "</s>")
     assert (tmp_path / "out/tokenizer.model").read_bytes() == file.read_bytes()
+
+
+def test_equally_probable_pieces_of_a_unigram_model_may_differ(tmp_path):
+    file = train(tmp_path / "web.model", **LOSSLESS)
+    (warning,) = exported(file, tmp_path / "out", "</s>")
+    assert warning.startswith("tokenizer.json: 2 of ")
+    assert warning.endswith("sample texts are encoded differently, to pieces equally probable")
+    check_equal(file, tmp_path / "out", "</s>")
 
 
 def test_a_hugging_face_tokenizer_is_exported_as_it_is(tmp_path):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from megadga.config.llama_shapes import LlamaShape
 from megadga.data.targets import INPUT_ONLY, PADDING
 from megadga.model.llama import Llama
-from megadga.model.presets import LlamaShape
 from megadga.model.targets import inputs_and_targets, target_mask
 from megadga.probes.loss import causal_lm_loss, mean_loss
 

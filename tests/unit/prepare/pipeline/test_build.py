@@ -20,7 +20,12 @@ from megadga.prepare.pipeline.merging import BuildOutput, ShardMerger
 from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.pipeline.work_folder import WorkFolder
 from megadga.prepare.progress import no_progress
-from megadga.prepare.reading.inputs import DomainInput, expand_inputs, plan_domains
+from megadga.prepare.reading.inputs import (
+    DomainInput,
+    expand_inputs,
+    list_files,
+    plan_domains,
+)
 from megadga.prepare.reading.records import Keys, MaxBad
 from megadga.prepare.workers import open_processes
 from tests.support.texts import made_up_texts, write_lines
@@ -370,6 +375,21 @@ def change(path: Path, *, later_ns: int) -> None:
 
 
 @pytest.mark.parametrize("later_ns", [1, -1])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_copy_of_the_tokenizer_is_kept_with_shards_and_is_no_text(
+    source, tokenizer, tmp_path, grouped
+):
+    build([source], tokenizer, BuildOutput(tmp_path / "out", grouped=grouped))
+    (kept,) = (tmp_path / "out").glob("tokenizer-*")
+    assert kept.name == f"tokenizer-{tokenizer.identity.fingerprint[:16]}.model"
+    assert kept.read_bytes() == tokenizer.path.read_bytes()
+    with pytest.raises(ConfigError, match=r"found none but 1 written by these tools"):
+        expand_inputs([str(tmp_path / "out*")])
+    with pytest.raises(ConfigError, match=r"expected documents, found .*shards"):
+        expand_inputs([str(tmp_path / "out")])
+    assert kept not in list_files(tmp_path)
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 def test_what_was_built_of_a_file_that_has_changed_since_is_refused(
     source, tokenizer, tmp_path, grouped, later_ns
