@@ -70,7 +70,10 @@ MEGADGA = Entry(
         "describe": Entry("explain a run key by key", "megadga.commands.check:DESCRIBE"),
         "launch": Entry("train a run on one machine or a cluster", commands=_LAUNCH),
         "train": Entry("train a run in this process", "megadga.commands.train:TRAIN"),
-        "evaluate": Entry("evaluate a run's latest checkpoint", "megadga.commands.train:EVALUATE"),
+        "evaluate": Entry(
+            "measure a model's losses, or its answers", "megadga.commands.evaluate:EVALUATE"
+        ),
+        "generate": Entry("continue a text with a model", "megadga.commands.generate:GENERATE"),
         "export": Entry(
             "write a run's model as a Hugging Face folder", "megadga.commands.export:EXPORT"
         ),

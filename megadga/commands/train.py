@@ -1,4 +1,4 @@
-"""Commands that train: `megadga train`, `evaluate` and `demo`.
+"""Commands that train: `megadga train` and `demo`.
 
 Torch and DeepSpeed are imported only after the configuration has been validated: it takes seconds.
 """
@@ -16,10 +16,9 @@ from megadga.launch.plan import count, ranks
 from megadga.launch.quiet import prints_of_first_rank, quieten
 from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.launch.supervision import STOPPED, StopSignal
-from megadga.run_folder.checkpoints import CHECKPOINTS, checkpoint_path, latest_checkpoint
+from megadga.run_folder.checkpoints import checkpoint_path
 from megadga.run_folder.failures import record_failures, record_start
 from megadga.run_folder.markers import RunFinishedError, finished_step
-from megadga.train.data import no_checkpoint
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -84,31 +83,6 @@ def _saved(step: int, newest: Path | None) -> str:
     return f"stopped at step {step}, which is not finite and not saved; there is {kept}"
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.overrides)
-    if config.evaluation is None:
-        raise config.invalid("evaluation", expected="a section", found="null")
-    # A single rank looks for the checkpoint before torch is imported.
-    alone = read_ranks(os.environ).world_size == 1
-    if alone and latest_checkpoint(config.output / CHECKPOINTS) is None:
-        raise no_checkpoint(config)
-    rank = rank_for_messages(os.environ)
-    quieten(os.environ, rank=rank)
-    from megadga.train.assembly import open_run  # noqa: PLC0415
-    from megadga.train.loop import evaluate  # noqa: PLC0415
-    from megadga.train.metrics import MetricsFile  # noqa: PLC0415
-
-    with record_failures(config.output, rank=rank), ExitStack() as stack:
-        with prints_of_first_rank(os.environ, rank=rank):
-            run = stack.enter_context(open_run(config, evaluate_only=True))
-        metrics, step = evaluate(run), run.mixture.step
-    if rank == 0 and metrics:
-        MetricsFile(config.output / "evaluations.jsonl").log(step, metrics)
-        losses = {**metrics["evaluation"]["specific"], **metrics["evaluation"]["domains"]}
-        print("\n".join(f"step {step}: {name} {loss:.4f}" for name, loss in losses.items()))
-    return 0
-
-
 def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="runs/demo")
@@ -136,12 +110,6 @@ TRAIN = Command(
     f"Exit code {STOPPED}: stopped by a signal after saving.",
     _add_train_options,
     _train,
-    on_ranks=True,
-)
-EVALUATE = Command(
-    "Evaluate a run's latest checkpoint on its own sets or on new ones (evaluation.sets).",
-    add_run,
-    _evaluate,
     on_ranks=True,
 )
 DEMO = Command(

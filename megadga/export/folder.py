@@ -18,25 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from megadga.config.loading import load_config
-from megadga.config.run import RunConfig
 from megadga.data.files import atomic_write, flush
-from megadga.errors import ConfigError, ResumeError
+from megadga.data.manifest import TokenizerIdentity
+from megadga.errors import ConfigError
 from megadga.export.card import ModelFacts, model_card
 from megadga.export.models import exported_model, rename_weights
 from megadga.export.tokenizer import ExportedTokenizer, find_tokenizer, write_tokenizer
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import Stages, no_progress
-from megadga.run_folder.checkpoints import (
-    CHECKPOINTS,
-    CheckpointHeader,
-    checkpoint_path,
-    completed_checkpoints,
-    find_checkpoint,
-    find_damage,
-    load_header,
-    newest_intact_checkpoint,
-)
+from megadga.train.saved import open_saved
 from megadga.train.weights import StoredTensor, Weights, open_weights
 
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -45,7 +35,6 @@ DTYPES: Mapping[Dtype, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-_MAX_LISTED = 8
 _LOCK = "lock"
 _MARGIN_BYTES = 16 << 20
 """Room for all files but the weights."""
@@ -114,21 +103,20 @@ def export_run(
             option is invalid, or the tokenizer is missing, another one, or cannot be expressed.
         ResumeError: If there is no such checkpoint, or it is damaged.
     """
-    config = _read_config(run)
     _check_output(output)
     _split({}, options)  # refuses an invalid size before anything is read
-    checkpoint, header = _find(run / CHECKPOINTS, options.step)
-    shards = _Shards(header)
+    saved = open_saved(run, step=options.step)
+    config, step, shards = saved.config, saved.header.step, saved.tokenizer
     tokenizer = None
     if options.with_tokenizer:
         tokenizer = find_tokenizer(
             config, fingerprint=shards.fingerprint, eod=shards.eod, given=options.tokenizer
         )
-    _verify(checkpoint, header, stages)
-    model = exported_model(config, num_tokens=shards.vocabulary_size, eod=shards.eod)
-    stage = config.deepspeed.get("zero_optimization", {}).get("stage", 0)
-    weights = rename_weights(model, open_weights(checkpoint, stage), place=checkpoint)
-    num_parameters = sum(stored.numel for stored in weights.values())
+    saved.verify(stages)
+    model = exported_model(config, num_tokens=shards.vocab_size, eod=shards.eod)
+    stored = open_weights(saved.checkpoint, saved.zero_stage)
+    weights = rename_weights(model, stored, place=saved.checkpoint)
+    num_parameters = sum(tensor.numel for tensor in weights.values())
     with _written(output) as folder:
         warnings = (
             ["without a tokenizer, as asked for"]
@@ -139,7 +127,7 @@ def export_run(
         _write_weights(weights, folder, options, stages)
         facts = ModelFacts(
             title=output.absolute().name,
-            step=header.step,
+            step=step,
             num_parameters=num_parameters,
             dtype=_torch_name(options.dtype),
             tokenizer=_describe(tokenizer, shards),
@@ -148,14 +136,7 @@ def export_run(
         card = model_card(config, run / "metrics.jsonl", facts)
         _write(folder / "README.md", card.encode())
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    return Exported(output, header.step, num_parameters, files, warnings)
-
-
-def _read_config(run: Path) -> RunConfig:
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"{run}: expected the output folder of a run, found no {path}")
-    return load_config(path)
+    return Exported(output, step, num_parameters, files, warnings)
 
 
 def _check_output(output: Path) -> None:
@@ -163,58 +144,6 @@ def _check_output(output: Path) -> None:
         raise ConfigError(f"{output}: expected a new folder, found a file")
     if output.is_dir() and (inside := sorted(path.name for path in output.iterdir())):
         raise ConfigError(f"{output}: expected a new or empty folder, found {inside[0]} in it")
-
-
-def _find(folder: Path, step: int | None) -> tuple[Path, CheckpointHeader]:
-    """Return a checkpoint and its header."""
-    completed = completed_checkpoints(folder)
-    if not completed:
-        raise ResumeError(f"{folder}: expected a run with a checkpoint, found none")
-    if step is None:
-        checkpoint = find_checkpoint(folder)
-        assert checkpoint is not None, "there are completed ones"
-        return checkpoint, load_header(checkpoint)
-    checkpoint = checkpoint_path(folder, step)
-    if checkpoint not in completed:
-        steps = [path.name.removeprefix("step-").lstrip("0") for path in completed[-_MAX_LISTED:]]
-        more = "" if len(completed) <= _MAX_LISTED else f" and {len(completed) - _MAX_LISTED} more"
-        raise ResumeError(
-            f"--step: expected one of the checkpoints in {folder}, of the steps "
-            f"{', '.join(steps)}{more}, found {step}"
-        )
-    return checkpoint, load_header(checkpoint)
-
-
-class _Shards:
-    """What a checkpoint's header says of the run's tokenizer."""
-
-    def __init__(self, header: CheckpointHeader) -> None:
-        match header.identity.get("shards"):  # of a file that anybody may have changed
-            case {"tokenizer": str(name), "vocabulary_size": int(size), "eod": int(eod)}:
-                self.fingerprint, self.vocabulary_size, self.eod = name, size, eod
-            case found:
-                raise ResumeError(
-                    f"step {header.step}: expected a tokenizer in the checkpoint's header, "
-                    f"found {str(found)[:60]}"
-                )
-
-
-def _verify(checkpoint: Path, header: CheckpointHeader, stages: Stages) -> None:
-    """Compare all files of the checkpoint with their checksums."""
-    names = sorted(header.files)
-    advance = stages("verifying", sum(file.bytes for file in header.files.values()), "B")
-    for part, name in enumerate(names):
-        damage = find_damage(checkpoint, header, part=part, parts=len(names))
-        if damage is not None:
-            intact = newest_intact_checkpoint(checkpoint.parent, before=checkpoint)
-            advice = (
-                "no earlier checkpoint is intact"
-                if intact is None
-                else f"the newest intact one before it is that of --step "
-                f"{int(intact.name.removeprefix('step-'))}"
-            )
-            raise ResumeError(f"{damage}; {advice}")
-        advance(header.files[name].bytes)
 
 
 @contextmanager
@@ -325,12 +254,12 @@ def _torch_name(dtype: Dtype) -> str:
     return str(DTYPES[dtype]).removeprefix("torch.")
 
 
-def _describe(tokenizer: ExportedTokenizer | None, shards: _Shards) -> str:
+def _describe(tokenizer: ExportedTokenizer | None, shards: TokenizerIdentity) -> str:
     fingerprint = f"SHA-256 `{shards.fingerprint}`"
     if tokenizer is None:
         return f"Not in this folder: the one whose file has the {fingerprint}."
     return (
-        f"A {tokenizer.ours.identity.kind} tokenizer of {shards.vocabulary_size:,} tokens, whose "
+        f"A {tokenizer.ours.identity.kind} tokenizer of {shards.vocab_size:,} tokens, whose "
         f"file has the {fingerprint}; `{tokenizer.eod}` ends documents. Text that spells a "
         "special token is encoded to that token, unless the tokenizer is loaded with "
         "`split_special_tokens=True`."

@@ -61,7 +61,13 @@ def find_tokenizer(
         ConfigError: If it is not found, or is another one.
     """
     if given is None:
-        file = _kept_file(config, fingerprint)
+        file = kept_file(config, fingerprint)
+        if file is None:
+            raise ConfigError(
+                f"--tokenizer: expected the file that the shards were built with (SHA-256 "
+                f"{fingerprint[:16]}...), or --no-tokenizer, found neither, and no copy of it, "
+                f"tokenizer-{fingerprint[:16]}.model or .json, with the run's shards"
+            )
     else:
         file = given / HUGGINGFACE_FILE if given.is_dir() else given
     content, found = read_tokenizer_file(file)
@@ -70,9 +76,44 @@ def find_tokenizer(
             f"--tokenizer: expected the file that the shards were built with (SHA-256 "
             f"{fingerprint[:16]}...), found {file} ({found[:16]}...)"
         )
-    name = _name(file, content, eod)
-    ours = load_tokenizer(file, eod=name, encodes=False)
-    return ExportedTokenizer(ours, file, name)
+    return _opened(file, content, eod)
+
+
+def open_tokenizer(file: Path, *, eod: int) -> ExportedTokenizer:
+    """Read a tokenizer as shards are written with it.
+
+    Args:
+        file: Its file; a folder stands for its ``tokenizer.json``.
+        eod: Id of the token that ends documents.
+
+    Raises:
+        ConfigError: If it is none, or has no such token.
+    """
+    file = file / HUGGINGFACE_FILE if file.is_dir() else file
+    content, _ = read_tokenizer_file(file)
+    return _opened(file, content, eod)
+
+
+def kept_file(config: RunConfig, fingerprint: str) -> Path | None:
+    """Return the copy of a tokenizer's file that a build kept with a run's shards, if any.
+
+    Args:
+        config: The run.
+        fingerprint: SHA-256 of the file.
+
+    Raises:
+        ConfigError: If the copy is damaged.
+    """
+    domains = config.data.domains
+    folders = [domains] if isinstance(domains, Path) else [each.path for each in domains]
+    folders += [target.path for target in config.data.specific.values()]
+    for folder in dict.fromkeys(place for each in folders for place in (each, each.parent)):
+        for suffix in TOKENIZER_SUFFIXES:
+            file = kept_tokenizer_path(folder, fingerprint, suffix)
+            if file.exists():
+                read_tokenizer_file(file, fingerprint=fingerprint)
+                return file
+    return None
 
 
 def write_tokenizer(tokenizer: ExportedTokenizer, folder: Path, *, max_length: int) -> list[str]:
@@ -141,23 +182,9 @@ def write_tokenizer(tokenizer: ExportedTokenizer, folder: Path, *, max_length: i
     return warnings + _compare(tokenizer, folder, library, model)
 
 
-def _kept_file(config: RunConfig, fingerprint: str) -> Path:
-    """Return the copy that a build kept with a run's shards."""
-    domains = config.data.domains
-    folders = [domains] if isinstance(domains, Path) else [each.path for each in domains]
-    folders += [target.path for target in config.data.specific.values()]
-    for folder in dict.fromkeys(place for each in folders for place in (each, each.parent)):
-        for suffix in TOKENIZER_SUFFIXES:
-            file = kept_tokenizer_path(folder, fingerprint, suffix)
-            if file.exists():
-                read_tokenizer_file(file, fingerprint=fingerprint)
-                return file
-    expected = kept_tokenizer_path(folders[0], fingerprint, "").name
-    raise ConfigError(
-        f"--tokenizer: expected the file that the shards were built with (SHA-256 "
-        f"{fingerprint[:16]}...), or --no-tokenizer, found neither, and no {expected}.model or "
-        f".json with the shards in {folders[0]}"
-    )
+def _opened(file: Path, content: bytes, eod: int) -> ExportedTokenizer:
+    name = _name(file, content, eod)
+    return ExportedTokenizer(load_tokenizer(file, eod=name, encodes=False), file, name)
 
 
 def _name(file: Path, content: bytes, eod: int) -> str:

@@ -136,12 +136,41 @@ class Architecture:
                 model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
         return model
 
-    def _from_config(self) -> Any:
+    def load(self, dtype: torch.dtype) -> "HuggingFaceDecoder":
+        """Return the model of the path, as it is, to evaluate it.
+
+        Args:
+            dtype: Type of its weights.
+
+        Raises:
+            ModelError: If weights are missing or have other shapes, or cannot be read.
+        """
+        with _built():
+            return HuggingFaceDecoder(self._from_pretrained(dtype).eval())
+
+    def empty(self, *, vocabulary_size: int, dtype: torch.dtype) -> "HuggingFaceDecoder":
+        """Return the model without initial weights, which a checkpoint's shall replace.
+
+        Args:
+            vocabulary_size: Rows of the embedding, at least `rows`.
+            dtype: Type of its weights.
+
+        Raises:
+            ModelError: If transformers does not accept the configuration.
+        """
+        with no_init_weights(), _built():
+            model = self._from_config(dtype)
+            model.tie_weights()
+            if vocabulary_size != self.rows:
+                model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
+        return HuggingFaceDecoder(model.eval())
+
+    def _from_config(self, dtype: torch.dtype = torch.float32) -> Any:
         section = self.section
         return AutoModelForCausalLM.from_config(
             self.config,
             attn_implementation=section.attention,
-            dtype=torch.float32,
+            dtype=dtype,
             trust_remote_code=section.trust_remote_code,
         )
 
@@ -187,7 +216,7 @@ class Architecture:
         model.train()
         return HuggingFaceDecoder(model)
 
-    def _from_pretrained(self) -> Any:
+    def _from_pretrained(self, dtype: torch.dtype = torch.float32) -> Any:
         section = self.section
         models: Any = AutoModelForCausalLM  # what it returns depends on its arguments
         model, loading = models.from_pretrained(
@@ -195,7 +224,7 @@ class Architecture:
             config=self.config,
             revision=section.revision,
             attn_implementation=section.attention,
-            dtype=torch.float32,
+            dtype=dtype,
             trust_remote_code=section.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,

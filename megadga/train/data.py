@@ -177,10 +177,7 @@ def open_data(config: RunConfig) -> RunData:
     check_inputs(config)
     length = config.model.sequence_length
     folders = read_folders(_domain_sources(config))
-    targets = tuple(
-        read_folder(DomainSource(name, target.path))
-        for name, target in config.data.specific.items()
-    )
+    targets = _read_targets(config)
     aligned = targets if _may_align(config) else ()
     check_same_tokenizer((*folders, *targets))
     opened = open_split(folders, split="train", sequence_length=length)
@@ -217,6 +214,30 @@ def open_data(config: RunConfig) -> RunData:
         },
         files=_files(config, folders, targets),
         ignored_spans=dict(_ignored_spans(config, folders, targets)),
+    )
+
+
+def open_held_out(config: RunConfig) -> tuple[SequenceSet, ...]:
+    """Open what a run evaluates, and nothing else of its data: domains first, as `Evaluation`.
+
+    Raises:
+        ShardError: If a set is missing, damaged, too short, or of another tokenizer.
+        ConfigError: If domains are too short and not excluded.
+    """
+    folders = read_folders(_domain_sources(config))
+    targets = _read_targets(config)
+    check_same_tokenizer((*folders, *targets))
+    length = config.model.sequence_length
+    opened = open_split(folders, split="train", sequence_length=length)
+    _check_lengths(config, opened)
+    held_out, specific = _held_out(config, folders, targets, opened)
+    return (*held_out, *specific)
+
+
+def _read_targets(config: RunConfig) -> tuple[ShardFolder, ...]:
+    return tuple(
+        read_folder(DomainSource(name, target.path))
+        for name, target in config.data.specific.items()
     )
 
 

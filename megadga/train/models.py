@@ -21,7 +21,7 @@ from megadga.data.manifest import TokenizerIdentity
 if TYPE_CHECKING:
     from megadga.model.hugging_face import Architecture
 
-_TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
+TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
 """By the kind of a tokenizer, its file in the folder of a model."""
 
 
@@ -171,12 +171,12 @@ def check_tokenizer(
     """
     if not config.model.check_tokenizer:
         return
-    name = _TOKENIZER_FILES[tokenizer.kind]
+    name = TOKENIZER_FILES[tokenizer.kind]
     expected = (
         f"the tokenizer of the shards ({tokenizer.kind} {tokenizer.fingerprint[:12]}), "
         "or check_tokenizer: false"
     )
-    file = _file_of(path, name, revision)
+    file = file_of_model(path, name, revision)
     if file is None:
         raise config.invalid("model", key, expected=expected, found=f"no {name}")
     if (found := checksum(file)) != tokenizer.fingerprint:
@@ -208,8 +208,14 @@ def check_model(config: RunConfig, tokenizer: TokenizerIdentity) -> Mapping[str,
     return architecture.values
 
 
-def _file_of(path: str, name: str, revision: str | None) -> Path | None:
-    """Return a file of a model's folder, or of the hub's; None if there is none."""
+def file_of_model(path: str, name: str, revision: str | None) -> Path | None:
+    """Return a file of a model's folder, or of the hub's; None if there is none.
+
+    Args:
+        path: The folder's absolute path, or the name on the hub.
+        name: Of the file.
+        revision: On the hub.
+    """
     if Path(path).is_absolute():
         file = Path(path) / name
         return file if file.is_file() else None

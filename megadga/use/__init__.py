@@ -1,0 +1,1 @@
+"""Uses trained models: losses on text, generated text, multiple-choice questions."""
