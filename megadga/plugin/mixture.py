@@ -149,9 +149,15 @@ class MixturePlugin:
         """Number of epochs of each domain, shape ``(K,)``."""
         return self._batches.epochs
 
-    def next_batch(self) -> Batch:
-        """Return this rank's tokens of the next optimizer step, and advance."""
-        batch = self._batches.next_batch(self.weights, self._is_update, self._predict_weights)
+    def next_batch(self, device: torch.device | None = None) -> Batch:
+        """Return this rank's tokens of the next optimizer step, and advance.
+
+        Args:
+            device: Where they are put; None: the engine's device.
+        """
+        batch = self._batches.next_batch(
+            self.weights, self._is_update, self._predict_weights, device
+        )
         self._prepare(batch.indices)
         return batch
 
