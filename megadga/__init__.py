@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from megadga.data.folder import DomainSource as DomainSource
+    from megadga.data.folder import open_chat as open_chat
     from megadga.data.folder import open_domain as open_domain
     from megadga.data.folder import open_domains as open_domains
     from megadga.data.folder import open_examples as open_examples
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from megadga.mixers.static import uniform_weights as uniform_weights
     from megadga.mixers.targets import OverTargets as OverTargets
     from megadga.mixers.updates import UpdateSteps as UpdateSteps
+    from megadga.model.targets import inputs_and_targets as inputs_and_targets
     from megadga.plugin import Batch as Batch
     from megadga.plugin import BatchIndices as BatchIndices
     from megadga.plugin import MixturePlugin as MixturePlugin
@@ -51,7 +53,9 @@ if TYPE_CHECKING:
     from megadga.probes.loss import causal_lm_loss as causal_lm_loss
 
 _PUBLIC = {
-    "megadga.data.folder": ("DomainSource", "open_domain", "open_domains", "open_examples"),
+    "megadga.data.folder": (
+        *("DomainSource", "open_chat", "open_domain", "open_domains", "open_examples"),
+    ),
     "megadga.errors": (
         *("ConfigError", "MegadgaError", "ResumeError", "ShardError", "UnsupportedEngineError"),
     ),
@@ -67,6 +71,7 @@ _PUBLIC = {
     "megadga.mixers.static": ("Static", "uniform_weights"),
     "megadga.mixers.targets": ("OverTargets",),
     "megadga.mixers.updates": ("UpdateSteps",),
+    "megadga.model.targets": ("inputs_and_targets",),
     "megadga.plugin": ("Batch", "BatchIndices", "MixturePlugin", "Plugin", "Sampling"),
     "megadga.plugin.trainer": ("MixtureCallback", "MixtureDataset", "SequenceDataset"),
     "megadga.probes.loss": ("causal_lm_loss",),

@@ -164,9 +164,14 @@ def _sequences(specific: SequenceSet) -> str:
     sequences = _count(specific.num_sequences, "sequence")
     if not isinstance(specific, Examples):
         return sequences
-    examples = _count(specific.num_documents, "example")
     longer, padding = f"{specific.num_long:,} longer than one", f"{specific.padding_share:.1%}"
-    return f"{examples} in {sequences}, {longer}, {padding} padding"
+    if not specific.has_spans:
+        examples = _count(specific.num_documents, "example")
+        return f"{examples} in {sequences}, {longer}, {padding} padding"
+    dialogues = _count(specific.num_documents, "dialogue")
+    without = f"{specific.num_left_out:,} more without a trained token left out"
+    trained = f"{specific.num_trained:,} of {_count(specific.num_tokens, 'token')} trained"
+    return f"{dialogues} in {sequences}, {longer}, {without}, {trained}, {padding} padding"
 
 
 def _training(config: RunConfig) -> str:
@@ -248,7 +253,7 @@ def _evaluation(config: RunConfig, data: RunData) -> str:
     if config.evaluation is None:
         return "none"
     domains = f"{len(data.held_out):,} of {_count(len(data.domains), 'domain')}"
-    specific = ", ".join(held.name for held in data.held_out_specific) or "no specific set"
+    specific = ", ".join(map(_held_out, data.held_out_specific)) or "no specific set"
     most = config.evaluation.sequences
     interval = config.evaluation.interval
     total = sum(
@@ -256,6 +261,12 @@ def _evaluation(config: RunConfig, data: RunData) -> str:
     )
     each = f"up to {most} sequences each, {total:,} in all"
     return f"every {interval} steps: {domains}, {specific}; {each}"
+
+
+def _held_out(held: SequenceSet) -> str:
+    if not isinstance(held, Examples) or not held.has_spans:
+        return held.name
+    return f"{held.name} ({held.num_trained:,} of {held.num_tokens:,} tokens trained)"
 
 
 def _table(data: RunData, weights: FloatArray, epochs: FloatArray) -> Iterator[str]:

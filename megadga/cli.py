@@ -47,6 +47,7 @@ _DATA = {
     ),
     "merge": Entry("make one domain of several", "megadga.commands.shards:MERGE"),
     "adopt": Entry("take over shards that Megatron has built", "megadga.commands.shards:ADOPT"),
+    "convert": Entry("make shards of flat files of token ids", "megadga.commands.convert:CONVERT"),
     "cluster": Entry("train clusters, as domains", "megadga.commands.text:CLUSTER"),
     "histogram": Entry(
         "measure the share of reference sets in each cluster", "megadga.commands.text:HISTOGRAM"

@@ -8,6 +8,8 @@ from megadga.commands.command import Command
 from megadga.data.create import SHARD_TOKENS
 from megadga.data.inspection import render_table, summarize
 from megadga.errors import ConfigError
+from megadga.prepare.chat.encoding import ChatEncoder
+from megadga.prepare.chat.template import CHATML
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pipeline.build import Build, BuildResult, build_shards, format_names
 from megadga.prepare.pipeline.corpus import Corpus, Recipe, corpus_by_input, corpus_of_files
@@ -31,6 +33,8 @@ examples:
       --domain-key meta.source --tokenizer web.model --output shards
   megadga data build --input 'text/*.jsonl.zst' --clusters clusters --level 4096 \\
       --tokenizer web.model --output shards/clustered
+  megadga data build --chat --input 'mine/help.*.jsonl' --tokenizer qwen/ --eod '<|endoftext|>' \
+      --output shards/specific
 
 Inputs are files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt) and folders of files. Each input
 is one domain: text/novels.jsonl.gz becomes shards/novels/. With --domain-key or --clusters, each
@@ -38,6 +42,10 @@ record's domain is given by a key or by a clustering. A pair qa.train.jsonl, qa.
 the two splits of shards/qa/, as do files in a folder whose names contain train and validation;
 files named test are skipped. Of any other input a fraction of the documents, selected by a hash of
 their text, is held out for validation.
+
+With --chat each record is a dialogue, {"messages": [{"role": "user", "content": "..."}, ...]}. It
+is rendered with the chat template of the tokenizer, and its shard notes which tokens are of the
+assistant's turns: with `packing: chat` in a run's configuration, these alone are targets.
 
 An interrupted build continues when the same command is run again. The output is identical for any
 number of workers, ranks and interruptions. Under mpirun rank 0 distributes the work.
@@ -70,9 +78,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--text-key",
-        default="text",
         metavar="KEY",
-        help="key of the text in records; dots select nested keys (%(default)s)",
+        help="key of the text in records; dots select nested keys (text; with --chat: messages)",
+    )
+    add("--chat", action="store_true", help="records are dialogues, with messages")
+    add(
+        "--chat-template",
+        metavar="FILE",
+        help=f"Jinja template of dialogues, or {CHATML} for a built-in one (default: the "
+        "tokenizer's: chat_template.jinja or tokenizer_config.json beside it)",
     )
     add("--id-key", metavar="KEY", help="key of an id that is stored with each document")
     add("--domain-key", metavar="KEY", help="key of the domain's name, e.g. meta.source")
@@ -140,18 +154,30 @@ def _read_build(args: argparse.Namespace) -> Build:
         raise ConfigError("clusters, domain_key: expected one at most, found both")
     if args.clusters is None and (args.level is not None or args.embedder is not None):
         raise ConfigError("level, embedder: expected clusters with them, found none")
+    if args.chat and (args.clusters is not None or args.piece_tokens is not None):
+        raise ConfigError(
+            "chat: expected neither clusters nor piece_tokens with it, which are for texts, "
+            "found one"
+        )
+    if args.chat_template is not None and not args.chat:
+        raise ConfigError("chat_template: expected chat with it, found none")
+    tokenizer = load_tokenizer(args.tokenizer, eod=args.eod)
+    text_key = args.text_key or ("messages" if args.chat else "text")
     return Build(
         corpus=_read_corpus(args),
-        tokenizer=load_tokenizer(args.tokenizer, eod=args.eod),
+        tokenizer=tokenizer,
         output=BuildOutput(args.output, grouped=args.grouped or args.clusters is not None),
         recipe=Recipe(
-            Keys(args.text_key, args.id_key, args.domain_key),
+            Keys(text_key, args.id_key, args.domain_key, args.chat),
             valid_fraction=args.valid_fraction,
             seed=args.seed,
             piece_tokens=args.piece_tokens,
             shard_tokens=args.shard_tokens,
         ),
         classifier=_read_classifier(args),
+        chat=ChatEncoder.load(tokenizer, args.tokenizer, args.chat_template)
+        if args.chat
+        else None,
     )
 
 

@@ -19,10 +19,12 @@ from megadga.data.create import (
 )
 from megadga.data.folder import open_split, read_folders
 from megadga.data.inspection import (
+    TRAINED_MARKS,
     find_sources,
     inspect_domain,
     read_document,
     render_table,
+    show_trained,
     summarize,
 )
 from megadga.data.verify import find_folders, plan_checks, verify_shard
@@ -42,14 +44,16 @@ examples:
   megadga data inspect shards --sequence-length 2048
   megadga data inspect shards/novels --decode 0 --tokenizer web.model
 
+Of a dialogue, built with --chat, the trained parts are shown between >>> and <<<.
 Only headers are checked; `megadga data verify` reads the shards completely.
 """
 _VERIFY_EPILOG = """\
 example:
   megadga data verify shards/generic shards/specific
 
-Checks headers, sizes, sentence and document offsets, that token ids are in the vocabulary, and
-counts and checksums against the manifest. Prints a line per problem; exit code 1 if there are any.
+Checks headers, sizes, sentence and document offsets, that token ids are in the vocabulary, the
+spans of trained tokens, and counts and checksums against the manifest. Prints a line per problem;
+exit code 1 if there are any.
 """
 _LEAKAGE_EPILOG = """\
 example:
@@ -103,7 +107,18 @@ def _inspect(args: argparse.Namespace) -> int:
         stored = read_document(source, tokenizer.identity, split=split, index=args.decode)
         place = "" if stored.document_id is None else f" {json.dumps(stored.document_id)},"
         print(f"==> {source.name}: {split} document {args.decode},{place}", end=" ")
-        print(f"{stored.tokens.size:,} tokens\n{tokenizer.decode(stored.tokens)}")
+        print(f"{stored.tokens.size:,} tokens", end="")
+        if stored.trained is None:
+            print(f"\n{tokenizer.decode(stored.tokens)}")
+            continue
+        text = show_trained(
+            stored.tokens,
+            stored.trained,
+            decode=tokenizer.decode,
+            special=tokenizer.special_tokens,
+        )
+        begin, end = TRAINED_MARKS
+        print(f", {stored.trained.sum():,} trained, between {begin} and {end}\n{text}")
     return 0
 
 

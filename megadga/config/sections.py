@@ -15,7 +15,7 @@ PresetName = Literal["nano", "tiny", "8m", "30m", "125m", "350m", "750m", "1b", 
 Precision = Literal["fp32", "bf16"]
 
 
-Packing = Literal["stream", "examples"]
+Packing = Literal["stream", "examples", "chat"]
 
 
 class LlamaModel(Section):
@@ -51,7 +51,8 @@ class SpecificSet(Section):
     """Folder of shards, as a domain's, relative to this file."""
     packing: Packing = "stream"
     """How documents become sequences; stream: windows over the concatenated documents; examples:
-    each document separately, padded at its end, with the loss on its own tokens only."""
+    each document separately, padded at its end, with the loss on its own tokens only; chat: as
+    examples, with the loss on the assistant's turns of dialogues (`megadga data build --chat`)."""
     importance: PositiveFloat = 1.0
     """Weight of this set relative to the other specific sets, above 0."""
 

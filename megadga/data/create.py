@@ -5,10 +5,11 @@ import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import chain, count
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from megadga.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from megadga.data.targets import TrainedSpans, mark_targets, spans_path
 from megadga.data.verify import scan_shard
 from megadga.errors import ConfigError, ShardError
 
@@ -221,11 +223,11 @@ def _find_names(folder: Path) -> list[str]:
             raise ShardError(
                 f"{index_path(folder / path.stem)}: expected an index for {path}, found none"
             )
-    return sorted(names, key=_natural_key)
+    return sorted(names, key=natural_key)
 
 
-def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
-    """Return a sort key that compares digits inside names as numbers."""
+def natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
+    """Return a sort key of names that compares digits inside them as numbers."""
     pieces = re.findall(r"([^0-9]*)([0-9]*)", name)
     return [(text, int(digits or 0)) for text, digits in pieces], name
 
@@ -234,7 +236,13 @@ def _scan(
     prefix: Path, tokenizer: TokenizerIdentity, progress: Callable[[int], object]
 ) -> tuple[ShardEntry, int]:
     """Return a shard's manifest entry and its number of documents without EOD."""
-    scan = scan_shard(prefix, tokenizer, ids=ids_path(prefix).exists(), progress=progress)
+    scan = scan_shard(
+        prefix,
+        tokenizer,
+        ids=ids_path(prefix).exists(),
+        spans=spans_path(prefix).exists(),
+        progress=progress,
+    )
     if scan.problems or scan.entry is None:
         first, *others = scan.problems
         raise ShardError(f"{first} (and {len(others)} more)" if others else first)
@@ -314,25 +322,27 @@ def merge_domains(
 
     Raises:
         ConfigError: If ``shard_tokens`` is out of range.
-        ShardError: If the output exists, writing fails, only some shards have ids, or a shard
-            is missing, damaged, or holds an empty document.
+        ShardError: If the output exists, writing fails, only some shards have ids or trained
+            spans, or a shard is missing, damaged, or holds an empty document.
     """
     if shard_tokens < 1:
         raise ConfigError(f"shard_tokens: expected at least 1, found {shard_tokens}")
     if shard_tokens > MAX_SHARD_TOKENS:
         raise ConfigError(f"shard_tokens: expected at most 2^62, found {shard_tokens}")
-    ids = not drop_ids and _have_ids(sources)
+    ids = not drop_ids and _have(sources, "ids_sha256", "ids", "drop all ids or merge others")
+    spans = _have(sources, "spans_sha256", "trained spans", "merge dialogues with dialogues alone")
     tokenizer = sources[0].manifest.tokenizer
     parts = _open_parts(sources)
     with atomic_folder(output) as partial:
         splits = {
             split: tuple(
-                _write_shards(
+                write_shards(
                     partial / split,
                     _read_all(its, ids=ids, progress=progress),
                     dtype=best_dtype(tokenizer.vocab_size),
                     shard_tokens=shard_tokens,
                     ids=ids,
+                    spans=spans,
                 )
             )
             for split, its in parts.items()
@@ -352,7 +362,11 @@ class _Part:
     vocab_size: int
 
     def read(self, *, ids: bool) -> Iterator[DocumentBatch]:
-        """Yield its documents in batches; raise ``ShardError`` if they are invalid."""
+        """Yield its documents in batches, with marked targets if the shard has trained spans.
+
+        Raises:
+            ShardError: If they are invalid.
+        """
         prefix = self.shard.prefix
         index, problems = index_path(prefix), Problems()
         _expect(index, "idx_sha256", self.entry.idx_sha256, _checksum(index))
@@ -362,6 +376,7 @@ class _Part:
             path = ids_path(prefix)
             assert self.entry.ids_sha256 is not None, "all shards have ids or none"
             _expect(path, "ids_sha256", self.entry.ids_sha256, _checksum(path))
+        spans, position = self._spans(), 0
         read, found = 0, hashlib.sha256()
         for documents in read_documents(self.shard, ids=ids):
             found.update(documents.tokens.data)
@@ -377,8 +392,20 @@ class _Part:
                     f"found {low} to {high}"
                 )
             read += documents.lengths.size
-            yield documents
+            if spans is not None:
+                (trained,) = spans.trained(np.array([position]), documents.tokens.size)
+                position += documents.tokens.size
+                yield replace(documents, tokens=mark_targets(documents.tokens, trained))
+            else:
+                yield documents
         _expect(tokens_path(prefix), "bin_sha256", self.entry.bin_sha256, found.hexdigest())
+
+    def _spans(self) -> TrainedSpans | None:
+        if self.entry.spans_sha256 is None:
+            return None
+        path = spans_path(self.shard.prefix)
+        _expect(path, "spans_sha256", self.entry.spans_sha256, _checksum(path))
+        return TrainedSpans.read(path, self.shard.num_tokens)
 
 
 def _expect(path: Path, key: str, stated: str, found: str) -> None:
@@ -408,18 +435,24 @@ def _open_parts(sources: Sequence[MergeSource]) -> dict[str, list[_Part]]:
     return parts
 
 
-def _have_ids(sources: Sequence[MergeSource]) -> bool:
-    """Return whether all shards have ids; raise if only some do."""
+def _have(
+    sources: Sequence[MergeSource],
+    key: Literal["ids_sha256", "spans_sha256"],
+    content: str,
+    advice: str,
+) -> bool:
+    """Return whether all shards have an additional file; raise if only some do."""
     places: dict[bool, Path] = {}
     for source in sources:
         for entries in source.manifest.splits.values():
             for entry in entries:
                 if entry.documents:
-                    places.setdefault(entry.ids_sha256 is not None, source.folder / entry.file)
+                    there = getattr(entry, key) is not None
+                    places.setdefault(there, source.folder / entry.file)
     if len(places) > 1:
         raise ShardError(
-            f"{places[False]}: expected ids of its documents, as {places[True]} has them, "
-            "found none: drop all ids or merge others"
+            f"{places[False]}: expected {content} of its documents, as {places[True]} has them, "
+            f"found none: {advice}"
         )
     return True in places
 
@@ -433,21 +466,32 @@ def _read_all(
             progress(documents.tokens.size)
 
 
-def _write_shards(
+def write_shards(
     path: Path,
     batches: Iterator[DocumentBatch],
     *,
     dtype: TokenType,
     shard_tokens: int,
-    ids: bool,
+    ids: bool = False,
+    spans: bool = False,
 ) -> Iterator[ShardEntry]:
-    """Write ``PATH-00000``, ``PATH-00001``, ... and yield their entries."""
+    """Write ``PATH-00000``, ``PATH-00001``, ... and yield their entries.
+
+    Args:
+        path: The start of their names.
+        batches: Documents in order, none of them empty.
+        dtype: Type of the tokens on disk.
+        shard_tokens: A shard is closed once it holds this many tokens, at least 1.
+        ids: Whether the documents have ids.
+        spans: Whether their tokens are as ``mark_targets`` returns them.
+    """
     waiting = next(batches, None)
     for number in count():
         if waiting is None:
             return
         room = shard_tokens
-        with ShardWriter(path.with_name(f"{path.name}-{number:05d}"), dtype, ids=ids) as writer:
+        prefix = path.with_name(f"{path.name}-{number:05d}")
+        with ShardWriter(prefix, dtype, ids=ids, spans=spans) as writer:
             while waiting is not None and room > 0:
                 ends = np.cumsum(waiting.lengths)
                 fitting = min(int(np.searchsorted(ends, room)) + 1, ends.size)

@@ -10,10 +10,6 @@ from megadga.arrays import IntArray, TokenArray
 from megadga.data.manifest import TokenizerIdentity
 from megadga.data.stream import TokenStream
 
-PADDING = -100
-"""Fills a sequence after the end of its document. Not a token id: ``cross_entropy`` of torch
-ignores such targets by default, and a model must not look it up in its embedding."""
-
 
 class SequenceSet(Protocol):
     """Documents as sequences of ``S + 1`` tokens: ``S`` inputs, and targets shifted by one."""
@@ -60,7 +56,8 @@ class SequenceSet(Protocol):
             indices: Sequence indices in ``[0, num_sequences)``, in any order, shape ``(n,)``.
 
         Returns:
-            Token ids, with ``PADDING`` after the end of a short document, shape ``(n, S + 1)``.
+            Token ids, with ``PADDING`` after the end of a short document, and tokens that are no
+            targets as ``INPUT_ONLY - id`` (see ``targets``), shape ``(n, S + 1)``.
 
         Raises:
             IndexError: If an index is out of range.
@@ -69,7 +66,7 @@ class SequenceSet(Protocol):
         ...
 
     def num_targets(self, indices: IntArray) -> IntArray:
-        """Return the number of targets that are not padding, in ``[1, S]``, shape ``(n,)``.
+        """Return the number of targets that are trained, in ``[1, S]``, shape ``(n,)``.
 
         A sequence's loss is the mean over these.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from megadga.arrays import IntArray, TokenArray
 from megadga.data.files import atomic_write, checksum
 from megadga.data.manifest import ShardEntry
+from megadga.data.targets import find_spans, spans_path, unmark_targets
 from megadga.errors import ShardError
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -353,22 +354,30 @@ class ShardWriter:
         prefix: Path of both files without ``.bin`` and ``.idx``; the folder must exist.
         dtype: Type of the tokens on disk, one of ``DTYPE_CODES``.
         ids: Whether every document has an id, stored in a third file.
+        spans: Whether only some tokens are trained, whose spans are stored in another file; the
+            others are marked as inputs alone (see ``targets``).
     """
 
-    def __init__(self, prefix: Path, dtype: TokenType, *, ids: bool = False) -> None:
+    def __init__(
+        self, prefix: Path, dtype: TokenType, *, ids: bool = False, spans: bool = False
+    ) -> None:
         self._prefix = prefix
         self._dtype = dtype
         self._code = {known: code for code, known in DTYPE_CODES.items()}[dtype]
         self._files = ExitStack()
         self._ids_path = ids_path(prefix) if ids else None
+        self._spans_path = spans_path(prefix) if spans else None
         self._checksum = hashlib.sha256()
         self._ids_checksum = hashlib.sha256()
+        self._spans_checksum = hashlib.sha256()
+        self._num_tokens = self._num_trained = 0
         self._lengths = array("i")
         self._max_token = -1
         self._entry: ShardEntry | None = None
         self._idx: BinaryIO
         self._bin: BinaryIO
         self._ids: BinaryIO | None = None
+        self._spans: BinaryIO | None = None
 
     def __enter__(self) -> Self:
         # Renamed in reverse order: an index never exists without its other files.
@@ -376,6 +385,8 @@ class ShardWriter:
         self._bin = self._files.enter_context(atomic_write(tokens_path(self._prefix)))
         if self._ids_path is not None:
             self._ids = self._files.enter_context(atomic_write(self._ids_path))
+        if self._spans_path is not None:
+            self._spans = self._files.enter_context(atomic_write(self._spans_path))
         return self
 
     def __exit__(
@@ -410,7 +421,7 @@ class ShardWriter:
 
         Args:
             tokens: Concatenated ids, with EOD at the end of each document, shape
-                ``(lengths.sum(),)``.
+                ``(lengths.sum(),)``; with ``spans``, as ``mark_targets`` returns them.
             lengths: Tokens of each document, at least 1, shape ``(n,)``, ``n >= 1``.
             ids: Ids of the documents; empty if the shard stores none.
 
@@ -424,6 +435,8 @@ class ShardWriter:
                 f"lengths: expected at least one, all >= 1, with a sum of {tokens.size}, "
                 f"found {lengths}"
             )
+        if self._spans is not None:
+            tokens = self._add_spans(self._spans, tokens, lengths)
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high > np.iinfo(self._dtype).max:
             raise ValueError(
@@ -434,6 +447,7 @@ class ShardWriter:
         self._bin.write(content)
         self._checksum.update(content)
         self._lengths.extend(lengths.tolist())
+        self._num_tokens += tokens.size
         self._max_token = max(self._max_token, high)
 
     def _add_ids(self, ids: Sequence[str], *, expected: int) -> None:
@@ -443,6 +457,16 @@ class ShardWriter:
             content = b"".join(json.dumps(one).encode() + b"\n" for one in ids)
             self._ids.write(content)
             self._ids_checksum.update(content)
+
+    def _add_spans(self, file: BinaryIO, tokens: TokenArray, lengths: IntArray) -> TokenArray:
+        """Write the spans of the trained tokens; return the ids of all."""
+        ids, trained = unmark_targets(tokens)
+        spans = find_spans(trained, np.cumsum(lengths) - lengths) + self._num_tokens
+        content = spans.astype("<i8").tobytes()
+        file.write(content)
+        self._spans_checksum.update(content)
+        self._num_trained += int(trained.sum())
+        return ids
 
     def _finish(self) -> ShardEntry:
         lengths = np.array(self._lengths, dtype="<i4")
@@ -466,4 +490,6 @@ class ShardWriter:
             bin_sha256=self._checksum.hexdigest(),
             idx_sha256=hashlib.sha256(index).hexdigest(),
             ids_sha256=None if self._ids is None else self._ids_checksum.hexdigest(),
+            spans_sha256=None if self._spans is None else self._spans_checksum.hexdigest(),
+            trained_tokens=None if self._spans is None else self._num_trained,
         )

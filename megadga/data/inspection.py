@@ -1,6 +1,6 @@
 """Summaries and single documents of a folder of shards, as `inspect_shards` prints them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,11 +15,13 @@ from megadga.data.folder import DomainSource, find_domains, open_shards
 from megadga.data.indexed import IndexedShard, ids_path
 from megadga.data.manifest import (
     Manifest,
+    ShardEntry,
     TokenizerIdentity,
     manifest_path,
     read_grouping,
     read_manifest,
 )
+from megadga.data.targets import BoolArray, TrainedSpans, spans_path
 from megadga.errors import ShardError
 
 
@@ -34,6 +36,7 @@ class SplitSummary:
         num_tokens: Number of tokens.
         fingerprint: SHA-256 of the tokenizer's model as hex digits.
         shared: Tokens of each domain of a grouped folder; empty for a single domain.
+        num_trained: Number of tokens in trained spans; None without.
     """
 
     name: str
@@ -42,6 +45,7 @@ class SplitSummary:
     num_tokens: int
     fingerprint: str
     shared: tuple[int, ...] = ()
+    num_trained: int | None = None
 
     def num_sequences(self, sequence_length: int) -> int:
         """Return the number of windows of ``sequence_length + 1`` tokens."""
@@ -56,10 +60,12 @@ class StoredDocument:
     Attributes:
         tokens: Token ids, shape ``(n,)``.
         document_id: Id of its source record; None if ids were not kept.
+        trained: Whether each token is in a trained span, shape ``(n,)``; None without spans.
     """
 
     tokens: TokenArray
     document_id: str | None
+    trained: BoolArray | None = None
 
 
 def summarize(manifest: Manifest) -> tuple[SplitSummary, ...]:
@@ -71,6 +77,7 @@ def summarize(manifest: Manifest) -> tuple[SplitSummary, ...]:
             manifest.num_documents(split),
             manifest.num_tokens(split),
             manifest.tokenizer.fingerprint,
+            num_trained=manifest.num_trained(split),
         )
         for split in manifest.splits
     )
@@ -121,6 +128,10 @@ def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | No
         ("tokenizer", *(one.fingerprint[:12] for one in summaries)),
     ]
     align = ["left", "left", "right", "right", "left"]
+    if any(one.num_trained is not None for one in summaries):
+        trained = ("-" if n is None else f"{n:,}" for n in (one.num_trained for one in summaries))
+        columns.insert(-1, ("trained", *trained))
+        align.insert(-1, "right")
     if sequence_length is not None:
         windows = (f"{one.num_sequences(sequence_length):,}" for one in summaries)
         columns.insert(-1, ("windows", *windows))
@@ -166,7 +177,7 @@ def read_document(
     shards = open_shards(source, manifest, split)
     for shard, entry in zip(shards, manifest.splits[split], strict=True):
         if 0 <= remaining < shard.num_documents:
-            return _read(shard, remaining, ids=entry.ids_sha256 is not None)
+            return _read(shard, remaining, entry)
         remaining -= shard.num_documents
     raise ShardError(
         f"{source.path}: split {split}: expected a document in "
@@ -174,14 +185,50 @@ def read_document(
     )
 
 
-def _read(shard: IndexedShard, index: int, *, ids: bool) -> StoredDocument:
+def _read(shard: IndexedShard, index: int, entry: ShardEntry) -> StoredDocument:
     problems = Problems()
     if not check_index(shard, problems):
         raise ShardError(problems.lines[0])
-    tokens = document_at(shard, index)
-    if not ids:
-        return StoredDocument(tokens, None)
+    tokens, trained = document_at(shard, index), None
+    if entry.spans_sha256 is not None:
+        spans = TrainedSpans.read(spans_path(shard.prefix), shard.num_tokens)
+        (trained,) = spans.trained(shard.document_starts[index : index + 1], tokens.size)
+    if entry.ids_sha256 is None:
+        return StoredDocument(tokens, None, trained)
     path = ids_path(shard.prefix)
     if (found := next(islice(iterate_ids(path), index, None), None)) is None:
         raise ShardError(f"{path}: expected {shard.num_documents} ids, found at most {index}")
-    return StoredDocument(tokens, found)
+    return StoredDocument(tokens, found, trained)
+
+
+TRAINED_MARKS = (">>>", "<<<")
+"""Around each trained span of a dialogue."""
+
+
+def show_trained(
+    tokens: TokenArray,
+    trained: BoolArray,
+    *,
+    decode: Callable[[TokenArray], str],
+    special: Mapping[str, int],
+) -> str:
+    """Return the text of a dialogue with its trained spans between marks.
+
+    Args:
+        tokens: Its ids, shape ``(n,)``.
+        trained: Whether each is trained, shape ``(n,)``.
+        decode: From ids to text.
+        special: Ids of special tokens by name, which are shown.
+    """
+    names = {token: name for name, token in special.items()}
+    cuts = np.flatnonzero(np.diff(trained)) + 1
+    shown: list[str] = []
+    for span, is_trained in zip(
+        np.split(tokens, cuts), trained[np.concatenate(([0], cuts))], strict=True
+    ):
+        begin, end = TRAINED_MARKS if is_trained else ("", "")
+        places = np.flatnonzero(np.isin(span, list(names)))
+        parts = np.split(span, np.union1d(places, places + 1))
+        text = (names.get(int(p[0])) or decode(p) for p in parts if p.size)
+        shown += [begin, *text, end]
+    return "".join(shown)

@@ -66,6 +66,9 @@ class ShardEntry:
         idx_sha256: Checksum of the ``.idx``, as hex digits.
         ids_sha256: Checksum of the ``.ids``, which has one JSON string per line, the id of each
             document's source record; None if ids were not kept.
+        spans_sha256: Checksum of the ``.spans``, which has the spans of trained tokens; None if
+            the loss is taken on all.
+        trained_tokens: Number of tokens in these spans; None without.
     """
 
     file: FileName
@@ -75,6 +78,8 @@ class ShardEntry:
     bin_sha256: Text
     idx_sha256: Text
     ids_sha256: Text | None = None
+    spans_sha256: Text | None = None
+    trained_tokens: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,12 @@ class Manifest:
     def num_tokens(self, split: str) -> int:
         """Return the number of tokens of a split, 0 if there is no such split."""
         return sum(entry.tokens for entry in self.splits.get(split, ()))
+
+    def num_trained(self, split: str) -> int | None:
+        """Return the number of trained tokens of a split; None if a shard has no trained spans."""
+        counts = [entry.trained_tokens for entry in self.splits.get(split, ())]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) and known else None
 
 
 def manifest_path(folder: Path) -> Path:

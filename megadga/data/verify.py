@@ -21,6 +21,7 @@ from megadga.data.manifest import (
     read_grouping,
     read_manifest,
 )
+from megadga.data.targets import describe_span, find_wrong_spans, read_spans, spans_path
 from megadga.errors import ShardError
 
 
@@ -44,17 +45,19 @@ def scan_shard(
     tokenizer: TokenizerIdentity,
     *,
     ids: bool,
+    spans: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> ShardScan:
     """Read every byte of a shard.
 
     Checks the header and file sizes, sentence offsets, document bounds, every token id and, if
-    present, the documents' ids.
+    present, the documents' ids and the spans of trained tokens.
 
     Args:
         prefix: Path of its files without suffix.
         tokenizer: Tokenizer that produced the tokens, or is assumed to.
         ids: Whether it has an ``.ids`` file.
+        spans: Whether it has a ``.spans`` file.
         progress: Called with the bytes of tokens read since the last call.
     """
     problems = Problems()
@@ -62,8 +65,11 @@ def scan_shard(
         shard = IndexedShard.open(prefix)
         sound = check_index(shard, problems)
         tokens = _Tokens(shard, tokenizer, problems)
+        trained = _Spans(shard, problems) if spans else None
         for bounds in token_bounds(shard) if sound else _without_ends(shard):
             tokens.read(bounds, progress)
+            if trained is not None:
+                trained.check_documents(bounds)
         if ids:
             check_ids(ids_path(prefix), shard.num_documents, problems)
         entry = ShardEntry(
@@ -74,6 +80,8 @@ def scan_shard(
             bin_sha256=tokens.checksum.hexdigest(),
             idx_sha256=checksum(index_path(prefix)),
             ids_sha256=checksum(ids_path(prefix)) if ids else None,
+            spans_sha256=checksum(spans_path(prefix)) if spans else None,
+            trained_tokens=None if trained is None else trained.num_tokens,
         )
     except ShardError as error:
         problems.add(str(error))
@@ -126,6 +134,41 @@ class _Tokens:
             progress(tokens.nbytes)
 
 
+class _Spans:
+    """The trained spans of a shard, checked when they are read and against its documents."""
+
+    def __init__(self, shard: IndexedShard, problems: Problems) -> None:
+        self._path = spans_path(shard.prefix)
+        self._bounds = read_spans(self._path)
+        self._problems = problems
+        self.num_tokens = int((self._bounds[:, 1] - self._bounds[:, 0]).sum())
+        wrong = find_wrong_spans(self._bounds, shard.num_tokens)
+        problems.add_all(
+            self._path,
+            "wrong spans",
+            wrong,
+            lambda at: describe_span(self._bounds, shard.num_tokens, at),
+        )
+        self._sound = not wrong.size
+
+    def check_documents(self, bounds: IntArray) -> None:
+        """Check that no span goes beyond its document, of consecutive ones, shape ``(n + 1,)``."""
+        if not self._sound:
+            return
+        first, last = np.searchsorted(self._bounds[:, 0], bounds[[0, -1]])
+        low, high = self._bounds[first:last].T
+        ends = bounds[np.searchsorted(bounds, low, side="right")]
+        self._problems.add_all(
+            self._path,
+            "spans across documents",
+            np.flatnonzero(high > ends),
+            lambda at: (
+                f"span {first + at}: expected one inside a document, which ends at {ends[at]}, "
+                f"found {low[at]} to {high[at]}"
+            ),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ShardCheck:
     """A shard to be checked.
@@ -145,7 +188,11 @@ class ShardCheck:
         """The files it must have, by manifest key of their checksum."""
         prefix = self.folder / self.entry.file
         files = {"bin_sha256": tokens_path(prefix), "idx_sha256": index_path(prefix)}
-        return files if self.entry.ids_sha256 is None else files | {"ids_sha256": ids_path(prefix)}
+        if self.entry.ids_sha256 is not None:
+            files["ids_sha256"] = ids_path(prefix)
+        if self.entry.spans_sha256 is not None:
+            files["spans_sha256"] = spans_path(prefix)
+        return files
 
     @property
     def num_bytes(self) -> int:
@@ -212,7 +259,12 @@ def plan_checks(folder: Path) -> FolderCheck:
 def verify_shard(check: ShardCheck) -> ShardReport:
     """Read a whole shard and compare it with its manifest entry."""
     prefix = check.folder / check.entry.file
-    scan = scan_shard(prefix, check.tokenizer, ids=check.entry.ids_sha256 is not None)
+    scan = scan_shard(
+        prefix,
+        check.tokenizer,
+        ids=check.entry.ids_sha256 is not None,
+        spans=check.entry.spans_sha256 is not None,
+    )
     if scan.entry is None:
         problems = (*scan.problems, *_compare_checksums(check))
     else:
@@ -233,8 +285,9 @@ def _compare(check: ShardCheck, found: ShardEntry) -> Iterator[str]:
     counted, files = asdict(found), check.files
     for key, stated in asdict(check.entry).items():
         if counted[key] != stated:
-            file = files["idx_sha256" if key == "documents" else "bin_sha256"]
-            yield _mismatch(files.get(key, file), key, stated, counted[key])
+            of_key = {"documents": "idx_sha256", "trained_tokens": "spans_sha256"}.get(key, key)
+            file = files.get(of_key, files["bin_sha256"])
+            yield _mismatch(file, key, stated, counted[key])
 
 
 def _compare_checksums(check: ShardCheck) -> Iterator[str]:
@@ -258,11 +311,14 @@ def _duplicate_entries(folder: Path, entries: list[ShardEntry]) -> Iterator[str]
             yield f"{manifest_path(folder)}: splits: expected {file} once, found it {count} times"
 
 
+_SHARD_FILES = (".bin", ".idx", ".ids", ".spans", ".partial")
+
+
 def _unlisted_files(folder: Path, shards: tuple[ShardCheck, ...]) -> Iterator[str]:
     """Report shard files, complete or partial, that no split lists."""
     known = {path for shard in shards for path in shard.files.values()}
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".bin", ".idx", ".ids", ".partial") and path not in known:
+        if path.suffix in _SHARD_FILES and path not in known:
             yield f"{path}: expected only files named in the manifest, found another"
 
 
@@ -294,7 +350,7 @@ FileStamps = Mapping[str, Sequence[int]]
 
 
 def shard_files(folder: Path, entries: Iterable[ShardEntry], *, name: str) -> dict[str, DataFile]:
-    """Return the token and index files of shards of one folder, by name.
+    """Return the files of shards of one folder that a run reads, by name: all but the ids.
 
     Args:
         folder: Their folder.
@@ -307,8 +363,10 @@ def shard_files(folder: Path, entries: Iterable[ShardEntry], *, name: str) -> di
         for path, sha256 in (
             (tokens_path(prefix), entry.bin_sha256),
             (index_path(prefix), entry.idx_sha256),
+            (spans_path(prefix), entry.spans_sha256),
         ):
-            files[f"{name}/{path.name}"] = DataFile(path, sha256)
+            if sha256 is not None:
+                files[f"{name}/{path.name}"] = DataFile(path, sha256)
     return files
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 from megadga.model.presets import LlamaShape
+from megadga.model.targets import inputs_and_targets
 
 Initializer = Callable[[Tensor], None]
 
@@ -276,13 +277,14 @@ class Llama(nn.Module):
         causal.
 
         Args:
-            tokens_BT: Windows of token ids, or ``PADDING`` at their ends, shape ``(b, S + 1)``.
+            tokens_BT: Windows of token ids, ``PADDING`` at their ends, or ids marked as inputs
+                alone (see ``inputs_and_targets``), shape ``(b, S + 1)``.
 
         Returns:
-            Losses, float32, shape ``(b, S)``; 0 where the target is padding.
+            Losses, float32, shape ``(b, S)``; 0 where there is no target.
         """
-        logits_BSV = self.logits(tokens_BT[:, :-1].clamp(min=0))  # any token will do for padding
-        targets_BS = tokens_BT[:, 1:]
+        inputs_BS, targets_BS = inputs_and_targets(tokens_BT)
+        logits_BSV = self.logits(inputs_BS)
         precise = torch.promote_types(logits_BSV.dtype, torch.float32)
         losses = functional.cross_entropy(
             logits_BSV.flatten(0, 1).to(precise),

@@ -53,7 +53,9 @@ class MixturePlugin:
         domains: The ``K`` training domains, with the same sequence length.
         specific: The specific set, or several in the order of the scheduler's targets; None only
             for a scheduler that does not use one. If it is padded (``Examples``), the module
-            receives ``PADDING`` among its tokens while alignments are measured, and only then.
+            receives ``PADDING`` among its tokens while alignments are measured, and only then; of
+            dialogues (``open_chat``) also ids marked as inputs alone: ``inputs_and_targets`` is
+            for both.
         scheduler: The algorithm that updates the weights.
         sampling: How windows are sampled.
         interval: ``T_r``, optimizer steps between updates, at least 1; or `UpdateSteps`.

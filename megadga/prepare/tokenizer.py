@@ -4,15 +4,17 @@ import functools
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, final
 
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
-from megadga.arrays import TokenArray
+from megadga.arrays import IntArray, TokenArray
 from megadga.data.indexed import best_dtype
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError
@@ -83,6 +85,27 @@ _TEXTS = (
 
 _SHOWN = 12
 """Characters of a difference shown in an error, preceded by half as many."""
+
+
+@dataclass(frozen=True, eq=False)
+class LocatedTokens:
+    """Tokens of a text, and where they are in it.
+
+    Attributes:
+        ids: Token ids, shape ``(n,)``.
+        begins: First character of each, shape ``(n,)``. Several may share a character, if it is
+            spelt in bytes.
+        ends: The character after the last of each, shape ``(n,)``.
+    """
+
+    ids: IntArray
+    begins: IntArray
+    ends: IntArray
+
+
+def _located(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> LocatedTokens:
+    bounds = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    return LocatedTokens(np.array(ids, dtype=np.int64), bounds[:, 0], bounds[:, 1])
 
 
 class Coder(Protocol):
@@ -227,6 +250,45 @@ class SentencePieceTokenizer:
     def decode(self, tokens: TokenArray) -> str:
         """Return the text of some ids; EOD and other control pieces have none."""
         return self._processor.decode(tokens.tolist())
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The control pieces and the unknown one, by name."""
+        return self._special_tokens
+
+    @functools.cached_property
+    def _special_tokens(self) -> Mapping[str, int]:
+        processor = self._processor
+        return {
+            processor.id_to_piece(piece): piece
+            for piece in range(processor.vocab_size())
+            if processor.is_control(piece) or processor.is_unknown(piece)
+        }
+
+    @property
+    def named_tokens(self) -> Mapping[str, str]:
+        """Names of control pieces by what chat templates call them."""
+        processor = self._processor
+        pieces = {"bos_token": processor.bos_id(), "eos_token": processor.eos_id()}
+        return {key: processor.id_to_piece(piece) for key, piece in pieces.items() if piece >= 0}
+
+    def locate(self, text: str) -> LocatedTokens:
+        """Return the tokens of a text in which names of control pieces are these pieces."""
+        special = self._special_tokens
+        names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        start = 0
+        for part in re.split(f"({names})", text):
+            if part in special:
+                ids.append(special[part])
+                offsets.append((start, start + len(part)))
+            else:
+                found: Any = self._processor.encode(part, return_type="offset_mapping")
+                ids += found["ids"]
+                offsets += [(start + begin, start + end) for begin, end in found["offsets"]]
+            start += len(part)
+        return _located(ids, offsets)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes receive the path and load the model once, instead of with every task.
@@ -391,6 +453,25 @@ class HuggingFaceTokenizer:
         """Return the text of some ids; EOD and other special tokens have none."""
         return self._library.decode(tokens.tolist(), skip_special_tokens=True)
 
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The special tokens, by name."""
+        return _special_tokens(self._library)
+
+    def locate(self, text: str) -> LocatedTokens:
+        """Return the tokens of a text in which names of special tokens are these tokens."""
+        encoded = self._markup.encode(text, add_special_tokens=False)
+        return _located(encoded.ids, encoded.offsets)
+
+    @functools.cached_property
+    def _markup(self) -> Library:
+        """The same tokenizer for text with special tokens.
+
+        Its post-processor is left out: it adds nothing here, but may cut spaces off the offsets.
+        """
+        parts = json.loads(self._library.to_str())
+        return Library.from_str(json.dumps({**parts, "post_processor": None}))
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes receive the path and load the file once, instead of with every task.
         eod = self._library.id_to_token(self._identity.eod)
@@ -501,7 +582,20 @@ class Tokenizer(Protocol):
         ...
 
 
-def load_tokenizer(path: Path, *, eod: str | None = None, encodes: bool = True) -> Tokenizer:
+class MarkupTokenizer(Tokenizer, Protocol):
+    """A tokenizer for rendered dialogues, too, in which special tokens are spelt by name."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Ids of the special tokens, by name."""
+        ...
+
+    def locate(self, text: str) -> LocatedTokens:
+        """Return the tokens of a text in which names of special tokens are these tokens."""
+        ...
+
+
+def load_tokenizer(path: Path, *, eod: str | None = None, encodes: bool = True) -> MarkupTokenizer:
     """Read a tokenizer of whatever kind.
 
     Args:

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
+from megadga.model.targets import inputs_and_targets, target_mask
 
 Loss = Callable[[nn.Module, Tensor], Any]
-"""From a module and tokens ``(b, S + 1)`` to the mean loss over the targets that are not padding,
-a scalar in nats per token. A loss that leaves out other targets too returns what it counts: a pair
-of sums and numbers of targets, of the whole micro-batch (scalars) or of each sequence, ``(b,)``;
-or of losses and a mask, one a token, ``(b, S)``."""
+"""From a module and tokens ``(b, S + 1)`` to the mean loss over their targets, a scalar in nats
+per token; padding and tokens marked as inputs alone are no targets (see ``inputs_and_targets``). A
+loss that leaves out other targets too returns what it counts: a pair of sums and numbers of
+targets, of the whole micro-batch (scalars) or of each sequence, ``(b,)``; or of losses and a mask,
+one a token, ``(b, S)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,7 @@ def watching_targets(loss: Loss) -> Loss:
 
 
 def mean_loss(module: nn.Module, tokens: Tensor) -> Any:
-    """Return a module's mean loss over the targets that are not padding.
+    """Return a module's mean loss over the targets of tokens.
 
     Args:
         module: Returns that mean itself, a scalar, as ``cross_entropy`` does by default; or one
@@ -134,14 +136,14 @@ def mean_loss(module: nn.Module, tokens: Tensor) -> Any:
     losses = loss_of(module(tokens), "module")
     if not isinstance(losses, Tensor) or losses.ndim == 0:
         return losses
-    padding = tokens[:, 1:] == PADDING
-    if losses.shape != padding.shape:
+    counted = target_mask(tokens)
+    if losses.shape != counted.shape:
         raise ValueError(
-            f"module: expected a scalar loss or one loss a token, shape {tuple(padding.shape)}, "
+            f"module: expected a scalar loss or one loss a token, shape {tuple(counted.shape)}, "
             f"found shape {tuple(losses.shape)}"
         )
     precise = losses.to(torch.promote_types(losses.dtype, torch.float32))
-    return precise.masked_fill(padding, 0.0).sum() / (~padding).sum()
+    return precise.masked_fill(~counted, 0.0).sum() / counted.sum()
 
 
 def loss_of(returned: Any, what: str) -> Any:
@@ -191,9 +193,10 @@ def causal_lm_loss(module: nn.Module, tokens: Tensor) -> Tensor:
             shape ``(b, S, V)``.
         tokens: Shape ``(b, S + 1)``.
     """
-    outputs: Any = module(input_ids=tokens[:, :-1].clamp(min=0), use_cache=False)
+    inputs, targets = inputs_and_targets(tokens)
+    outputs: Any = module(input_ids=inputs, use_cache=False)
     logits: Tensor = outputs.logits
     precise = torch.promote_types(logits.dtype, torch.float32)
     return functional.cross_entropy(
-        logits.flatten(0, 1).to(precise), tokens[:, 1:].flatten(), ignore_index=PADDING
+        logits.flatten(0, 1).to(precise), targets.flatten(), ignore_index=PADDING
     )

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.domain import PADDING
 from megadga.data.rows import WeightedRows, weighted_rank_rows
+from megadga.data.targets import PADDING
 from megadga.errors import UnsupportedEngineError
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import (

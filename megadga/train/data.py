@@ -17,12 +17,13 @@ from megadga.data.folder import (
     ShardFolder,
     check_same_tokenizer,
     open_all_domains,
+    open_chat,
     open_examples,
     open_split,
     read_folder,
     read_folders,
 )
-from megadga.data.manifest import Manifest, TokenizerIdentity, manifest_path
+from megadga.data.manifest import Manifest, TokenizerIdentity, manifest_path, read_manifest
 from megadga.data.verify import DataFile, shard_files
 from megadga.errors import ConfigError
 from megadga.mixers.doremi import DoremiOptions
@@ -133,6 +134,8 @@ class RunData:
             reference, and of the validation splits if the mixture depends on them. Equal for equal
             content, independent of its location.
         files: All shard files of the run, by a name that is independent of their location.
+        ignored_spans: Keys of folders of dialogues whose trained spans are ignored, so that the
+            loss is on all their tokens, and how they are read.
     """
 
     domains: tuple[Domain, ...]
@@ -145,6 +148,7 @@ class RunData:
     reference: ReferenceModel | None
     identity: Mapping[str, Any]
     files: Mapping[str, DataFile]
+    ignored_spans: Mapping[KeyPath, str]
 
     @property
     def tokenizer(self) -> TokenizerIdentity:
@@ -201,7 +205,31 @@ def open_data(config: RunConfig) -> RunData:
             **({"held_out": _held_out_digest(folders)} if config.mixing.reads_evaluations else {}),
         },
         files=_files(config, folders, targets),
+        ignored_spans=dict(_ignored_spans(config, folders, targets)),
     )
+
+
+def _ignored_spans(
+    config: RunConfig, folders: Sequence[ShardFolder], targets: Sequence[ShardFolder]
+) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the keys of folders with trained spans that are not read as dialogues."""
+    for folder in targets:
+        name = folder.source.name
+        packing = config.data.specific[name].packing
+        if packing != "chat" and _has_spans(folder):
+            yield ("data", "specific", name, "packing"), packing
+    for name, evaluated in (config.evaluation.sets if config.evaluation else {}).items():
+        manifest = read_manifest(evaluated.path)
+        if evaluated.packing != "chat" and manifest.num_trained("valid") is not None:
+            yield ("evaluation", "sets", name, "packing"), evaluated.packing
+    for folder in folders:
+        if _has_spans(folder):
+            yield ("data", "domains"), f"the dialogues of {folder.source.name}"
+            return
+
+
+def _has_spans(folder: ShardFolder) -> bool:
+    return folder.manifest.num_trained("train") is not None
 
 
 def _files(
@@ -326,6 +354,8 @@ def _packed(
             return open_all_domains([folder], split=split, sequence_length=length)
         case "examples":
             return [open_examples(folder.source, split=split, sequence_length=length)]
+        case "chat":
+            return [open_chat(folder.source, split=split, sequence_length=length)]
 
 
 def _with_valid(folders: Sequence[ShardFolder]) -> Sequence[ShardFolder]:
@@ -366,4 +396,6 @@ def _summary(manifest: Manifest, split: str = "train") -> str:
     digest = hashlib.sha256()
     for entry in manifest.splits.get(split, ()):
         digest.update(f"{entry.tokens} {entry.bin_sha256}\n".encode())
+        if entry.spans_sha256 is not None:
+            digest.update(f"{entry.spans_sha256}\n".encode())
     return f"{manifest.num_tokens(split)} tokens, {digest.hexdigest()[:16]}"

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.domain import PADDING, SequenceSet
+from megadga.data.domain import SequenceSet
 from megadga.data.reader import read_windows
 from megadga.data.rows import weighted_rank_rows
 from megadga.data.sampler import Selection
+from megadga.model.targets import target_mask
 from megadga.plugin import Metrics
 from megadga.probes.engine import Engine
 from megadga.probes.state import evaluating
@@ -44,7 +45,7 @@ class Evaluation:
     """Evaluates a fixed selection of held-out sequences of every set; a ``Plugin``.
 
     Sequences of all sets share micro-batches, so that many small sets are not padded to full
-    micro-batches each. A set's loss is the mean over all its targets, padding excluded. The module
+    micro-batches each. A set's loss is the mean over all its targets. The module
     is called without the engine and without gradients, so that the engine's counters, schedule and
     optimizer are not affected.
 
@@ -143,7 +144,7 @@ class Evaluation:
         chosen = Selection(self._selection.domains[rows], self._selection.sequences[rows])
         tokens = torch.as_tensor(read_windows(self._sets, chosen), device=self._engine.device)
         token_losses: Tensor = self._engine.module(tokens)
-        real = token_losses.double().masked_fill(tokens[:, 1:] == PADDING, 0.0)
+        real = token_losses.double().masked_fill(~target_mask(tokens), 0.0)
         return real.sum(dim=-1).cpu().numpy()
 
 
@@ -157,7 +158,7 @@ def _first_sequences(sizes: Sequence[int], most: int) -> Selection:
 
 
 def _num_targets(sets: Sequence[SequenceSet], most: int) -> IntArray:
-    """Return the number of targets, padding excluded, of each selected sequence, ``(N,)``."""
+    """Return the number of targets of each selected sequence, ``(N,)``."""
     counts = [min(each.num_sequences, most) for each in sets]
     return np.concatenate(
         [each.num_targets(np.arange(n)) for each, n in zip(sets, counts, strict=True)]

@@ -76,7 +76,7 @@ class Case:
 
 TWO_SETS = (
     "data.specific={target: {path: shards/specific}, "
-    "short: {path: shards/examples, packing: examples, importance: 2.0}}"
+    "short: {path: shards/chat, packing: chat, importance: 2.0}}"
 )
 CASES = {
     "zero2-fp32-wsd": Case(2, STABLE_DECAY, launched=True),

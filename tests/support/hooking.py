@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 from megadga.probes.gradients import Direction
 from megadga.probes.hooks import hooked, modules_with_parameters
 from megadga.probes.layouts import Layouts, learn_layouts

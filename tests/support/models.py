@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
+from megadga.model.targets import inputs_and_targets
+
 
 class SmallDecoder(nn.Module):
     """Embedding tied to the output, position embedding, norms, biases, a frozen and an unused one.
@@ -44,7 +46,7 @@ class SmallDecoder(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        inputs, targets = tokens[:, :-1].clamp(min=0), tokens[:, 1:]
+        inputs, targets = inputs_and_targets(tokens)
         places = torch.arange(inputs.shape[1], device=tokens.device)
         h = self.embedding(inputs) + self.position(places)
         ahead = torch.ones(len(places), len(places), dtype=torch.bool, device=h.device).triu(1)

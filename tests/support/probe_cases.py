@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 WORLD_SIZES = (1, 2, 4)
 PRECISIONS = ("fp32", "bf16")
-PACKINGS = ("stream", "examples")
+PACKINGS = ("stream", "examples", "chat")
 # DeepSpeed patches F.linear for ZeRO-3 for the rest of the process, so stage 3 runs apart.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "zero0-2": ("0", "1", "2", "2-offload"),
@@ -25,7 +25,7 @@ class ProbeCase:
         kind: ZeRO stage, perhaps with ``-offload`` or ``-released`` (see ``zero_settings``).
         precision: Of the parameters, ``fp32`` or ``bf16``.
         model: A name in ``PROBED_MODELS``.
-        packing: Of the specific set: ``stream``, or ``examples`` of unequal lengths.
+        packing: Of the specific set: ``stream``, or ``examples`` or ``chat`` of unequal lengths.
     """
 
     kind: str
@@ -77,7 +77,7 @@ def _of_models(kind: str, models: Sequence[str], *, first: int) -> list[ProbeCas
     if "llama-autocast" not in models and first % 2:
         ordered.reverse()
     return [
-        ProbeCase(kind, PRECISIONS[place % 2], model, PACKINGS[(place // 2 + place + first) % 2])
+        ProbeCase(kind, PRECISIONS[place % 2], model, PACKINGS[(place + first) % 3])
         for place, model in enumerate(ordered)
     ]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from megadga.arrays import IntArray
-from megadga.data.domain import PADDING
+from megadga.data.targets import INPUT_ONLY, PADDING
 from megadga.probes.loss import Loss
 from tests.support.engines import full_parameters
 from tests.support.probed_models import ProbedModel
@@ -15,7 +15,7 @@ from tests.support.probed_models import ProbedModel
 
 @dataclass(frozen=True)
 class Reference:
-    """A float64 copy of the module that an engine trains; it sees no padding.
+    """A float64 copy of the module that an engine trains; it sees neither padding nor marks.
 
     Attributes:
         module: The copy.
@@ -32,11 +32,35 @@ class Reference:
     def mean_loss(self, tokens: IntArray) -> Tensor:
         """Return the mean over all targets; sequences of one length go through together."""
         sequences = [s[s != PADDING] for s in torch.from_numpy(tokens)]
+        if (tokens <= INPUT_ONLY).any():
+            return self._mean_over_trained(sequences)
         lengths = sorted({len(s) for s in sequences})
         alike = [torch.stack([s for s in sequences if len(s) == length]) for length in lengths]
         targets = torch.tensor([some.shape[0] * (some.shape[1] - 1) for some in alike])
         losses = torch.stack([self.loss(self.module, some) for some in alike])
         return (losses * targets).sum() / targets.sum()
+
+    def _mean_over_trained(self, sequences: list[Tensor]) -> Tensor:
+        """Return the mean over the targets that are not marked, from losses of whole beginnings.
+
+        The module is causal: the loss of a target is that of the sequence up to it, less that of
+        the sequence before it.
+        """
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for sequence in sequences:
+            ids = torch.where(sequence <= INPUT_ONLY, INPUT_ONLY - sequence, sequence)
+            for place in range(1, len(ids)):
+                if sequence[place] >= 0:
+                    count += 1
+                    total = total + self._summed_loss(ids[: place + 1])
+                    total = total - self._summed_loss(ids[:place])
+        return total / count
+
+    def _summed_loss(self, ids: Tensor) -> Tensor:
+        num_targets = len(ids) - 1
+        if not num_targets:
+            return torch.zeros((), dtype=torch.float64)
+        return self.loss(self.module, ids[None]) * num_targets
 
     def gradient(self, tokens: IntArray) -> Tensor:
         """Return the gradient of the mean over all targets, of every parameter in one vector."""

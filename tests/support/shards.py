@@ -6,8 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from megadga.arrays import IntArray
 from megadga.data.domain import Domain
-from megadga.data.folder import DomainSource, Examples, open_domain, open_domains, open_examples
+from megadga.data.folder import (
+    DomainSource,
+    Examples,
+    open_chat,
+    open_domain,
+    open_domains,
+    open_examples,
+)
 from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
 from megadga.data.manifest import (
     Bounds,
@@ -18,6 +26,7 @@ from megadga.data.manifest import (
     write_grouping,
     write_manifest,
 )
+from megadga.data.targets import mark_targets
 
 VOCABULARY = 64
 SEQUENCE_LENGTH = 8
@@ -30,7 +39,12 @@ UNEQUAL_LENGTHS = (2, 9, 3, 40, 4, 10, 2, 17, 6)
 
 
 def write_domain(
-    folder: Path, *, seed: int, num_documents: int = 40, lengths: Sequence[int] = ()
+    folder: Path,
+    *,
+    seed: int,
+    num_documents: int = 40,
+    lengths: Sequence[int] = (),
+    chat: bool = False,
 ) -> Path:
     """Write a domain whose documents prefer a few token ids of their own.
 
@@ -39,20 +53,29 @@ def write_domain(
         seed: Of the documents and of what they prefer.
         num_documents: Of each split.
         lengths: Tokens of the documents, in turn; empty: from 6 to 30.
+        chat: Train some tokens of each document alone.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     liking = rng.dirichlet(np.full(VOCABULARY, 0.05))
     splits = {}
     for split in ("train", "valid"):
-        with ShardWriter(folder / f"{split}-00000", best_dtype(VOCABULARY)) as writer:
+        prefix = folder / f"{split}-00000"
+        with ShardWriter(prefix, best_dtype(VOCABULARY), spans=chat) as writer:
             for document in range(num_documents):
                 size = lengths[document % len(lengths)] - 1 if lengths else rng.integers(5, 30)
                 tokens = rng.choice(VOCABULARY, size=size, p=liking)
-                writer.add_document(np.append(tokens, TOKENIZER.eod))
+                ids = np.append(tokens, TOKENIZER.eod)
+                writer.add_document(_partly_trained(ids, rng) if chat else ids)
         splits[split] = (writer.entry,)
     write_manifest(folder, Manifest(name=folder.name, tokenizer=TOKENIZER, splits=splits))
     return folder
+
+
+def _partly_trained(ids: IntArray, rng: np.random.Generator) -> IntArray:
+    trained = rng.random(ids.size) < 0.4
+    trained[rng.integers(1, ids.size)] = True
+    return mark_targets(ids, trained)
 
 
 def write_grouped(
@@ -74,12 +97,14 @@ def write_grouped(
 def write_sets(root: Path, *, num_domains: int) -> Path:
     """Write ``root/domains/d0, d1, ...``, and ``root/specific``, which resembles ``d1``.
 
-    ``root/examples`` does so too, in documents of very unequal lengths.
+    ``root/examples`` and ``root/chat`` do so too, in documents of very unequal lengths, of which
+    the latter's are trained in part.
     """
     for index in range(num_domains):
         write_domain(root / "domains" / f"d{index}", seed=index)
     write_domain(root / "specific", seed=1)
     write_domain(root / "examples", seed=1, lengths=UNEQUAL_LENGTHS)
+    write_domain(root / "chat", seed=1, lengths=UNEQUAL_LENGTHS, chat=True)
     return root
 
 
@@ -94,3 +119,9 @@ def open_unequal(root: Path, *, split: str = "train") -> Examples:
     """Open ``root/examples`` with each document in sequences of its own."""
     source = DomainSource("specific", root / "examples")
     return open_examples(source, split=split, sequence_length=SEQUENCE_LENGTH)
+
+
+def open_dialogues(root: Path, *, split: str = "train") -> Examples:
+    """Open ``root/chat`` with each document in sequences of its own, and its trained targets."""
+    source = DomainSource("specific", root / "chat")
+    return open_chat(source, split=split, sequence_length=SEQUENCE_LENGTH)

@@ -23,7 +23,7 @@ from tests.support.probe_cases import ProbeCase
 from tests.support.probed_models import PROBED_MODELS, ProbedModel
 from tests.support.probes import sized
 from tests.support.references import Reference, reference_of
-from tests.support.shards import SEQUENCE_LENGTH, open_sets, open_unequal
+from tests.support.shards import SEQUENCE_LENGTH, open_dialogues, open_sets, open_unequal
 
 SEED = 5
 BUDGET = (3, 5)
@@ -131,7 +131,8 @@ def start_training(
 ) -> Training:
     """Build a case's engine, with ``more`` of DeepSpeed's settings."""
     domains, stream = open_sets(folder)
-    specific = stream if case.packing == "stream" else open_unequal(folder)
+    opened = {"examples": open_unequal, "chat": open_dialogues}.get(case.packing)
+    specific = stream if opened is None else opened(folder)
     probed = PROBED_MODELS[case.model]
     config = settings(case.kind, case.precision, **probed.settings, **more)
     engine = build_engine(probed.build, config)

@@ -235,6 +235,43 @@ def test_the_specific_set_is_counted_as_it_is_packed(folder):
     )
 
 
+def test_dialogues_are_counted_by_their_trained_tokens(folder):
+    chat = "data.specific={target: {path: chat, packing: chat}}"
+    trained = read_manifest(folder / "chat").num_trained("train")
+    lines = report(folder, chat)
+
+    found = re.fullmatch(
+        r"3 domains and the specific set target \(40 dialogues in (\d+) sequences, "
+        r"(\d+) longer than one, (\d+) more without a trained token left out, "
+        r"(\d+) of 426 tokens trained, [\d.]+% padding\), all by .*",
+        entry(lines, "data"),
+    )
+
+    assert found is not None, entry(lines, "data")
+    num_sequences, num_long, num_left_out, num_trained = map(int, found.groups())
+    assert (num_sequences + num_left_out, num_long) == (68, 13)
+    assert num_left_out > 0
+    # The first token of a document is no target.
+    assert trained is not None
+    assert trained - 40 <= num_trained <= trained
+    assert re.search(r"target \(\d+ of 426 tokens trained\)", entry(lines, "evaluation"))
+    assert not any(line.startswith("warning:") and "dialogues" in line for line in lines)
+
+
+def test_dialogues_that_are_read_as_texts_are_warned_of(folder):
+    write_domain(folder / "domains" / "talk", seed=9, chat=True)
+    sets = "evaluation.sets={more: {path: chat}}"
+    lines = report(folder, "data.specific={target: {path: chat}}", sets)
+    warnings = [line for line in lines if line.startswith("warning: ") and "dialogues" in line]
+    assert [line.partition(": expected ")[2] for line in warnings] == [
+        "chat, found stream: the loss is on all tokens of the dialogues",
+        "chat, found stream: the loss is on all tokens of the dialogues",
+        "domains of text, found the dialogues of talk: the loss is on all tokens of the dialogues",
+    ]
+    assert "data.specific.target.packing" in warnings[0]
+    assert "evaluation.sets.more.packing" in warnings[1]
+
+
 def test_ranks_are_validated_once_they_are_known(folder):
     assert entry(report(folder), "ranks") == (
         "any number that divides 4 (micro-batches of 2 sequences)"

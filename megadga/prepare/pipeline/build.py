@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from megadga.arrays import IntArray
-from megadga.data.indexed import best_dtype
 from megadga.data.manifest import Manifest
 from megadga.errors import ConfigError, ShardError
+from megadga.prepare.chat.encoding import ChatEncoder
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pipeline.corpus import Corpus, Recipe, plan_tasks
 from megadga.prepare.pipeline.merging import (
@@ -34,7 +34,7 @@ from megadga.prepare.pipeline.merging import (
     plan_shards,
 )
 from megadga.prepare.pipeline.stages import Execution, tokenize_all, write_all
-from megadga.prepare.pipeline.tokenizing import TaskTokenizer
+from megadga.prepare.pipeline.tokenizing import TaskTokenizer, run_dtype
 from megadga.prepare.pipeline.work_folder import TaskRecord
 from megadga.prepare.tokenizer import Tokenizer
 
@@ -72,6 +72,7 @@ class Build:
         output: The output; a folder of domains may contain others already.
         recipe: How documents become splits of domains.
         classifier: Assigns documents to domains; None: the corpus or the records do.
+        chat: Renders and tokenizes dialogues; None: documents are texts.
     """
 
     corpus: Corpus
@@ -79,6 +80,7 @@ class Build:
     output: BuildOutput
     recipe: Recipe = Recipe()
     classifier: Classifier | None = None
+    chat: ChatEncoder | None = None
 
     @property
     def names(self) -> Sequence[str] | None:
@@ -87,8 +89,9 @@ class Build:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes per token on disk."""
-        return best_dtype(self.tokenizer.identity.vocab_size).itemsize
+        """Bytes per token until it is in a shard."""
+        vocab_size = self.tokenizer.identity.vocab_size
+        return run_dtype(vocab_size, chat=self.chat is not None).itemsize
 
     def describe(self) -> dict[str, Any]:
         """Return a JSON-serializable description, with sizes and modification times of its files.
@@ -102,7 +105,7 @@ class Build:
             raise ConfigError(
                 f"{error.filename}: expected a file, found {error.strerror}"
             ) from error
-        recipe = asdict(self.recipe)
+        recipe = self.described_recipe
         merging = {"grouped": self.output.grouped, "shard_tokens": recipe.pop("shard_tokens")}
         return {
             "version": 1,
@@ -120,6 +123,13 @@ class Build:
             "recipe": recipe,
             "merging": merging,
         }
+
+    @property
+    def described_recipe(self) -> dict[str, Any]:
+        """The recipe as JSON; of dialogues with the fingerprint of their template."""
+        recipe = asdict(self.recipe)
+        recipe["keys"].pop("chat")
+        return recipe if self.chat is None else recipe | {"chat": self.chat.template.fingerprint}
 
 
 def build_shards(build: Build, execution: Execution = Execution()) -> BuildResult:
@@ -196,6 +206,7 @@ def _tokenize(build: Build, execution: Execution, rejects: Path) -> list[TaskRec
         build.classifier,
         run_tokens=execution.held_tokens(build.token_bytes),
         record_bytes=execution.record_bytes,
+        chat=build.chat,
     )
     tasks = plan_tasks(build.corpus)
     return tokenize_all(job, tasks, execution, rejects_path=rejects)
@@ -240,7 +251,7 @@ def _merge(
         names,
         sizes,
         classifier=None if build.classifier is None else build.classifier.fingerprint,
-        build={**made.describe(), "recipe": asdict(build.recipe)},
+        build={**made.describe(), "recipe": build.described_recipe},
     )
     folders = build.output.folders(names)
     finished = {folder: build.output.finished(folder, made) for folder in folders}
@@ -275,8 +286,9 @@ def _merging(build: Build, records: Sequence[TaskRecord], names: Sequence[str]) 
             for record in records
             for run in record.runs
         ],
-        dtype=best_dtype(build.tokenizer.identity.vocab_size),
+        vocab_size=build.tokenizer.identity.vocab_size,
         ids=build.recipe.keys.id is not None,
+        spans=build.chat is not None,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from megadga.arrays import IntArray, TokenArray
 from megadga.data.files import atomic_write
-from megadga.data.indexed import ShardWriter, TokenType
+from megadga.data.indexed import ShardWriter, best_dtype
 from megadga.data.manifest import (
     Bounds,
     Grouping,
@@ -32,6 +32,7 @@ from megadga.prepare.pipeline.tokenizing import (
     TokenizedDocuments,
     divide_groups,
     group_numbers,
+    run_dtype,
     split_documents,
 )
 from megadga.prepare.pipeline.work_folder import WorkFolder
@@ -110,22 +111,25 @@ class ShardMerger:
     Attributes:
         work_folder: Folder of runs and shards.
         runs: All runs, in the order of the corpus.
-        dtype: Type of the tokens.
+        vocab_size: Ids are below it.
         ids: Whether documents have ids.
+        spans: Whether they are dialogues, with spans of trained tokens.
         whole: Domains whose held-out documents are moved to the training split, ascending.
     """
 
     work_folder: WorkFolder
     runs: Sequence[SortedRun]
-    dtype: TokenType
+    vocab_size: int
     ids: bool
+    spans: bool = False
     whole: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __call__(self, task: ShardTask) -> ShardEntry:
         """Write one shard and record its completion."""
         prefix = self.work_folder.shard_prefix(task.folder, task.name)
         prefix.parent.mkdir(exist_ok=True)
-        with ShardWriter(prefix, self.dtype, ids=self.ids) as writer:
+        dtype = best_dtype(self.vocab_size)
+        with ShardWriter(prefix, dtype, ids=self.ids, spans=self.spans) as writer:
             for first, last in pairwise(task.points):
                 for documents in self._gathered(first, last):
                     writer.add_documents(documents.tokens, documents.lengths, documents.ids)
@@ -191,7 +195,8 @@ class ShardMerger:
                 yield replace(part, groups=part.groups - (VALID << SPLIT_SHIFT))
 
     def _open(self, run: SortedRun) -> RunReader:
-        return RunReader(self.work_folder.run_prefix(run.name), self.dtype, domains=run.domains)
+        dtype = run_dtype(self.vocab_size, chat=self.spans)
+        return RunReader(self.work_folder.run_prefix(run.name), dtype, domains=run.domains)
 
 
 def plan_shards(

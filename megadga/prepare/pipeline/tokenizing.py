@@ -15,6 +15,8 @@ from megadga.arrays import IntArray, TokenArray
 from megadga.data.files import atomic_write
 from megadga.data.indexed import TokenType, best_dtype
 from megadga.data.permutation import KeyArray, RandomStream, address_keys
+from megadga.data.targets import MARKED_TYPE
+from megadga.prepare.chat.encoding import ChatEncoder
 from megadga.prepare.classifier import Classifier
 from megadga.prepare.pieces import cut_pieces
 from megadga.prepare.pipeline.corpus import FilePart, Recipe, SourceFile, Task
@@ -27,7 +29,7 @@ from megadga.prepare.pipeline.work_folder import (
 )
 from megadga.prepare.reading.documents import iterate_records
 from megadga.prepare.reading.formats import Format, find_format
-from megadga.prepare.reading.records import Document, InvalidRecord, SpanEnd
+from megadga.prepare.reading.records import Document, InvalidRecord, RecordError, SpanEnd
 from megadga.prepare.tokenizer import Tokenizer, find_change
 
 SPLIT_SHIFT = 32
@@ -41,7 +43,8 @@ class TokenizedDocuments:
     """Tokenized documents with their sort keys.
 
     Attributes:
-        tokens: Concatenated tokens, with EOD after each document.
+        tokens: Concatenated tokens, with EOD after each document; of dialogues, as
+            ``mark_targets`` returns them.
         lengths: Tokens per document, at least 1, shape ``(n,)``.
         groups: Group (split and domain) of each, shape ``(n,)``.
         keys: Random sort key of each, shape ``(n,)``.
@@ -81,6 +84,11 @@ class SortPosition:
     split: int
     domain: int
     key: int = 0
+
+
+def run_dtype(vocab_size: int, *, chat: bool) -> TokenType:
+    """Return the type of the tokens in runs; of dialogues, they may be marked."""
+    return MARKED_TYPE if chat else best_dtype(vocab_size)
 
 
 def write_run(prefix: Path, batches: Sequence[TokenizedDocuments], dtype: TokenType) -> int:
@@ -331,6 +339,7 @@ class TaskTokenizer:
         classifier: Assigns documents to domains; None: their source or a key does.
         run_tokens: Tokens held in memory before they are written as a run, at least 1.
         record_bytes: Size limit of a line, or of a file that is one document. None: unlimited.
+        chat: Renders and tokenizes dialogues; None: documents are texts.
     """
 
     work_folder: WorkFolder
@@ -339,6 +348,7 @@ class TaskTokenizer:
     classifier: Classifier | None
     run_tokens: int
     record_bytes: int | None = None
+    chat: ChatEncoder | None = None
 
     def __call__(self, task: Task) -> TaskRecord:
         """Tokenize one task and record its completion.
@@ -378,12 +388,15 @@ class TaskTokenizer:
         self, part: FilePart, documents: Sequence[Document], runs: "_RunWriter"
     ) -> list[tuple[int, str]]:
         """Add documents to the runs; return line and reason of each invalid one."""
-        encoded = self.tokenizer.encode([document.text for document in documents])
+        encoded = self._encode(documents)
         refused: list[tuple[int, str]] = []
         pieces: list[_Piece] = []
         for document, tokens in zip(documents, encoded, strict=True):
             digest = _digest(document)
             checked = _low_bits(digest) < part.checked
+            if isinstance(tokens, RecordError):
+                refused.append((document.line, str(tokens)))
+                continue
             if reason := self._find_problem(document, tokens, checked=checked):
                 refused.append((document.line, f"{self.recipe.keys.text}: {reason}"))
                 continue
@@ -396,10 +409,24 @@ class TaskTokenizer:
             runs.add(part.source, pieces)
         return refused
 
+    def _encode(self, documents: Sequence[Document]) -> Sequence[TokenArray | RecordError]:
+        """Return the tokens of each document, of a dialogue with EOD, or why there are none."""
+        if self.chat is None:
+            return self.tokenizer.encode([document.text for document in documents])
+        encoded: list[TokenArray | RecordError] = []
+        for document in documents:
+            try:
+                encoded.append(self.chat.encode(document.text))
+            except RecordError as error:
+                encoded.append(error)
+        return encoded
+
     def _find_problem(
         self, document: Document, tokens: TokenArray, *, checked: bool
     ) -> str | None:
         """Return why a document cannot be tokenized losslessly, None if no problem was found."""
+        if self.chat is not None:
+            return None  # each of them was checked
         if not tokens.size:
             return "expected text, found nothing to tokenize"
         if checked and (change := find_change(self.tokenizer, document.text, tokens)):
@@ -414,7 +441,7 @@ class _Piece:
     document: Document
     split: int
     number: int  # among the pieces of its document, from 0
-    tokens: TokenArray  # without EOD
+    tokens: TokenArray  # without EOD, unless it is a dialogue
 
 
 @dataclass(slots=True)
@@ -459,7 +486,9 @@ class _RunWriter:
     def __init__(self, job: TaskTokenizer, task: int) -> None:
         self._job = job
         self._task = task
-        self._dtype = best_dtype(job.tokenizer.identity.vocab_size)
+        identity, is_chat = job.tokenizer.identity, job.chat is not None
+        self._dtype = run_dtype(identity.vocab_size, chat=is_chat)
+        self._eod = np.array([] if is_chat else [identity.eod], dtype=self._dtype)
         self._batches: list[TokenizedDocuments] = []
         self._held = 0
         self._names: dict[str, int] = {}  # domains named in records, in order of appearance
@@ -467,12 +496,12 @@ class _RunWriter:
 
     def add(self, source: SourceFile, pieces: Sequence[_Piece]) -> None:
         """Add at least one piece of documents of one file."""
-        eod = np.array([self._job.tokenizer.identity.eod], dtype=self._dtype)
+        eod = self._eod
         documents = [piece.document for piece in pieces]
         splits = np.array([piece.split for piece in pieces], dtype=np.int64)
         batch = TokenizedDocuments(
             tokens=np.concatenate([part for piece in pieces for part in (piece.tokens, eod)]),
-            lengths=np.array([piece.tokens.size + 1 for piece in pieces], dtype=np.int64),
+            lengths=np.array([piece.tokens.size + eod.size for piece in pieces], dtype=np.int64),
             groups=group_numbers(splits, self._domains(source, pieces)),
             keys=address_keys(
                 self._job.recipe.seed,

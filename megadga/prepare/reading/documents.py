@@ -19,7 +19,7 @@ from megadga.prepare.reading.lines import (
     iterate_compressed,
     iterate_plain,
 )
-from megadga.prepare.reading.parquet import iterate_rows, measure_row_groups
+from megadga.prepare.reading.parquet import iterate_arrow, iterate_rows, measure_row_groups
 from megadga.prepare.reading.records import (
     BadRecords,
     Document,
@@ -40,7 +40,7 @@ def iterate_records(
 
     - JSON lines, plain, gzip or zstd: one object per line; blank lines are ignored. A span of a
       plain file contains the lines that begin in it.
-    - Parquet: one record per row.
+    - Parquet and Arrow: one record per row.
     - Any other file is one document in UTF-8, or an invalid record if it contains records in an
       unsupported format: an array, objects over several lines, a table.
 
@@ -53,7 +53,7 @@ def iterate_records(
         span: A result of ``split_file``.
         keys: Keys of text, id and domain.
         max_record_bytes: Size limit of a line, or of a file that is one document; no more is held
-            in memory. None: unlimited. Parquet rows are not limited.
+            in memory. None: unlimited. Rows of parquet and Arrow are not limited.
 
     Raises:
         ConfigError: If the file cannot be read or is damaged, in which case nothing that follows
@@ -75,6 +75,8 @@ def iterate_records(
                 )
             case Format.PARQUET:
                 yield from iterate_rows(span, keys)
+            case Format.ARROW:
+                yield from iterate_arrow(span, keys)
             case Format.TABLE:
                 yield InvalidRecord(0, 1, TABLE, empty=False, input_bytes=span.input_bytes)
                 yield SpanEnd(num_lines=1, input_bytes=0)

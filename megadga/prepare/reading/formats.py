@@ -149,6 +149,10 @@ HEAD_BYTES = 1 << 16
 """Bytes read to detect the format of a file with an ambiguous name."""
 
 
+ARROW_FILE = b"ARROW1\0\0"
+"""Start of an Arrow file; a stream of Arrow is recognised by its name alone."""
+
+
 _LINES_TRIED = 8
 
 
@@ -162,6 +166,7 @@ class Format(Enum):
     LINES_GZIP = auto()
     LINES_ZSTD = auto()
     PARQUET = auto()
+    ARROW = auto()
     TABLE = auto()
     """Delimited values, which are not supported."""
     SINGLE_DOCUMENT = auto()
@@ -178,6 +183,7 @@ _BY_NAME: Mapping[tuple[str, str], Format] = {
         for compression, found in _LINES.items()
     },
     (".parquet", ""): Format.PARQUET,
+    (".arrow", ""): Format.ARROW,
     (".csv", ""): Format.TABLE,
     (".tsv", ""): Format.TABLE,
 }
@@ -204,6 +210,8 @@ def find_format(path: Path) -> Format:
         head = file.read(HEAD_BYTES)
         if head.startswith(b"PAR1"):
             return Format.PARQUET
+        if head.startswith(ARROW_FILE):
+            return Format.ARROW
         for magic, expand, found in (
             (b"\x1f\x8b", open_gzip, Format.LINES_GZIP),
             (b"\x28\xb5\x2f\xfd", open_zstd, Format.LINES_ZSTD),

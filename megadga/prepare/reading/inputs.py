@@ -27,11 +27,12 @@ from megadga.prepare.reading.splits import (
     split_in_names,
 )
 
-FILE_TYPES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
+FILE_TYPES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow", ".txt")
 NAMES_SHOWN = 3
 """Maximum files listed in a line."""
-_SAME_TEXT = frozenset({".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet"})
+_SAME_TEXT = frozenset({".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet", ".arrow"})
 """Formats in which the same documents are commonly distributed."""
+_ARROW_NOTES = frozenset({"state.json", "dataset_info.json", "dataset_dict.json"})
 EXPECTED_TYPES = f"a folder or a file that ends in {', '.join(FILE_TYPES)}"
 
 
@@ -235,7 +236,8 @@ def describe_skipped(paths: Sequence[Path], *, pairs: bool = False) -> list[str]
 def list_files(path: Path) -> tuple[Path, ...]:
     """Return a file itself, or the files of a folder and its folders, sorted by path.
 
-    Skips hidden files and those written by these tools. Links are followed, except to a parent
+    Skips hidden files, those written by these tools, and beside Arrow files what Hugging Face's
+    ``datasets`` notes about them. Links are followed, except to a parent
     folder; a file that is linked several times is listed once.
 
     Raises:
@@ -247,7 +249,7 @@ def list_files(path: Path) -> tuple[Path, ...]:
             return (path,)
         if not path.is_dir():
             raise ConfigError(f"{path}: expected a file or folder, found none")
-        return _each_once(_walk(path))
+        return _without_notes(_each_once(_walk(path)))
     except OSError as error:
         raise ConfigError(f"{path}: expected a file or folder, found {error}") from error
 
@@ -311,6 +313,13 @@ def _each_once(files: Iterable[Path]) -> tuple[Path, ...]:
                 "the same text in another format: remove or rename one"
             )
     return tuple(sorted(found.values()))
+
+
+def _without_notes(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return files without what ``save_to_disk`` notes beside and above Arrow files."""
+    if not any(file.suffix == ".arrow" for file in files):
+        return files
+    return tuple(file for file in files if file.name not in _ARROW_NOTES)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.dialogues import parse_dialogue
 from megadga.prepare.reading.formats import DamageError
 from megadga.prepare.reading.records import (
     BYTE_ORDER_MARK,
@@ -148,6 +149,7 @@ def check_size(file: Path, place: str, size: int, max_record_bytes: int | None) 
 def _iterate(
     lines: BinaryIO, file: BinaryIO, span: Span, keys: Keys, max_record_bytes: int | None
 ) -> Iterator[Document | InvalidRecord | SpanEnd]:
+    parse = parse_dialogue if keys.chat else parse_line
     number = 0
     counted = offset = file.tell()
     limit = -1 if max_record_bytes is None else max_record_bytes + 1
@@ -167,6 +169,6 @@ def _iterate(
             continue
         before, counted = counted, file.tell()
         yield make_record(
-            parse_line, line, keys, position=position, line=number, input_bytes=counted - before
+            parse, line, keys, position=position, line=number, input_bytes=counted - before
         )
     yield SpanEnd(number, file.tell() - counted)

@@ -1,4 +1,4 @@
-"""Reads records from parquet files."""
+"""Reads records from parquet and Arrow files."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from megadga.errors import ConfigError
+from megadga.prepare.reading.dialogues import TOOLS_KEY, check_dialogue
+from megadga.prepare.reading.formats import ARROW_FILE
 from megadga.prepare.reading.lines import Span
 from megadga.prepare.reading.records import (
     Content,
@@ -24,6 +26,7 @@ from megadga.prepare.reading.records import (
 
 # pyarrow is slow to import, optional, and has no types: imported on first use, and Any.
 
+MESSAGES = "a list of messages"
 BUFFER_BYTES = 1 << 20
 BATCH_BYTES = 1 << 22
 BATCH_ROWS = 1024  # additional limit, as repeated texts make rows look small
@@ -74,13 +77,63 @@ def iterate_rows(span: Span, keys: Keys) -> Iterator[Document | InvalidRecord | 
         yield SpanEnd(number, span.input_bytes - counted)
 
 
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+def iterate_arrow(span: Span, keys: Keys) -> Iterator[Document | InvalidRecord | SpanEnd]:
+    """Yield the records of an Arrow file or stream, as ``datasets`` writes it, then a ``SpanEnd``.
+
+    Holds a batch of rows in memory.
+
+    Raises:
+        ConfigError: If the file cannot be read or is damaged, a column is missing or of another
+            type, or pyarrow is missing.
+    """
+    arrow, ipc = _import_pyarrow(span.file, "pyarrow.ipc")
+    counted = number = 0
+    with _arrow_errors(arrow, span.file, "arrow"), arrow.OSFile(str(span.file)) as source:
+        columns: _Columns | None = None
+        for schema, batch in _arrow_batches(source, ipc):
+            batch.validate(full=True)  # offsets beyond a buffer would be followed
+            columns = columns or _find_columns(schema, span, keys)
+            for values in columns.read(batch):
+                number += 1
+                moved, counted = max(source.tell() - counted, 0), max(source.tell(), counted)
+                yield make_record(
+                    _check_row,
+                    values,
+                    keys,
+                    position=number - 1,
+                    line=number,
+                    input_bytes=moved,
+                )
+    yield SpanEnd(number, span.input_bytes - counted)
+
+
+def _arrow_batches(source: Any, ipc: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the schema and each batch of rows."""
+    if source.read(len(ARROW_FILE)) == ARROW_FILE:
+        source.seek(0)
+        reader = ipc.open_file(source)  # its footer is at the end
+        for index in range(reader.num_record_batches):
+            yield reader.schema, reader.get_batch(index)
+        return
+    source.seek(max(source.size() - len(END_OF_STREAM), 0))
+    if source.read() != END_OF_STREAM:  # a stream may be cut between two batches unnoticed
+        raise ValueError("no end of the stream")
+    source.seek(0)
+    reader = ipc.open_stream(source)
+    for batch in reader:
+        yield reader.schema, batch
+
+
 @dataclass(frozen=True, slots=True)
 class _Column:
     """A column, or a field of a struct column."""
 
     path: tuple[str, ...]
     is_dictionary: bool
-    is_text: bool
+    is_text: bool = False
 
     def read(self, batch: Any) -> list[object]:
         """Return the column's values, text as bytes, as arrow does not validate UTF-8."""
@@ -96,27 +149,54 @@ def _iterate_values(
     parquet: Any, span: Span, keys: Keys
 ) -> Iterator[tuple[object, object, object]]:
     """Yield text, id and domain of each row of the span."""
-    schema = parquet.schema_arrow
-    text = _locate(schema, keys.text, "a string", span.file)
-    id_, domain = (
-        None if key is None else _locate(schema, key, expected, span.file)
-        for key, expected in ((keys.id, "a string or an integer"), (keys.domain, "a string"))
-    )
-    names = [".".join(column.path) for column in (text, id_, domain) if column]
+    columns = _find_columns(parquet.schema_arrow, span, keys)
     for index, group in list(enumerate(_row_groups(parquet)))[span.start : span.stop]:
         batches = parquet.iter_batches(
             batch_size=_batch_rows(group),
             row_groups=[index],
-            columns=list(dict.fromkeys(names)),
+            columns=columns.names,
             use_threads=False,
         )
         for batch in batches:
-            yield from zip(
-                text.read(batch),
-                id_.read(batch) if id_ else repeat(None),
-                domain.read(batch) if domain else repeat(None),
-                strict=False,
-            )
+            yield from columns.read(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The columns of text, id and domain; the last two are None if they are not read."""
+
+    text: _Column
+    id: _Column | None
+    domain: _Column | None
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, nested ones after the struct's."""
+        columns = (self.text, self.id, self.domain)
+        return list(dict.fromkeys(".".join(column.path) for column in columns if column))
+
+    def read(self, batch: Any) -> Iterator[tuple[object, object, object]]:
+        """Yield text, id and domain of each row of a batch."""
+        yield from zip(
+            self.text.read(batch),
+            self.id.read(batch) if self.id else repeat(None),
+            self.domain.read(batch) if self.domain else repeat(None),
+            strict=False,
+        )
+
+
+def _find_columns(schema: Any, span: Span, keys: Keys) -> _Columns:
+    if keys.chat and TOOLS_KEY in schema.names:
+        raise ConfigError(
+            f"{span.file}: {TOOLS_KEY}: expected messages alone in a table, found descriptions of "
+            "tools beside them: write JSON lines"
+        )
+    text = _locate(schema, keys.text, MESSAGES if keys.chat else "a string", span.file)
+    id_, domain = (
+        None if key is None else _locate(schema, key, expected, span.file)
+        for key, expected in ((keys.id, "a string or an integer"), (keys.domain, "a string"))
+    )
+    return _Columns(text, id_, domain)
 
 
 def _row_groups(parquet: Any) -> list[Any]:
@@ -144,6 +224,11 @@ def _locate(schema: Any, key: str, expected: str, file: Path) -> _Column:
             within = f" in {place}" if place else ""
             raise ConfigError(f"{file}: {key}: expected one such column, found {found}{within}")
         kind = kind.field(index).type
+    if expected == MESSAGES:
+        if not (types.is_list(kind) or types.is_large_list(kind)):
+            found = format_field_names([str(kind)])
+            raise ConfigError(f"{file}: {key}: expected {expected}, found {found}")
+        return _Column(path, is_dictionary=False)
     is_dictionary = types.is_dictionary(kind)
     value = kind.value_type if is_dictionary else kind
     is_text = types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)
@@ -157,7 +242,8 @@ def _locate(schema: Any, key: str, expected: str, file: Path) -> _Column:
 
 def _check_row(values: tuple[object, object, object], keys: Keys) -> Content:
     text, id_, domain = values
-    return check_content(
+    check = check_dialogue if keys.chat else check_content
+    return check(
         _decode(text, keys.text), _decode(id_, keys.id), _decode(domain, keys.domain), keys
     )
 
@@ -174,24 +260,32 @@ def _decode(value: object, key: str | None) -> object:
 @contextmanager
 def _opened(file: Path) -> Generator[Any]:
     """Open a parquet file; add its name to arrow's errors."""
-    arrow, reader = _import_pyarrow(file)
-    try:
-        # Without buffering, arrow reads whole columns of a row group at once.
-        with reader.ParquetFile(
+    arrow, reader = _import_pyarrow(file, "pyarrow.parquet")
+    # Without buffering, arrow reads whole columns of a row group at once.
+    with (
+        _arrow_errors(arrow, file, "parquet"),
+        reader.ParquetFile(
             arrow.OSFile(str(file)),
             buffer_size=BUFFER_BYTES,
             pre_buffer=False,
             page_checksum_verification=True,
-        ) as parquet:
-            yield parquet
+        ) as parquet,
+    ):
+        yield parquet
+
+
+@contextmanager
+def _arrow_errors(arrow: Any, file: Path, content: str) -> Generator[None]:
+    try:
+        yield
     except (OSError, ValueError, arrow.ArrowException) as error:
         reason = " ".join(str(error).split())  # arrow explains itself in several lines
-        raise ConfigError(f"{file}: expected whole parquet, found {reason}") from error
+        raise ConfigError(f"{file}: expected whole {content}, found {reason}") from error
 
 
-def _import_pyarrow(file: Path) -> tuple[Any, Any]:
+def _import_pyarrow(file: Path, module: str) -> tuple[Any, Any]:
     try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
+        return import_module("pyarrow"), import_module(module)
     except ImportError as error:
         raise ConfigError(
             f"{file}: expected the package pyarrow to read it with, found {error}: "

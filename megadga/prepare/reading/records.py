@@ -155,14 +155,16 @@ class Keys:
     precedence.
 
     Attributes:
-        text: Key of the text, a string.
+        text: Key of the text, a string; of a dialogue, of its messages.
         id: Key of the id, a string or an integer; None: ids are not read.
         domain: Key of the domain's name, a string; None: the file determines the domain.
+        chat: Whether records are dialogues (see ``dialogues``).
     """
 
     text: str = "text"
     id: str | None = None
     domain: str | None = None
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ class Document:
     """A valid record.
 
     Attributes:
-        text: Not blank, unless documented otherwise by the source.
+        text: Not blank, unless documented otherwise by the source; of a dialogue, JSON.
         position: Its position in the file, independent of spans: the byte offset of its line after
             decompression, or the index of its row; 0 for a whole file.
         line: Its line number, from 1 at the start of the span; its row number, from 1 at the start
@@ -267,7 +269,7 @@ def parse_file(content: bytes, keys: Keys) -> Content:
         RecordError: If it is not UTF-8, has no text, or holds records as JSON that is not one
             object per line, or if an id or a domain is to be read.
     """
-    for key in (keys.id, keys.domain):
+    for key in (keys.id, keys.domain, keys.text if keys.chat else None):
         if key is not None:
             raise RecordError(f"{key}: expected a record with fields, found a plain text file")
     try:
@@ -284,18 +286,37 @@ def parse_line(line: bytes, keys: Keys) -> Content:
     Raises:
         RecordError: If the line is not one JSON object in UTF-8, or as ``check_content``.
     """
+    content = load_object(line)
+    return check_content(
+        find_field(content, keys.text, "a string"), *find_fields(content, keys), keys
+    )
+
+
+def load_object(line: bytes) -> dict[str, object]:
+    """Return the object in a line of JSON.
+
+    Raises:
+        RecordError: If the line is not one JSON object in UTF-8.
+    """
     try:
         # RecursionError: deep nesting. ValueError: UnicodeDecodeError is one, too.
         content: object = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise RecordError(f"expected one JSON object, found {error}") from error
-    if not _is_object(content):
-        raise RecordError(f"expected a JSON object, found {_kind(content)}")
-    return check_content(
-        _find(content, keys.text, "a string"),
-        None if keys.id is None else _find(content, keys.id, "a string or an integer"),
-        None if keys.domain is None else _find(content, keys.domain, "a string"),
-        keys,
+    if not is_object(content):
+        raise RecordError(f"expected a JSON object, found {kind_of(content)}")
+    return content
+
+
+def find_fields(content: Mapping[str, object], keys: Keys) -> tuple[object, object]:
+    """Return what is found under the keys of id and domain, None for those that are not read.
+
+    Raises:
+        RecordError: If there is none.
+    """
+    return (
+        None if keys.id is None else find_field(content, keys.id, "a string or an integer"),
+        None if keys.domain is None else find_field(content, keys.domain, "a string"),
     )
 
 
@@ -352,7 +373,7 @@ def _check_no_records(text: str, key: str) -> None:
         found = f"{len(values)} JSON values over several lines"
     elif isinstance(first, list):
         found = "a JSON array"
-    elif _is_object(first) and (key in first or any(_has_key(one, key) for one in first.values())):
+    elif is_object(first) and (key in first or any(_has_key(one, key) for one in first.values())):
         found = "a JSON object over several lines"
     else:
         return
@@ -386,18 +407,23 @@ def _has_key(value: object, key: str) -> bool:
     if not isinstance(value, list) or not value:
         return False
     first = cast("list[object]", value)[0]
-    return _is_object(first) and key in first
+    return is_object(first) and key in first
 
 
-def _find(fields: Mapping[str, object], key: str, expected: str) -> object:
+def find_field(fields: Mapping[str, object], key: str, expected: str) -> object:
+    """Return what is found under a key, perhaps a dotted one.
+
+    Raises:
+        RecordError: If there is none; names what there is.
+    """
     if key in fields:
         return fields[key]
     value: object = fields
     above: list[str] = []
     for part in key.split("."):
-        if not _is_object(value):
+        if not is_object(value):
             raise RecordError(
-                f"{key}: expected an object at {'.'.join(above)}, found {_kind(value)}"
+                f"{key}: expected an object at {'.'.join(above)}, found {kind_of(value)}"
             )
         if part not in value:
             place = f" in {'.'.join(above)}" if above else ""
@@ -409,13 +435,14 @@ def _find(fields: Mapping[str, object], key: str, expected: str) -> object:
     return value
 
 
-def _is_object(value: object) -> TypeGuard[dict[str, object]]:
+def is_object(value: object) -> TypeGuard[dict[str, object]]:
+    """Return whether a value of JSON is an object."""
     return isinstance(value, dict)
 
 
 def _check_string(value: object, key: str) -> str:
     if not isinstance(value, str):
-        raise RecordError(f"{key}: expected a string, found {_kind(value)}")
+        raise RecordError(f"{key}: expected a string, found {kind_of(value)}")
     if not value.isascii():  # known already, whereas encoding takes time
         try:
             value.encode()
@@ -435,7 +462,7 @@ def _check_id(value: object, key: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # as many digits as JSON was read with, so never too many
     if not isinstance(value, str):
-        raise RecordError(f"{key}: expected a string or an integer, found {_kind(value)}")
+        raise RecordError(f"{key}: expected a string or an integer, found {kind_of(value)}")
     return _check_string(value, key)
 
 
@@ -446,7 +473,8 @@ def _check_domain(value: object, key: str) -> str:
     return name
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return what a value of JSON is called in a message."""
     return _KINDS[type(value)]
 
 

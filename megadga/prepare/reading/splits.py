@@ -91,7 +91,7 @@ _WORDS: Mapping[str, Split] = {
 _COMPRESSIONS = frozenset({".gz", ".zst", ".bz2", ".xz"})
 
 
-_RECORDS = frozenset({".jsonl", ".ndjson", ".jsonlines", ".parquet"})
+_RECORDS = frozenset({".jsonl", ".ndjson", ".jsonlines", ".parquet", ".arrow"})
 
 
 _MAYBE_RECORDS = frozenset({".json", ""})

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.create import create_domain
-from megadga.data.domain import PADDING
 from megadga.data.folder import DomainSource, Examples, open_domain, open_examples
 from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
+from megadga.data.targets import PADDING
 from megadga.errors import ShardError
 from tests.support.streams import IDENTITY, counting_documents, counting_domain
 

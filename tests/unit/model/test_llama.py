@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 from megadga.model.llama import Llama
 from megadga.model.presets import LlamaShape
 

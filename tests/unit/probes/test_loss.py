@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megadga.data.domain import PADDING
+from megadga.data.targets import PADDING
 from megadga.probes.loss import as_counted, causal_lm_loss, mean_loss
 from tests.support.probed_models import gpt2, hf_llama
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.data.domain import PADDING
 from megadga.data.sampler import Selection
+from megadga.data.targets import PADDING
 from megadga.mixers.base import Mixtures
 from megadga.mixers.probing import DIRECTIONAL
 from megadga.probes.sequences import (

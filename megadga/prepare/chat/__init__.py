@@ -1,0 +1,1 @@
+"""Dialogues: rendered with a chat template, tokenized, with the assistant's turns marked."""
