@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.domain import Domain
+from megadga.data.domain import SequenceSet
 from megadga.data.reader import BatchReader, PendingRead
 from megadga.data.rows import rank_rows
 from megadga.data.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState, Selection
@@ -110,7 +110,7 @@ class BatchLoader:
     def __init__(
         self,
         engine: Engine,
-        domains: Sequence[Domain],
+        domains: Sequence[SequenceSet],
         sampling: Sampling,
         *,
         collective: RankLayout,

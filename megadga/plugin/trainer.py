@@ -23,8 +23,9 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from megadga.arrays import IntArray
-from megadga.data.domain import Domain, SequenceSet
+from megadga.data.domain import SequenceSet
 from megadga.data.files import atomic_write
+from megadga.data.targets import INPUT_ONLY, PADDING
 from megadga.errors import ConfigError, ResumeError
 from megadga.mixers.base import Scheduler
 from megadga.mixers.probing import DIRECTIONAL, Probe
@@ -49,8 +50,8 @@ Features = dict[str, NDArray[np.int64]]
 class SequenceDataset(Dataset[Features]):
     """A set of sequences, for a ``Trainer`` to evaluate on.
 
-    Each is all ``S + 1`` tokens as ``input_ids`` and, with -100 for padding, as ``labels``: the
-    model shifts labels by itself.
+    Each is all ``S + 1`` tokens as ``input_ids`` and as ``labels``, which are -100 for padding and
+    for tokens that are inputs alone: the model shifts labels by itself.
 
     Args:
         sequences: The validation split of a domain, or of the specific set.
@@ -80,12 +81,12 @@ class MixtureDataset(Dataset[Features]):
     indices a sampler draws, each rank gets its planned micro-batches, one by one.
 
     Args:
-        domains: The ``K`` training domains, with the same sequence length ``S``. The model
-            receives windows of ``S + 1`` tokens.
+        domains: The ``K`` training domains, with the same sequence length ``S``: streams, or sets
+            of dialogues (``open_chat``) or other examples. The model receives ``S + 1`` tokens.
         args: The ``Trainer``'s arguments, which determine the batch size.
     """
 
-    def __init__(self, domains: Sequence[Domain], args: TrainingArguments) -> None:
+    def __init__(self, domains: Sequence[SequenceSet], args: TrainingArguments) -> None:
         self.domains = tuple(domains)
         self._micro_batch_size = args.train_batch_size
         num_ranks = cast("int", args.world_size)
@@ -143,7 +144,7 @@ class MixtureCallback(TrainerCallback):
         )
         trainer.train()
 
-    Records of updates and events are logged by ``trainer.log``, with keys that begin with
+    Records of updates and events are logged by ``Trainer.log``, with keys that begin with
     ``mixture/``. Each checkpoint holds the state in ``mixture.pt``; ``trainer.train`` resumes from
     it, exactly. A checkpoint outside of ``args.output_dir`` must also be named by
     ``args.resume_from_checkpoint``, as callbacks are not told what the Trainer resumes from.
@@ -244,7 +245,8 @@ class MixtureCallback(TrainerCallback):
         metrics = self.plugin.after_step(state.global_step)
         if metrics:
             is_due = control.should_log
-            self._trainer.log(flatten(metrics, prefix="mixture"))
+            # Not that of a derived class, which may add means since its last call, as SFTTrainer.
+            Trainer.log(self._trainer, flatten(metrics, prefix="mixture"))
             control.should_log = is_due  # logging clears it, but the step's loss is not logged yet
 
     def on_evaluate(
@@ -287,9 +289,10 @@ class MixtureCallback(TrainerCallback):
 
 def _features(tokens: IntArray) -> list[Features]:
     """Return sequences of tokens ``(n, S + 1)`` as a model of ``transformers`` takes them."""
-    inputs = np.maximum(tokens, 0)
+    inputs = np.where(tokens <= INPUT_ONLY, INPUT_ONLY - tokens, np.maximum(tokens, 0))
+    labels = np.where(tokens >= 0, tokens, PADDING)
     return [
-        {"input_ids": row, "labels": labels} for row, labels in zip(inputs, tokens, strict=True)
+        {"input_ids": row, "labels": targets} for row, targets in zip(inputs, labels, strict=True)
     ]
 
 

@@ -35,6 +35,7 @@ class _Rule:
 
 
 _EPOCH = _Rule(("epoch",), "'steps' or 'no'", "an epoch of a MixtureDataset is one step")
+_SHARDS = "sequences are trained as they are in the shards"
 _BY_LENGTH = "the mixture decides which sequences are in a batch"
 
 _ARGUMENTS: Mapping[str, _Rule] = {
@@ -45,6 +46,8 @@ _ARGUMENTS: Mapping[str, _Rule] = {
     "eval_strategy": _EPOCH,
     "group_by_length": _Rule((True,), "False", _BY_LENGTH),  # of transformers 4
     "logging_strategy": _EPOCH,
+    "packing": _Rule((True,), "False", _SHARDS),  # of TRL, as is the next
+    "padding_free": _Rule((True,), "False", _SHARDS),
     "save_strategy": _EPOCH,
     "train_sampling_strategy": _Rule(
         ("group_by_length", "batch_rebalance"), "'random' or 'sequential'", _BY_LENGTH
@@ -95,8 +98,8 @@ def check_trainer(
 def _argument_problems(args: TrainingArguments) -> Iterator[str]:
     values: dict[str, Any] = vars(args)
     yield from _refused("TrainingArguments", values, _ARGUMENTS)
-    config = cast("Any", args.accelerator_config)
-    yield from _refused("TrainingArguments.accelerator_config", vars(config), _ACCELERATOR)
+    config = cast("dict[str, Any]", vars(args.accelerator_config))
+    yield from _refused("TrainingArguments.accelerator_config", config, _ACCELERATOR)
     if args.max_steps <= 0:
         yield (
             "TrainingArguments.max_steps: expected a number of optimizer steps above 0, found "

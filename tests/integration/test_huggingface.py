@@ -1,13 +1,15 @@
-"""The examples for Hugging Face's libraries: they run as they stand, and resume."""
+"""The examples for Hugging Face's libraries: they run as they stand."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.support.huggingface import EOD, train_byte_level
 from tests.support.jobs import Program, on_ranks, run_job
 from tests.support.ranks import REPOSITORY
-from tests.support.shards import write_sets
+from tests.support.shards import UNEQUAL_LENGTHS, write_domain, write_sets
 
 EXAMPLES = REPOSITORY / "docs/examples"
 STEPS, SAVED = 12, 7
@@ -49,6 +51,34 @@ def test_the_trainer_and_a_loop_of_accelerate_give_the_same_mixture(
     assert "'mixture/alignments/d0': " in whole.text
     assert printed_weights(parts[0].text) != printed_weights(parts[1].text)
     assert printed_weights(parts[1].text) == printed_weights(whole.text)
+
+
+def test_the_sft_trainer_trains_on_dialogues(shards: Path, tmp_path: Path) -> None:
+    for seed in range(3):
+        folder = tmp_path / "dialogues" / f"d{seed}"
+        write_domain(folder, seed=seed, lengths=UNEQUAL_LENGTHS, chat=True)
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    train_byte_level(tokenizer / "tokenizer.json")
+    special = {"pad_token": EOD, "eos_token": EOD}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(special))
+
+    job = run_job(
+        on_ranks(
+            "docs.examples.trl_sft",
+            *("--domains", str(tmp_path / "dialogues"), "--specific", str(shards / "chat")),
+            *("--tokenizer", str(tokenizer), "--sequence-length", "8", "--steps", "6"),
+            *("--deepspeed-config", str(EXAMPLES / "hf_trainer.json")),
+        ),
+        tmp_path,
+    )
+
+    assert job.code == 0, job.text
+    assert "'mixture/alignments/d0': " in job.text
+    weights = [float(line.split()[1]) for line in printed_weights(job.text)]
+    assert len(set(weights)) == 3  # the mixture did move
+    assert sum(weights) == pytest.approx(1.0, abs=1e-5)
+    assert (tmp_path / "runs/sft/checkpoint-6/mixture.pt").exists()
 
 
 def test_the_documentation_shows_what_the_examples_run() -> None:
