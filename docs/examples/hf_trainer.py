@@ -62,6 +62,7 @@ def main() -> None:
     specific = open_domain(source, split="train", sequence_length=length)
     validation = open_domain(source, split="valid", sequence_length=length)
 
+    options.output.mkdir(parents=True, exist_ok=True)
     args = TrainingArguments(
         output_dir=str(options.output),
         deepspeed=options.deepspeed_config,

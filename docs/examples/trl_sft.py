@@ -61,14 +61,14 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     options = parser.parse_args()
 
-    reading: dict[str, Any] = {"split": "train", "sequence_length": options.sequence_length}
+    length = options.sequence_length
     domains = [
-        open_chat(DomainSource(folder.name, folder), **reading)
+        open_chat(DomainSource(folder.name, folder), split="train", sequence_length=length)
         for folder in sorted(options.domains.iterdir())
     ]
     source = DomainSource("specific", options.specific)
-    specific = open_chat(source, **reading)
-    validation = open_chat(source, **(reading | {"split": "valid"}))
+    specific = open_chat(source, split="train", sequence_length=length)
+    validation = open_chat(source, split="valid", sequence_length=length)
 
     on_cpu = not torch.accelerator.is_available()
     args = SFTConfig(
@@ -88,7 +88,7 @@ def main() -> None:
         use_cpu=on_cpu,
     )
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-    model = build_model(specific.tokenizer.vocab_size, options.sequence_length)
+    model = build_model(specific.tokenizer.vocab_size, length)
 
     # SFTTrainer takes no sets but those of `datasets`: placeholders, replaced at once.
     placeholder = Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]})

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ def check_trainer(
 def _argument_problems(args: TrainingArguments) -> Iterator[str]:
     values: dict[str, Any] = vars(args)
     yield from _refused("TrainingArguments", values, _ARGUMENTS)
-    config = cast("dict[str, Any]", vars(args.accelerator_config))
+    config = vars(args.accelerator_config)
     yield from _refused("TrainingArguments.accelerator_config", config, _ACCELERATOR)
     if args.max_steps <= 0:
         yield (
