@@ -211,7 +211,7 @@ def _changed(value: Any, change: Callable[[KeyPath, Path], Path], key: KeyPath) 
         case dict():
             parts = cast("dict[str, Any]", value)
             return {name: _changed(part, change, (*key, name)) for name, part in parts.items()}
-        case list() | tuple() if type(value) in (list, tuple):  # no named tuples
+        case list() | tuple() if type(cast("Any", value)) in (list, tuple):  # no named tuples
             items = cast("list[Any]", value)
             return type(items)(_changed(item, change, (*key, at)) for at, item in enumerate(items))
         case _:

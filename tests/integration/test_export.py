@@ -57,7 +57,8 @@ RUNS = {
 }
 QWEN = """model={type: hugging_face, sequence_length: 16, config: {model_type: qwen3,
     hidden_size: 16, intermediate_size: 20, num_hidden_layers: 1, num_attention_heads: 2,
-    num_key_value_heads: 1, head_dim: 8, max_position_embeddings: 16, tie_word_embeddings: true}}"""
+    num_key_value_heads: 1, head_dim: 8, max_position_embeddings: 16,
+    tie_word_embeddings: true}}"""
 MIXTRAL = """model={type: hugging_face, sequence_length: 16, config: {model_type: mixtral,
     hidden_size: 16, intermediate_size: 20, num_hidden_layers: 1, num_attention_heads: 2,
     num_key_value_heads: 1, num_local_experts: 2, max_position_embeddings: 16}}"""

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     config = run(folder, f"{{type: hugging_face, config: {QWEN}, sequence_length: 8}}")
     assert config.model.type == "hugging_face"
-    values = {"vocab_size": 64, **config.model.config}
+    values: dict[str, Any] = {"vocab_size": 64, **config.model.config}
     AutoConfig.for_model(**values).save_pretrained(folder)
     (folder / "tokenizer.json").write_bytes(TOKENIZER_FILE)
     return folder
