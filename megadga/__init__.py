@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from megadga.plugin import MixturePlugin as MixturePlugin
     from megadga.plugin import Plugin as Plugin
     from megadga.plugin import Sampling as Sampling
+    from megadga.plugin.trainer import MixtureCallback as MixtureCallback
+    from megadga.plugin.trainer import MixtureDataset as MixtureDataset
+    from megadga.plugin.trainer import SequenceDataset as SequenceDataset
+    from megadga.probes.loss import causal_lm_loss as causal_lm_loss
 
 _PUBLIC = {
     "megadga.data.folder": (
@@ -73,6 +77,8 @@ _PUBLIC = {
     "megadga.mixers.updates": ("UpdateSteps",),
     "megadga.model.targets": ("inputs_and_targets",),
     "megadga.plugin": ("Batch", "BatchIndices", "MixturePlugin", "Plugin", "Sampling"),
+    "megadga.plugin.trainer": ("MixtureCallback", "MixtureDataset", "SequenceDataset"),
+    "megadga.probes.loss": ("causal_lm_loss",),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -119,13 +119,10 @@ def _shapes(module: nn.Module) -> dict[str, Sequence[int]]:
 
 def _as_saved(module: nn.Module, weights: Weights) -> Weights:
     """Undo what transformers does to the tensors of a folder when it loads them."""
-    from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: PLC0415
-    from transformers.core_model_loading import revert_weight_conversion  # noqa: PLC0415
-
-    converted: Any = module
-    if not get_model_conversion_mapping(converted, add_legacy=False):
+    mappings: Any = import_extra("transformers.conversion_mapping", extra="hf")
+    loading: Any = import_extra("transformers.core_model_loading", extra="hf")
+    if not mappings.get_model_conversion_mapping(module, add_legacy=False):
         return weights
-    tensors: Mapping[str, Tensor] = revert_weight_conversion(
-        converted, {name: stored.read() for name, stored in weights.items()}
-    )
+    read = {name: stored.read() for name, stored in weights.items()}
+    tensors: Mapping[str, Tensor] = loading.revert_weight_conversion(module, read)
     return {name: StoredTensor(tuple(tensor.shape), (tensor,)) for name, tensor in tensors.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.domain import Domain
+from megadga.data.domain import SequenceSet
 from megadga.data.reader import BatchReader, PendingRead
 from megadga.data.rows import rank_rows
 from megadga.data.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState, Selection
@@ -62,8 +62,8 @@ class Batch:
 
     Attributes:
         indices: Their domains and windows.
-        tokens: Token ids on the engine's device, shape ``(accumulation, micro batch, S + 1)``;
-            iterate over it for the micro-batches.
+        tokens: Token ids, shape ``(accumulation, micro batch, S + 1)``; iterate over it for the
+            micro-batches.
     """
 
     indices: BatchIndices
@@ -110,7 +110,7 @@ class BatchLoader:
     def __init__(
         self,
         engine: Engine,
-        domains: Sequence[Domain],
+        domains: Sequence[SequenceSet],
         sampling: Sampling,
         *,
         collective: RankLayout,
@@ -148,6 +148,7 @@ class BatchLoader:
         weights: FloatArray,
         is_last_step: Callable[[int], bool],
         predict_weights: Callable[[int], FloatArray],
+        device: torch.device | None = None,
     ) -> Batch:
         """Return the next batch and advance.
 
@@ -162,12 +163,13 @@ class BatchLoader:
             predict_weights: Returns the predicted weights after such a step, shape ``(K,)``. If
                 the prediction is wrong, the differing windows are read again; the batch is the
                 same.
+            device: Where its tokens are put; None: the engine's.
         """
         self._read_ahead(weights, is_last_step, predict_weights)
         plan, reading = self._prefetched.popleft()
         tokens = self._reader.tokens(reading)
         self.state = plan.state_after
-        return Batch(self._indices(plan), torch.as_tensor(tokens, device=self._device))
+        return Batch(self._indices(plan), torch.as_tensor(tokens, device=device or self._device))
 
     def next_indices(self, weights: FloatArray) -> BatchIndices:
         """Return the windows of the next batch without reading them, and advance."""

@@ -50,7 +50,8 @@ class MixturePlugin:
 
     Args:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
-        domains: The ``K`` training domains, with the same sequence length.
+        domains: The ``K`` training domains, with the same sequence length: streams, or sets of
+            examples or dialogues, whose tokens may be padded and marked (see ``specific``).
         specific: The specific set, or several in the order of the scheduler's targets; None only
             for a scheduler that does not use one. If it is padded (``Examples``), the module
             receives ``PADDING`` among its tokens while alignments are measured, and only then; of
@@ -67,9 +68,10 @@ class MixturePlugin:
     If the scheduler measures alignments, construction is collective: a few sequences pass through
     the module, so that unsupported modules are rejected before training.
 
-    With the in-flight probe (``InFlight``), the tensor passed to ``engine.backward`` must be
-    the mean loss over the targets of a micro-batch, up to a constant factor, and requesting the
-    batch of an update step is collective, as the direction is measured at that point.
+    With the in-flight probe (``InFlight``), domains must be streams, the tensor passed to
+    ``engine.backward`` must be the mean loss over the targets of a micro-batch, up to a constant
+    factor, and requesting the batch of an update step is collective, as the direction is measured
+    at that point.
 
     Raises:
         UnsupportedEngineError: If alignments are not known to be exact on this engine, or this
@@ -82,7 +84,7 @@ class MixturePlugin:
     def __init__(
         self,
         engine: Engine,
-        domains: Sequence[Domain],
+        domains: Sequence[SequenceSet],
         specific: SequenceSet | Sequence[SequenceSet] | None,
         scheduler: Scheduler,
         *,
@@ -115,6 +117,8 @@ class MixturePlugin:
         self._sequence_length = domains[0].sequence_length
         self._clock = ProbeTimer(time.perf_counter)
         self._in_flight = isinstance(probe, InFlight)
+        if self._in_flight:
+            _check_streams(domains)
         self._synchronize = partial(_synchronize, engine.device)
         self._needs = scheduler.observes
         wants_reference = self._needs == LossNeeds(reference=True)
@@ -151,9 +155,15 @@ class MixturePlugin:
         """Number of epochs of each domain, shape ``(K,)``."""
         return self._batches.epochs
 
-    def next_batch(self) -> Batch:
-        """Return this rank's tokens of the next optimizer step, and advance."""
-        batch = self._batches.next_batch(self.weights, self._is_update, self._predict_weights)
+    def next_batch(self, device: torch.device | None = None) -> Batch:
+        """Return this rank's tokens of the next optimizer step, and advance.
+
+        Args:
+            device: Where they are put; None: the engine's device.
+        """
+        batch = self._batches.next_batch(
+            self.weights, self._is_update, self._predict_weights, device
+        )
         self._prepare(batch.indices)
         return batch
 
@@ -357,6 +367,16 @@ class MixturePlugin:
                 return {}  # a schedule is evaluated at each step; within a stage nothing changes
             case _:
                 return {"update": weights}
+
+
+def _check_streams(domains: Sequence[SequenceSet]) -> None:
+    """Refuse domains whose sequences do not all have the same number of targets."""
+    others = [domain.name for domain in domains if not isinstance(domain, Domain)]
+    if others:
+        raise ValueError(
+            "in-flight probe: expected domains that are streams, every sequence with S targets, "
+            f"found {others[0]!r}, which is padded or masked; measure with probe type directional"
+        )
 
 
 def _synchronize(device: torch.device) -> None:

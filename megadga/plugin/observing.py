@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.domain import Domain, SequenceSet
+from megadga.data.domain import SequenceSet
 from megadga.mixers.base import (
     AlignmentNeeds,
     DomainLosses,
@@ -137,7 +137,7 @@ def as_target_sets(
 def build_measurement(
     needs: Needs | None,
     engine: Engine,
-    domains: Sequence[Domain],
+    domains: Sequence[SequenceSet],
     specific: Sequence[SequenceSet],
     *,
     probe: Probe,

@@ -1,7 +1,8 @@
-"""Protocol between a training loop and its plugins."""
+"""Protocol between a training loop and its plugins, and records as other loggers take them."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any, Protocol, cast
 
 Metrics = dict[str, dict[str, Any]]
 """Records to log for a step, by type: ``train``, ``update``, ``evaluation``, ``event``."""
@@ -26,3 +27,29 @@ class Plugin(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state``; raise ``ResumeError`` if it belongs to another run."""
         ...
+
+
+def flatten(metrics: Metrics, *, prefix: str) -> dict[str, Any]:
+    """Return the records of a step as flat values, for loggers that take no others.
+
+    Args:
+        metrics: Of a plugin's ``after_step``.
+        prefix: First part of each key.
+
+    Returns:
+        For example ``{"mixture/weights/d0": 0.5}``. Lists become text; None is left out.
+    """
+    records = chain.from_iterable(_leaves(prefix, record) for record in metrics.values())
+    return {key: value for key, value in records if value is not None}
+
+
+def _leaves(key: str, record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values in nested mappings, with a key that joins theirs."""
+    for name, value in record.items():
+        match value:
+            case dict():
+                yield from _leaves(f"{key}/{name}", cast("dict[str, Any]", value))
+            case list():
+                yield f"{key}/{name}", ", ".join(map(str, cast("list[Any]", value)))
+            case _:
+                yield f"{key}/{name}", value

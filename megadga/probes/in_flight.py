@@ -46,9 +46,12 @@ class SeenScale:
 
     Args:
         outputs: A module's, before the backward pass.
+        num_items: What the module was told to divide its summed loss by to get a scalar, as models
+            of ``transformers`` are by ``num_items_in_batch``; None: the micro-batch's targets.
     """
 
-    def __init__(self, outputs: Any) -> None:
+    def __init__(self, outputs: Any, num_items: Tensor | float | None = None) -> None:
+        self._num_items = num_items
         self._found: list[tuple[Tensor, Tensor]] = []
         for leaf in pytree.tree_leaves(outputs):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
@@ -64,7 +67,9 @@ class SeenScale:
         ((output, gradient),) = self._found
         output, gradient = output.cpu(), gradient.double().cpu()
         if output.ndim == 0:
-            return (gradient / num_sequences).expand(num_sequences)
+            targets = num_sequences * sequence_length
+            counted = targets if self._num_items is None else float(self._num_items)
+            return (gradient * (sequence_length / counted)).expand(num_sequences)
         if output.shape == (num_sequences, sequence_length):
             least, most = gradient.min(dim=1).values, gradient.max(dim=1).values
             even = (most - least).abs() <= _CLOSE * most.abs()
@@ -139,7 +144,7 @@ class TrainingHooks:
                 self._begin(sequence_hooks), prepend=True
             )
             stack.callback(hook.remove)
-            seen = self._engine.module.register_forward_hook(self._see)
+            seen = self._engine.module.register_forward_hook(self._see, with_kwargs=True)
             stack.callback(seen.remove)
             self._open, self._hooks = stack.pop_all(), sequence_hooks
 
@@ -196,9 +201,11 @@ class TrainingHooks:
             )
         return np.array(along)
 
-    def _see(self, _: nn.Module, __: tuple[Any, ...], outputs: Any) -> None:
+    def _see(
+        self, _: nn.Module, __: tuple[Any, ...], keywords: dict[str, Any], outputs: Any
+    ) -> None:
         if torch.is_grad_enabled():
-            self._scales.append(SeenScale(outputs))
+            self._scales.append(SeenScale(outputs, keywords.get("num_items_in_batch")))
 
     def _begin(self, sequence_hooks: SequenceHooks) -> Any:
         size, device = self._engine.train_micro_batch_size_per_gpu(), self._engine.device

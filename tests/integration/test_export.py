@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megadga.cli import main
 from megadga.config.loading import load_config
+from megadga.config.models import LlamaModel
 from megadga.export import ExportOptions, export_run
 from megadga.model.llama import Llama
 from megadga.model.naming import to_hugging_face
@@ -55,8 +56,8 @@ RUNS = {
     },
 }
 QWEN = """model={type: hugging_face, sequence_length: 16, config: {model_type: qwen3,
-    hidden_size: 16, intermediate_size: 20, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
-    head_dim: 8, max_position_embeddings: 16, tie_word_embeddings: true}}"""
+    hidden_size: 16, intermediate_size: 20, num_hidden_layers: 1, num_attention_heads: 2,
+    num_key_value_heads: 1, head_dim: 8, max_position_embeddings: 16, tie_word_embeddings: true}}"""
 MIXTRAL = """model={type: hugging_face, sequence_length: 16, config: {model_type: mixtral,
     hidden_size: 16, intermediate_size: 20, num_hidden_layers: 1, num_attention_heads: 2,
     num_key_value_heads: 1, num_local_experts: 2, max_position_embeddings: 16}}"""
@@ -92,6 +93,7 @@ def folder(tmp_path_factory) -> Path:
 def test_a_run_of_any_stage_is_exported_bit_by_bit(folder, tmp_path, ranks, name):
     run = folder / str(ranks) / name
     config = load_config(run / "config.yaml")
+    assert isinstance(config.model, LlamaModel)
     masters = torch.load(f"{run}.weights.pt")
 
     exported = export_run(run, tmp_path / "out", ExportOptions(max_shard_size="60KB"))

@@ -61,7 +61,11 @@ def llama(
 
 
 def hf_llama(
-    *, checkpointed: bool = False, reentrant: bool = False, num_layers: int = 1
+    *,
+    checkpointed: bool = False,
+    reentrant: bool = False,
+    num_layers: int = 1,
+    longer: int = 0,
 ) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415  (slow to import)
 
@@ -72,7 +76,7 @@ def hf_llama(
         num_hidden_layers=num_layers,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=SEQUENCE_LENGTH,
+        max_position_embeddings=SEQUENCE_LENGTH + longer,
         tie_word_embeddings=False,
     )
     model = LlamaForCausalLM(config)

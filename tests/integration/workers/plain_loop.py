@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.loading import load_config
+from megadga.config.models import LlamaModel
 from megadga.config.run import RunConfig
 from megadga.model.llama import Llama
 from megadga.plugin import MixturePlugin
@@ -39,6 +40,7 @@ def in_megadgas_loop(config: RunConfig) -> dict[str, Any]:
 
 
 def in_the_examples_loop(config: RunConfig) -> dict[str, Any]:
+    assert isinstance(config.model, LlamaModel)
     data = open_data(config)
     with process_group():
         model = Llama(

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from megadga.mixers.base import Scheduler
 from megadga.mixers.odm import Odm
+from megadga.mixers.probing import InFlight
 from megadga.mixers.schedule import Schedule
 from megadga.plugin import MixturePlugin, Sampling
 from tests.unit.train.fakes import FakeEngine
@@ -79,3 +80,18 @@ def test_schedule_weights_are_predicted_and_every_window_is_read_once(group, dom
 
     for domain in domains:
         assert len(domain.read) == len(set(domain.read))
+
+
+def test_domains_that_are_no_streams_are_not_measured_in_flight(group, domains):
+    engine = FakeEngine(accumulation=2, micro_batch_size=B // 2)
+    engine.data_parallel_group = group
+
+    with pytest.raises(ValueError, match=r"expected domains that are streams.* found 'd0'"):
+        MixturePlugin(
+            engine,
+            domains,
+            None,
+            Odm(np.full(3, 1 / 3)),
+            sampling=Sampling(seed=1),
+            probe=InFlight(),
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from megadga.config.loading import load_config
+from megadga.config.models import LlamaModel
 from megadga.errors import ConfigError
 from megadga.mixers.doremi import Doremi
 from megadga.mixers.updates import UpdateSteps
@@ -48,6 +49,7 @@ def test_the_latest_checkpoint_of_a_run_is_its_model(folder):
 
     assert reference.checkpoint.resolve() == checkpoint
     assert (reference.step, reference.zero_stage) == (6, 1)
+    assert isinstance(reference.model, LlamaModel)
     assert (reference.model.preset, reference.vocabulary_size) == ("tiny", 80)
 
 

@@ -359,6 +359,21 @@ def test_a_domain_that_exists_is_refused_before_any_work(source, tokenizer, tmp_
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["web"]
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_copy_of_the_tokenizer_is_kept_with_shards_and_is_no_text(
+    source, tokenizer, tmp_path, grouped
+):
+    build([source], tokenizer, BuildOutput(tmp_path / "out", grouped=grouped))
+    (kept,) = (tmp_path / "out").glob("tokenizer-*")
+    assert kept.name == f"tokenizer-{tokenizer.identity.fingerprint[:16]}.model"
+    assert kept.read_bytes() == tokenizer.path.read_bytes()
+    with pytest.raises(ConfigError, match=r"found none but 1 written by these tools"):
+        expand_inputs([str(tmp_path / "out*")])
+    with pytest.raises(ConfigError, match=r"expected documents, found .*shards"):
+        expand_inputs([str(tmp_path / "out")])
+    assert kept not in list_files(tmp_path)
+
+
 def test_what_is_built_is_not_built_again(source, tokenizer, tmp_path):
     first = build([source], tokenizer, tmp_path / "out")
     stages = SeenStages()
@@ -375,21 +390,6 @@ def change(path: Path, *, later_ns: int) -> None:
 
 
 @pytest.mark.parametrize("later_ns", [1, -1])
-@pytest.mark.parametrize("grouped", [False, True])
-def test_a_copy_of_the_tokenizer_is_kept_with_shards_and_is_no_text(
-    source, tokenizer, tmp_path, grouped
-):
-    build([source], tokenizer, BuildOutput(tmp_path / "out", grouped=grouped))
-    (kept,) = (tmp_path / "out").glob("tokenizer-*")
-    assert kept.name == f"tokenizer-{tokenizer.identity.fingerprint[:16]}.model"
-    assert kept.read_bytes() == tokenizer.path.read_bytes()
-    with pytest.raises(ConfigError, match=r"found none but 1 written by these tools"):
-        expand_inputs([str(tmp_path / "out*")])
-    with pytest.raises(ConfigError, match=r"expected documents, found .*shards"):
-        expand_inputs([str(tmp_path / "out")])
-    assert kept not in list_files(tmp_path)
-
-
 @pytest.mark.parametrize("grouped", [False, True])
 def test_what_was_built_of_a_file_that_has_changed_since_is_refused(
     source, tokenizer, tmp_path, grouped, later_ns
