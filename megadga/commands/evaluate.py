@@ -58,11 +58,15 @@ tokens and losses are those of its own evaluations, on as many windows as these 
 
 A set is a folder of shards, of one domain or of many, or a file or folder of documents (.txt,
 .jsonl, .jsonl.gz, .jsonl.zst, .parquet), which are tokenized with the model's tokenizer and ended
-by EOD. Either is cut into windows of --sequence-length targets, of which each predicts the token
-after it from those before it in the window; every token is a target once. Of shards, what is left
-after the last whole window is not read, as in training. loss is the mean in nats per token, EOD
-included; bits/byte is the sum of the losses over the bytes of text (UTF-8) in documents or, of
-shards and under --limit, in the decoded tokens.
+by EOD. Its tokens, one document after the other, are cut into windows of --sequence-length
+targets. A token is predicted from those before it in its window, and every token is a target once;
+of shards, what is left after the last whole window is not read, as in training. Of dialogues
+(`megadga data build --chat`) the trained tokens alone are targets.
+
+  loss         mean in nats per token, EOD included
+  bits/byte    the sum of the losses over the bytes of text (UTF-8): of the documents or, of shards
+               and under --limit, of the decoded tokens
+  perplexity   exponential of the loss
 
 Each line of a --multiple-choice FILE is {{"question": ..., "choices": [...], "answer": ...}} with
 the index (from 0) or letter of the right choice. The model chooses the choice of the largest
@@ -72,7 +76,7 @@ and acc_bytes of lm-eval.
 With a configuration file, the run's latest checkpoint is evaluated on its sets by the engine that
 trains, under any launcher, on as many ranks as the run has; --set overrides a key then, as
 --set evaluation.sets='{{law: {{path: shards/law}}}}', other options are refused, and losses are
-also appended to evaluations.jsonl in the run's folder. A single process needs none of this.
+appended to evaluations.jsonl in the run's folder.
 """
 _ONLY_MODELS = (
     *("step", "revision", "tokenizer", "device", "dtype", "trust_remote_code", "split"),
@@ -186,7 +190,7 @@ def _own_sets(options: argparse.Namespace, model: "CausalLm") -> Sequence[Evalua
             f"--set: expected sets, as {path} names none with a validation split, found none"
         )
     for each in opened:
-        check_fingerprint(each.folder, each.tokenizer.fingerprint, model.fingerprints)
+        check_fingerprint(each.folder, each.tokenizer.fingerprint, model.found.fingerprints)
     limit = options.limit or section.sequences
     return [ShardSet(each.name, "valid", each, limit) for each in opened]
 
@@ -200,7 +204,7 @@ def _open_sets(
     opened: list[EvaluatedSet] = []
     for name, path in sets.items():
         if is_shards(path):
-            found, notes = open_shard_sets(name, path, how, fingerprints=model.fingerprints)
+            found, notes = open_shard_sets(name, path, how, fingerprints=model.found.fingerprints)
             opened += found
             for note in notes:
                 print(f"{options.prog}: {note}", file=sys.stderr)
@@ -241,8 +245,8 @@ def _tables(
             numbers = (f"{one.loss:.4f}", bits, f"{one.perplexity:,.2f}")
             rows.append((one.name, one.split or "-", f"{one.tokens:,}", size, *numbers))
         parts.append(_table(rows, numbers_from=2))
-        if model.tokenizer is None:
-            parts.append(f"without bytes: {model.no_tokenizer}")
+        if model.found.tokenizer is None:
+            parts.append(f"without bytes: {model.found.missing}")
     if answers is not None:
         shares = (answers.accuracy, answers.accuracy_per_byte, answers.chance)
         rows = [

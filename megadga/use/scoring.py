@@ -82,8 +82,8 @@ def score_set(
         ShardError: If a shard is damaged.
     """
     decoded = None
-    if not scored.knows_bytes and model.tokenizer is not None:
-        decoded = TextBytes(model.tokenizer)
+    if not scored.knows_bytes and model.found.tokenizer is not None:
+        decoded = TextBytes(model.found.tokenizer)
     windows = tokens = read_bytes = 0
     nats = 0.0
     for each in scored.windows(batch_size, stages):

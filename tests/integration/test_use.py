@@ -114,12 +114,14 @@ def test_a_run_and_its_exported_folder_score_alike(folder, capsys):
     ]
     own = evaluate(capsys, folder / "llama", *sets)
     exported = evaluate(capsys, folder / "exported", *sets, "--batch-size", "3")
+    given = evaluate(capsys, folder / "exported", *sets, "--tokenizer", f"{folder}/small.model")
 
     assert [each["set"] for each in own["sets"]] == ["shards/d0", "shards/d1", "text"]
-    for one, other in zip(own["sets"], exported["sets"], strict=True):
-        assert one["tokens"] == other["tokens"]
-        assert one["bytes"] == other["bytes"]
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
+    for one, *others in zip(own["sets"], exported["sets"], given["sets"], strict=True):
+        for other in others:
+            assert one["tokens"] == other["tokens"]
+            assert one["bytes"] == other["bytes"]
+            assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
     text = own["sets"][-1]
     assert text["bytes"] == sum(len(each.encode()) for each in made_up_texts(3, seed=6))
     assert text["bits_per_byte"] == pytest.approx(text["nats"] / math.log(2) / text["bytes"])
@@ -133,6 +135,24 @@ def test_bytes_of_decoded_tokens_are_those_of_the_documents(folder, capsys):
 
     assert (whole["bytes_of"], limited["bytes_of"]) == ("documents", "tokens")
     assert whole | {"bytes_of": "tokens"} == limited
+
+
+def test_without_the_tokenizers_file_there_are_losses_but_no_bytes(folder, capsys):
+    kept = list(folder.glob("shards/*/tokenizer-*.model"))
+    assert len(kept) == 2
+    for file in kept:
+        file.rename(file.with_suffix(".away"))
+    try:
+        told = evaluate(capsys, folder / "llama")
+        documents = ["--set", f"text={folder}/text.jsonl"]
+        assert main(["evaluate", str(folder / "llama"), *documents]) == 2
+    finally:
+        for file in kept:
+            file.with_suffix(".away").rename(file)
+
+    assert {each["bytes"] for each in told["sets"]} == {None}
+    assert all(each["loss"] > 0.0 for each in told["sets"])
+    assert "--tokenizer: expected the file that the shards of" in capsys.readouterr().err
 
 
 def test_the_most_likely_token_is_taken_until_the_document_ends(model):
