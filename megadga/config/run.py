@@ -164,8 +164,8 @@ class RunConfig(Section):
     of ranks are known, also name the file and line of the key.
     """
 
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-    """Seed of everything random: initialisation, batches, probes; in [0, 2^63)."""
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    """Seed of everything random: initialisation, batches, probes, dropout; in [0, 2^63)."""
     output: Path
     """Folder of the run's metrics and checkpoints. As every path here, relative to the folder of
     this file; in an override (--set), to the working directory."""
