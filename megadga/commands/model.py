@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,16 +83,22 @@ def load_model(
         ResumeError: If a checkpoint is damaged.
     """
     quieten(os.environ, rank=0)
-    from transformers.utils import logging  # noqa: PLC0415
+    # DeepSpeed logs to what is standard output while it is imported; that is for results.
+    with redirect_stdout(sys.stderr):
+        from transformers.utils import logging  # noqa: PLC0415
 
-    from megadga.use.loading import Placement, choose_device, load_causal_lm  # noqa: PLC0415
+        from megadga.use.loading import (  # noqa: PLC0415
+            Placement,
+            choose_device,
+            load_causal_lm,
+        )
 
-    if not shows_bars():
-        logging.disable_progress_bar()
-    return load_causal_lm(
-        options.model,
-        found,
-        Placement(choose_device(options.device), options.dtype),
-        tokenizer=options.tokenizer,
-        stages=stages,
-    )
+        if not shows_bars():
+            logging.disable_progress_bar()
+        return load_causal_lm(
+            options.model,
+            found,
+            Placement(choose_device(options.device), options.dtype),
+            tokenizer=options.tokenizer,
+            stages=stages,
+        )

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from megadga.use.generating import Decoding, encode_prompt, generate
 from megadga.use.loading import CausalLm, Placement, load_causal_lm
 from megadga.use.sources import ModelName, find_model
 from tests.support.jobs import alone, run_job
+from tests.support.ranks import rank_environment
 from tests.support.runs import write_run
 from tests.support.texts import made_up_texts, write_lines
 
@@ -105,6 +108,18 @@ def test_losses_are_those_that_the_run_logged(folder, capsys, run, step):
     assert told["step"] == step
     expected = {**logged["domains"], **logged["specific"]}
     assert losses_of(told) == pytest.approx(expected, abs=1e-6)
+
+
+def test_standard_output_is_json_and_nothing_else(folder):
+    # Not a warm process: DeepSpeed logs when it is imported.
+    command = [sys.executable, "-m", "megadga.cli", "evaluate", "qwen", "--json", "--limit", "1"]
+    done = subprocess.run(
+        command, cwd=folder, env=rank_environment(), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [each["windows"] for each in told["sets"]] == [1, 1, 1]
 
 
 def test_a_run_and_its_exported_folder_score_alike(folder, capsys):
