@@ -1,5 +1,7 @@
 """Every run and every DeepSpeed file that is shipped can be loaded."""
 
+import re
+import shutil
 from typing import get_args
 
 import pytest
@@ -9,9 +11,10 @@ from megadga.config.consistency import find_inconsistencies
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.llama_shapes import PRESETS
 from megadga.config.loading import load_config
-from megadga.config.models import PresetName
+from megadga.config.models import HuggingFaceModel, PresetName
 from megadga.config.sections import TrainingSection
 from megadga.config.yaml_source import read_file
+from tests.support.ranks import REPOSITORY
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
@@ -28,6 +31,19 @@ def test_a_shipped_deepspeed_file_fits_any_run(path, precision):
         steps=10_000, global_batch_size=24, micro_batch_size=3, precision=precision
     )
     assert list(find_inconsistencies(read_file(path).values, training)) == []
+
+
+def test_the_run_in_the_readme_has_six_lines_and_loads(tmp_path):
+    readme = (REPOSITORY / "README.md").read_text()
+    (run,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "run.yaml").write_text(run)
+    shutil.copytree(EXAMPLES / "deepspeed", tmp_path / "deepspeed")
+
+    model = load_config(tmp_path / "run.yaml").model
+
+    assert len(run.splitlines()) == 6
+    assert isinstance(model, HuggingFaceModel)
+    assert model.path == "Qwen/Qwen3-0.6B-Base"
 
 
 def test_the_model_presets_are_the_ones_that_exist():
