@@ -11,9 +11,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster lint format bench-sampler bench-reader bench-prepare \
-	bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead plot-mixers \
-	plot-sensitivity evidence evidence-quick evidence-report gpu-kit gpu-check gpu-report \
-	clean
+	bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-train \
+	bench-train-gpu plot-mixers plot-sensitivity evidence evidence-quick evidence-report gpu-kit \
+	gpu-check gpu-report clean
 
 # What benches read, a file per domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
 # mixture of bench-directions aligns to, with CORPUS: TARGET='text/target/qa.*.jsonl.gz'. Of evidence,
@@ -83,6 +83,12 @@ bench-directions: setup  ## Compare directions over a training run; writes build
 
 bench-overhead: setup  ## Time training with DGA against training without; writes build/bench/overhead.json.
 	@$(BIN)/python tools/bench_overhead.py
+
+bench-train: setup  ## Time training against Hugging Face's Llama in a plain loop; writes build/bench/train.json.
+	@$(BIN)/python tools/bench_train.py
+
+bench-train-gpu: setup  ## The same with 125M and 350M parameters, on CUDA devices.
+	@$(BIN)/python tools/bench_train.py --gpu
 
 plot-mixers: setup  ## Draw docs/mixers.svg: how close each mixing rule comes to a known best mixture.
 	@$(BIN)/python tools/plot_mixers.py

@@ -2,15 +2,27 @@
 
 # ruff: noqa: N803 (shape suffixes are capitals)
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from megadga.data.targets import PADDING
 
+_BLOCK_ON_CPU = 1 << 20
+"""Scores that are gone through at a time: tensors of 4 MB, which the allocator and caches keep."""
+_BLOCK = 1 << 24
+"""The same on accelerators, where each block costs the launch of kernels."""
+
 
 def next_token_losses(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
     """Return the cross-entropy of each next token in nats.
+
+    Losses and gradients have the bits of ``functional.cross_entropy``, which takes more time and
+    memory. They can be differentiated once.
 
     Args:
         logits_BSV: Scores of every next token, shape ``(b, S, V)``.
@@ -19,11 +31,83 @@ def next_token_losses(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
     Returns:
         Losses, float32 or the scores' higher precision, shape ``(b, S)``; 0 without a target.
     """
-    precise = torch.promote_types(logits_BSV.dtype, torch.float32)
-    losses = functional.cross_entropy(
-        logits_BSV.flatten(0, 1).to(precise),
-        targets_BS.flatten(),
-        ignore_index=PADDING,
-        reduction="none",
+    logits_NV, targets_N = logits_BSV.flatten(0, 1), targets_BS.flatten()
+    if torch.compiler.is_compiling():  # which fuses it by itself
+        losses_N = functional.cross_entropy(
+            logits_NV.to(_precise(logits_NV)), targets_N, ignore_index=PADDING, reduction="none"
+        )
+    else:
+        apply: Any = _CrossEntropy.apply  # pyright: ignore[reportUnknownVariableType]
+        losses_N: Tensor = apply(logits_NV, targets_N)
+    return losses_N.view_as(targets_BS)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy of rows of scores, with few tensors of the scores' size.
+
+    torch differentiates it by way of the gradient of the log-probabilities, ``(N, V)`` zeros but
+    for one number a row. Here that exists for some rows at a time, and the gradient of the scores
+    takes the place of the log-probabilities: a second backward pass through the same graph is an
+    error. Of scores in a lower precision no log-probabilities are kept: they are computed again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+        """Return the loss of each row, shape ``(N,)``."""
+        precise = _precise(logits_NV)
+        if logits_NV.dtype == precise:
+            kept_NV = logits_NV.log_softmax(-1)
+            losses_N = _picked(kept_NV, targets_N)
+        else:
+            kept_NV = logits_NV
+            parts = [
+                _picked(logits_NV[rows].to(precise).log_softmax(-1), targets_N[rows])
+                for rows in _blocks(logits_NV)
+            ]
+            losses_N = torch.cat(parts)
+        ctx.save_for_backward(kept_NV, targets_N)
+        return losses_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient_N: Tensor
+    ) -> tuple[Tensor, None]:
+        """Return the gradient of the scores, shape and dtype as theirs."""
+        kept_NV, targets_N = ctx.saved_tensors
+        precise = _precise(kept_NV)
+        columns_N1 = targets_N.clamp(min=0)[:, None]
+        picked_N1 = torch.where(targets_N == PADDING, 0.0, -gradient_N)[:, None]
+        # Log-probabilities are nobody else's, scores may be.
+        result_NV = kept_NV if kept_NV.dtype == precise else torch.empty_like(kept_NV)
+        zeros: Tensor | None = None
+        for rows in _blocks(kept_NV):
+            part, columns = kept_NV[rows], columns_N1[rows]
+            if part.dtype != precise:
+                part = part.to(precise).log_softmax(-1)
+            if zeros is None:
+                zeros = torch.zeros_like(part)
+            of_log = zeros[: len(part)].scatter_(1, columns, picked_N1[rows])
+            result_NV[rows] = torch.ops.aten._log_softmax_backward_data(  # noqa: SLF001
+                of_log, part, 1, precise
+            )
+            of_log.scatter_(1, columns, 0.0)
+        return result_NV, None
+
+
+def _precise(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _picked(log_probabilities_NV: Tensor, targets_N: Tensor) -> Tensor:
+    return functional.nll_loss(
+        log_probabilities_NV, targets_N, ignore_index=PADDING, reduction="none"
     )
-    return losses.view_as(targets_BS)
+
+
+def _blocks(logits_NV: Tensor) -> Iterator[slice]:
+    """Yield the rows of each block."""
+    size = _BLOCK_ON_CPU if logits_NV.device.type == "cpu" else _BLOCK
+    num_rows = max(1, size // logits_NV.shape[1])
+    for begin in range(0, len(logits_NV), num_rows):
+        yield slice(begin, begin + num_rows)
