@@ -1,6 +1,6 @@
 """The loss of every token, from a decoder's scores."""
 
-# ruff: noqa: N803 (shape suffixes are capitals)
+# ruff: noqa: N803, N806 (shape suffixes are capitals)
 
 from collections.abc import Iterator
 from typing import Any
