@@ -202,4 +202,7 @@ def test_an_issue_in_the_settings_is_reported_with_the_line_of_their_file(tmp_pa
 )
 def test_every_shipped_json_is_known_to_deepspeed(path):
     settings = json.loads(path.read_text())
-    assert list(find_inconsistencies(settings, None)) == []
+    found = list(find_inconsistencies(settings, None))
+    if path.name == "hf_trainer.json":  # transformers fills in what is "auto"
+        found = [issue for issue in found if issue.found != "'auto'"]
+    assert found == []

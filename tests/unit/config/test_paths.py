@@ -29,6 +29,7 @@ PLACES = {
     "mixing.csv": RUN.replace(OF_DGA, "  type: schedule\n  csv: here\n"),
     "mixing.replay.metrics": RUN.replace(OF_DGA, "  type: schedule\n  replay: {metrics: here}\n"),
     "evaluation.sets.path": f"{RUN}evaluation: {{sets: {{new: {{path: here}}}}}}\n",
+    "model.initial_weights": RUN.replace("preset: tiny", "preset: tiny, initial_weights: here"),
     "mixing.reference": RUN.replace(OF_DGA, "  type: doremi\n  reference: here\n"),
 }
 """A run for each key that holds a path."""
