@@ -68,13 +68,21 @@ def write_run(case: Case) -> None:
     case.config.write_text(text)
 
 
+class _NoMarkers:
+    """Leaves out what happens once a run, not once a turn; ``Markers``."""
+
+    def end(self, step: int, *, finished: bool) -> None:
+        """Do nothing."""
+
+
 @contextmanager
 def megadga_loop(case: Case) -> Generator[Loop]:
     """Open the run of a case: reader, mixture, metrics and all. Collective."""
     with open_run(load_config(case.config)) as run:
 
         def train_steps(steps: int) -> None:
-            train(replace(run, total_steps=run.mixture.step + steps))
+            last = run.mixture.step + steps
+            train(replace(run, total_steps=last, markers=_NoMarkers()))
 
         yield train_steps
 
