@@ -104,8 +104,8 @@ class Architecture:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """The configuration as JSON, without the version of transformers and the path."""
-        values: dict[str, Any] = json.loads(self.config.to_json_string(use_diff=False))
+        """The configuration as JSON, without what all of transformers' have by default."""
+        values: dict[str, Any] = json.loads(self.config.to_json_string(use_diff=True))
         dropped = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
         return {key: value for key, value in values.items() if key not in dropped}
 

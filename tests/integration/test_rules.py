@@ -27,9 +27,12 @@ CLUSTERING = "cd" * 32
 CLUSTERS = ("c0", "c1", "c2", "c3")
 SCHEDULE = """{type: schedule, between: linear, stages: [
     {step: 0, weights: uniform}, {step: 5, weights: {d0: 0.2, d1: 0.3, d2: 0.5}}]}"""
+DROPOUT = """model={type: hugging_face, sequence_length: 8, config: {model_type: gpt2, n_embd: 16,
+    n_layer: 1, n_head: 2, n_positions: 8, resid_pdrop: 0.2}}"""
 RULES = {
     "dga": ("mixing.step_size={spread: 0.3}", "mixing.max_change=0.05", "mixing.warmup=1"),
     "dga by default": ("mixing={type: dga, overhead: 0.3}",),
+    "dga, of a model with dropout": (DROPOUT,),
     "doge": ("mixing={type: doge, interval: 2, step_size: 0.01}",),
     "odm": ("mixing={type: odm, interval: 1, smoothing: 0.5}",),
     "schedule": (f"mixing={SCHEDULE}",),
