@@ -108,14 +108,15 @@ def test_describe_needs_no_shards(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["train", "check", "describe"])
 def test_issues_are_a_line_each_and_exit_code_2(folder, capsys, command):
-    (folder / "run.yaml").write_text(RUN.replace("seed", "sed").replace("steps: 10", "steps: x"))
+    text = RUN.replace("output", "outptu").replace("steps: 10", "steps: x")
+    (folder / "run.yaml").write_text(text)
     before = files_in(folder)
     assert main([command, "run.yaml"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "run.yaml:1: seed: expected a value, found nothing",
-        "run.yaml:1: sed: expected a known key, found 'sed'; did you mean 'seed'?",
+        "run.yaml:1: output: expected a value, found nothing",
+        "run.yaml:2: outptu: expected a known key, found 'outptu'; did you mean 'output'?",
         "run.yaml:11: training.steps: expected a valid integer, found 'x'",
     ]
     assert files_in(folder) == before

@@ -122,15 +122,15 @@ def test_an_issue_is_reported_with_line_key_expected_and_found(tmp_path, line, c
 
 def test_all_issues_are_reported_at_once_in_source_order(tmp_path):
     text = (
-        RUN.replace("seed: 17", "sed: 17")
+        RUN.replace("output: out", "outptu: out")
         .replace("preset: tiny", "preset: tny")
         .replace("steps: 10", "steps: 0")
         .replace("type: dga", "type: dag")
     )
     path = write_run(tmp_path, text, optimizer="AdamW")
     assert complaints(path, "evaluation=often") == [
-        "run.yaml:1: seed: expected a value, found nothing",
-        "run.yaml:1: sed: expected a known key, found 'sed'; did you mean 'seed'?",
+        "run.yaml:1: output: expected a value, found nothing",
+        "run.yaml:2: outptu: expected a known key, found 'outptu'; did you mean 'output'?",
         (
             "run.yaml:3: model.preset: expected 'nano', 'tiny', '8m', '30m', '125m', '350m', "
             "'750m', '1b' or '7b', found 'tny'; did you mean 'tiny'?"
