@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from megadga.mixers.static import uniform_weights as uniform_weights
     from megadga.mixers.targets import OverTargets as OverTargets
     from megadga.mixers.updates import UpdateSteps as UpdateSteps
-    from megadga.model.targets import inputs_and_targets as inputs_and_targets
+    from megadga.model.losses import inputs_and_targets as inputs_and_targets
     from megadga.plugin import Batch as Batch
     from megadga.plugin import BatchIndices as BatchIndices
     from megadga.plugin import MixturePlugin as MixturePlugin
@@ -75,7 +75,7 @@ _PUBLIC = {
     "megadga.mixers.static": ("Static", "uniform_weights"),
     "megadga.mixers.targets": ("OverTargets",),
     "megadga.mixers.updates": ("UpdateSteps",),
-    "megadga.model.targets": ("inputs_and_targets",),
+    "megadga.model.losses": ("inputs_and_targets",),
     "megadga.plugin": ("Batch", "BatchIndices", "MixturePlugin", "Plugin", "Sampling"),
     "megadga.plugin.trainer": ("MixtureCallback", "MixtureDataset", "SequenceDataset"),
     "megadga.probes.loss": ("causal_lm_loss",),

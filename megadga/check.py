@@ -24,7 +24,8 @@ from megadga.train.data import RunData, check_output, open_data
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
 from megadga.train.models import llama_size, model_size
 from megadga.train.plausibility import find_warnings
-from megadga.train.trained import TrainedModel, open_initial
+from megadga.train.saved import SavedRun
+from megadga.train.trained import open_initial
 
 MAX_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
@@ -146,15 +147,16 @@ def _basis(basis: RunBasis) -> str:
     )
 
 
-def _initial(initial: TrainedModel | Path) -> str:
+def _initial(initial: SavedRun | Path) -> str:
     if isinstance(initial, Path):
         return f"the Llama of Hugging Face in {initial}"
     return f"{initial.checkpoint}, trained for {_count(initial.step, 'step')}"
 
 
-def _reference(reference: TrainedModel) -> str:
-    assert isinstance(reference.model, LlamaModel)  # by `open_reference`
-    size = llama_size(reference.model, reference.vocabulary_size)
+def _reference(reference: SavedRun) -> str:
+    section = reference.config.model
+    assert isinstance(section, LlamaModel)  # by `open_reference`
+    size = llama_size(section, section.vocabulary_size or reference.tokenizer.vocab_size)
     what = f"{size.description}, {size.num_parameters:,} parameters on every rank"
     return f"{reference.checkpoint} ({what}): a forward pass on each batch"
 

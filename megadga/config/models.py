@@ -27,8 +27,9 @@ class ModelSection(Section):
     """Refuse to start unless the tokenizer beside the weights of a Hugging Face folder is the one
     that the shards were built with."""
     initial_weights: Path | None = None
-    """Folder of another run, whose latest weights this one starts from, or of a Llama of Hugging
-    Face, relative to this file; its optimizer and mixture are left. null: initialisation."""
+    """Where the first weights are from, relative to this file: the folder of another run (its
+    latest checkpoint), of one of its checkpoints, or of a Llama of Hugging Face. The optimizer and
+    the mixture are new. null: initialisation."""
 
 
 class LlamaModel(ModelSection):

@@ -44,6 +44,9 @@ class ModelFacts:
     version: str
 
 
+_COMMAND = "`megadga train config.yaml`, or `megadga launch` of a cluster, trains it:"
+
+
 def model_card(config: RunConfig, metrics: Path, facts: ModelFacts) -> str:
     """Return the card, in Markdown with YAML front matter.
 
@@ -62,7 +65,7 @@ def model_card(config: RunConfig, metrics: Path, facts: ModelFacts) -> str:
         _losses(metrics, facts.step),
         f"## Tokenizer\n\n{facts.tokenizer}",
         "## License\n\nUnknown: it depends on the licenses of the data.",
-        f"## Configuration\n\nThe run, as `config.yaml` has it:\n\n```yaml\n{config.to_yaml()}```",
+        f"## Configuration\n\n{_COMMAND}\n\n```yaml\n{config.to_yaml()}```",
     )
     return "\n\n".join([_front_matter(facts), *filter(None, sections)]) + "\n"
 

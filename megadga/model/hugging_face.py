@@ -1,6 +1,6 @@
 """Causal language models of Hugging Face's transformers, with the face of our own decoder."""
 
-# ruff: noqa: N803, N806 (shape suffixes are capitals)
+# ruff: noqa: N803 (shape suffixes are capitals)
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (transformers is partly typed)
 
@@ -19,8 +19,7 @@ from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from megadga.config.models import HuggingFaceModel
-from megadga.model.losses import next_token_losses
-from megadga.model.targets import inputs_and_targets
+from megadga.model.losses import Decoder
 
 _REFUSALS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
@@ -129,12 +128,8 @@ class Architecture:
         Raises:
             ModelError: As of `parameter_shapes`.
         """
-        with torch.device("meta"), no_init_weights(), _built():
-            model = self._from_config()
-            model.tie_weights()
-            if vocabulary_size != self.rows:
-                model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
-        return model
+        with torch.device("meta"):
+            return self._uninitialized(vocabulary_size, torch.float32)
 
     def load(self, dtype: torch.dtype) -> "HuggingFaceDecoder":
         """Return the model of the path, as it is, to evaluate it.
@@ -158,12 +153,18 @@ class Architecture:
         Raises:
             ModelError: If transformers does not accept the configuration.
         """
+        return HuggingFaceDecoder(self._uninitialized(vocabulary_size, dtype).eval())
+
+    def _uninitialized(self, vocabulary_size: int, dtype: torch.dtype) -> Any:
         with no_init_weights(), _built():
             model = self._from_config(dtype)
             model.tie_weights()
-            if vocabulary_size != self.rows:
-                model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
-        return HuggingFaceDecoder(model.eval())
+            self._resize(model, vocabulary_size)
+        return model
+
+    def _resize(self, model: Any, vocabulary_size: int) -> None:
+        if vocabulary_size != self.rows:
+            model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
 
     def _from_config(self, dtype: torch.dtype = torch.float32) -> Any:
         section = self.section
@@ -209,8 +210,7 @@ class Architecture:
                 model.tie_weights()
             else:
                 model = self._from_config()
-            if vocabulary_size != self.rows:
-                model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
+            self._resize(model, vocabulary_size)
         if self.section.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
@@ -236,8 +236,8 @@ class Architecture:
         return model
 
 
-class HuggingFaceDecoder(nn.Module):
-    """A causal language model whose forward pass returns the loss of every token.
+class HuggingFaceDecoder(Decoder):
+    """A causal language model of transformers.
 
     Args:
         model: Called with ``input_ids`` and ``use_cache``, returns an object with ``logits`` of
@@ -257,22 +257,6 @@ class HuggingFaceDecoder(nn.Module):
             owner, _, own = name.rpartition(".")
             setattr(self.get_submodule(owner), own, exact[name].to(buffer.device))
         return self
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Return the cross-entropy of each next token in nats.
-
-        Padding has no effect on other tokens: it is at the end of sequences, and attention is
-        causal.
-
-        Args:
-            tokens_BT: Windows of token ids, ``PADDING`` at their ends, or ids marked as inputs
-                alone (see ``inputs_and_targets``), shape ``(b, S + 1)``.
-
-        Returns:
-            Losses, float32, shape ``(b, S)``; 0 where there is no target.
-        """
-        inputs_BS, targets_BS = inputs_and_targets(tokens_BT)
-        return next_token_losses(self.logits(inputs_BS), targets_BS)
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""

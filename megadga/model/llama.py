@@ -1,4 +1,4 @@
-"""A Llama-shaped decoder whose forward pass returns the loss of every token.
+"""A Llama-shaped decoder.
 
 The initial value of every parameter depends only on the seed and its name: equal bits on every
 rank, for any partition.
@@ -18,8 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from megadga.config.llama_shapes import LlamaShape
-from megadga.model.losses import next_token_losses
-from megadga.model.targets import inputs_and_targets
+from megadga.model.losses import Decoder
 
 Initializer = Callable[[Tensor], None]
 
@@ -238,7 +237,7 @@ class Block(nn.Module):
         return stream_BSD + self.feed_forward(self.feed_forward_norm(stream_BSD))
 
 
-class Llama(nn.Module):
+class Llama(Decoder):
     """A decoder of the Llama family (arXiv 2302.13971).
 
     The initial weights are a function of ``seed`` and ``shape``: equal bits on every rank, for any
@@ -277,22 +276,6 @@ class Llama(nn.Module):
         self.head = Linear(shape.hidden_size, vocabulary_size, initialization.inner("head"))
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Return the cross-entropy of each next token in nats.
-
-        Padding has no effect on other tokens: it is at the end of sequences, and attention is
-        causal.
-
-        Args:
-            tokens_BT: Windows of token ids, ``PADDING`` at their ends, or ids marked as inputs
-                alone (see ``inputs_and_targets``), shape ``(b, S + 1)``.
-
-        Returns:
-            Losses, float32, shape ``(b, S)``; 0 where there is no target.
-        """
-        inputs_BS, targets_BS = inputs_and_targets(tokens_BT)
-        return next_token_losses(self.logits(inputs_BS), targets_BS)
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""

@@ -1,21 +1,72 @@
-"""The loss of every token, from a decoder's scores."""
+"""From the tokens of sequences to what a model reads, predicts, and the loss of every token.
+
+Every module that is given megadga's tokens goes through here: they may hold padding, and ids that
+are marked as inputs alone (``megadga.data.targets``).
+"""
 
 # ruff: noqa: N803, N806 (shape suffixes are capitals)
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from megadga.data.targets import PADDING
+from megadga.data.targets import INPUT_ONLY, PADDING
 
 _BLOCK_ON_CPU = 1 << 20
 """Scores that are gone through at a time: tensors of 4 MB, which the allocator and caches keep."""
 _BLOCK = 1 << 24
 """The same on accelerators, where each block costs the launch of kernels."""
+
+
+def inputs_and_targets(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a model reads, and what it is to predict.
+
+    Args:
+        tokens: Shape ``(b, S + 1)``; ids, ``PADDING`` at the end of a sequence, and ids marked as
+            inputs alone.
+
+    Returns:
+        Inputs, shape ``(b, S)``: ids from 0 on, 0 in place of padding, which no target follows.
+        Targets, shape ``(b, S)``: ids, or ``PADDING`` where no loss is taken, which is -100, what
+        ``cross_entropy`` ignores by default.
+    """
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    ids = torch.where(inputs <= INPUT_ONLY, INPUT_ONLY - inputs, inputs).clamp(min=0)
+    return ids, targets.masked_fill(targets < 0, PADDING)
+
+
+def target_mask(tokens: Tensor) -> Tensor:
+    """Return which places a loss is taken at, from tokens ``(b, S + 1)``; shape ``(b, S)``."""
+    return tokens[:, 1:] >= 0
+
+
+class Decoder(nn.Module, ABC):
+    """A causal language model whose forward pass returns the loss of every token."""
+
+    @abstractmethod
+    def logits(self, tokens_BS: Tensor) -> Tensor:
+        """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Return the cross-entropy of each next token in nats.
+
+        Padding has no effect on other tokens: it is at the end of sequences, and attention is
+        causal.
+
+        Args:
+            tokens_BT: Windows of token ids, ``PADDING`` at their ends, or ids marked as inputs
+                alone (see ``inputs_and_targets``), shape ``(b, S + 1)``.
+
+        Returns:
+            Losses, float32, shape ``(b, S)``; 0 where there is no target.
+        """
+        inputs_BS, targets_BS = inputs_and_targets(tokens_BT)
+        return next_token_losses(self.logits(inputs_BS), targets_BS)
 
 
 def next_token_losses(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:

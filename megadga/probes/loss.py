@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from megadga.data.targets import PADDING
-from megadga.model.targets import inputs_and_targets, target_mask
+from megadga.model.losses import inputs_and_targets, target_mask
 
 Loss = Callable[[nn.Module, Tensor], Any]
 """From a module and tokens ``(b, S + 1)`` to the mean loss over their targets, a scalar in nats

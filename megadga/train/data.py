@@ -31,7 +31,8 @@ from megadga.mixers.doremi import DoremiOptions
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.mixture import RunBasis, open_basis
 from megadga.train.models import check_model, vocabulary_rows
-from megadga.train.trained import TrainedModel, open_reference
+from megadga.train.saved import SavedRun
+from megadga.train.trained import open_reference
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -154,7 +155,7 @@ class RunData:
     held_out_specific: tuple[SequenceSet, ...]
     vocabulary_size: int
     basis: RunBasis | None
-    reference: TrainedModel | None
+    reference: SavedRun | None
     identity: Mapping[str, Any]
     files: Mapping[str, DataFile]
     ignored_spans: Mapping[KeyPath, str]

@@ -25,7 +25,8 @@ from megadga.run_folder.checkpoints import find_damage
 from megadga.train.data import RunData
 from megadga.train.initial import load_initial
 from megadga.train.models import model_errors, read_architecture
-from megadga.train.trained import TrainedModel, open_initial
+from megadga.train.saved import SavedRun
+from megadga.train.trained import open_initial
 from megadga.train.weights import copy_weights, open_weights
 
 
@@ -152,7 +153,7 @@ def _deepspeed_errors(config: RunConfig) -> Generator[None]:
 
 def load_reference(
     config: RunConfig,
-    reference: TrainedModel,
+    reference: SavedRun,
     engine: Engine,
     *,
     collective: ProcessGroupCollective,
@@ -171,11 +172,12 @@ def load_reference(
     Raises:
         ConfigError: If the checkpoint cannot be read or does not fit the model; on every rank.
     """
-    assert isinstance(reference.model, LlamaModel)  # by `open_reference`
+    section = reference.config.model
+    assert isinstance(section, LlamaModel)  # by `open_reference`
     model = Llama(
-        reference.model.shape,
-        vocabulary_size=reference.vocabulary_size,
-        sequence_length=reference.model.sequence_length,
+        section.shape,
+        vocabulary_size=section.vocabulary_size or reference.tokenizer.vocab_size,
+        sequence_length=section.sequence_length,
         seed=0,
     )
     failure = [None if collective.rank > 0 else _read_into(model, reference)]
@@ -191,7 +193,7 @@ def load_reference(
     return token_losses(engine, model)
 
 
-def _read_into(model: Llama, reference: TrainedModel) -> str | None:
+def _read_into(model: Llama, reference: SavedRun) -> str | None:
     """Load a checkpoint's weights; return a description of the problem if that fails."""
     checkpoint = reference.checkpoint
     damage = find_damage(checkpoint, reference.header)

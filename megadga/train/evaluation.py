@@ -14,7 +14,7 @@ from megadga.data.domain import SequenceSet
 from megadga.data.reader import read_windows
 from megadga.data.rows import weighted_rank_rows
 from megadga.data.sampler import Selection
-from megadga.model.targets import target_mask
+from megadga.model.losses import target_mask
 from megadga.plugin import Metrics
 from megadga.probes.engine import Engine
 from megadga.probes.state import evaluating

@@ -16,7 +16,7 @@ from megadga.errors import ConfigError, ResumeError
 from megadga.model.naming import from_hugging_face, hugging_face_config
 from megadga.probes.gradients import full_shape
 from megadga.run_folder.checkpoints import find_damage
-from megadga.train.trained import TrainedModel
+from megadga.train.saved import SavedRun
 from megadga.train.weights import StoredTensor, Weights, open_weights
 
 _COMPARED = (
@@ -27,7 +27,7 @@ _COMPARED = (
 
 
 def load_initial(
-    config: RunConfig, initial: TrainedModel | Path, model: nn.Module, *, partitioned: bool
+    config: RunConfig, initial: SavedRun | Path, model: nn.Module, *, partitioned: bool
 ) -> None:
     """Copy weights into a model, parameter by parameter. Collective.
 
@@ -47,8 +47,9 @@ def load_initial(
     )
     parameters = dict(model.named_parameters())
     _check_names(config, weights, model)
+    rows = weights[next(iter(parameters))].shape[0]  # the first is the embedding, in any decoder
     for name, parameter in parameters.items():
-        _check_shape(config, name, weights[name].shape, tuple(full_shape(parameter)))
+        _check_shape(config, name, weights[name].shape, tuple(full_shape(parameter)), rows=rows)
     reads = not partitioned or dist.get_rank() == 0
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -63,7 +64,7 @@ def load_initial(
             buffer.copy_(weights[name].read())
 
 
-def _of_run(config: RunConfig, initial: TrainedModel) -> Weights:
+def _of_run(config: RunConfig, initial: SavedRun) -> Weights:
     """Open the weights in another run's checkpoint, which rank 0 compares with its checksums."""
     damage = [None if dist.get_rank() else find_damage(initial.checkpoint, initial.header)]
     dist.broadcast_object_list(damage)
@@ -135,9 +136,15 @@ def _check_names(config: RunConfig, weights: Weights, model: nn.Module) -> None:
 
 
 def _check_shape(
-    config: RunConfig, name: str, found: tuple[int, ...], expected: tuple[int, ...]
+    config: RunConfig,
+    name: str,
+    found: tuple[int, ...],
+    expected: tuple[int, ...],
+    *,
+    rows: int,
 ) -> None:
-    grows = config.model.vocabulary_size == expected[0] > found[0]
+    """Check a weight's shape; of the embedding and the output, ``rows`` may become more."""
+    grows = found[0] == rows < expected[0] == config.model.vocabulary_size
     if found == expected or (grows and found[1:] == expected[1:]):
         return
     raise _unfit(config, f"{name} of shape {expected}", f"shape {found}")

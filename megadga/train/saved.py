@@ -1,7 +1,11 @@
 """A saved run: its folder, one of its checkpoints, and the weights in it (without an engine)."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
@@ -38,6 +42,20 @@ class SavedRun:
     checkpoint: Path
     header: CheckpointHeader
     tokenizer: TokenizerIdentity
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that the model was trained for."""
+        return self.header.step
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Equal for equal runs up to that step, wherever they are; JSON-serializable.
+
+        A digest of what determines the weights: hashing them would take as long as loading them.
+        """
+        content = json.dumps(self.header.identity, sort_keys=True)
+        return {"step": self.step, "digest": hashlib.sha256(content.encode()).hexdigest()[:16]}
 
     @property
     def zero_stage(self) -> int:
@@ -84,7 +102,7 @@ def open_saved(run: Path, *, step: int | None) -> SavedRun:
     config = load_config(path)
     checkpoint = _find(run / CHECKPOINTS, step)
     header = load_header(checkpoint)
-    return SavedRun(config, checkpoint, header, _tokenizer(header))
+    return SavedRun(config, checkpoint, header, tokenizer_of(header))
 
 
 def _find(folder: Path, step: int | None) -> Path:
@@ -106,7 +124,12 @@ def _find(folder: Path, step: int | None) -> Path:
     return checkpoint
 
 
-def _tokenizer(header: CheckpointHeader) -> TokenizerIdentity:
+def tokenizer_of(header: CheckpointHeader) -> TokenizerIdentity:
+    """Return the tokenizer of a run's shards; its kind is unknown.
+
+    Raises:
+        ResumeError: If the header does not say.
+    """
     match header.identity.get("shards"):  # of a file that anybody may have changed
         case {"tokenizer": str(name), "vocabulary_size": int(size), "eod": int(eod)}:
             return TokenizerIdentity("unknown", name, vocab_size=size, eod=eod)

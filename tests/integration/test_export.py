@@ -238,12 +238,16 @@ def test_a_run_from_an_exported_model_or_another_run_begins_with_its_loss(folder
     work = folder / "2"
     for name in ("zero1", "zero3", "zero2-untied-bf16", *OF_TRANSFORMERS):
         export_run(work / name, work / "exported" / name)
+    export_run(work / "zero1", work / "exported" / "first", ExportOptions(step=1))
     path = "model={type: hugging_face, path: exported/%s, sequence_length: 16}"
     starts = {
         "zero1": {
             "path-3": stage(3, path % "zero1"),
             "folder-2": stage(2, "model.initial_weights=exported/zero1"),
             "run-3": stage(3, "model.initial_weights=zero1"),
+        },
+        "first": {
+            "checkpoint-2": stage(2, "model.initial_weights=zero1/checkpoints/step-00000001"),
         },
         "zero2-untied-bf16": {
             "rows-3": stage(

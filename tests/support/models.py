@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
-from megadga.model.targets import inputs_and_targets
+from megadga.model.losses import inputs_and_targets
 
 
 class SmallDecoder(nn.Module):

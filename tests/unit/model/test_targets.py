@@ -7,7 +7,7 @@ from torch.nn import functional
 from megadga.config.llama_shapes import LlamaShape
 from megadga.data.targets import INPUT_ONLY, PADDING
 from megadga.model.llama import Llama
-from megadga.model.targets import inputs_and_targets, target_mask
+from megadga.model.losses import inputs_and_targets, target_mask
 from megadga.probes.loss import causal_lm_loss, mean_loss
 
 MARKED = torch.tensor(

@@ -13,7 +13,7 @@ from megadga.mixers.doremi import Doremi
 from megadga.mixers.updates import UpdateSteps
 from megadga.train.data import open_data
 from megadga.train.mixture import make_mixture
-from megadga.train.trained import TrainedModel
+from megadga.train.saved import SavedRun
 from tests.support.runs import write_reference, write_run
 from tests.support.shards import write_sets
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_sets(tmp_path, num_domains=3)
 
 
-def found(folder: Path, *overrides: str) -> TrainedModel:
+def found(folder: Path, *overrides: str) -> SavedRun:
     config = load_config(write_run(folder), [DOREMI, *overrides])
     reference = open_data(config).reference
     assert reference is not None
@@ -49,8 +49,8 @@ def test_the_latest_checkpoint_of_a_run_is_its_model(folder):
 
     assert reference.checkpoint.resolve() == checkpoint
     assert (reference.step, reference.zero_stage) == (6, 1)
-    assert isinstance(reference.model, LlamaModel)
-    assert (reference.model.preset, reference.vocabulary_size) == ("tiny", 80)
+    assert isinstance(reference.config.model, LlamaModel)
+    assert (reference.config.model.preset, reference.config.model.vocabulary_size) == ("tiny", 80)
 
 
 def test_a_rule_without_a_reference_has_none(folder):
