@@ -86,9 +86,6 @@ _BATCH_SIZE = 8
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", help="a run, a folder, a model on the hub: below"
-    )
     add = parser.add_argument
     add(
         "--set",

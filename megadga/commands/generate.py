@@ -41,9 +41,6 @@ def _number(text: str, *, least: float, most: float, excluded: float | None = No
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", help="a run, a folder, a model on the hub: below"
-    )
     add = parser.add_argument
     add(
         "--prompt",

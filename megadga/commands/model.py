@@ -26,7 +26,10 @@ MODEL = """\
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says which model is loaded, where to and in which precision."""
+    """Add the model, and what says where it is loaded to and in which precision."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run, a folder, a model on the hub: below"
+    )
     group = parser.add_argument_group("which model, and where")
     add = group.add_argument
     add(

@@ -44,7 +44,6 @@ _ARGUMENTS: Mapping[str, _Rule] = {
         (True,), "False", "its checkpoints are written without telling callbacks"
     ),
     "eval_strategy": _EPOCH,
-    "group_by_length": _Rule((True,), "False", _BY_LENGTH),  # of transformers 4
     "logging_strategy": _EPOCH,
     "packing": _Rule((True,), "False", _SHARDS),  # of TRL, as is the next
     "padding_free": _Rule((True,), "False", _SHARDS),
