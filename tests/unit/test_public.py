@@ -3,26 +3,26 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import megadga
 
-SOURCE = Path(megadga.__file__)
+STUB = Path(megadga.__file__).with_suffix(".pyi")
 
 
-def test_every_public_name_is_what_type_checkers_are_reported():
-    (block,) = [n for n in ast.parse(SOURCE.read_text()).body if isinstance(n, ast.If)]
-    declared = {
-        (node.module, alias.asname)
-        for node in block.body
+def test_every_public_name_is_imported_from_where_type_checkers_find_it():
+    declared = [
+        (f"megadga.{node.module}", alias.name)
+        for node in ast.parse(STUB.read_text()).body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
-    }
+    ]
 
-    assert declared == {(module, name) for name, module in megadga._MODULES.items()}
-    for name, module in megadga._MODULES.items():
-        assert getattr(megadga, name) is getattr(sys.modules[module], name)
+    assert sorted(vars(megadga)["__all__"]) == sorted(name for _, name in declared)
+    for module, name in declared:
+        assert getattr(megadga, name) is getattr(import_module(module), name)
         assert name in dir(megadga)
     assert megadga.__version__ == version("megadga")
 
