@@ -14,7 +14,7 @@ from megadga.errors import MegadgaError
 from megadga.prepare.clustering import training
 from megadga.prepare.clustering.clusters import assign_inputs
 from megadga.prepare.pieces import text_cutter
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 
 EPILOG = "example: python tools/bench_clusters.py --input 'text/*.jsonl.gz'"
 LEVELS, PIECE_TOKENS = (64, 4096), 256

@@ -23,7 +23,7 @@ from megadga.prepare.reading.inputs import (
     plan_files,
 )
 from megadga.prepare.reading.records import Keys, MaxBad
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.workers import Workers, open_workers
 
 _EPILOG = """\

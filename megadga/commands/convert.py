@@ -13,7 +13,7 @@ from megadga.data.create import SHARD_TOKENS, natural_key
 from megadga.data.flat import FLAT_TYPES, FlatFile, convert_flat, open_flat
 from megadga.data.inspection import render_table, summarize
 from megadga.errors import ConfigError
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 
 _EPILOG = """\
 examples:

@@ -9,6 +9,7 @@ from megadga.commands.command import Command
 from megadga.console import parse_whole_number
 from megadga.errors import ConfigError
 from megadga.launch.quiet import quieten
+from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import ProgressBars
 
 _EPILOG = """\
@@ -72,6 +73,7 @@ def _export(options: argparse.Namespace) -> int:
         path = options.run / "config.yaml"
         raise ConfigError(f"{options.run}: expected the output folder of a run, found no {path}")
     quieten(os.environ, rank=0)
+    import_extra("transformers", extra="hf")
     from megadga.export import ExportOptions, export_run  # noqa: PLC0415
 
     with ProgressBars() as bars:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from megadga.config.models import HuggingFaceModel
 from megadga.console import parse_whole_number, shows_bars
 from megadga.launch.quiet import quieten
+from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import Stages
 from megadga.train.saved import SavedRun
 from megadga.use.sources import ModelName, find_model
@@ -82,14 +83,13 @@ def load_model(
     """Load the model that the options name.
 
     Raises:
-        ConfigError: If it cannot be loaded.
+        ConfigError: If it cannot be loaded, or transformers is not installed.
         ResumeError: If a checkpoint is damaged.
     """
     quieten(os.environ, rank=0)
     # DeepSpeed logs to what is standard output while it is imported; that is for results.
     with redirect_stdout(sys.stderr):
-        from transformers.utils import logging  # noqa: PLC0415
-
+        logging = import_extra("transformers.utils.logging", extra="hf")
         from megadga.use.loading import (  # noqa: PLC0415
             Placement,
             choose_device,

@@ -36,7 +36,7 @@ from megadga.prepare.leakage.search import (
     render_leakage,
     write_leakage,
 )
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.workers import open_processes
 
 _INSPECT_EPILOG = """\

@@ -17,7 +17,7 @@ from megadga.prepare.pieces import text_cutter
 from megadga.prepare.progress import ProgressBars
 from megadga.prepare.reading.inputs import describe_skipped, expand_inputs
 from megadga.prepare.reading.records import BadRecords, MaxBad
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
 
 _TOKENIZER_EPILOG = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 from megadga.demo.run import DemoFolder, collect_documents, write_domains
 from megadga.errors import ConfigError
 from megadga.prepare.reading.inputs import expand_inputs
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
 
 TOKENIZER_CHARACTERS = 10_000_000

@@ -26,7 +26,8 @@ from megadga.prepare.pipeline.merging import BuildOutput
 from megadga.prepare.pipeline.stages import Execution
 from megadga.prepare.progress import ProgressBars
 from megadga.prepare.reading.inputs import expand_inputs, plan_domains
-from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
+from megadga.prepare.tokenizers.base import Tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
 from megadga.report.history import (
     averaged_weights,

@@ -16,13 +16,9 @@ from megadga.errors import ConfigError
 from megadga.export.sentencepiece import SentencePieceModel, to_tokenizer
 from megadga.prepare.extras import import_extra
 from megadga.prepare.reading.splits import TOKENIZER_SUFFIXES, kept_tokenizer_path
-from megadga.prepare.tokenizer import (
-    HUGGINGFACE_FILE,
-    Tokenizer,
-    difficult_texts,
-    load_tokenizer,
-    read_tokenizer_file,
-)
+from megadga.prepare.tokenizers.base import Tokenizer, read_tokenizer_file
+from megadga.prepare.tokenizers.loading import HUGGINGFACE_FILE, load_tokenizer
+from megadga.prepare.tokenizers.round_trips import difficult_texts
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 _SPELT_TEXTS = 1000

@@ -5,7 +5,7 @@ from functools import partial
 
 from megadga.arrays import TokenArray
 from megadga.errors import ConfigError
-from megadga.prepare.tokenizer import Tokenizer
+from megadga.prepare.tokenizers.base import Tokenizer
 
 TextCutter = Callable[[Sequence[str]], list[str]]
 """Splits non-empty documents into the texts to cluster; picklable."""

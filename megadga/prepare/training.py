@@ -13,7 +13,7 @@ from megadga.errors import ConfigError
 from megadga.prepare.reading.documents import iterate_documents
 from megadga.prepare.reading.inputs import training_inputs
 from megadga.prepare.reading.records import BadRecords
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizers.sentence_piece import SentencePieceTokenizer
 
 MAX_CHARACTERS = 100_000_000
 LINE_CHARACTERS = 1000  # sentencepiece drops lines of more than 4192 bytes; a character takes 4

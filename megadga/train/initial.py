@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import deepspeed
 import torch
@@ -14,6 +13,7 @@ from megadga.config.models import LlamaModel
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError, ResumeError
 from megadga.model.naming import from_hugging_face, hugging_face_config
+from megadga.prepare.extras import import_extra
 from megadga.probes.gradients import full_shape
 from megadga.run_folder.checkpoints import find_damage
 from megadga.train.saved import SavedRun
@@ -78,12 +78,11 @@ def _of_run(config: RunConfig, initial: SavedRun) -> Weights:
 
 def _of_folder(config: RunConfig, folder: Path) -> Weights:
     """Open the weights of a Llama of Hugging Face, by our names."""
-    from transformers import AutoConfig  # noqa: PLC0415  (an extra, and slow to import)
-
+    transformers = import_extra("transformers", extra="hf")
     section = config.model
     assert isinstance(section, LlamaModel)
     try:
-        theirs: Any = AutoConfig.from_pretrained(folder)
+        theirs = transformers.AutoConfig.from_pretrained(folder)
         stored = open_safetensors(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -8,7 +8,7 @@ import numpy as np
 
 from megadga.arrays import TokenArray
 from megadga.data.targets import BoolArray
-from megadga.prepare.tokenizer import Coder
+from megadga.prepare.tokenizers.round_trips import Coder
 
 
 @dataclass(frozen=True, eq=False)

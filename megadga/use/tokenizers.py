@@ -14,7 +14,8 @@ from megadga.data.files import checksum
 from megadga.errors import ConfigError
 from megadga.export.tokenizer import kept_file, open_tokenizer
 from megadga.model.hugging_face import Architecture
-from megadga.prepare.tokenizer import HUGGINGFACE_FILE, read_tokenizer_file
+from megadga.prepare.tokenizers.base import read_tokenizer_file
+from megadga.prepare.tokenizers.loading import HUGGINGFACE_FILE
 from megadga.train.models import TOKENIZER_FILES, file_of_model
 from megadga.train.saved import SavedRun
 from megadga.use.text import ModelTokenizer, TransformersCoder

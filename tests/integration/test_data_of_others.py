@@ -13,7 +13,7 @@ import pytest
 
 from megadga.data.inspection import find_sources
 from megadga.data.manifest import read_manifest
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from tests.support.huggingface import train_byte_level
 from tests.support.raw_shards import write_raw_shard
 from tests.support.texts import made_up_texts

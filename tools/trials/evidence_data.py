@@ -19,7 +19,8 @@ from megadga.mixers.importance import write_histogram
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import unit_rows
 from megadga.prepare.reading.documents import read_texts
-from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
+from megadga.prepare.tokenizers.base import Tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from trials.evidence_results import KEPT, TARGETS
 
 VOCABULARY_SIZE = 8192

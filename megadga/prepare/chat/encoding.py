@@ -14,7 +14,8 @@ from megadga.data.targets import BoolArray, mark_targets
 from megadga.errors import ConfigError
 from megadga.prepare.chat.template import ChatTemplate, RenderedDialogue, load_template
 from megadga.prepare.reading.records import RecordError
-from megadga.prepare.tokenizer import LocatedTokens, MarkupTokenizer, find_change
+from megadga.prepare.tokenizers.base import LocatedTokens, MarkupTokenizer
+from megadga.prepare.tokenizers.round_trips import find_change
 
 _PROBE = {
     "messages": [

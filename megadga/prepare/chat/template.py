@@ -16,7 +16,9 @@ from typing import Any, cast
 from megadga.errors import ConfigError
 from megadga.prepare.extras import import_extra
 from megadga.prepare.reading.records import RecordError
-from megadga.prepare.tokenizer import HUGGINGFACE_FILE, SentencePieceTokenizer, Tokenizer
+from megadga.prepare.tokenizers.base import Tokenizer
+from megadga.prepare.tokenizers.loading import HUGGINGFACE_FILE
+from megadga.prepare.tokenizers.sentence_piece import SentencePieceTokenizer
 
 CHATML = "chatml"
 """Name of the built-in template."""

@@ -36,7 +36,7 @@ from megadga.prepare.pipeline.merging import (
 from megadga.prepare.pipeline.stages import Execution, tokenize_all, write_all
 from megadga.prepare.pipeline.tokenizing import TaskTokenizer, run_dtype
 from megadga.prepare.pipeline.work_folder import TaskRecord
-from megadga.prepare.tokenizer import Tokenizer
+from megadga.prepare.tokenizers.base import Tokenizer
 
 MAX_FOLDERS = 1 << 16
 NAMES_SHOWN = 5

@@ -36,7 +36,7 @@ from megadga.prepare.pipeline.tokenizing import (
 )
 from megadga.prepare.pipeline.work_folder import WorkFolder
 from megadga.prepare.reading.splits import kept_tokenizer_path, rejects_path
-from megadga.prepare.tokenizer import Tokenizer, read_tokenizer_file
+from megadga.prepare.tokenizers.base import Tokenizer, read_tokenizer_file
 
 GATHERED_TOKENS = 1 << 20
 

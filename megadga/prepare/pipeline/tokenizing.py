@@ -30,7 +30,8 @@ from megadga.prepare.pipeline.work_folder import (
 from megadga.prepare.reading.documents import iterate_records
 from megadga.prepare.reading.formats import Format, find_format
 from megadga.prepare.reading.records import Document, InvalidRecord, RecordError, SpanEnd
-from megadga.prepare.tokenizer import Tokenizer, find_change
+from megadga.prepare.tokenizers.base import Tokenizer
+from megadga.prepare.tokenizers.round_trips import find_change
 
 SPLIT_SHIFT = 32
 

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from megadga.errors import ConfigError
 from megadga.export.tokenizer import ExportedTokenizer, write_tokenizer
-from megadga.prepare.tokenizer import difficult_texts, load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
+from megadga.prepare.tokenizers.round_trips import difficult_texts
 from tests.support.huggingface import EOD, train_byte_level
 from tests.support.texts import made_up_texts
 

@@ -1,6 +1,6 @@
 import pytest
 
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizers.sentence_piece import SentencePieceTokenizer
 from megadga.prepare.training import train_tokenizer
 from tests.support.texts import made_up_texts
 

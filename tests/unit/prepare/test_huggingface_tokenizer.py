@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordLevel
 
 from megadga.errors import ConfigError
-from megadga.prepare.tokenizer import WELL_KNOWN_EODS, HuggingFaceTokenizer
+from megadga.prepare.tokenizers.hugging_face import WELL_KNOWN_EODS, HuggingFaceTokenizer
 from tests.support.huggingface import EOD, byte_level, bytes_alone, train_byte_level
 from tests.support.texts import made_up_texts
 
@@ -87,7 +87,7 @@ def test_settings_for_a_models_input_are_excluded(trained, tmp_path):
 COUNT_THREADS = """
 import sys
 from pathlib import Path
-from megadga.prepare.tokenizer import HuggingFaceTokenizer
+from megadga.prepare.tokenizers.hugging_face import HuggingFaceTokenizer
 tasks = Path("/proc/self/task")
 before = len(list(tasks.iterdir()))
 HuggingFaceTokenizer.load(Path(sys.argv[1])).encode(["some words"] * 1000)

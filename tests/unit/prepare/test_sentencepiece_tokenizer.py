@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from megadga.errors import ConfigError
-from megadga.prepare.tokenizer import SentencePieceTokenizer
+from megadga.prepare.tokenizers.sentence_piece import SentencePieceTokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
 from tests.support.texts import made_up_texts, write_lines
 

@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer, normalizers
 
 from megadga.errors import ConfigError
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from tests.support.huggingface import train_byte_level
 from tests.support.texts import made_up_texts
 
@@ -56,7 +56,7 @@ def test_a_file_of_no_known_kind_is_refused(tmp_path):
 
 def test_without_the_library_only_its_tokenizers_cannot_be_read(tokenizer, json_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    monkeypatch.delitem(sys.modules, "megadga.prepare.tokenizer", raising=False)
+    monkeypatch.delitem(sys.modules, "megadga.prepare.tokenizers.hugging_face", raising=False)
     assert load_tokenizer(tokenizer.path).identity == tokenizer.identity
     with pytest.raises(ConfigError, match=r"tokenizers: expected it to be .*'megadga\[data\]'"):
         load_tokenizer(json_file)

@@ -9,7 +9,8 @@ import pytest
 from megadga.data.create import create_domain
 from megadga.data.indexed import ShardWriter, best_dtype
 from megadga.data.manifest import Manifest, read_manifest, write_manifest
-from megadga.prepare.tokenizer import Tokenizer, load_tokenizer
+from megadga.prepare.tokenizers.base import Tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.training import train_tokenizer
 from tests.support.huggingface import train_byte_level
 from tests.support.raw_shards import overwrite, write_raw_shard

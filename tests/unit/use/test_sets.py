@@ -7,7 +7,7 @@ from megadga.data.create import create_domain
 from megadga.data.targets import PADDING
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.progress import no_progress
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.use.sets import (
     SetOptions,
     is_shards,

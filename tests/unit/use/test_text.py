@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.training import train_tokenizer
 from megadga.use.generating import TextStream
 from megadga.use.text import ModelTokenizer, TextBytes

@@ -14,7 +14,7 @@ from megadga.errors import ConfigError
 from megadga.prepare.chat.encoding import ChatEncoder
 from megadga.prepare.chat.template import ChatTemplate
 from megadga.prepare.reading.records import RecordError
-from megadga.prepare.tokenizer import load_tokenizer
+from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.training import train_tokenizer
 from tests.support.dialogues import (
     EOD,

@@ -1,0 +1,1 @@
+"""Tokenizers (sentencepiece, Hugging Face) behind one protocol, with round-trip checks."""
