@@ -1,0 +1,126 @@
+"""Runs that go on on other ranks, with ZeRO's stages, and with settings that have changed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.jobs import on_ranks, run_job
+from tests.support.ranks import run_ranks
+from tests.support.runs import write_run
+from tests.support.shards import write_sets
+
+CLI = "megadga.cli"
+RUN = """\
+seed: 17
+output: out
+model: {type: llama, preset: nano, sequence_length: 8}
+data:
+  domains: shards/domains
+  specific: {target: {path: shards/specific}}
+mixing:
+  type: dga
+  interval: 4
+  step_size: 0.5
+  epoch_budget: null
+  probe: {type: directional, sequences_per_domain: 3, specific_sequences: 3, direction: {rank: 2}}
+training: {steps: 50, global_batch_size: 12, micro_batch_size: 1}
+deepspeed: zero.json
+evaluation: {interval: 25, sequences: 3}
+checkpoint: {interval: 10, keep_last: 1}
+"""
+COSINE: dict[str, Any] = {
+    "type": "WarmupCosineLR",
+    "params": {"total_num_steps": 50, "warmup_num_steps": 5, "warmup_min_ratio": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_sets(tmp_path_factory.mktemp("data") / "shards", num_domains=3)
+
+
+def new_folder(folder: Path, shards: Path) -> Path:
+    folder.mkdir()
+    (folder / "shards").symlink_to(shards)
+    write_run(
+        folder,
+        RUN,
+        zero_optimization={"stage": 2},
+        zero_force_ds_cpu_optimizer=False,
+        gradient_clipping=1.0,
+        scheduler=COSINE,
+    )
+    return folder
+
+
+def train(folder: Path, *overrides: str, ranks: int, code: int = 0, options: Any = ()) -> str:
+    arguments = [CLI, "train", "run.yaml", *(f"--set={each}" for each in overrides), *options]
+    ended = run_job(on_ranks(*arguments, ranks=ranks), folder)
+    assert ended.code == code, ended.text
+    return ended.text
+
+
+def records(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "out/metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["type"] == kind]
+
+
+def check_equal(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
+    """The sequences are the same, and losses and weights up to the order of sums."""
+    assert [each["step"] for each in found] == [each["step"] for each in expected]
+    for one, other in zip(expected, found, strict=True):
+        for key in ("sequences_by_domain", "learning_rate"):
+            assert other.get(key) == one.get(key)
+        for key in ("loss", "loss_by_domain", "averaged_weights"):
+            assert other.get(key) == pytest.approx(one.get(key), abs=1e-5)
+
+
+def test_a_run_goes_on_on_other_ranks_and_stages_as_if_it_had_stayed(tmp_path, shards):
+    whole, parts = (new_folder(tmp_path / name, shards) for name in ("whole", "parts"))
+    train(whole, ranks=4)
+    train(parts, "training.steps=10", ranks=4)
+
+    said = train(
+        parts,
+        *("training.steps=20", "training.micro_batch_size=2"),
+        "deepspeed.zero_optimization.stage=3",
+        ranks=2,
+    )
+    train(parts, "training.steps=30", "deepspeed.zero_optimization.stage=1", ranks=3)
+    train(parts, "deepspeed.zero_optimization.stage=0", "training.micro_batch_size=4", ranks=1)
+
+    assert "step-00000010 of 4 ranks, ZeRO-2, for 2 ranks, ZeRO-3" in said
+    check_equal(records(whole, "train"), records(parts, "train"))
+    check_equal(records(whole, "update"), records(parts, "update"))
+    first, *_ = (each for each in records(parts, "event") if each["event"] == "changed")
+    assert first["step"] == 10
+    assert first["keys"] == {
+        "training.micro_batch_size": [1, 2],
+        "training.steps": [10, 20],
+        "deepspeed.zero_optimization.stage": [2, 3],
+        "ranks": [4, 2],
+    }
+
+
+LAYOUTS = [
+    (("1", "fp32"), ("3", "fp32")),
+    (("3", "fp32"), ("2", "fp32")),
+    (("0", "fp32"), ("2", "fp32")),
+    (("2-offload", "fp32"), ("0", "fp32")),
+    (("2", "fp32"), ("3-subgroups", "fp32")),
+    (("3-subgroups", "fp32"), ("2-round-robin", "fp32")),
+    (("2-round-robin", "fp32"), ("2-offload", "fp32")),
+    (("0", "bf16"), ("3", "bf16")),
+    (("2", "bf16"), ("1-accumulated", "bf16")),
+    (("1-accumulated", "bf16"), ("0", "bf16")),
+    (("2", "bf16"), ("3", "fp32")),
+]
+
+
+def test_weights_and_moments_are_the_same_bits_in_every_layout(tmp_path):
+    worker = "tests.integration.workers.divided_states"
+    differing = run_ranks(worker, 2, tmp_path, json.dumps(LAYOUTS))
+    assert len(differing) == len(LAYOUTS)
+    assert {name: names for name, names in differing.items() if names} == {}
