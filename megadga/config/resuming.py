@@ -16,7 +16,7 @@ from megadga.errors import ResumeError
 from megadga.section import dotted, format_value
 
 Verdict = Literal["free", "allow", "refused", "mixture"]
-"""free: may change; allow: with ``--allow KEY``; refused: never; mixture: refused, as the mixture's
+"""free: may change; allow: with ``--allow KEY``; refused: never; mixture: never, as the mixture's
 state would have to be carried over."""
 
 
@@ -154,7 +154,7 @@ TABLE: tuple[Row, ...] = (
             "mixing.freeze_after",
         ),
         "free",
-        "from the next update; a guard that was off begins anew",
+        "from the next update; a guard that is switched on has seen no evaluation yet",
     ),
     # What the mixture's state belongs to: `changes_of_mixture`.
     Row(
@@ -175,6 +175,11 @@ TABLE: tuple[Row, ...] = (
         ("shards.tokenizer", "shards.vocabulary_size", "shards.eod", "shards.architecture*"),
         "refused",
         "the weights are those of a model of this tokenizer and shape",
+    ),
+    Row(
+        ("shards.held_out",),
+        "allow",
+        "the mixture's guard compares losses on these validation splits with earlier ones",
     ),
     Row(
         ("shards", "shards.*"),
@@ -215,6 +220,10 @@ TABLE: tuple[Row, ...] = (
 
 _ALLOWED = "allowed"
 """Where an identity holds the keys that were allowed to change up to the checkpoint."""
+
+
+_HELD_OUT = "shards.held_out"
+"""The digest of the validation splits."""
 
 
 _MAX_DIFFERENCES = 8
@@ -317,6 +326,22 @@ def row_of(key: str) -> Row:
     return next(row for row in TABLE if any(fnmatchcase(key, each) for each in row.patterns))
 
 
+def table_lines() -> list[str]:
+    """Return the table in Markdown, as the documentation has it."""
+    verdicts = {
+        "free": "yes",
+        "allow": "with `--allow KEY`",
+        "refused": "never",
+        "mixture": "never (state of the mixture)",
+    }
+    rows = (
+        f"| {', '.join(f'`{each}`' for each in row.patterns)} | {verdicts[row.verdict]} | "
+        f"{row.effect} |"
+        for row in TABLE
+    )
+    return ["| key | may change | what then happens, or why not |", "|---|---|---|", *rows]
+
+
 def recorded(config: RunConfig) -> dict[str, Any]:
     """Return the part of a checkpoint's identity that comes from the configuration.
 
@@ -339,6 +364,20 @@ def recorded(config: RunConfig) -> dict[str, Any]:
         "keep_last": None if checkpoint is None else checkpoint.keep_last,
     }
     return values
+
+
+def run_identity(config: RunConfig, *, shards: Mapping[str, Any], ranks: int) -> dict[str, Any]:
+    """Return all that a resume compares with the checkpoint.
+
+    What determines the training result bit for bit: the number of ranks too, as DeepSpeed
+    partitions optimizer states among them; and what is logged when it changes.
+
+    Args:
+        config: The run.
+        shards: Digest of its data (``RunData.identity``).
+        ranks: Number of ranks, at least 1.
+    """
+    return {**recorded(config), "shards": shards, "ranks": ranks}
 
 
 def with_allowed(
@@ -375,6 +414,8 @@ def find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResumeC
         Change(key, old.get(key), new.get(key), row_of(key))
         for key in {**old, **new}
         if old.get(key) != new.get(key)
+        # Noted for a mixture that reads evaluations, and only then.
+        and not (key == _HELD_OUT and None in (old.get(key), new.get(key)))
     )
     return ResumeChanges(found, layout_of(before), layout_of(after))
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from megadga.config.deepspeed import deepspeed_settings
-from megadga.config.resuming import find_changes, recorded, with_allowed
+from megadga.config.resuming import find_changes, run_identity, with_allowed
 from megadga.config.run import RunConfig, differences
 from megadga.data.files import atomic_write
 from megadga.data.verify import DataFileWatcher, check_checksums
@@ -263,12 +263,7 @@ def _resume_point(
 
 
 def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
-    """Return all that a resume compares with the checkpoint (``megadga.config.resuming``).
-
-    What determines the training result bit for bit: the number of ranks too, as DeepSpeed
-    partitions optimizer states among them; and what is logged when it changes.
-    """
-    return {**recorded(config), "shards": data.identity, "ranks": dist.get_world_size()}
+    return run_identity(config, shards=data.identity, ranks=dist.get_world_size())
 
 
 def _mixture_plugin(

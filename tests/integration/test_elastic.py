@@ -1,12 +1,13 @@
 """Runs that go on on other ranks, with ZeRO's stages, and with settings that have changed."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.jobs import on_ranks, run_job
+from tests.support.jobs import alone, on_ranks, run_job
 from tests.support.ranks import run_ranks
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
@@ -25,9 +26,9 @@ mixing:
   step_size: 0.5
   epoch_budget: null
   probe: {type: directional, sequences_per_domain: 3, specific_sequences: 3, direction: {rank: 2}}
-training: {steps: 50, global_batch_size: 12, micro_batch_size: 1}
+training: {steps: 6, global_batch_size: 12, micro_batch_size: 1}
 deepspeed: zero.json
-evaluation: {interval: 25, sequences: 3}
+evaluation: {interval: 4, sequences: 3}
 checkpoint: {interval: 10, keep_last: 1}
 """
 COSINE: dict[str, Any] = {
@@ -77,28 +78,53 @@ def check_equal(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> 
             assert other.get(key) == pytest.approx(one.get(key), abs=1e-5)
 
 
-def test_a_run_goes_on_on_other_ranks_and_stages_as_if_it_had_stayed(tmp_path, shards):
-    whole, parts = (new_folder(tmp_path / name, shards) for name in ("whole", "parts"))
-    train(whole, ranks=4)
-    train(parts, "training.steps=10", ranks=4)
+IN_FLIGHT = (
+    "mixing.interval=3",
+    "mixing.probe={type: in_flight, sequences_per_domain: 3, specific_sequences: 3}",
+    "mixing.probe.direction={rank: 2}",
+    "mixing.probe.direction_interval=2",
+)
 
+
+@pytest.mark.parametrize(
+    ("leg", "mixing"),
+    [
+        (4, ()),
+        pytest.param(13, (), marks=pytest.mark.thorough),
+        pytest.param(13, IN_FLIGHT, marks=pytest.mark.thorough),
+    ],
+    ids=["16 steps", "52 steps", "52 steps in flight"],
+)
+def test_a_run_goes_on_on_other_ranks_and_stages_as_if_it_had_stayed(
+    tmp_path, shards, leg, mixing
+):
+    whole, parts = new_folder(tmp_path / "whole", shards), tmp_path / "parts"
+
+    def steps(legs):
+        saved = f"checkpoint={{interval: {leg}, keep_last: null}}"
+        return *mixing, f"training.steps={legs * leg}", f"evaluation.interval={2 * leg}", saved
+
+    train(whole, *steps(4), ranks=4)
+    shutil.copytree(whole, parts, symlinks=True)
     said = train(
         parts,
-        *("training.steps=20", "training.micro_batch_size=2"),
-        "deepspeed.zero_optimization.stage=3",
+        *steps(2),
+        *("training.micro_batch_size=2", "deepspeed.zero_optimization.stage=3"),
         ranks=2,
+        options=[f"--from=step-{leg:08d}"],
     )
-    train(parts, "training.steps=30", "deepspeed.zero_optimization.stage=1", ranks=3)
-    train(parts, "deepspeed.zero_optimization.stage=0", "training.micro_batch_size=4", ranks=1)
+    train(parts, *steps(3), "deepspeed.zero_optimization.stage=1", ranks=3)
+    last = ("deepspeed.zero_optimization.stage=0", "training.micro_batch_size=4")
+    train(parts, *steps(4), *last, ranks=1)
 
-    assert "step-00000010 of 4 ranks, ZeRO-2, for 2 ranks, ZeRO-3" in said
+    assert f"step-{leg:08d} of 4 ranks, ZeRO-2, for 2 ranks, ZeRO-3" in said
     check_equal(records(whole, "train"), records(parts, "train"))
     check_equal(records(whole, "update"), records(parts, "update"))
     first, *_ = (each for each in records(parts, "event") if each["event"] == "changed")
-    assert first["step"] == 10
+    assert first["step"] == leg
     assert first["keys"] == {
         "training.micro_batch_size": [1, 2],
-        "training.steps": [10, 20],
+        "training.steps": [4 * leg, 2 * leg],
         "deepspeed.zero_optimization.stage": [2, 3],
         "ranks": [4, 2],
     }
@@ -124,3 +150,54 @@ def test_weights_and_moments_are_the_same_bits_in_every_layout(tmp_path):
     differing = run_ranks(worker, 2, tmp_path, json.dumps(LAYOUTS))
     assert len(differing) == len(LAYOUTS)
     assert {name: names for name, names in differing.items() if names} == {}
+
+
+STEP_LR = "deepspeed.scheduler={{type: StepLR, params: {{step_size: 2, gamma: {gamma}}}}}"
+STABLE_DECAY = (
+    "deepspeed.scheduler={{type: WarmupStableDecayLR, params: {{total_num_steps: 9, "
+    "warmup_num_steps: 2, decay_num_steps: {decay}}}}}"
+)
+DECAY = (
+    "deepspeed.scheduler={type: WarmupDecayLR, params: {total_num_steps: 9, "
+    "warmup_max_lr: 0.01, warmup_num_steps: 2, warmup_type: linear}}"
+)
+ADAMW = (
+    "deepspeed.optimizer.params={{lr: {lr}, betas: {betas}, weight_decay: {decay}, "
+    "torch_adam: true}}"
+)
+OLD = ADAMW.format(lr=1e-3, betas=[0.9, 0.999], decay=0.0)
+NEW = ADAMW.format(lr=3e-3, betas=[0.8, 0.99], decay=0.1)
+CHANGED_OPTIONS = {
+    "zero0-torch-schedule": (
+        ["deepspeed.zero_optimization.stage=0", OLD, STEP_LR.format(gamma=0.5)],
+        ["deepspeed.zero_optimization.stage=0", NEW, STEP_LR.format(gamma=0.1)],
+    ),
+    "zero1-other-schedule": (
+        ["deepspeed.zero_optimization.stage=1", OLD],
+        ["deepspeed.zero_optimization.stage=1", NEW, DECAY],
+    ),
+    "zero2-cosine": (
+        [OLD, "deepspeed.gradient_clipping=0.5"],
+        [NEW, "deepspeed.scheduler.params.warmup_num_steps=4"],
+    ),
+    "zero3-stable-decay": (
+        ["deepspeed.zero_optimization.stage=3", OLD, STABLE_DECAY.format(decay=2)],
+        ["deepspeed.zero_optimization.stage=3", NEW, STABLE_DECAY.format(decay=4)],
+    ),
+}
+
+
+def test_new_settings_of_the_optimizer_take_effect_at_once(tmp_path, shards):
+    folder = new_folder(tmp_path / "options", shards)
+    worker = "tests.integration.workers.changed_options"
+    ended = run_job(alone(worker, json.dumps(CHANGED_OPTIONS)), folder)
+    assert ended.code == 0, ended.text
+    found = json.loads(ended.text.splitlines()[-1])
+    for name in CHANGED_OPTIONS:
+        resumed, always = found[name]["resumed"], found[name]["always"]
+        assert resumed["options"] == always["options"], name
+        assert resumed["clipping"] == always["clipping"], name
+        assert resumed["rates"][3:] == always["rates"][3:], name
+        assert resumed["rates"][:3] != always["rates"][:3], name
+        (keys,) = found[name]["changed"]
+        assert keys["deepspeed.optimizer.params.lr"] == [1e-3, 3e-3], name

@@ -50,7 +50,7 @@ def train(engine: Any, *, seed: int) -> None:
 
 def held(engine: Any) -> dict[str, Tensor]:
     """Everything that an engine goes on from, whole, as DeepSpeed's own interface tells it."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, Any] = {}
     optimizer = engine.optimizer
     stage = engine.zero_optimization_stage()
     if stage in (1, 2):
