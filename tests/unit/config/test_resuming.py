@@ -49,7 +49,7 @@ def changes(folder, *overrides, ranks=4, shards=SHARDS):
         "mixing.step_size=9.0",
         "mixing.ema=0.5",
         "mixing.general_guard=null",
-        "mixing.general_guard={max_rise: 0.3}",
+        "mixing.general_guard={max_rise: 0.3, pull: 0.5}",
         "evaluation.interval=3",
         "evaluation.sets={new: {path: elsewhere}}",
         "evaluation=null",
