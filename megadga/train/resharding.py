@@ -61,17 +61,31 @@ class Partition:
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
 
-    def fill(self, stored: Weights) -> Tensor:
-        """Return its values in memory; zeros for padding and for parameters without any."""
+    def fill(self, stored: Weights, advance: Callable[[int], object]) -> Tensor:
+        """Return its values in memory; zeros for padding and for parameters without any.
+
+        Args:
+            stored: Values by parameter.
+            advance: Called with the number of values of each piece.
+        """
         values = torch.zeros(torch.Size(self.shape).numel(), dtype=torch.float32)
         for piece in self.pieces:
             if piece.name in stored:
                 target = values[piece.offset : piece.offset + piece.end - piece.begin]
                 stored[piece.name].copy_to(target, piece.begin)
+            advance(piece.end - piece.begin)
         return values.view(self.shape)
 
 
-def load_states(engine: Any, found: TrainingStates, place: Path) -> None:
+def num_values(engine: Any, found: TrainingStates) -> int:
+    """Return how many values this rank reads for its optimizer: weights and states."""
+    pieces = (piece for each in partitions_of(engine) for piece in each.pieces)
+    return sum(piece.end - piece.begin for piece in pieces) * (1 + len(found.states))
+
+
+def load_states(
+    engine: Any, found: TrainingStates, place: Path, *, advance: Callable[[int], object]
+) -> None:
     """Load weights, the optimizer's states and counters into an engine. Collective.
 
     The options of the optimizer, such as its learning rate, stay as they are.
@@ -80,6 +94,7 @@ def load_states(engine: Any, found: TrainingStates, place: Path) -> None:
         engine: DeepSpeed's, newly made.
         found: What training goes on from.
         place: The checkpoint, for errors.
+        advance: Called with numbers of values, as they are read for the optimizer.
 
     Raises:
         ResumeError: If the checkpoint is not one of this model, or the optimizer's states are none
@@ -92,7 +107,7 @@ def load_states(engine: Any, found: TrainingStates, place: Path) -> None:
         _copy_undivided(engine.module, found.weights)
     else:
         copy_weights(found.weights, engine.module, place=place)
-    _load_optimizer(engine, found)
+    _load_optimizer(engine, found, advance)
     if stage == 3:
         engine.optimizer.checkpoint_event_epilogue()
     engine.global_steps = found.global_steps
@@ -113,6 +128,9 @@ def _check(engine: Any, found: TrainingStates, place: Path) -> None:
             "zero_optimization.offload_optimizer.device: nvme"
         )
     kind = type(engine.basic_optimizer).__name__
+    has_stepped = found.global_steps > found.skipped_steps
+    if has_stepped and not found.states and kind != "SGD":  # which has none without momentum
+        raise ResumeError(f"{place}: expected states of {kind} in its files, found none")
     if "Muon" in kind:
         raise ResumeError(
             f"{place}: expected an optimizer with one state for each weight, to divide its states "
@@ -135,13 +153,16 @@ def _copy_undivided(module: nn.Module, weights: Weights) -> None:
                     parameter.copy_(weights[name].read())
 
 
-def _load_optimizer(engine: Any, found: TrainingStates) -> None:
+def _load_optimizer(engine: Any, found: TrainingStates, advance: Callable[[int], object]) -> None:
     """Have DeepSpeed load this rank's partitions as if it had saved them. Collective."""
     optimizer = engine.optimizer
     own = partitions_of(engine)
 
     def masters() -> list[Tensor]:
-        return [each.fill(found.weights) for each in own]
+        return [each.fill(found.weights, advance) for each in own]
+
+    def base(of_base: Mapping[str, Any]) -> dict[str, Any]:
+        return _base(engine, of_base, own, found, advance)
 
     # What it would save now, with other values: DeepSpeed loads it with its own code.
     template: Mapping[str, Any] = optimizer.state_dict()
@@ -150,14 +171,14 @@ def _load_optimizer(engine: Any, found: TrainingStates) -> None:
         case 3:
             saved = {
                 **template,
-                OPTIMIZER_STATE_DICT: _base(engine, template[OPTIMIZER_STATE_DICT], own, found),
+                OPTIMIZER_STATE_DICT: base(template[OPTIMIZER_STATE_DICT]),
                 FP32_FLAT_GROUPS: masters(),
             }
             optimizer.load_state_dict(state_dict_list={rank: saved}, load_optimizer_states=True)
         case 1 | 2:
             saved = {
                 **template,
-                BASE_OPTIMIZER_STATE: _base(engine, template[BASE_OPTIMIZER_STATE], own, found),
+                BASE_OPTIMIZER_STATE: base(template[BASE_OPTIMIZER_STATE]),
                 SINGLE_PARTITION_OF_FP32_GROUPS: masters(),
             }
             optimizer.load_state_dict(
@@ -166,16 +187,20 @@ def _load_optimizer(engine: Any, found: TrainingStates) -> None:
                 load_from_fp32_weights=True,
             )
         case _ if optimizer is engine.basic_optimizer:  # float32: it steps the parameters
-            optimizer.load_state_dict(_base(engine, template, own, found))
+            optimizer.load_state_dict(base(template))
         case _:
-            of_base = _base(engine, template[OPTIMIZER_STATE_DICT], own, found)
+            of_base = base(template[OPTIMIZER_STATE_DICT])
             flat = {"fp32_groups_flat": masters()} if "fp32_groups_flat" in template else {}
             whole = {} if flat else {"fp32_groups": [masters()]}  # the run has one group
             optimizer.load_state_dict({**template, OPTIMIZER_STATE_DICT: of_base, **flat, **whole})
 
 
 def _base(
-    engine: Any, template: Mapping[str, Any], own: Sequence[Partition], found: TrainingStates
+    engine: Any,
+    template: Mapping[str, Any],
+    own: Sequence[Partition],
+    found: TrainingStates,
+    advance: Callable[[int], object],
 ) -> dict[str, Any]:
     """Return the state of torch's optimizer, as its ``state_dict`` would be."""
     in_groups = isinstance(engine.basic_optimizer, FusedAdam | FusedLion)
@@ -189,7 +214,7 @@ def _base(
         scalars = {key: value for key, value in scalars.items() if key != "step"}
     states = {
         index: {
-            **{key: each.fill(stored) for key, stored in found.states.items()},
+            **{key: each.fill(stored, advance) for key, stored in found.states.items()},
             **{key: scalar(value) for key, value in scalars.items()},
         }
         for index, each in enumerate(own)

@@ -9,10 +9,12 @@ from typing import Any, final
 
 import torch.distributed as dist
 from torch import Tensor
+from tqdm import tqdm
 
 from megadga.config.resuming import ResumeChanges
+from megadga.console import shows_bars
 from megadga.probes.weights_only import WeightsOnlyEngine
-from megadga.train.resharding import load_states
+from megadga.train.resharding import load_states, num_values
 from megadga.train.states import open_states
 
 _COUNTED = frozenset({"params", "step"})
@@ -101,7 +103,10 @@ class ResumableEngine:
         what = f"the checkpoint {checkpoint.name} of {changes.before}"
         _say(f"dividing {what}, for {changes.after}: {files / 1e9:.2f} GB")
         found = open_states(checkpoint, changes.before.zero_stage)
-        load_states(self._engine, found, checkpoint)
+        total = num_values(self._engine, found)
+        shown = dist.get_rank() == 0 and shows_bars()
+        with tqdm(total=total, unit=" values", unit_scale=True, disable=not shown) as bar:
+            load_states(self._engine, found, checkpoint, advance=bar.update)
         client_state = _copied(found.client_state["megadga"])
         dist.barrier()
         _say(f"divided {what} in {time.perf_counter() - begun:.1f} s")

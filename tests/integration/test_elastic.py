@@ -115,9 +115,15 @@ def test_a_run_goes_on_on_other_ranks_and_stages_as_if_it_had_stayed(
     )
     train(parts, *steps(3), "deepspeed.zero_optimization.stage=1", ranks=3)
     last = ("deepspeed.zero_optimization.stage=0", "training.micro_batch_size=4")
-    train(parts, *steps(4), *last, ranks=1)
+    # DeepSpeed's default, so that nothing but the key is new.
+    eps = "deepspeed.optimizer.params.eps=1.0e-8"
+    checked = run_job(alone(CLI, "check", "run.yaml", "--resume", f"--set={eps}"), parts)
+    allowed = ["--allow=deepspeed.optimizer.params.eps"]
+    train(parts, *steps(4), *last, eps, ranks=1, options=allowed)
 
     assert f"step-{leg:08d} of 4 ranks, ZeRO-2, for 2 ranks, ZeRO-3" in said
+    assert checked.code == 2
+    assert "to go on with it: --allow deepspeed.optimizer.params.eps\n" in checked.text
     check_equal(records(whole, "train"), records(parts, "train"))
     check_equal(records(whole, "update"), records(parts, "update"))
     first, *_ = (each for each in records(parts, "event") if each["event"] == "changed")

@@ -1,8 +1,8 @@
 """Loads engines' checkpoints into engines of other layouts, and compares what both hold.
 
-Run on every rank. Takes layouts as JSON, each ``[kind, precision]``: each engine loads what the one
-before it has saved. Writes for each pair the names of what differs in any bit, or beyond rounding
-after one more step of both.
+Run on every rank. Takes layouts as JSON, each ``[kind, precision]``: each engine loads what the
+one before it has saved. Writes for each pair the names of what differs in any bit, or beyond
+rounding after one more step of both.
 """
 
 import json

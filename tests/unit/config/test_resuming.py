@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,11 @@ from megadga.errors import ResumeError
 from tests.support.runs import RUN, write_run
 
 DOCS = Path(__file__).parents[3] / "docs/reliability.md"
-SHARDS = {"tokenizer": "a1", "domains": {"d0": {"train": "b2"}}, "specific": {"target": "c3"}}
+SHARDS: dict[str, Any] = {
+    "tokenizer": "a1",
+    "domains": {"d0": {"train": "b2"}},
+    "specific": {"target": "c3"},
+}
 
 
 def identity(folder, *overrides, ranks=4, shards=SHARDS):
