@@ -13,7 +13,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from megadga.config.deepspeed import deepspeed_settings
-from megadga.config.resuming import find_changes, run_identity, with_allowed
+from megadga.config.resuming import ResumeChanges, find_changes, run_identity, with_allowed
 from megadga.config.run import RunConfig, differences
 from megadga.data.files import atomic_write
 from megadga.data.verify import DataFileWatcher, check_checksums
@@ -201,8 +201,8 @@ def _assemble(
     markers.start()
     if plugin.step == 0:
         sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
-    if point is not None and (changed := find_changes(point.header.identity, identity).event):
-        sinks.log(plugin.step, {"event": {"event": "changed", "keys": changed}})
+    if point is not None:
+        _report_changes(point, find_changes(point.header.identity, identity), sinks)
     return Run(
         mixture=plugin,
         trainer=trainer,
@@ -219,6 +219,16 @@ def _assemble(
         markers=markers,
         total_steps=config.training.steps,
     )
+
+
+def _report_changes(point: ResumePoint, changes: ResumeChanges, sinks: MetricFanOut) -> None:
+    """Log what the run has changed since the checkpoint, and print it on rank 0."""
+    if not changes.changes:
+        return
+    sinks.log(point.header.step, {"event": {"event": "changed", "keys": changes.event}})
+    if dist.get_rank() == 0:
+        for each in changes.changes:
+            _print_stderr(f"changed since {point.path.name}: {each}")
 
 
 def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:

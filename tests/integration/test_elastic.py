@@ -122,6 +122,7 @@ def test_a_run_goes_on_on_other_ranks_and_stages_as_if_it_had_stayed(
     train(parts, *steps(4), *last, eps, ranks=1, options=allowed)
 
     assert f"step-{leg:08d} of 4 ranks, ZeRO-2, for 2 ranks, ZeRO-3" in said
+    assert f"changed since step-{leg:08d}: deepspeed.zero_optimization.stage: 2 -> 3" in said
     assert checked.code == 2
     assert "to go on with it: --allow deepspeed.optimizer.params.eps\n" in checked.text
     check_equal(records(whole, "train"), records(parts, "train"))
