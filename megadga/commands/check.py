@@ -10,6 +10,7 @@ from tqdm import tqdm
 from megadga.check import check, plan_leakage, plan_verification
 from megadga.commands.command import Command, add_run, complain
 from megadga.config.loading import load_config
+from megadga.config.run import RunConfig
 from megadga.config.validation import describe
 from megadga.console import shows_bars
 from megadga.data.verify import FolderCheck, verify_shard
@@ -22,6 +23,7 @@ from megadga.prepare.leakage.search import (
     render_leakage,
 )
 from megadga.prepare.workers import open_processes
+from megadga.resume_check import check_resume
 from megadga.train.models import describe_size
 
 _LEAKAGE = 1
@@ -32,6 +34,26 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add = parser.add_argument
     add("--world-size", type=count, metavar="N", help="number of ranks to check for")
+    add(
+        "--resume",
+        action="store_true",
+        help="report what the run would do with its latest checkpoint: what has changed since, "
+        "with old and new values and what becomes of it, and what is refused",
+    )
+    add(
+        "--from",
+        dest="resume_from",
+        metavar="NAME",
+        help="with --resume: another checkpoint, e.g. step-00000500",
+    )
+    add(
+        "--allow",
+        dest="allowed",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="with --resume: as `megadga train` would be given it; repeatable",
+    )
     add(
         "--verify",
         action="store_true",
@@ -54,14 +76,31 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     if options.max_leakage is not None and not options.leakage:
         raise ConfigError("--max-leakage: expected --leakage beside it, found none")
+    if (options.allowed or options.resume_from is not None) and not options.resume:
+        given = "--allow" if options.allowed else "--from"
+        raise ConfigError(f"{given}: expected --resume beside it, found none")
     rule = LeakageRule(max_overlap=1.0 if options.max_leakage is None else options.max_leakage)
     config = load_config(options.config, options.overrides)
     lines = list(check(config, world_size=options.world_size))
     searches = plan_leakage(config, rule) if options.leakage else ()
     print("\n".join(lines), flush=True)
+    if options.resume:
+        print()
+        _check_resume(config, options)
     if options.verify:
         _verify(plan_verification(config))
     return _look_for_leakage(searches) if searches else 0
+
+
+def _check_resume(config: RunConfig, options: argparse.Namespace) -> None:
+    """Print what a resume would change; raise what it would refuse."""
+    for line in check_resume(
+        config,
+        world_size=options.world_size,
+        resume_from=options.resume_from,
+        allowed=options.allowed,
+    ):
+        print(line, flush=True)
 
 
 def _verify(folders: Sequence[FolderCheck]) -> None:

@@ -30,6 +30,16 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         help="continue from this checkpoint, e.g. step-00000500, and not from the latest; later "
         "steps are discarded",
     )
+    parser.add_argument(
+        "--allow",
+        dest="allowed",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="continue although this dotted key, as mixing.floor, is not what it was in the "
+        "checkpoint; many keys may change without it, some never may (docs/reliability.md); "
+        "repeatable",
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -53,7 +63,10 @@ def _train(options: argparse.Namespace) -> int:
             with record_failures(config.output, rank=rank), ExitStack() as stack:
                 with prints_of_first_rank(os.environ, rank=rank):
                     opening = open_run(
-                        config, stop_requested=stop.requested, resume_from=resume_from
+                        config,
+                        stop_requested=stop.requested,
+                        resume_from=resume_from,
+                        allowed=options.allowed,
                     )
                     run = stack.enter_context(opening)
                 record_start(config.output, rank=rank)

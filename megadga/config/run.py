@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
@@ -54,17 +54,6 @@ NOT_TRAINED: dict[str, Any] = {
     "deepspeed": True,  # see settings_identity
 }
 """Keys that do not affect the training result, as pydantic's ``exclude``."""
-
-
-MAY_CHANGE: frozenset[KeyPath] = frozenset(
-    {
-        ("deepspeed", "scheduler", "params", "total_num_steps"),
-        ("evaluation", "interval"),
-        ("evaluation", "sequences"),
-    }
-)
-"""Keys of the identity that may differ when a run is resumed: its length, and evaluations that the
-mixture depends on. Differences are logged."""
 
 
 _REPORTING = frozenset(
@@ -121,36 +110,6 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         for path in {**before, **after}
         if path not in before or path not in after or before[path] != after[path]
     ]
-
-
-def run_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return a line for each difference that prevents resuming; see `differences`."""
-    return differences(without_mutable_keys(expected), without_mutable_keys(found))
-
-
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return both values of each dotted key in which two identities differ."""
-    old, new = dict(leaves(before)), dict(leaves(after))
-    return {
-        dotted(path): (old.get(path), new.get(path))
-        for path in {**old, **new}
-        if old.get(path) != new.get(path)
-    }
-
-
-def without_mutable_keys(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity without the keys that may change when a run is resumed."""
-    return _without(identity, ())
-
-
-def _without(section: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
-    return {
-        key: _without(cast("Mapping[str, Any]", value), (*path, key))
-        if isinstance(value, Mapping)
-        else value
-        for key, value in section.items()
-        if (*path, key) not in MAY_CHANGE
-    }
 
 
 def _format(values: Mapping[KeyPath, Any], path: KeyPath) -> str:
@@ -217,8 +176,8 @@ class RunConfig(Section):
 
         Excludes locations of data and output, the intervals of checkpoints and of evaluations
         (unless the mixture depends on them), the number of steps, and specific sets that are not
-        used for alignment. The length of the learning-rate schedule is included, and may change
-        (`MAY_CHANGE`).
+        used for alignment. What of it may change when a run is resumed, `megadga.config.resuming`
+        says.
         """
         values = self.model_dump(mode="json", exclude=NOT_TRAINED)
         values["model"] |= self._model_identity()

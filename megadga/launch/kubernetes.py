@@ -200,6 +200,7 @@ def _common(request: LaunchRequest) -> list[str]:
         f"--accelerators-per-node={request.accelerators_per_node}",
         f"--time-to-save={request.save_s}",
         *(f"--set={override}" for override in request.overrides),
+        *request.allow(),
         str(request.config),
     ]
     return [option.replace("$", "$$") for option in options]

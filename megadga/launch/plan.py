@@ -209,6 +209,7 @@ class LaunchRequest:
         max_restarts: How often a run that failed is started again, from its last checkpoint.
         dry_run: Print what would run, and run nothing.
         resume_from: Name of the checkpoint that the run goes back to; None: none.
+        allowed: Dotted keys that may differ from the checkpoint's, beyond those that always may.
     """
 
     config: Path
@@ -221,6 +222,7 @@ class LaunchRequest:
     max_restarts: int = 0
     dry_run: bool = False
     resume_from: str | None = None
+    allowed: tuple[str, ...] = ()
 
     def train(self, python: str = sys.executable) -> tuple[str, ...]:
         """Return the command that every launcher ends in.
@@ -238,7 +240,11 @@ class LaunchRequest:
 
     def module(self) -> tuple[str, ...]:
         """Return it from ``-m`` on, for launchers that name the interpreter themselves."""
-        return ("-m", "megadga.cli", "train", *self._run())
+        return ("-m", "megadga.cli", "train", *self._run(), *self.allow())
+
+    def allow(self) -> tuple[str, ...]:
+        """Return the options that allow keys to differ from the checkpoint's."""
+        return tuple(f"--allow={key}" for key in self.allowed)
 
     def _run(self) -> tuple[str, ...]:
         return (str(self.config), *(f"--set={override}" for override in self.overrides))
@@ -274,6 +280,15 @@ def common_parser(
         metavar="KEY=VALUE",
         help="override a dotted key of CONFIG with a YAML value; paths in it are relative to the "
         "working directory, those in CONFIG to its folder; repeatable",
+    )
+    add(
+        "--allow",
+        dest="allowed",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="continue although this dotted key is not what it was in the checkpoint; see "
+        "`megadga train --help`; repeatable",
     )
     if nodes:
         add("--nodes", type=machines, default=1, metavar="N", help="machines (1)")
@@ -337,6 +352,7 @@ def to_request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         max_restarts=values.get("max_restarts", 0),
         dry_run=options.dry_run,
         resume_from=values.get("resume_from"),
+        allowed=tuple(options.allowed),
     )
 
 

@@ -284,7 +284,10 @@ class MixturePlugin:
             averaged_weights=state["averaged_weights"].numpy(),
             num_updates=state["num_updates"],
             num_skipped=state["num_skipped"],
-            memory={name: tensor.numpy() for name, tensor in state["memory"].items()},
+            memory={  # of what the rule did not do before, such as a guard: its first
+                **self._scheduler.init().memory,
+                **{name: tensor.numpy() for name, tensor in state["memory"].items()},
+            },
         )
         self._general_loss = state["general_loss"]
         if isinstance(self._needs, LossNeeds):

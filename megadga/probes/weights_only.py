@@ -73,11 +73,20 @@ class WeightsOnlyEngine:
         """Write ``save_dir/tag``; return when every rank has. Collective."""
         return self._engine.save_checkpoint(save_dir, tag, client_state, save_latest=save_latest)
 
-    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, Any]:
+    def load_checkpoint(
+        self, load_dir: str, tag: str, *, with_schedule: bool = True
+    ) -> tuple[str | None, Any]:
         """Load ``load_dir/tag``; return its path, or None, and the client state. Collective.
+
+        Args:
+            load_dir: Folder of checkpoints.
+            tag: The checkpoint's name in it.
+            with_schedule: Whether the state of the learning rate's schedule is loaded, too.
 
         Raises:
             UnpicklingError: If there is more in it than tensors and plain values.
         """
         with weights_only_loading():
-            return self._engine.load_checkpoint(load_dir, tag)
+            return self._engine.load_checkpoint(
+                load_dir, tag, load_lr_scheduler_states=with_schedule
+            )

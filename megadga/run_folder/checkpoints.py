@@ -9,14 +9,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from pydantic import ConfigDict, TypeAdapter
 
-from megadga.config.run import run_differences
+from megadga.config.resuming import check_allowed, check_changes, find_changes
 from megadga.data.files import atomic_write, checksum, flush, parse_strictly
 from megadga.data.records import NonNegativeInt, Text, parse_record
 from megadga.errors import ResumeError
@@ -25,10 +25,6 @@ _HEADER = "megadga.json"
 
 
 _CHECKSUM = "sha256"
-
-
-_MAX_DIFFERENCES = 8
-"""Differences listed in an error; configurations may differ in thousands of keys."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,8 @@ class CheckpointHeader:
         step: Optimizer steps completed.
         metrics_length: Size of the metrics file in bytes.
         identity: The run's identity, as nested mappings of JSON values. A run may resume from the
-            checkpoint only if its own identity is equal.
+            checkpoint only if its own differs in nothing but what may change
+            (``megadga.config.resuming``).
         files: All other files of the checkpoint, by path relative to its folder.
         data: Size in bytes and modification time in nanoseconds of every token file of the run,
             by the run's name for it.
@@ -84,27 +81,25 @@ def write_header(checkpoint: Path, header: CheckpointHeader) -> None:
         file.write(f"{text}\n".encode())
 
 
-def read_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointHeader:
-    """Read a checkpoint's header and check that it belongs to this run.
+def read_header(
+    checkpoint: Path, *, identity: Mapping[str, Any], allowed: Collection[str] = ()
+) -> CheckpointHeader:
+    """Read a checkpoint's header and check that this run may go on from it.
 
     Args:
         checkpoint: The checkpoint's folder.
         identity: This run's identity.
+        allowed: Keys that the user allows to change.
 
     Raises:
         ResumeError: If the header is missing, damaged, or of another run; the message lists the
-            differing keys with the checkpoint's and this run's values.
+            differing keys with the checkpoint's and this run's values. If ``allowed`` has keys
+            that need not be allowed, or may not.
     """
     header = load_header(checkpoint)
-    if differing := run_differences(header.identity, identity):
-        named = "; ".join(differing[:_MAX_DIFFERENCES])
-        more = (
-            f"; and {len(differing) - _MAX_DIFFERENCES} more"
-            if len(differing) > _MAX_DIFFERENCES
-            else ""
-        )
-        path = header_path(checkpoint)
-        raise ResumeError(f"{path}: belongs to another run: {named}{more}")
+    changes = find_changes(header.identity, identity)
+    check_allowed(allowed, changes, header.identity)
+    check_changes(changes, allowed=allowed, place=str(header_path(checkpoint)))
     return header
 
 
@@ -291,7 +286,9 @@ def resume_advice(checkpoint: Path) -> str:
     return f"; the newest intact one before it is {intact.name}: resume with --from {intact.name}"
 
 
-def read_resume_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> CheckpointHeader:
+def read_resume_header(
+    checkpoint: Path, *, identity: Mapping[str, Any], allowed: Collection[str] = ()
+) -> CheckpointHeader:
     """Read the header of a checkpoint to resume from; see ``read_header``.
 
     Raises:
@@ -301,7 +298,7 @@ def read_resume_header(checkpoint: Path, *, identity: Mapping[str, Any]) -> Chec
         load_header(checkpoint)
     except ResumeError as error:
         raise ResumeError(f"{error}{resume_advice(checkpoint)}") from None
-    return read_header(checkpoint, identity=identity)
+    return read_header(checkpoint, identity=identity, allowed=allowed)
 
 
 def flush_files(checkpoint: Path, *, rank: int) -> dict[str, SavedFile]:

@@ -7,7 +7,8 @@ import socket
 from contextlib import suppress
 from typing import final
 
-from megadga.config.run import RunConfig, without_mutable_keys
+from megadga.config.resuming import without_free_keys
+from megadga.config.run import RunConfig
 from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import MegadgaError, ResumeError
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint, mark_latest
@@ -116,7 +117,7 @@ class RunMarkers:
 
 
 def _fingerprint(config: RunConfig) -> str:
-    text = json.dumps(without_mutable_keys(config.identity()), sort_keys=True)
+    text = json.dumps(without_free_keys(config.identity()), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

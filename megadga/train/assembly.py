@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -13,7 +13,8 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from megadga.config.deepspeed import deepspeed_settings
-from megadga.config.run import RunConfig, changes, differences
+from megadga.config.resuming import ResumeChanges, find_changes, run_identity, with_allowed
+from megadga.config.run import RunConfig, differences
 from megadga.data.files import atomic_write
 from megadga.data.verify import DataFileWatcher, check_checksums
 from megadga.errors import ConfigError, ResumeError
@@ -25,7 +26,6 @@ from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
 from megadga.probes.state import token_losses
-from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.lock import RunLock
@@ -52,6 +52,7 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
+from megadga.train.restoring import ResumableEngine
 from megadga.train.step import Reweighting, Trainer, step_seed
 
 
@@ -61,6 +62,7 @@ def open_run(
     *,
     stop_requested: Callable[[], bool] = lambda: False,
     resume_from: str | None = None,
+    allowed: Collection[str] = (),
     evaluate_only: bool = False,
 ) -> Generator[Run]:
     """Yield the run of a configuration, resumed from its checkpoint if there is one. Collective.
@@ -72,6 +74,7 @@ def open_run(
         config: The run.
         stop_requested: Whether this rank was asked to stop; called in every step.
         resume_from: Name of the checkpoint to resume from; None: the latest.
+        allowed: Dotted keys that may differ from the checkpoint's, beyond those that always may.
         evaluate_only: Evaluate without training: the run may be finished, and must have a
             checkpoint.
 
@@ -81,7 +84,8 @@ def open_run(
         ConfigError: If the configuration is inconsistent with the shards, the ranks or DeepSpeed,
             or differs between ranks.
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
-        ResumeError: If the output folder holds a checkpoint of another run, or a damaged one.
+        ResumeError: If the output folder holds a checkpoint of another run, or a damaged one, or
+            ``allowed`` has keys that need not be allowed.
         LockedError: If another process trains in the output folder.
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
@@ -99,10 +103,10 @@ def open_run(
             if finished is None or resume_from is not None or evaluate_only:
                 finished = None
                 # Before the model is built, which takes minutes.
-                point = _resume_point(config, data, ranks, lock, resume_from)
+                point = _resume_point(config, data, ranks, lock, resume_from, allowed)
                 if evaluate_only and point is None:
                     raise no_checkpoint(config)
-                run = _assemble(config, data, mixture, stop_requested, ranks, lock, point)
+                run = _assemble(config, data, mixture, stop_requested, ranks, lock, point, allowed)
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 yield run
                 run.mixture.close()
@@ -152,6 +156,7 @@ def _assemble(
     ranks: Ranks,
     lock: RunLock,
     point: ResumePoint | None,
+    allowed: Collection[str],
 ) -> Run:
     """Build all components, then create the output folder, then resume from its checkpoint."""
     settings = deepspeed_settings(config, dist.get_world_size())
@@ -177,11 +182,11 @@ def _assemble(
         return files.stamps
 
     checkpoints = Checkpoints(
-        WeightsOnlyEngine(engine),
+        ResumableEngine(engine),
         config.output / CHECKPOINTS,
         plan=_checkpoint_plan(config),
         plugins=plugins,
-        identity=identity,
+        identity=with_allowed(identity, None if point is None else point.header.identity, allowed),
         metrics=metrics,
         ranks=ranks,
         watch=watch,
@@ -196,8 +201,8 @@ def _assemble(
     markers.start()
     if plugin.step == 0:
         sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
-    if point is not None and (changed := changes(point.header.identity, identity)):
-        sinks.log(plugin.step, {"event": {"event": "changed", "keys": changed}})
+    if point is not None:
+        _report_changes(point, find_changes(point.header.identity, identity), sinks)
     return Run(
         mixture=plugin,
         trainer=trainer,
@@ -214,6 +219,16 @@ def _assemble(
         markers=markers,
         total_steps=config.training.steps,
     )
+
+
+def _report_changes(point: ResumePoint, changes: ResumeChanges, sinks: MetricFanOut) -> None:
+    """Log what the run has changed since the checkpoint, and print it on rank 0."""
+    if not changes.changes:
+        return
+    sinks.log(point.header.step, {"event": {"event": "changed", "keys": changes.event}})
+    if dist.get_rank() == 0:
+        for each in changes.changes:
+            _print_stderr(f"changed since {point.path.name}: {each}")
 
 
 def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
@@ -234,6 +249,7 @@ def _resume_point(
     ranks: Ranks,
     lock: RunLock,
     resume_from: str | None,
+    allowed: Collection[str],
 ) -> ResumePoint | None:
     """Return the checkpoint to resume from, after verifying it. Collective.
 
@@ -243,7 +259,9 @@ def _resume_point(
     identity = _identity(config, data)
 
     def find() -> ResumePoint | None:
-        return find_resume_point(folder, identity=identity, ranks=ranks, wanted=resume_from)
+        return find_resume_point(
+            folder, identity=identity, ranks=ranks, wanted=resume_from, allowed=allowed
+        )
 
     if find() is None:
         return None
@@ -255,11 +273,7 @@ def _resume_point(
 
 
 def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
-    """Return everything that determines the training result bit for bit.
-
-    The number of ranks is included, as DeepSpeed partitions optimizer states among them.
-    """
-    return {**config.identity(), "shards": data.identity, "ranks": dist.get_world_size()}
+    return run_identity(config, shards=data.identity, ranks=dist.get_world_size())
 
 
 def _mixture_plugin(

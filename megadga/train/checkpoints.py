@@ -1,11 +1,12 @@
 """Checkpoints of a run: schedule, writing, pruning, and resuming."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import PickleError
 from typing import Any, Protocol, final
 
+from megadga.config.resuming import ResumeChanges, check_allowed, find_changes
 from megadga.data.files import flush
 from megadga.errors import ResumeError
 from megadga.plugin import Plugin
@@ -36,8 +37,13 @@ class CheckpointEngine(Protocol):
         """Write ``save_dir/tag``; return after all ranks have finished. Collective."""
         ...
 
-    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, Any]:
-        """Load ``load_dir/tag``; return its path, or None, and the client state. Collective."""
+    def load_checkpoint(
+        self, load_dir: str, tag: str, changes: ResumeChanges
+    ) -> tuple[str | None, Any]:
+        """Load ``load_dir/tag``; return its path, or None, and the client state. Collective.
+
+        What ``changes`` say that the run has changed is as it is in this run.
+        """
         ...
 
 
@@ -76,7 +82,12 @@ class ResumePoint:
 
 
 def find_resume_point(
-    folder: Path, *, identity: Mapping[str, Any], ranks: Ranks, wanted: str | None = None
+    folder: Path,
+    *,
+    identity: Mapping[str, Any],
+    ranks: Ranks,
+    wanted: str | None = None,
+    allowed: Collection[str] = (),
 ) -> ResumePoint | None:
     """Return the checkpoint to resume from, None if there is none. Collective.
 
@@ -87,17 +98,19 @@ def find_resume_point(
         identity: The run's identity; see ``CheckpointHeader``.
         ranks: All ranks.
         wanted: Name of the checkpoint requested by the user; None: the one named in ``latest``.
+        allowed: Keys that the user allows to change.
 
     Raises:
         ResumeError: If it is missing or of another run, its header is damaged, or ``latest`` is
-            missing although checkpoints exist.
+            missing although checkpoints exist. If ``allowed`` has keys that need not be allowed.
     """
 
     def find() -> ResumePoint | None:
         path = find_checkpoint(folder, wanted=wanted)
         if path is None:
+            check_allowed(allowed, None, identity)
             return None
-        return ResumePoint(path, read_resume_header(path, identity=identity))
+        return ResumePoint(path, read_resume_header(path, identity=identity, allowed=allowed))
 
     return on_first_rank(ranks, find)
 
@@ -226,7 +239,7 @@ class Checkpoints:
         if point is None:
             on_first_rank(self._ranks, lambda: self._cut_metrics(0))
             return
-        self._load(point.path)
+        self._load(point)
         on_first_rank(self._ranks, lambda: self._restore_metrics(point))
         self._newest, self._needs_pruning = point.path, True
 
@@ -244,9 +257,12 @@ class Checkpoints:
         flush(self._folder)
         mark_latest(checkpoint)
 
-    def _load(self, checkpoint: Path) -> None:
+    def _load(self, point: ResumePoint) -> None:
+        checkpoint, changes = point.path, find_changes(point.header.identity, self._identity)
         try:
-            loaded, client_state = self._engine.load_checkpoint(str(self._folder), checkpoint.name)
+            loaded, client_state = self._engine.load_checkpoint(
+                str(self._folder), checkpoint.name, changes
+            )
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, PickleError) as error:
             found = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ResumeError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.config.loading import load_config
+from megadga.config.resuming import layout_of
 from megadga.config.run import RunConfig
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError, ResumeError
@@ -60,7 +61,8 @@ class SavedRun:
     @property
     def zero_stage(self) -> int:
         """ZeRO stage that the checkpoint was written with, from 0 to 3."""
-        return self.config.deepspeed.get("zero_optimization", {}).get("stage", 0)
+        # Not that of the configuration, which a later resume may have changed.
+        return layout_of(self.header.identity).zero_stage
 
     def verify(self, stages: Stages) -> None:
         """Compare all files of the checkpoint with their checksums.

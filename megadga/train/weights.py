@@ -10,7 +10,7 @@ when they are asked for. Where the optimizer has float32 master weights, these a
 
 import math
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -66,6 +66,18 @@ class StoredTensor:
         flat = torch.cat([part.flatten() for part in self.parts])
         return flat[: self.numel].view(self.shape)
 
+    def copy_to(self, target: Tensor, begin: int) -> None:
+        """Copy a range of its values, which are read for it alone.
+
+        Args:
+            target: A vector of as many elements as are copied.
+            begin: Index of the first value, of the flattened tensor.
+        """
+        offset = 0
+        for part in slices([part.flatten() for part in self.parts], begin, begin + len(target)):
+            target[offset : offset + len(part)].copy_(part)
+            offset += len(part)
+
 
 Weights = Mapping[str, StoredTensor]
 """Parameters and persistent buffers by name; names of tied parameters share one value."""
@@ -84,29 +96,31 @@ def open_weights(checkpoint: Path, zero_stage: int) -> Weights:
         ResumeError: If a file is missing, is not DeepSpeed's or has more than tensors and plain
             values in it.
     """
-    with _readable(checkpoint):
+    with readable(checkpoint):
         if zero_stage == 0:
-            return _whole(_load(checkpoint / "mp_rank_00_model_states.pt"))
-        models = _of_ranks(checkpoint, "*_model_states.pt")
+            return _whole(load_file(checkpoint / "mp_rank_00_model_states.pt"))
+        models = files_of_ranks(checkpoint, "*_model_states.pt")
         optimizers = [
-            states[OPTIMIZER_STATE_DICT] for states in _of_ranks(checkpoint, "*_optim_states.pt")
+            states[OPTIMIZER_STATE_DICT]
+            for states in files_of_ranks(checkpoint, "*_optim_states.pt")
         ]
-        _check_ranks(optimizers)
+        check_ranks(optimizers)
         first = models[0]
         found = _buffers(first)
         if zero_stage == 3:
             found |= _frozen(models)
-            found |= _interleaved(first[PARAM_SHAPES], optimizers)
+            flats = [states[FP32_FLAT_GROUPS] for states in optimizers]
+            found |= interleaved(first[PARAM_SHAPES], flats)
         else:
             found |= _frozen(models[:1])
-            found |= _concatenated(first[PARAM_SHAPES], optimizers)
+            found |= concatenated(first[PARAM_SHAPES], optimizers, _masters)
         for name, same in first["shared_params"].items():
             found[name] = found[same]
         return found
 
 
 @contextmanager
-def _readable(checkpoint: Path) -> Generator[None]:
+def readable(checkpoint: Path) -> Generator[None]:
     """Convert what unreadable or unexpected files raise to a one-line ``ResumeError``."""
     try:
         with weights_only_loading():
@@ -118,16 +132,17 @@ def _readable(checkpoint: Path) -> Generator[None]:
         ) from error
 
 
-def _load(file: Path) -> dict[str, Any]:
+def load_file(file: Path) -> dict[str, Any]:
+    """Load a file of DeepSpeed's; its tensors are memory-mapped."""
     return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
 
 
-def _of_ranks(checkpoint: Path, pattern: str) -> list[dict[str, Any]]:
+def files_of_ranks(checkpoint: Path, pattern: str) -> list[dict[str, Any]]:
     """Load the files that match, in the order of the ranks."""
     files = sorted(checkpoint.glob(pattern), key=_rank)
     if not files:
         raise ValueError(f"no {pattern}")
-    return [_load(file) for file in files]
+    return [load_file(file) for file in files]
 
 
 def _rank(file: Path) -> int:
@@ -135,7 +150,8 @@ def _rank(file: Path) -> int:
     return 0 if named is None else int(named[1])
 
 
-def _check_ranks(optimizers: Sequence[Mapping[str, Any]]) -> None:
+def check_ranks(optimizers: Sequence[Mapping[str, Any]]) -> None:
+    """Check that there is a file of each rank; raise ``ValueError`` if not."""
     counts = optimizers[0][PARTITION_COUNT]
     ranks = max(counts) if isinstance(counts, list) else counts
     if ranks != len(optimizers):
@@ -162,46 +178,60 @@ def _frozen(models: Sequence[Mapping[str, Any]]) -> dict[str, StoredTensor]:
     }
 
 
-def _concatenated(
-    groups: Sequence[Mapping[str, Sequence[int]]], optimizers: Sequence[Mapping[str, Any]]
+def _masters(states: Mapping[str, Any], number: int) -> Tensor:
+    return states[SINGLE_PARTITION_OF_FP32_GROUPS][number]
+
+
+def concatenated(
+    groups: Sequence[Mapping[str, Sequence[int]]],
+    optimizers: Sequence[Mapping[str, Any]],
+    flat: Callable[[Mapping[str, Any], int], Tensor],
 ) -> dict[str, StoredTensor]:
-    """Return the parameters of ZeRO-1 and 2.
+    """Return the values of the parameters of ZeRO-1 and 2.
 
     A group's parameters lie one after the other, perhaps with padding, in the concatenation of the
     ranks' partitions.
+
+    Args:
+        groups: Shapes of the parameters of each group, in their order.
+        optimizers: The optimizer's part of each rank's file.
+        flat: Returns a rank's partition, by its part of the file and the group's number.
     """
     found: dict[str, StoredTensor] = {}
     paddings = optimizers[0].get(PARAM_ALIGNMENT_PADDINGS)
     for number, shapes in enumerate(groups):
-        partitions = [states[SINGLE_PARTITION_OF_FP32_GROUPS][number] for states in optimizers]
+        partitions = [flat(states, number) for states in optimizers]
         offset = 0
         for position, (name, shape) in enumerate(shapes.items()):
             end = offset + math.prod(shape)
-            found[name] = StoredTensor(tuple(shape), tuple(_slices(partitions, offset, end)))
+            found[name] = StoredTensor(tuple(shape), tuple(slices(partitions, offset, end)))
             offset = end + (paddings[number][position] if paddings is not None else 0)
     return found
 
 
-def _interleaved(
-    groups: Sequence[Mapping[str, Sequence[int]]], optimizers: Sequence[Mapping[str, Any]]
+def interleaved(
+    groups: Sequence[Mapping[str, Sequence[int]]], of_ranks: Sequence[Sequence[Tensor]]
 ) -> dict[str, StoredTensor]:
-    """Return the parameters of ZeRO-3.
+    """Return the values of the parameters of ZeRO-3.
 
     Each rank has an equal part of each parameter, the last one padded, in sub-groups that may cut
     a part in two.
+
+    Args:
+        groups: Shapes of the parameters of each group, in their order.
+        of_ranks: Each rank's sub-groups.
     """
     found: dict[str, StoredTensor] = {}
-    of_ranks = [states[FP32_FLAT_GROUPS] for states in optimizers]
     offset = 0
     for name, shape in (item for shapes in groups for item in shapes.items()):
         end = offset + -(-math.prod(shape) // len(of_ranks))
-        parts = [part for flats in of_ranks for part in _slices(flats, offset, end)]
+        parts = [part for flats in of_ranks for part in slices(flats, offset, end)]
         found[name] = StoredTensor(tuple(shape), tuple(parts))
         offset = end
     return found
 
 
-def _slices(flats: Sequence[Tensor], begin: int, end: int) -> Iterator[Tensor]:
+def slices(flats: Sequence[Tensor], begin: int, end: int) -> Iterator[Tensor]:
     """Yield views of the values in ``[begin, end)`` of a concatenation."""
     bounds = list(accumulate((flat.numel() for flat in flats), initial=0))
     if end > bounds[-1]:
@@ -219,9 +249,33 @@ def _whole(states: Mapping[str, Any]) -> dict[str, StoredTensor]:
         name: unique.setdefault((tensor.data_ptr(), tensor.shape), _stored(tensor))
         for name, tensor in tensors.items()
     }
-    groups = (states["optimizer"] or {}).get("fp32_groups", ())
-    masters = _match([*unique.values()], [master for group in groups for master in group])
+    optimizer = states["optimizer"] or {}
+    if (flats := optimizer.get("fp32_groups_flat")) is not None:  # of a fused optimizer
+        ordered = [module[name] for name in parameter_names(states)]
+        masters = dict(zip(ordered, cut([each.shape for each in ordered], flats), strict=True))
+    else:
+        groups = optimizer.get("fp32_groups", ())
+        masters = _match([*unique.values()], [master for group in groups for master in group])
     return {name: masters.get(stored, stored) for name, stored in module.items()}
+
+
+def parameter_names(states: Mapping[str, Any]) -> list[str]:
+    """Return the names of a ZeRO-0 file's parameters, tied ones once, in the optimizer's order."""
+    buffers = set(states[BUFFER_NAMES])
+    found: dict[tuple[int, torch.Size], str] = {}
+    for name, tensor in states["module"].items():
+        if name not in buffers:
+            found.setdefault((tensor.data_ptr(), tensor.shape), name)
+    return list(found.values())
+
+
+def cut(shapes: Sequence[Sequence[int]], flats: Sequence[Tensor]) -> Iterator[StoredTensor]:
+    """Yield tensors that lie one after the other in a concatenation."""
+    offset = 0
+    for shape in shapes:
+        end = offset + math.prod(shape)
+        yield StoredTensor(tuple(shape), tuple(slices(flats, offset, end)))
+        offset = end
 
 
 def _match(

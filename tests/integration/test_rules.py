@@ -95,7 +95,9 @@ def test_a_finished_run_can_be_made_longer_by_a_schedule_that_ends(found, name):
     assert run["resumed_at"] == 4
     assert len(run["expected"]) == 3
     assert run["rates"] == run["expected"]
-    assert run["changed"] == [{"deepspeed.scheduler.params.total_num_steps": [4, 8]}]
+    assert run["changed"] == [
+        {"training.steps": [4, 8], "deepspeed.scheduler.params.total_num_steps": [4, 8]}
+    ]
     assert run["done"]
 
 

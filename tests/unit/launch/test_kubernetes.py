@@ -98,6 +98,12 @@ def test_pods_find_the_first_one_by_the_service():
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 2}}
 
 
+def test_pods_are_told_what_may_change():
+    _, job = indexed_job(request(allowed=("mixing.floor",)), PODS)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert "--allow=mixing.floor" in container["command"]
+
+
 def test_a_pod_has_time_to_save():
     for build in KINDS.values():
         manifest = build(request(save_s=300), PODS)[-1]

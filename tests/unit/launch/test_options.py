@@ -18,10 +18,10 @@ def parse(*arguments, **offered):
 
 
 def test_every_launcher_ends_in_the_same_command():
-    request = parse("my $run.yaml", "--set", "seed=1", "--set", "output=o u")
+    request = parse("my $run.yaml", "--set=seed=1", "--set=output=o u", "--allow", "mixing.floor")
     assert request.train("/env/bin/python") == (
         *("/env/bin/python", "-u", "-m", "megadga.cli", "train", "my $run.yaml"),
-        *("--set=seed=1", "--set=output=o u"),
+        *("--set=seed=1", "--set=output=o u", "--allow=mixing.floor"),
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from megadga.errors import ResumeError
 from megadga.mixers.base import Alignments
 from megadga.mixers.dga import Dga
+from megadga.mixers.safeguards import GeneralGuard
 from megadga.mixers.static import uniform_weights
 from megadga.mixers.updates import UpdateSteps
 from megadga.plugin import MixturePlugin, Sampling
@@ -66,10 +67,11 @@ def new_plugin(
     ema: float = 1.0,
     seed: int = 1,
     interval: int | UpdateSteps = 3,
+    guard: GeneralGuard | None = None,
 ) -> MixturePlugin:
     engine = FakeEngine(accumulation=2, micro_batch_size=4)
     engine.data_parallel_group = group
-    rule = Dga(uniform_weights(len(domains)), step_size=1.0, ema=ema)
+    rule = Dga(uniform_weights(len(domains)), step_size=1.0, ema=ema, general_guard=guard)
     sampling = Sampling(seed=seed)
     return MixturePlugin(engine, domains, domains[0], rule, sampling=sampling, interval=interval)
 
@@ -163,6 +165,18 @@ def test_a_restored_plugin_continues_with_equal_batches_weights_and_direction(
     assert [second.next_indices().sequences.tolist() for _ in range(2)] == expected
     train(second, 1)  # step 7 is none of an update
     assert measurement.measured == [0]
+
+
+def test_a_guard_that_is_switched_on_at_a_resume_begins_anew(group, domains, measurement):
+    first = new_plugin(group, domains)
+    train(first, 4)
+    second = new_plugin(group, domains, guard=GeneralGuard(max_rise=0.1, pull=0.5))
+
+    second.load_state_dict(first.state_dict())
+    second.observe_general(3.0)
+    train(second, 2)
+
+    assert 3.0 in [float(each[0]) for each in second.state_dict()["memory"].values()]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ class LoadingEngine:
     def __init__(self, file):
         self.file = file
 
-    def load_checkpoint(self, load_dir, tag):
+    def load_checkpoint(self, load_dir, tag, *, load_lr_scheduler_states):
+        assert load_lr_scheduler_states
         return f"{load_dir}/{tag}", torch.load(self.file, weights_only=False)
 
 

@@ -37,7 +37,7 @@ class FolderEngine:
         if self.dies_while_saving:
             raise KeyboardInterrupt
 
-    def load_checkpoint(self, load_dir, tag):
+    def load_checkpoint(self, load_dir, tag, changes):
         if self.misses_files:
             return None, {}
         with open(f"{load_dir}/{tag}/engine.json") as source:  # noqa: PTH123
