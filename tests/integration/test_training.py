@@ -35,7 +35,7 @@ evaluation: {interval: 2, sequences: 3}
 checkpoint: {interval: 3, keep_last: 2}
 """
 CLI = "megadga.cli"
-TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
+TIMES = ("tokens_per_s", "probe_s", "observed_overhead", "seconds", "waited_s", "bytes_per_s")
 STABLE_DECAY = {
     "type": "WarmupStableDecayLR",
     "params": {
