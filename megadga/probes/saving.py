@@ -95,8 +95,8 @@ class _Collector(CheckpointEngine):
     def load(self, path: str, map_location: Any = None) -> Any:
         return self._own.load(path, map_location)
 
-    def commit(self, info: CheckpointCommitInfo) -> bool:  # noqa: ARG002  (DeepSpeed's name)
-        return True
+    def commit(self, info: CheckpointCommitInfo) -> None:
+        pass
 
     def is_data_parallel_writer(self, dp_rank: int) -> bool:
         return self._own.is_data_parallel_writer(dp_rank)
