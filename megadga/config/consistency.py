@@ -7,7 +7,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from megadga.config.deepspeed_keys import STABLE_DECAY, StableDecaySection, find_unknown_names
-from megadga.config.sections import TrainingSection
+from megadga.config.sections import CheckpointSection, EvaluationSection, TrainingSection
 from megadga.config.validation import issues_from_validation
 from megadga.mixers.probing import InFlight
 from megadga.mixers.rule import RuleOptions
@@ -58,9 +58,37 @@ def find_inconsistencies(
     yield from _unfilled(sound)
     if "optimizer" not in settings:
         yield _issue("optimizer", expected="a mapping with type and params", found=None)
+    match sound.get("checkpoint"):
+        case {"writer": writer} if writer is not None:
+            expected = "null (checkpoint.asynchronous writes checkpoints beside training)"
+            yield _issue("checkpoint", "writer", expected=expected, found=writer)
+        case _:
+            pass
     stage = sound.get("zero_optimization", {}).get("stage", 0)
     if stage not in (0, 1, 2, 3):
         yield _issue("zero_optimization", "stage", expected="0, 1, 2 or 3", found=stage)
+
+
+def find_checkpoint_inconsistencies(
+    checkpoint: CheckpointSection, evaluation: EvaluationSection | None
+) -> Iterator[ConfigIssue]:
+    """Yield rules for keeping checkpoints that no checkpoint or no evaluation fits."""
+    interval = checkpoint.interval
+    if (every := checkpoint.keep_every) is not None and every % interval:
+        expected = f"a multiple of checkpoint.interval ({interval})"
+        yield ConfigIssue(("checkpoint", "keep_every"), expected, str(every))
+    if checkpoint.keep_best is None:
+        return
+    if evaluation is None:
+        yield ConfigIssue(
+            ("checkpoint", "keep_best"), "null without evaluation", "a validation loss"
+        )
+    elif interval % evaluation.interval:
+        expected = (
+            f"a multiple of evaluation.interval ({evaluation.interval}), as checkpoint.keep_best "
+            "needs a validation loss of every checkpoint"
+        )
+        yield ConfigIssue(("checkpoint", "interval"), expected, str(interval))
 
 
 def is_explicit(settings: Mapping[str, Any], key: str) -> bool:

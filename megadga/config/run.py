@@ -10,6 +10,7 @@ from megadga.config.consistency import (
     BATCH_SIZES,
     PRECISION_BLOCKS,
     find_batch_inconsistencies,
+    find_checkpoint_inconsistencies,
     find_inconsistencies,
     resolve_total_steps,
 )
@@ -245,6 +246,17 @@ class RunConfig(Section):
             issues = [ConfigIssue(("evaluation", "sets", name), expected, name) for name in twice]
             raise validation_error(issues)
         return evaluation
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _check_kept(
+        cls, checkpoint: CheckpointSection | None, info: ValidationInfo
+    ) -> CheckpointSection | None:
+        if checkpoint is not None and "evaluation" in info.data:
+            evaluation: EvaluationSection | None = info.data["evaluation"]
+            if issues := list(find_checkpoint_inconsistencies(checkpoint, evaluation)):
+                raise validation_error(issues)
+        return checkpoint
 
     @field_validator("deepspeed")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from megadga.section import NonNegativeInt, PositiveFloat, PositiveInt, Section, StrictBool
 
 Precision = Literal["fp32", "bf16"]
 
@@ -133,6 +133,17 @@ class EvaluationSection(Section):
     resumed, or after it is finished."""
 
 
+class BestCheckpoints(Section):
+    """The checkpoints with the lowest validation loss."""
+
+    loss: Annotated[str, Field(min_length=1)]
+    """A loss that the run evaluates: specific/NAME for a specific or an additional evaluation set,
+    general for the mean over the domains, domains/NAME. Of checkpoints that a signal asks for at a
+    step without an evaluation it is not known: they are never the best."""
+    number: PositiveInt = 1
+    """Number of checkpoints to keep for it, at least 1; of equal losses the earlier ones."""
+
+
 class CheckpointSection(Section):
     """When checkpoints are written, and how many are kept."""
 
@@ -140,3 +151,17 @@ class CheckpointSection(Section):
     """Optimizer steps between checkpoints, at least 1; the last step always has one."""
     keep_last: PositiveInt | None = 2
     """Number of newest checkpoints to keep; null: all."""
+    keep_every: PositiveInt | None = None
+    """Also keep, for ever, the checkpoints whose step is a multiple of this: a multiple of the
+    interval. null: none."""
+    keep_best: BestCheckpoints | None = None
+    """Also keep the checkpoints with the lowest validation loss: {loss, number}. Needs an interval
+    that is a multiple of evaluation.interval. `--from best` and `--step best` name the best."""
+    asynchronous: StrictBool = False
+    """Train on while a checkpoint is written, after copying it to CPU memory: on each rank as many
+    bytes as its files have. It becomes the latest when it is complete on every rank."""
+    on_error: Literal["fail", "pause"] = "fail"
+    """What a full, read-only or failing file system does to a run; fail: the run ends; pause: it
+    says what is wrong, and all ranks wait and try again until it works."""
+    pause_minutes: PositiveFloat | None = 60.0
+    """Longest pause before the run ends after all, above 0; null: no limit."""

@@ -3,8 +3,9 @@
 import os
 import pickle
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
+
+from megadga.probes.saving import PendingFile, collect_files
 
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Variable by which torch is told so, whatever its caller asks for."""
@@ -67,11 +70,11 @@ class WeightsOnlyEngine:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
 
-    def save_checkpoint(
-        self, save_dir: str, tag: str, client_state: dict[str, Any], *, save_latest: bool
-    ) -> Any:
-        """Write ``save_dir/tag``; return when every rank has. Collective."""
-        return self._engine.save_checkpoint(save_dir, tag, client_state, save_latest=save_latest)
+    def collect_checkpoint(
+        self, tag: str, client_state: dict[str, Any], *, scratch: Path, copies: bool
+    ) -> Sequence[PendingFile]:
+        """Return this rank's files of a checkpoint; see ``collect_files``. Collective."""
+        return collect_files(self._engine, tag, client_state, scratch=scratch, copies=copies)
 
     def load_checkpoint(
         self, load_dir: str, tag: str, *, with_schedule: bool = True

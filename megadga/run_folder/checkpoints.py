@@ -1,4 +1,4 @@
-"""Checkpoints in a run's folder: headers with checksums, the latest checkpoint, pruning.
+"""Checkpoints in a run's folder: headers with checksums, the latest and the best checkpoint.
 
 ``FOLDER/latest`` names the checkpoint to resume from. A checkpoint is a folder such as
 ``FOLDER/step-00000500`` with a header ``megadga.json``, which is written last and lists every file
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, cast
 from pydantic import ConfigDict, TypeAdapter
 
 from megadga.config.resuming import check_allowed, check_changes, find_changes
-from megadga.data.files import atomic_write, checksum, flush, parse_strictly
+from megadga.data.files import atomic_write, checksum, parse_strictly
 from megadga.data.records import NonNegativeInt, Text, parse_record
 from megadga.errors import ResumeError
 
@@ -53,6 +53,8 @@ class CheckpointHeader:
         files: All other files of the checkpoint, by path relative to its folder.
         data: Size in bytes and modification time in nanoseconds of every token file of the run,
             by the run's name for it.
+        losses: Finite validation losses of the step in nats per token, as named in
+            ``checkpoint.keep_best``; empty if the step was not evaluated.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -62,6 +64,7 @@ class CheckpointHeader:
     identity: Mapping[str, Any]
     files: Mapping[str, SavedFile]
     data: Mapping[str, Sequence[NonNegativeInt]] = field(default_factory=dict[str, Sequence[int]])
+    losses: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def header_path(checkpoint: Path) -> Path:
@@ -179,10 +182,12 @@ CHECKPOINTS = "checkpoints"
 _LATEST = "latest"
 
 
+BEST = "best"
+"""Name of the checkpoint with the lowest validation loss, where a checkpoint's name is asked for,
+and of the file that has its real name."""
+
+
 _NAME = re.compile(r"step-\d{8,18}", re.ASCII)
-
-
-_RANK_FILE = re.compile(r"_pp_rank_(\d+)_", re.ASCII)
 
 
 _MAX_LISTED = 5
@@ -199,7 +204,7 @@ def completed_checkpoints(folder: Path) -> list[Path]:
     Raises:
         ResumeError: If the folder cannot be read.
     """
-    return [path for path in _checkpoints(folder) if header_path(path).exists()]
+    return [path for path in all_checkpoints(folder) if header_path(path).exists()]
 
 
 def mark_latest(checkpoint: Path) -> None:
@@ -218,7 +223,42 @@ def latest_checkpoint(folder: Path) -> Path | None:
     Raises:
         ResumeError: If ``latest`` cannot be read or does not name a checkpoint.
     """
-    path = folder / _LATEST
+    return _named_in(folder / _LATEST)
+
+
+def mark_best(folder: Path, checkpoint: Path | None) -> None:
+    """Record the checkpoint with the lowest validation loss, None: that there is none.
+
+    Raises:
+        OSError: If ``best`` cannot be written.
+    """
+    path = folder / BEST
+    if checkpoint is None:
+        path.unlink(missing_ok=True)
+    elif not path.is_file() or path.read_bytes() != checkpoint.name.encode():
+        with atomic_write(path) as file:
+            file.write(checkpoint.name.encode())
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """Return the checkpoint with the lowest validation loss.
+
+    Raises:
+        ResumeError: If there is none, as the run has no ``checkpoint.keep_best`` for instance.
+    """
+    best = _named_in(folder / BEST)
+    if best is None or not header_path(best).exists():
+        found = "no such file" if best is None else f"{best.name}, which is no checkpoint"
+        raise ResumeError(
+            f"{folder / BEST}: expected the name of a checkpoint of a run with "
+            f"checkpoint.keep_best, found {found}"
+        )
+    return best
+
+
+def _named_in(path: Path) -> Path | None:
+    """Return the checkpoint beside a file that is named in it, None without the file."""
+    folder = path.parent
     try:
         name = path.read_bytes().strip().decode("ascii", errors="backslashreplace")
     except (FileNotFoundError, NotADirectoryError):
@@ -240,14 +280,15 @@ def find_checkpoint(folder: Path, *, wanted: str | None = None) -> Path | None:
 
     Args:
         folder: A run's checkpoint folder; need not exist.
-        wanted: Name of the checkpoint requested by the user; None: the one named in ``latest``.
+        wanted: Name of the checkpoint requested by the user, or ``best``; None: the one named in
+            ``latest``.
 
     Raises:
         ResumeError: If there is no such checkpoint, or ``latest`` is missing although completed
             checkpoints exist: a fresh start would prune them.
     """
     if wanted is not None:
-        return _requested(folder, wanted)
+        return best_checkpoint(folder) if wanted == BEST else _requested(folder, wanted)
     latest = latest_checkpoint(folder)
     if latest is None and completed_checkpoints(folder):
         expected = "the name of the checkpoint to continue from"
@@ -268,7 +309,7 @@ def newest_intact_checkpoint(folder: Path, *, before: Path | None = None) -> Pat
         before: Consider only checkpoints older than this one; None: all.
     """
     for path in reversed(completed_checkpoints(folder)):
-        if before is not None and _step(path) >= _step(before):
+        if before is not None and step_of(path) >= step_of(before):
             continue
         try:
             if find_damage(path, load_header(path)) is None:
@@ -301,59 +342,6 @@ def read_resume_header(
     return read_header(checkpoint, identity=identity, allowed=allowed)
 
 
-def flush_files(checkpoint: Path, *, rank: int) -> dict[str, SavedFile]:
-    """Sync the files that one rank has written to a checkpoint, and return their checksums.
-
-    DeepSpeed puts the rank into the names of per-rank files; rank 0 writes the others. Each rank
-    reads only its own files, so that it need not wait for a network file system to show those of
-    other ranks.
-
-    Args:
-        checkpoint: Its folder.
-        rank: The rank.
-
-    Raises:
-        OSError: If a file cannot be read or synced.
-    """
-    files: dict[str, SavedFile] = {}
-    folders = {checkpoint}
-    for path in sorted(checkpoint.rglob("*")):
-        owner = _RANK_FILE.search(path.name)
-        if path.is_file() and rank == (0 if owner is None else int(owner[1])):
-            flush(path)
-            name = path.relative_to(checkpoint).as_posix()
-            files[name] = SavedFile(path.stat().st_size, checksum(path))
-            folders.add(path.parent)
-    for folder in sorted(folders):
-        flush(folder)
-    return files
-
-
-def prune(folder: Path, *, newest: Path, keep_last: int, remove_later: bool = True) -> None:
-    """Remove obsolete checkpoints.
-
-    Removes incomplete ones first, then those later than the newest (left behind by a run that was
-    rewound), then the oldest. The one named in ``latest`` is always kept.
-
-    Args:
-        folder: A run's checkpoint folder.
-        newest: The checkpoint that was written, or resumed from, last.
-        keep_last: Number of checkpoints to keep, at least 1.
-        remove_later: Whether to remove checkpoints later than the newest.
-
-    Raises:
-        OSError: If one cannot be removed.
-    """
-    latest = latest_checkpoint(folder)
-    completed = completed_checkpoints(folder)
-    unfinished = [path for path in _checkpoints(folder) if path not in completed]
-    later = [path for path in completed if _step(path) > _step(newest)]
-    older = [path for path in completed if path not in later][:-keep_last]
-    for path in (*unfinished, *(later if remove_later else ()), *older):
-        if path not in (latest, newest):
-            remove(path)
-
-
 def remove(checkpoint: Path) -> None:
     """Remove a checkpoint, its header first, so that an interrupted removal leaves it incomplete.
 
@@ -364,8 +352,8 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Return all folders named like a checkpoint, oldest first."""
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Return all folders named like a checkpoint, oldest first, complete or not."""
     try:
         named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     except (FileNotFoundError, NotADirectoryError):
@@ -374,10 +362,11 @@ def _checkpoints(folder: Path) -> list[Path]:
         raise ResumeError(
             f"{folder}: expected a folder of checkpoints, found {error.strerror}"
         ) from None
-    return sorted((path for path in named if path.is_dir()), key=_step)
+    return sorted((path for path in named if path.is_dir()), key=step_of)
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint, by its name."""
     return int(checkpoint.name.removeprefix("step-"))
 
 

@@ -126,11 +126,12 @@ class RunLock:
         Raises:
             LockedError: If another process has taken it over, as heartbeats were missing for too
                 long, or the file was removed.
+            OSError: If the file cannot be read.
         """
         assert self._owner is not None
         try:
             replaced = self._path.stat().st_ino != os.fstat(self._descriptor).st_ino
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             replaced = True
         found = self._new_owner or _read(self._descriptor)
         if replaced or found is None or not found.is_same(self._owner):

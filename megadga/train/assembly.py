@@ -5,7 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, final
 
 import torch
@@ -19,7 +19,7 @@ from megadga.data.files import atomic_write
 from megadga.data.verify import DataFileWatcher, check_checksums
 from megadga.errors import ConfigError, ResumeError
 from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
-from megadga.launch.ranks import read_deadline_s
+from megadga.launch.ranks import DEADLINE, read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
 from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
@@ -30,6 +30,7 @@ from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
+from megadga.run_folder.retention import Retention
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
@@ -37,6 +38,7 @@ from megadga.train.checkpoints import (
     check_intact,
     find_resume_point,
 )
+from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.data import RunData, check_output, no_checkpoint, open_data
 from megadga.train.engine import load_reference, make_engine
 from megadga.train.evaluation import Evaluation, EvaluationPlan
@@ -54,6 +56,8 @@ from megadga.train.ranks import (
 )
 from megadga.train.restoring import ResumableEngine
 from megadga.train.step import Reweighting, Trainer, step_seed
+from megadga.train.storage import Storage
+from megadga.train.waiting import Waiting
 
 
 @contextmanager
@@ -117,7 +121,8 @@ def open_run(
 
 
 def _print_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a closed terminal must not end the run
+        print(line, file=sys.stderr, flush=True)
 
 
 def _check_same_everywhere(config: RunConfig, data: RunData, ranks: Ranks) -> None:
@@ -167,12 +172,19 @@ def _assemble(
     engine = make_engine(config, settings, data, is_new=point is None)
     plugin = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
-    stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
-    trainer = _trainer(config, data, plugin, engine, StepAllReduce(collective, stop), collective)
-    alarms = _alarms(mixture, plugin)
-    plugins = (plugin, *alarms, *_evaluation(config, data, plugin, engine, collective))
+    plugins = (
+        plugin,
+        *_alarms(mixture, plugin),
+        *_evaluation(config, data, plugin, engine, collective),
+    )
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
+    storage = Storage(
+        config.output,
+        ranks=ranks,
+        waiting=_waiting(config),
+        stop_requested=stop_requested,
+        report=_print_stderr,
+    )
     metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
 
     def watch() -> Mapping[str, Any]:
@@ -188,15 +200,20 @@ def _assemble(
         plugins=plugins,
         identity=with_allowed(identity, None if point is None else point.header.identity, allowed),
         metrics=metrics,
-        ranks=ranks,
+        storage=storage,
         watch=watch,
     )
     checkpoints.resume(point)
     sinks = MetricFanOut(
-        () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin))
+        () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin)),
+        retries=_waiting(config).pauses,
     )
+    run_metrics = CollectiveMetrics(sinks, storage)
+    # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
+    stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
+    step_sum = StepAllReduce(collective, stop, run_metrics.waiting, checkpoints.being_written)
     markers = _CollectiveMarkers(
-        RunMarkers(config, writes=ranks.rank == 0), ranks, before_end=sinks.check
+        RunMarkers(config, writes=ranks.rank == 0), storage, before_end=sinks.check
     )
     markers.start()
     if plugin.step == 0:
@@ -205,15 +222,16 @@ def _assemble(
         _report_changes(point, find_changes(point.header.identity, identity), sinks)
     return Run(
         mixture=plugin,
-        trainer=trainer,
+        trainer=_trainer(config, data, plugin, engine, step_sum, collective),
         plugins=plugins,
-        metrics=sinks,
+        metrics=run_metrics,
         checkpoints=checkpoints,
+        storage=storage,
         non_finite=NonFiniteSteps(
             config.training.non_finite_limit,
             losses=token_losses(engine, engine.module),
             ranks=collective,
-            latest=lambda: checkpoints.newest,
+            latest=checkpoints.finish,
         ),
         stop=stop,
         markers=markers,
@@ -354,10 +372,30 @@ def _evaluation(
 
 def _checkpoint_plan(config: RunConfig) -> CheckpointPlan:
     section = config.checkpoint
+    if section is None:
+        return CheckpointPlan(None, config.training.steps, Retention(keep_last=None))
+    best = section.keep_best
+    retention = Retention(
+        section.keep_last,
+        section.keep_every,
+        best_loss=None if best is None else best.loss,
+        num_best=1 if best is None else best.number,
+    )
     return CheckpointPlan(
-        interval=None if section is None else section.interval,
-        last_step=config.training.steps,
-        keep_last=None if section is None else section.keep_last,
+        section.interval, config.training.steps, retention, asynchronous=section.asynchronous
+    )
+
+
+def _waiting(config: RunConfig) -> Waiting:
+    """Return how long the run waits for its file system; without pauses, as for other ranks."""
+    section = config.checkpoint
+    if section is None or section.on_error == "fail":
+        return Waiting(pauses=False, limit_s=read_deadline_s(os.environ), limit_key=DEADLINE)
+    minutes = section.pause_minutes
+    return Waiting(
+        pauses=True,
+        limit_s=None if minutes is None else 60.0 * minutes,
+        limit_key="checkpoint.pause_minutes",
     )
 
 
@@ -398,21 +436,21 @@ class _CollectiveMarkers:
 
     Args:
         markers: The run's markers.
-        ranks: All ranks.
+        storage: The run's file system.
         before_end: Called on rank 0 before the end marker is written; its exceptions end the run
             on every rank, without a marker.
     """
 
     def __init__(
-        self, markers: RunMarkers, ranks: Ranks, *, before_end: Callable[[], None]
+        self, markers: RunMarkers, storage: Storage, *, before_end: Callable[[], None]
     ) -> None:
         self._markers = markers
-        self._ranks = ranks
+        self._storage = storage
         self._before_end = before_end
 
     def start(self) -> None:
         """See ``RunMarkers``. Collective."""
-        on_first_rank(self._ranks, self._markers.start)
+        self._storage.first("markers", self._markers.start)
 
     def end(self, step: int, *, finished: bool) -> None:
         """See ``RunMarkers``. Collective."""
@@ -421,7 +459,7 @@ class _CollectiveMarkers:
             self._before_end()
             self._markers.end(step, finished=finished)
 
-        on_first_rank(self._ranks, end)
+        self._storage.first("markers and metrics", end)
 
 
 def _mean_weights(config: RunConfig) -> MeanWeightsFile:

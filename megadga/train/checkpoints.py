@@ -1,6 +1,10 @@
 """Checkpoints of a run: schedule, writing, pruning, and resuming."""
 
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import PickleError
@@ -10,31 +14,37 @@ from megadga.config.resuming import ResumeChanges, check_allowed, find_changes
 from megadga.data.files import flush
 from megadga.errors import ResumeError
 from megadga.plugin import Plugin
+from megadga.probes.saving import PendingFile
 from megadga.run_folder.checkpoints import (
     CheckpointHeader,
+    SavedFile,
     checkpoint_path,
     find_checkpoint,
     find_damage,
-    flush_files,
     latest_checkpoint,
+    mark_best,
     mark_latest,
-    prune,
     read_resume_header,
     remove,
     resume_advice,
     write_header,
 )
+from megadga.run_folder.retention import Retention, best_checkpoints, prune
+from megadga.train.best import recorded_losses
 from megadga.train.metrics import MetricsFile
-from megadga.train.ranks import Ranks, on_every_rank, on_first_rank
+from megadga.train.ranks import CollectiveFlag, Ranks, on_every_rank, on_first_rank
+from megadga.train.storage import Storage, Task
+from megadga.train.waiting import PauseInterruptedError
+from megadga.train.writing import CheckpointWriter
 
 
 class CheckpointEngine(Protocol):
-    """The part of ``deepspeed.DeepSpeedEngine`` that reads and writes checkpoints."""
+    """Gives and loads the states of a ``deepspeed.DeepSpeedEngine``."""
 
-    def save_checkpoint(
-        self, save_dir: str, tag: str, client_state: dict[str, Any], *, save_latest: bool
-    ) -> Any:
-        """Write ``save_dir/tag``; return after all ranks have finished. Collective."""
+    def collect_checkpoint(
+        self, tag: str, client_state: dict[str, Any], *, scratch: Path, copies: bool
+    ) -> Sequence[PendingFile]:
+        """Return this rank's files of a checkpoint; see ``collect_files``. Collective."""
         ...
 
     def load_checkpoint(
@@ -49,17 +59,19 @@ class CheckpointEngine(Protocol):
 
 @dataclass(frozen=True)
 class CheckpointPlan:
-    """When checkpoints are written, and how many are kept.
+    """When checkpoints are written, and which are kept.
 
     Attributes:
         interval: Optimizer steps between checkpoints, at least 1; None: none are written.
         last_step: The last step, always followed by a checkpoint.
-        keep_last: Number of newest checkpoints to keep, at least 1; None: all.
+        retention: The checkpoints to keep.
+        asynchronous: Whether training goes on while they are written.
     """
 
     interval: int | None
     last_step: int
-    keep_last: int | None
+    retention: Retention
+    asynchronous: bool = False
 
     def due(self, step: int) -> bool:
         """Return whether a checkpoint is written after optimizer step ``step`` (from 1)."""
@@ -131,6 +143,44 @@ def check_intact(point: ResumePoint, ranks: Ranks) -> None:
         raise ResumeError(damage + on_first_rank(ranks, lambda: resume_advice(point.path)))
 
 
+@dataclass(frozen=True)
+class Written:
+    """What is logged of a checkpoint that was written.
+
+    Attributes:
+        step: Its step.
+        seconds: Time until it was complete and the latest.
+        waited_s: The part of it that training has waited.
+        bytes: Size of its files, of all ranks.
+    """
+
+    step: int
+    seconds: float
+    waited_s: float
+    bytes: int
+
+    def record(self) -> dict[str, Any]:
+        """Return the values of a ``checkpoint`` record."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "waited_s": round(self.waited_s, 3),
+            "bytes": self.bytes,
+            "bytes_per_s": round(self.bytes / max(self.seconds, 1e-9)),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Writing:
+    """A checkpoint that is being written; on rank 0 with its header, without the files."""
+
+    step: int
+    path: Path
+    header: CheckpointHeader | None
+    task: Task[dict[str, SavedFile]]
+    begun: float
+    waited_s: float
+
+
 @final
 class Checkpoints:
     """Writes the checkpoints of one run and resumes from them.
@@ -142,7 +192,7 @@ class Checkpoints:
         plugins: Plugins whose states are saved with the engine.
         identity: The run's identity; see ``CheckpointHeader``.
         metrics: The metrics file on rank 0, which writes it; None on the others.
-        ranks: All ranks.
+        storage: The run's file system, on all ranks.
         watch: Called on rank 0 before a checkpoint is written. Returns the sizes and times of the
             run's data files (see ``CheckpointHeader``); its exceptions end the run on every rank.
     """
@@ -156,52 +206,94 @@ class Checkpoints:
         plugins: Sequence[Plugin],
         identity: Mapping[str, Any],
         metrics: MetricsFile | None,
-        ranks: Ranks,
+        storage: Storage,
         watch: Callable[[], Mapping[str, Sequence[int]]] = dict,
     ) -> None:
+        self.being_written = CollectiveFlag(self._is_writing)
+        """Whether a rank still writes; to be updated in every step."""
         self._engine = engine
         self._folder = folder
         self._plan = plan
         self._plugins = tuple(plugins)
         self._identity = identity
         self._metrics = metrics
-        self._ranks = ranks
+        self._ranks = storage.ranks
+        self._storage = storage
         self._watch = watch
+        self._writing: _Writing | None = None
+        self._written: list[Written] = []
         self._newest: Path | None = None
         self._has_saved = False
         self._needs_pruning = False
 
     @property
     def newest(self) -> Path | None:
-        """The checkpoint written or resumed from last, None if there is none."""
+        """The checkpoint completed or resumed from last, None if there is none."""
         return self._newest
 
     def due(self, step: int) -> bool:
         """Return whether a checkpoint is written after optimizer step ``step`` (from 1)."""
         return self._plan.due(step)
 
-    def save(self, step: int) -> None:
-        """Write the checkpoint of optimizer step ``step``. Collective.
+    def save(self, step: int, evaluation: Mapping[str, Any] | None = None) -> None:
+        """Write the checkpoint of optimizer step ``step``, or begin to. Collective.
 
         Every rank syncs its files to disk, then rank 0 writes the header with all checksums, then
         the checkpoint becomes the latest. Older ones are removed later, by ``prune``: a process or
         machine that crashes at any time leaves an intact checkpoint behind.
 
+        If the plan is asynchronous, this returns when all states are copied; `poll` or `finish`
+        complete the checkpoint. The one before it is completed first.
+
+        If a stop is requested while the run pauses for its file system, nothing is written.
+
+        Args:
+            step: The step that has just been completed.
+            evaluation: The ``evaluation`` record of this step; None: it was not evaluated.
+
         Raises:
-            MegadgaError: If ``watch`` raises it; on every rank.
+            MegadgaError: If ``watch`` raises it, or the file system fails for longer than the run
+                waits; on every rank.
             OtherRankError: If another rank fails.
         """
-        checkpoint = checkpoint_path(self._folder, step)
-        begun = on_first_rank(self._ranks, lambda: self._begin(checkpoint, step))
-        states = {plugin.name: state for plugin in self._plugins if (state := plugin.state_dict())}
-        # DeepSpeed would write `latest` before the other ranks' files are complete.
-        self._engine.save_checkpoint(
-            str(self._folder), checkpoint.name, {"megadga": states}, save_latest=False
-        )
-        parts = on_every_rank(self._ranks, lambda: flush_files(checkpoint, rank=self._ranks.rank))
-        files = {name: file for part in parts for name, file in part.items()}
-        on_first_rank(self._ranks, lambda: self._complete(checkpoint, replace(begun, files=files)))
-        self._newest, self._has_saved, self._needs_pruning = checkpoint, True, True
+        self.finish()
+        begun = time.monotonic()
+        with suppress(PauseInterruptedError):
+            losses = recorded_losses(evaluation, self._plan.retention.best_loss)
+            self._writing = self._start(step, losses, begun)
+            if not self._plan.asynchronous:
+                self.finish()
+
+    def poll(self) -> None:
+        """Complete the checkpoint if all ranks have written their files. Collective.
+
+        Costs nothing if they have not: `being_written` says so.
+        """
+        if self._writing is not None and not self.being_written.raised():
+            self.finish()
+
+    def finish(self) -> Path | None:
+        """Wait for the checkpoint that is being written, if there is one. Collective.
+
+        Returns:
+            ``newest``.
+
+        Raises:
+            As ``save``.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            waits_from = time.monotonic()
+            try:
+                self._complete(writing, waits_from)
+            except PauseInterruptedError:
+                on_first_rank(self._ranks, lambda: _discard(writing.path))
+        return self._newest
+
+    def take_written(self) -> list[Written]:
+        """Return the checkpoints that were completed since the last call; equal on every rank."""
+        written, self._written = self._written, []
+        return written
 
     def prune(self) -> None:
         """Remove obsolete checkpoints, if there may be any. Collective.
@@ -212,17 +304,23 @@ class Checkpoints:
         Raises:
             OtherRankError: If rank 0 cannot remove them.
         """
-        newest, keep_last = self._newest, self._plan.keep_last
-        if not self._needs_pruning or newest is None or keep_last is None:
+        newest, retention = self._newest, self._plan.retention
+        if not self._needs_pruning or newest is None or retention.keep_last is None:
             return
         self._needs_pruning = False
         remove_later = self._has_saved
-        on_first_rank(
-            self._ranks,
-            lambda: prune(
-                self._folder, newest=newest, keep_last=keep_last, remove_later=remove_later
-            ),
-        )
+        unfinished = [] if self._writing is None else [self._writing.path]
+        with suppress(PauseInterruptedError):
+            self._storage.first(
+                f"removing checkpoints older than {newest.name}",
+                lambda: prune(
+                    self._folder,
+                    newest=newest,
+                    retention=retention,
+                    remove_later=remove_later,
+                    unfinished=unfinished,
+                ),
+            )
 
     def resume(self, point: ResumePoint | None) -> None:
         """Resume from a checkpoint, or start a new run. Collective.
@@ -243,19 +341,77 @@ class Checkpoints:
         on_first_rank(self._ranks, lambda: self._restore_metrics(point))
         self._newest, self._needs_pruning = point.path, True
 
-    def _begin(self, checkpoint: Path, step: int) -> CheckpointHeader:
-        """Create the checkpoint's folder; return its header without the list of files."""
-        assert self._metrics is not None
-        data = self._watch()
-        if checkpoint.exists():  # incomplete, or left behind by a rewound run
-            remove(checkpoint)
-        checkpoint.mkdir(parents=True)
-        return CheckpointHeader(step, self._metrics.sync(), self._identity, {}, data)
+    def _is_writing(self) -> bool:
+        return self._writing is not None and not self._writing.task.ended
 
-    def _complete(self, checkpoint: Path, header: CheckpointHeader) -> None:
-        write_header(checkpoint, header)
-        flush(self._folder)
-        mark_latest(checkpoint)
+    def _start(self, step: int, losses: Mapping[str, float], begun: float) -> _Writing:
+        """Collect the states and start to write this rank's. Collective."""
+        what = f"checkpoint of step {step}"
+        path = checkpoint_path(self._folder, step)
+        prepared: list[tuple[CheckpointHeader | None, Path]] = []
+        self._storage.every(what, lambda: prepared.append(self._prepare(path, step, losses)))
+        header, scratch = prepared[0]
+        states = {plugin.name: state for plugin in self._plugins if (state := plugin.state_dict())}
+        try:
+            files = self._engine.collect_checkpoint(
+                path.name, {"megadga": states}, scratch=scratch, copies=self._plan.asynchronous
+            )
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        writer = CheckpointWriter(self._folder, files)
+        task = self._storage.start(what, writer.write, amount=writer.amount)
+        return _Writing(step, path, header, task, begun, waited_s=time.monotonic() - begun)
+
+    def _prepare(
+        self, checkpoint: Path, step: int, losses: Mapping[str, float]
+    ) -> tuple[CheckpointHeader | None, Path]:
+        """Create the checkpoint's folder; return its header without files, and a local folder."""
+        header = None
+        if self._ranks.rank == 0:
+            assert self._metrics is not None
+            data = self._watch()
+            if checkpoint.exists():  # incomplete, or left behind by a rewound run
+                remove(checkpoint)
+            checkpoint.mkdir(parents=True)
+            length = self._metrics.sync()
+            header = CheckpointHeader(step, length, self._identity, {}, data, losses)
+        return header, Path(tempfile.mkdtemp(prefix="megadga-"))
+
+    def _complete(self, writing: _Writing, waits_from: float) -> None:
+        """Wait for all files of a checkpoint and make it the latest. Collective."""
+        checkpoint = writing.path
+        parts = self._storage.finish(writing.task)
+        inside = f"{checkpoint.name}/"
+        files = {
+            name.removeprefix(inside): file
+            for part in parts
+            for name, file in part.items()
+            if name.startswith(inside)
+        }
+
+        def make_latest() -> None:
+            assert writing.header is not None
+            write_header(checkpoint, replace(writing.header, files=files))
+            flush(self._folder)
+            mark_latest(checkpoint)
+            self._mark_best(checkpoint)
+
+        self._storage.first(writing.task.what, make_latest)
+        now = time.monotonic()
+        self._newest, self._has_saved, self._needs_pruning = checkpoint, True, True
+        self._written.append(
+            Written(
+                writing.step,
+                seconds=now - writing.begun,
+                waited_s=writing.waited_s + now - waits_from,
+                bytes=sum(file.bytes for file in files.values()),
+            )
+        )
+
+    def _mark_best(self, newest: Path) -> None:
+        loss = self._plan.retention.best_loss
+        best = [] if loss is None else best_checkpoints(self._folder, newest=newest, loss=loss)
+        mark_best(self._folder, best[0] if best else None)
 
     def _load(self, point: ResumePoint) -> None:
         checkpoint, changes = point.path, find_changes(point.header.identity, self._identity)
@@ -276,7 +432,8 @@ class Checkpoints:
         assert self._metrics is not None
         if latest_checkpoint(self._folder) != point.path:
             mark_latest(point.path)  # before the metrics are truncated, which later ones need
-        self._metrics.cut(point.header.metrics_length)
+        self._mark_best(point.path)
+        self._metrics.cut(point.header.metrics_length, checkpoints_until=point.header.step)
         resumed = {"event": "resume", "checkpoint": point.path.name}
         self._metrics.log(point.header.step, {"event": resumed})
 
@@ -294,3 +451,9 @@ class Checkpoints:
                     f"{checkpoint}: expected a state of the plugin {plugin.name!r}, "
                     f"found those of {sorted(states)}"
                 )
+
+
+def _discard(checkpoint: Path) -> None:
+    """Remove what was written of a checkpoint, as far as the file system permits."""
+    with suppress(OSError):
+        remove(checkpoint)

@@ -29,6 +29,7 @@ from megadga.data.verify import DataFile, shard_files
 from megadga.errors import ConfigError
 from megadga.mixers.doremi import DoremiOptions
 from megadga.section import ConfigIssue, KeyPath
+from megadga.train.best import check_best_loss
 from megadga.train.mixture import RunBasis, open_basis
 from megadga.train.models import check_model, vocabulary_rows
 from megadga.train.saved import SavedRun
@@ -187,6 +188,7 @@ def open_data(config: RunConfig) -> RunData:
     specific = _open_specific(config, aligned, split="train")
     held_out, held_out_specific = _held_out(config, folders, targets, opened)
     _check_guarded(config, held_out)
+    check_best_loss(config, domains=held_out, specific=held_out_specific)
     tokenizer = folders[0].manifest.tokenizer
     architecture = check_model(config, tokenizer)
     reference = open_reference(config, tokenizer)

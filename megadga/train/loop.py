@@ -5,11 +5,12 @@ from typing import Protocol
 
 from megadga.plugin import Batch, Metrics, MixturePlugin, Plugin
 from megadga.train.checkpoints import Checkpoints
+from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.evaluation import Evaluation
-from megadga.train.metrics import MetricSink
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import CollectiveStop
 from megadga.train.step import Trainer
+from megadga.train.storage import Storage
 
 
 class Markers(Protocol):
@@ -30,6 +31,7 @@ class Run:
         plugins: Called after every step, in this order; includes the mixture.
         metrics: Receives the records of steps and plugins.
         checkpoints: Writes and prunes checkpoints.
+        storage: The run's file system, which the run may have paused for.
         non_finite: Detects non-finite losses and gradients, and ends a diverged run.
         stop: Queried after every step for a request to stop.
         markers: Records how the run ended.
@@ -39,8 +41,9 @@ class Run:
     mixture: MixturePlugin
     trainer: Trainer
     plugins: tuple[Plugin, ...]
-    metrics: MetricSink
+    metrics: CollectiveMetrics
     checkpoints: Checkpoints
+    storage: Storage
     non_finite: NonFiniteSteps
     stop: CollectiveStop
     markers: Markers
@@ -81,22 +84,35 @@ def train(run: Run) -> bool:
         else:
             run.checkpoints.prune()  # a finite step after the newest checkpoint: it is usable
         run.non_finite.check()
+        run.metrics.settle()
+        run.checkpoints.poll()
         stopping = run.stop.agreed()
         if stopping or run.checkpoints.due(batch.step):
-            _save(run, batch)
+            _save(run, batch, metrics)
+        _log_writing(run)
         if stopping:
             break
+    run.checkpoints.finish()
     finished = run.mixture.step >= run.total_steps
     if finished:
         run.non_finite.check_end()
         run.checkpoints.prune()
+    _log_writing(run)
     run.markers.end(run.mixture.step, finished=finished)
     return finished
 
 
-def _save(run: Run, batch: Batch) -> None:
+def _save(run: Run, batch: Batch, metrics: Metrics) -> None:
     """Write the checkpoint after a batch's step if the model is finite. Collective."""
     if run.non_finite.is_finite_model(batch):
-        run.checkpoints.save(batch.step)
+        run.checkpoints.save(batch.step, metrics.get("evaluation"))
     else:
         run.metrics.log(batch.step, run.non_finite.skipped_checkpoint())
+
+
+def _log_writing(run: Run) -> None:
+    """Log checkpoints that were completed, and pauses that have ended, since the last call."""
+    for written in run.checkpoints.take_written():
+        run.metrics.log(written.step, {"checkpoint": written.record()})
+    for event in run.storage.take_events():
+        run.metrics.log(run.mixture.step, {"event": event})

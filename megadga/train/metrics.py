@@ -4,19 +4,22 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol, TextIO, cast, final
+from typing import Any, BinaryIO, Protocol, TextIO, cast, final
 
 from tqdm import tqdm
 
 from megadga.config.yaml_source import dump_line
 from megadga.console import shows_bars
-from megadga.data.files import atomic_write
+from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import ResumeError
 from megadga.plugin import Metrics
 from megadga.plugin.records import MEAN_WEIGHTS
+from megadga.train.waiting import format_bytes
 
 
 class MetricSink(Protocol):
@@ -36,29 +39,48 @@ class MetricFanOut:
 
     Args:
         sinks: In order; may be empty.
+        retries: Whether records that a sink could not write, by an ``OSError``, are written later.
     """
 
-    def __init__(self, sinks: Sequence[MetricSink]) -> None:
+    def __init__(self, sinks: Sequence[MetricSink], *, retries: bool = False) -> None:
         self._sinks = tuple(sinks)
+        self._retries = retries
         self._failure: Exception | None = None
+        self._waiting = deque[tuple[MetricSink, int, Metrics]]()
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Log the records of optimizer step ``step``; a no-op after a failure."""
+        if self._failure is not None:
+            return
+        self._waiting.extend((sink, step, metrics) for sink in self._sinks)
         try:
-            for sink in self._sinks if self._failure is None else ():
-                sink.log(step, metrics)
+            self._write()
+        except OSError as error:
+            self._failure = None if self._retries else error
         except Exception as error:  # noqa: BLE001  (raised by `check`)
             self._failure = error
 
     @property
     def failed(self) -> bool:
-        """Whether a sink has failed."""
+        """Whether a sink has failed for good."""
         return self._failure is not None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are records to be written later."""
+        return bool(self._waiting) and self._failure is None
+
     def check(self) -> None:
-        """Raise the exception of a failed sink, if any."""
+        """Write the records that wait, and raise the exception of a failed sink, if any."""
         if self._failure is not None:
             raise self._failure
+        self._write()
+
+    def _write(self) -> None:
+        while self._waiting:
+            sink, step, metrics = self._waiting[0]
+            sink.log(step, metrics)
+            self._waiting.popleft()
 
 
 @final
@@ -74,9 +96,15 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._length: int | None = None
+        self._synced = 0
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Append a line for each record of optimizer step ``step``."""
+        """Append a line for each record of optimizer step ``step``: all of them, or none.
+
+        Raises:
+            OSError: If they cannot be written; the same records may be logged again then.
+        """
         lines: list[str] = []
         for kind, record in metrics.items():
             non_finite: list[str] = []
@@ -84,17 +112,63 @@ class MetricsFile:
             if non_finite:
                 event = {"event": "not_finite", "record": kind, "keys": non_finite}
                 lines.append(_line("event", step, event))
-        with self._path.open("ab") as file:
-            file.write("".join(lines).encode())
+        self._append("".join(lines).encode())
 
     def sync(self) -> int:
-        """Sync the file to disk; return its length in bytes."""
-        with self._path.open("ab") as file:
-            os.fsync(file.fileno())
-            return file.tell()
+        """Sync the file to disk; return its length in bytes.
 
-    def cut(self, length: int) -> None:
+        Raises:
+            OSError: If it cannot be synced; can be called again then.
+        """
+        with self._path.open("ab") as file:
+            length = self._drop_torn_line(file)
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                self._write_again()
+                error.filename = error.filename or str(self._path)
+                raise
+        self._synced = length
+        return length
+
+    def _append(self, content: bytes) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            length = self._drop_torn_line(file)
+            written = 0
+            while written < len(content):  # a full disk takes a part
+                try:
+                    written += file.write(content[written:])
+                except OSError as error:
+                    error.filename = error.filename or str(self._path)
+                    with suppress(OSError):  # else before the next line
+                        file.truncate(length)
+                    raise
+        self._length = length + len(content)
+
+    def _drop_torn_line(self, file: BinaryIO | FileIO) -> int:
+        """Truncate the open file to its complete lines; return its length."""
+        found = file.seek(0, os.SEEK_END)
+        if self._length is None or found < self._length:
+            self._length = found
+        elif found > self._length:
+            file.truncate(self._length)
+        return self._length
+
+    def _write_again(self) -> None:
+        """Write the lines since the last sync again: the system may take them for written."""
+        with suppress(OSError), self._path.open("r+b", buffering=0) as file:
+            file.seek(self._synced)
+            content = file.read()
+            file.seek(self._synced)
+            file.write(content)
+
+    def cut(self, length: int, *, checkpoints_until: int = 0) -> None:
         """Truncate the file to ``length`` bytes; the rest is moved to ``NAME.abandoned.jsonl``.
+
+        Args:
+            length: Its length at the checkpoint that the run resumes from.
+            checkpoints_until: The step of that checkpoint. The ``checkpoint`` records up to it
+                are kept: they are written when the checkpoint is complete.
 
         Raises:
             ResumeError: If the file is shorter.
@@ -109,12 +183,29 @@ class MetricsFile:
             return
         with self._path.open("rb") as file:
             file.seek(length)
-            abandoned = file.read()
-        with self._path.with_suffix(".abandoned.jsonl").open("ab") as aside:
-            aside.write(abandoned if abandoned.endswith(b"\n") else abandoned + b"\n")
-            aside.flush()
-            os.fsync(aside.fileno())
+            lines = file.read().splitlines(keepends=True)
+        kept = [line for line in lines if _is_of_checkpoint(line, checkpoints_until)]
+        abandoned = b"".join(line for line in lines if line not in kept)
+        if abandoned:
+            with self._path.with_suffix(".abandoned.jsonl").open("ab") as aside:
+                aside.write(abandoned if abandoned.endswith(b"\n") else abandoned + b"\n")
+                aside.flush()
+                os.fsync(aside.fileno())
         os.truncate(self._path, length)
+        self._length, self._synced = length, min(length, self._synced)
+        self._append(b"".join(kept))
+
+
+def _is_of_checkpoint(line: bytes, last_step: int) -> bool:
+    """Return whether a line is the record of a checkpoint up to a step."""
+    try:
+        match parse_strictly(line):
+            case {"type": "checkpoint", "step": int(step)}:
+                return step <= last_step
+            case _:
+                return False
+    except ValueError:  # a torn line
+        return False
 
 
 def _line(kind: str, step: int, record: dict[str, Any]) -> str:
@@ -232,6 +323,8 @@ class Progress:
             self._show_step(step, metrics["train"])
         if "evaluation" in metrics:
             self._write(f"step {step}: validation {_losses(metrics['evaluation'])}")
+        if "checkpoint" in metrics:
+            self._write(f"step {step}: {_checkpoint(metrics['checkpoint'])}")
         if "event" in metrics and metrics["event"]["event"] not in _HIDDEN_EVENTS:
             self._write(f"step {step}: {_event(metrics['event'])}")
         if step == self._total_steps:
@@ -273,6 +366,12 @@ def _largest(weights: Mapping[str, float]) -> str:
 def _losses(evaluation: Mapping[str, Any]) -> str:
     losses = {**evaluation["specific"], "general": evaluation["general"]}
     return ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
+
+
+def _checkpoint(written: Mapping[str, Any]) -> str:
+    size, rate = format_bytes(written["bytes"]), format_bytes(written["bytes_per_s"])
+    waited = f", training waited {written['waited_s']:.1f} s"
+    return f"checkpoint of {size} written in {written['seconds']:.1f} s ({rate}/s){waited}"
 
 
 def _event(event: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ checkpoint: {interval: 3, keep_last: 2}
 """
 CLI = "megadga.cli"
 TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
+OF_CHECKPOINTS = ("seconds", "waited_s", "bytes", "bytes_per_s")
 STABLE_DECAY = {
     "type": "WarmupStableDecayLR",
     "params": {
@@ -156,9 +157,12 @@ def train_arguments(*overrides: str) -> list[str]:
 
 
 def records(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    """What was logged, but for the one number that two runs never share."""
+    """What was logged, but for the numbers that two runs do not share."""
     lines = (folder / "out" / name).read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in (*TIMES, *OF_CHECKPOINTS)}
+        for line in lines
+    ]
 
 
 def shared_buffers() -> set[str]:

@@ -1,6 +1,7 @@
 """Stand-ins for what training talks to: an engine on one process, ranks that are not there."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from megadga.arrays import FloatArray
 from megadga.plugin import Batch, BatchIndices
+from megadga.train.ranks import Ranks
+from megadga.train.storage import Storage
+from megadga.train.waiting import Waiting
 
 VOCABULARY = 11
 
@@ -104,6 +108,18 @@ class LoneRank:
 
     def objects(self, value: Any) -> list[Any]:
         return [value]
+
+
+def storage_of(folder: Path, ranks: Ranks, **waiting: Any) -> Storage:
+    """The file system of a run on these ranks, which it does not wait for."""
+    settings = {"pauses": False, "limit_s": 20.0, "limit_key": "the limit", **waiting}
+    return Storage(
+        folder,
+        ranks=ranks,
+        waiting=Waiting(**settings),
+        stop_requested=lambda: False,
+        report=lambda _: None,
+    )
 
 
 def batch(tokens: Tensor, *, domains: list[int], rows: list[list[int]], step: int = 1) -> Batch:

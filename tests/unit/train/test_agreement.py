@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from megadga.errors import ResumeError
+from megadga.probes.saving import PendingFile
 from megadga.run_folder.checkpoints import mark_latest
+from megadga.run_folder.retention import Retention
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
@@ -15,6 +17,7 @@ from megadga.train.checkpoints import (
 from megadga.train.metrics import MetricFanOut, MetricsFile
 from megadga.train.ranks import OtherRankError, on_every_rank, on_first_rank
 from tests.support.thread_ranks import on_ranks
+from tests.unit.train.fakes import storage_of
 
 IDENTITY = {"seed": 7}
 
@@ -25,14 +28,15 @@ class RankEngine:
     def __init__(self, ranks):
         self.ranks = ranks
 
-    def save_checkpoint(self, save_dir, tag, client_state, *, save_latest):
-        del client_state, save_latest
+    def collect_checkpoint(self, tag, client_state, *, scratch, copies):
+        del client_state, scratch, copies
         rank = self.ranks.rank
         names = [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"]
-        for name in [*names, *(["mp_rank_00_model_states.pt"] if rank == 0 else [])]:
-            with open(f"{save_dir}/{tag}/{name}", "w") as file:  # noqa: PTH123
-                file.write(f"{tag} {name}")
-        self.ranks.objects(None)
+        names += ["mp_rank_00_model_states.pt"] if rank == 0 else []
+        return [self._file(f"{tag}/{name}") for name in names]
+
+    def _file(self, name):
+        return PendingFile(name, len(name), lambda file: file.write(name.encode()))
 
     def load_checkpoint(self, load_dir, tag):
         raise NotImplementedError
@@ -42,11 +46,11 @@ def checkpoints_of(folder, ranks, *, watch: Any = dict):
     return Checkpoints(
         RankEngine(ranks),
         folder / "checkpoints",
-        plan=CheckpointPlan(interval=2, last_step=8, keep_last=None),
+        plan=CheckpointPlan(interval=2, last_step=8, retention=Retention(None)),
         plugins=(),
         identity=IDENTITY,
         metrics=MetricsFile(folder / "metrics.jsonl") if ranks.rank == 0 else None,
-        ranks=ranks,
+        storage=storage_of(folder, ranks),
         watch=watch,
     )
 

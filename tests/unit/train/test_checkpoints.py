@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from megadga.errors import ResumeError
+from megadga.probes.saving import PendingFile
+from megadga.run_folder.retention import Retention
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
@@ -13,7 +15,7 @@ from megadga.train.checkpoints import (
     find_resume_point,
 )
 from megadga.train.metrics import MetricsFile
-from tests.unit.train.fakes import LoneRank
+from tests.unit.train.fakes import LoneRank, storage_of
 
 IDENTITY = {"seed": 7}
 
@@ -29,13 +31,16 @@ class FolderEngine:
         self.dies_while_saving = False
         self.misses_files = False
 
-    def save_checkpoint(self, save_dir, tag, client_state, *, save_latest):
-        assert save_latest is False
-        file = f"{save_dir}/{tag}/engine.json"
-        with open(file, "w") as sink:  # noqa: PTH123
-            json.dump({"weight": self.weight, "client": client_state}, sink)
-        if self.dies_while_saving:
-            raise KeyboardInterrupt
+    def collect_checkpoint(self, tag, client_state, *, scratch, copies):
+        assert list(scratch.iterdir()) == []
+        content = json.dumps({"weight": self.weight, "client": client_state}).encode()
+
+        def write(file):
+            if self.dies_while_saving:
+                raise KeyboardInterrupt
+            file.write(content)
+
+        return [PendingFile(f"{tag}/engine.json", len(content), write)]
 
     def load_checkpoint(self, load_dir, tag, changes):
         if self.misses_files:
@@ -78,11 +83,11 @@ class World:
         self.checkpoints = Checkpoints(
             self.engine,
             self.folder,
-            plan=CheckpointPlan(interval=2, last_step=8, keep_last=keep_last),
+            plan=CheckpointPlan(interval=2, last_step=8, retention=Retention(keep_last)),
             plugins=[self.plugin, *more_plugins],
             identity=identity,
             metrics=self.metrics if writes else None,
-            ranks=self.ranks,
+            storage=storage_of(folder, self.ranks),
         )
 
     def resume(self, wanted=None):
@@ -117,8 +122,8 @@ def names(folder):
 
 
 def test_a_plan_has_the_interval_and_the_last_step():
-    plan = CheckpointPlan(interval=2, last_step=5, keep_last=None)
-    never = CheckpointPlan(interval=None, last_step=5, keep_last=None)
+    plan = CheckpointPlan(interval=2, last_step=5, retention=Retention(None))
+    never = CheckpointPlan(interval=None, last_step=5, retention=Retention(None))
 
     assert [step for step in range(1, 6) if plan.due(step)] == [2, 4, 5]
     assert not any(never.due(step) for step in range(1, 6))

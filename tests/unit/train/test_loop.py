@@ -32,10 +32,16 @@ class Log:
             "plugins": tuple(
                 SimpleNamespace(name=name, after_step=self._after_step(name)) for name in "ab"
             ),
-            "metrics": SimpleNamespace(log=self.logged.__setitem__),
+            "metrics": SimpleNamespace(log=self.logged.__setitem__, settle=lambda: None),
             "checkpoints": SimpleNamespace(
-                due=lambda step: step % 2 == 0, save=self._save, prune=self._prune
+                due=lambda step: step % 2 == 0,
+                save=self._save,
+                prune=self._prune,
+                poll=lambda: None,
+                finish=lambda: None,
+                take_written=list,
             ),
+            "storage": SimpleNamespace(take_events=list),
             "non_finite": SimpleNamespace(
                 after_step=self._watch,
                 check=self._check(lost_at),
@@ -76,7 +82,7 @@ class Log:
 
         return check
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, evaluation: Any) -> None:
         assert step in self.logged  # a checkpoint covers what its step reported
         self.told.append(f"save {step}")
 
