@@ -353,6 +353,7 @@ def _probe(config: RunConfig, scheduler: Scheduler) -> Probe | None:
         return None
     training = config.training
     in_flight = training.loss_reweighting is None and training.global_batch_size > 1
+    in_flight &= not config.data.dialogues
     chosen = config.mixing.alignment_probe
     return config.mixing.default_probe(needs, in_flight=in_flight) if chosen is None else chosen
 
