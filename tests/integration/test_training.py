@@ -88,6 +88,8 @@ CASES = {
             "training.precision=bf16",
             "model.activation_checkpointing=true",
             "data.specific={target: {path: shards/examples, packing: examples}}",
+            "data.domains=[{name: d0, path: shards/domains/d0}, {name: d1, path: shards/domains/d1}, "
+            "{name: d2, path: shards/chat, packing: chat}]",
             "mixing.probe={type: directional, sequences_per_domain: 2, specific_sequences: 3}",
         ),
         ("evaluation=null",),
