@@ -125,7 +125,7 @@ class TrainingLosses:
         self, domains: IntArray, losses: FloatArray, num_targets: IntArray | None
     ) -> FloatArray:
         weighted = losses if num_targets is None else losses * num_targets
-        return np.bincount(domains, weighted, minlength=self._num_domains)
+        return np.bincount(domains, weighted, minlength=self._num_domains).astype(np.float64)
 
     def _reset(self) -> None:
         self._sums = np.zeros(self._num_domains)
