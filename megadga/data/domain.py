@@ -206,6 +206,13 @@ class Domain:
         return self.num_windows if self.trained is None else len(self.trained)
 
     @property
+    def num_epoch_tokens(self) -> int:
+        """Number of tokens that an epoch is of: all, but for windows without a target."""
+        if self.trained is None:
+            return self.num_tokens
+        return self.num_sequences * self.sequence_length
+
+    @property
     def num_trained(self) -> int:
         """Number of tokens in trained spans; all tokens, if there are none."""
         if self.stream.spans is None:

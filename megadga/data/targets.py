@@ -130,7 +130,8 @@ class TrainedSpans:
             starts: Position in the stream at which each shard starts, shape ``(len(spans),)``.
         """
         shifted = [each.bounds + start for each, start in zip(spans, starts, strict=True)]
-        return cls(np.concatenate(shifted))
+        # Searching a column that is not contiguous would copy it for each batch.
+        return cls(np.asfortranarray(np.concatenate(shifted)))
 
     @cached_property
     def _before(self) -> IntArray:

@@ -82,6 +82,7 @@ def test_sequences_are_the_windows_with_a_target_and_every_target_is_once_in_the
     targets = tokens[:, 1:][tokens[:, 1:] >= 0]
     assert targets.tolist() == [at for at in range(1, num_windows * length + 1) if trained[at]]
     assert domain.num_trained == trained.sum()
+    assert domain.num_epoch_tokens == len(with_target) * length
 
 
 @pytest.mark.parametrize(
