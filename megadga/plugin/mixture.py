@@ -70,7 +70,7 @@ class MixturePlugin:
     If the scheduler measures alignments, construction is collective: a few sequences pass through
     the module, so that unsupported modules are rejected before training.
 
-    With the in-flight probe (``InFlight``), domains must be streams, the tensor passed to
+    With the in-flight probe (``InFlight``), domains must be streams of text, the tensor passed to
     ``engine.backward`` must be the mean loss over the targets of a micro-batch, up to a constant
     factor, and requesting the batch of an update step is collective, as the direction is measured
     at that point.
