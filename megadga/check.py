@@ -11,7 +11,7 @@ from megadga.config.deepspeed import accumulation_steps, describe_settings
 from megadga.config.models import LlamaModel
 from megadga.config.run import RunConfig
 from megadga.config.sections import LossReweightingSection
-from megadga.data.domain import SequenceSet
+from megadga.data.domain import Domain, SequenceSet
 from megadga.data.folder import DomainSource, Examples
 from megadga.data.manifest import read_manifest
 from megadga.data.sampler import cap_weights
@@ -54,6 +54,7 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     entries = {
         "model": _model(config, data),
         "data": _data(data),
+        **_dialogues(data),
         "training": _training(config),
         "deepspeed": describe_settings(config),
         "ranks": _ranks(config, world_size),
@@ -125,6 +126,21 @@ def _data(data: RunData) -> str:
         text = f"{text} and the specific {'set' if len(data.specific) == 1 else 'sets'} {sets}"
     tokenizer = data.tokenizer
     return f"{text}, all by {tokenizer.kind} {tokenizer.fingerprint[:12]}"
+
+
+def _dialogues(data: RunData) -> dict[str, str]:
+    """Say what is trained of domains of dialogues, if there are any."""
+    chat = [domain for domain in data.domains if domain.trained is not None]
+    if not chat:
+        return {}
+    share = sum(each.num_trained for each in chat) / sum(each.num_tokens for each in chat)
+    windows = sum(each.num_windows for each in chat)
+    without = windows - sum(each.num_sequences for each in chat)
+    domains = _count(len(chat), "domain")
+    return {
+        "dialogues": f"{domains} with {share:.1%} of their tokens trained; {without:,} of "
+        f"{_count(windows, 'window')} without a trained token left out"
+    }
 
 
 def _excluded(data: RunData, mixture: Mixture) -> str:
@@ -284,18 +300,27 @@ def _table(data: RunData, weights: FloatArray, epochs: FloatArray) -> Iterator[s
     """Yield what each domain holds, and how often it is repeated if the weights stay so."""
     held_out = {domain.name: domain.num_tokens for domain in data.held_out}
     listed = np.sort(np.argsort(-epochs, kind="stable")[:MAX_ROWS])
-    rows = [("domain", "tokens", "held out", "weight", "epochs")]
+    trained = any(domain.trained is not None for domain in data.domains)
+    rows = [
+        ("domain", "tokens", *(("trained",) if trained else ()), "held out", "weight", "epochs")
+    ]
     for index in map(int, listed):
         domain = data.domains[index]
         held = f"{held_out[domain.name]:,}" if domain.name in held_out else "none"
         shares = f"{weights[index]:.4f}", f"{epochs[index]:.3f}"
-        rows.append((domain.name, f"{domain.num_tokens:,}", held, *shares))
-    align = ("left", "right", "right", "right", "right")
+        tokens = f"{domain.num_tokens:,}", *((_trained(domain),) if trained else ())
+        rows.append((domain.name, *tokens, held, *shares))
+    align = ("left", *(["right"] * (len(rows[0]) - 1)))
     table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
     yield from table.split("\n")
     if len(listed) < len(epochs):
         left = np.delete(epochs, listed)
         yield f"and {_count(left.size, 'domain')} more with at most {left.max():.3f} epochs"
+
+
+def _trained(domain: Domain) -> str:
+    """Return the share of a domain's tokens that is trained."""
+    return f"{domain.num_trained / domain.num_tokens:.1%}"
 
 
 def _epochs(config: RunConfig, data: RunData, weights: FloatArray) -> FloatArray:

@@ -7,9 +7,14 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from megadga.config.deepspeed_keys import STABLE_DECAY, StableDecaySection, find_unknown_names
-from megadga.config.sections import CheckpointSection, EvaluationSection, TrainingSection
+from megadga.config.sections import (
+    CheckpointSection,
+    DataSection,
+    EvaluationSection,
+    TrainingSection,
+)
 from megadga.config.validation import issues_from_validation
-from megadga.mixers.probing import InFlight
+from megadga.mixers.probing import InFlight, unusable_probe
 from megadga.mixers.rule import RuleOptions
 from megadga.section import ConfigIssue, KeyPath, format_value
 
@@ -186,6 +191,13 @@ def _autos(value: Any, path: KeyPath) -> Iterator[KeyPath]:
     elif isinstance(value, dict):
         for key, inner in cast("dict[str, Any]", value).items():
             yield from _autos(inner, (*path, key))
+
+
+def find_probe_inconsistencies(mixing: RuleOptions, data: DataSection) -> Iterator[ConfigIssue]:
+    """Yield an in-flight probe of batches whose sequences have different numbers of targets."""
+    if isinstance(mixing.alignment_probe, InFlight) and data.dialogues:
+        reason = f"(probe: {{type: directional}}) with packing chat of {data.dialogues}"
+        yield unusable_probe(mixing.alignment_probe, f"{reason}, where targets differ in number")
 
 
 def find_batch_inconsistencies(

@@ -12,6 +12,7 @@ from megadga.config.consistency import (
     find_batch_inconsistencies,
     find_checkpoint_inconsistencies,
     find_inconsistencies,
+    find_probe_inconsistencies,
     resolve_total_steps,
 )
 from megadga.config.mixing import ExtensionOptions, Mixing
@@ -41,7 +42,12 @@ NOT_TRAINED: dict[str, Any] = {
     "evaluation": True,
     "checkpoint": True,
     # Data may move; the shards' identity lists the domains that are used.
-    "data": {"domains": True, "too_short": True, "specific": {"__all__": {"path"}}},
+    "data": {
+        "domains": True,
+        "packing": True,
+        "too_short": True,
+        "specific": {"__all__": {"path"}},
+    },
     # Files may move; their content is part of the shards' identity.
     "mixing": {
         "histogram": True,
@@ -221,7 +227,10 @@ class RunConfig(Section):
     def _check_mixing(cls, mixing: RuleOptions, info: ValidationInfo) -> RuleOptions:
         data: DataSection | None = info.data.get("data")  # None if it is invalid itself
         specific = None if data is None else tuple(data.specific)
-        if issues := list(mixing.find_inconsistencies(specific)):
+        issues = list(mixing.find_inconsistencies(specific))
+        if data is not None:
+            issues += find_probe_inconsistencies(mixing, data)
+        if issues:
             raise validation_error(issues)
         return mixing
 

@@ -1,18 +1,39 @@
 """The sections of a run's configuration, except for the model and mixing."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from megadga.section import NonNegativeInt, PositiveFloat, PositiveInt, Section, StrictBool
+from megadga.section import (
+    KeyPath,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    StrictBool,
+    format_value,
+)
 
 Precision = Literal["fp32", "bf16"]
 
 
 Packing = Literal["stream", "examples", "chat"]
+"""How documents of a specific or evaluation set become sequences."""
+
+
+WindowPacking = Literal["stream", "chat"]
+"""Which tokens of a training domain's windows are trained."""
 
 
 class NamedFolder(Section):
@@ -22,6 +43,9 @@ class NamedFolder(Section):
     """Name of the domain in metrics and weights; unique."""
     path: Path
     """The domain's folder of shards, relative to this file."""
+    packing: WindowPacking = "stream"
+    """What the loss of its windows is on; stream: all tokens; chat: the assistant's turns of
+    dialogues (`megadga data build --chat`)."""
 
 
 class SpecificSet(Section):
@@ -52,6 +76,10 @@ def _one_of_a_name(folders: tuple[NamedFolder, ...]) -> tuple[NamedFolder, ...]:
     return folders
 
 
+def _packing_form(value: object) -> str:
+    return "<each>" if isinstance(value, Mapping) else "<all>"
+
+
 class DataSection(Section):
     """What the run reads."""
 
@@ -61,13 +89,66 @@ class DataSection(Section):
         Discriminator(_domains_form),
     ]
     """Training domains: a folder with one folder per domain, a folder of many domains in shared
-    shards, or a list of {name, path}. Paths are relative to this file."""
+    shards, or a list of {name, path, packing}. Paths are relative to this file."""
+    packing: Annotated[
+        Annotated[WindowPacking, Tag("<all>")]
+        | Annotated[dict[str, WindowPacking], Tag("<each>")],
+        Discriminator(_packing_form),
+    ] = "stream"
+    """What the loss is on in windows of the domains of a folder, as `packing` of a list's: stream
+    or chat for all of them, or {domain: packing}, stream where a domain is not named."""
     too_short: Literal["refuse", "leave_out"] = "refuse"
     """Domains with fewer than sequence_length + 1 tokens; refuse: the run does not start;
     leave_out: they are excluded from the mixture, and `check` reports how many."""
     specific: dict[str, SpecificSet] = Field(default={})
     """Target sets by name: {name: {path, packing, importance}}. `dga` and `grape` mixing need at
     least one, `doge` with the target specific exactly one."""
+
+    @property
+    def dialogues(self) -> str:
+        """What is trained with packing chat, for messages; empty: nothing is."""
+        if not isinstance(self.domains, Path):
+            chat = [folder.name for folder in self.domains if folder.packing == "chat"]
+        elif isinstance(self.packing, str):
+            return "all domains" if self.packing == "chat" else ""
+        else:
+            chat = [name for name, packing in self.packing.items() if packing == "chat"]
+        more = f" and {len(chat) - 1} more" if len(chat) > 1 else ""
+        return f"domain {chat[0]}{more}" if chat else ""
+
+    def packing_key(self, name: str) -> KeyPath:
+        """Return the key that says the packing of a domain."""
+        if isinstance(self.domains, Path):
+            each = not isinstance(self.packing, str) and name in self.packing
+            return ("data", "packing", name) if each else ("data", "packing")
+        index = [folder.name for folder in self.domains].index(name)
+        return ("data", "domains", index, "packing")
+
+    def chat_domains(self, names: Sequence[str]) -> frozenset[str]:
+        """Return which of the domains have packing chat.
+
+        Args:
+            names: Of all domains.
+        """
+        if not isinstance(self.domains, Path):
+            return frozenset(each.name for each in self.domains if each.packing == "chat")
+        if isinstance(self.packing, str):
+            return frozenset(names if self.packing == "chat" else ())
+        return frozenset(name for name in names if self.packing.get(name) == "chat")
+
+    @field_validator("packing")
+    @classmethod
+    def _check_packing(
+        cls, packing: str | dict[str, str], info: ValidationInfo
+    ) -> str | dict[str, str]:
+        if isinstance(info.data.get("domains"), tuple) and packing != "stream":
+            raise PydanticCustomError(
+                "packing_of_list",
+                "Input should be stream (or absent) beside a list of domains, each of which has a "
+                "packing of its own",
+                {"found": format_value(packing)},
+            )
+        return packing
 
 
 class SamplingSection(Section):

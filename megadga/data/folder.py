@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import final
 import numpy as np
 
 from megadga.arrays import IntArray
-from megadga.data.domain import Domain
+from megadga.data.domain import Domain, TrainedWindows
 from megadga.data.indexed import IndexedShard, index_path, tokens_path
 from megadga.data.manifest import (
     Bounds,
@@ -61,12 +61,14 @@ class OpenedSplit:
     """One split of all domains.
 
     Attributes:
-        domains: Domains with at least one window, in order.
-        too_short: Number of tokens of each other domain, by name.
+        domains: Domains with at least one sequence, in order.
+        too_short: Number of tokens of each domain without a window, by name.
+        untrained: Names of domains of dialogues with windows, but without a target in any.
     """
 
     domains: tuple[Domain, ...]
     too_short: Mapping[str, int]
+    untrained: tuple[str, ...] = ()
 
 
 def find_domains(folder: Path) -> tuple[DomainSource, ...]:
@@ -139,50 +141,84 @@ def read_folder(source: DomainSource) -> ShardFolder:
     return ShardFolder(source, manifest, Grouping((source.name,), bounds))
 
 
-def open_split(folders: Sequence[ShardFolder], *, split: str, sequence_length: int) -> OpenedSplit:
-    """Open one split of all domains. Reads one header per shard.
+def open_split(
+    folders: Sequence[ShardFolder],
+    *,
+    split: str,
+    sequence_length: int,
+    chat: Collection[str] = (),
+) -> OpenedSplit:
+    """Open one split of all domains. Reads one header per shard, and trained spans.
 
     Args:
         folders: Result of :func:`read_folders`.
         split: ``"train"`` or ``"valid"``.
         sequence_length: S, tokens per sequence, at least 1.
+        chat: Names of domains of dialogues of which only the trained spans are targets. Their
+            ``.spans`` are kept in memory, 32 bytes a span.
 
     Raises:
         ShardError: If a folder has no such split, a file is missing or damaged, a manifest
-            contradicts a shard, or an id is too large for the vocabulary.
+            contradicts a shard, an id is too large for the vocabulary, or there are no trained
+            spans of dialogues.
     """
     domains: list[Domain] = []
     too_short: dict[str, int] = {}
+    untrained: list[str] = []
     for folder in folders:
         shards = open_shards(folder.source, folder.manifest, split)
-        stream = TokenStream(folder.source.path, shards, folder.manifest.tokenizer)
+        place, tokenizer, names = (
+            folder.source.path,
+            folder.manifest.tokenizer,
+            folder.domains.names,
+        )
+        stream = dialogues = TokenStream(place, shards, tokenizer)
+        if chat and not set(names).isdisjoint(chat):
+            spans = _open_spans(shards, folder.manifest.splits[split])
+            dialogues = TokenStream(place, shards, tokenizer, spans=spans)
         bounds = folder.domains.bounds[split]
         tokens, documents = bounds.tokens.tolist(), np.diff(bounds.documents).tolist()
         # A plain loop: 262,144 domains take a third of a second.
-        for name, (begin, end), count in zip(
-            folder.domains.names, pairwise(tokens), documents, strict=True
-        ):
-            if end - begin > sequence_length:
+        for name, (begin, end), count in zip(names, pairwise(tokens), documents, strict=True):
+            if end - begin <= sequence_length:
+                too_short[name] = end - begin
+            elif name not in chat:
                 domains.append(Domain(name, stream, begin, end, count, sequence_length))
             else:
-                too_short[name] = end - begin
-    return OpenedSplit(tuple(domains), too_short)
+                assert dialogues.spans is not None
+                trained = TrainedWindows.find(dialogues.spans, begin, end, sequence_length)
+                if len(trained):
+                    domain = Domain(name, dialogues, begin, end, count, sequence_length, trained)
+                    domains.append(domain)
+                else:
+                    untrained.append(name)
+    return OpenedSplit(tuple(domains), too_short, tuple(untrained))
 
 
 def open_all_domains(
-    folders: Sequence[ShardFolder], *, split: str, sequence_length: int
+    folders: Sequence[ShardFolder],
+    *,
+    split: str,
+    sequence_length: int,
+    chat: Collection[str] = (),
 ) -> tuple[Domain, ...]:
-    """Open one split of all domains; raise if one is shorter than a window.
+    """Open one split of all domains; raise if one has no sequence.
 
     Args:
         folders: Result of :func:`read_folders`.
         split: ``"train"`` or ``"valid"``.
         sequence_length: S, tokens per sequence, at least 1.
+        chat: Names of domains of dialogues, as of :func:`open_split`.
 
     Raises:
-        ShardError: As :func:`open_split`; or if a domain has fewer than ``S + 1`` tokens.
+        ShardError: As :func:`open_split`; or if a domain has fewer than ``S + 1`` tokens, or one
+            of dialogues no target.
+        ValueError: If a name in ``chat`` is no domain's.
     """
-    opened = open_split(folders, split=split, sequence_length=sequence_length)
+    if unknown := sorted({*chat}.difference(*(folder.domains.names for folder in folders))):
+        raise ValueError(f"chat: expected names of domains, found {unknown[0]!r}")
+    opened = open_split(folders, split=split, sequence_length=sequence_length, chat=chat)
+    check_trained(opened, folders, split=split)
     if opened.too_short:
         name, num_tokens = next(iter(opened.too_short.items()))
         path = next(f.source.path for f in folders if name in f.domains.names)
@@ -193,8 +229,23 @@ def open_all_domains(
     return opened.domains
 
 
+def check_trained(opened: OpenedSplit, folders: Sequence[ShardFolder], *, split: str) -> None:
+    """Check that every domain of dialogues has a target.
+
+    Raises:
+        ShardError: If not; names the first without.
+    """
+    for name in opened.untrained:
+        path = next(f.source.path for f in folders if name in f.domains.names)
+        raise ShardError(f"{path}: split {split}: expected trained tokens in {name}, found none")
+
+
 def open_domains(
-    where: Path | Sequence[DomainSource], *, split: str, sequence_length: int
+    where: Path | Sequence[DomainSource],
+    *,
+    split: str,
+    sequence_length: int,
+    chat: Collection[str] = (),
 ) -> tuple[Domain, ...]:
     """Open one split of several domains that share a tokenizer.
 
@@ -203,12 +254,16 @@ def open_domains(
             the domains, in the required order.
         split: ``"train"`` or ``"valid"``.
         sequence_length: S, tokens per sequence, at least 1.
+        chat: Names of domains of dialogues of which only the trained spans are targets, as
+            ``megadga data build --chat`` writes them; others train on all tokens.
 
     Raises:
         ShardError: If a domain cannot be opened, two have the same name, their tokenizers differ,
-            or one has fewer than ``S + 1`` tokens.
+            one has fewer than ``S + 1`` tokens, or one of dialogues no trained spans.
+        ValueError: If a name in ``chat`` is no domain's.
     """
-    return open_all_domains(read_folders(where), split=split, sequence_length=sequence_length)
+    folders = read_folders(where)
+    return open_all_domains(folders, split=split, sequence_length=sequence_length, chat=chat)
 
 
 def open_domain(source: DomainSource, *, split: str, sequence_length: int) -> Domain:
@@ -493,7 +548,7 @@ def _open_spans(
         if entry.spans_sha256 is None:
             raise ShardError(
                 f"{path}: expected the trained spans of dialogues (megadga data build --chat), "
-                "found none in the manifest: use packing examples, or build it again"
+                "found none in the manifest: use another packing, or build it again"
             )
         trained = TrainedSpans.read(path, shard.num_tokens)
         if (found := trained.num_tokens) != entry.trained_tokens:

@@ -10,7 +10,7 @@ from typing import Protocol, final
 import numpy as np
 
 from megadga.arrays import IntArray
-from megadga.data.domain import Domain, SequenceSet
+from megadga.data.domain import Domain, SequenceSet, trains_all_tokens
 from megadga.data.stream import TokenStream
 
 
@@ -68,6 +68,23 @@ def read_windows(domains: Sequence[SequenceSet], selection: WindowSelection) -> 
         rows = np.concatenate([rows for rows, _ in parts])
         tokens[rows] = stream.gather(np.concatenate([starts for _, starts in parts]), width)
     return tokens
+
+
+def count_targets(domains: Sequence[SequenceSet], selection: WindowSelection) -> IntArray:
+    """Return the number of targets of each sequence of a selection, in ``[1, S]``, shape ``(N,)``.
+
+    Computed from trained spans and lengths, which every rank has: no token is read.
+
+    Args:
+        domains: All domains, with the same sequence length S; at least one.
+        selection: N windows, of existing domains.
+    """
+    length = domains[0].sequence_length
+    counts = np.full(selection.domains.size, length, dtype=np.int64)
+    for index, rows in _rows_by_domain(selection.domains):
+        if not trains_all_tokens(domains[index]):
+            counts[rows] = domains[index].num_targets(selection.sequences[rows])
+    return counts
 
 
 def _rows_by_domain(row_domains: IntArray) -> Iterator[tuple[int, IntArray]]:

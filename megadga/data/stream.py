@@ -9,6 +9,7 @@ import numpy as np
 from megadga.arrays import IntArray, TokenArray
 from megadga.data.indexed import IndexedShard, tokens_path
 from megadga.data.manifest import TokenizerIdentity
+from megadga.data.targets import TrainedSpans, mark_targets
 from megadga.errors import ShardError
 
 MAX_TOKENS_PER_READ = 1 << 27
@@ -23,16 +24,23 @@ class TokenStream:
         folder: Folder of the shards.
         shards: In stream order; may be empty.
         tokenizer: Tokenizer that produced the tokens.
+        spans: The trained spans of each shard; None: all tokens are trained.
 
     Attributes:
         folder: As given.
         tokenizer: As given.
+        spans: The trained spans of the stream, by position; None: all tokens are trained.
         num_documents: Number of documents.
         num_tokens: Number of tokens.
     """
 
     def __init__(
-        self, folder: Path, shards: Sequence[IndexedShard], tokenizer: TokenizerIdentity
+        self,
+        folder: Path,
+        shards: Sequence[IndexedShard],
+        tokenizer: TokenizerIdentity,
+        *,
+        spans: Sequence[TrainedSpans] | None = None,
     ) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
@@ -41,6 +49,7 @@ class TokenStream:
         # Position at which each shard starts, and the end: shape (number of shards + 1,).
         self._starts = np.cumsum([0, *(shard.num_tokens for shard in shards)], dtype=np.int64)
         self.num_tokens = int(self._starts[-1])
+        self.spans = TrainedSpans.join(spans, self._starts[:-1]) if spans else None
 
     def gather(self, starts: IntArray, count: int) -> IntArray:
         """Return ``count`` consecutive tokens from each start position.
@@ -52,7 +61,8 @@ class TokenStream:
             count: Tokens per row, at least 1.
 
         Returns:
-            Token ids, shape ``(n, count)``.
+            Token ids, of which those outside of the trained spans, if there are any, are marked
+            as inputs alone (see ``targets``), shape ``(n, count)``.
 
         Raises:
             IndexError: If a row is not inside the stream.
@@ -87,7 +97,9 @@ class TokenStream:
         self._check_ids(rows, starts)
         for shard in used:
             self._shards[shard].check_unchanged()
-        return rows
+        return (
+            rows if self.spans is None else mark_targets(rows, self.spans.trained(starts, count))
+        )
 
     def tokens(self, start: int, stop: int) -> TokenArray:
         """Return the tokens in ``[start, stop)``, shape ``(stop - start,)``, as they are stored.

@@ -6,6 +6,7 @@ what a user says in a dialogue, is stored as ``INPUT_ONLY - id``; padding is nei
 these are plain ids, and a file beside them has the spans of the trained ones.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_spans(path: Path) -> IntArray:
 
 @dataclass(frozen=True, eq=False)
 class TrainedSpans:
-    """The trained tokens of a shard.
+    """The trained tokens of a shard, or of several as one stream.
 
     Attributes:
         bounds: First token of each span and the one after its last, shape ``(spans, 2)``; the
@@ -120,10 +121,27 @@ class TrainedSpans:
             raise ShardError(f"{path}: {describe_span(bounds, num_tokens, int(wrong[0]))}")
         return cls(bounds)
 
+    @classmethod
+    def join(cls, spans: Sequence["TrainedSpans"], starts: IntArray) -> "TrainedSpans":
+        """Return the trained tokens of consecutive shards, by position in their stream.
+
+        Args:
+            spans: Of each shard; at least one.
+            starts: Position in the stream at which each shard starts, shape ``(len(spans),)``.
+        """
+        shifted = [each.bounds + start for each, start in zip(spans, starts, strict=True)]
+        # Searching a column that is not contiguous would copy it for each batch.
+        return cls(np.asfortranarray(np.concatenate(shifted)))
+
     @cached_property
     def _before(self) -> IntArray:
         """Trained tokens before the end of each span, from 0 on; shape ``(spans + 1,)``."""
         return np.concatenate(([0], np.cumsum(self.bounds[:, 1] - self.bounds[:, 0])))
+
+    @cached_property
+    def _stops(self) -> IntArray:
+        """Position after the last token of each span, from 0 on; shape ``(spans + 1,)``."""
+        return np.concatenate(([0], self.bounds[:, 1]))
 
     @property
     def num_tokens(self) -> int:
@@ -131,16 +149,15 @@ class TrainedSpans:
         return int(self._before[-1])
 
     def num_before(self, positions: IntArray) -> IntArray:
-        """Return the number of trained tokens before each position of the shard."""
+        """Return the number of trained tokens before each position."""
         index = np.searchsorted(self.bounds[:, 0], positions, side="right")
-        stops = np.concatenate(([0], self.bounds[:, 1]))
-        return self._before[index] - np.maximum(stops[index] - positions, 0)
+        return self._before[index] - np.maximum(self._stops[index] - positions, 0)
 
     def trained(self, starts: IntArray, count: int) -> BoolArray:
         """Return which of ``count`` tokens from each position on are trained, ``(n, count)``."""
         positions = starts[:, None] + np.arange(count)
         index = np.searchsorted(self.bounds[:, 0], positions, side="right")
-        return positions < np.concatenate(([0], self.bounds[:, 1]))[index]
+        return positions < self._stops[index]
 
 
 def find_wrong_spans(bounds: IntArray, num_tokens: int) -> IntArray:

@@ -300,7 +300,8 @@ class DomainLosses:
     Attributes:
         losses: Mean loss of each domain's sequences, nats per token, shape ``(K,)``; 0 for a
             domain that was not drawn.
-        counts: Sequences of each that were drawn, shape ``(K,)``.
+        counts: Sequences of each that were drawn, or their targets where these differ in number,
+            shape ``(K,)``; 0 for a domain that was not drawn.
         step: Optimizer steps completed.
         reference_losses: Mean loss of a reference model on the same sequences, shape ``(K,)``;
             None if nobody asked for it.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.domain import SequenceSet
-from megadga.data.reader import BatchReader, PendingRead
+from megadga.data.domain import SequenceSet, trains_all_tokens
+from megadga.data.reader import BatchReader, PendingRead, count_targets
 from megadga.data.rows import rank_rows
 from megadga.data.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState, Selection
 from megadga.errors import ExhaustedError
@@ -47,6 +47,8 @@ class BatchIndices:
         sequences: Window index inside its domain, same shape.
         rows: Row of each sequence in the global batch, same shape.
         global_domains: Domain of each sequence of the global batch, shape ``(B,)``.
+        global_targets: Targets of each sequence of the global batch, at least 1, shape ``(B,)``,
+            equal on every rank; None: ``S`` of each, as all domains are windows of text.
     """
 
     step: int
@@ -54,6 +56,18 @@ class BatchIndices:
     sequences: IntArray
     rows: IntArray
     global_domains: IntArray
+    global_targets: IntArray | None = None
+
+    def target_weights(self) -> FloatArray | None:
+        """Return the weight of each sequence's mean loss in the mean over all targets.
+
+        Of mean 1 over the global batch, shape ``(B,)``; None: all equal. The mean over the ranks'
+        micro-batches of ``(weights[rows] * sequence_means).mean()`` is the mean over the targets
+        of the global batch, however it is divided.
+        """
+        if self.global_targets is None:
+            return None
+        return self.global_targets / self.global_targets.mean()
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,8 @@ class BatchLoader:
             raise ValueError(f"prefetch: expected at least 1, found {sampling.prefetch}")
         self._prefetch = sampling.prefetch
         self._reader = BatchReader(domains, rows=self._rows)
+        self._domains = tuple(domains)
+        self._all_trained = all(map(trains_all_tokens, domains))
         self._prefetched: deque[tuple[BatchPlan, PendingRead]] = deque()
         self._speculative: PendingRead | None = None
         self.state = self._sampler.init()
@@ -220,12 +236,14 @@ class BatchLoader:
         return self._sampler.plan(state, weights).selection
 
     def _indices(self, plan: BatchPlan) -> BatchIndices:
+        targets = None if self._all_trained else count_targets(self._domains, plan.selection)
         return BatchIndices(
             step=plan.state_after.step,
             domains=plan.selection.domains[self._rows],
             sequences=plan.selection.sequences[self._rows],
             rows=self._rows,
             global_domains=plan.selection.domains,
+            global_targets=targets,
         )
 
 

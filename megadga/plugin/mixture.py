@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.domain import Domain, SequenceSet
+from megadga.data.domain import SequenceSet, trains_all_tokens
 from megadga.data.sampler import SamplerState
 from megadga.errors import ResumeError
 from megadga.mixers.base import (
@@ -50,8 +50,10 @@ class MixturePlugin:
 
     Args:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
-        domains: The ``K`` training domains, with the same sequence length: streams, or sets of
-            examples or dialogues, whose tokens may be padded and marked (see ``specific``).
+        domains: The ``K`` training domains, with the same sequence length: streams, of text or
+            dialogues, or sets of examples or dialogues. Of all but streams of text the tokens may
+            be padded and marked (see ``specific``), and ``target_weights`` of a batch's indices
+            say what each sequence counts for.
         specific: The specific set, or several in the order of the scheduler's targets; None only
             for a scheduler that does not use one. If it is padded (``Examples``), the module
             receives ``PADDING`` among its tokens while alignments are measured, and only then; of
@@ -68,7 +70,7 @@ class MixturePlugin:
     If the scheduler measures alignments, construction is collective: a few sequences pass through
     the module, so that unsupported modules are rejected before training.
 
-    With the in-flight probe (``InFlight``), domains must be streams, the tensor passed to
+    With the in-flight probe (``InFlight``), domains must be streams of text, the tensor passed to
     ``engine.backward`` must be the mean loss over the targets of a micro-batch, up to a constant
     factor, and requesting the batch of an update step is collective, as the direction is measured
     at that point.
@@ -174,7 +176,11 @@ class MixturePlugin:
         return indices
 
     def observe_losses(
-        self, domains: IntArray, losses: FloatArray, reference_losses: FloatArray | None = None
+        self,
+        domains: IntArray,
+        losses: FloatArray,
+        reference_losses: FloatArray | None = None,
+        num_targets: IntArray | None = None,
     ) -> None:
         """Report the training losses of an optimizer step, before ``after_step``. Not collective.
 
@@ -186,13 +192,15 @@ class MixturePlugin:
                 and equal on every rank.
             reference_losses: A reference model's losses on the same sequences, for a scheduler
                 that compares the two (``Doremi``); ignored by others.
+            num_targets: Targets of each, as ``indices.global_targets``, by which a domain's mean
+                is weighted, shape ``(B,)``; None: the same number.
 
         Raises:
             ValueError: If the shapes differ, a domain index is out of range, or required reference
                 losses are missing.
         """
         if isinstance(self._needs, LossNeeds):
-            self._losses.add(domains, losses, reference_losses)
+            self._losses.add(domains, losses, reference_losses, num_targets)
 
     def observe_general(self, loss: float) -> None:
         """Report the domains' mean validation loss after an evaluation. Not collective.
@@ -374,7 +382,7 @@ class MixturePlugin:
 
 def _check_streams(domains: Sequence[SequenceSet]) -> None:
     """Refuse domains whose sequences do not all have the same number of targets."""
-    others = [domain.name for domain in domains if not isinstance(domain, Domain)]
+    others = [domain.name for domain in domains if not trains_all_tokens(domain)]
     if others:
         raise ValueError(
             "in-flight probe: expected domains that are streams, every sequence with S targets, "

@@ -38,7 +38,11 @@ class TrainingLosses:
         self._reset()
 
     def add(
-        self, domains: IntArray, losses: FloatArray, reference_losses: FloatArray | None = None
+        self,
+        domains: IntArray,
+        losses: FloatArray,
+        reference_losses: FloatArray | None = None,
+        num_targets: IntArray | None = None,
     ) -> None:
         """Add the losses of sequences.
 
@@ -46,6 +50,8 @@ class TrainingLosses:
             domains: Domain of each, in ``[0, K)``, shape ``(N,)``.
             losses: Mean loss of each, nats per token, shape ``(N,)``.
             reference_losses: A reference model's losses, same shape; ignored if not accumulated.
+            num_targets: Targets of each, by which means are weighted, same shape; None: as many of
+                each.
 
         Raises:
             ValueError: If the shapes differ, a domain index is out of range, or required reference
@@ -55,6 +61,11 @@ class TrainingLosses:
             raise ValueError(
                 "observe_losses: expected domains and losses of one shape (N,), found "
                 f"{domains.shape} and {losses.shape}"
+            )
+        if num_targets is not None and num_targets.shape != domains.shape:
+            raise ValueError(
+                f"observe_losses: expected num_targets of shape {domains.shape}, "
+                f"found {num_targets.shape}"
             )
         if domains.size and not 0 <= domains.min() <= domains.max() < self._num_domains:
             raise ValueError(
@@ -68,11 +79,10 @@ class TrainingLosses:
                     "observe_losses: expected a reference model's losses of shape "
                     f"{domains.shape}, found {found}"
                 )
-            self._reference_sums += np.bincount(
-                domains, reference_losses, minlength=self._num_domains
-            )
-        self._sums += np.bincount(domains, losses, minlength=self._num_domains)
-        self._counts += np.bincount(domains, minlength=self._num_domains)
+            self._reference_sums += self._summed(domains, reference_losses, num_targets)
+        self._sums += self._summed(domains, losses, num_targets)
+        counts = np.bincount(domains, num_targets, minlength=self._num_domains)
+        self._counts += counts.astype(np.int64)
 
     def take(self, step: int) -> DomainLosses:
         """Return the mean losses since the last update and reset. Not collective.
@@ -110,6 +120,12 @@ class TrainingLosses:
         self._counts = state["loss_counts"].numpy().copy()
         if self._reference:
             self._reference_sums = state["reference_loss_sums"].numpy().copy()
+
+    def _summed(
+        self, domains: IntArray, losses: FloatArray, num_targets: IntArray | None
+    ) -> FloatArray:
+        weighted = losses if num_targets is None else losses * num_targets
+        return np.bincount(domains, weighted, minlength=self._num_domains).astype(np.float64)
 
     def _reset(self) -> None:
         self._sums = np.zeros(self._num_domains)

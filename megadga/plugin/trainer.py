@@ -81,8 +81,9 @@ class MixtureDataset(Dataset[Features]):
     indices a sampler draws, each rank gets its planned micro-batches, one by one.
 
     Args:
-        domains: The ``K`` training domains, with the same sequence length ``S``: streams, or sets
-            of dialogues (``open_chat``) or other examples. The model receives ``S + 1`` tokens.
+        domains: The ``K`` training domains, with the same sequence length ``S``: streams, of text
+            or dialogues, or sets of dialogues (``open_chat``) or other examples. The model receives
+            ``S + 1`` tokens.
         args: The ``Trainer``'s arguments, which determine the batch size.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 from megadga.arrays import IntArray
 from megadga.data.domain import SequenceSet
 from megadga.data.probe_draws import ProbeSampler
-from megadga.data.reader import read_windows
+from megadga.data.reader import count_targets, read_windows
 from megadga.data.sampler import Selection
 from megadga.mixers.base import Mixtures
 from megadga.mixers.probing import Probe
@@ -77,12 +77,7 @@ class MixtureSequences:
 
     def num_targets(self) -> IntArray:
         """Return how many targets of each sequence are tokens, not padding; shape ``(N,)``."""
-        owners, sequences = self.selection.domains, self.selection.sequences
-        counts = np.empty(len(self), dtype=np.int64)
-        for owner in map(int, np.unique(owners)):
-            rows = owners == owner
-            counts[rows] = self.domains[owner].num_targets(sequences[rows])
-        return counts
+        return count_targets(self.domains, self.selection)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +106,7 @@ class SequenceSubset:
 
 @dataclass(frozen=True, eq=False)
 class TrainedBatch:
-    """The sequences of one optimizer step, none of them padded.
+    """The sequences of one optimizer step; in flight each has ``S`` targets.
 
     Attributes:
         domains: Domain of each sequence of the global batch, shape ``(B,)``.

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from megadga.data.folder import (
     OpenedSplit,
     ShardFolder,
     check_same_tokenizer,
+    check_trained,
     open_all_domains,
     open_chat,
     open_examples,
@@ -134,7 +136,7 @@ class RunData:
         domains: Training splits of the K domains, in the order of the weights.
         excluded: Training tokens of each domain shorter than a window, by name.
         specific: Training splits of the specific sets used for alignment, in order; may be empty.
-        held_out: Validation splits with at least one window of the domains, in order; empty
+        held_out: Validation splits with at least one sequence of the domains, in order; empty
             without evaluation.
         held_out_specific: Validation splits of the specific sets that have one, and of the
             additional evaluation sets, in order.
@@ -168,7 +170,9 @@ class RunData:
 
 
 def open_data(config: RunConfig) -> RunData:
-    """Open the run's domains and specific sets. Reads manifests and headers, but no tokens.
+    """Open the run's domains and specific sets.
+
+    Reads manifests, headers and the trained spans of dialogues, but no tokens.
 
     Raises:
         ShardError: If a set is missing, damaged, too short, or of another tokenizer.
@@ -182,7 +186,9 @@ def open_data(config: RunConfig) -> RunData:
     targets = _read_targets(config)
     aligned = targets if _may_align(config) else ()
     check_same_tokenizer((*folders, *targets))
-    opened = open_split(folders, split="train", sequence_length=length)
+    chat = _chat_domains(config, folders)
+    opened = open_split(folders, split="train", sequence_length=length, chat=chat)
+    check_trained(opened, folders, split="train")
     _check_lengths(config, opened)
     basis = open_basis(config, folders, opened)
     specific = _open_specific(config, aligned, split="train")
@@ -207,6 +213,7 @@ def open_data(config: RunConfig) -> RunData:
             "vocabulary_size": tokenizer.vocab_size,
             "eod": tokenizer.eod,
             "domains": _identity(folders, opened),
+            **({"chat": sorted(chat - opened.too_short.keys())} if chat else {}),
             "specific": {target.source.name: _summary(target.manifest) for target in aligned},
             "histogram": digests.get("histogram"),
             "basis": None if basis is None else basis.digest,
@@ -257,14 +264,46 @@ def _ignored_spans(
         manifest = read_manifest(evaluated.path)
         if evaluated.packing != "chat" and manifest.num_trained("valid") is not None:
             yield ("evaluation", "sets", name, "packing"), evaluated.packing
-    for folder in folders:
-        if _has_spans(folder):
-            yield ("data", "domains"), f"the dialogues of {folder.source.name}"
-            return
+    yielded: set[KeyPath] = set()  # one key may be for thousands of domains
+    for folder in filter(_has_spans, folders):
+        names = folder.domains.names
+        chat = config.data.chat_domains(names)
+        ignored = next((name for name in names if name not in chat), None)
+        if ignored is not None and (key := config.data.packing_key(ignored)) not in yielded:
+            yielded.add(key)
+            yield key, f"stream for {ignored}"
 
 
 def _has_spans(folder: ShardFolder) -> bool:
     return folder.manifest.num_trained("train") is not None
+
+
+def _chat_domains(config: RunConfig, folders: Sequence[ShardFolder]) -> frozenset[str]:
+    """Return the names of the domains with packing chat.
+
+    Raises:
+        ConfigError: If `data.packing` names other domains than there are.
+    """
+    names = [name for folder in folders for name in folder.domains.names]
+    packing = config.data.packing
+    if not isinstance(packing, str) and (unknown := packing.keys() - {*names}):
+        issues: list[ConfigIssue] = []
+        for name in sorted(unknown):
+            close = get_close_matches(name, names, n=1)
+            hint = repr(close[0]) if close else ""
+            expected = "the name of a domain"
+            issues.append(ConfigIssue(("data", "packing", name), expected, repr(name), hint))
+        raise config.error(issues)
+    chat = config.data.chat_domains(names)
+    for folder in folders:
+        trained = next((name for name in folder.domains.names if name in chat), None)
+        if trained is not None and not _has_spans(folder):
+            raise config.invalid(
+                *config.data.packing_key(trained),
+                expected="stream, or dialogues with trained spans (megadga data build --chat)",
+                found=f"chat for {trained}, whose shards have none",
+            )
+    return chat
 
 
 def _files(
@@ -325,7 +364,12 @@ def _held_out(
     if config.evaluation is None:
         return (), ()
     length = config.model.sequence_length
-    held_out = open_split(_with_valid(folders), split="valid", sequence_length=length).domains
+    held_out = open_split(
+        _with_valid(folders),
+        split="valid",
+        sequence_length=length,
+        chat=_chat_domains(config, folders),
+    ).domains
     if opened.too_short:
         held_out = tuple(domain for domain in held_out if domain.name not in opened.too_short)
     specific = _open_specific(config, _with_valid(targets), split="valid")

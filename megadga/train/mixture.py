@@ -113,7 +113,7 @@ class WeightResolver:
         Raises:
             ConfigError: If weights do not name exactly the domains.
         """
-        tokens = np.array([domain.num_tokens for domain in self.domains], dtype=np.int64)
+        tokens = np.array([domain.num_epoch_tokens for domain in self.domains], dtype=np.int64)
         match rule:
             case "uniform":
                 return uniform_weights(len(self.domains))
@@ -318,7 +318,7 @@ def _context(resolver: WeightResolver) -> RuleContext:
     config = resolver.config
     return RuleContext(
         domains=tuple(resolver.names),
-        tokens=np.array([domain.num_tokens for domain in resolver.domains], dtype=np.int64),
+        tokens=np.array([domain.num_epoch_tokens for domain in resolver.domains], dtype=np.int64),
         total_steps=config.training.steps,
         weights=lambda key, rule: resolver.of(_path(key), rule),
         excluded=frozenset(resolver.excluded),
@@ -353,6 +353,7 @@ def _probe(config: RunConfig, scheduler: Scheduler) -> Probe | None:
         return None
     training = config.training
     in_flight = training.loss_reweighting is None and training.global_batch_size > 1
+    in_flight &= not config.data.dialogues
     chosen = config.mixing.alignment_probe
     return config.mixing.default_probe(needs, in_flight=in_flight) if chosen is None else chosen
 

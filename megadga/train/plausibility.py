@@ -44,8 +44,7 @@ def find_warnings(
     yield from _repetitions(data, epochs)
     yield from _same_folders(config)
     for path, found in data.ignored_spans.items():
-        expected = "chat" if path[-1] == "packing" else "domains of text"
-        yield ConfigIssue(path, expected, f"{found}: the loss is on all tokens of the dialogues")
+        yield ConfigIssue(path, "chat", f"{found}: the loss is on all tokens of the dialogues")
     if config.evaluation is not None and not (data.held_out or data.held_out_specific):
         expected = "a validation split of at least one window in some set, or null"
         yield ConfigIssue(("evaluation",), expected, "none: nothing is evaluated")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.loss_reweight import LossReweighting
+from megadga.model.losses import target_mask
 from megadga.plugin import Batch, Metrics
 from megadga.probes.engine import Engine
 from megadga.train.ranks import StepAllReduce
@@ -25,10 +26,10 @@ class StepLosses:
     """Losses of one training step.
 
     Attributes:
-        losses: Mean loss of each sequence of the global batch, nats per token, shape ``(B,)``.
+        losses: Mean loss of each sequence of the global batch over its targets, nats per token,
+            shape ``(B,)``.
         extra: Additional values gathered with the losses, each of the same shape.
-        weights: Weight of each sequence in the training loss, with mean 1, same shape; None: equal
-            weights.
+        weights: Weight of each sequence by its loss, with mean 1, same shape; None: equal weights.
     """
 
     losses: FloatArray
@@ -65,7 +66,11 @@ class Reweighting:
 
 @final
 class MeanLossStep:
-    """Trains on the mean loss; ``TrainStep``.
+    """Trains on the mean loss over all targets of the global batch; ``TrainStep``.
+
+    Where sequences differ in their number of targets, each counts by its share of the global
+    batch's, which every rank knows from the plan (``target_weights``): the loss is independent of
+    the number of ranks, the size of micro-batches and accumulation, without a collective.
 
     Args:
         engine: A DeepSpeed engine around a module that returns one loss per token.
@@ -78,16 +83,44 @@ class MeanLossStep:
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
-        own = torch.stack([self._micro_step(tokens) for tokens in batch.tokens])
-        losses, *others = self._step_sum(batch, own, *extra)
+        weights = batch.indices.target_weights()
+        own = [
+            self._micro_step(tokens, batch, None if weights is None else weights[rows])
+            for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True)
+        ]
+        losses, *others = self._step_sum(batch, torch.stack(own), *extra)
         return StepLosses(losses, tuple(others))
 
-    def _micro_step(self, tokens: Tensor) -> Tensor:
+    def _micro_step(self, tokens: Tensor, batch: Batch, weights: FloatArray | None) -> Tensor:
         """Train on one micro-batch; return the mean loss of each sequence, shape ``(b,)``."""
         losses = self._engine(tokens)
-        self._engine.backward(losses.mean())
-        self._engine.step()
-        return losses.detach().mean(dim=-1)
+        means = sequence_means(losses, tokens, batch)
+        if weights is None:
+            self._engine.backward(losses.mean())
+            self._engine.step()
+        else:
+            backward_and_step(self._engine, means, weights)
+        return means.detach()
+
+
+def sequence_means(losses: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
+    """Return the mean loss of each sequence of a micro-batch over its targets, shape ``(b,)``.
+
+    Args:
+        losses: One per token, shape ``(b, S)``.
+        tokens: The micro-batch, shape ``(b, S + 1)``.
+        batch: What it is of.
+    """
+    if batch.indices.global_targets is None:
+        return losses.mean(dim=-1)
+    targets = target_mask(tokens)
+    return losses.masked_fill(~targets, 0.0).sum(dim=-1) / targets.sum(dim=-1)
+
+
+def backward_and_step(engine: Engine, losses: Tensor, weights: FloatArray) -> None:
+    """Run backward on a micro-batch's weighted mean loss, and the engine's step."""
+    engine.backward((torch.as_tensor(weights).to(losses) * losses).mean())
+    engine.step()
 
 
 @final
@@ -96,7 +129,8 @@ class WeightedLossStep:
 
     With one micro-batch per step, the weights are computed between forward and backward pass. With
     several, an additional forward pass over all of them without gradients and dropout comes first.
-    If a loss is not finite, all weights are equal. ``TrainStep``.
+    If a loss is not finite, all weights are equal. Where sequences differ in their number of
+    targets, these weights come on top of the targets' (see ``MeanLossStep``). ``TrainStep``.
 
     Args:
         engine: A DeepSpeed engine around a module that returns one loss per token.
@@ -117,29 +151,24 @@ class WeightedLossStep:
         if len(batch.tokens) == 1:
             return self._single_micro_batch(batch, *extra)
         model = self._reweighting.losses
-        ahead = torch.stack([model(tokens).mean(dim=-1) for tokens in batch.tokens])
-        (known,) = self._step_sum(batch, ahead)
+        (known,) = self._step_sum(batch, _batch_means(model, batch))
         weights = self._weights(known, batch.step)
+        shares = _with_targets(weights, batch)
         own: list[Tensor] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
-            losses = self._engine(tokens).mean(dim=-1)
-            self._backward_and_step(losses, weights[rows])
+            losses = sequence_means(self._engine(tokens), tokens, batch)
+            backward_and_step(self._engine, losses, shares[rows])
             own.append(losses.detach())
         everyone, *others = self._step_sum(batch, torch.stack(own), *extra)
         return StepLosses(everyone, tuple(others), weights)
 
     def _single_micro_batch(self, batch: Batch, *extra: Tensor) -> StepLosses:
         (tokens,), (rows,) = batch.tokens, batch.indices.rows
-        own = self._engine(tokens).mean(dim=-1)
+        own = sequence_means(self._engine(tokens), tokens, batch)
         losses, *others = self._step_sum(batch, own.detach()[None], *extra)
         weights = self._weights(losses, batch.step)
-        self._backward_and_step(own, weights[rows])
+        backward_and_step(self._engine, own, _with_targets(weights, batch)[rows])
         return StepLosses(losses, tuple(others), weights)
-
-    def _backward_and_step(self, losses: Tensor, weights: FloatArray) -> None:
-        """Run backward on a micro-batch's weighted mean loss, and the engine's step."""
-        self._engine.backward((torch.as_tensor(weights).to(losses) * losses).mean())
-        self._engine.step()
 
     def _weights(self, losses: FloatArray, step: int) -> FloatArray:
         if not np.isfinite(losses).all():
@@ -147,14 +176,21 @@ class WeightedLossStep:
         return self._reweighting.rule.weights(losses, step=step - 1)
 
 
-ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None], None]
+def _with_targets(weights: FloatArray, batch: Batch) -> FloatArray:
+    """Return sequences' weights times those of their numbers of targets, shape ``(B,)``."""
+    targets = batch.indices.target_weights()
+    return weights if targets is None else weights * targets
+
+
+ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None, IntArray | None], None]
 """Called after each step with the domain and the mean loss of every sequence of the global batch,
-and a reference model's losses if there is one; all of shape ``(B,)``, equal on every rank."""
+a reference model's losses if there is one, and the sequences' numbers of targets if they differ;
+all of shape ``(B,)``, equal on every rank."""
 
 
 @final
 class Trainer:
-    """Trains a module that returns one loss per token, on batches without padding.
+    """Trains a module that returns one loss per token, 0 where there is no target.
 
     Args:
         engine: A DeepSpeed engine around such a module.
@@ -203,32 +239,37 @@ class Trainer:
             A ``train`` record: mean loss (nats per token), the learning rate, the gradient norm
             before clipping (NaN if it is not finite), tokens per second over all ranks, and per
             domain in the batch the number of sequences, their mean loss, and a reference model's
-            mean loss if there is one. With reweighting, also ``effective_sequences``: the number
-            of equally weighted sequences whose mean would have the same variance. Logged losses
-            are never weighted.
+            mean loss if there is one. With domains of dialogues, also ``targets_by_domain``: the
+            number of targets, over which losses are means. With reweighting, also
+            ``effective_sequences``: the number of equally weighted sequences whose mean would have
+            the same variance. Logged losses are never weighted by losses.
         """
         started = self._clock()
         torch.manual_seed(self._seed(batch.step))
         learning_rate = self._engine.get_lr()[0]
-        extra = () if self._reference is None else (_sequence_means(self._reference, batch),)
+        extra = () if self._reference is None else (_batch_means(self._reference, batch),)
         trained = self._passes(batch, *extra)
         domains, losses = batch.indices.global_domains, trained.losses
+        targets = batch.indices.global_targets
         reference_losses = trained.extra[0] if extra else None
         if self._observe_losses is not None:
-            self._observe_losses(domains, losses, reference_losses)
+            self._observe_losses(domains, losses, reference_losses, targets)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)
         record: dict[str, Any] = {
-            "loss": float(losses.mean()),
+            "loss": float(np.average(losses, weights=targets)),
             "learning_rate": learning_rate,
             "grad_norm": self._gradient_norm(),
             "tokens_per_s": num_tokens / (self._clock() - started),
             "sequences_by_domain": self._counts(domains),
-            "loss_by_domain": self._means(losses, domains),
+            "loss_by_domain": self._means(losses, domains, targets),
         }
+        if targets is not None:
+            record["targets_by_domain"] = self._counts(domains, targets)
         if reference_losses is not None:
-            record["reference_loss_by_domain"] = self._means(reference_losses, domains)
+            record["reference_loss_by_domain"] = self._means(reference_losses, domains, targets)
         if self._weighted:
-            record["effective_sequences"] = _effective(trained.weights, losses.size)
+            weights = np.ones(losses.size) if trained.weights is None else trained.weights
+            record["effective_sequences"] = _effective(_with_targets(weights, batch))
         return {"train": record}
 
     def _gradient_norm(self) -> float | None:
@@ -238,15 +279,19 @@ class Trainer:
             return None
         return float(norm) if norm >= 0.0 else math.nan
 
-    def _counts(self, domains: IntArray) -> dict[str, int]:
-        """Return the number of sequences of each domain in the batch."""
-        drawn, counts = np.unique(domains, return_counts=True)
+    def _counts(self, domains: IntArray, targets: IntArray | None = None) -> dict[str, int]:
+        """Return the number of sequences, or of targets, of each domain in the batch."""
+        drawn, places = np.unique(domains, return_inverse=True)
+        counts = np.bincount(places, weights=targets).astype(np.int64)
         return dict(zip(self._named(drawn), counts.tolist(), strict=True))
 
-    def _means(self, losses: FloatArray, domains: IntArray) -> dict[str, float]:
-        """Return the mean of the losses of each domain in the batch."""
-        drawn, places, counts = np.unique(domains, return_inverse=True, return_counts=True)
-        means = np.bincount(places, weights=losses) / counts
+    def _means(
+        self, losses: FloatArray, domains: IntArray, targets: IntArray | None
+    ) -> dict[str, float]:
+        """Return the mean of the losses of each domain in the batch, over sequences or targets."""
+        drawn, places = np.unique(domains, return_inverse=True)
+        sums = np.bincount(places, weights=losses if targets is None else losses * targets)
+        means = sums / np.bincount(places, weights=targets)
         return dict(zip(self._named(drawn), means.tolist(), strict=True))
 
     def _named(self, domains: IntArray) -> list[str]:
@@ -265,12 +310,10 @@ def step_seed(seed: int, step: int, *, rank: int) -> int:
     return int.from_bytes(hashlib.blake2b(address, digest_size=8).digest(), "little") >> 1
 
 
-def _effective(weights: FloatArray | None, number: int) -> float:
-    if weights is None:
-        return float(number)
+def _effective(weights: FloatArray) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def _sequence_means(losses: TokenLosses, batch: Batch) -> Tensor:
+def _batch_means(losses: TokenLosses, batch: Batch) -> Tensor:
     """Return the mean loss of each of this rank's sequences, ``(accumulation, micro batch)``."""
-    return torch.stack([losses(tokens).mean(dim=-1) for tokens in batch.tokens])
+    return torch.stack([sequence_means(losses(tokens), tokens, batch) for tokens in batch.tokens])

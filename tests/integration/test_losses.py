@@ -24,6 +24,11 @@ evaluation: null
 checkpoint: {interval: 3}
 """
 REFERENCE = ("output=reference", "training.steps=2")
+# Losses of the last are means over the trained tokens of dialogues.
+DIALOGUES = (
+    "data.domains=[{name: d0, path: shards/domains/d0}, {name: d1, path: shards/domains/d1}, "
+    "{name: d2, path: shards/chat, packing: chat}]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +78,10 @@ def test_a_run_that_trains_as_its_reference_did_meets_it_at_its_last_step(
 def test_a_stopped_proxy_run_goes_on_with_equal_bits_and_leaves_its_mean(folder):
     train(folder, *REFERENCE)
     doremi = "mixing={type: doremi, reference: reference, interval: 2}"
-    train(folder, doremi, "output=whole", "training.steps=6")
+    train(folder, doremi, DIALOGUES, "output=whole", "training.steps=6")
     # It stops between two updates, with the losses of one step seen.
-    train(folder, doremi, "training.steps=3")
-    train(folder, doremi, "training.steps=6")
+    train(folder, doremi, DIALOGUES, "training.steps=3")
+    train(folder, doremi, DIALOGUES, "training.steps=6")
 
     for kind in ("train", "update"):
         whole, parts = (
@@ -84,6 +89,9 @@ def test_a_stopped_proxy_run_goes_on_with_equal_bits_and_leaves_its_mean(folder)
             for output in ("whole", "out")
         )
         assert whole == parts
+    for record in records(folder, "whole"):
+        assert record["targets_by_domain"]["d2"] < 8 * record["sequences_by_domain"]["d2"]
+        assert record["reference_loss_by_domain"].keys() == record["loss_by_domain"].keys()
     last = "checkpoints/step-00000006"
     assert differing(folder / "whole" / last, folder / "out" / last) == []
     updates = records(folder, "whole", "update")

@@ -79,6 +79,10 @@ TWO_SETS = (
     "data.specific={target: {path: shards/specific}, "
     "short: {path: shards/chat, packing: chat, importance: 2.0}}"
 )
+DIALOGUES = (
+    "data.domains=[{name: d0, path: shards/domains/d0}, {name: d1, path: shards/domains/d1}, "
+    "{name: d2, path: shards/chat, packing: chat}]"
+)
 CASES = {
     "zero2-fp32-wsd": Case(2, STABLE_DECAY, launched=True),
     # Without evaluations before its death the run must not differ: they leave no trace.
@@ -89,6 +93,7 @@ CASES = {
             "training.precision=bf16",
             "model.activation_checkpointing=true",
             "data.specific={target: {path: shards/examples, packing: examples}}",
+            DIALOGUES,
             "mixing.probe={type: directional, sequences_per_domain: 2, specific_sequences: 3}",
         ),
         ("evaluation=null",),

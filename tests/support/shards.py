@@ -45,6 +45,7 @@ def write_domain(
     num_documents: int = 40,
     lengths: Sequence[int] = (),
     chat: bool = False,
+    trained: float = 0.4,
 ) -> Path:
     """Write a domain whose documents prefer a few token ids of their own.
 
@@ -54,6 +55,7 @@ def write_domain(
         num_documents: Of each split.
         lengths: Tokens of the documents, in turn; empty: from 6 to 30.
         chat: Train some tokens of each document alone.
+        trained: Share of those, at least one a document.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -66,14 +68,14 @@ def write_domain(
                 size = lengths[document % len(lengths)] - 1 if lengths else rng.integers(5, 30)
                 tokens = rng.choice(VOCABULARY, size=size, p=liking)
                 ids = np.append(tokens, TOKENIZER.eod)
-                writer.add_document(_partly_trained(ids, rng) if chat else ids)
+                writer.add_document(_partly_trained(ids, rng, trained) if chat else ids)
         splits[split] = (writer.entry,)
     write_manifest(folder, Manifest(name=folder.name, tokenizer=TOKENIZER, splits=splits))
     return folder
 
 
-def _partly_trained(ids: IntArray, rng: np.random.Generator) -> IntArray:
-    trained = rng.random(ids.size) < 0.4
+def _partly_trained(ids: IntArray, rng: np.random.Generator, share: float) -> IntArray:
+    trained = rng.random(ids.size) < share
     trained[rng.integers(1, ids.size)] = True
     return mark_targets(ids, trained)
 

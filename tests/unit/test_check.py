@@ -266,10 +266,39 @@ def test_dialogues_that_are_read_as_texts_are_warned_of(folder):
     assert [line.partition(": expected ")[2] for line in warnings] == [
         "chat, found stream: the loss is on all tokens of the dialogues",
         "chat, found stream: the loss is on all tokens of the dialogues",
-        "domains of text, found the dialogues of talk: the loss is on all tokens of the dialogues",
+        "chat, found stream for talk: the loss is on all tokens of the dialogues",
     ]
+    assert "data.packing" in warnings[2]
     assert "data.specific.target.packing" in warnings[0]
     assert "evaluation.sets.more.packing" in warnings[1]
+
+
+def test_domains_of_dialogues_are_told_by_their_trained_tokens(folder):
+    write_domain(folder / "domains" / "talk", seed=9, chat=True, trained=0.0)
+    manifest = read_manifest(folder / "domains" / "talk")
+    trained, tokens = manifest.num_trained("train"), manifest.num_tokens("train")
+    assert trained is not None
+
+    lines = report(folder, "data.packing={talk: chat}")
+
+    found = re.fullmatch(
+        r"1 domain with ([\d.]+%) of their tokens trained; (\d+) of (\d+) windows without a "
+        r"trained token left out",
+        entry(lines, "dialogues"),
+    )
+    assert found is not None, entry(lines, "dialogues")
+    assert found[1] == f"{trained / tokens:.1%}"
+    assert 0 < int(found[2]) < int(found[3]) == (tokens - 1) // 8
+    table = [line.split() for line in lines[lines.index("") + 1 :]]
+    assert table[0][:4] == ["domain", "tokens", "trained", "held"]
+    assert {row[0]: row[2] for row in table[1:5]} == {
+        **dict.fromkeys(("d0", "d1", "d2"), "100.0%"),
+        "talk": found[1],
+    }
+    assert not any(line.startswith("warning:") and "dialogues" in line for line in lines)
+    # Its sequences differ in their numbers of targets: it is measured between steps.
+    assert entry(lines, "probe").endswith("directional: no domain's gradient is formed")
+    assert entry(report(folder), "probe").startswith("every 4 steps: (")
 
 
 def test_ranks_are_validated_once_they_are_known(folder):

@@ -41,6 +41,33 @@ def complaints(folder, *overrides: str) -> list[str]:
             ),
         ),
         (
+            [IN_FLIGHT, "data.packing={talk: chat, d0: stream, help: chat}"],
+            (
+                "override 1: mixing.probe.type: expected directional or sharded "
+                "(probe: {type: directional}) with packing chat of domain talk and 1 more, "
+                "where targets differ in number, found 'in_flight'"
+            ),
+        ),
+        (
+            [IN_FLIGHT, "data.domains=[{name: talk, path: talk, packing: chat}]"],
+            (
+                "override 1: mixing.probe.type: expected directional or sharded "
+                "(probe: {type: directional}) with packing chat of domain talk, "
+                "where targets differ in number, found 'in_flight'"
+            ),
+        ),
+        (
+            ["data.domains=[{name: a, path: a}]", "data.packing={a: chat}"],
+            (
+                "override 2: data.packing: expected stream (or absent) beside a list of domains, "
+                'each of which has a packing of its own, found {"a": "chat"}'
+            ),
+        ),
+        (
+            ["data.packing={a: examples}"],
+            "override 1: data.packing.a: expected 'stream' or 'chat', found 'examples'",
+        ),
+        (
             ["mixing={type: schedule}"],
             "override 1: mixing: expected exactly one of stages, csv and replay, found none",
         ),

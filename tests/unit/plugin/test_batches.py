@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.data.folder import open_domains
+from megadga.data.folder import DomainSource, open_domains
 from megadga.data.reader import read_windows
 from megadga.data.sampler import MixtureSampler
 from megadga.errors import ExhaustedError
 from megadga.plugin.batches import BatchLoader, Sampling
+from tests.support.shards import write_domain
 from tests.support.streams import counting_domain
 from tests.unit.train.fakes import FakeEngine, LoneRank
 
@@ -179,3 +180,30 @@ def test_a_seek_drops_prefetched_batches(domains):
 def test_prefetch_must_be_positive(domains):
     with pytest.raises(ValueError, match="prefetch: expected at least 1, found 0"):
         source(domains, prefetch=0)
+
+
+def test_the_plan_has_the_targets_of_the_global_batch_where_they_differ(tmp_path, domains):
+    shared = np.array([0.5, 0.5])
+    write_domain(tmp_path / "chat", seed=1, chat=True, num_documents=90)
+    (chat,) = open_domains(
+        [DomainSource("chat", tmp_path / "chat")],
+        split="train",
+        sequence_length=S,
+        chat={"chat"},
+    )
+    text, other = (watched.domain for watched in domains[:2])
+    texts, mixed = source([text, other]), source([text, chat])
+
+    assert texts.next_indices(shared).global_targets is None
+    assert texts.next_indices(shared).target_weights() is None
+    for indices in (mixed.next_indices(shared), mixed.next_indices(shared)):
+        targets, weights = indices.global_targets, indices.target_weights()
+        assert targets is not None
+        assert weights is not None
+        of_chat = indices.global_domains == 1
+        assert targets[~of_chat].tolist() == [S] * 4
+        flat = indices.sequences.ravel()[np.argsort(indices.rows.ravel())]
+        tokens = chat.windows(flat[of_chat])
+        assert targets[of_chat].tolist() == (tokens[:, 1:] >= 0).sum(axis=1).tolist()
+        assert np.ptp(targets) > 0
+        assert weights.tolist() == (targets / targets.mean()).tolist()

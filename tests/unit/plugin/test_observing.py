@@ -22,6 +22,20 @@ def test_losses_are_means_over_the_steps_since_the_last_update():
     assert (second.losses.tolist(), second.counts.tolist()) == ([0, 5, 0], [0, 1, 0])
 
 
+def test_losses_are_means_over_targets_where_sequences_differ_in_their_number():
+    observer = TrainingLosses(3, reference=True)
+    reference = np.array([2.0, 8.0, 4.0])
+    observer.add(np.array([0, 2, 0]), np.array([1.0, 8.0, 2.0]), reference, np.array([1, 5, 3]))
+    found = seen(observer, step=1)
+
+    assert found.losses.tolist() == [7 / 4, 0.0, 8.0]
+    assert found.counts.tolist() == [4, 0, 5]
+    assert found.reference_losses is not None
+    assert found.reference_losses.tolist() == [14 / 4, 0.0, 8.0]
+    with pytest.raises(ValueError, match=r"num_targets of shape \(2,\), found \(1,\)"):
+        observer.add(np.array([0, 1]), np.ones(2), np.ones(2), np.ones(1, dtype=np.int64))
+
+
 def test_a_resumed_run_keeps_its_accumulated_losses():
     before, after = TrainingLosses(2), TrainingLosses(2)
     before.add(np.array([0, 1]), np.array([0.1, 0.7]))

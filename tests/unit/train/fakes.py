@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from megadga.arrays import FloatArray
+from megadga.model.losses import inputs_and_targets, target_mask
 from megadga.plugin import Batch, BatchIndices
 from megadga.train.ranks import Ranks
 from megadga.train.storage import Storage
@@ -27,10 +28,9 @@ class BigramModel(nn.Module):
         self.scores = nn.Parameter(scores)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        inputs, targets = inputs_and_targets(tokens)
         losses = nn.functional.cross_entropy(
-            self.scores[tokens[:, :-1].clamp(min=0)].flatten(0, 1),
-            tokens[:, 1:].flatten(),
-            reduction="none",
+            self.scores[inputs].flatten(0, 1), targets.flatten(), reduction="none"
         )
         return losses.view(tokens.shape[0], -1)
 
@@ -122,14 +122,28 @@ def storage_of(folder: Path, ranks: Ranks, **waiting: Any) -> Storage:
     )
 
 
-def batch(tokens: Tensor, *, domains: list[int], rows: list[list[int]], step: int = 1) -> Batch:
-    """A batch of micro-batches ``(accumulation, micro, S + 1)`` in a global batch ``domains``."""
+def batch(
+    tokens: Tensor,
+    *,
+    domains: list[int],
+    rows: list[list[int]],
+    step: int = 1,
+    dialogues: bool = False,
+) -> Batch:
+    """A batch of micro-batches ``(accumulation, micro, S + 1)`` in a global batch ``domains``.
+
+    With ``dialogues`` it is the whole global batch, and the plan has its numbers of targets.
+    """
     global_domains, row_array = np.array(domains), np.array(rows)
+    targets = np.empty_like(global_domains)
+    if dialogues:
+        targets[row_array] = [target_mask(each).sum(-1).tolist() for each in tokens]
     indices = BatchIndices(
         step=step,
         domains=global_domains[row_array],
         sequences=np.zeros_like(row_array),
         rows=row_array,
         global_domains=global_domains,
+        global_targets=targets if dialogues else None,
     )
     return Batch(indices, tokens)

@@ -10,6 +10,7 @@ from megadga.config.run import differences
 from megadga.data.domain import Domain
 from megadga.data.folder import Examples
 from megadga.data.manifest import Manifest, TokenizerIdentity, read_manifest, write_manifest
+from megadga.data.targets import spans_path
 from megadga.errors import ConfigError, ShardError
 from megadga.train.data import RunData, open_data
 from tests.support.opens import watched_opens
@@ -125,6 +126,76 @@ def test_the_specific_set_is_packed_as_the_run_says(folder):
     assert [type(held) for held in data.held_out_specific] == [Examples]
     assert specific.num_documents == 40
     assert {type(domain) for domain in (*data.domains, *data.held_out)} == {Domain}
+
+
+@pytest.fixture
+def talk(folder):
+    """A domain of dialogues among others."""
+    return write_domain(folder / "domains" / "talk", seed=3, chat=True, trained=0.1)
+
+
+LISTED = "data.domains=[{name: d0, path: domains/d0}, {name: talk, path: domains/talk%s}]"
+
+
+def test_domains_of_dialogues_are_packed_as_the_run_says(folder, talk):
+    by_name = data_of(folder, "data.packing={talk: chat}")
+    listed = data_of(folder, LISTED % ", packing: chat")
+    plain = data_of(folder)
+
+    for data in (by_name, listed):
+        assert names([d for d in data.domains if d.trained is not None]) == ["talk"]
+        assert names([d for d in data.held_out if d.trained is not None]) == ["talk"]
+        assert data.ignored_spans == {}
+        assert data.identity["chat"] == ["talk"]
+    assert "chat" not in plain.identity
+    assert plain.ignored_spans == {("data", "packing"): "stream for talk"}
+    key = ("data", "domains", 1, "packing")
+    assert data_of(folder, LISTED % "").ignored_spans == {key: "stream for talk"}
+    assert differences(plain.identity, by_name.identity) == [
+        'chat: expected nothing, found ["talk"]'
+    ]
+
+
+def test_a_run_of_dialogues_is_known_again_wherever_its_packing_is_written(folder, talk):
+    configs = [
+        load_config(write_run(folder), [override])
+        for override in ("data.packing={talk: chat}", LISTED % ", packing: chat")
+    ]
+    assert configs[0].identity() == configs[1].identity()
+    for config in configs:  # as a run writes it into its folder
+        (folder / "again.yaml").write_text(config.to_yaml())
+        assert load_config(folder / "again.yaml").data == load_config(folder / "again.yaml").data
+        assert open_data(load_config(folder / "again.yaml")).identity["chat"] == ["talk"]
+
+
+def test_packing_names_domains_that_have_trained_spans(folder, talk):
+    with pytest.raises(ConfigError) as error:
+        data_of(folder, "data.packing={tlk: chat, d1: stream}")
+    assert str(error.value) == (
+        "override 1: data.packing.tlk: expected the name of a domain, found 'tlk'; "
+        "did you mean 'talk'?"
+    )
+    with pytest.raises(ConfigError) as error:
+        data_of(folder, "data.packing=chat")
+    assert str(error.value) == (
+        "override 1: data.packing: expected stream, or dialogues with trained spans "
+        "(megadga data build --chat), found chat for d0, whose shards have none"
+    )
+
+
+def test_dialogues_without_a_target_are_refused_in_training_and_not_held_out(folder, talk):
+    manifest = read_manifest(talk)
+    for split in ("train", "valid"):
+        (entry,) = manifest.splits[split]
+        spans_path(talk / entry.file).write_bytes(b"")
+        changed = replace(entry, trained_tokens=0)
+        edit_manifest(talk, splits={**manifest.splits, split: (changed,)})
+        if split == "train":
+            with pytest.raises(ShardError, match="talk: split train: expected trained tokens in "):
+                data_of(folder, "data.packing={talk: chat}")
+            shutil.rmtree(talk)
+            write_domain(talk, seed=3, chat=True, trained=0.1)
+    assert names(data_of(folder, "data.packing={talk: chat}").held_out) == ["d0", "d1"]
 
 
 def test_examples_may_be_shorter_than_a_window(folder):

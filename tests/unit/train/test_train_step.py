@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from megadga.data.targets import INPUT_ONLY
 from megadga.mixers.loss_reweight import LossReweighting
+from megadga.model.losses import target_mask
 from megadga.plugin import Batch
 from megadga.train.ranks import StepAllReduce
 from megadga.train.step import MeanLossStep, Reweighting, Trainer, WeightedLossStep
@@ -140,3 +142,97 @@ def test_effective_sequences_are_reported():
 
     assert record["loss"] == pytest.approx(by_sequence.mean())
     assert record["effective_sequences"] == pytest.approx(16 / (weights**2).sum())
+
+
+TRAINED = torch.tensor(
+    [[[1, 0, 0, 1, 0, 0], [0, 1, 1, 1, 1, 1]], [[0, 0, 0, 0, 0, 1], [1, 1, 0, 1, 0, 1]]]
+).bool()
+MARKED = torch.where(TRAINED, TOKENS, INPUT_ONLY - TOKENS)
+
+
+def marked_batch(accumulation: int) -> Batch:
+    """The sequences of ``TOKENS`` with 1, 5, 1 and 3 targets, of domains 0, 1, 1 and 0."""
+    shape = (accumulation, 4 // accumulation)
+    rows = np.array(ROWS).reshape(shape).tolist()
+    return batch(MARKED.view(*shape, -1), domains=[1, 0, 0, 1], rows=rows, dialogues=True)
+
+
+def losses_of_targets(engine: FakeEngine):
+    """From a copy of an engine's module: the sums over the sequences' targets, and its scores."""
+    alone = copy.deepcopy(engine.module)
+    losses = alone(TOKENS.flatten(0, 1)) * TRAINED.flatten(0, 1)[:, 1:]
+    (scores,) = alone.parameters()
+    return losses.sum(-1), scores
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_dialogues_train_on_the_mean_over_the_targets_of_the_whole_batch(accumulation):
+    engine = double_engine(accumulation)
+    sums, scores = losses_of_targets(engine)
+    (sums.sum() / 10).backward()
+    sizes: list[int] = []
+
+    class Counted(LoneRank):
+        def merged(self, numbers):
+            sizes.append(numbers.size)
+            return numbers
+
+    observed = []
+    trainer = Trainer(
+        engine,
+        ["a", "b"],
+        step_sum=StepAllReduce(Counted()),
+        clock=iter([0.0, 1.0]).__next__,
+        observe_losses=lambda domains, losses, reference, targets: observed.append(targets),
+    )
+
+    record = trainer.step(marked_batch(accumulation))["train"]
+
+    assert scores.grad is not None
+    torch.testing.assert_close(moved(engine), scores.detach() - 0.1 * scores.grad)
+    a, b, c, d = sums.tolist()
+    assert record["loss"] == pytest.approx(sum(sums.tolist()) / 10)
+    assert record["loss_by_domain"] == pytest.approx({"a": (a + d) / 4, "b": (b + c) / 6})
+    assert record["sequences_by_domain"] == {"a": 2, "b": 2}
+    assert record["targets_by_domain"] == {"a": 4, "b": 6}
+    assert observed[0].tolist() == [5, 3, 1, 1]  # of the rows 0 to 3
+    assert sizes == [5]  # no collective beside that of the losses
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_weights_by_loss_come_on_top_of_those_of_targets(accumulation):
+    engine = double_engine(accumulation)
+    sums, scores = losses_of_targets(engine)
+    counts = target_mask(MARKED.flatten(0, 1)).sum(-1)
+    weights = RULE.weights((sums / counts).detach().numpy(), step=0)
+    ((torch.from_numpy(weights) * sums).sum() / 10).backward()
+    trainer = Trainer(
+        engine,
+        ["a", "b"],
+        step_sum=StepAllReduce(LoneRank()),
+        clock=iter([0.0, 1.0]).__next__,
+        reweighting=reweighting(engine),
+    )
+
+    record = trainer.step(marked_batch(accumulation))["train"]
+
+    assert scores.grad is not None
+    torch.testing.assert_close(moved(engine), scores.detach() - 0.1 * scores.grad)
+    shares = weights * counts.numpy()
+    assert record["loss"] == pytest.approx(sums.sum().item() / 10)
+    assert record["effective_sequences"] == pytest.approx(shares.sum() ** 2 / (shares**2).sum())
+
+
+def test_batches_of_texts_are_trained_to_the_bit_as_means_of_micro_batches():
+    plain, trained = FakeEngine(accumulation=2), FakeEngine(accumulation=2)
+    for tokens in TOKENS:
+        losses = plain(tokens)
+        plain.backward(losses.mean())
+        plain.step()
+
+    record = Trainer(
+        trained, ["a"], step_sum=StepAllReduce(LoneRank()), clock=iter([0.0, 1.0]).__next__
+    ).step(batch_of(2))["train"]
+
+    assert torch.equal(moved(trained), moved(plain))
+    assert "targets_by_domain" not in record
