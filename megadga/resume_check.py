@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from textwrap import wrap
 
-from megadga.config.resuming import (
+from megadga.config.changes import (
     Change,
     ResumeChanges,
     changes_of_mixture,

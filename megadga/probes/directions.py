@@ -184,6 +184,9 @@ def _from_fragments(passes: ProbePasses, rule: _Rule) -> Tensor:
     """Collect ``D`` from ZeRO-1 and -2, where ranks have fragments of parameters. Collective."""
     device = passes.engine.device
     total = ShardedSum(passes.layout, passes.collective, device=device)
+    # Otherwise done by the first step, which a probe in flight comes before in a resumed run.
+    optimizer: Any = passes.engine.optimizer
+    optimizer._lazy_init_hp_params_optimizer_state()
     for index, parameter in reversed(list(enumerate(passes.parameters))):  # see ``ShardedSum``
         values = torch.zeros(parameter.numel(), device=device)
         mapping: Any = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]

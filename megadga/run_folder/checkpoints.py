@@ -16,7 +16,7 @@ from typing import Any, ClassVar, cast
 
 from pydantic import ConfigDict, TypeAdapter
 
-from megadga.config.resuming import check_allowed, check_changes, find_changes
+from megadga.config.changes import check_allowed, check_changes, find_changes
 from megadga.data.files import atomic_write, checksum, parse_strictly
 from megadga.data.records import NonNegativeInt, Text, parse_record
 from megadga.errors import ResumeError

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+from megadga.config.changes import ResumeChanges, find_changes, run_identity, with_allowed
 from megadga.config.deepspeed import deepspeed_settings
-from megadga.config.resuming import ResumeChanges, find_changes, run_identity, with_allowed
 from megadga.config.run import RunConfig, differences
 from megadga.data.files import atomic_write
 from megadga.data.verify import DataFileWatcher, check_checksums

@@ -10,7 +10,7 @@ from pathlib import Path
 from pickle import PickleError
 from typing import Any, Protocol, final
 
-from megadga.config.resuming import ResumeChanges, check_allowed, find_changes
+from megadga.config.changes import ResumeChanges, check_allowed, find_changes
 from megadga.data.files import flush
 from megadga.errors import ResumeError
 from megadga.plugin import Plugin

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from megadga.config.resuming import ResumeChanges
+from megadga.config.changes import ResumeChanges
 from megadga.console import shows_bars
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.train.resharding import load_states, num_values

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megadga.config.changes import layout_of
 from megadga.config.loading import load_config
-from megadga.config.resuming import layout_of
 from megadga.config.run import RunConfig
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError, ResumeError

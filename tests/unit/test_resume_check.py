@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from megadga.config.changes import run_identity, with_allowed
 from megadga.config.loading import load_config
-from megadga.config.resuming import run_identity, with_allowed
 from megadga.errors import ResumeError
 from megadga.resume_check import check_resume
 from megadga.run_folder.checkpoints import (

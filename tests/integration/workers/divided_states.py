@@ -17,8 +17,8 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor
 
+from megadga.config.changes import find_changes
 from megadga.config.llama_shapes import PRESETS
-from megadga.config.resuming import find_changes
 from megadga.model.llama import Llama
 from megadga.train.restoring import ResumableEngine
 from tests.support.engines import build_engine, init_ranks, settings

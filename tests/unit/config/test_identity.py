@@ -1,7 +1,7 @@
 import pytest
 
+from megadga.config.changes import find_changes, run_differences
 from megadga.config.loading import load_config
-from megadga.config.resuming import find_changes, run_differences
 from megadga.config.run import differences
 from megadga.errors import ConfigError
 from tests.support.runs import RUN, write_run

@@ -4,18 +4,16 @@ from typing import Any
 
 import pytest
 
-from megadga.config.loading import load_config
-from megadga.config.resuming import (
-    TABLE,
+from megadga.config.changes import (
     changes_of_mixture,
     check_allowed,
     check_changes,
     find_changes,
-    row_of,
     run_identity,
-    table_lines,
     with_allowed,
 )
+from megadga.config.loading import load_config
+from megadga.config.resuming import TABLE, row_of, table_lines
 from megadga.errors import ResumeError
 from tests.support.runs import RUN, write_run
 
