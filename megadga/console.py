@@ -5,7 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn, TextIO
+from typing import Literal, NoReturn, TextIO
 
 CLOSED = 141
 """Exit code after the output pipe was closed, as by ``| head``: that of SIGPIPE in shells."""
@@ -57,6 +57,15 @@ def parse_whole_number(text: str, *, least: int, most: int = (1 << 31) - 1) -> i
             f"expected a whole number of at least {least}, at most {most}, found {text[:80]!r}"
         )
     return int(digits)
+
+
+def parse_step(text: str) -> int | Literal["best"]:
+    """Parse the option that names a checkpoint: its optimizer step, or ``best``.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is neither.
+    """
+    return "best" if text == "best" else parse_whole_number(text, least=1)
 
 
 def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from megadga.commands.command import Command
-from megadga.console import parse_whole_number
+from megadga.console import parse_step
 from megadga.errors import ConfigError
 from megadga.launch.quiet import quieten
 from megadga.prepare.extras import import_extra
@@ -40,9 +40,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("output", type=Path, metavar="OUT", help="the new folder; must not exist, or be empty")
     add(
         "--step",
-        type=lambda text: parse_whole_number(text, least=1),
+        type=parse_step,
         metavar="N",
-        help="optimizer step of the checkpoint (default: the latest)",
+        help="optimizer step of the checkpoint, or best: the one with the lowest validation loss, "
+        "of a run with checkpoint.keep_best (default: the latest)",
     )
     add(
         "--dtype",

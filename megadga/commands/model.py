@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megadga.config.models import HuggingFaceModel
-from megadga.console import parse_whole_number, shows_bars
+from megadga.console import parse_step, shows_bars
 from megadga.launch.quiet import quieten
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import Stages
@@ -35,9 +35,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add(
         "--step",
-        type=lambda text: parse_whole_number(text, least=1),
+        type=parse_step,
         metavar="N",
-        help="optimizer step of a run's checkpoint (default: the latest)",
+        help="optimizer step of a run's checkpoint, or best, as checkpoint.keep_best defines it "
+        "(default: the latest)",
     )
     add("--revision", metavar="NAME", help="branch, tag or commit of a model on the hub")
     add(

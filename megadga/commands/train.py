@@ -27,8 +27,8 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="resume_from",
         metavar="NAME",
-        help="continue from this checkpoint, e.g. step-00000500, and not from the latest; later "
-        "steps are discarded",
+        help="continue from this checkpoint, e.g. step-00000500, or best (checkpoint.keep_best), "
+        "and not from the latest; later steps are discarded",
     )
     parser.add_argument(
         "--allow",
@@ -89,11 +89,12 @@ def _nothing_left(config: RunConfig, step: int) -> int:
 
 
 def _saved(step: int, newest: Path | None) -> str:
-    """Describe where a stopped run will continue; models that are not finite are not saved."""
+    """Describe where a stopped run will continue; it may not have saved its last step."""
     if newest is not None and newest.name == checkpoint_path(newest.parent, step).name:
         return f"saved at step {step}"
     kept = "no checkpoint" if newest is None else newest.name
-    return f"stopped at step {step}, which is not finite and not saved; there is {kept}"
+    why = "not finite, or its file system failed"
+    return f"stopped at step {step}, which is not saved ({why}); there is {kept}"
 
 
 def _add_demo_options(parser: argparse.ArgumentParser) -> None:

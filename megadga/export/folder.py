@@ -26,7 +26,7 @@ from megadga.export.models import exported_model, rename_weights
 from megadga.export.tokenizer import ExportedTokenizer, find_tokenizer, write_tokenizer
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import Stages, no_progress
-from megadga.train.saved import open_saved
+from megadga.train.saved import StepName, open_saved
 from megadga.train.weights import StoredTensor, Weights, open_weights
 
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -45,7 +45,7 @@ class ExportOptions:
     """What is exported, and how.
 
     Attributes:
-        step: Optimizer step of the checkpoint; None: the latest.
+        step: Optimizer step of the checkpoint, or ``best``; None: the latest.
         dtype: Type of the weights. fp32 has the optimizer's own bits.
         max_shard_size: Largest size of a file, as ``5GB`` (10^9 bytes); also the memory needed. A
             larger tensor is a file of its own.
@@ -53,7 +53,7 @@ class ExportOptions:
         with_tokenizer: Whether to export it.
     """
 
-    step: int | None = None
+    step: StepName | None = None
     dtype: Dtype = "fp32"
     max_shard_size: str = "5GB"
     tokenizer: Path | None = None

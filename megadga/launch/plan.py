@@ -326,8 +326,8 @@ def common_parser(
             "--from",
             dest="resume_from",
             metavar="NAME",
-            help="continue from this checkpoint, as step-00000500, and not from the latest; what "
-            "was trained beyond it is left behind",
+            help="continue from this checkpoint, as step-00000500, or best, and not from the "
+            "latest; what was trained beyond it is left behind",
         )
     add("--dry-run", action="store_true", help="print exactly what would run; run nothing")
     return parser

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from megadga.config.changes import layout_of
 from megadga.config.loading import load_config
@@ -16,6 +16,7 @@ from megadga.prepare.progress import Stages
 from megadga.run_folder.checkpoints import (
     CHECKPOINTS,
     CheckpointHeader,
+    best_checkpoint,
     checkpoint_path,
     completed_checkpoints,
     find_checkpoint,
@@ -26,6 +27,11 @@ from megadga.run_folder.checkpoints import (
 
 CONFIG_FILE = "config.yaml"
 _MAX_LISTED = 8
+
+
+StepName = int | Literal["best"]
+"""A checkpoint of a run as a user names it: its optimizer step, or the one of the lowest
+validation loss, of a run with ``checkpoint.keep_best``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +93,12 @@ class SavedRun:
         return f"the newest intact one before it is that of --step {step}"
 
 
-def open_saved(run: Path, *, step: int | None) -> SavedRun:
+def open_saved(run: Path, *, step: StepName | None) -> SavedRun:
     """Open a run's folder and read the header of a checkpoint.
 
     Args:
         run: The run's output folder.
-        step: Optimizer step of the checkpoint; None: the latest.
+        step: Optimizer step of the checkpoint, or ``best``; None: the latest.
 
     Raises:
         ConfigError: If the folder is not a run's.
@@ -107,7 +113,7 @@ def open_saved(run: Path, *, step: int | None) -> SavedRun:
     return SavedRun(config, checkpoint, header, tokenizer_of(header))
 
 
-def _find(folder: Path, step: int | None) -> Path:
+def _find(folder: Path, step: StepName | None) -> Path:
     completed = completed_checkpoints(folder)
     if not completed:
         raise ResumeError(f"{folder}: expected a run with a checkpoint, found none")
@@ -115,6 +121,8 @@ def _find(folder: Path, step: int | None) -> Path:
         checkpoint = find_checkpoint(folder)
         assert checkpoint is not None, "there are completed ones"
         return checkpoint
+    if step == "best":
+        return best_checkpoint(folder)
     checkpoint = checkpoint_path(folder, step)
     if checkpoint not in completed:
         steps = [path.name.removeprefix("step-").lstrip("0") for path in completed[-_MAX_LISTED:]]

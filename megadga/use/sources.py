@@ -6,7 +6,7 @@ from pathlib import Path
 from megadga.config.models import HuggingFaceModel
 from megadga.config.validation import FolderOrHubId
 from megadga.errors import ConfigError
-from megadga.train.saved import CONFIG_FILE, SavedRun, open_saved
+from megadga.train.saved import CONFIG_FILE, SavedRun, StepName, open_saved
 
 HUGGING_FACE_FILE = "config.json"
 
@@ -18,13 +18,13 @@ class ModelName:
     Attributes:
         name: A run's output folder, a folder with ``config.json``, or the name of a model on the
             hub.
-        step: Optimizer step of a run's checkpoint; None: the latest.
+        step: Optimizer step of a run's checkpoint, or ``best``; None: the latest.
         revision: Branch, tag or commit of a model on the hub; None: its main branch.
         trust_remote_code: Whether to run Python code that comes with a Hugging Face model.
     """
 
     name: str
-    step: int | None = None
+    step: StepName | None = None
     revision: str | None = None
     trust_remote_code: bool = False
 

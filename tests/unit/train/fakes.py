@@ -110,13 +110,12 @@ class LoneRank:
         return [value]
 
 
-def storage_of(folder: Path, ranks: Ranks, **waiting: Any) -> Storage:
+def storage_of(folder: Path, ranks: Ranks) -> Storage:
     """The file system of a run on these ranks, which it does not wait for."""
-    settings = {"pauses": False, "limit_s": 20.0, "limit_key": "the limit", **waiting}
     return Storage(
         folder,
         ranks=ranks,
-        waiting=Waiting(**settings),
+        waiting=Waiting(pauses=False, limit_s=20.0, limit_key="the limit"),
         stop_requested=lambda: False,
         report=lambda _: None,
     )

@@ -166,6 +166,7 @@ def test_a_run_that_crashes_while_writing_resumes_from_the_one_before(tmp_path):
     def resume(checkpoints, ranks):
         folder = tmp_path / "checkpoints"
         point = find_resume_point(folder, identity={}, ranks=ranks)
+        assert point is not None
         checkpoints.resume(point)
         checkpoints.prune()
         return point.path.name

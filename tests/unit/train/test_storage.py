@@ -26,7 +26,7 @@ FAST = {"first_delay_s": 0.01, "max_delay_s": 0.02, "round_s": 0.02, "report_aft
 class World:
     """The storage of two ranks, what was reported of it, and whether it is to stop."""
 
-    def __init__(self, folder, *, pauses=True, limit_s=20.0, stop=lambda: False):
+    def __init__(self, folder, *, pauses=True, limit_s: float | None = 20.0, stop=lambda: False):
         self.waiting = Waiting(pauses=pauses, limit_s=limit_s, limit_key="the limit", **FAST)
         self.folder, self.stop = folder, stop
         self.lines = []
