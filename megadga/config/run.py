@@ -30,6 +30,7 @@ from megadga.config.validation import (
     resolve_path,
     validation_error,
 )
+from megadga.config.watching import WatchSection
 from megadga.config.yaml_source import dump
 from megadga.errors import ConfigError
 from megadga.mixers.rule import RuleOptions
@@ -39,6 +40,8 @@ NOT_TRAINED: dict[str, Any] = {
     "output": True,
     "evaluation": True,
     "checkpoint": True,
+    # What a run has done about a spike is in its checkpoints, and in its folder.
+    "watch": True,
     # Data may move; the shards' identity lists the domains that are used.
     "data": {"domains": True, "too_short": True, "specific": {"__all__": {"path"}}},
     # Files may move; their content is part of the shards' identity.
@@ -188,6 +191,8 @@ class RunConfig(Section):
     """Losses on held-out splits; null: none."""
     checkpoint: CheckpointSection | None = CheckpointSection()
     """When checkpoints are written; null: only when a signal stops the run."""
+    watch: WatchSection = WatchSection()
+    """What ends the run, or is logged, where it hangs, its ranks differ, or its loss spikes."""
 
     _places: SourceMap = PrivateAttr(default_factory=SourceMap)
 
@@ -286,6 +291,17 @@ class RunConfig(Section):
             issues = [ConfigIssue(("evaluation", "sets", name), expected, name) for name in twice]
             raise validation_error(issues)
         return evaluation
+
+    @field_validator("watch")
+    @classmethod
+    def _check_watch(cls, watch: WatchSection, info: ValidationInfo) -> WatchSection:
+        spikes, checkpoint = watch.loss_spike, info.data.get("checkpoint")
+        rewinds = spikes is not None and spikes.on_spike == "rewind"
+        if rewinds and checkpoint is None and "checkpoint" in info.data:
+            expected = "warn, skip or stop: without checkpoints there is none to go back to"
+            issue = ConfigIssue(("watch", "loss_spike", "on_spike"), expected, "rewind")
+            raise validation_error([issue])
+        return watch
 
     @field_validator("deepspeed")
     @classmethod

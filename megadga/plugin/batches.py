@@ -47,6 +47,7 @@ class BatchIndices:
         sequences: Window index inside its domain, same shape.
         rows: Row of each sequence in the global batch, same shape.
         global_domains: Domain of each sequence of the global batch, shape ``(B,)``.
+        global_sequences: Window index of each inside its domain, same shape.
     """
 
     step: int
@@ -54,6 +55,7 @@ class BatchIndices:
     sequences: IntArray
     rows: IntArray
     global_domains: IntArray
+    global_sequences: IntArray
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ class BatchLoader:
             sequences=plan.selection.sequences[self._rows],
             rows=self._rows,
             global_domains=plan.selection.domains,
+            global_sequences=plan.selection.sequences,
         )
 
 

@@ -7,7 +7,7 @@ or on each rank, ends with an exchange of the result or the failure.
 import os
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
 from megadga.arrays import FloatArray
-from megadga.errors import DivergedError, MegadgaError
+from megadga.errors import MegadgaError, TrainingError
 from megadga.launch.ranks import RankEnvironment, interface_variables, read_deadline_s, read_ranks
 from megadga.plugin import Batch
 from megadga.probes.engine import limit_waiting
@@ -156,6 +156,21 @@ class DataParallelRanks(Protocol):
         ...
 
 
+class StepTerm(Protocol):
+    """Numbers of every rank that are added in the all-reduce of a step."""
+
+    size: int
+    """How many, on every rank."""
+
+    def own(self, batch: Batch) -> FloatArray:
+        """Return this rank's, shape ``(size,)``: integers whose sum is below 2^53."""
+        ...
+
+    def update_from_sum(self, batch: Batch, total: FloatArray) -> None:
+        """Take the sums over all ranks, which are equal on every rank."""
+        ...
+
+
 @final
 class StepAllReduce:
     """Gathers per-sequence values of all ranks, and the requests to stop, in one all-reduce.
@@ -163,11 +178,19 @@ class StepAllReduce:
     Args:
         ranks: The data-parallel ranks.
         stop: Requests to stop, updated at every call; None: none.
+        terms: Further numbers, summed at every call.
     """
 
-    def __init__(self, ranks: DataParallelRanks, stop: CollectiveStop | None = None) -> None:
+    def __init__(
+        self,
+        ranks: DataParallelRanks,
+        stop: CollectiveStop | None = None,
+        *,
+        terms: Sequence[StepTerm] = (),
+    ) -> None:
         self._ranks = ranks
         self._stop = stop
+        self._terms = tuple(terms)
 
     def __call__(self, batch: Batch, *own: Tensor) -> tuple[FloatArray, ...]:
         """Return the values of every sequence of the global batch. One collective.
@@ -185,9 +208,15 @@ class StepAllReduce:
             numbers[begin + batch.indices.rows] = part.double().cpu().numpy()
         if self._stop is not None:
             numbers[-1] = self._stop.own()
-        merged = self._ranks.merged(numbers)
+        added = [term.own(batch) for term in self._terms]
+        merged, *totals = np.split(
+            self._ranks.merged(np.concatenate([numbers, *added])),
+            np.cumsum([numbers.size, *(term.size for term in self._terms)])[:-1],
+        )
         if self._stop is not None:
             self._stop.update_from_sum(merged[-1])
+        for term, total in zip(self._terms, totals, strict=True):
+            term.update_from_sum(batch, total)
         return tuple(merged[:-1].reshape(len(own), size))
 
 
@@ -220,7 +249,7 @@ def process_group() -> Generator[timedelta]:
     _remove_shared_buffer()
     try:
         yield deadline
-    except DivergedError:  # raised by every rank
+    except TrainingError:  # raised by every rank
         if formed_here:
             destroy_process_group()
         raise

@@ -13,6 +13,7 @@ from torch import Tensor
 from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.plugin import Batch, Metrics
+from megadga.probes.discarding import discard_update
 from megadga.probes.engine import Engine
 from megadga.train.ranks import StepAllReduce
 
@@ -63,6 +64,51 @@ class Reweighting:
     losses: TokenLosses
 
 
+AcceptUpdate = Callable[[Batch, FloatArray], bool]
+"""Decides, by the losses of the global batch, shape ``(B,)``, whether an update is applied; called
+once for each step, with equal results on every rank."""
+
+
+@final
+class WindowEnd:
+    """Ends the accumulation window of a step, with or without an update.
+
+    Args:
+        engine: A DeepSpeed engine.
+        step_sum: Gathers per-sequence values over the ranks.
+        accepts: Decides whether the update is applied, which needs all losses before it; None: it
+            always is, and they are gathered after it.
+    """
+
+    def __init__(
+        self, engine: Engine, step_sum: StepAllReduce, accepts: AcceptUpdate | None
+    ) -> None:
+        self._engine = engine
+        self._step_sum = step_sum
+        self._accepts = accepts
+
+    def __call__(self, batch: Batch, *own: Tensor) -> tuple[FloatArray, ...]:
+        """End the window; return values of all ranks as ``StepAllReduce`` does. Collective.
+
+        Args:
+            batch: The batch.
+            own: Losses of this rank's sequences, and additional values.
+        """
+        if self._accepts is None:
+            self._engine.step()
+            return self._step_sum(batch, *own)
+        gathered = self._step_sum(batch, *own)
+        self.end(batch, gathered[0])
+        return gathered
+
+    def end(self, batch: Batch, losses: FloatArray) -> None:
+        """End the window with losses that have been gathered already. Collective."""
+        if self._accepts is None or self._accepts(batch, losses):
+            self._engine.step()
+        else:
+            discard_update(self._engine)
+
+
 @final
 class MeanLossStep:
     """Trains on the mean loss; ``TrainStep``.
@@ -70,24 +116,26 @@ class MeanLossStep:
     Args:
         engine: A DeepSpeed engine around a module that returns one loss per token.
         step_sum: Gathers per-sequence values over the ranks.
+        accepts: Decides whether an update is applied; None: all are.
     """
 
-    def __init__(self, engine: Engine, step_sum: StepAllReduce) -> None:
+    def __init__(
+        self, engine: Engine, step_sum: StepAllReduce, accepts: AcceptUpdate | None = None
+    ) -> None:
         self._engine = engine
-        self._step_sum = step_sum
+        self._end_window = WindowEnd(engine, step_sum, accepts)
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
-        own = torch.stack([self._micro_step(tokens) for tokens in batch.tokens])
-        losses, *others = self._step_sum(batch, own, *extra)
-        return StepLosses(losses, tuple(others))
-
-    def _micro_step(self, tokens: Tensor) -> Tensor:
-        """Train on one micro-batch; return the mean loss of each sequence, shape ``(b,)``."""
-        losses = self._engine(tokens)
-        self._engine.backward(losses.mean())
-        self._engine.step()
-        return losses.detach().mean(dim=-1)
+        own: list[Tensor] = []
+        for tokens in batch.tokens:
+            if own:
+                self._engine.step()  # of the micro-batch before
+            losses = self._engine(tokens)
+            self._engine.backward(losses.mean())
+            own.append(losses.detach().mean(dim=-1))
+        everyone, *others = self._end_window(batch, torch.stack(own), *extra)
+        return StepLosses(everyone, tuple(others))
 
 
 @final
@@ -102,13 +150,21 @@ class WeightedLossStep:
         engine: A DeepSpeed engine around a module that returns one loss per token.
         reweighting: Computes the weights.
         step_sum: Gathers per-sequence values over the ranks.
+        accepts: Decides whether an update is applied; None: all are.
     """
 
-    def __init__(self, engine: Engine, reweighting: Reweighting, step_sum: StepAllReduce) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        reweighting: Reweighting,
+        step_sum: StepAllReduce,
+        accepts: AcceptUpdate | None = None,
+    ) -> None:
         self._engine = engine
         self._reweighting = reweighting
         self._step_sum = step_sum
-        self._mean = MeanLossStep(engine, step_sum)
+        self._end_window = WindowEnd(engine, step_sum, accepts)
+        self._mean = MeanLossStep(engine, step_sum, accepts)
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
@@ -122,10 +178,12 @@ class WeightedLossStep:
         weights = self._weights(known, batch.step)
         own: list[Tensor] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
+            if own:
+                self._engine.step()  # of the micro-batch before
             losses = self._engine(tokens).mean(dim=-1)
-            self._backward_and_step(losses, weights[rows])
+            self._backward(losses, weights[rows])
             own.append(losses.detach())
-        everyone, *others = self._step_sum(batch, torch.stack(own), *extra)
+        everyone, *others = self._end_window(batch, torch.stack(own), *extra)
         return StepLosses(everyone, tuple(others), weights)
 
     def _single_micro_batch(self, batch: Batch, *extra: Tensor) -> StepLosses:
@@ -133,13 +191,13 @@ class WeightedLossStep:
         own = self._engine(tokens).mean(dim=-1)
         losses, *others = self._step_sum(batch, own.detach()[None], *extra)
         weights = self._weights(losses, batch.step)
-        self._backward_and_step(own, weights[rows])
+        self._backward(own, weights[rows])
+        self._end_window.end(batch, losses)
         return StepLosses(losses, tuple(others), weights)
 
-    def _backward_and_step(self, losses: Tensor, weights: FloatArray) -> None:
-        """Run backward on a micro-batch's weighted mean loss, and the engine's step."""
+    def _backward(self, losses: Tensor, weights: FloatArray) -> None:
+        """Run backward on a micro-batch's weighted mean loss."""
         self._engine.backward((torch.as_tensor(weights).to(losses) * losses).mean())
-        self._engine.step()
 
     def _weights(self, losses: FloatArray, step: int) -> FloatArray:
         if not np.isfinite(losses).all():
@@ -150,6 +208,24 @@ class WeightedLossStep:
 ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None], None]
 """Called after each step with the domain and the mean loss of every sequence of the global batch,
 and a reference model's losses if there is one; all of shape ``(B,)``, equal on every rank."""
+
+
+ObserveBatch = Callable[[Batch, FloatArray], None]
+"""Called after each step with its batch and the mean loss of every sequence of the global batch,
+shape ``(B,)``, equal on every rank."""
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What watches the losses of training.
+
+    Attributes:
+        observe: Called with the losses of each step.
+        accepts: Decides whether an update is applied; None: all are.
+    """
+
+    observe: ObserveBatch
+    accepts: AcceptUpdate | None = None
 
 
 @final
@@ -166,9 +242,10 @@ class Trainer:
         observe_losses: Called with the losses of each step.
         reference: Computes a reference model's losses of every batch.
         reweighting: Weighting of sequences; None: equal weights.
+        watching: Watches the losses; None: nothing does.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each comes from another part of the assembly)
         self,
         engine: Engine,
         names: Sequence[str],
@@ -179,18 +256,21 @@ class Trainer:
         observe_losses: ObserveLosses | None = None,
         reference: TokenLosses | None = None,
         reweighting: Reweighting | None = None,
+        watching: Watching | None = None,
     ) -> None:
         self._engine = engine
         self._names = tuple(names)
         self._clock = clock
         self._seed = seed
         self._observe_losses = observe_losses
+        self._watching = watching
+        accepts = None if watching is None else watching.accepts
         self._reference = reference
         self._weighted = reweighting is not None
         self._passes: TrainStep = (
-            MeanLossStep(engine, step_sum)
+            MeanLossStep(engine, step_sum, accepts)
             if reweighting is None
-            else WeightedLossStep(engine, reweighting, step_sum)
+            else WeightedLossStep(engine, reweighting, step_sum, accepts)
         )
 
     def step(self, batch: Batch) -> Metrics:
@@ -216,6 +296,8 @@ class Trainer:
         reference_losses = trained.extra[0] if extra else None
         if self._observe_losses is not None:
             self._observe_losses(domains, losses, reference_losses)
+        if self._watching is not None:
+            self._watching.observe(batch, losses)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)
         record: dict[str, Any] = {
             "loss": float(losses.mean()),

@@ -115,5 +115,6 @@ def batch(tokens: Tensor, *, domains: list[int], rows: list[list[int]], step: in
         sequences=np.zeros_like(row_array),
         rows=row_array,
         global_domains=global_domains,
+        global_sequences=np.zeros_like(global_domains),
     )
     return Batch(indices, tokens)
