@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+from megadga.arrays import FloatArray
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.run import RunConfig, changes, differences
 from megadga.data.files import atomic_write
@@ -21,7 +22,7 @@ from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.launch.ranks import read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
-from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
+from megadga.plugin import Batch, CollapseAlarm, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
 from megadga.probes.state import token_losses
@@ -30,6 +31,8 @@ from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
+from megadga.run_folder.rewinds import clear_rewinds, read_rewinds
+from megadga.train.agreement import ParameterAgreement, StepAgreement
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
@@ -52,7 +55,9 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
-from megadga.train.step import Reweighting, Trainer, step_seed
+from megadga.train.responses import CheckpointReturns, SpikeResponse
+from megadga.train.step import Reweighting, Trainer, Watching, step_seed
+from megadga.train.watching import drops_updates, make_spikes, watch_progress
 
 
 @contextmanager
@@ -104,7 +109,10 @@ def open_run(
                     raise no_checkpoint(config)
                 run = _assemble(config, data, mixture, stop_requested, ranks, lock, point)
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
-                yield run
+                try:
+                    yield run
+                finally:
+                    run.stalls.close()
                 run.mixture.close()
     finally:
         lock.release()
@@ -164,10 +172,27 @@ def _assemble(
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
     stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
-    trainer = _trainer(config, data, plugin, engine, StepAllReduce(collective, stop), collective)
+    agreement = StepAgreement(ranks, lambda: plugin.weights)
+    step_sum = StepAllReduce(collective, stop, terms=(agreement,))
+    rewinds = () if point is None else on_first_rank(ranks, lambda: read_rewinds(config.output))
+    spikes = make_spikes(config.watch, plugin.names)
+    completed = 0 if point is None else point.header.step
+    drops = drops_updates(config.watch, rewinds, engine, step=completed)
+
+    def accepts(batch: Batch, losses: FloatArray) -> bool:
+        return response.accepts(batch, losses)  # which is made below
+
+    watching = Watching(spikes, accepts if drops else None)
+    trainer = _trainer(config, data, plugin, engine, step_sum, collective, watching)
     alarms = _alarms(mixture, plugin)
-    plugins = (plugin, *alarms, *_evaluation(config, data, plugin, engine, collective))
+    plugins = (
+        plugin,
+        *alarms,
+        *_evaluation(config, data, plugin, engine, collective),
+        *(() if spikes is None else (spikes,)),
+    )
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
+    stalls = watch_progress(config, engine, ranks)
     metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
 
     def watch() -> Mapping[str, Any]:
@@ -190,12 +215,29 @@ def _assemble(
     sinks = MetricFanOut(
         () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin))
     )
+    returns = CheckpointReturns(
+        config.output,
+        rewinds,
+        checkpoints=checkpoints,
+        folder=config.output / CHECKPOINTS,
+        identity=identity,
+        ranks=ranks,
+        log=sinks.log,
+    )
+    response = SpikeResponse(
+        config.watch.loss_spike,
+        spikes,
+        returns=returns,
+        newest=lambda: checkpoints.newest,
+        log=sinks.log,
+    )
     markers = _CollectiveMarkers(
         RunMarkers(config, writes=ranks.rank == 0), ranks, before_end=sinks.check
     )
     markers.start()
     if plugin.step == 0:
         sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
+    returns.log_left_out(plugin.step)
     if point is not None and (changed := changes(point.header.identity, identity)):
         sinks.log(plugin.step, {"event": {"event": "changed", "keys": changed}})
     return Run(
@@ -210,6 +252,9 @@ def _assemble(
             ranks=collective,
             latest=lambda: checkpoints.newest,
         ),
+        spikes=response,
+        parameters=ParameterAgreement(ranks, engine) if config.watch.compare_parameters else None,
+        stalls=stalls,
         stop=stop,
         markers=markers,
         total_steps=config.training.steps,
@@ -287,6 +332,7 @@ def _trainer(
     engine: Engine,
     step_sum: StepAllReduce,
     collective: ProcessGroupCollective,
+    watching: Watching,
 ) -> Trainer:
     reference = None
     if data.reference is not None:
@@ -304,6 +350,7 @@ def _trainer(
         observe_losses=plugin.observe_losses,
         reference=reference,
         reweighting=reweighting,
+        watching=watching,
     )
 
 
@@ -360,6 +407,8 @@ def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
             "another process has trained here; start again to continue"
         )
     try:
+        if is_new:
+            clear_rewinds(config.output)
         with atomic_write(config.output / "config.yaml") as file:
             file.write(config.to_yaml().encode())
     except OSError as error:

@@ -210,9 +210,15 @@ ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None], None]
 and a reference model's losses if there is one; all of shape ``(B,)``, equal on every rank."""
 
 
-ObserveBatch = Callable[[Batch, FloatArray], None]
-"""Called after each step with its batch and the mean loss of every sequence of the global batch,
-shape ``(B,)``, equal on every rank."""
+class BatchObserver(Protocol):
+    """Takes the losses of each step."""
+
+    def observe(self, batch: Batch, losses: FloatArray) -> None:
+        """Take a step's batch and the mean loss of every sequence of the global batch, ``(B,)``.
+
+        Losses are equal on every rank.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -220,11 +226,11 @@ class Watching:
     """What watches the losses of training.
 
     Attributes:
-        observe: Called with the losses of each step.
+        observer: Takes the losses of each step; None: nothing does.
         accepts: Decides whether an update is applied; None: all are.
     """
 
-    observe: ObserveBatch
+    observer: BatchObserver | None = None
     accepts: AcceptUpdate | None = None
 
 
@@ -242,7 +248,7 @@ class Trainer:
         observe_losses: Called with the losses of each step.
         reference: Computes a reference model's losses of every batch.
         reweighting: Weighting of sequences; None: equal weights.
-        watching: Watches the losses; None: nothing does.
+        watching: What watches the losses.
     """
 
     def __init__(  # noqa: PLR0913  (each comes from another part of the assembly)
@@ -256,7 +262,7 @@ class Trainer:
         observe_losses: ObserveLosses | None = None,
         reference: TokenLosses | None = None,
         reweighting: Reweighting | None = None,
-        watching: Watching | None = None,
+        watching: Watching = Watching(),
     ) -> None:
         self._engine = engine
         self._names = tuple(names)
@@ -264,13 +270,12 @@ class Trainer:
         self._seed = seed
         self._observe_losses = observe_losses
         self._watching = watching
-        accepts = None if watching is None else watching.accepts
         self._reference = reference
         self._weighted = reweighting is not None
         self._passes: TrainStep = (
-            MeanLossStep(engine, step_sum, accepts)
+            MeanLossStep(engine, step_sum, watching.accepts)
             if reweighting is None
-            else WeightedLossStep(engine, reweighting, step_sum, accepts)
+            else WeightedLossStep(engine, reweighting, step_sum, watching.accepts)
         )
 
     def step(self, batch: Batch) -> Metrics:
@@ -296,8 +301,8 @@ class Trainer:
         reference_losses = trained.extra[0] if extra else None
         if self._observe_losses is not None:
             self._observe_losses(domains, losses, reference_losses)
-        if self._watching is not None:
-            self._watching.observe(batch, losses)
+        if self._watching.observer is not None:
+            self._watching.observer.observe(batch, losses)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)
         record: dict[str, Any] = {
             "loss": float(losses.mean()),
