@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import ResumeError
@@ -45,7 +45,7 @@ def read_rewinds(output: Path) -> tuple[Rewind, ...]:
         raise ResumeError(f"{path}: expected a list of rewinds, found {found}") from None
     if not isinstance(content, list):
         raise ResumeError(f"{path}: expected a list of rewinds, found {str(content)[:60]}")
-    return tuple(_parse(each, path) for each in content)
+    return tuple(_parse(each, path) for each in cast("list[Any]", content))
 
 
 def write_rewinds(output: Path, rewinds: tuple[Rewind, ...]) -> None:

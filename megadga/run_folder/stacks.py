@@ -89,7 +89,7 @@ def keep_earlier_stacks(output: Path) -> None:
 
 def locate_main_thread() -> tuple[str, bool]:
     """Return where this process's main thread is, and whether it waits there for other ranks."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
+    frame = _frames().get(threading.main_thread().ident or 0)
     if frame is None:
         return "unknown", False
     return _locate(frame)
@@ -107,7 +107,7 @@ def _locate(frame: FrameType) -> tuple[str, bool]:
 
 def format_threads() -> str:
     """Return the stacks of all Python threads of this process, the main thread's first."""
-    frames = sys._current_frames()  # noqa: SLF001
+    frames = _frames()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     main = threading.main_thread().ident
     parts: list[str] = []
@@ -117,6 +117,11 @@ def format_threads() -> str:
             f"Thread {names.get(ident, 'without a name')} (most recent call last):\n{stack}"
         )
     return "\n".join(parts)
+
+
+def _frames() -> dict[int, FrameType]:
+    """Return the innermost frame of every thread that runs Python."""
+    return sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def format_report(report: StackReport, *, threads: str) -> str:
@@ -184,7 +189,10 @@ def _behind(reports: Mapping[int, StackReport]) -> Iterator[str]:
 
 def _one_of_each_place(reports: Mapping[int, StackReport]) -> list[StackReport]:
     """Return the first rank of those that wait at the same place: collectives may differ."""
-    return [*{report.at: report for report in reversed(reports.values())}.values()][::-1]
+    first: dict[str, StackReport] = {}
+    for report in reports.values():
+        first.setdefault(report.at, report)
+    return [*first.values()]
 
 
 def remove_stack(output: Path, rank: int) -> None:

@@ -1,11 +1,17 @@
 """A batch that is left out, and a checkpoint that a running engine goes back to: the same bits."""
 
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import torch
+
+from megadga.errors import UnsupportedEngineError
+from megadga.probes.discarding import check_discarding
+from tests.distributed.workers.discarding import CASES as PAIRS
 from tests.support.ranks import run_ranks
 
-KINDS = ("0", "1", "2", "2-offload", "3-released")
-CASES = [f"{kind} {precision}" for kind in KINDS for precision in ("fp32", "bf16")]
+CASES = [" ".join(pair) for pair in PAIRS]
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +40,29 @@ def test_an_engine_that_goes_back_to_a_checkpoint_trains_the_same_again(found, c
         assert loaded == saved
         first, again = rank["again"]
         assert again == first
+
+
+class Lamb(torch.optim.Adam):
+    """Called as DeepSpeed's, which ``step`` alone does not move."""
+
+
+class FP8Optimizer:
+    """A wrapper that is not known."""
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "more", "named"),
+    [
+        (Lamb, None, {}, "found Lamb"),
+        (torch.optim.Adam, FP8Optimizer, {}, "found FP8Optimizer"),
+        (torch.optim.Adam, None, {"zenflow": True}, "no zenflow"),
+        (torch.optim.Adam, None, {"torch_autocast_z0_gradscaler": object()}, "no loss scaling"),
+    ],
+)
+def test_engines_that_could_move_all_the_same_are_refused(inner, outer, more, named):
+    optimizer = inner([torch.nn.Parameter(torch.zeros(1))])
+    values: dict[str, Any] = {"zenflow": False, "torch_autocast_z0_gradscaler": None, **more}
+    wrapper = optimizer if outer is None else outer()
+    engine = SimpleNamespace(basic_optimizer=optimizer, optimizer=wrapper, **values)
+    with pytest.raises(UnsupportedEngineError, match=named):
+        check_discarding(engine)
