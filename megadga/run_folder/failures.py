@@ -58,6 +58,11 @@ def write_failure(output: Path, *, rank: int, message: str) -> None:
         (folder / str(rank)).write_text(text, encoding="utf-8")
 
 
+def has_failure(output: Path, *, rank: int) -> bool:
+    """Return whether a rank has recorded a failure since the run was started."""
+    return (output / FOLDER / str(rank)).exists()
+
+
 def record_start(output: Path, *, rank: int) -> None:
     """Record that a rank has started, so that ranks without a failure record can be named.
 

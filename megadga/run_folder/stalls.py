@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, final
 
-from megadga.run_folder.failures import write_failure
+from megadga.run_folder.failures import has_failure, write_failure
 from megadga.run_folder.stacks import (
     StackReport,
     describe_stall,
@@ -27,8 +27,11 @@ STALLED = 1
 """Exit code of a rank without progress, the fault handler's too. Starting again may help."""
 
 
-_LONGEST_WAIT_S = 8.0
-"""For stacks of other ranks: launchers end ranks 15 s after the first one has failed."""
+_LONGEST_WAIT_S = 20.0
+"""For stacks of other ranks, which may have advanced a little longer."""
+
+
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ class StallWatch:
             if idle_s >= limit_s:
                 self._end(file, idle_s, wait_s)
             else:
-                left_s = limit_s - idle_s + wait_s / 2
+                # Before other ranks report, and launchers end this one.
+                left_s = limit_s - idle_s + 0.8 * wait_s
                 faulthandler.dump_traceback_later(left_s, file=file, exit=True)
         faulthandler.cancel_dump_traceback_later()
 
@@ -145,15 +149,22 @@ class StallWatch:
             file.close()  # so that other machines see it
         time.sleep(wait_s)
         said = f"no progress for {_duration(idle_s)}"
-        lower = (stack_path(self._output, rank) for rank in range(self._rank))
-        if any(map(has_stack, lower)):
-            time.sleep(wait_s / 4)  # after the one that reports
+        paths = (stack_path(self._output, rank) for rank in range(self._rank))
+        lowest = next((rank for rank, path in enumerate(paths) if has_stack(path)), None)
+        if lowest is not None:
+            self._wait_for_report(lowest, wait_s)
         else:
             said = f"{said}: {describe_stall(self._output, self._hosts)}"
             with suppress(OSError):  # the terminal may be closed
                 print(f"{self._output}: {said}", file=sys.stderr, flush=True)
         write_failure(self._output, rank=self._rank, message=said)
         os._exit(STALLED)
+
+    def _wait_for_report(self, rank: int, wait_s: float) -> None:
+        """Wait until a rank has reported: launchers show what was recorded first."""
+        until = time.monotonic() + wait_s
+        while time.monotonic() < until and not has_failure(self._output, rank=rank):
+            time.sleep(_POLL_S)
 
 
 def _duration(seconds: float) -> str:

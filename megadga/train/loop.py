@@ -62,6 +62,7 @@ def evaluate(run: Run) -> Metrics:
     Returns:
         An ``evaluation`` record, empty if the run has no sets to evaluate.
     """
+    run.stalls.enter(run.mixture.step, "evaluation")
     measured = [each.measure() for each in run.plugins if isinstance(each, Evaluation)]
     run.markers.end(run.mixture.step, finished=run.mixture.step >= run.total_steps)
     return measured[0] if measured else {}

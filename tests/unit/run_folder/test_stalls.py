@@ -28,10 +28,12 @@ from megadga.run_folder.stalls import StallWatch
 def innermost():
     {hang}
 
-watch = StallWatch(Path(sys.argv[1]), rank=0, hosts=("a", "b"), limit_s=0.4)
+output, rank, ranks, limit_s = Path(sys.argv[1]), *map(float, sys.argv[2:])
+watch = StallWatch(output, rank=int(rank), hosts=("a", "b"), limit_s=limit_s)
 watch.start()
-for _ in range(6):
-    time.sleep(0.1)  # longer than the limit in all
+until = time.monotonic() + 1.5 * limit_s
+while time.monotonic() < until or len([*(output / "stacks").iterdir()]) < ranks:
+    time.sleep(0.02)
     watch.advance()
 watch.enter(3, "reading the batch")
 innermost()
@@ -41,9 +43,15 @@ SLEEPS = "time.sleep(60)"
 HOLDS_THE_LOCK = "ctypes.PyDLL(None).sleep(60)"
 
 
+def command(output: Path, hang: str, rank: int, *numbers: float) -> list[str]:
+    """Arguments of a rank; the numbers are how many there are, and the limit in seconds."""
+    program = PROGRAM.format(hang=hang)
+    return [sys.executable, "-c", program, str(output), str(rank), *map(str, numbers)]
+
+
 def run_until_it_stalls(output: Path, hang: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(hang=hang), str(output)],
+        command(output, hang, 0, 1, 0.4),
         check=False,
         capture_output=True,
         text=True,
@@ -70,6 +78,21 @@ def test_a_rank_without_progress_writes_its_stacks_reports_and_ends(tmp_path):
     record = first_failure(tmp_path)
     assert record is not None
     assert line.partition(": ")[2] in record
+
+
+def test_one_of_several_ranks_reports_and_is_recorded_first(tmp_path):
+    ranks = [
+        subprocess.Popen(command(tmp_path, SLEEPS, r, 2, 2.0), stderr=subprocess.PIPE, text=True)
+        for r in (0, 1)
+    ]
+    said = [rank.communicate(timeout=50)[1] for rank in ranks]
+
+    assert [rank.returncode for rank in ranks] == [STALLED, STALLED]
+    assert said[1] == ""
+    assert "stacks of 2 of 2 ranks are in " in said[0]
+    record = first_failure(tmp_path)
+    assert record is not None
+    assert "stacks of 2 of 2 ranks are in " in record
 
 
 def test_a_call_that_holds_the_interpreter_is_ended_too(tmp_path):
