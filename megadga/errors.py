@@ -53,8 +53,20 @@ class LockedError(MegadgaError):
     """Another process is training in the run's folder."""
 
 
-class DivergedError(MegadgaError):
-    """Losses or gradients are not finite.
+class TrainingError(MegadgaError):
+    """Training must not go on as it does.
 
     Raised on every rank after the same step.
     """
+
+
+class DivergedError(TrainingError):
+    """Losses or gradients are not finite."""
+
+
+class LossSpikeError(TrainingError):
+    """A loss stands out from those before it, and the run is to stop, or has gone back enough."""
+
+
+class RanksDifferError(TrainingError):
+    """Ranks have other steps, batches, weights or parameters than rank 0."""

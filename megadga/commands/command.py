@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from megadga.console import INTERRUPTED
-from megadga.errors import DivergedError, MegadgaError
+from megadga.errors import MegadgaError, TrainingError
 from megadga.launch.ranks import rank_for_messages
 
 USER_ERROR = 2
@@ -60,8 +60,8 @@ class Command:
             return self.run(options)
         except MegadgaError as error:
             if self.on_ranks:
-                # All ranks have diverged: only rank 0 reports it.
-                if not isinstance(error, DivergedError) or rank_for_messages(os.environ) == 0:
+                # Every rank raises it: only rank 0 reports it.
+                if not isinstance(error, TrainingError) or rank_for_messages(os.environ) == 0:
                     complain(str(error))
             else:
                 print(f"{parser.prog}: {error}", file=sys.stderr)

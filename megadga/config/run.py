@@ -32,6 +32,7 @@ from megadga.config.validation import (
     resolve_path,
     validation_error,
 )
+from megadga.config.watching import WatchSection
 from megadga.config.yaml_source import dump
 from megadga.errors import ConfigError
 from megadga.mixers.rule import RuleOptions
@@ -41,6 +42,8 @@ NOT_TRAINED: dict[str, Any] = {
     "output": True,
     "evaluation": True,
     "checkpoint": True,
+    # What a run has done about a spike is in its checkpoints, and in its folder.
+    "watch": True,
     # Data may move; the shards' identity lists the domains that are used.
     "data": {
         "domains": True,
@@ -154,6 +157,8 @@ class RunConfig(Section):
     """Losses on held-out splits; null: none."""
     checkpoint: CheckpointSection | None = CheckpointSection()
     """When checkpoints are written; null: only when a signal stops the run."""
+    watch: WatchSection = WatchSection()
+    """What ends the run, or is logged, where it hangs, its ranks differ, or its loss spikes."""
 
     _places: SourceMap = PrivateAttr(default_factory=SourceMap)
 
@@ -266,6 +271,17 @@ class RunConfig(Section):
             if issues := list(find_checkpoint_inconsistencies(checkpoint, evaluation)):
                 raise validation_error(issues)
         return checkpoint
+
+    @field_validator("watch")
+    @classmethod
+    def _check_watch(cls, watch: WatchSection, info: ValidationInfo) -> WatchSection:
+        spikes, checkpoint = watch.loss_spike, info.data.get("checkpoint")
+        rewinds = spikes is not None and spikes.on_spike == "rewind"
+        if rewinds and checkpoint is None and "checkpoint" in info.data:
+            expected = "warn, skip or stop: without checkpoints there is none to go back to"
+            issue = ConfigIssue(("watch", "loss_spike", "on_spike"), expected, "rewind")
+            raise validation_error([issue])
+        return watch
 
     @field_validator("deepspeed")
     @classmethod

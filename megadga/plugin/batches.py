@@ -47,6 +47,7 @@ class BatchIndices:
         sequences: Window index inside its domain, same shape.
         rows: Row of each sequence in the global batch, same shape.
         global_domains: Domain of each sequence of the global batch, shape ``(B,)``.
+        global_sequences: Window index of each inside its domain, same shape.
         global_targets: Targets of each sequence of the global batch, at least 1, shape ``(B,)``,
             equal on every rank; None: ``S`` of each, as all domains are windows of text.
     """
@@ -56,6 +57,7 @@ class BatchIndices:
     sequences: IntArray
     rows: IntArray
     global_domains: IntArray
+    global_sequences: IntArray
     global_targets: IntArray | None = None
 
     def target_weights(self) -> FloatArray | None:
@@ -243,6 +245,7 @@ class BatchLoader:
             sequences=plan.selection.sequences[self._rows],
             rows=self._rows,
             global_domains=plan.selection.domains,
+            global_sequences=plan.selection.sequences,
             global_targets=targets,
         )
 

@@ -82,8 +82,8 @@ class MixtureDataset(Dataset[Features]):
 
     Args:
         domains: The ``K`` training domains, with the same sequence length ``S``: streams, of text
-            or dialogues, or sets of dialogues (``open_chat``) or other examples. The model receives
-            ``S + 1`` tokens.
+            or dialogues, or sets of dialogues (``open_chat``) or other examples. The model
+            receives ``S + 1`` tokens.
         args: The ``Trainer``'s arguments, which determine the batch size.
     """
 

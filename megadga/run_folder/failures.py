@@ -39,12 +39,28 @@ def record_failures(output: Path, *, rank: int) -> Generator[None]:
         raise
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CHARACTERS]
-        with suppress(OSError):  # keep the original error
-            folder = output / FOLDER
-            folder.mkdir(exist_ok=True)
-            text = f"rank {rank} on {socket.gethostname()}: {message}"
-            (folder / str(rank)).write_text(text, encoding="utf-8")
+        write_failure(output, rank=rank, message=message)
         raise
+
+
+def write_failure(output: Path, *, rank: int, message: str) -> None:
+    """Record what ends a rank; nothing is recorded if that fails.
+
+    Args:
+        output: The run's folder.
+        rank: The rank.
+        message: In one line.
+    """
+    with suppress(OSError):  # keep the original error
+        folder = output / FOLDER
+        folder.mkdir(exist_ok=True)
+        text = f"rank {rank} on {socket.gethostname()}: {message}"
+        (folder / str(rank)).write_text(text, encoding="utf-8")
+
+
+def has_failure(output: Path, *, rank: int) -> bool:
+    """Return whether a rank has recorded a failure since the run was started."""
+    return (output / FOLDER / str(rank)).exists()
 
 
 def record_start(output: Path, *, rank: int) -> None:

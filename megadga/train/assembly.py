@@ -31,6 +31,8 @@ from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.run_folder.retention import Retention
+from megadga.run_folder.rewinds import clear_rewinds, read_rewinds
+from megadga.train.agreement import ParameterAgreement, StepAgreement
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
@@ -54,10 +56,12 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
+from megadga.train.responses import CheckpointReturns, SpikeResponse
 from megadga.train.restoring import ResumableEngine
-from megadga.train.step import Reweighting, Trainer, step_seed
+from megadga.train.step import Reweighting, Trainer, Watching, step_seed
 from megadga.train.storage import Storage
 from megadga.train.waiting import Waiting
+from megadga.train.watching import drops_updates, make_spikes, watch_progress
 
 
 @contextmanager
@@ -112,7 +116,10 @@ def open_run(
                     raise no_checkpoint(config)
                 run = _assemble(config, data, mixture, stop_requested, ranks, lock, point, allowed)
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
-                yield run
+                try:
+                    yield run
+                finally:
+                    run.stalls.close()
                 run.mixture.close()
     finally:
         lock.release()
@@ -172,18 +179,25 @@ def _assemble(
     engine = make_engine(config, settings, data, is_new=point is None)
     plugin = _mixture_plugin(config, data, mixture, engine)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
+    rewinds = () if point is None else on_first_rank(ranks, lambda: read_rewinds(config.output))
+    spikes = make_spikes(config.watch, plugin.names)
+    completed = 0 if point is None else point.header.step
+    drops = drops_updates(config.watch, rewinds, engine, step=completed)
     plugins = (
         plugin,
         *_alarms(mixture, plugin),
         *_evaluation(config, data, plugin, engine, collective),
+        *(() if spikes is None else (spikes,)),
     )
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
+    stalls = watch_progress(config, engine, ranks)
     storage = Storage(
         config.output,
         ranks=ranks,
         waiting=_waiting(config),
         stop_requested=stop_requested,
         report=_print_stderr,
+        advance=stalls.advance,
     )
     metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
 
@@ -211,18 +225,41 @@ def _assemble(
     run_metrics = CollectiveMetrics(sinks, storage)
     # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
     stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
-    step_sum = StepAllReduce(collective, stop, run_metrics.waiting, checkpoints.being_written)
+    step_sum = StepAllReduce(
+        collective,
+        *(stop, run_metrics.waiting, checkpoints.being_written),
+        terms=(StepAgreement(ranks, lambda: plugin.weights),),
+    )
+    returns = CheckpointReturns(
+        config.output,
+        rewinds,
+        checkpoints=checkpoints,
+        folder=config.output / CHECKPOINTS,
+        identity=identity,
+        allowed=allowed,
+        ranks=ranks,
+        log=run_metrics.log,
+    )
+    response = SpikeResponse(
+        config.watch.loss_spike,
+        spikes,
+        returns=returns,
+        newest=lambda: checkpoints.newest,
+        log=run_metrics.log,
+    )
+    watching = Watching(spikes, response.accepts if drops else None)
     markers = _CollectiveMarkers(
         RunMarkers(config, writes=ranks.rank == 0), storage, before_end=sinks.check
     )
     markers.start()
     if plugin.step == 0:
         sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
+    returns.log_left_out(plugin.step)
     if point is not None:
         _report_changes(point, find_changes(point.header.identity, identity), sinks)
     return Run(
         mixture=plugin,
-        trainer=_trainer(config, data, plugin, engine, step_sum, collective),
+        trainer=_trainer(config, data, plugin, engine, step_sum, collective, watching),
         plugins=plugins,
         metrics=run_metrics,
         checkpoints=checkpoints,
@@ -233,6 +270,9 @@ def _assemble(
             ranks=collective,
             latest=checkpoints.finish,
         ),
+        spikes=response,
+        parameters=ParameterAgreement(ranks, engine) if config.watch.compare_parameters else None,
+        stalls=stalls,
         stop=stop,
         markers=markers,
         total_steps=config.training.steps,
@@ -319,6 +359,7 @@ def _trainer(
     engine: Engine,
     step_sum: StepAllReduce,
     collective: ProcessGroupCollective,
+    watching: Watching,
 ) -> Trainer:
     reference = None
     if data.reference is not None:
@@ -336,6 +377,7 @@ def _trainer(
         observe_losses=plugin.observe_losses,
         reference=reference,
         reweighting=reweighting,
+        watching=watching,
     )
 
 
@@ -412,6 +454,8 @@ def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
             "another process has trained here; start again to continue"
         )
     try:
+        if is_new:
+            clear_rewinds(config.output)
         with atomic_write(config.output / "config.yaml") as file:
             file.write(config.to_yaml().encode())
     except OSError as error:

@@ -1,14 +1,17 @@
 """The training loop."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from megadga.plugin import Batch, Metrics, MixturePlugin, Plugin
+from megadga.run_folder.stalls import StallWatch
+from megadga.train.agreement import ParameterAgreement
 from megadga.train.checkpoints import Checkpoints
 from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.evaluation import Evaluation
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import CollectiveStop
+from megadga.train.responses import SpikeResponse
 from megadga.train.step import Trainer
 from megadga.train.storage import Storage
 
@@ -33,6 +36,9 @@ class Run:
         checkpoints: Writes and prunes checkpoints.
         storage: The run's file system, which the run may have paused for.
         non_finite: Detects non-finite losses and gradients, and ends a diverged run.
+        spikes: Decides which updates are applied, and what follows a loss spike.
+        parameters: Compares the ranks' parameters before a checkpoint; None: nothing does.
+        stalls: Watches this rank's progress.
         stop: Queried after every step for a request to stop.
         markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
@@ -45,6 +51,9 @@ class Run:
     checkpoints: Checkpoints
     storage: Storage
     non_finite: NonFiniteSteps
+    spikes: SpikeResponse
+    parameters: ParameterAgreement | None
+    stalls: StallWatch
     stop: CollectiveStop
     markers: Markers
     total_steps: int
@@ -56,6 +65,7 @@ def evaluate(run: Run) -> Metrics:
     Returns:
         An ``evaluation`` record, empty if the run has no sets to evaluate.
     """
+    run.stalls.enter(run.mixture.step, "evaluation")
     measured = [each.measure() for each in run.plugins if isinstance(each, Evaluation)]
     run.markers.end(run.mixture.step, finished=run.mixture.step >= run.total_steps)
     return measured[0] if measured else {}
@@ -71,18 +81,21 @@ def train(run: Run) -> bool:
         Whether the run is finished; False: it was stopped and has saved.
 
     Raises:
-        DivergedError: If too many consecutive steps, or the last one, were not finite.
+        TrainingError: If too many consecutive steps, or the last one, were not finite, ranks
+            differ, or a loss spike is to end the run.
     """
     while run.mixture.step < run.total_steps:
+        run.stalls.enter(run.mixture.step + 1, "reading the batch")
         batch = run.mixture.next_batch()
+        run.stalls.enter(batch.step, "forward and backward passes")
         metrics = run.trainer.step(batch)
         for plugin in run.plugins:
+            run.stalls.enter(batch.step, plugin.name)
             metrics |= plugin.after_step(batch.step)
+        run.stalls.enter(batch.step, "metrics")
         run.metrics.log(batch.step, metrics)
-        if event := run.non_finite.after_step(batch.step, metrics["train"]):
-            run.metrics.log(batch.step, event)
-        else:
-            run.checkpoints.prune()  # a finite step after the newest checkpoint: it is usable
+        if _respond(run, batch, metrics["train"]):
+            continue  # with the step after the checkpoint that it has gone back to
         run.non_finite.check()
         run.metrics.settle()
         run.checkpoints.poll()
@@ -102,8 +115,23 @@ def train(run: Run) -> bool:
     return finished
 
 
+def _respond(run: Run, batch: Batch, train: dict[str, Any]) -> bool:
+    """Judge a step; return whether the run has gone back to a checkpoint. Collective."""
+    event: Metrics = {}
+    if run.spikes.applied:
+        event = run.non_finite.after_step(batch.step, train)
+    if event:
+        run.metrics.log(batch.step, event)
+    elif run.spikes.applied:
+        run.checkpoints.prune()  # a finite step after the newest checkpoint: it is usable
+    return run.spikes.after_step(batch.step, train, finite=not event)
+
+
 def _save(run: Run, batch: Batch, metrics: Metrics) -> None:
     """Write the checkpoint after a batch's step if the model is finite. Collective."""
+    run.stalls.enter(batch.step, "writing the checkpoint")
+    if run.parameters is not None:
+        run.parameters.check(batch.step)
     if run.non_finite.is_finite_model(batch):
         run.checkpoints.save(batch.step, metrics.get("evaluation"))
     else:

@@ -339,7 +339,7 @@ class Progress:
             self._timed_from = step, self._clock()
         if not self._bar.disable:
             self._bar.set_postfix_str(status, refresh=False)
-            self._bar.update()
+            self._bar.update(step - self._bar.n)  # a run may go back
         elif is_first or step % self._line_interval == 0 or step == self._total_steps:
             left = self._time_left(step, *self._timed_from)
             self._write(f"step {step}/{self._total_steps}  {status}{left}")

@@ -7,7 +7,7 @@ or on each rank, ends with an exchange of the result or the failure.
 import os
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
 from megadga.arrays import FloatArray
-from megadga.errors import DivergedError, MegadgaError
+from megadga.errors import MegadgaError, TrainingError
 from megadga.launch.ranks import RankEnvironment, interface_variables, read_deadline_s, read_ranks
 from megadga.plugin import Batch
 from megadga.probes.engine import limit_waiting
@@ -181,6 +181,21 @@ class DataParallelRanks(Protocol):
         ...
 
 
+class StepTerm(Protocol):
+    """Numbers of every rank that are added in the all-reduce of a step."""
+
+    size: int
+    """How many, on every rank."""
+
+    def own(self, batch: Batch) -> FloatArray:
+        """Return this rank's, shape ``(size,)``: integers whose sum is below 2^53."""
+        ...
+
+    def update_from_sum(self, batch: Batch, total: FloatArray) -> None:
+        """Take the sums over all ranks, which are equal on every rank."""
+        ...
+
+
 @final
 class StepAllReduce:
     """Gathers per-sequence values of all ranks, and flags, in one all-reduce.
@@ -188,11 +203,18 @@ class StepAllReduce:
     Args:
         ranks: The data-parallel ranks.
         flags: Requests to stop and the like, updated at every call.
+        terms: Further numbers, summed at every call.
     """
 
-    def __init__(self, ranks: DataParallelRanks, *flags: CollectiveStop | CollectiveFlag) -> None:
+    def __init__(
+        self,
+        ranks: DataParallelRanks,
+        *flags: CollectiveStop | CollectiveFlag,
+        terms: Sequence[StepTerm] = (),
+    ) -> None:
         self._ranks = ranks
         self._flags = flags
+        self._terms = tuple(terms)
 
     def __call__(self, batch: Batch, *own: Tensor) -> tuple[FloatArray, ...]:
         """Return the values of every sequence of the global batch. One collective.
@@ -210,9 +232,15 @@ class StepAllReduce:
         for begin, part in zip(range(0, num_values, size), own, strict=True):
             numbers[begin + batch.indices.rows] = part.double().cpu().numpy()
         numbers[num_values:] = [flag.own() for flag in self._flags]
-        merged = self._ranks.merged(numbers)
+        added = [term.own(batch) for term in self._terms]
+        merged, *totals = np.split(
+            self._ranks.merged(np.concatenate([numbers, *added])),
+            np.cumsum([numbers.size, *(term.size for term in self._terms)])[:-1],
+        )
         for flag, total in zip(self._flags, merged[num_values:], strict=True):
             flag.update_from_sum(total)
+        for term, total in zip(self._terms, totals, strict=True):
+            term.update_from_sum(batch, total)
         return tuple(merged[:num_values].reshape(len(own), size))
 
 
@@ -245,7 +273,7 @@ def process_group() -> Generator[timedelta]:
     _remove_shared_buffer()
     try:
         yield deadline
-    except DivergedError:  # raised by every rank
+    except TrainingError:  # raised by every rank
         if formed_here:
             destroy_process_group()
         raise

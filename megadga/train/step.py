@@ -14,6 +14,7 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.model.losses import target_mask
 from megadga.plugin import Batch, Metrics
+from megadga.probes.discarding import discard_update
 from megadga.probes.engine import Engine
 from megadga.train.ranks import StepAllReduce
 
@@ -64,6 +65,51 @@ class Reweighting:
     losses: TokenLosses
 
 
+AcceptUpdate = Callable[[Batch, FloatArray], bool]
+"""Decides, by the losses of the global batch, shape ``(B,)``, whether an update is applied; called
+once for each step, with equal results on every rank."""
+
+
+@final
+class WindowEnd:
+    """Ends the accumulation window of a step, with or without an update.
+
+    Args:
+        engine: A DeepSpeed engine.
+        step_sum: Gathers per-sequence values over the ranks.
+        accepts: Decides whether the update is applied, which needs all losses before it; None: it
+            always is, and they are gathered after it.
+    """
+
+    def __init__(
+        self, engine: Engine, step_sum: StepAllReduce, accepts: AcceptUpdate | None
+    ) -> None:
+        self._engine = engine
+        self._step_sum = step_sum
+        self._accepts = accepts
+
+    def __call__(self, batch: Batch, *own: Tensor) -> tuple[FloatArray, ...]:
+        """End the window; return values of all ranks as ``StepAllReduce`` does. Collective.
+
+        Args:
+            batch: The batch.
+            own: Losses of this rank's sequences, and additional values.
+        """
+        if self._accepts is None:
+            self._engine.step()
+            return self._step_sum(batch, *own)
+        gathered = self._step_sum(batch, *own)
+        self.end(batch, gathered[0])
+        return gathered
+
+    def end(self, batch: Batch, losses: FloatArray) -> None:
+        """End the window with losses that have been gathered already. Collective."""
+        if self._accepts is None or self._accepts(batch, losses):
+            self._engine.step()
+        else:
+            discard_update(self._engine)
+
+
 @final
 class MeanLossStep:
     """Trains on the mean loss over all targets of the global batch; ``TrainStep``.
@@ -75,32 +121,31 @@ class MeanLossStep:
     Args:
         engine: A DeepSpeed engine around a module that returns one loss per token.
         step_sum: Gathers per-sequence values over the ranks.
+        accepts: Decides whether an update is applied; None: all are.
     """
 
-    def __init__(self, engine: Engine, step_sum: StepAllReduce) -> None:
+    def __init__(
+        self, engine: Engine, step_sum: StepAllReduce, accepts: AcceptUpdate | None = None
+    ) -> None:
         self._engine = engine
-        self._step_sum = step_sum
+        self._end_window = WindowEnd(engine, step_sum, accepts)
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
         weights = batch.indices.target_weights()
-        own = [
-            self._micro_step(tokens, batch, None if weights is None else weights[rows])
-            for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True)
-        ]
-        losses, *others = self._step_sum(batch, torch.stack(own), *extra)
-        return StepLosses(losses, tuple(others))
-
-    def _micro_step(self, tokens: Tensor, batch: Batch, weights: FloatArray | None) -> Tensor:
-        """Train on one micro-batch; return the mean loss of each sequence, shape ``(b,)``."""
-        losses = self._engine(tokens)
-        means = sequence_means(losses, tokens, batch)
-        if weights is None:
-            self._engine.backward(losses.mean())
-            self._engine.step()
-        else:
-            backward_and_step(self._engine, means, weights)
-        return means.detach()
+        own: list[Tensor] = []
+        for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
+            if own:
+                self._engine.step()  # of the micro-batch before
+            losses = self._engine(tokens)
+            means = sequence_means(losses, tokens, batch)
+            if weights is None:
+                self._engine.backward(losses.mean())
+            else:
+                run_backward(self._engine, means, weights[rows])
+            own.append(means.detach())
+        everyone, *others = self._end_window(batch, torch.stack(own), *extra)
+        return StepLosses(everyone, tuple(others))
 
 
 def sequence_means(losses: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
@@ -117,10 +162,9 @@ def sequence_means(losses: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
     return losses.masked_fill(~targets, 0.0).sum(dim=-1) / targets.sum(dim=-1)
 
 
-def backward_and_step(engine: Engine, losses: Tensor, weights: FloatArray) -> None:
-    """Run backward on a micro-batch's weighted mean loss, and the engine's step."""
+def run_backward(engine: Engine, losses: Tensor, weights: FloatArray) -> None:
+    """Run backward on a micro-batch's weighted mean loss."""
     engine.backward((torch.as_tensor(weights).to(losses) * losses).mean())
-    engine.step()
 
 
 @final
@@ -136,13 +180,21 @@ class WeightedLossStep:
         engine: A DeepSpeed engine around a module that returns one loss per token.
         reweighting: Computes the weights.
         step_sum: Gathers per-sequence values over the ranks.
+        accepts: Decides whether an update is applied; None: all are.
     """
 
-    def __init__(self, engine: Engine, reweighting: Reweighting, step_sum: StepAllReduce) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        reweighting: Reweighting,
+        step_sum: StepAllReduce,
+        accepts: AcceptUpdate | None = None,
+    ) -> None:
         self._engine = engine
         self._reweighting = reweighting
         self._step_sum = step_sum
-        self._mean = MeanLossStep(engine, step_sum)
+        self._end_window = WindowEnd(engine, step_sum, accepts)
+        self._mean = MeanLossStep(engine, step_sum, accepts)
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
@@ -156,10 +208,12 @@ class WeightedLossStep:
         shares = _with_targets(weights, batch)
         own: list[Tensor] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
+            if own:
+                self._engine.step()  # of the micro-batch before
             losses = sequence_means(self._engine(tokens), tokens, batch)
-            backward_and_step(self._engine, losses, shares[rows])
+            run_backward(self._engine, losses, shares[rows])
             own.append(losses.detach())
-        everyone, *others = self._step_sum(batch, torch.stack(own), *extra)
+        everyone, *others = self._end_window(batch, torch.stack(own), *extra)
         return StepLosses(everyone, tuple(others), weights)
 
     def _single_micro_batch(self, batch: Batch, *extra: Tensor) -> StepLosses:
@@ -167,7 +221,8 @@ class WeightedLossStep:
         own = sequence_means(self._engine(tokens), tokens, batch)
         losses, *others = self._step_sum(batch, own.detach()[None], *extra)
         weights = self._weights(losses, batch.step)
-        backward_and_step(self._engine, own, _with_targets(weights, batch)[rows])
+        run_backward(self._engine, own, _with_targets(weights, batch)[rows])
+        self._end_window.end(batch, losses)
         return StepLosses(losses, tuple(others), weights)
 
     def _weights(self, losses: FloatArray, step: int) -> FloatArray:
@@ -188,6 +243,30 @@ a reference model's losses if there is one, and the sequences' numbers of target
 all of shape ``(B,)``, equal on every rank."""
 
 
+class BatchObserver(Protocol):
+    """Takes the losses of each step."""
+
+    def observe(self, batch: Batch, losses: FloatArray) -> None:
+        """Take a step's batch and the mean loss of every sequence of the global batch, ``(B,)``.
+
+        Losses are equal on every rank.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What watches the losses of training.
+
+    Attributes:
+        observer: Takes the losses of each step; None: nothing does.
+        accepts: Decides whether an update is applied; None: all are.
+    """
+
+    observer: BatchObserver | None = None
+    accepts: AcceptUpdate | None = None
+
+
 @final
 class Trainer:
     """Trains a module that returns one loss per token, 0 where there is no target.
@@ -202,9 +281,10 @@ class Trainer:
         observe_losses: Called with the losses of each step.
         reference: Computes a reference model's losses of every batch.
         reweighting: Weighting of sequences; None: equal weights.
+        watching: What watches the losses.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each comes from another part of the assembly)
         self,
         engine: Engine,
         names: Sequence[str],
@@ -215,18 +295,20 @@ class Trainer:
         observe_losses: ObserveLosses | None = None,
         reference: TokenLosses | None = None,
         reweighting: Reweighting | None = None,
+        watching: Watching = Watching(),
     ) -> None:
         self._engine = engine
         self._names = tuple(names)
         self._clock = clock
         self._seed = seed
         self._observe_losses = observe_losses
+        self._watching = watching
         self._reference = reference
         self._weighted = reweighting is not None
         self._passes: TrainStep = (
-            MeanLossStep(engine, step_sum)
+            MeanLossStep(engine, step_sum, watching.accepts)
             if reweighting is None
-            else WeightedLossStep(engine, reweighting, step_sum)
+            else WeightedLossStep(engine, reweighting, step_sum, watching.accepts)
         )
 
     def step(self, batch: Batch) -> Metrics:
@@ -254,6 +336,8 @@ class Trainer:
         reference_losses = trained.extra[0] if extra else None
         if self._observe_losses is not None:
             self._observe_losses(domains, losses, reference_losses, targets)
+        if self._watching.observer is not None:
+            self._watching.observer.observe(batch, losses)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)
         record: dict[str, Any] = {
             "loss": float(np.average(losses, weights=targets)),

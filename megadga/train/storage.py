@@ -103,6 +103,7 @@ class Storage:
         waiting: How long the run waits.
         stop_requested: Whether this rank was asked to stop, which ends a pause.
         report: Called on rank 0 with a line for the user.
+        advance: Called in every round: ranks that wait together are not stuck.
     """
 
     def __init__(
@@ -113,11 +114,13 @@ class Storage:
         waiting: Waiting,
         stop_requested: Callable[[], bool],
         report: Callable[[str], None],
+        advance: Callable[[], None] = lambda: None,
     ) -> None:
         self.ranks = ranks
         self._folder = folder
         self._waiting = waiting
         self._stop_requested = stop_requested
+        self._advance = advance
         self._report = report if ranks.rank == 0 else _say_nothing
         self._events: list[dict[str, Any]] = []
 
@@ -177,6 +180,7 @@ class Storage:
         """Wait until the attempts of all ranks have ended. Collective."""
         slow = Slowness(task.what, self._waiting, since=since)
         while True:
+            self._advance()
             task.wait(self._waiting.round_s)
             statuses: list[_Status] = self.ranks.objects(self._status(task, slow.too_long()))
             if all(status.ended for status in statuses):
@@ -223,6 +227,7 @@ class Storage:
         space = format_space(amount.total - amount.done, min(free, default=None))
         self._report(pause.line(space))
         while True:
+            self._advance()
             over = time.monotonic() >= until
             signs = self.ranks.objects((self._stop_requested(), over, pause.too_long()))
             if any(stop for stop, _, _ in signs):

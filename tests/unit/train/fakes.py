@@ -143,6 +143,7 @@ def batch(
         sequences=np.zeros_like(row_array),
         rows=row_array,
         global_domains=global_domains,
+        global_sequences=np.zeros_like(global_domains),
         global_targets=targets if dialogues else None,
     )
     return Batch(indices, tokens)

@@ -20,7 +20,9 @@ class Log:
         unsound: Collection[int] = (),
         not_finite: Collection[int] = (),
         lost_at: int | None = None,
+        goes_back: tuple[int, int] | None = None,
     ) -> None:
+        self.goes_back = goes_back
         self.not_finite = not_finite
         self.told: list[str] = []
         self.pruned: list[int] = []
@@ -49,6 +51,11 @@ class Log:
                 skipped_checkpoint=lambda: {"event": "left out"},
                 check_end=self._check(total_steps if total_steps in unsound else None),
             ),
+            "spikes": SimpleNamespace(
+                applied=True, after_step=lambda step, train, *, finite: self._go_back(step)
+            ),
+            "parameters": None,
+            "stalls": SimpleNamespace(enter=lambda step, phase: None),
             "stop": SimpleNamespace(agreed=lambda: self.mixture.step == stop_at),
             "markers": SimpleNamespace(end=self._end),
         }
@@ -81,6 +88,13 @@ class Log:
                 raise DivergedError
 
         return check
+
+    def _go_back(self, step: int) -> bool:
+        """Go back once, at a step, to another."""
+        if self.goes_back is None or step != self.goes_back[0]:
+            return False
+        self.mixture.step, self.goes_back = self.goes_back[1], None
+        return True
 
     def _save(self, step: int, evaluation: Any) -> None:
         assert step in self.logged  # a checkpoint covers what its step reported
@@ -164,6 +178,16 @@ def test_a_run_whose_last_step_is_not_finite_does_not_finish():
         train(log.run)
 
     assert "finished" not in "".join(log.told)
+
+
+def test_a_run_that_goes_back_trains_from_there_and_saves_nothing_of_what_it_left():
+    log = Log(completed=0, total_steps=4, goes_back=(4, 2))
+
+    assert train(log.run)
+
+    steps = [line for line in log.told if line.startswith(("train", "save"))]
+    before = ["train 1", "train 2", "save 2", "train 3", "train 4"]
+    assert steps == [*before, "train 3", "train 4", "save 4"]
 
 
 def test_older_checkpoints_are_pruned_after_a_finite_step():
