@@ -38,7 +38,7 @@ class RankEngine:
     def _file(self, name):
         return PendingFile(name, len(name), lambda file: file.write(name.encode()))
 
-    def load_checkpoint(self, load_dir, tag):
+    def load_checkpoint(self, load_dir, tag, changes):
         raise NotImplementedError
 
 

@@ -35,7 +35,7 @@ class GatedEngine:
 
         return [PendingFile(f"{tag}/rank_{self.rank}.pt", len(tag), write)]
 
-    def load_checkpoint(self, load_dir, tag):
+    def load_checkpoint(self, load_dir, tag, changes):
         return f"{load_dir}/{tag}", {"megadga": {}}
 
 

@@ -196,7 +196,7 @@ def test_dialogues_train_on_the_mean_over_the_targets_of_the_whole_batch(accumul
     assert record["sequences_by_domain"] == {"a": 2, "b": 2}
     assert record["targets_by_domain"] == {"a": 4, "b": 6}
     assert observed[0].tolist() == [5, 3, 1, 1]  # of the rows 0 to 3
-    assert sizes == [5]  # no collective beside that of the losses
+    assert sizes == [4]  # no collective beside that of the losses
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
