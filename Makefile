@@ -10,7 +10,7 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster lint format bench-sampler bench-reader bench-prepare \
+.PHONY: help setup demo test test-cluster test-faults lint format bench-sampler bench-reader bench-prepare \
 	bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-train \
 	bench-train-gpu plot-mixers plot-sensitivity evidence evidence-quick evidence-report gpu-kit \
 	gpu-check gpu-report clean
@@ -49,6 +49,9 @@ test: setup  ## Run the tests (20 minutes on two cores).
 test-cluster: setup  ## Train on real hosts and SLURM, of namespaces; as root, on Debian (20 minutes).
 	@tests/cluster/install
 	@MEGADGA_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
+
+test-faults: setup  ## Kill runs again and again, and train 10,000 steps on 1,000 domains (1 hour).
+	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults
 
 lint: setup  ## Check format, style, types and layers.
 	@$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LONGEST_FIRST = ("distributed", "integration", "cluster", "unit")
+LONGEST_FIRST = ("faults", "distributed", "integration", "cluster", "unit")
 FOLLOWING = ("test_low_rank.py", "test_preconditioned.py", "test_foreign.py")
 _HERE = Path(__file__).parent
 
@@ -24,4 +24,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _place(item: pytest.Item) -> int:
     place = LONGEST_FIRST.index(item.path.relative_to(_HERE).parts[0])
-    return max(place, 2) if item.path.name in FOLLOWING else place
+    return max(place, 3) if item.path.name in FOLLOWING else place

@@ -28,7 +28,7 @@ from megadga.probes.state import token_losses
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
-from megadga.run_folder.lock import RunLock
+from megadga.run_folder.lock import FILE_NAME, RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.train.checkpoints import (
     CheckpointPlan,
@@ -237,7 +237,8 @@ def _resume_point(
 ) -> ResumePoint | None:
     """Return the checkpoint to resume from, after verifying it. Collective.
 
-    If there is one, the folder belongs to this run and is locked from here on.
+    If there is one, the folder belongs to this run and is locked from here on. It is, too, if the
+    run was started before: its last owner may still be saving.
     """
     folder = config.output / CHECKPOINTS
     identity = _identity(config, data)
@@ -245,7 +246,7 @@ def _resume_point(
     def find() -> ResumePoint | None:
         return find_resume_point(folder, identity=identity, ranks=ranks, wanted=resume_from)
 
-    if find() is None:
+    if find() is None and not on_first_rank(ranks, (config.output / FILE_NAME).exists):
         return None
     on_first_rank(ranks, lambda: _lock(config, lock))
     point = find()  # again: the previous owner of the lock may have written newer ones
