@@ -19,6 +19,7 @@ from megadga.config.sections import (
     CheckpointSection,
     DataSection,
     EvaluationSection,
+    MetricsSection,
     SamplingSection,
     TrainingSection,
 )
@@ -39,6 +40,7 @@ NOT_TRAINED: dict[str, Any] = {
     "output": True,
     "evaluation": True,
     "checkpoint": True,
+    "metrics": True,
     # Data may move; the shards' identity lists the domains that are used.
     "data": {"domains": True, "too_short": True, "specific": {"__all__": {"path"}}},
     # Files may move; their content is part of the shards' identity.
@@ -188,6 +190,8 @@ class RunConfig(Section):
     """Losses on held-out splits; null: none."""
     checkpoint: CheckpointSection | None = CheckpointSection()
     """When checkpoints are written; null: only when a signal stops the run."""
+    metrics: MetricsSection = MetricsSection()
+    """What is logged."""
 
     _places: SourceMap = PrivateAttr(default_factory=SourceMap)
 

@@ -21,6 +21,7 @@ from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.launch.ranks import read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
+from megadga.mixers.updates import UpdateSteps
 from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
@@ -53,6 +54,7 @@ from megadga.train.ranks import (
     process_group,
 )
 from megadga.train.step import Reweighting, Trainer, step_seed
+from megadga.train.thinning import ThinnedRecords
 
 
 @contextmanager
@@ -188,7 +190,13 @@ def _assemble(
     )
     checkpoints.resume(point)
     sinks = MetricFanOut(
-        () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin))
+        ()
+        if metrics is None
+        else (
+            _thinned(config, metrics, mixture.updates),
+            _mean_weights(config),
+            _progress(config, plugin),
+        )
     )
     markers = _CollectiveMarkers(
         RunMarkers(config, writes=ranks.rank == 0), ranks, before_end=sinks.check
@@ -409,6 +417,19 @@ class _CollectiveMarkers:
             self._markers.end(step, finished=finished)
 
         on_first_rank(self._ranks, end)
+
+
+def _thinned(
+    config: RunConfig, metrics: MetricsFile, updates: UpdateSteps | None
+) -> ThinnedRecords:
+    steps, section = config.training.steps, config.evaluation
+    return ThinnedRecords(
+        metrics,
+        every=config.metrics.by_domain_every,
+        updates=updates,
+        evaluation_interval=steps if section is None else section.interval,
+        last_step=steps,
+    )
 
 
 def _mean_weights(config: RunConfig) -> MeanWeightsFile:
