@@ -7,8 +7,9 @@ or on each rank, ends with an exchange of the result or the failure.
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, final
@@ -273,5 +274,48 @@ def _remove_shared_buffer() -> None:
     """
     dist.barrier()
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{dist.get_rank()}"
-    Path("/dev/shm", name).unlink(missing_ok=True)  # noqa: S108  (where shm_open keeps it)
+    (_SHARED_MEMORY / f"{_buffers()}_{address}_{port}_{dist.get_rank()}").unlink(missing_ok=True)
+    if os.environ["LOCAL_RANK"] == "0":
+        remove_abandoned_buffers(_SHARED_MEMORY)
+
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where shm_open keeps it)
+
+
+_OPENING_S = 10.0
+"""Age below which a segment may belong to ranks that have not all mapped it yet."""
+
+
+def _buffers() -> str:
+    """Return how the names of this user's segments begin."""
+    return f"deepspeed_allreduce_buffer_{os.getuid()}"
+
+
+def remove_abandoned_buffers(folder: Path) -> None:
+    """Unlink segments of this user's that no process has mapped.
+
+    Ranks leave them that are killed between opening and unlinking them.
+
+    Args:
+        folder: Where shared memory is.
+    """
+    with suppress(OSError):  # they only take memory
+        found = [
+            path
+            for path in folder.glob(f"{_buffers()}_*")
+            if time.time() - path.stat().st_mtime > _OPENING_S
+        ]
+        mapped = _mapped_files(f"{folder}/{_buffers()}") if found else set[str]()
+        for path in found:
+            if str(path) not in mapped:
+                path.unlink(missing_ok=True)
+
+
+def _mapped_files(prefix: str) -> set[str]:
+    """Return files that processes of this machine have mapped, as far as this one may know."""
+    mapped: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended meanwhile, or is another user's
+            lines = maps.read_text(errors="replace").splitlines()
+            mapped |= {line[line.index(prefix) :] for line in lines if prefix in line}
+    return mapped

@@ -187,7 +187,7 @@ def draw_kills(seed: int, stage: int, moments: Sequence[Moment] = MOMENTS) -> li
     ]
 
 
-def strike(run: FaultyRun, job: Launched, kill: Kill, *, timeout_s: float = 240.0) -> bool:
+def strike(run: FaultyRun, job: Launched, kill: Kill, *, timeout_s: float = 900.0) -> bool:
     """Wait for a kill's moment, and kill; return whether anything was killed.
 
     Nothing is if the run has finished before.

@@ -62,7 +62,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("ranks", "steps"), [(1, 10_000), (2, 2_000)])
+@pytest.mark.parametrize(("ranks", "steps"), [(1, 10_000), (2, 3_000)])
 def test_memory_files_and_time_stay_flat(
     shards: Path, tmp_path: Path, ranks: int, steps: int
 ) -> None:
@@ -86,9 +86,9 @@ def test_memory_files_and_time_stay_flat(
     assert done.code == 0, done.text[-4000:]
     lines = (tmp_path / "observed").read_text().splitlines()
     observed = [Observation(**json.loads(line)) for line in lines]
-    assert [each.step for each in observed] == list(range(OBSERVED_EVERY, steps + 1, 250))
-    # All that is made once has been made by then: updates, evaluations, two checkpoints.
-    settled = [each for each in observed if each.step >= max(1000, steps // 5)]
+    assert len(observed) == steps // OBSERVED_EVERY
+    # All that is made once has been made by then: updates, evaluations, checkpoints.
+    settled = [each for each in observed if each.step >= max(1500, steps // 5)]
     assert slope(settled, "blocks") < BLOCKS_PER_STEP
     assert slope(settled, "resident_bytes") < BYTES_PER_STEP
     for held in ("open_files", "threads"):

@@ -21,7 +21,7 @@ from tests.support.shards import write_sets
 SEED = "MEGADGA_FAULTS_SEED"
 """Variable with the seed of the kills, to see the same ones again."""
 WITH_LAUNCHER = (Victim.LAUNCHER, Victim.LAUNCHER_AT_ONCE, Victim.EVERYTHING)
-END_S = 120.0
+END_S = 240.0
 """In which a run that lost a process must have ended, on a busy machine."""
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(3600)]
@@ -59,6 +59,7 @@ def test_ten_kills_leave_no_trace(
 
     assert code == 0, killed.end_of_log()
     assert_equal_runs(killed, undisturbed)
+    # The last start has removed what ranks had left that were killed at theirs.
     assert shared_buffers() <= buffers
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from megadga.errors import ConfigError
@@ -26,7 +28,7 @@ def logged(path, *, domains, interval, every=None, steps=LAST_STEP, resumed_at=0
     for step in range(1, steps + 1):
         if step == resumed_at:
             sink = anew()
-        metrics = {"train": {"loss": 3.0}}
+        metrics: dict[str, dict[str, Any]] = {"train": {"loss": 3.0}}
         if step % interval == 0:
             metrics["update"] = {"alignments": values, "averaged_weights": values, "probe_s": 1.0}
         if step % 10 == 0:
