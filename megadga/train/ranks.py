@@ -24,6 +24,7 @@ from torch import Tensor
 from megadga.arrays import FloatArray
 from megadga.errors import DivergedError, MegadgaError
 from megadga.launch.ranks import RankEnvironment, interface_variables, read_deadline_s, read_ranks
+from megadga.launch.supervision import killed_after
 from megadga.plugin import Batch
 from megadga.probes.engine import limit_waiting
 
@@ -192,6 +193,10 @@ class StepAllReduce:
         return tuple(merged[:-1].reshape(len(own), size))
 
 
+_AFTER_DEADLINE_S = 60.0
+"""Seconds in which a rank can still say itself that its time is over."""
+
+
 @contextmanager
 def process_group() -> Generator[timedelta]:
     """Initialise the default process group, of one rank without a launcher. Collective.
@@ -213,7 +218,9 @@ def process_group() -> Generator[timedelta]:
     if formed_here:
         _export_variables(read_ranks(os.environ))
     _prepend_own_programs()
-    deepspeed.init_distributed(timeout=deadline)
+    # Where a rank was killed, another would wait for its shared memory or its lock without end.
+    with killed_after(deadline.total_seconds() + _AFTER_DEADLINE_S):
+        deepspeed.init_distributed(timeout=deadline)
     limit_waiting(deadline)
     accelerator: Any = get_accelerator()
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
