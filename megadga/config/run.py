@@ -21,6 +21,7 @@ from megadga.config.sections import (
     CheckpointSection,
     DataSection,
     EvaluationSection,
+    MetricsSection,
     SamplingSection,
     TrainingSection,
 )
@@ -44,6 +45,7 @@ NOT_TRAINED: dict[str, Any] = {
     "checkpoint": True,
     # What a run has done about a spike is in its checkpoints, and in its folder.
     "watch": True,
+    "metrics": True,
     # Data may move; the shards' identity lists the domains that are used.
     "data": {
         "domains": True,
@@ -157,6 +159,8 @@ class RunConfig(Section):
     """Losses on held-out splits; null: none."""
     checkpoint: CheckpointSection | None = CheckpointSection()
     """When checkpoints are written; null: only when a signal stops the run."""
+    metrics: MetricsSection = MetricsSection()
+    """What is logged."""
     watch: WatchSection = WatchSection()
     """What ends the run, or is logged, where it hangs, its ranks differ, or its loss spikes."""
 

@@ -214,6 +214,15 @@ class EvaluationSection(Section):
     resumed, or after it is finished."""
 
 
+class MetricsSection(Section):
+    """What is logged."""
+
+    by_domain_every: PositiveInt | None = None
+    """Optimizer steps between updates and evaluations that are logged with their values by domain,
+    at least 1, the others in summary; 1: all of them have those, as a replay of the run needs;
+    null: domains / 16, so that a step adds a few kilobytes however many domains there are."""
+
+
 class BestCheckpoints(Section):
     """The checkpoints with the lowest validation loss."""
 

@@ -28,9 +28,13 @@ _DEFAULT_EXTENSIONS = ".cache/torch_extensions"
 _POLL_S = 0.5
 
 
+_ABANDONED_S = 300.0
+"""Age from which a lock that no process here holds was left behind: compiling takes a minute."""
+
+
 _REMEDY = (
     "no process of this machine holds it, so unless another machine compiles there it was left by "
-    "one that was killed"
+    f"one that was killed, and is removed {_ABANDONED_S:g} s after it was made, or now"
 )
 
 
@@ -69,6 +73,9 @@ def wait_for_ops(
 ) -> None:
     """Wait until nobody holds a lock on operators.
 
+    A lock of this user's that is old, and that no process of this machine holds, is removed: who
+    took it was killed, together with the launcher that would have removed it.
+
     Args:
         names: As DeepSpeed names their folders.
         environment: Says where they are kept.
@@ -87,6 +94,10 @@ def wait_for_ops(
             f"{remedy}"
         )
     while locks := op_locks(names, environment):
+        for lock in map(Path, locks):
+            if _is_abandoned(lock):
+                lock.unlink(missing_ok=True)
+                tell(f"removed {lock}, which a process that was killed has left")
         if time.monotonic() >= ends:
             raise ConfigError(
                 f"{locks[0]}: expected no lock on a compiled operator, found one after "
@@ -94,6 +105,15 @@ def wait_for_ops(
                 f"rm {shlex.quote(locks[0])}"
             )
         time.sleep(_POLL_S)
+
+
+def _is_abandoned(lock: Path) -> bool:
+    try:
+        status = lock.stat()
+    except FileNotFoundError:
+        return False
+    is_old = time.time() - status.st_mtime > _ABANDONED_S
+    return is_old and status.st_uid == os.geteuid() and lock.resolve() not in open_files()
 
 
 def remove_own_locks(environment: Mapping[str, str]) -> None:

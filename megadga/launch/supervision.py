@@ -42,6 +42,26 @@ def signal_handler(
             signal.signal(number, handler)
 
 
+@contextmanager
+def killed_after(seconds: float) -> Generator[None]:
+    """Have the kernel end this process (SIGALRM) if a block takes longer.
+
+    For code that knows no time-out and may not let Python run. Where SIGALRM has a handler, it is
+    somebody else's, and there is no limit.
+
+    Args:
+        seconds: Above 0.
+    """
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
 STOP_FILE = "MEGADGA_STOP_FILE"
 """Variable with the path of a file by which a launcher requests a stop, on any machine."""
 

@@ -144,6 +144,23 @@ MEAN_WEIGHTS = "mean_weights"
 """Key of the mean of the weights over the run, for schedulers that keep one."""
 
 
+BY_DOMAIN = (
+    "alignments",
+    "standard_errors",
+    "gradient_norms",
+    "target_alignments",
+    "target_standard_errors",
+    "scores",
+    "weights",
+    "averaged_weights",
+    "epochs",
+    MEAN_WEIGHTS,
+    "basis_weights",
+    "basis_averaged_weights",
+)
+"""Keys of an ``update`` record whose values are by domain, or by basis distribution."""
+
+
 @final
 @dataclass(frozen=True)
 class UpdateRecords:

@@ -29,7 +29,7 @@ def read_records(metrics: Path, kind: str) -> list[Record]:
 
     Args:
         metrics: A run's ``metrics.jsonl``.
-        kind: ``train``, ``update``, ``evaluation`` or ``event``.
+        kind: ``train``, ``update``, ``update_summary``, ``evaluation`` or ``event``.
 
     Raises:
         ConfigError: If the file cannot be read, or a line is not a record.
@@ -155,6 +155,10 @@ START = "start"
 """The event with the weights at step 0."""
 
 
+SUMMARY = "update_summary"
+"""Type of the records of updates that are logged without values by domain."""
+
+
 def read_weights_from_start(metrics: Path) -> WeightHistory:
     """Return the weights in a run's metrics from step 0 on, constant if there are no updates.
 
@@ -184,6 +188,21 @@ def read_weights_from_start(metrics: Path) -> WeightHistory:
         np.concatenate([[0], updates.steps]),
         np.concatenate([first, updates.weights]),
     )
+
+
+def read_all_weights(metrics: Path) -> WeightHistory:
+    """Return the weights in the updates of a run's metrics, of which none was logged without.
+
+    Raises:
+        ConfigError: As ``read_weights`` does, or if there is a summary of an update.
+    """
+    if summaries := read_records(metrics, SUMMARY):
+        raise ConfigError(
+            f"{metrics}: expected the weights of every update, found {len(summaries)} updates "
+            f"without, the first at step {summaries[0]['step']}; train that run with "
+            "metrics.by_domain_every: 1"
+        )
+    return read_weights(metrics)
 
 
 def read_weights(metrics: Path) -> WeightHistory:

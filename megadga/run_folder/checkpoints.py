@@ -284,13 +284,17 @@ def find_checkpoint(folder: Path, *, wanted: str | None = None) -> Path | None:
             ``latest``.
 
     Raises:
-        ResumeError: If there is no such checkpoint, or ``latest`` is missing although completed
-            checkpoints exist: a fresh start would prune them.
+        ResumeError: If there is no such checkpoint, or ``latest`` is missing although several
+            completed checkpoints exist: a fresh start would prune them. A single one is what a
+            run leaves that is killed before it has written ``latest`` for the first time.
     """
     if wanted is not None:
         return best_checkpoint(folder) if wanted == BEST else _requested(folder, wanted)
     latest = latest_checkpoint(folder)
-    if latest is None and completed_checkpoints(folder):
+    completed = completed_checkpoints(folder) if latest is None else []
+    if len(completed) == 1:
+        return completed[0]
+    if completed:
         expected = "the name of the checkpoint to continue from"
         raise ResumeError(
             f"{folder / _LATEST}: expected {expected}, found no such file{_alternatives(folder)}"

@@ -6,6 +6,8 @@ sufficient: some network file systems do not support locks or keep them local to
 some keep the locks of a machine that has crashed. So the owner also writes a heartbeat counter
 into the file every few seconds. Another machine considers the owner alive if the counter advances,
 and ended if it does not.
+
+An owner whose launcher was killed saves and ends: whoever starts the run again waits for that.
 """
 
 import errno
@@ -33,6 +35,17 @@ _MAX_MISSED_HEARTBEATS = 6
 """Heartbeats that an owner on another machine may miss before it is considered ended."""
 
 
+_ENDING_S = 120.0
+"""Seconds that an owner without a launcher gets to save: as long as a launcher would wait."""
+
+
+_POLL_S = 0.2
+
+
+_INIT = 1
+"""Process that takes over the children of one that has ended."""
+
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -52,6 +65,7 @@ class _Owner:
         started: Start time of the process in kernel ticks, as process ids are reused.
         boot_id: Identifies the machine and its boot.
         since: Time of acquisition, for messages.
+        parent: Id of the process that had started it.
         heartbeat: Counter that advances while the process lives.
     """
 
@@ -60,6 +74,7 @@ class _Owner:
     started: str
     boot_id: str
     since: str
+    parent: int = 0
     heartbeat: int = 0
 
     def is_same(self, other: "_Owner") -> bool:
@@ -78,6 +93,7 @@ class RunLock:
         output: The run's folder.
         report: Called with a line for the user when acquiring takes a while.
         heartbeat_s: Seconds between heartbeats, above 0.
+        ending_s: Seconds to wait for an owner on this machine whose launcher has ended.
     """
 
     def __init__(
@@ -86,10 +102,12 @@ class RunLock:
         *,
         report: Callable[[str], None] = lambda _: None,
         heartbeat_s: float = _HEARTBEAT_S,
+        ending_s: float = _ENDING_S,
     ) -> None:
         self._path = output / FILE_NAME
         self._report = report
         self._heartbeat_s = heartbeat_s
+        self._ending_s = ending_s
         self._owner: _Owner | None = None
         self._descriptor = -1
         self._new_owner: _Owner | None = None
@@ -100,7 +118,7 @@ class RunLock:
         """Acquire the lock for this process; a no-op if it already holds it.
 
         The folder must exist. If the owner is on another machine, this waits for several
-        heartbeats.
+        heartbeats; if its launcher on this machine has ended, until it has saved.
 
         Raises:
             LockedError: If another process holds it; names its machine and process id.
@@ -156,6 +174,8 @@ class RunLock:
             time.sleep(min(1.0, self._heartbeat_s))
             other = _read(self._descriptor)
         own = _this_process()
+        if held == "denied" and other is not None and _is_orphan(other, own):
+            held, other = self._wait_for_end(other)
         if self._is_alive(held, other, own):
             raise LockedError(
                 f"{self._path.parent}: expected no other process that trains here, "
@@ -186,6 +206,17 @@ class RunLock:
             case "unsupported":
                 # Process ids differ between containers, so the id alone is not conclusive.
                 return _started(other.process) == other.started or self._heartbeat_advances(other)
+
+    def _wait_for_end(self, other: _Owner) -> tuple[_LockResult, _Owner | None]:
+        """Wait for an owner without a launcher, which was asked to save and end."""
+        self._report(
+            f"{self._path}: found {other}, whose launcher has ended; "
+            f"it has {self._ending_s:.0f} s to save"
+        )
+        until = time.monotonic() + self._ending_s
+        while (held := self._lock()) == "denied" and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        return held, _read(self._descriptor)
 
     def _heartbeat_advances(self, other: _Owner) -> bool:
         """Return whether the heartbeat of an owner on another machine advances."""
@@ -260,13 +291,27 @@ def _this_process() -> _Owner:
         boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         boot_id = host
-    return _Owner(host, process, _started(process) or "", boot_id, since)
+    return _Owner(host, process, _started(process) or "", boot_id, since, os.getppid())
+
+
+def _is_orphan(owner: _Owner, own: _Owner) -> bool:
+    """Return whether an owner is of this machine, and the process that started it has ended."""
+    if owner.boot_id != own.boot_id or _started(owner.process) != owner.started:
+        return False
+    parent = int(_status(owner.process)[1])
+    return parent in (0, _INIT) or parent != owner.parent
 
 
 def _started(process: int) -> str | None:
     """Return the start time of a process on this machine, None if it does not exist."""
     try:
-        status = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+        return _status(process)[19]
     except OSError:
         return None
-    return status.rpartition(")")[2].split()[19]
+
+
+def _status(process: int) -> list[str]:
+    """Return what the kernel says of a process, from its state on."""
+    status = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+    # The name, in parentheses, may hold anything.
+    return status.rpartition(")")[2].split()

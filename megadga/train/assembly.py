@@ -22,13 +22,14 @@ from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.launch.ranks import DEADLINE, read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
+from megadga.mixers.updates import UpdateSteps
 from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
 from megadga.probes.state import token_losses
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
-from megadga.run_folder.lock import RunLock
+from megadga.run_folder.lock import FILE_NAME, RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.run_folder.retention import Retention
 from megadga.run_folder.rewinds import clear_rewinds, read_rewinds
@@ -60,6 +61,7 @@ from megadga.train.responses import CheckpointReturns, SpikeResponse
 from megadga.train.restoring import ResumableEngine
 from megadga.train.step import Reweighting, Trainer, Watching, step_seed
 from megadga.train.storage import Storage
+from megadga.train.thinning import ThinnedRecords
 from megadga.train.waiting import Waiting
 from megadga.train.watching import drops_updates, make_spikes, watch_progress
 
@@ -219,7 +221,13 @@ def _assemble(
     )
     checkpoints.resume(point)
     sinks = MetricFanOut(
-        () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin)),
+        ()
+        if metrics is None
+        else (
+            _thinned(config, metrics, mixture.updates),
+            _mean_weights(config),
+            _progress(config, plugin),
+        ),
         retries=_waiting(config).pauses,
     )
     run_metrics = CollectiveMetrics(sinks, storage)
@@ -311,7 +319,8 @@ def _resume_point(
 ) -> ResumePoint | None:
     """Return the checkpoint to resume from, after verifying it. Collective.
 
-    If there is one, the folder belongs to this run and is locked from here on.
+    If there is one, the folder belongs to this run and is locked from here on. It is, too, if the
+    run was started before: its last owner may still be saving.
     """
     folder = config.output / CHECKPOINTS
     identity = _identity(config, data)
@@ -321,7 +330,7 @@ def _resume_point(
             folder, identity=identity, ranks=ranks, wanted=resume_from, allowed=allowed
         )
 
-    if find() is None:
+    if find() is None and not on_first_rank(ranks, (config.output / FILE_NAME).exists):
         return None
     on_first_rank(ranks, lambda: _lock(config, lock))
     point = find()  # again: the previous owner of the lock may have written newer ones
@@ -504,6 +513,19 @@ class _CollectiveMarkers:
             self._markers.end(step, finished=finished)
 
         self._storage.first("markers and metrics", end)
+
+
+def _thinned(
+    config: RunConfig, metrics: MetricsFile, updates: UpdateSteps | None
+) -> ThinnedRecords:
+    steps, section = config.training.steps, config.evaluation
+    return ThinnedRecords(
+        metrics,
+        every=config.metrics.by_domain_every,
+        updates=updates,
+        evaluation_interval=steps if section is None else section.interval,
+        last_step=steps,
+    )
 
 
 def _mean_weights(config: RunConfig) -> MeanWeightsFile:

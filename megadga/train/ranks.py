@@ -7,8 +7,9 @@ or on each rank, ends with an exchange of the result or the failure.
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, final
@@ -23,6 +24,7 @@ from torch import Tensor
 from megadga.arrays import FloatArray
 from megadga.errors import MegadgaError, TrainingError
 from megadga.launch.ranks import RankEnvironment, interface_variables, read_deadline_s, read_ranks
+from megadga.launch.supervision import killed_after
 from megadga.plugin import Batch
 from megadga.probes.engine import limit_waiting
 
@@ -244,6 +246,10 @@ class StepAllReduce:
         return tuple(merged[:num_values].reshape(len(own), size))
 
 
+_AFTER_DEADLINE_S = 60.0
+"""Seconds in which a rank can still say itself that its time is over."""
+
+
 @contextmanager
 def process_group() -> Generator[timedelta]:
     """Initialise the default process group, of one rank without a launcher. Collective.
@@ -265,7 +271,9 @@ def process_group() -> Generator[timedelta]:
     if formed_here:
         _export_variables(read_ranks(os.environ))
     _prepend_own_programs()
-    deepspeed.init_distributed(timeout=deadline)
+    # Where a rank was killed, another would wait for its shared memory or its lock without end.
+    with killed_after(deadline.total_seconds() + _AFTER_DEADLINE_S):
+        deepspeed.init_distributed(timeout=deadline)
     limit_waiting(deadline)
     accelerator: Any = get_accelerator()
     accelerator.set_device(int(os.environ["LOCAL_RANK"]))
@@ -326,5 +334,48 @@ def _remove_shared_buffer() -> None:
     """
     dist.barrier()
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{dist.get_rank()}"
-    Path("/dev/shm", name).unlink(missing_ok=True)  # noqa: S108  (where shm_open keeps it)
+    (_SHARED_MEMORY / f"{_buffers()}_{address}_{port}_{dist.get_rank()}").unlink(missing_ok=True)
+    if os.environ["LOCAL_RANK"] == "0":
+        remove_abandoned_buffers(_SHARED_MEMORY)
+
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where shm_open keeps it)
+
+
+_OPENING_S = 10.0
+"""Age below which a segment may belong to ranks that have not all mapped it yet."""
+
+
+def _buffers() -> str:
+    """Return how the names of this user's segments begin."""
+    return f"deepspeed_allreduce_buffer_{os.getuid()}"
+
+
+def remove_abandoned_buffers(folder: Path) -> None:
+    """Unlink segments of this user's that no process has mapped.
+
+    Ranks leave them that are killed between opening and unlinking them.
+
+    Args:
+        folder: Where shared memory is.
+    """
+    with suppress(OSError):  # they only take memory
+        found = [
+            path
+            for path in folder.glob(f"{_buffers()}_*")
+            if time.time() - path.stat().st_mtime > _OPENING_S
+        ]
+        mapped = _mapped_files(f"{folder}/{_buffers()}") if found else set[str]()
+        for path in found:
+            if str(path) not in mapped:
+                path.unlink(missing_ok=True)
+
+
+def _mapped_files(prefix: str) -> set[str]:
+    """Return files that processes of this machine have mapped, as far as this one may know."""
+    mapped: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended meanwhile, or is another user's
+            lines = maps.read_text(errors="replace").splitlines()
+            mapped |= {line[line.index(prefix) :] for line in lines if prefix in line}
+    return mapped

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -11,13 +12,14 @@ from tests.cluster.packages import PDSH, why_not
 
 ALL = "MEGADGA_TEST_CLUSTER"
 """Variable that asks for the thorough tests too; ``make test-cluster`` sets it."""
+_HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if ALL not in os.environ:
         skip = pytest.mark.skip(reason="takes long: make test-cluster runs it")
         for item in items:
-            if "thorough" in item.keywords:
+            if item.path.parent == _HERE and "thorough" in item.keywords:
                 item.add_marker(skip)
 
 

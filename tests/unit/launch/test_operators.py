@@ -71,6 +71,21 @@ def test_a_lock_is_waited_for_and_named_at_the_deadline(tmp_path: Path) -> None:
     assert len(said) == 2
 
 
+def test_an_old_lock_that_nobody_holds_does_not_stay(tmp_path: Path) -> None:
+    lock = tmp_path / "cpu_adam" / "lock"
+    os.close(take(lock))
+    an_hour_ago = time.time() - 3600.0
+    os.utime(lock, (an_hour_ago, an_hour_ago))
+    said: list[str] = []
+
+    wait_for_ops(
+        ["cpu_adam"], {"TORCH_EXTENSIONS_DIR": str(tmp_path)}, deadline_s=5.0, tell=said.append
+    )
+
+    assert not lock.exists()
+    assert said[-1] == f"removed {lock}, which a process that was killed has left"
+
+
 def take(lock: Path) -> int:
     """Take a lock as torch does, which has it open until it lets go of it."""
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from megadga.launch.supervision import Command, Ended, Timeouts, supervise
 
 FAST = Timeouts(stop_s=20.0, straggle_s=0.3, end_s=0.3)
@@ -185,3 +187,19 @@ def test_processes_die_with_a_supervisor_that_is_killed(tmp_path):
     supervisor.wait(timeout=30)
 
     assert is_gone_soon(child)
+
+
+@pytest.mark.parametrize(("inside", "after", "code"), [(30, 0, -signal.SIGALRM), (0, 0.5, 0)])
+def test_a_block_that_takes_too_long_ends_its_process_whatever_it_does(inside, after, code):
+    program = f"""
+import signal, time
+from megadga.launch.supervision import killed_after
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with killed_after(0.3):
+    time.sleep({inside})
+time.sleep({after})
+"""
+
+    ended = subprocess.run([sys.executable, "-c", program], check=False)
+
+    assert ended.returncode == code

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from megadga.errors import LockedError
@@ -25,6 +26,13 @@ lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 lock.release()
+"""
+
+LAUNCH = """
+import subprocess, sys
+holder = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
+print(holder.pid, flush=True)
+holder.wait()
 """
 
 
@@ -44,6 +52,24 @@ def held_elsewhere(folder):
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def held_by_orphan(folder):
+    """Another process has the lock, and the one that has started it is killed."""
+    command = [sys.executable, "-c", LAUNCH, HOLD, str(folder), str(BEAT_S)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as launcher:
+        assert launcher.stdin is not None
+        assert launcher.stdout is not None
+        holder = psutil.Process(int(launcher.stdout.readline()))
+        assert launcher.stdout.readline() == "held\n"
+        launcher.kill()
+        launcher.wait()
+        try:
+            yield launcher.stdin
+        finally:
+            holder.kill()
 
 
 def owner_elsewhere(folder, beat=0):
@@ -115,6 +141,26 @@ def test_a_lock_is_released_when_its_owner_ends(tmp_path):
 
     assert [f"process {process.pid} on" in line for line in told] == [True]
     lock.release()
+
+
+def test_an_owner_whose_launcher_was_killed_is_waited_for_until_it_has_saved(tmp_path):
+    told = []
+    with held_by_orphan(tmp_path) as orders:
+        saving = threading.Timer(0.5, orders.close)
+        saving.start()
+        lock = RunLock(tmp_path, report=told.append, heartbeat_s=BEAT_S, ending_s=30.0)
+        lock.acquire()
+
+    assert saving.finished.is_set()
+    assert ["whose launcher has ended; it has 30 s to save" in line for line in told] == [True]
+    lock.release()
+
+
+def test_an_owner_without_a_launcher_that_does_not_end_keeps_its_lock(tmp_path):
+    lock = RunLock(tmp_path, heartbeat_s=BEAT_S, ending_s=0.1)
+
+    with held_by_orphan(tmp_path), pytest.raises(LockedError, match="found process"):
+        lock.acquire()
 
 
 def test_a_released_lock_is_acquired_silently(tmp_path):

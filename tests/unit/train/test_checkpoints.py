@@ -231,6 +231,20 @@ def test_a_run_whose_latest_is_lost_is_refused_and_names_what_there_is(tmp_path)
     assert len(records(tmp_path)) == 6
 
 
+def test_a_first_checkpoint_is_resumed_although_its_writer_was_killed_before_it_was_the_latest(
+    tmp_path,
+):
+    World(tmp_path).train([1, 2], save_at=[2])
+    (tmp_path / "checkpoints" / "latest").unlink()
+
+    resumed = World(tmp_path)
+    resumed.resume()
+    resumed.train([3])
+
+    assert resumed.engine.weight == 6
+    assert names(tmp_path) == ["latest", "step-00000002"]
+
+
 def test_an_incomplete_first_checkpoint_is_not_resumed(tmp_path):
     World(tmp_path).die_while_saving([1, 2])
 
