@@ -21,6 +21,7 @@ from megadga.data.located import DocumentPart, documents_of_window
 from megadga.data.reader import read_windows
 from megadga.data.sampler import Selection
 from megadga.errors import ConfigError
+from megadga.export.tokenizer import find_tokenizer, kept_file
 from megadga.launch.plan import count
 from megadga.train.replay import PlannedBatch, RecordedRun, open_recorded
 
@@ -135,9 +136,6 @@ def _chosen(
 
 def _decoder(run: RecordedRun, given: Path | None) -> Callable[[TokenArray], str] | None:
     """Return what decodes the run's tokens; None, with a note, if there is no tokenizer."""
-    # Imports torch.
-    from megadga.export.tokenizer import find_tokenizer, kept_file  # noqa: PLC0415
-
     identity = run.domains[0].tokenizer
     if given is None and kept_file(run.config, identity.fingerprint) is None:
         print(
@@ -160,7 +158,7 @@ def _sequences(
     losses: dict[str, float] = {} if batch.train is None else batch.train["loss_by_domain"]
     tokens = read_windows(run.domains, Selection(batch.domains[rows], batch.windows[rows]))
     for row, ids in zip(rows.tolist(), tokens, strict=True):
-        domain, window = run.domains[batch.domains[row]], int(batch.windows[row])
+        domain, window = run.domains[int(batch.domains[row])], int(batch.windows[row])
         yield _Sequence(
             row,
             int(batch.ranks[row]),

@@ -10,7 +10,7 @@ import base64
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -288,7 +288,7 @@ class _Lines:
         low, high = 0, self.end
         while low < high:
             start = self._line_start((low + high) // 2)
-            if self._head(start, os.pread(self._descriptor, _HEAD_BYTES, start))[1] < step:
+            if self._head(os.pread(self._descriptor, _HEAD_BYTES, start))[1] < step:
                 low = self._line_end(start)
             else:
                 high = start
@@ -313,7 +313,7 @@ class _Lines:
         while begin < self.end:
             end = self._line_end(begin)
             content = self._read(begin, end)
-            kind, found = self._head(begin, content)
+            kind, found = self._head(content)
             if found != step:
                 return
             yield _Line(self._path, kind, found, content)
@@ -323,13 +323,12 @@ class _Lines:
         content = b"".join(reversed(parts))
         parts.clear()
         if content:  # not what follows the last line break
-            yield _Line(self._path, *self._head(-1, content), content)
+            yield _Line(self._path, *self._head(content), content)
 
-    def _head(self, begin: int, content: bytes) -> tuple[str, int]:
+    def _head(self, content: bytes) -> tuple[str, int]:
         if (found := _HEAD.match(content)) is None:
-            place = f"{self._path}: byte {begin}" if begin >= 0 else f"{self._path}"
             raise ConfigError(
-                f"{place}: expected a record with type and step, found {content[:60]!r}"
+                f"{self._path}: expected a record with type and step, found {content[:60]!r}"
             )
         return found[1].decode(), int(found[2])
 
@@ -364,7 +363,7 @@ class _Lines:
 
 
 @contextmanager
-def _opened(metrics: Path) -> Iterator[_Lines]:
+def _opened(metrics: Path) -> Generator[_Lines]:
     try:
         descriptor = os.open(metrics, os.O_RDONLY)
     except OSError as error:

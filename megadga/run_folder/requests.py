@@ -111,8 +111,9 @@ class RequestFolder:
 
     def answer(self, number: int) -> Answer | None:
         """Return the answer to a request, None if there is none yet."""
-        match _read(self._place(number) / _ANSWER):
-            case {"step": int(step), "error": str(error), "weights": dict() as weights}:
+        content = _read(self._place(number) / _ANSWER)
+        match content.get("step"), content.get("error"), content.get("weights"):
+            case int(step), str(error), dict() as weights:
                 return Answer(step, error, cast("dict[str, float]", weights))
             case _:
                 return None
@@ -128,9 +129,9 @@ class RequestFolder:
         found: list[tuple[int, Request]] = []
         for number in self._numbers():
             answer, request = self.answer(number), self._request(number)
-            applied = answer is not None and not answer.error and answer.step > step
-            if applied and request is not None:
-                found.append((answer.step, request))
+            if answer is None or answer.error or answer.step <= step or request is None:
+                continue
+            found.append((answer.step, request))
         return tuple(found)
 
     def take(self, number: int) -> Request | None:
@@ -181,21 +182,16 @@ class RequestFolder:
         paths = [path for name in (_TAKEN, _REQUEST) if (path := place / name).exists()]
         if not paths:
             return None
-        match _read(paths[0]):
-            case {
-                "action": ("set" | "freeze" | "release") as action,
-                "weights": dict() as weights,
-                "by": str(by),
-                "at": str(at),
-            } if _are_weights(cast("dict[str, Any]", weights)):
-                return Request(number, action, cast("dict[str, float]", weights), by, at)
+        content = _read(paths[0])
+        match [content.get(key) for key in ("action", "weights", "by", "at")]:
+            case ["set" | "freeze" | "release" as action, dict() as weights, str(by), str(at)]:
+                named = cast("dict[str, Any]", weights)
+                if all(type(weight) in (int, float) for weight in named.values()):
+                    return Request(number, action, named, by, at)
             case _:
-                invalid = f"{paths[0]}: expected action, weights, by and at, found something else"
-                return Request(number, "set", invalid=invalid)
-
-
-def _are_weights(values: Mapping[str, Any]) -> bool:
-    return all(isinstance(value, int | float) and value is not True for value in values.values())
+                pass
+        invalid = f"{paths[0]}: expected action, weights, by and at, found something else"
+        return Request(number, "set", invalid=invalid)
 
 
 def _who() -> str:
@@ -211,8 +207,10 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         file.write(f"{json.dumps(content)}\n".encode())
 
 
-def _read(path: Path) -> object:
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object in a file; empty, if there is none."""
     try:
-        return parse_strictly(path.read_bytes())
+        content: object = parse_strictly(path.read_bytes())
     except (OSError, ValueError):
-        return None
+        return {}
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}

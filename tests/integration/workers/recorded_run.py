@@ -1,6 +1,6 @@
 """Trains like the command line, and writes down what each rank trains on in every step.
 
-Waits before the batches of some steps until there is a request; kills itself in the middle of one.
+Rank 0 waits before the batches of some steps until there is a request; all kill themselves in one.
 """
 
 import json
@@ -49,6 +49,7 @@ class Recorded:
         return batch
 
     def _wait(self):
+        self._path.with_suffix(f".waits-before-{self.step + 1}").touch()
         until = time.monotonic() + DEADLINE_S
         while not RequestFolder(self._output).pending():
             assert time.monotonic() < until, "no request"
