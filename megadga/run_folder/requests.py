@@ -112,9 +112,9 @@ class RequestFolder:
     def answer(self, number: int) -> Answer | None:
         """Return the answer to a request, None if there is none yet."""
         content = _read(self._place(number) / _ANSWER)
-        match content.get("step"), content.get("error"), content.get("weights"):
+        match content.get("step"), content.get("error"), _weights(content):
             case int(step), str(error), dict() as weights:
-                return Answer(step, error, cast("dict[str, float]", weights))
+                return Answer(step, error, weights)
             case _:
                 return None
 
@@ -183,15 +183,23 @@ class RequestFolder:
         if not paths:
             return None
         content = _read(paths[0])
-        match [content.get(key) for key in ("action", "weights", "by", "at")]:
-            case ["set" | "freeze" | "release" as action, dict() as weights, str(by), str(at)]:
-                named = cast("dict[str, Any]", weights)
-                if all(type(weight) in (int, float) for weight in named.values()):
-                    return Request(number, action, named, by, at)
+        match content.get("action"), _weights(content), content.get("by"), content.get("at"):
+            case "set" | "freeze" | "release" as action, dict() as weights, str(by), str(at):
+                return Request(number, action, weights, by, at)
             case _:
-                pass
-        invalid = f"{paths[0]}: expected action, weights, by and at, found something else"
-        return Request(number, "set", invalid=invalid)
+                expected = "action, weights, by and at"
+                invalid = f"{paths[0]}: expected {expected}, found something else"
+                return Request(number, "set", invalid=invalid)
+
+
+def _weights(content: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the weights of a request or an answer, None if there are none."""
+    found = content.get("weights")
+    if not isinstance(found, dict):
+        return None
+    weights = cast("dict[str, Any]", found)
+    are_numbers = all(type(weight) in (int, float) for weight in weights.values())
+    return weights if are_numbers else None
 
 
 def _who() -> str:

@@ -144,11 +144,10 @@ class RecordedRun:
         while True:
             while updates and updates[-1][0] <= state.step:
                 weights = self._of_domains(updates.pop()[1])
-            plan = sampler.plan(state, weights)
             progress(state.step - record.step + 1, total)
             if state.step == step - 1:
-                return state, plan
-            state = plan.state_after
+                return state, sampler.plan(state, weights)
+            state = sampler.advance(state, weights)
 
     def _of_domains(self, weights: FloatArray) -> FloatArray:
         mixed = weights if self.mixtures is None else self.mixtures.mix(weights)

@@ -119,7 +119,9 @@ def log_run(
     for _ in range(steps):
         indices = plugin.next_indices()
         trained.append(indices)
-        plugin.observe_losses(indices.global_domains, indices.global_domains + 1.0)
+        plugin.observe_losses(
+            indices.global_domains, indices.global_domains.astype(np.float64) + 1.0
+        )
         drawn, counts = np.unique(indices.global_domains, return_counts=True)
         named = dict(zip([f"d{d}" for d in drawn], counts.tolist(), strict=True))
         logged: Metrics = {"train": {"sequences_by_domain": named}}

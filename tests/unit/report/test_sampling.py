@@ -72,7 +72,7 @@ def test_what_determines_a_batch_is_found_at_every_step_bit_for_bit(tmp_path, mo
         assert log.train is not None
         assert log.train["step"] == step
         assert log.last_step == 33
-    assert weighted_names(metrics, log) == ("a", "b", "c")
+    assert weighted_names(metrics, read_sampling(metrics, None)) == ("a", "b", "c")
 
 
 def test_a_line_that_is_being_written_is_not_read(tmp_path):

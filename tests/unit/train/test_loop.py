@@ -127,7 +127,16 @@ def test_a_run_that_is_to_stop_saves_first_whether_or_not_a_checkpoint_is_due():
 
     assert not train(log.run)
 
-    assert log.told == ["batch 1", "train 1", "a 1", "b 1", "requests 1", "watch 1", "save 1", "stopped 1"]
+    assert log.told == [
+        "batch 1",
+        "train 1",
+        "a 1",
+        "b 1",
+        "requests 1",
+        "watch 1",
+        "save 1",
+        "stopped 1",
+    ]
 
 
 def test_a_stop_at_the_last_step_leaves_nothing_to_continue_with():
