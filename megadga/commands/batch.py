@@ -35,7 +35,7 @@ A row is a sequence of the global batch: S + 1 tokens, window number WINDOW of i
 Documents are numbers in a shard, as train-00000 17[120:],18,19[:40]: document 17 from its
 token 120 to its end, then 18, then 19 up to its token 40. The loss is the mean over the
 domain's sequences in this step. Text is cut in the middle; --full prints all of it, and all
-documents.
+documents. A | in it is where one document ends and the next begins.
 
 The batch is planned from the seed and the log, bit for bit, after any number of resumes. It
 works while the run trains. A step that has not been trained is exact up to the next update of
@@ -44,11 +44,13 @@ the weights; after that, what is printed is a prediction at the present weights,
 _SHOWN = 30
 """Characters that are shown of either end of a text."""
 _DOCUMENTS = 3
+_END = "|"
+"""Shown where a document ends and the next one begins."""
 
 
 @dataclass(frozen=True)
 class _Sequence:
-    """A sequence of the batch, as JSON has it."""
+    """A sequence of the batch; ``texts`` are those of its documents' parts, if there are any."""
 
     row: int
     rank: int
@@ -59,7 +61,7 @@ class _Sequence:
     loss_of_domain: float | None
     documents: tuple[DocumentPart, ...]
     tokens: TokenArray
-    text: str | None
+    texts: tuple[str, ...] | None
 
 
 def _rows(text: str) -> list[tuple[int, int]]:
@@ -159,6 +161,7 @@ def _sequences(
     tokens = read_windows(run.domains, Selection(batch.domains[rows], batch.windows[rows]))
     for row, ids in zip(rows.tolist(), tokens, strict=True):
         domain, window = run.domains[int(batch.domains[row])], int(batch.windows[row])
+        documents = documents_of_window(domain, window)
         yield _Sequence(
             row,
             int(batch.ranks[row]),
@@ -167,17 +170,35 @@ def _sequences(
             window,
             int(batch.epochs[row]),
             losses.get(domain.name),
-            documents_of_window(domain, window),
+            documents,
             ids,
-            None if decode is None else decode(ids),
+            None if decode is None else tuple(_texts(documents, ids, decode)),
         )
+
+
+def _texts(
+    documents: Sequence[DocumentPart], ids: TokenArray, decode: Callable[[TokenArray], str]
+) -> Iterator[str]:
+    """Yield the text of each part of a window: where a document ends, no text would show it."""
+    begin = 0
+    for part in documents:
+        end = begin + part.end - part.begin
+        yield decode(ids[begin:end])
+        begin = end
 
 
 def _as_json(
     run: RecordedRun, batch: PlannedBatch, sequences: Sequence[_Sequence]
 ) -> dict[str, Any]:
     def documents(sequence: _Sequence) -> list[dict[str, Any]]:
-        return [{**asdict(part), "shard": str(part.shard)} for part in sequence.documents]
+        texts = sequence.texts or [None] * len(sequence.documents)
+        return [
+            {**asdict(part), "shard": str(part.shard), "text": text}
+            for part, text in zip(sequence.documents, texts, strict=True)
+        ]
+
+    def values(sequence: _Sequence) -> dict[str, Any]:
+        return {name: value for name, value in vars(sequence).items() if name != "texts"}
 
     return {
         "run": str(run.folder),
@@ -186,7 +207,7 @@ def _as_json(
         "exact": batch.is_exact,
         "train": batch.train,
         "sequences": [
-            {**vars(each), "documents": documents(each), "tokens": each.tokens.tolist()}
+            {**values(each), "documents": documents(each), "tokens": each.tokens.tolist()}
             for each in sequences
         ],
     }
@@ -239,9 +260,15 @@ def _in_full(sequences: Sequence[_Sequence]) -> str:
     return "\n".join(
         f"--- row {each.row}, rank {each.rank}, micro-batch {each.micro_batch}, {each.domain} "
         f"window {each.window}, epoch {each.epoch}: {every[each.row]}\n"
-        f"{' '.join(map(str, each.tokens.tolist())) if each.text is None else each.text}"
+        f"{_whole(each)}"
         for each in sequences
     )
+
+
+def _whole(sequence: _Sequence) -> str:
+    if sequence.texts is None:
+        return " ".join(map(str, sequence.tokens.tolist()))
+    return f"\n{_END}\n".join(sequence.texts)
 
 
 def _documents(parts: Sequence[DocumentPart], most: int) -> str:
@@ -263,10 +290,10 @@ def _documents(parts: Sequence[DocumentPart], most: int) -> str:
 
 def _cut(sequence: _Sequence) -> str:
     """Return both ends of a text in one line; of the token ids without one."""
-    if sequence.text is None:
+    if sequence.texts is None:
         ids = sequence.tokens.tolist()
         return f"ids {' '.join(map(str, ids[:6]))} ... {' '.join(map(str, ids[-3:]))}"
-    text = sequence.text
+    text = f" {_END} ".join(sequence.texts)
     if len(text) > 2 * _SHOWN:
         ends = (text[:_SHOWN], text[-_SHOWN:])
         return " ... ".join(json.dumps(end, ensure_ascii=False) for end in ends)
