@@ -198,6 +198,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def completed_checkpoints(folder: Path) -> list[Path]:
     """Return the completed checkpoints, oldest first, without verifying their files.
 
@@ -367,11 +372,6 @@ def all_checkpoints(folder: Path) -> list[Path]:
             f"{folder}: expected a folder of checkpoints, found {error.strerror}"
         ) from None
     return sorted((path for path in named if path.is_dir()), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """Return the optimizer step of a checkpoint, by its name."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _requested(folder: Path, name: str) -> Path:

@@ -24,13 +24,16 @@ from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
 from megadga.mixers.updates import UpdateSteps
 from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
+from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
 from megadga.probes.state import token_losses
 from megadga.report.history import START
+from megadga.report.sampling import BatchLayout
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.lock import FILE_NAME, RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
+from megadga.run_folder.requests import RequestFolder
 from megadga.run_folder.retention import Retention
 from megadga.run_folder.rewinds import clear_rewinds, read_rewinds
 from megadga.train.agreement import ParameterAgreement, StepAgreement
@@ -57,6 +60,8 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
+from megadga.train.replay import METRICS_FILE, shards_digest
+from megadga.train.requests import MixtureRequests
 from megadga.train.responses import CheckpointReturns, SpikeResponse
 from megadga.train.restoring import ResumableEngine
 from megadga.train.step import Reweighting, Trainer, Watching, step_seed
@@ -116,6 +121,8 @@ def open_run(
                 point = _resume_point(config, data, ranks, lock, resume_from, allowed)
                 if evaluate_only and point is None:
                     raise no_checkpoint(config)
+                if resume_from is not None and point is not None:
+                    _discard_requests(config, point, ranks)
                 run = _assemble(config, data, mixture, stop_requested, ranks, lock, point, allowed)
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 try:
@@ -127,6 +134,12 @@ def open_run(
         lock.release()
     if finished is not None:
         raise RunFinishedError(finished)
+
+
+def _discard_requests(config: RunConfig, point: ResumePoint, ranks: Ranks) -> None:
+    """Discard requests with the steps after a checkpoint that a user names. Collective."""
+    folder, step = RequestFolder(config.output), point.header.step
+    on_first_rank(ranks, lambda: folder.abandon_after(step))
 
 
 def _print_stderr(line: str) -> None:
@@ -185,9 +198,12 @@ def _assemble(
     spikes = make_spikes(config.watch, plugin.names)
     completed = 0 if point is None else point.header.step
     drops = drops_updates(config.watch, rewinds, engine, step=completed)
+    requests = MixtureRequests(RequestFolder(config.output), plugin, ranks)
+    sampler = SamplerRecords(plugin, _batch_layout(config, data, mixture, engine, collective))
     plugins = (
         plugin,
         *_alarms(mixture, plugin),
+        sampler,
         *_evaluation(config, data, plugin, engine, collective),
         *(() if spikes is None else (spikes,)),
     )
@@ -201,7 +217,7 @@ def _assemble(
         report=_print_stderr,
         advance=stalls.advance,
     )
-    metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
+    metrics = MetricsFile(config.output / METRICS_FILE) if ranks.rank == 0 else None
 
     def watch() -> Mapping[str, Any]:
         sinks.check()
@@ -220,6 +236,7 @@ def _assemble(
         watch=watch,
     )
     checkpoints.resume(point)
+    requests.resume()
     sinks = MetricFanOut(
         ()
         if metrics is None
@@ -235,7 +252,7 @@ def _assemble(
     stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
     step_sum = StepAllReduce(
         collective,
-        *(stop, run_metrics.waiting, checkpoints.being_written),
+        *(stop, requests, run_metrics.waiting, checkpoints.being_written),
         terms=(StepAgreement(ranks, lambda: plugin.weights),),
     )
     returns = CheckpointReturns(
@@ -262,6 +279,8 @@ def _assemble(
     markers.start()
     if plugin.step == 0:
         sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
+    if metrics is not None and (first := sampler.first(config.output / METRICS_FILE)):
+        sinks.log(plugin.step, first)
     returns.log_left_out(plugin.step)
     if point is not None:
         _report_changes(point, find_changes(point.header.identity, identity), sinks)
@@ -281,6 +300,7 @@ def _assemble(
         spikes=response,
         parameters=ParameterAgreement(ranks, engine) if config.watch.compare_parameters else None,
         stalls=stalls,
+        requests=requests,
         stop=stop,
         markers=markers,
         total_steps=config.training.steps,
@@ -358,6 +378,26 @@ def _mixture_plugin(
         ),
         interval=mixture.updates or config.training.steps,  # None for fixed mixtures
         probe=mixture.probe or DIRECTIONAL,
+    )
+
+
+def _batch_layout(
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    engine: Engine,
+    collective: ProcessGroupCollective,
+) -> BatchLayout:
+    return BatchLayout(
+        ranks=collective.world_size,
+        micro_batch_size=engine.train_micro_batch_size_per_gpu(),
+        global_batch_size=engine.train_batch_size(),
+        sequence_length=config.model.sequence_length,
+        seed=config.seed,
+        method=config.sampling.method,
+        max_epochs=config.sampling.max_epochs,
+        updates=mixture.updates,
+        shards=shards_digest(data.identity["domains"]),
     )
 
 

@@ -11,6 +11,7 @@ from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.evaluation import Evaluation
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import CollectiveStop
+from megadga.train.requests import MixtureRequests
 from megadga.train.responses import SpikeResponse
 from megadga.train.step import Trainer
 from megadga.train.storage import Storage
@@ -39,6 +40,7 @@ class Run:
         spikes: Decides which updates are applied, and what follows a loss spike.
         parameters: Compares the ranks' parameters before a checkpoint; None: nothing does.
         stalls: Watches this rank's progress.
+        requests: Applies requests to the mixture between steps.
         stop: Queried after every step for a request to stop.
         markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
@@ -54,6 +56,7 @@ class Run:
     spikes: SpikeResponse
     parameters: ParameterAgreement | None
     stalls: StallWatch
+    requests: MixtureRequests
     stop: CollectiveStop
     markers: Markers
     total_steps: int
@@ -94,7 +97,10 @@ def train(run: Run) -> bool:
             metrics |= plugin.after_step(batch.step)
         run.stalls.enter(batch.step, "metrics")
         run.metrics.log(batch.step, metrics)
+        for applied in run.requests.after_step(batch.step):
+            run.metrics.log(batch.step, applied)
         if _respond(run, batch, metrics["train"]):
+            run.requests.resume()
             continue  # with the step after the checkpoint that it has gone back to
         run.non_finite.check()
         run.metrics.settle()

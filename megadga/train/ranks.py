@@ -136,9 +136,21 @@ class CollectiveStop:
         return self._agreed
 
 
+class StepFlag(Protocol):
+    """Something that one rank knows and all must, added in the all-reduce of a step."""
+
+    def own(self) -> float:
+        """Return this rank's contribution to the sum, 1 or 0."""
+        ...
+
+    def update_from_sum(self, total: float) -> None:
+        """Update from the sum over all ranks, which is equal on every rank."""
+        ...
+
+
 @final
 class CollectiveFlag:
-    """Whether a flag was raised on any rank; added to the same all-reduce as requests to stop.
+    """Whether a flag was raised on any rank; a ``StepFlag``.
 
     Args:
         own: Whether this rank's flag is raised.
@@ -211,7 +223,7 @@ class StepAllReduce:
     def __init__(
         self,
         ranks: DataParallelRanks,
-        *flags: CollectiveStop | CollectiveFlag,
+        *flags: StepFlag,
         terms: Sequence[StepTerm] = (),
     ) -> None:
         self._ranks = ranks
