@@ -209,7 +209,7 @@ TABLE: tuple[Row, ...] = (
         "layout",
     ),
     Row(("deepspeed.optimizer", f"{_OPTIMIZER}*"), "allow", "from the next step", "options"),
-    Row(("*",), "allow", "it takes effect as if the run had always had it"),
+    Row(("*",), "allow", "from the resume on"),
 )
 """Every key of a run; the last row is of what no other names."""
 

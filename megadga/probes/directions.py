@@ -114,8 +114,8 @@ def check_moments(engine: Any) -> None:
     """Refuse optimizers whose second moments are not known to be read correctly.
 
     Raises:
-        UnsupportedEngineError: If it is none of the Adam family, is wrapped in an unknown way, or
-            has groups with other betas or epsilons.
+        UnsupportedEngineError: If it is none of the Adam family, is wrapped in an unknown way, has
+            parameters in another order than its states, or groups with other betas or epsilons.
     """
     basic, wrapper = engine.basic_optimizer, engine.optimizer
     if "adam" not in type(basic).__name__.lower():
@@ -128,6 +128,11 @@ def check_moments(engine: Any) -> None:
         raise UnsupportedEngineError(
             f"score adam: expected second moments kept by one of {', '.join(known)}, found "
             f'{type(wrapper).__name__} ("torch_adam": true in the optimizer\'s params avoids it)'
+        )
+    if getattr(wrapper, "round_robin_gradients", False):
+        # DeepSpeed's links from parameters to their states ignore the order that it makes.
+        raise UnsupportedEngineError(
+            "score adam: expected zero_optimization.round_robin_gradients false, found true"
         )
     if len({(group["betas"], group["eps"]) for group in basic.param_groups}) > 1:
         raise UnsupportedEngineError(
@@ -182,11 +187,11 @@ class _Rule:
 
 def _from_fragments(passes: ProbePasses, rule: _Rule) -> Tensor:
     """Collect ``D`` from ZeRO-1 and -2, where ranks have fragments of parameters. Collective."""
-    device = passes.engine.device
-    total = ShardedSum(passes.layout, passes.collective, device=device)
+    engine: Any = passes.engine
+    device = engine.device
     # Otherwise done by the first step, which a probe in flight comes before in a resumed run.
-    optimizer: Any = passes.engine.optimizer
-    optimizer._lazy_init_hp_params_optimizer_state()
+    engine.optimizer._lazy_init_hp_params_optimizer_state()
+    total = ShardedSum(passes.layout, passes.collective, device=device)
     for index, parameter in reversed(list(enumerate(passes.parameters))):  # see ``ShardedSum``
         values = torch.zeros(parameter.numel(), device=device)
         mapping: Any = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]

@@ -117,7 +117,8 @@ def test_a_run_goes_on_on_other_ranks_and_stages_as_if_it_had_stayed(
     last = ("deepspeed.zero_optimization.stage=0", "training.micro_batch_size=4")
     # DeepSpeed's default, so that nothing but the key is new.
     eps = "deepspeed.optimizer.params.eps=1.0e-8"
-    checked = run_job(alone(CLI, "check", "run.yaml", "--resume", f"--set={eps}"), parts)
+    settings = [f"--set={each}" for each in (*mixing, eps)]
+    checked = run_job(alone(CLI, "check", "run.yaml", "--resume", *settings), parts)
     allowed = ["--allow=deepspeed.optimizer.params.eps"]
     train(parts, *steps(4), *last, eps, ranks=1, options=allowed)
 
