@@ -67,14 +67,14 @@ class Trial:
         return self.launch(launcher, *where, *hostfile, *options)
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Return its metrics, of one type or of all but events, without what times say."""
+        """Return those of one type, or of training, without what times say."""
         path = self.output / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         records = [json.loads(line) for line in lines]
         return [
             {key: value for key, value in record.items() if key not in OF_THE_MACHINE}
             for record in records
-            if (record["type"] == kind if kind else record["type"] != "event")
+            if (record["type"] == kind if kind else record["type"] not in ("event", "checkpoint"))
         ]
 
     def step(self) -> int:

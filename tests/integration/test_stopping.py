@@ -38,7 +38,7 @@ checkpoint: {interval: 1000, keep_last: 2}
 LAUNCH = [sys.executable, str(REPOSITORY / "launch/local")]
 COMMAND = [*LAUNCH, "--accelerators-per-node", "2", "my run.yaml", "--set", "seed=18"]
 OUTPUT = Path("out put/$run")
-TIMES = ("tokens_per_s", "probe_s", "observed_overhead", "seconds", "waited_s", "bytes_per_s")
+TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
 
 
 def new_folder(folder: Path, shards: Path) -> Path:
@@ -49,8 +49,10 @@ def new_folder(folder: Path, shards: Path) -> Path:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
+    """What was logged of training: a run that stops has a checkpoint more."""
     lines = (folder / OUTPUT / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+    found = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+    return [record for record in found if record["type"] != "checkpoint"]
 
 
 def wait_for_steps(folder: Path, step: int) -> None:
