@@ -1,8 +1,7 @@
 """In which order each domain's windows are drawn, also after domains grew, left or entered.
 
-Draw ``c`` of a domain is position ``(c - start) % size`` of an epoch, and each epoch is a permutation
-of its own. A domain that grows during an epoch finishes it over what is left of the old windows and
-all the new ones.
+Each epoch of a domain is a permutation of its own. A domain that grows during an epoch finishes it
+over what is left of the old windows and all the new ones.
 """
 
 from dataclasses import dataclass, replace
@@ -77,8 +76,9 @@ class WindowOrder:
 
     A growth at position ``p`` of epoch ``e``, from ``n`` windows to ``m``, permutes the positions
     ``[p, m)`` by ``f`` and leaves those before alone. The window at position ``q`` then is the new
-    window ``f(q)`` if that is at least ``n``, else what the epoch had at ``f(q)`` before: each window
-    that was not drawn yet, old or new, is drawn once in the rest of the epoch. Growths nest.
+    window ``f(q)`` if that is at least ``n``, else what the epoch had at ``f(q)`` before: each
+    window that was not drawn yet, old or new, is drawn once in the rest of the epoch. Growths
+    nest.
 
     Attributes:
         sizes: Windows of each domain, in ``[1, 2**62]``, shape ``(K,)``.
@@ -237,7 +237,7 @@ class WindowOrder:
         kept = np.flatnonzero(sources >= 0)
         places[sources[kept]] = kept
         owners = self.growths[:, 0]
-        # Where the epoch has just ended or nothing of it was drawn, the next is a plain permutation.
+        # Where nothing of the running epoch was drawn, it becomes a plain permutation.
         running = (passed == 0) & (positions > 0) & (places >= 0)
         earlier = self.growths[running[owners]].copy()
         earlier[:, 0] = places[earlier[:, 0]]

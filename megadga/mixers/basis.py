@@ -25,6 +25,7 @@ from megadga.mixers.base import (
     TargetNeeds,
     check_rows,
 )
+from megadga.mixers.carrying import MixtureChange, carried_state
 
 SPECS = {
     "indptr": ArraySpec(("<i8",), 1),
@@ -229,6 +230,25 @@ class OverBasis:
             ValueError: As the rule does.
         """
         return self._mixed(self.rule.update(rule_state(state), observed))
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change: the rule's own is kept, as its rows are the same.
+
+        The domains' weights are those of the rows over the new domains, also of domains that
+        enter. With other rows or another rule the rule starts anew, at its initial weights.
+        """
+        if not change.same_rule:
+            return self.init()
+        rows = len(self.mixtures.names)
+        of_rows = MixtureChange(
+            sources=np.arange(rows),
+            num_before=rows,
+            entering=np.zeros(rows),
+            step=change.step,
+            same_targets=change.same_targets,
+            same_validation=change.same_validation,
+        )
+        return self._mixed(carried_state(self.rule, rule_state(state), of_rows))
 
     def _needs(self) -> AlignmentNeeds | TargetNeeds:
         needs = self.rule.observes

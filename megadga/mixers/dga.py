@@ -19,7 +19,14 @@ from megadga.mixers.base import (
     check_domains,
     skip_update,
 )
-from megadga.mixers.filtering import filtered, first_memory, posterior
+from megadga.mixers.carrying import MixtureChange, carry
+from megadga.mixers.filtering import (
+    DOMAIN_AXES,
+    FILTER_MEMORY,
+    filtered,
+    first_memory,
+    posterior,
+)
 from megadga.mixers.probing import (
     Directional,
     InFlight,
@@ -32,6 +39,7 @@ from megadga.mixers.probing import (
 )
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.safeguards import (
+    GUARD_MEMORY,
     EpochBudget,
     GeneralGuard,
     Memory,
@@ -477,6 +485,24 @@ class Dga:
             averaged_weights=averaged,
             num_updates=state.num_updates + 1,
             memory=memory,
+        )
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change: log-weights and scores of the domains that stay.
+
+        Filtered scores start anew with other specific sets, and what the guard remembers with
+        other domains, as their mean loss is of another scale. The weights satisfy the floor.
+        """
+        restarted: frozenset[str] = frozenset()
+        if not change.same_targets:
+            restarted |= FILTER_MEMORY
+        if not change.same_validation:
+            restarted |= GUARD_MEMORY
+        after = carry(state, self.init(), change, axes=DOMAIN_AXES, restarted=restarted)
+        return replace(
+            after,
+            weights=project_to_floor(after.weights, self.floor),
+            averaged_weights=project_to_floor(after.averaged_weights, self.floor),
         )
 
     def _watched(self, state: MixtureState, observed: Alignments) -> MixtureState:

@@ -16,6 +16,7 @@ from megadga.mixers.base import (
     TargetNeeds,
     skip_update,
 )
+from megadga.mixers.carrying import MixtureChange, carried_state
 from megadga.mixers.grape import TASK_WEIGHTS, has_rates, task_weights
 from megadga.mixers.probing import WithoutMoments
 from megadga.mixers.scores import SCORES, ScoreName
@@ -109,6 +110,12 @@ class OverTargets:
         tasks = self._shares() if self.combine == "sum" else self._worst(state.weights, observed)
         inner = self.rule.update(inner_state(state), self._combined(tasks, observed))
         return _with_targets(inner, tasks if inner.num_updates > state.num_updates else before)
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change, as the rule inside carries it."""
+        inner = carried_state(self.rule, inner_state(state), change)
+        kept = change.same_rule and change.same_targets
+        return _with_targets(inner, task_weights(state) if kept else self._shares())
 
     def _shares(self) -> FloatArray:
         relative = self.importance / self.importance.max()  # their sum might overflow
