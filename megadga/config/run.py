@@ -40,7 +40,12 @@ NOT_TRAINED: dict[str, Any] = {
     "evaluation": True,
     "checkpoint": True,
     # Data may move; the shards' identity lists the domains that are used.
-    "data": {"domains": True, "too_short": True, "specific": {"__all__": {"path"}}},
+    "data": {
+        "domains": True,
+        "too_short": True,
+        "entering": True,
+        "specific": {"__all__": {"path"}},
+    },
     # Files may move; their content is part of the shards' identity.
     "mixing": {
         "histogram": True,
@@ -61,10 +66,21 @@ MAY_CHANGE: frozenset[KeyPath] = frozenset(
         ("deepspeed", "scheduler", "params", "total_num_steps"),
         ("evaluation", "interval"),
         ("evaluation", "sequences"),
+        # What the mixture's state and the windows' order are carried over for.
+        ("mixing",),
+        ("data", "specific"),
+        ("shards", "domains"),
+        ("shards", "specific"),
+        ("shards", "histogram"),
+        ("shards", "basis"),
+        ("shards", "schedule"),
+        ("shards", "reference"),
+        ("shards", "held_out"),
+        ("evaluation",),
     }
 )
-"""Keys of the identity that may differ when a run is resumed: its length, and evaluations that the
-mixture depends on. Differences are logged."""
+"""Keys of the identity that may differ when a run is resumed: its length, evaluations that the
+mixture depends on, the rule, specific sets and domains. Differences are logged."""
 
 
 _REPORTING = frozenset(

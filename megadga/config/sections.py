@@ -1,13 +1,14 @@
 """The sections of a run's configuration, except for the model and mixing."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from megadga.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 Precision = Literal["fp32", "bf16"]
 
@@ -52,6 +53,10 @@ def _one_of_a_name(folders: tuple[NamedFolder, ...]) -> tuple[NamedFolder, ...]:
     return folders
 
 
+def _entering_form(value: object) -> str:
+    return "<explicit>" if isinstance(value, Mapping) else "<named>"
+
+
 class DataSection(Section):
     """What the run reads."""
 
@@ -65,6 +70,14 @@ class DataSection(Section):
     too_short: Literal["refuse", "leave_out"] = "refuse"
     """Domains with fewer than sequence_length + 1 tokens; refuse: the run does not start;
     leave_out: they are excluded from the mixture, and `check` reports how many."""
+    entering: Annotated[
+        Annotated[Literal["uniform_share", "proportional"], Tag("<named>")]
+        | Annotated[dict[str, NonNegativeFloat], Tag("<explicit>")],
+        Discriminator(_entering_form),
+    ] = "uniform_share"
+    """Share of the mixture of domains that enter when a run is resumed or revised; uniform_share:
+    one over the number of domains; proportional: their share of all tokens; or {domain: weight}
+    for each that enters. The others keep the rest, in their proportions."""
     specific: dict[str, SpecificSet] = Field(default={})
     """Target sets by name: {name: {path, packing, importance}}. `dga` and `grape` mixing need at
     least one, `doge` with the target specific exactly one."""

@@ -4,6 +4,7 @@ Each epoch of a domain is a permutation of its own. A domain that grows during a
 over what is left of the old windows and all the new ones.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -131,6 +132,14 @@ class WindowOrder:
             and not self.first_epochs.any()
             and bool((self.numbers == np.arange(self.sizes.size)).all())
         )
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal orders: 16 hexadecimal digits."""
+        digest = hashlib.sha256(f"{self.reserved} {self.next_number}".encode())
+        for array in (self.sizes, self.numbers, self.starts, self.first_epochs, self.growths):
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
 
     def epochs(self, cursors: IntArray) -> FloatArray:
         """Return the number of epochs of each domain, shape ``(K,)``.

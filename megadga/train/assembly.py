@@ -15,6 +15,7 @@ from deepspeed.accelerator import get_accelerator
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.run import RunConfig, changes, differences
 from megadga.data.files import atomic_write
+from megadga.data.order import WindowOrder
 from megadga.data.verify import DataFileWatcher, check_checksums
 from megadga.errors import ConfigError, ResumeError
 from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
@@ -28,6 +29,7 @@ from megadga.probes.state import token_losses
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
+from megadga.run_folder.domains import read_domains, write_domains
 from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.train.checkpoints import (
@@ -52,6 +54,8 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
+from megadga.train.revised import record_domains, revised_loaders
+from megadga.train.revisions import Revision, check_unrevised, describe_revision, plan_revision
 from megadga.train.step import Reweighting, Trainer, step_seed
 
 
@@ -156,11 +160,13 @@ def _assemble(
     """Build all components, then create the output folder, then resume from its checkpoint."""
     settings = deepspeed_settings(config, dist.get_world_size())
     identity = _identity(config, data)
+    revision = _revision(config, data, mixture, ranks, point)
     files = on_first_rank(ranks, lambda: DataFileWatcher(data.files))
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
     engine = make_engine(config, settings, data, is_new=point is None)
-    plugin = _mixture_plugin(config, data, mixture, engine)
+    order = None if revision is None else revision.order
+    plugin = _mixture_plugin(config, data, mixture, engine, order)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
     stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
@@ -186,7 +192,14 @@ def _assemble(
         ranks=ranks,
         watch=watch,
     )
-    checkpoints.resume(point)
+    checkpoints.revise(
+        plugins,
+        identity,
+        lambda checkpoint: write_domains(
+            checkpoint, record_domains(plugin, mixture.scheduler, data)
+        ),
+    )
+    checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     sinks = MetricFanOut(
         () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin))
     )
@@ -198,6 +211,8 @@ def _assemble(
         sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
     if point is not None and (changed := changes(point.header.identity, identity)):
         sinks.log(plugin.step, {"event": {"event": "changed", "keys": changed}})
+    if revision is not None and not revision.is_none:
+        sinks.log(plugin.step, {"event": revision.event()})
     return Run(
         mixture=plugin,
         trainer=trainer,
@@ -262,8 +277,29 @@ def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
     return {**config.identity(), "shards": data.identity, "ranks": dist.get_world_size()}
 
 
+def _revision(
+    config: RunConfig, data: RunData, mixture: Mixture, ranks: Ranks, point: ResumePoint | None
+) -> Revision | None:
+    """Return what has changed since the checkpoint; None: there is none. Collective."""
+    if point is None:
+        return None
+    identity = point.header.identity
+    record = on_first_rank(ranks, lambda: read_domains(point.path))
+    if record is None:
+        check_unrevised(identity, _identity(config, data), point.path)
+        return None
+    revision = plan_revision(config, data, mixture.scheduler, record, identity)
+    if ranks.rank == 0 and not revision.is_none:
+        _print_stderr("\n".join(describe_revision(revision)))
+    return revision
+
+
 def _mixture_plugin(
-    config: RunConfig, data: RunData, mixture: Mixture, engine: Engine
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    engine: Engine,
+    order: WindowOrder | None,
 ) -> MixturePlugin:
     return MixturePlugin(
         engine,
@@ -274,6 +310,7 @@ def _mixture_plugin(
             seed=config.seed,
             method=config.sampling.method,
             max_epochs=config.sampling.max_epochs,
+            order=order,
         ),
         interval=mixture.updates or config.training.steps,  # None for fixed mixtures
         probe=mixture.probe or DIRECTIONAL,

@@ -26,6 +26,9 @@ from megadga.run_folder.checkpoints import (
 from megadga.train.metrics import MetricsFile
 from megadga.train.ranks import Ranks, on_every_rank, on_first_rank
 
+Loader = Callable[[Mapping[str, Any]], None]
+"""Continues from the state of a plugin."""
+
 
 class CheckpointEngine(Protocol):
     """The part of ``deepspeed.DeepSpeedEngine`` that reads and writes checkpoints."""
@@ -154,6 +157,7 @@ class Checkpoints:
         self._metrics = metrics
         self._ranks = ranks
         self._watch = watch
+        self._describe: Callable[[Path], None] = lambda _: None
         self._newest: Path | None = None
         self._has_saved = False
         self._needs_pruning = False
@@ -162,6 +166,22 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The checkpoint written or resumed from last, None if there is none."""
         return self._newest
+
+    def revise(
+        self,
+        plugins: Sequence[Plugin],
+        identity: Mapping[str, Any],
+        describe: Callable[[Path], None],
+    ) -> None:
+        """Set what the next checkpoints are of, as domains may change during a run.
+
+        Args:
+            plugins: Plugins whose states are saved with the engine.
+            identity: The run's identity.
+            describe: Called on rank 0 with the folder of each checkpoint, before the engine writes
+                there, to write files of its own.
+        """
+        self._plugins, self._identity, self._describe = tuple(plugins), identity, describe
 
     def due(self, step: int) -> bool:
         """Return whether a checkpoint is written after optimizer step ``step`` (from 1)."""
@@ -211,7 +231,9 @@ class Checkpoints:
             ),
         )
 
-    def resume(self, point: ResumePoint | None) -> None:
+    def resume(
+        self, point: ResumePoint | None, *, loaders: Mapping[str, Loader] | None = None
+    ) -> None:
         """Resume from a checkpoint, or start a new run. Collective.
 
         The metrics file is truncated to its length at the checkpoint, and the checkpoint becomes
@@ -219,6 +241,8 @@ class Checkpoints:
 
         Args:
             point: A result of ``find_resume_point``, verified by ``check_intact``.
+            loaders: Load the states of some plugins in place of their ``load_state_dict``, by
+                name, after the run was revised. Plugins may then be new, too.
 
         Raises:
             ResumeError: If DeepSpeed or a plugin cannot load it.
@@ -226,7 +250,7 @@ class Checkpoints:
         if point is None:
             on_first_rank(self._ranks, lambda: self._cut_metrics(0))
             return
-        self._load(point.path)
+        self._load(point.path, loaders or {})
         on_first_rank(self._ranks, lambda: self._restore_metrics(point))
         self._newest, self._needs_pruning = point.path, True
 
@@ -237,6 +261,7 @@ class Checkpoints:
         if checkpoint.exists():  # incomplete, or left behind by a rewound run
             remove(checkpoint)
         checkpoint.mkdir(parents=True)
+        self._describe(checkpoint)
         return CheckpointHeader(step, self._metrics.sync(), self._identity, {}, data)
 
     def _complete(self, checkpoint: Path, header: CheckpointHeader) -> None:
@@ -244,7 +269,7 @@ class Checkpoints:
         flush(self._folder)
         mark_latest(checkpoint)
 
-    def _load(self, checkpoint: Path) -> None:
+    def _load(self, checkpoint: Path, loaders: Mapping[str, Loader]) -> None:
         try:
             loaded, client_state = self._engine.load_checkpoint(str(self._folder), checkpoint.name)
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, PickleError) as error:
@@ -254,7 +279,7 @@ class Checkpoints:
             ) from error
         if loaded is None:
             raise ResumeError(f"{checkpoint}: expected DeepSpeed's files, found some missing")
-        self._load_plugins(client_state["megadga"], checkpoint)
+        self._load_plugins(client_state["megadga"], checkpoint, loaders)
 
     def _restore_metrics(self, point: ResumePoint) -> None:
         assert self._metrics is not None
@@ -268,12 +293,15 @@ class Checkpoints:
         assert self._metrics is not None
         self._metrics.cut(length)
 
-    def _load_plugins(self, states: Mapping[str, Any], checkpoint: Path) -> None:
+    def _load_plugins(
+        self, states: Mapping[str, Any], checkpoint: Path, loaders: Mapping[str, Loader]
+    ) -> None:
         """Restore the state of every plugin; plugins without state may be added or removed."""
         for plugin in self._plugins:
             if plugin.name in states:
-                plugin.load_state_dict(states[plugin.name])
-            elif plugin.state_dict():
+                load = loaders.get(plugin.name, plugin.load_state_dict)
+                load(states[plugin.name])
+            elif not loaders and plugin.state_dict():
                 raise ResumeError(
                     f"{checkpoint}: expected a state of the plugin {plugin.name!r}, "
                     f"found those of {sorted(states)}"
