@@ -23,6 +23,7 @@ from megadga.prepare.leakage.search import (
 )
 from megadga.prepare.workers import open_processes
 from megadga.train.models import describe_size
+from megadga.train.resume_check import describe_resume
 
 _LEAKAGE = 1
 """Exit code if the check completed and found more leakage than allowed."""
@@ -31,6 +32,13 @@ _LEAKAGE = 1
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add = parser.add_argument
+    add(
+        "--resume",
+        action="store_true",
+        help="show what resuming from the latest checkpoint would do: domains that were added, "
+        "grew, left or were replaced, windows that count as seen, tokens left, and weights before "
+        "and after",
+    )
     add("--world-size", type=count, metavar="N", help="number of ranks to check for")
     add(
         "--verify",
@@ -58,6 +66,8 @@ def _check(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     lines = list(check(config, world_size=options.world_size))
     searches = plan_leakage(config, rule) if options.leakage else ()
+    if options.resume:
+        lines += ["", *describe_resume(config)]
     print("\n".join(lines), flush=True)
     if options.verify:
         _verify(plan_verification(config))

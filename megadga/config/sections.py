@@ -78,6 +78,10 @@ class DataSection(Section):
     """Share of the mixture of domains that enter when a run is resumed or revised; uniform_share:
     one over the number of domains; proportional: their share of all tokens; or {domain: weight}
     for each that enters. The others keep the rest, in their proportions."""
+    revisions: Path | None = None
+    """YAML file with other `domains` (and `entering`) for the run while it trains: when it
+    changes, or appears, the run goes on with these after the next update of the mixture. Paths in
+    it are relative to its folder. null: the domains stay until the run is resumed."""
     specific: dict[str, SpecificSet] = Field(default={})
     """Target sets by name: {name: {path, packing, importance}}. `dga` and `grape` mixing need at
     least one, `doge` with the target specific exactly one."""

@@ -33,7 +33,8 @@ def entering_shares(
 
     Args:
         rule: ``uniform_share``: one over the number of domains afterwards; ``proportional``: its
-            share of all tokens; or the weight of each domain that enters, with a sum of at most 1.
+            share of all tokens; or the weight of each domain that enters, with a sum of at most 1,
+            where those of others, which may have entered before, are not read.
         names: The domains afterwards, ``K'`` of them.
         tokens: Of each, shape ``(K',)``.
         sources: See `MixtureChange`.
@@ -42,9 +43,11 @@ def entering_shares(
         Shape ``(K',)``. Of sum 1 if no domain stays.
 
     Raises:
-        ValueError: If weights do not name exactly the domains that enter, or are out of range.
+        ValueError: If weights lack a domain that enters, name one that is none, or sum to more.
     """
     enters = sources < 0
+    if not enters.any():
+        return np.zeros(enters.size)
     if rule == "uniform_share":
         shares = np.where(enters, 1.0 / enters.size, 0.0)
     elif rule == "proportional":
@@ -52,13 +55,13 @@ def entering_shares(
     else:
         assert isinstance(rule, Mapping)
         new = [name for name, each in zip(names, enters.tolist(), strict=True) if each]
-        if wrong := sorted(rule.keys() ^ set(new)):
-            found = ", ".join(wrong[:5])
+        if wrong := [*(set(new) - rule.keys()), *(rule.keys() - set(names))]:
             raise ValueError(
                 f"expected a weight for each domain that enters ({', '.join(new[:5]) or 'none'}), "
-                f"and no other, found another choice of {found}"
+                f"found another choice of {', '.join(sorted(wrong)[:5])}"
             )
-        shares = np.array([rule.get(name, 0.0) for name in names], dtype=np.float64)
+        masses = np.array([rule.get(name, 0.0) for name in names], dtype=np.float64)
+        shares = np.where(enters, masses, 0.0)
         if (total := float(shares.sum())) > 1.0:
             raise ValueError(f"expected weights with a sum of at most 1, found {total:g}")
     if enters.all():

@@ -320,6 +320,10 @@ class MixturePlugin:
             )
         )
 
+    def may_be_revised(self, step: int) -> bool:
+        """Tell whether the mixture is updated after an optimizer step, or never moves."""
+        return self._needs is None or self._updates.is_update(step)
+
     @property
     def mixture(self) -> MixtureState:
         """The state of the rule."""

@@ -22,14 +22,14 @@ from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
 from megadga.launch.ranks import read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
-from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
+from megadga.plugin import CollapseAlarm, MixturePlugin, Plugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
 from megadga.probes.state import token_losses
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
-from megadga.run_folder.domains import read_domains, write_domains
+from megadga.run_folder.domains import read_domains
 from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.train.checkpoints import (
@@ -42,6 +42,7 @@ from megadga.train.checkpoints import (
 from megadga.train.data import RunData, check_output, no_checkpoint, open_data
 from megadga.train.engine import load_reference, make_engine
 from megadga.train.evaluation import Evaluation, EvaluationPlan
+from megadga.train.live import DataInForce, DataReviser, LiveRevisions
 from megadga.train.loop import Run
 from megadga.train.metrics import MeanWeightsFile, MetricFanOut, MetricsFile, Progress
 from megadga.train.mixture import Mixture, make_mixture
@@ -54,7 +55,8 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
-from megadga.train.revised import record_domains, revised_loaders
+from megadga.train.revised import revised_loaders
+from megadga.train.revision_files import RevisionWatch, with_recorded_data
 from megadga.train.revisions import Revision, check_unrevised, describe_revision, plan_revision
 from megadga.train.step import Reweighting, Trainer, step_seed
 
@@ -90,6 +92,7 @@ def open_run(
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
     check_output(config)
+    config = with_recorded_data(config, wanted=resume_from)
     data = open_data(config)
     mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
     _wait_for_operators(config)
@@ -166,21 +169,39 @@ def _assemble(
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
     engine = make_engine(config, settings, data, is_new=point is None)
     order = None if revision is None else revision.order
-    plugin = _mixture_plugin(config, data, mixture, engine, order)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
+
+    def build(
+        config: RunConfig, data: RunData, mixture: Mixture, order: WindowOrder | None
+    ) -> tuple[MixturePlugin, *tuple[Plugin, ...]]:
+        plugin = _mixture_plugin(config, data, mixture, engine, order)
+        evaluation = _evaluation(config, data, plugin, engine, collective)
+        return (plugin, *_alarms(mixture, plugin), *evaluation)
+
+    plugins = build(config, data, mixture, order)
+    plugin = plugins[0]
+    number = 0 if revision is None else revision.before.revision
     # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
     stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
-    trainer = _trainer(config, data, plugin, engine, StepAllReduce(collective, stop), collective)
-    alarms = _alarms(mixture, plugin)
-    plugins = (plugin, *alarms, *_evaluation(config, data, plugin, engine, collective))
+    reviser = DataReviser(
+        DataInForce(config, data, mixture, plugin, plugins, files, identity, number),
+        ranks=ranks,
+        build=build,
+        identity=lambda config, data: _agreed_identity(config, data, ranks),
+        adopt=lambda data: _adopt(data, run),
+    )
+    revisions = _revisions(config, reviser, ranks, number)
+    flags = (stop,) if revisions is None else (stop, revisions.flag)
+    step_sum = StepAllReduce(collective, *flags)
+    trainer = _trainer(config, data, plugin, engine, step_sum, collective)
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
     metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
 
     def watch() -> Mapping[str, Any]:
         sinks.check()
         lock.check()
-        files.check()
-        return files.stamps
+        reviser.current.files.check()
+        return reviser.current.files.stamps
 
     checkpoints = Checkpoints(
         WeightsOnlyEngine(engine),
@@ -192,13 +213,7 @@ def _assemble(
         ranks=ranks,
         watch=watch,
     )
-    checkpoints.revise(
-        plugins,
-        identity,
-        lambda checkpoint: write_domains(
-            checkpoint, record_domains(plugin, mixture.scheduler, data)
-        ),
-    )
+    checkpoints.revise(plugins, identity, reviser.current.describe)
     checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     sinks = MetricFanOut(
         () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin))
@@ -213,7 +228,7 @@ def _assemble(
         sinks.log(plugin.step, {"event": {"event": "changed", "keys": changed}})
     if revision is not None and not revision.is_none:
         sinks.log(plugin.step, {"event": revision.event()})
-    return Run(
+    run = Run(
         mixture=plugin,
         trainer=trainer,
         plugins=plugins,
@@ -228,7 +243,39 @@ def _assemble(
         stop=stop,
         markers=markers,
         total_steps=config.training.steps,
+        revisions=revisions,
     )
+    return run
+
+
+def _revisions(
+    config: RunConfig, reviser: DataReviser, ranks: Ranks, number: int
+) -> LiveRevisions | None:
+    """Return what revises the data while the run trains, if it asks for it. Collective then."""
+    if config.data.revisions is None:
+        return None
+    watch = on_first_rank(ranks, lambda: RevisionWatch(config, number=number))
+    return LiveRevisions(
+        watch if ranks.rank == 0 else None,
+        ranks=ranks,
+        is_due=lambda step: (
+            step < config.training.steps and reviser.current.plugin.may_be_revised(step)
+        ),
+        apply=reviser.apply,
+    )
+
+
+def _adopt(data: DataInForce, run: Run) -> None:
+    """Make a run go on with other data, on every rank."""
+    run.mixture, run.plugins = data.plugin, data.plugins
+    run.trainer.revise(data.plugin.names, data.plugin.observe_losses)
+    run.checkpoints.revise(data.plugins, data.identity, data.describe)
+
+
+def _agreed_identity(config: RunConfig, data: RunData, ranks: Ranks) -> dict[str, Any]:
+    """Return the run's identity, equal on every rank. Collective."""
+    _check_same_everywhere(config, data, ranks)
+    return _identity(config, data)
 
 
 def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 from megadga.plugin import Batch, Metrics, MixturePlugin, Plugin
 from megadga.train.checkpoints import Checkpoints
 from megadga.train.evaluation import Evaluation
+from megadga.train.live import LiveRevisions
 from megadga.train.metrics import MetricSink
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import CollectiveStop
@@ -20,9 +21,11 @@ class Markers(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """The components of a training run.
+
+    The mixture and the plugins are others after a revision of the data.
 
     Attributes:
         mixture: Provides batches.
@@ -34,6 +37,7 @@ class Run:
         stop: Queried after every step for a request to stop.
         markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
+        revisions: Revises the data at updates of the mixture; None: they stay.
     """
 
     mixture: MixturePlugin
@@ -45,6 +49,7 @@ class Run:
     stop: CollectiveStop
     markers: Markers
     total_steps: int
+    revisions: LiveRevisions | None = None
 
 
 def evaluate(run: Run) -> Metrics:
@@ -76,6 +81,8 @@ def train(run: Run) -> bool:
         for plugin in run.plugins:
             metrics |= plugin.after_step(batch.step)
         run.metrics.log(batch.step, metrics)
+        if run.revisions is not None and (revised := run.revisions.after_step(batch.step)):
+            run.metrics.log(batch.step, revised)
         if event := run.non_finite.after_step(batch.step, metrics["train"]):
             run.metrics.log(batch.step, event)
         else:

@@ -214,7 +214,9 @@ def test_shares_of_entering_domains():
     np.testing.assert_allclose(
         entering_shares({"b": 0.1, "c": 0.0}, names, tokens, sources), [0.0, 0.1, 0.0]
     )
-    with pytest.raises(ValueError, match=r"for each domain that enters \(b, c\).* choice of a, c"):
-        entering_shares({"a": 0.1, "b": 0.1}, names, tokens, sources)
+    with pytest.raises(
+        ValueError, match=r"for each domain that enters \(b, c\), found .* of c, d"
+    ):
+        entering_shares({"a": 0.1, "b": 0.1, "d": 0.1}, names, tokens, sources)
     with pytest.raises(ValueError, match=r"a sum of at most 1, found 1\.5"):
         entering_shares({"b": 0.75, "c": 0.75}, names, tokens, sources)
