@@ -198,9 +198,8 @@ class RevisionWatch:
         self._config, self._path, self._number = config, config.data.revisions, number
         recorded = recorded_revisions(config.output)
         self._pending = [each for each in recorded if each.number > number]
-        self._latest = recorded[-1].data if recorded else None
         self._seen: tuple[int, int] | None = None
-        if self._latest is not None and self._is_latest():
+        if recorded and self._says(recorded[-1].data):
             self._seen = self._stamp()
 
     def changed(self) -> bool:
@@ -222,18 +221,17 @@ class RevisionWatch:
         if stamp is None or stamp == self._seen:
             return None
         self._seen = stamp
+        # Also if it says the same: the folders may hold more.
         data = read_revision(self._path, self._config)
-        if data == self._latest:
-            return None
         return Proposal(self._number + 1, data, is_recorded=False)
 
     def applied(self, proposal: Proposal) -> None:
         """Go on from a revision that was applied."""
-        self._number, self._latest = proposal.number, proposal.data
+        self._number = proposal.number
 
-    def _is_latest(self) -> bool:
+    def _says(self, data: Mapping[str, Any]) -> bool:
         try:
-            return read_revision(self._path, self._config) == self._latest
+            return read_revision(self._path, self._config) == data
         except ConfigError:
             return False
 
