@@ -23,6 +23,10 @@ from megadga.train.data import RunData
 
 MAX_ROWS = 40
 """Domains that the table lists; those that changed come first."""
+_HEADERS = (
+    *("domain", "", "tokens", "windows seen", "epochs before", "after"),
+    *("tokens left", "weight before", "after"),
+)
 MAX_NAMED = 100
 """Names of a kind in an event: there may be hundreds of thousands."""
 
@@ -262,17 +266,7 @@ def describe_revision(revision: Revision) -> Iterator[str]:
     yield ""
     yield from tabulate(
         _rows(revision, gone),
-        headers=(
-            "domain",
-            "",
-            "tokens",
-            "windows seen",
-            "epochs",
-            "",
-            "tokens left",
-            "weight",
-            "",
-        ),
+        headers=_HEADERS,
         tablefmt="plain",
         disable_numparse=True,
         colalign=("left", "left", *("right",) * 7),
