@@ -18,6 +18,7 @@ from megadga.mixers.base import MixtureState, Scheduler
 from megadga.mixers.basis import OverBasis
 from megadga.mixers.carrying import MixtureChange, carried_state, entering_shares
 from megadga.mixers.targets import OverTargets
+from megadga.report.history import REVISION
 from megadga.run_folder.domains import DomainRecord, domains_path
 from megadga.train.data import RunData
 
@@ -93,7 +94,7 @@ class Revision:
         weights = dict(zip(self.content.names, self.weights.tolist(), strict=True))
         shown = [*named["grown"], *named["replaced"], *named["entered"]]
         return {
-            "event": "revision",
+            "event": REVISION,
             "hash": self.hash,
             "domains": len(self.content.names),
             **named,
