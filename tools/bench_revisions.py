@@ -10,7 +10,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -76,9 +76,9 @@ def merge_some(folder: Path, number: int) -> None:
     manifest = read_manifest(folder)
     grouping = read_grouping(folder, manifest)
     bounds = grouping.bounds["train"]
-    gone = np.linspace(1, len(grouping.names) - 1, number).astype(int)
-    kept = np.setdiff1d(np.arange(len(grouping.names) + 1), gone)
-    names = tuple(grouping.names[place] for place in kept[:-1])
+    kept = np.ones(len(grouping.names) + 1, dtype=np.bool_)
+    kept[np.linspace(1, len(grouping.names) - 1, number).astype(np.int64)] = False
+    names = tuple(name for name, each in zip(grouping.names, kept[:-1], strict=True) if each)
     merged = {"train": Bounds(bounds.tokens[kept], bounds.documents[kept])}
     entry = write_grouping(folder, Grouping(names, merged))
     write_manifest(folder, replace(manifest, grouping=entry))
@@ -130,7 +130,7 @@ def resume(config: RunConfig, checkpoint: Path, state: MixtureState) -> dict[str
     times: dict[str, Clock] = {}
 
     @contextmanager
-    def timed(part: str) -> Iterator[None]:
+    def timed(part: str) -> Generator[None]:
         began = Clock.now()
         yield
         times[part] = Clock.now() - began
