@@ -10,8 +10,8 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-faults lint format bench-sampler bench-reader bench-prepare \
-	bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-train \
+.PHONY: help setup demo test test-cluster test-faults lint format bench-sampler bench-revisions bench-reader \
+	bench-prepare bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-train \
 	bench-train-gpu plot-mixers plot-sensitivity evidence evidence-quick evidence-report gpu-kit \
 	gpu-check gpu-report clean
 
@@ -65,6 +65,9 @@ format: setup  ## Format the code and mend what can be mended automatically.
 
 bench-sampler: setup  ## Time batch plans for up to 262,144 domains; writes build/bench/sampler.json.
 	@$(BIN)/python tools/bench_sampler.py
+
+bench-revisions: setup  ## Time a resume that revises 262,144 domains; writes build/bench/revisions.json.
+	@$(BIN)/python tools/bench_revisions.py
 
 bench-reader: setup  ## Time reading against Megatron's datasets; writes build/bench/reader.json.
 	@$(BIN)/python tools/bench_reader.py

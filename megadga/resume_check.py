@@ -1,12 +1,12 @@
 """Reports what a run would do with the checkpoint that it goes on from, without starting it."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from textwrap import wrap
 
 from megadga.config.changes import (
     Change,
     ResumeChanges,
-    changes_of_mixture,
     check_allowed,
     check_changes,
     find_changes,
@@ -21,7 +21,11 @@ from megadga.run_folder.checkpoints import (
     header_path,
     load_header,
 )
-from megadga.train.data import open_data
+from megadga.run_folder.domains import read_domains
+from megadga.train.data import RunData, open_data
+from megadga.train.mixture import make_mixture
+from megadga.train.revision_files import with_recorded_data
+from megadga.train.revisions import check_unrevised, describe_revision, plan_revision
 
 _WIDTH = 96
 
@@ -57,7 +61,9 @@ def check_resume(
         return
     header = load_header(checkpoint)
     ranks = layout_of(header.identity).ranks if world_size is None else world_size
-    identity = run_identity(config, shards=open_data(config).identity, ranks=ranks)
+    config = with_recorded_data(config, wanted=resume_from)
+    data = open_data(config)
+    identity = run_identity(config, shards=data.identity, ranks=ranks)
     changes = find_changes(header.identity, identity)
     check_allowed(allowed, changes, header.identity)
     steps = config.training.steps
@@ -69,8 +75,8 @@ def check_resume(
     refused = changes.refused(allowed)
     for each in changes.changes:
         yield from _change(each, is_refused=each in refused)
-    yield from _mixture(changes)
     check_changes(changes, allowed=allowed, place=str(header_path(checkpoint)))
+    yield from _domains(config, data, checkpoint, changes)
 
 
 def _states(header: CheckpointHeader, changes: ResumeChanges) -> str:
@@ -98,7 +104,15 @@ def _change(change: Change, *, is_refused: bool) -> Iterator[str]:
     )
 
 
-def _mixture(changes: ResumeChanges) -> Iterator[str]:
-    """Yield what becomes of the mixture's state where its rule, sets or domains have changed."""
-    if changes_of_mixture(changes):
-        yield f"{'mixture':<12}its state belongs to the rule, sets and domains of the checkpoint"
+def _domains(
+    config: RunConfig, data: RunData, checkpoint: Path, changes: ResumeChanges
+) -> Iterator[str]:
+    """Yield what becomes of the domains and the mixture's state."""
+    mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
+    record = read_domains(checkpoint)
+    if record is None:
+        check_unrevised(changes, checkpoint)
+        yield f"{'domains':<12}unchanged"
+        return
+    identity = load_header(checkpoint).identity
+    yield from describe_revision(plan_revision(config, data, mixture.scheduler, record, identity))

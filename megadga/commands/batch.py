@@ -89,7 +89,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _batch(options: argparse.Namespace) -> int:
-    run = open_recorded(options.run)
+    run = open_recorded(options.run, step=options.step)
     rows_of = _chosen(run, options.domain)
     with tqdm(unit=" steps", desc="planning", disable=not shows_bars(), delay=1.0) as bar:
 

@@ -107,11 +107,8 @@ class ResumeChanges:
 
 
 def changes_of_mixture(changes: ResumeChanges) -> tuple[Change, ...]:
-    """Return the changes after which the mixture's state is of another rule, sets or domains.
-
-    They are refused: nothing carries the state over.
-    """
-    return tuple(each for each in changes.changes if each.row.verdict == "mixture")
+    """Return the changes for which the mixture's state is carried over."""
+    return tuple(each for each in changes.changes if each.row.needs == "mixture")
 
 
 def recorded(config: RunConfig) -> dict[str, Any]:
@@ -299,7 +296,7 @@ def _needless(
             return None
         case "free":
             return f"{where}: expected a key that may not change without it, found {change}"
-        case "refused" | "mixture":
+        case "refused":
             return f"{where}: it may never change: {change.row.effect}"
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast, final
 
-Verdict = Literal["free", "allow", "refused", "mixture"]
-"""free: may change; allow: with ``--allow KEY``; refused: never; mixture: never, as the mixture's
-state would have to be carried over."""
+Verdict = Literal["free", "allow", "refused"]
+"""free: may change; allow: with ``--allow KEY``; refused: never."""
 
 
-Needs = Literal["", "options", "layout"]
+Needs = Literal["", "options", "layout", "mixture"]
 """What a resume has to do for it: options: give the optimizer and its schedule their new settings;
-layout: read the optimizer's states by parameter, as they are divided otherwise."""
+layout: read the optimizer's states by parameter, as they are divided otherwise; mixture: carry the
+mixture's state over to another rule, other specific sets or domains."""
 
 
 @final
@@ -163,10 +163,22 @@ TABLE: tuple[Row, ...] = (
             "mixing.probe.direction.*",
             "extension",
         ),
+        "free",
+        "another rule starts from the present weights; another measurement keeps them",
         "mixture",
-        "the mixture's state is that of another rule or measurement",
     ),
-    Row(("data.specific", "data.specific.*"), "mixture", "alignments are with these sets"),
+    Row(
+        ("mixing", "mixing.*"),
+        "free",
+        "from the next update; weights and what the rule remembers are kept",
+        "mixture",
+    ),
+    Row(
+        ("data.specific", "data.specific.*"),
+        "free",
+        "weights are kept; what the rule remembers of alignments with other sets starts anew",
+        "mixture",
+    ),
     Row(
         ("shards.tokenizer", "shards.vocabulary_size", "shards.eod", "shards.architecture*"),
         "refused",
@@ -174,13 +186,15 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         ("shards.held_out",),
-        "allow",
-        "the mixture's guard compares losses on these validation splits with earlier ones",
+        "free",
+        "a guard begins anew if the domains are others",
+        "mixture",
     ),
     Row(
         ("shards", "shards.*"),
+        "free",
+        "domains enter, grow, leave or are replaced: cursors, epochs and weights are carried over",
         "mixture",
-        "the order of the windows and the weights are of these domains and sets",
     ),
     # What makes it another run.
     Row(("seed",), "refused", "all that is random would be drawn anew, windows repeated"),
@@ -225,7 +239,6 @@ def table_lines() -> list[str]:
         "free": "yes",
         "allow": "with `--allow KEY`",
         "refused": "never",
-        "mixture": "never (state of the mixture)",
     }
     rows = (
         f"| {', '.join(f'`{each}`' for each in row.patterns)} | {verdicts[row.verdict]} | "

@@ -51,6 +51,8 @@ NOT_TRAINED: dict[str, Any] = {
         "domains": True,
         "packing": True,
         "too_short": True,
+        "entering": True,
+        "revisions": True,
         "specific": {"__all__": {"path"}},
     },
     # Files may move; their content is part of the shards' identity.

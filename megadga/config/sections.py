@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from megadga.section import (
     KeyPath,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -80,6 +81,10 @@ def _packing_form(value: object) -> str:
     return "<each>" if isinstance(value, Mapping) else "<all>"
 
 
+def _entering_form(value: object) -> str:
+    return "<explicit>" if isinstance(value, Mapping) else "<named>"
+
+
 class DataSection(Section):
     """What the run reads."""
 
@@ -100,6 +105,18 @@ class DataSection(Section):
     too_short: Literal["refuse", "leave_out"] = "refuse"
     """Domains with fewer than sequence_length + 1 tokens; refuse: the run does not start;
     leave_out: they are excluded from the mixture, and `check` reports how many."""
+    entering: Annotated[
+        Annotated[Literal["uniform_share", "proportional"], Tag("<named>")]
+        | Annotated[dict[str, NonNegativeFloat], Tag("<explicit>")],
+        Discriminator(_entering_form),
+    ] = "uniform_share"
+    """Share of the mixture of domains that enter when a run is resumed or revised; uniform_share:
+    one over the number of domains; proportional: their share of all tokens; or {domain: weight}
+    for each that enters. The others keep the rest, in their proportions."""
+    revisions: Path | None = None
+    """YAML file with other `domains` (and `entering`) for the run while it trains: when it
+    changes, or appears, the run goes on with these after the next update of the mixture. Paths in
+    it are relative to its folder. null: the domains stay until the run is resumed."""
     specific: dict[str, SpecificSet] = Field(default={})
     """Target sets by name: {name: {path, packing, importance}}. `dga` and `grape` mixing need at
     least one, `doge` with the target specific exactly one."""

@@ -11,8 +11,9 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
@@ -77,7 +78,23 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         OSError: If it cannot be written.
         ValueError: If an array holds Python objects.
     """
-    with atomic_write(path) as file, ZipFile(file, "w", ZIP_STORED) as archive:
+    with atomic_write(path) as file:
+        _write(file, arrays)
+
+
+def array_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the content of the file that ``write_arrays`` writes.
+
+    Raises:
+        ValueError: If an array holds Python objects.
+    """
+    content = BytesIO()
+    _write(content, arrays)
+    return content.getvalue()
+
+
+def _write(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
+    with ZipFile(file, "w", ZIP_STORED) as archive:
         for name, array in arrays.items():
             info = ZipInfo(f"{name}{SUFFIX}", date_time=ZIP_EPOCH)
             with archive.open(info, "w", force_zip64=True) as member:

@@ -24,6 +24,7 @@ class RandomStream(IntEnum):
     ROWS = 4
     DOCUMENT_ORDER = 5
     PROBE_OFFSETS = 6
+    GROWN_ORDER = 7
 
 
 def check_seed(seed: int) -> int:

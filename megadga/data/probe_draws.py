@@ -5,15 +5,9 @@ from typing import final
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
+from megadga.data.order import check_sizes, shuffled_windows
 from megadga.data.permutation import RandomStream, address_keys, check_seed
-from megadga.data.sampler import (
-    Selection,
-    check_sizes,
-    golden_offset,
-    occurrences,
-    shuffled_windows,
-    systematic,
-)
+from megadga.data.sampler import Selection, golden_offset, occurrences, systematic
 
 
 @final
@@ -21,20 +15,26 @@ class ProbeSampler:
     """Draws probe windows of each domain as a pure function of (seed, update, domain).
 
     Each domain has an endless shuffled stream of windows, of which every update takes the next
-    segment. Drawing moves no cursor of the training order and does not depend on it.
+    segment. Drawing moves no cursor of the training order and does not depend on it. A domain that
+    grows gets another order from then on.
 
     Args:
         sizes: Windows of each domain, in ``[1, 2**62]``, shape ``(K,)``.
         seed: Seed of the stream, in ``[0, 2**64)``. It may be the ``MixtureSampler``'s: the two
             orders are independent.
+        numbers: What addresses each domain's stream, all different, at least 0, shape ``(K,)``;
+            None: its index.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, sizes: IntArray, *, seed: int) -> None:
+    def __init__(self, sizes: IntArray, *, seed: int, numbers: IntArray | None = None) -> None:
         self._sizes = check_sizes(sizes)
         self._seed = check_seed(seed)
+        self._numbers = numbers
+        if numbers is not None and numbers.shape != self._sizes.shape:
+            raise ValueError(f"numbers: expected shape {self._sizes.shape}, found {numbers.shape}")
 
     def draw(self, update: int, domain: int, count: int) -> Selection:
         """Return the windows of one domain for one update.
@@ -96,7 +96,12 @@ class ProbeSampler:
 
     def _selected(self, domains: IntArray, draws: IntArray) -> Selection:
         sequences = shuffled_windows(
-            domains, draws, self._sizes, seed=self._seed, stream=RandomStream.PROBE_ORDER
+            domains,
+            draws,
+            self._sizes,
+            seed=self._seed,
+            stream=RandomStream.PROBE_ORDER,
+            numbers=self._numbers,
         )
         return Selection(domains, sequences)
 

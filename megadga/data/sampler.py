@@ -10,7 +10,8 @@ from typing import Literal, final, get_args
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray, check_simplex
-from megadga.data.permutation import GOLDEN, RandomStream, address_keys, check_seed, permute
+from megadga.data.order import WindowOrder
+from megadga.data.permutation import GOLDEN, RandomStream, address_keys, check_seed
 from megadga.errors import ExhaustedError
 
 
@@ -38,52 +39,6 @@ class Selection:
 
     def __len__(self) -> int:
         return self.domains.size
-
-
-MAX_SIZE = 1 << 62
-
-
-def check_sizes(sizes: IntArray) -> IntArray:
-    """Validate the number of windows of each domain and return it as an int64 copy.
-
-    Args:
-        sizes: In ``[1, 2**62]``, shape ``(K,)``, ``K >= 1``.
-
-    Raises:
-        ValueError: If the shape is wrong or a size is out of range.
-    """
-    sizes = np.array(sizes, dtype=np.int64)
-    if sizes.ndim != 1 or sizes.size == 0:
-        raise ValueError(f"sizes: expected shape (K,) with K >= 1, found {sizes.shape}")
-    if (wrong := (sizes < 1) | (sizes > MAX_SIZE)).any():
-        index = int(np.argmax(wrong))
-        raise ValueError(
-            f"sizes: expected 1 <= size <= 2**62, found {sizes[index]} at index {index}"
-        )
-    return sizes
-
-
-def shuffled_windows(
-    domains: IntArray, draws: IntArray, sizes: IntArray, *, seed: int, stream: RandomStream
-) -> IntArray:
-    """Return the window index of each draw.
-
-    Draw ``c`` of domain ``i`` is position ``c % size_i`` of epoch ``c // size_i``. Each epoch has
-    its own permutation, so every window is drawn once per epoch.
-
-    Args:
-        domains: Domain of each draw, shape ``(N,)``.
-        draws: Number of earlier draws from the same domain, shape ``(N,)``.
-        sizes: Number of windows of every domain, shape ``(K,)``.
-        seed: Seed of the permutations, in ``[0, 2**64)``.
-        stream: Random stream; different streams have independent permutations.
-
-    Returns:
-        Window indices inside the domains, shape ``(N,)``.
-    """
-    limits = sizes[domains]
-    epochs, positions = np.divmod(draws, limits)
-    return permute(positions, limits, address_keys(seed, stream, domains, epochs))
 
 
 def cap_weights(weights: FloatArray, limits: IntArray, num_rows: int) -> FloatArray:
@@ -246,7 +201,8 @@ class MixtureSampler:
     """Plans batches from a mixture of domains, each traversed in shuffled epochs.
 
     Args:
-        sizes: Windows of each domain, in ``[1, 2**62]``, shape ``(K,)``.
+        sizes: Windows of each domain, in ``[1, 2**62]``, shape ``(K,)``; or the order of domains
+            that were revised.
         global_batch_size: ``B``, sequences per batch over all ranks, at least 1.
         seed: Seed of all random choices, in ``[0, 2**64)``.
         method: ``systematic`` gives each domain ``B * weight`` rows, rounded down or up, in every
@@ -254,13 +210,16 @@ class MixtureSampler:
         max_epochs: Maximum number of epochs of a domain: it gets at most
             ``floor(max_epochs * size)`` draws, and its mass moves to the others. None: no limit.
 
+    Attributes:
+        order: The order of each domain's windows.
+
     Raises:
         ValueError: If an argument is out of range.
     """
 
     def __init__(
         self,
-        sizes: IntArray,
+        sizes: IntArray | WindowOrder,
         *,
         global_batch_size: int,
         seed: int,
@@ -273,15 +232,15 @@ class MixtureSampler:
             raise ValueError(f"method: expected one of {get_args(DrawMethod)}, found {method!r}")
         if max_epochs is not None and not 0.0 < max_epochs < np.inf:
             raise ValueError(f"max_epochs: expected a finite number > 0, found {max_epochs}")
-        self._sizes = check_sizes(sizes)
+        self.order = sizes if isinstance(sizes, WindowOrder) else WindowOrder.of(sizes)
         self._num_rows = global_batch_size
         self._seed = check_seed(seed)
         self._method = method
-        self._max_draws = None if max_epochs is None else _max_draws(self._sizes, max_epochs)
+        self._max_draws = None if max_epochs is None else self.order.max_draws(max_epochs)
 
     def init(self) -> SamplerState:
         """Return the state before the first batch."""
-        return SamplerState(step=0, cursors=np.zeros_like(self._sizes))
+        return SamplerState(step=0, cursors=np.zeros_like(self.order.sizes))
 
     def plan(self, state: SamplerState, weights: FloatArray) -> BatchPlan:
         """Plan the batch that follows ``state``. Pure: equal arguments give equal bits.
@@ -299,9 +258,7 @@ class MixtureSampler:
         # Rows are sorted by domain: shuffle them, so that every micro-batch is a mixture.
         domains = rng.permutation(domains)
         draws = state.cursors[domains] + occurrences(domains)
-        sequences = shuffled_windows(
-            domains, draws, self._sizes, seed=self._seed, stream=RandomStream.TRAINING_ORDER
-        )
+        sequences = self.order.windows(domains, draws, seed=self._seed)
         return BatchPlan(Selection(domains, sequences), weights, self._after(state, domains))
 
     def advance(self, state: SamplerState, weights: FloatArray) -> SamplerState:
@@ -316,7 +273,7 @@ class MixtureSampler:
 
     def epochs(self, state: SamplerState) -> FloatArray:
         """Return the number of epochs of each domain, shape ``(K,)``."""
-        return state.cursors / self._sizes
+        return self.order.epochs(state.cursors)
 
     def _sorted_rows(
         self, state: SamplerState, weights: FloatArray, rng: np.random.Generator
@@ -351,14 +308,8 @@ class MixtureSampler:
 
     def _check_shapes(self, state: SamplerState, weights: FloatArray) -> None:
         for name, array in (("cursors", state.cursors), ("weights", weights)):
-            if array.shape != self._sizes.shape:
-                raise ValueError(
-                    f"{name}: expected shape {self._sizes.shape}, found {array.shape}"
-                )
-
-
-def _max_draws(sizes: IntArray, max_epochs: float) -> IntArray:
-    return np.minimum(np.floor(max_epochs * sizes), MAX_SIZE).astype(np.int64)
+            if array.shape != (expected := self.order.sizes.shape):
+                raise ValueError(f"{name}: expected shape {expected}, found {array.shape}")
 
 
 def kronecker_offset(seed: int, step: int) -> float:

@@ -417,7 +417,8 @@ def _all_finite(*arrays: FloatArray) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-_KEY = "average_weights"
+AVERAGE_WEIGHTS = "average_weights"
+"""Name of the average in the memory of a rule that keeps one."""
 
 
 def average_weights(state: MixtureState) -> FloatArray:
@@ -429,23 +430,25 @@ def average_weights(state: MixtureState) -> FloatArray:
     Raises:
         ValueError: If the rule that made ``state`` keeps no average.
     """
-    if _KEY not in state.memory:
+    if AVERAGE_WEIGHTS not in state.memory:
         kept = ", ".join(state.memory) or "nothing"
-        raise ValueError(f"memory: expected {_KEY}, found {kept}: this rule keeps no average")
-    return state.memory[_KEY]
+        raise ValueError(
+            f"memory: expected {AVERAGE_WEIGHTS}, found {kept}: this rule keeps no average"
+        )
+    return state.memory[AVERAGE_WEIGHTS]
 
 
 def keeps_average(state: MixtureState) -> bool:
     """Tell whether the rule that made ``state`` keeps an average."""
-    return _KEY in state.memory
+    return AVERAGE_WEIGHTS in state.memory
 
 
 def first_average(weights: FloatArray) -> Mapping[str, FloatArray]:
     """Return the memory of an average over no update yet."""
-    return {_KEY: weights.copy()}
+    return {AVERAGE_WEIGHTS: weights.copy()}
 
 
 def next_average(state: MixtureState, weights: FloatArray) -> Mapping[str, FloatArray]:
     """Return the memory after one more update, which led from ``state`` to ``weights``."""
-    average = state.memory[_KEY]
-    return {_KEY: average + (weights - average) / (state.num_updates + 1)}
+    average = state.memory[AVERAGE_WEIGHTS]
+    return {AVERAGE_WEIGHTS: average + (weights - average) / (state.num_updates + 1)}

@@ -26,6 +26,7 @@ from megadga.mixers.base import (
     check_rows,
 )
 from megadga.mixers.by_hand import continue_from
+from megadga.mixers.carrying import MixtureChange, carried_state
 
 SPECS = {
     "indptr": ArraySpec(("<i8",), 1),
@@ -239,6 +240,25 @@ class OverBasis:
             weights: Over the basis distributions, shape ``(n,)``.
         """
         return self._mixed(continue_from(self.rule, rule_state(state), weights))
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change: the rule's own is kept, as its rows are the same.
+
+        The domains' weights are those of the rows over the new domains, also of domains that
+        enter. With other rows or another rule the rule starts anew, at its initial weights.
+        """
+        if not change.same_rule:
+            return self.init()
+        rows = len(self.mixtures.names)
+        of_rows = MixtureChange(
+            sources=np.arange(rows),
+            num_before=rows,
+            entering=np.zeros(rows),
+            step=change.step,
+            same_targets=change.same_targets,
+            same_validation=change.same_validation,
+        )
+        return self._mixed(carried_state(self.rule, rule_state(state), of_rows))
 
     def _needs(self) -> AlignmentNeeds | TargetNeeds:
         needs = self.rule.observes

@@ -19,7 +19,14 @@ from megadga.mixers.base import (
     check_domains,
     skip_update,
 )
-from megadga.mixers.filtering import filtered, first_memory, posterior
+from megadga.mixers.carrying import MixtureChange, carry
+from megadga.mixers.filtering import (
+    DOMAIN_AXES,
+    FILTER_MEMORY,
+    filtered,
+    first_memory,
+    posterior,
+)
 from megadga.mixers.probing import (
     Directional,
     InFlight,
@@ -32,6 +39,7 @@ from megadga.mixers.probing import (
 )
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.safeguards import (
+    GUARD_MEMORY,
     EpochBudget,
     GeneralGuard,
     Memory,
@@ -501,6 +509,29 @@ class Dga:
             memory = {**memory, _PRIOR_BY_HAND: prior}
         return replace(
             state, weights=weights.copy(), averaged_weights=weights.copy(), memory=memory
+        )
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change: log-weights and scores of the domains that stay.
+
+        Filtered scores start anew with other specific sets, and what the guard remembers with
+        other domains, as their mean loss is of another scale. The weights satisfy the floor.
+        """
+        restarted: frozenset[str] = frozenset()
+        if not change.same_targets:
+            restarted |= FILTER_MEMORY
+        if not change.same_validation:
+            restarted |= GUARD_MEMORY
+        after = carry(state, self.init(), change, axes=DOMAIN_AXES, restarted=restarted)
+        memory = after.memory
+        by_hand = state.memory.get(_PRIOR_BY_HAND)
+        if by_hand is not None and change.same_rule:
+            memory = {**memory, _PRIOR_BY_HAND: change.mixture(by_hand)}
+        return replace(
+            after,
+            weights=project_to_floor(after.weights, self.floor),
+            averaged_weights=project_to_floor(after.averaged_weights, self.floor),
+            memory=memory,
         )
 
     def _watched(self, state: MixtureState, observed: Alignments) -> MixtureState:

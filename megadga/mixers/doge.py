@@ -17,6 +17,7 @@ from megadga.mixers.base import (
     next_average,
     skip_update,
 )
+from megadga.mixers.carrying import MixtureChange, carry
 from megadga.mixers.probing import (
     DIRECTIONAL,
     InFlight,
@@ -141,6 +142,10 @@ class Doge:
             num_updates=state.num_updates + 1,
             memory=next_average(state, weights),
         )
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change: the weights of domains that stay, and their mean."""
+        return carry(state, self.init(), change, axes={})
 
     def scores(self, observed: Alignments) -> FloatArray:
         """Return every domain's score, in ``[0, max_score]``, shape ``(K,)``; 0 without norms."""

@@ -17,6 +17,7 @@ from megadga.mixers.base import (
     next_average,
     skip_update,
 )
+from megadga.mixers.carrying import MixtureChange, carry
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.weights import Weights
@@ -123,6 +124,10 @@ class Doremi:
             num_updates=state.num_updates + 1,
             memory={**next_average(state, weights), _EXCESS: excess},
         )
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change: weights and last excess of the domains that stay."""
+        return carry(state, self.init(), change, axes={_EXCESS: 0})
 
 
 def _excess(observed: DomainLosses, last: FloatArray) -> FloatArray:

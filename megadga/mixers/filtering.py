@@ -41,6 +41,12 @@ _MEANS, _POSTERIOR_VARIANCES = "filter_means", "filter_variances"
 _LIKELIHOODS, _NOISE = "filter_log_likelihoods", "filter_noise"
 
 
+DOMAIN_AXES = {_MEANS: 1, _POSTERIOR_VARIANCES: 1}
+"""Axis of the domains in the arrays that have one."""
+FILTER_MEMORY = frozenset({_MEANS, _POSTERIOR_VARIANCES, _LIKELIHOODS, _NOISE})
+"""Names of all arrays that are remembered."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Posterior:

@@ -17,6 +17,7 @@ from megadga.mixers.base import (
     next_average,
     skip_update,
 )
+from megadga.mixers.carrying import MixtureChange, carry
 from megadga.mixers.probing import (
     DIRECTIONAL,
     InFlight,
@@ -167,6 +168,11 @@ class Grape:
             num_updates=state.num_updates + 1,
             memory={**next_average(state, weights), TASK_WEIGHTS: tasks},
         )
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change; other specific sets start at their importance."""
+        restarted = frozenset[str]() if change.same_targets else frozenset({TASK_WEIGHTS})
+        return carry(state, self.init(), change, axes={}, restarted=restarted)
 
     def _alignments(self, observed: TargetAlignments) -> FloatArray:
         """Return ``A``, of gradients clipped to norm 1 if asked for, shape ``(M, K)``."""

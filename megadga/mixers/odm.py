@@ -17,6 +17,7 @@ from megadga.mixers.base import (
     check_domains,
     skip_update,
 )
+from megadga.mixers.carrying import MixtureChange, carry
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
 from megadga.mixers.simplex import exponentiated_step
 from megadga.mixers.static import uniform_weights
@@ -167,6 +168,10 @@ class Odm:
         return replace(
             state, weights=weights.copy(), averaged_weights=weights.copy(), memory=memory
         )
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change: weights and rewards of the domains that stay."""
+        return carry(state, self.init(), change, axes={_REWARDS: 0})
 
     def _rewarded(self, state: MixtureState, observed: DomainLosses) -> FloatArray:
         """Return ``R``, or its logarithm if rewards are exponentials, which would overflow."""

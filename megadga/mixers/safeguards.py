@@ -170,6 +170,10 @@ _BEST = "best_general_loss"
 _ON = "general_guard"
 
 
+GUARD_MEMORY = frozenset({_BEST, _ON})
+"""Names of what a guard remembers of the mean loss over the domains."""
+
+
 Memory = Mapping[str, FloatArray]
 
 

@@ -17,6 +17,7 @@ from megadga.mixers.base import (
     skip_update,
 )
 from megadga.mixers.by_hand import continue_from
+from megadga.mixers.carrying import MixtureChange, carried_state
 from megadga.mixers.grape import TASK_WEIGHTS, has_rates, task_weights
 from megadga.mixers.probing import WithoutMoments
 from megadga.mixers.scores import SCORES, ScoreName
@@ -115,6 +116,12 @@ class OverTargets:
         """Return a state from which the rule inside goes on at weights set by hand."""
         inner = continue_from(self.rule, inner_state(state), weights)
         return _with_targets(inner, task_weights(state))
+
+    def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
+        """Return the state after a change, as the rule inside carries it."""
+        inner = carried_state(self.rule, inner_state(state), change)
+        kept = change.same_rule and change.same_targets
+        return _with_targets(inner, task_weights(state) if kept else self._shares())
 
     def _shares(self) -> FloatArray:
         relative = self.importance / self.importance.max()  # their sum might overflow

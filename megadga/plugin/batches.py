@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import SequenceSet, trains_all_tokens
+from megadga.data.order import WindowOrder
 from megadga.data.reader import BatchReader, PendingRead, count_targets
 from megadga.data.rows import rank_rows
 from megadga.data.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState, Selection
@@ -29,12 +30,15 @@ class Sampling:
             (independent draws, as in the paper).
         max_epochs: Maximum number of epochs of any domain; None: no limit.
         prefetch: Batches prefetched in the background, at least 1.
+        order: Order of each domain's windows, if the domains have changed since the run began;
+            None: they have not.
     """
 
     seed: int
     method: DrawMethod = "systematic"
     max_epochs: float | None = None
     prefetch: int = 2
+    order: WindowOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,11 @@ class BatchLoader:
     ) -> None:
         self.sizes = np.array([domain.num_sequences for domain in domains], dtype=np.int64)
         self._device = engine.device
+        order = WindowOrder.of(self.sizes) if sampling.order is None else sampling.order
+        if not np.array_equal(order.sizes, self.sizes):
+            raise ValueError("order: expected that of the domains' windows, found another")
         self._sampler = MixtureSampler(
-            self.sizes,
+            order,
             global_batch_size=engine.train_batch_size(),
             seed=sampling.seed,
             method=sampling.method,
@@ -155,6 +162,11 @@ class BatchLoader:
         self._prefetched: deque[tuple[BatchPlan, PendingRead]] = deque()
         self._speculative: PendingRead | None = None
         self.state = self._sampler.init()
+
+    @property
+    def order(self) -> WindowOrder:
+        """The order of each domain's windows."""
+        return self._sampler.order
 
     @property
     def epochs(self) -> FloatArray:

@@ -11,6 +11,7 @@ import torch
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import SequenceSet, trains_all_tokens
+from megadga.data.order import WindowOrder
 from megadga.data.sampler import SamplerState
 from megadga.errors import ConfigError, ResumeError
 from megadga.mixers.base import (
@@ -27,12 +28,14 @@ from megadga.mixers.base import (
     skip_update,
 )
 from megadga.mixers.by_hand import continue_from, set_weights
+from megadga.mixers.carrying import MixtureChange, carried_state
 from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe
 from megadga.mixers.updates import UpdateSteps
 from megadga.plugin.batches import Batch, BatchIndices, BatchLoader, Sampling
 from megadga.plugin.observing import TrainingLosses, as_target_sets, build_measurement
 from megadga.plugin.protocol import Metrics
 from megadga.plugin.records import ProbeTimer, UpdateRecords
+from megadga.plugin.revising import mixture_of, revised_state, state_of
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.gradients import trained_matrices
@@ -114,6 +117,7 @@ class MixturePlugin:
             "windows": self._batches.sizes.tolist(),
             "global_batch_size": engine.train_batch_size(),
             "seed": sampling.seed,
+            "order": None if self.order.is_initial else self.order.digest,
         }
         targets = as_target_sets(specific)
         if isinstance(scheduler.observes, TargetNeeds):
@@ -130,7 +134,14 @@ class MixturePlugin:
         self._general_loss: float | None = None
         self._frozen = False
         self._measurement = build_measurement(
-            self._needs, engine, domains, targets, probe=probe, loss=loss, seed=sampling.seed
+            self._needs,
+            engine,
+            domains,
+            targets,
+            probe=probe,
+            loss=loss,
+            seed=sampling.seed,
+            numbers=np.append(self._batches.order.numbers, self._batches.order.reserved),
         )
         self._update_cost = 0.0
         if isinstance(self._needs, AlignmentNeeds | TargetNeeds):
@@ -323,18 +334,11 @@ class MixturePlugin:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint; equal on every rank."""
-        mixture = self._mixture
         return {
             **self._identity,
             "step": self.step,
             "cursors": torch.from_numpy(self._batches.state.cursors.copy()),
-            "weights": torch.from_numpy(mixture.weights.copy()),
-            "averaged_weights": torch.from_numpy(mixture.averaged_weights.copy()),
-            "num_updates": mixture.num_updates,
-            "num_skipped": mixture.num_skipped,
-            "memory": {
-                name: torch.from_numpy(array.copy()) for name, array in mixture.memory.items()
-            },
+            **state_of(self._mixture),
             "general_loss": self._general_loss,
             "frozen": self._frozen,
             "observer": self._observer_state(),
@@ -352,16 +356,10 @@ class MixturePlugin:
                     f"checkpoint: {key}: expected {expected!r} as in this run, found {found!r}"
                 )
         self._batches.seek(SamplerState(step=state["step"], cursors=state["cursors"].numpy()))
-        self._mixture = MixtureState(
-            weights=state["weights"].numpy(),
-            averaged_weights=state["averaged_weights"].numpy(),
-            num_updates=state["num_updates"],
-            num_skipped=state["num_skipped"],
-            memory={  # of what the rule did not do before, such as a guard: its first
-                **self._scheduler.init().memory,
-                **{name: tensor.numpy() for name, tensor in state["memory"].items()},
-            },
-        )
+        mixture = mixture_of(state)
+        # Of what the rule did not do before, such as a guard: its first memory.
+        memory = {**self._scheduler.init().memory, **mixture.memory}
+        self._mixture = replace(mixture, memory=memory)
         self._general_loss = state["general_loss"]
         self._frozen = bool(state.get("frozen", False))
         if isinstance(self._needs, LossNeeds):
@@ -369,6 +367,49 @@ class MixturePlugin:
         if self._measurement is not None:
             self._measurement.close()
             self._measurement.load_state_dict(state["observer"])
+
+    def load_revised_state_dict(
+        self,
+        state: Mapping[str, Any],
+        change: MixtureChange,
+        *,
+        cursors: IntArray,
+        same_measurement: bool,
+    ) -> None:
+        """Continue from a state of other domains, specific sets or another rule. Collective.
+
+        Args:
+            state: Of the plugin before.
+            change: From that to this.
+            cursors: Windows drawn from each domain of this plugin, whose ``sampling.order`` goes
+                with them, shape ``(K,)``.
+            same_measurement: Whether what was observed until now has a meaning.
+        """
+        carried = carried_state(self._scheduler, mixture_of(state), change)
+        self.load_state_dict(
+            revised_state(
+                state,
+                self.state_dict(),
+                self._broadcast_state(carried),
+                change,
+                cursors=cursors,
+                same_measurement=same_measurement,
+            )
+        )
+
+    def may_be_revised(self, step: int) -> bool:
+        """Tell whether the mixture is updated after an optimizer step, or never moves."""
+        return self._needs is None or self._updates.is_update(step)
+
+    @property
+    def mixture(self) -> MixtureState:
+        """The state of the rule."""
+        return self._mixture
+
+    @property
+    def order(self) -> WindowOrder:
+        """The order of each domain's windows."""
+        return self._batches.order
 
     @property
     def _num_measured(self) -> int:

@@ -159,6 +159,7 @@ def build_measurement(
     probe: Probe,
     loss: Loss,
     seed: int,
+    numbers: IntArray | None = None,
 ) -> Measurement | TargetMeasurement | None:
     """Return the measurement of the alignments that a scheduler needs; None if it needs none.
 
@@ -172,13 +173,15 @@ def build_measurement(
         probe: How alignments are measured.
         loss: Mean loss of tokens through a module.
         seed: Addresses the probe streams.
+        numbers: What addresses those of the domains and, last, of the specific set, shape
+            ``(K + 1,)``; None: their index.
 
     Raises:
         UnsupportedEngineError: If alignments are not known to be exact on the engine.
         ValueError: If that is nothing that a training loop is observed for, or it is for another
             number of specific sets than there are.
     """
-    options: dict[str, Any] = {"probe": probe, "loss": loss, "seed": seed}
+    options: dict[str, Any] = {"probe": probe, "loss": loss, "seed": seed, "numbers": numbers}
     match needs:
         case None | StepNeeds() | LossNeeds():
             return None

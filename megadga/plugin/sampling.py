@@ -57,7 +57,12 @@ class SamplerRecords:
         """Return the ``sampler`` record of the present state."""
         mixture = self._mixture
         record = SamplerRecord(
-            mixture.step, mixture.cursors, mixture.rule_weights, mixture.frozen, self._layout
+            mixture.step,
+            mixture.cursors,
+            mixture.rule_weights,
+            mixture.frozen,
+            self._layout,
+            None if mixture.order.is_initial else mixture.order,
         )
         return {SAMPLER: sampler_values(record)}
 

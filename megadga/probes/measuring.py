@@ -6,7 +6,7 @@ from typing import Any, final
 
 import numpy as np
 
-from megadga.arrays import FloatArray
+from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import SequenceSet
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds, Alignments, TargetAlignments, TargetNeeds
@@ -112,6 +112,7 @@ def make_measurement(
     needs: AlignmentNeeds,
     loss: Loss,
     seed: int,
+    numbers: IntArray | None = None,
 ) -> Measurement:
     """Return the measurement of the alignments that a rule needs. Collective.
 
@@ -125,6 +126,7 @@ def make_measurement(
         needs: What else than inner products the rule reads.
         loss: Of a batch of tokens, computed through the module that it is given.
         seed: Addresses the probe streams.
+        numbers: See `ProbeSequenceSampler`.
 
     Raises:
         UnsupportedEngineError: If the engine, or its optimizer, uses what was not tested, or the
@@ -138,7 +140,7 @@ def make_measurement(
     _check_needs(engine, probe, needs)
     passes = ProbePasses(engine, loss=loss)
     draws = ProbeSequenceSampler(
-        domains, specific, probe=probe, seed=seed, mixtures=needs.mixtures
+        domains, specific, probe=probe, seed=seed, mixtures=needs.mixtures, numbers=numbers
     )
     return _measurement(passes, draws, _check(passes, [draws], probe), probe, needs, seed)
 
@@ -152,6 +154,7 @@ def make_target_measurement(
     needs: TargetNeeds,
     loss: Loss,
     seed: int,
+    numbers: IntArray | None = None,
 ) -> TargetMeasurement:
     """Return the measurement of alignments with several specific sets.
 
@@ -163,6 +166,7 @@ def make_target_measurement(
         needs: What else than inner products and losses the rule reads.
         loss: Mean loss of a batch of tokens.
         seed: Addresses the probe streams: the domains' sequences are the same for every target.
+        numbers: See `ProbeSequenceSampler`.
 
     Raises:
         UnsupportedEngineError: As `make_measurement`.
@@ -171,7 +175,9 @@ def make_target_measurement(
     _check_needs(engine, probe, needs)
     passes = ProbePasses(engine, loss=loss)
     draws = [
-        ProbeSequenceSampler(domains, each, probe=probe, seed=seed, mixtures=needs.mixtures)
+        ProbeSequenceSampler(
+            domains, each, probe=probe, seed=seed, mixtures=needs.mixtures, numbers=numbers
+        )
         for each in specific
     ]
     check = _check(passes, draws, probe)

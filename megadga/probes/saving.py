@@ -37,6 +37,16 @@ class PendingFile:
     executable: bool = False
 
 
+def pending_file(name: str, content: bytes) -> PendingFile:
+    """Return a file with some content.
+
+    Args:
+        name: Its path relative to the folder of all checkpoints, with ``/``.
+        content: All of it.
+    """
+    return PendingFile(name, len(content), lambda file: file.write(content))
+
+
 def collect_files(
     engine: Any, tag: str, client_state: dict[str, Any], *, scratch: Path, copies: bool
 ) -> tuple[PendingFile, ...]:

@@ -161,6 +161,8 @@ class ProbeSequenceSampler:
         seed: Addresses the streams; they are apart from the training order, so that a measurement
             moves no cursor.
         mixtures: What is measured in the domains' place; None: they are.
+        numbers: What addresses the streams of the domains and, last, of the specific set, shape
+            ``(K + 1,)``; None: their index.
 
     Attributes:
         num_measured: Domains, or mixtures of them.
@@ -178,6 +180,7 @@ class ProbeSequenceSampler:
         probe: Probe,
         seed: int,
         mixtures: Mixtures | None = None,
+        numbers: IntArray | None = None,
     ) -> None:
         if mixtures is not None and mixtures.num_domains != len(domains):
             raise ValueError(
@@ -188,7 +191,8 @@ class ProbeSequenceSampler:
         self._sets = tuple(domains) if specific is None else (*domains, specific)
         self._probe = probe
         sizes = np.array([each.num_sequences for each in self._sets], dtype=np.int64)
-        self._sampler = ProbeSampler(sizes, seed=seed)
+        used = None if numbers is None else numbers[: sizes.size]
+        self._sampler = ProbeSampler(sizes, seed=seed, numbers=used)
         self._domains, self._mixtures = tuple(domains), mixtures
         self._has_specific = specific is not None
         self.num_measured = len(domains) if mixtures is None else len(mixtures.names)

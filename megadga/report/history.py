@@ -1,12 +1,13 @@
 """Reads the records and weights in a metrics file, also while the run is in progress."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from megadga.arrays import FloatArray
 from megadga.data.files import parse_strictly
 from megadga.errors import ConfigError
 from megadga.mixers.rule import WeightHistory
@@ -159,6 +160,16 @@ SUMMARY = "update_summary"
 """Type of the records of updates that are logged without values by domain."""
 
 
+REVISION = "revision"
+"""The event after which a run has other domains."""
+
+
+def is_revised(metrics: Path) -> bool:
+    """Tell whether the domains of a run have changed during it."""
+    events = read_records(metrics, "event")
+    return any(event.get("event") == REVISION for event in events)
+
+
 def read_weights_from_start(metrics: Path) -> WeightHistory:
     """Return the weights in a run's metrics from step 0 on, constant if there are no updates.
 
@@ -178,6 +189,10 @@ def read_weights_from_start(metrics: Path) -> WeightHistory:
         last = max(steps, default=0)
         return WeightHistory(names, np.array([0, last], dtype=np.int64), np.repeat(first, 2, 0))
     updates = read_weights(metrics)
+    if updates.names != names and is_revised(metrics):
+        every = tuple(dict.fromkeys((*names, *updates.names)))
+        parts = (_over(every, names, first), _over(every, updates.names, updates.weights))
+        return WeightHistory(every, np.append(0, updates.steps), np.concatenate(parts))
     if updates.names != names:
         raise ConfigError(
             f"{metrics}: event {START}: expected the domains {', '.join(updates.names)}, "
@@ -205,19 +220,31 @@ def read_all_weights(metrics: Path) -> WeightHistory:
     return read_weights(metrics)
 
 
+def _over(every: Sequence[str], names: Sequence[str], weights: FloatArray) -> FloatArray:
+    """Return weights over more domains, 0 for those that were not there."""
+    wider = np.zeros((len(weights), len(every)))
+    wider[:, [every.index(name) for name in names]] = weights
+    return wider
+
+
 def read_weights(metrics: Path) -> WeightHistory:
     """Return the weights in the updates of a run's metrics.
 
+    Of a run whose domains were revised, a domain has the weight 0 while it is not there.
+
     Raises:
-        ConfigError: If there is no update yet, or the domains change.
+        ConfigError: If there is no update yet, or the domains change without a revision.
     """
     updates = read_records(metrics, "update")
     if not updates:
         raise ConfigError(f"{metrics}: expected a record of type update, found none")
     weights = [averaged_weights(metrics, update) for update in updates]
     names: tuple[str, ...] = tuple(weights[0])
+    revised = is_revised(metrics)
+    if revised:
+        names = tuple(dict.fromkeys(name for of_update in weights for name in of_update))
     for update, of_update in zip(updates, weights, strict=True):
-        if (found := tuple(of_update)) != names:
+        if (found := tuple(of_update)) != names and not revised:
             raise ConfigError(
                 f"{metrics}: update of step {update['step']}: expected the domains "
                 f"{', '.join(names)}, found {', '.join(found)}"
@@ -225,5 +252,5 @@ def read_weights(metrics: Path) -> WeightHistory:
     return WeightHistory(
         names,
         np.array([update["step"] for update in updates], dtype=np.int64),
-        np.array([list(of_update.values()) for of_update in weights]),
+        np.array([[of_update.get(name, 0.0) for name in names] for of_update in weights]),
     )

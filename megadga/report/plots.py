@@ -25,6 +25,7 @@ from megadga.report.history import (
     Record,
     WeightHistory,
     averaged_weights,
+    is_revised,
     names_at,
     numbers_by_name,
     read_records,
@@ -230,12 +231,17 @@ def _history(metrics: Path, updates: list[Record], target: str | None = None) ->
         else (("target_alignments", target), ("target_standard_errors", target))
     )
     alignments = [numbers_by_name(metrics, update, *values) for update in updates]
-    names = tuple(alignments[0])
+    revised = is_revised(metrics)
+    names = tuple(alignments[-1 if revised else 0])
+    if revised:  # those of the domains that there are at the end
+        alignments = [{name: each.get(name, np.nan) for name in names} for each in alignments]
     unknown = dict.fromkeys(names, np.nan)
     known = [
         numbers_by_name(metrics, update, *errors) if errors[0] in update else unknown
         for update in updates
     ]
+    if revised:
+        known = [{name: each.get(name, np.nan) for name in names} for each in known]
     for update, *tables in zip(updates, alignments, known, strict=True):
         for found in tables:
             if found.keys() != set(names):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.files import parse_strictly
+from megadga.data.order import WindowOrder
 from megadga.data.sampler import DrawMethod
 from megadga.errors import ConfigError
 from megadga.mixers.updates import UpdateSteps
@@ -86,6 +87,7 @@ class SamplerRecord:
         weights: Averaged weights of the domains, or of the basis distributions.
         frozen: Whether updates are skipped.
         layout: Of the batches.
+        order: Of the domains' windows, if domains have changed since the run began.
     """
 
     step: int
@@ -93,6 +95,7 @@ class SamplerRecord:
     weights: FloatArray
     frozen: bool
     layout: BatchLayout
+    order: WindowOrder | None = None
 
 
 def sampler_values(record: SamplerRecord) -> dict[str, Any]:
@@ -105,6 +108,7 @@ def sampler_values(record: SamplerRecord) -> dict[str, Any]:
         "averaged_weights": _encode(record.weights.astype("<f8")),
         "frozen": record.frozen,
         "layout": layout,
+        **({} if record.order is None else {"order": _order_values(record.order)}),
     }
 
 
@@ -124,14 +128,30 @@ def read_sampler_values(place: str, values: Mapping[str, Any]) -> SamplerRecord:
             weights=_decode(values["averaged_weights"], "<f8").astype(np.float64),
             frozen=values["frozen"],
             layout=BatchLayout(**layout),
+            order=_read_order(values["order"]) if "order" in values else None,
         )
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ConfigError(f"{place}: expected a sampler's state, found {error!r}") from None
 
 
+_ORDER_ARRAYS = ("sizes", "numbers", "starts", "first_epochs", "growths")
+
+
+def _order_values(order: WindowOrder) -> dict[str, Any]:
+    arrays = {name: _encode(getattr(order, name).astype("<i8")) for name in _ORDER_ARRAYS}
+    return {**arrays, "reserved": order.reserved, "next_number": order.next_number}
+
+
+def _read_order(values: Mapping[str, Any]) -> WindowOrder:
+    arrays = {name: _decode(values[name], "<i8").astype(np.int64) for name in _ORDER_ARRAYS}
+    arrays["growths"] = arrays["growths"].reshape(-1, 4)
+    counts = {"reserved": values["reserved"], "next_number": values["next_number"]}
+    return WindowOrder(**arrays, **counts)
+
+
 def _encode(array: NDArray[Any]) -> str:
     # Byte by byte over all numbers: the high bytes of cursors are almost all 0.
-    planes = array.view(np.uint8).reshape(array.size, -1).T.tobytes()
+    planes = np.ascontiguousarray(array).view(np.uint8).reshape(array.size, -1).T.tobytes()
     return base64.b64encode(zlib.compress(planes)).decode()
 
 

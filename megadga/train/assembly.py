@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, final
 
@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from megadga.config.changes import ResumeChanges, find_changes, run_identity, with_allowed
+from megadga.config.changes import find_changes, run_identity, with_allowed
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.run import RunConfig, differences
 from megadga.data.files import atomic_write
+from megadga.data.order import WindowOrder
 from megadga.data.verify import DataFileWatcher, check_checksums
 from megadga.errors import ConfigError, ResumeError
 from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
@@ -23,7 +24,7 @@ from megadga.launch.ranks import DEADLINE, read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
 from megadga.mixers.updates import UpdateSteps
-from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
+from megadga.plugin import CollapseAlarm, Metrics, MixturePlugin, Plugin, Sampling
 from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
@@ -31,6 +32,7 @@ from megadga.probes.state import token_losses
 from megadga.report.history import START
 from megadga.report.sampling import BatchLayout
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
+from megadga.run_folder.domains import read_domains
 from megadga.run_folder.lock import FILE_NAME, RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.run_folder.requests import RequestFolder
@@ -48,6 +50,7 @@ from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.data import RunData, check_output, no_checkpoint, open_data
 from megadga.train.engine import load_reference, make_engine
 from megadga.train.evaluation import Evaluation, EvaluationPlan
+from megadga.train.live import DataInForce, DataReviser, LiveRevisions
 from megadga.train.loop import Run
 from megadga.train.metrics import MeanWeightsFile, MetricFanOut, MetricsFile, Progress
 from megadga.train.mixture import Mixture, make_mixture
@@ -64,6 +67,10 @@ from megadga.train.replay import METRICS_FILE, shards_digest
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import CheckpointReturns, SpikeResponse
 from megadga.train.restoring import ResumableEngine
+from megadga.train.revised import revised_loaders
+from megadga.train.revision_files import RevisionWatch, with_recorded_data
+from megadga.train.revisions import Revision, check_unrevised, describe_revision, plan_revision
+from megadga.train.spikes import LossSpikes
 from megadga.train.step import Reweighting, Trainer, Watching, step_seed
 from megadga.train.storage import Storage
 from megadga.train.thinning import ThinnedRecords
@@ -105,6 +112,7 @@ def open_run(
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
     check_output(config)
+    config = with_recorded_data(config, wanted=resume_from)
     data = open_data(config)
     mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
     _wait_for_operators(config)
@@ -187,26 +195,44 @@ def _assemble(
 ) -> Run:
     """Build all components, then create the output folder, then resume from its checkpoint."""
     settings = deepspeed_settings(config, dist.get_world_size())
-    identity = _identity(config, data)
+    before = None if point is None else point.header.identity
+    identity = with_allowed(_identity(config, data), before, allowed)
+    revision = _revision(config, data, mixture, ranks, point)
     files = on_first_rank(ranks, lambda: DataFileWatcher(data.files))
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
     engine = make_engine(config, settings, data, is_new=point is None)
-    plugin = _mixture_plugin(config, data, mixture, engine)
+    order = None if revision is None else revision.order
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     rewinds = () if point is None else on_first_rank(ranks, lambda: read_rewinds(config.output))
-    spikes = make_spikes(config.watch, plugin.names)
+    spikes = make_spikes(config.watch, [domain.name for domain in data.domains])
     completed = 0 if point is None else point.header.step
     drops = drops_updates(config.watch, rewinds, engine, step=completed)
-    requests = MixtureRequests(RequestFolder(config.output), plugin, ranks)
-    sampler = SamplerRecords(plugin, _batch_layout(config, data, mixture, engine, collective))
-    plugins = (
-        plugin,
-        *_alarms(mixture, plugin),
-        sampler,
-        *_evaluation(config, data, plugin, engine, collective),
-        *(() if spikes is None else (spikes,)),
+
+    def build(
+        config: RunConfig, data: RunData, mixture: Mixture, order: WindowOrder | None
+    ) -> tuple[MixturePlugin, *tuple[Plugin, ...]]:
+        plugin = _mixture_plugin(config, data, mixture, engine, order)
+        return (
+            plugin,
+            *_alarms(mixture, plugin),
+            SamplerRecords(plugin, _batch_layout(config, data, mixture, engine, collective)),
+            *_evaluation(config, data, plugin, engine, collective),
+            *(() if spikes is None else (spikes,)),
+        )
+
+    plugins = build(config, data, mixture, order)
+    plugin = plugins[0]
+    number = 0 if revision is None else revision.before.revision
+    reviser = DataReviser(
+        DataInForce(config, data, mixture, plugin, plugins, files, identity, number),
+        ranks=ranks,
+        build=build,
+        identity=lambda config, data: _agreed_identity(config, data, ranks, before=identity),
+        adopt=lambda data: _adopt(data, run, spikes),
     )
+    revisions = _revisions(config, reviser, ranks, number)
+    requests = MixtureRequests(RequestFolder(config.output), lambda: reviser.current.plugin, ranks)
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
     stalls = watch_progress(config, engine, ranks)
     storage = Storage(
@@ -222,20 +248,19 @@ def _assemble(
     def watch() -> Mapping[str, Any]:
         sinks.check()
         lock.check()
-        files.check()
-        return files.stamps
+        reviser.current.files.check()
+        return reviser.current.files.stamps
 
     checkpoints = Checkpoints(
         ResumableEngine(engine),
         config.output / CHECKPOINTS,
         plan=_checkpoint_plan(config),
-        plugins=plugins,
-        identity=with_allowed(identity, None if point is None else point.header.identity, allowed),
+        content=reviser.current.content,
         metrics=metrics,
         storage=storage,
         watch=watch,
     )
-    checkpoints.resume(point)
+    checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     requests.resume()
     sinks = MetricFanOut(
         ()
@@ -253,7 +278,8 @@ def _assemble(
     step_sum = StepAllReduce(
         collective,
         *(stop, requests, run_metrics.waiting, checkpoints.being_written),
-        terms=(StepAgreement(ranks, lambda: plugin.weights),),
+        *(() if revisions is None else (revisions.flag,)),
+        terms=(StepAgreement(ranks, lambda: reviser.current.plugin.weights),),
     )
     returns = CheckpointReturns(
         config.output,
@@ -277,14 +303,10 @@ def _assemble(
         RunMarkers(config, writes=ranks.rank == 0), storage, before_end=sinks.check
     )
     markers.start()
-    if plugin.step == 0:
-        sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
-    if metrics is not None and (first := sampler.first(config.output / METRICS_FILE)):
-        sinks.log(plugin.step, first)
+    for record in _first_records(config, plugins, point, identity, revision):
+        sinks.log(plugin.step, record)
     returns.log_left_out(plugin.step)
-    if point is not None:
-        _report_changes(point, find_changes(point.header.identity, identity), sinks)
-    return Run(
+    run = Run(
         mixture=plugin,
         trainer=_trainer(config, data, plugin, engine, step_sum, collective, watching),
         plugins=plugins,
@@ -304,17 +326,72 @@ def _assemble(
         stop=stop,
         markers=markers,
         total_steps=config.training.steps,
+        revisions=revisions,
+    )
+    return run
+
+
+def _revisions(
+    config: RunConfig, reviser: DataReviser, ranks: Ranks, number: int
+) -> LiveRevisions | None:
+    """Return what revises the data while the run trains, if it asks for it. Collective then."""
+    if config.data.revisions is None:
+        return None
+    watch = on_first_rank(ranks, lambda: RevisionWatch(config, number=number))
+    return LiveRevisions(
+        watch if ranks.rank == 0 else None,
+        ranks=ranks,
+        is_due=lambda step: (
+            step < config.training.steps and reviser.current.plugin.may_be_revised(step)
+        ),
+        apply=reviser.apply,
+        record=lambda: _sampler(reviser.current.plugins).record(),
     )
 
 
-def _report_changes(point: ResumePoint, changes: ResumeChanges, sinks: MetricFanOut) -> None:
-    """Log what the run has changed since the checkpoint, and print it on rank 0."""
-    if not changes.changes:
-        return
-    sinks.log(point.header.step, {"event": {"event": "changed", "keys": changes.event}})
-    if dist.get_rank() == 0:
-        for each in changes.changes:
-            _print_stderr(f"changed since {point.path.name}: {each}")
+def _sampler(plugins: Sequence[Plugin]) -> SamplerRecords:
+    return next(each for each in plugins if isinstance(each, SamplerRecords))
+
+
+def _adopt(data: DataInForce, run: Run, spikes: LossSpikes | None) -> None:
+    """Make a run go on with other data, on every rank."""
+    run.mixture, run.plugins = data.plugin, data.plugins
+    if spikes is not None:
+        spikes.revise(data.plugin.names)
+    run.trainer.revise(data.plugin.names, data.plugin.observe_losses)
+    run.checkpoints.revise(data.content)
+
+
+def _agreed_identity(
+    config: RunConfig, data: RunData, ranks: Ranks, *, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the run's identity with other data, equal on every rank. Collective."""
+    _check_same_everywhere(config, data, ranks)
+    return with_allowed(_identity(config, data), before, ())
+
+
+def _first_records(
+    config: RunConfig,
+    plugins: Sequence[Plugin],
+    point: ResumePoint | None,
+    identity: Mapping[str, Any],
+    revision: Revision | None,
+) -> Iterator[Metrics]:
+    """Yield the records of a start or a resume; prints on rank 0 what has changed since."""
+    mixture, is_first = plugins[0], dist.get_rank() == 0
+    assert isinstance(mixture, MixturePlugin)
+    if mixture.step == 0:
+        yield {"event": {"event": START, **mixture.initial_weights()}}
+    if is_first and (sampler := _sampler(plugins).first(config.output / METRICS_FILE)):
+        yield sampler
+    changes = None if point is None else find_changes(point.header.identity, identity)
+    if point is not None and changes is not None and changes.changes:
+        yield {"event": {"event": "changed", "keys": changes.event}}
+        if is_first:
+            for each in changes.changes:
+                _print_stderr(f"changed since {point.path.name}: {each}")
+    if revision is not None and not revision.is_none:
+        yield {"event": revision.event()}
 
 
 def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
@@ -363,8 +440,29 @@ def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
     return run_identity(config, shards=data.identity, ranks=dist.get_world_size())
 
 
+def _revision(
+    config: RunConfig, data: RunData, mixture: Mixture, ranks: Ranks, point: ResumePoint | None
+) -> Revision | None:
+    """Return what has changed since the checkpoint; None: there is none. Collective."""
+    if point is None:
+        return None
+    identity = point.header.identity
+    record = on_first_rank(ranks, lambda: read_domains(point.path))
+    if record is None:
+        check_unrevised(find_changes(identity, _identity(config, data)), point.path)
+        return None
+    revision = plan_revision(config, data, mixture.scheduler, record, identity)
+    if ranks.rank == 0 and not revision.is_none:
+        _print_stderr("\n".join(describe_revision(revision)))
+    return revision
+
+
 def _mixture_plugin(
-    config: RunConfig, data: RunData, mixture: Mixture, engine: Engine
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    engine: Engine,
+    order: WindowOrder | None,
 ) -> MixturePlugin:
     return MixturePlugin(
         engine,
@@ -375,6 +473,7 @@ def _mixture_plugin(
             seed=config.seed,
             method=config.sampling.method,
             max_epochs=config.sampling.max_epochs,
+            order=order,
         ),
         interval=mixture.updates or config.training.steps,  # None for fixed mixtures
         probe=mixture.probe or DIRECTIONAL,

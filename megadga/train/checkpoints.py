@@ -14,7 +14,7 @@ from megadga.config.changes import ResumeChanges, check_allowed, find_changes
 from megadga.data.files import flush
 from megadga.errors import ResumeError
 from megadga.plugin import Plugin
-from megadga.probes.saving import PendingFile
+from megadga.probes.saving import PendingFile, pending_file
 from megadga.run_folder.checkpoints import (
     CheckpointHeader,
     SavedFile,
@@ -36,6 +36,13 @@ from megadga.train.ranks import CollectiveFlag, Ranks, on_every_rank, on_first_r
 from megadga.train.storage import Storage, Task
 from megadga.train.waiting import PauseInterruptedError
 from megadga.train.writing import CheckpointWriter
+
+Loader = Callable[[Mapping[str, Any]], None]
+"""Continues from the state of a plugin."""
+
+
+Describe = Callable[[], Mapping[str, bytes]]
+"""Returns files of a checkpoint by their names in its folder."""
 
 
 class CheckpointEngine(Protocol):
@@ -182,6 +189,23 @@ class _Writing:
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class CheckpointContent:
+    """What checkpoints are of, beside the engine.
+
+    Attributes:
+        plugins: Plugins whose states are saved with the engine.
+        identity: The run's identity; see ``CheckpointHeader``.
+        describe: Returns further files of each checkpoint, by their names in its folder; called on
+            rank 0.
+    """
+
+    plugins: tuple[Plugin, ...]
+    identity: Mapping[str, Any]
+    describe: Describe = dict
+
+
+@final
 class Checkpoints:
     """Writes the checkpoints of one run and resumes from them.
 
@@ -189,8 +213,7 @@ class Checkpoints:
         engine: The engine that is trained.
         folder: The checkpoint folder, shared by all ranks.
         plan: When checkpoints are written.
-        plugins: Plugins whose states are saved with the engine.
-        identity: The run's identity; see ``CheckpointHeader``.
+        content: What they are of.
         metrics: The metrics file on rank 0, which writes it; None on the others.
         storage: The run's file system, on all ranks.
         watch: Called on rank 0 before a checkpoint is written. Returns the sizes and times of the
@@ -203,8 +226,7 @@ class Checkpoints:
         folder: Path,
         *,
         plan: CheckpointPlan,
-        plugins: Sequence[Plugin],
-        identity: Mapping[str, Any],
+        content: CheckpointContent,
         metrics: MetricsFile | None,
         storage: Storage,
         watch: Callable[[], Mapping[str, Sequence[int]]] = dict,
@@ -214,12 +236,12 @@ class Checkpoints:
         self._engine = engine
         self._folder = folder
         self._plan = plan
-        self._plugins = tuple(plugins)
-        self._identity = identity
+        self._content = content
         self._metrics = metrics
         self._ranks = storage.ranks
         self._storage = storage
         self._watch = watch
+        self._is_revised = False
         self._writing: _Writing | None = None
         self._written: list[Written] = []
         self._newest: Path | None = None
@@ -231,9 +253,17 @@ class Checkpoints:
         """The checkpoint completed or resumed from last, None if there is none."""
         return self._newest
 
+    def revise(self, content: CheckpointContent) -> None:
+        """Set what the next checkpoints are of, as domains may change during a run."""
+        self._content = content
+        self._is_revised = True
+
     def due(self, step: int) -> bool:
-        """Return whether a checkpoint is written after optimizer step ``step`` (from 1)."""
-        return self._plan.due(step)
+        """Return whether a checkpoint is written after optimizer step ``step`` (from 1).
+
+        One is after a revision: a return to the newest never crosses it.
+        """
+        return self._plan.due(step) or (self._is_revised and self._plan.interval is not None)
 
     def save(self, step: int, evaluation: Mapping[str, Any] | None = None) -> None:
         """Write the checkpoint of optimizer step ``step``, or begin to. Collective.
@@ -257,6 +287,7 @@ class Checkpoints:
             OtherRankError: If another rank fails.
         """
         self.finish()
+        self._is_revised = False
         begun = time.monotonic()
         with suppress(PauseInterruptedError):
             losses = recorded_losses(evaluation, self._plan.retention.best_loss)
@@ -322,7 +353,9 @@ class Checkpoints:
                 ),
             )
 
-    def resume(self, point: ResumePoint | None) -> None:
+    def resume(
+        self, point: ResumePoint | None, *, loaders: Mapping[str, Loader] | None = None
+    ) -> None:
         """Resume from a checkpoint, or start a new run. Collective.
 
         The metrics file is truncated to its length at the checkpoint, and the checkpoint becomes
@@ -330,6 +363,8 @@ class Checkpoints:
 
         Args:
             point: A result of ``find_resume_point``, verified by ``check_intact``.
+            loaders: Load the states of some plugins in place of their ``load_state_dict``, by
+                name, after the run was revised. Plugins may then be new, too.
 
         Raises:
             ResumeError: If DeepSpeed or a plugin cannot load it.
@@ -337,7 +372,7 @@ class Checkpoints:
         if point is None:
             on_first_rank(self._ranks, lambda: self._cut_metrics(0))
             return
-        self._load(point)
+        self._load(point, loaders or {})
         on_first_rank(self._ranks, lambda: self._restore_metrics(point))
         self._newest, self._needs_pruning = point.path, True
 
@@ -351,14 +386,20 @@ class Checkpoints:
         prepared: list[tuple[CheckpointHeader | None, Path]] = []
         self._storage.every(what, lambda: prepared.append(self._prepare(path, step, losses)))
         header, scratch = prepared[0]
-        states = {plugin.name: state for plugin in self._plugins if (state := plugin.state_dict())}
+        states = {
+            plugin.name: state
+            for plugin in self._content.plugins
+            if (state := plugin.state_dict())
+        }
         try:
             files = self._engine.collect_checkpoint(
                 path.name, {"megadga": states}, scratch=scratch, copies=self._plan.asynchronous
             )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        writer = CheckpointWriter(self._folder, files)
+        described = self._content.describe() if self._ranks.rank == 0 else {}
+        more = [pending_file(f"{path.name}/{name}", held) for name, held in described.items()]
+        writer = CheckpointWriter(self._folder, [*files, *more])
         task = self._storage.start(what, writer.write, amount=writer.amount)
         return _Writing(step, path, header, task, begun, waited_s=time.monotonic() - begun)
 
@@ -374,7 +415,7 @@ class Checkpoints:
                 remove(checkpoint)
             checkpoint.mkdir(parents=True)
             length = self._metrics.sync()
-            header = CheckpointHeader(step, length, self._identity, {}, data, losses)
+            header = CheckpointHeader(step, length, self._content.identity, {}, data, losses)
         return header, Path(tempfile.mkdtemp(prefix="megadga-"))
 
     def _complete(self, writing: _Writing, waits_from: float) -> None:
@@ -413,8 +454,11 @@ class Checkpoints:
         best = [] if loss is None else best_checkpoints(self._folder, newest=newest, loss=loss)
         mark_best(self._folder, best[0] if best else None)
 
-    def _load(self, point: ResumePoint) -> None:
-        checkpoint, changes = point.path, find_changes(point.header.identity, self._identity)
+    def _load(self, point: ResumePoint, loaders: Mapping[str, Loader]) -> None:
+        checkpoint, changes = (
+            point.path,
+            find_changes(point.header.identity, self._content.identity),
+        )
         try:
             loaded, client_state = self._engine.load_checkpoint(
                 str(self._folder), checkpoint.name, changes
@@ -426,7 +470,7 @@ class Checkpoints:
             ) from error
         if loaded is None:
             raise ResumeError(f"{checkpoint}: expected DeepSpeed's files, found some missing")
-        self._load_plugins(client_state["megadga"], checkpoint)
+        self._load_plugins(client_state["megadga"], checkpoint, loaders)
 
     def _restore_metrics(self, point: ResumePoint) -> None:
         assert self._metrics is not None
@@ -441,12 +485,15 @@ class Checkpoints:
         assert self._metrics is not None
         self._metrics.cut(length)
 
-    def _load_plugins(self, states: Mapping[str, Any], checkpoint: Path) -> None:
+    def _load_plugins(
+        self, states: Mapping[str, Any], checkpoint: Path, loaders: Mapping[str, Loader]
+    ) -> None:
         """Restore the state of every plugin; plugins without state may be added or removed."""
-        for plugin in self._plugins:
+        for plugin in self._content.plugins:
             if plugin.name in states:
-                plugin.load_state_dict(states[plugin.name])
-            elif plugin.state_dict():
+                load = loaders.get(plugin.name, plugin.load_state_dict)
+                load(states[plugin.name])
+            elif not loaders and plugin.state_dict():
                 raise ResumeError(
                     f"{checkpoint}: expected a state of the plugin {plugin.name!r}, "
                     f"found those of {sorted(states)}"

@@ -12,6 +12,7 @@ from megadga.config.mixing import ExtensionOptions
 from megadga.config.models import HuggingFaceModel
 from megadga.config.run import RunConfig
 from megadga.config.sections import EvaluatedSet, Packing
+from megadga.data.content import Prefix, read_prefixes
 from megadga.data.domain import Domain, SequenceSet
 from megadga.data.folder import (
     DomainSource,
@@ -149,6 +150,8 @@ class RunData:
         files: All shard files of the run, by a name that is independent of their location.
         ignored_spans: Keys of folders of dialogues whose trained spans are ignored, so that the
             loss is on all their tokens, and how they are read.
+        prefixes: Content of each domain, by name, in the order of the weights; see
+            `megadga.data.content`.
     """
 
     domains: tuple[Domain, ...]
@@ -162,6 +165,7 @@ class RunData:
     identity: Mapping[str, Any]
     files: Mapping[str, DataFile]
     ignored_spans: Mapping[KeyPath, str]
+    prefixes: Mapping[str, tuple[Prefix, ...]]
 
     @property
     def tokenizer(self) -> TokenizerIdentity:
@@ -224,6 +228,7 @@ def open_data(config: RunConfig) -> RunData:
         },
         files=_files(config, folders, targets),
         ignored_spans=dict(_ignored_spans(config, folders, targets)),
+        prefixes=read_prefixes(folders, {domain.name for domain in opened.domains}),
     )
 
 
@@ -257,8 +262,9 @@ def open_training(
         ConfigError: If domains are too short and not excluded, or the basis does not fit them.
     """
     folders = read_folders(_domain_sources(config))
+    chat = _chat_domains(config, folders)
     length = config.model.sequence_length
-    opened = open_split(folders, split="train", sequence_length=length)
+    opened = open_split(folders, split="train", sequence_length=length, chat=chat)
     _check_lengths(config, opened)
     return opened.domains, open_basis(config, folders, opened), _identity(folders, opened)
 

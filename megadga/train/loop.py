@@ -9,6 +9,7 @@ from megadga.train.agreement import ParameterAgreement
 from megadga.train.checkpoints import Checkpoints
 from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.evaluation import Evaluation
+from megadga.train.live import LiveRevisions
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import CollectiveStop
 from megadga.train.requests import MixtureRequests
@@ -25,9 +26,11 @@ class Markers(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """The components of a training run.
+
+    The mixture and the plugins are others after a revision of the data.
 
     Attributes:
         mixture: Provides batches.
@@ -44,6 +47,7 @@ class Run:
         stop: Queried after every step for a request to stop.
         markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
+        revisions: Revises the data at updates of the mixture; None: they stay.
     """
 
     mixture: MixturePlugin
@@ -60,6 +64,7 @@ class Run:
     stop: CollectiveStop
     markers: Markers
     total_steps: int
+    revisions: LiveRevisions | None = None
 
 
 def evaluate(run: Run) -> Metrics:
@@ -99,6 +104,8 @@ def train(run: Run) -> bool:
         run.metrics.log(batch.step, metrics)
         for applied in run.requests.after_step(batch.step):
             run.metrics.log(batch.step, applied)
+        if run.revisions is not None and (revised := run.revisions.after_step(batch.step)):
+            run.metrics.log(batch.step, revised)
         if _respond(run, batch, metrics["train"]):
             run.requests.resume()
             continue  # with the step after the checkpoint that it has gone back to

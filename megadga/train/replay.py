@@ -16,16 +16,17 @@ import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.config.loading import load_config
-from megadga.config.run import RunConfig, changes
+from megadga.config.run import RunConfig
 from megadga.data.domain import Domain
 from megadga.data.rows import rank_rows
 from megadga.data.sampler import BatchPlan, MixtureSampler, SamplerState, occurrences
 from megadga.errors import ConfigError, ResumeError, ShardError
 from megadga.mixers.base import Mixtures
 from megadga.report.history import Record
-from megadga.report.sampling import BatchLayout, SamplingLog, read_sampling
+from megadga.report.sampling import BatchLayout, SamplerRecord, SamplingLog, read_sampling
 from megadga.run_folder.checkpoints import CHECKPOINTS, completed_checkpoints, load_header
 from megadga.train.data import open_training
+from megadga.train.revision_files import recorded_revisions, revised_config
 from megadga.train.saved import CONFIG_FILE
 
 METRICS_FILE = "metrics.jsonl"
@@ -105,7 +106,8 @@ class RecordedRun:
         log = read_sampling(metrics, step)
         layout = log.sampler.layout
         self._check_shards(layout)
-        before, plan = self._replay(log, step, progress)
+        sampler = self._sampler(log.sampler)
+        before, plan = self._replay(sampler, log, step, progress)
         self._check_counts(metrics, plan, log)
         domains, windows = plan.selection.domains, plan.selection.sequences
         draws = before.cursors[domains] + occurrences(domains)
@@ -114,29 +116,33 @@ class RecordedRun:
             step,
             domains,
             windows,
-            draws // self._sizes[domains],
+            sampler.order.epochs_of(domains, draws),
             ranks,
             micro_batches,
             None if log.train is not None else exact_until(log),
             log.train,
         )
 
-    @property
-    def _sizes(self) -> IntArray:
-        return np.array([domain.num_sequences for domain in self.domains], dtype=np.int64)
-
-    def _replay(
-        self, log: SamplingLog, step: int, progress: Callable[[int, int], None]
-    ) -> tuple[SamplerState, BatchPlan]:
-        """Return the state before a step, and the plan of its batch."""
-        record, layout = log.sampler, log.sampler.layout
-        sampler = MixtureSampler(
-            self._sizes,
+    def _sampler(self, record: SamplerRecord) -> MixtureSampler:
+        layout = record.layout
+        sizes = np.array([domain.num_sequences for domain in self.domains], dtype=np.int64)
+        return MixtureSampler(
+            sizes if record.order is None else record.order,
             global_batch_size=layout.global_batch_size,
             seed=layout.seed,
             method=layout.method,
             max_epochs=layout.max_epochs,
         )
+
+    def _replay(
+        self,
+        sampler: MixtureSampler,
+        log: SamplingLog,
+        step: int,
+        progress: Callable[[int, int], None],
+    ) -> tuple[SamplerState, BatchPlan]:
+        """Return the state before a step, and the plan of its batch."""
+        record = log.sampler
         state = SamplerState(record.step, record.cursors)
         updates = list(reversed(log.updates))
         total = step - record.step
@@ -178,7 +184,8 @@ class RecordedRun:
             return ""
         lines = [
             f"{name}: expected {old or 'none'}, found {new or 'none'}"
-            for name, (old, new) in changes({**before}, {**self.identity}).items()
+            for name in {**before, **self.identity}
+            if (old := before.get(name)) != (new := self.identity.get(name))
         ]
         more = f"; and {len(lines) - _MAX_NAMED} more" if len(lines) > _MAX_NAMED else ""
         return f": {'; '.join(lines[:_MAX_NAMED])}{more}" if lines else ""
@@ -199,17 +206,25 @@ class RecordedRun:
             )
 
 
-def open_recorded(folder: Path) -> RecordedRun:
-    """Open a run's folder and the shards of its training domains.
+def open_recorded(folder: Path, *, step: int) -> RecordedRun:
+    """Open a run's folder and the shards of the domains that a step is trained on.
+
+    Args:
+        folder: The run's output folder.
+        step: From 1.
 
     Raises:
         ConfigError: If it is not a run's.
+        ResumeError: If the record of a revision is damaged.
         ShardError: If shards are missing or damaged.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ConfigError(f"{folder}: expected the output folder of a run, found no {path}")
     config = load_config(path)
+    applied = [revision for revision in recorded_revisions(folder) if revision.step < step]
+    if applied:
+        config = revised_config(config, applied[-1].data)
     domains, basis, identity = open_training(config)
     mixtures = None if basis is None else basis.mixtures
     return RecordedRun(folder, config, domains, mixtures, shards_digest(identity), identity)

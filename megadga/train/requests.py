@@ -24,7 +24,7 @@ class MixtureRequests:
 
     Args:
         folder: The run's requests.
-        mixture: The run's mixture.
+        mixture: Returns the run's mixture, which is another after a revision of the data.
         ranks: All ranks.
         clock: Returns a monotonic time in seconds.
     """
@@ -32,19 +32,23 @@ class MixtureRequests:
     def __init__(
         self,
         folder: RequestFolder,
-        mixture: MixturePlugin,
+        mixture: Callable[[], MixturePlugin],
         ranks: Ranks,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
-        self._mixture = mixture
+        self._current = mixture
         self._ranks = ranks
         self._clock = clock
         self._replayed = deque[tuple[int, Request]]()
         self._pending: tuple[Request, ...] = ()
         self._next_poll = clock()
         self._agreed = False
+
+    @property
+    def _mixture(self) -> MixturePlugin:
+        return self._current()
 
     def resume(self) -> None:
         """Find the requests to apply again after the steps that follow. Collective.

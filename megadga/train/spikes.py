@@ -143,6 +143,10 @@ class LossSpikes:
         self._in_a_row = 0
         self._latest: tuple[Batch, FloatArray, Expected | None] | None = None
 
+    def revise(self, names: Sequence[str]) -> None:
+        """Name the domains of the batches that follow, as they may change during a run."""
+        self._names = tuple(names)
+
     @property
     def in_a_row(self) -> int:
         """Steps up to the latest whose losses are spikes."""

@@ -311,6 +311,15 @@ class Trainer:
             else WeightedLossStep(engine, reweighting, step_sum, watching.accepts)
         )
 
+    def revise(self, names: Sequence[str], observe_losses: ObserveLosses) -> None:
+        """Go on with other domains.
+
+        Args:
+            names: Their names, ``K`` of them.
+            observe_losses: Called with the losses of each step from now on.
+        """
+        self._names, self._observe_losses = tuple(names), observe_losses
+
     def step(self, batch: Batch) -> Metrics:
         """Complete one optimizer step. Collective: every rank calls it with its part.
 

@@ -23,6 +23,7 @@ PLACES = {
     "output": RUN.replace("output: out", "output: here"),
     "data.domains": RUN.replace("domains: domains", "domains: here"),
     "data.domains.path": RUN.replace("domains: domains", "domains: [{name: a, path: here}]"),
+    "data.revisions": RUN.replace("domains: domains", "domains: domains\n  revisions: here"),
     "data.specific.path": RUN.replace("path: specific", "path: here"),
     "mixing.basis": RUN.replace("step_size: 0.5", "step_size: 0.5\n  basis: here"),
     "mixing.histogram": RUN.replace(OF_DGA, "  type: importance\n  histogram: here\n"),

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from megadga.data.order import check_sizes, shuffled_windows
 from megadga.data.permutation import RandomStream
-from megadga.data.sampler import check_sizes, shuffled_windows
 
 
 def epoch_of(number, *, domain=0, seed=3, stream=RandomStream.TRAINING_ORDER):

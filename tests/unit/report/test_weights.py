@@ -56,6 +56,16 @@ def test_domains_must_stay_the_same(tmp_path):
         read_weights(metrics)
 
 
+def test_domains_of_a_revised_run_have_no_weight_while_they_are_not_there(tmp_path):
+    metrics = write_updates(tmp_path / "m.jsonl", {"a": 0.25, "b": 0.75}, {"a": 0.5, "c": 0.5})
+    event = {"type": "event", "step": 10, "event": "revision"}
+    write_start(metrics, {"a": 0.5, "b": 0.5}, event)
+    history = read_weights_from_start(metrics)
+    assert history.names == ("a", "b", "c")
+    expected = [[0.5, 0.5, 0.0], [0.25, 0.75, 0.0], [0.5, 0.0, 0.5]]
+    np.testing.assert_array_equal(history.weights, expected)
+
+
 def test_lines_are_ordered_by_their_last_weight():
     history = WeightHistory(("a", "b"), np.array([1, 2]), np.array([[0.9, 0.1], [0.2, 0.8]]))
     lines = heaviest_lines(history, 2)

@@ -9,7 +9,7 @@ from megadga.run_folder.checkpoints import (
     write_header,
 )
 
-IDENTITY = {"seed": 7, "mixing": {"type": "dga", "floor": 0.3}, "names": ["a", "b"]}
+IDENTITY = {"seed": 7, "model": {"type": "llama", "width": 3}, "names": ["a", "b"]}
 
 
 def write(folder, identity=IDENTITY):
@@ -29,15 +29,15 @@ def test_a_header_round_trips_for_its_own_run(tmp_path):
 
 def test_a_checkpoint_of_another_run_names_every_key_that_differs(tmp_path):
     checkpoint = write(tmp_path / "step-00000005")
-    ours = {"seed": 9, "mixing": {"type": "dga", "floor": 0.5, "prior_pull": 0.1}, "names": ["a"]}
+    ours = {"seed": 7, "model": {"type": "llama", "width": 5, "depth": 1}, "names": ["a"]}
 
     with pytest.raises(ResumeError) as caught:
         read_header(checkpoint, identity=ours)
 
     assert str(caught.value) == (
         f"{checkpoint / 'megadga.json'}: belongs to another run: "
-        "seed: expected 7, found 9; mixing.floor: expected 0.3, found 0.5; "
-        'names: expected ["a", "b"], found ["a"]; mixing.prior_pull: expected nothing, found 0.1'
+        "model.width: expected 3, found 5; "
+        'names: expected ["a", "b"], found ["a"]; model.depth: expected nothing, found 1'
     )
 
 

@@ -9,6 +9,7 @@ from megadga.probes.saving import PendingFile
 from megadga.run_folder.checkpoints import mark_latest
 from megadga.run_folder.retention import Retention
 from megadga.train.checkpoints import (
+    CheckpointContent,
     CheckpointPlan,
     Checkpoints,
     check_intact,
@@ -47,8 +48,7 @@ def checkpoints_of(folder, ranks, *, watch: Any = dict):
         RankEngine(ranks),
         folder / "checkpoints",
         plan=CheckpointPlan(interval=2, last_step=8, retention=Retention(None)),
-        plugins=(),
-        identity=IDENTITY,
+        content=CheckpointContent((), IDENTITY),
         metrics=MetricsFile(folder / "metrics.jsonl") if ranks.rank == 0 else None,
         storage=storage_of(folder, ranks),
         watch=watch,

@@ -9,7 +9,12 @@ import pytest
 from megadga.probes.saving import PendingFile
 from megadga.run_folder.checkpoints import latest_checkpoint, load_header
 from megadga.run_folder.retention import Retention
-from megadga.train.checkpoints import CheckpointPlan, Checkpoints, find_resume_point
+from megadga.train.checkpoints import (
+    CheckpointContent,
+    CheckpointPlan,
+    Checkpoints,
+    find_resume_point,
+)
 from megadga.train.metrics import MetricsFile
 from megadga.train.storage import Storage
 from megadga.train.waiting import Waiting
@@ -64,8 +69,7 @@ class World:
                 GatedEngine(ranks.rank, self.gates),
                 self.folder / "checkpoints",
                 plan=plan,
-                plugins=[],
-                identity={},
+                content=CheckpointContent((), {}),
                 metrics=MetricsFile(self.folder / "metrics.jsonl") if ranks.rank == 0 else None,
                 storage=storage,
             )

@@ -9,6 +9,7 @@ from megadga.errors import ResumeError
 from megadga.probes.saving import PendingFile
 from megadga.run_folder.retention import Retention
 from megadga.train.checkpoints import (
+    CheckpointContent,
     CheckpointPlan,
     Checkpoints,
     check_intact,
@@ -84,8 +85,7 @@ class World:
             self.engine,
             self.folder,
             plan=CheckpointPlan(interval=2, last_step=8, retention=Retention(keep_last)),
-            plugins=[self.plugin, *more_plugins],
-            identity=identity,
+            content=CheckpointContent((self.plugin, *more_plugins), identity),
             metrics=self.metrics if writes else None,
             storage=storage_of(folder, self.ranks),
         )
