@@ -44,8 +44,9 @@ checkpoint: {interval: 500, keep_last: 2}
 """As little computation as there can be: what is looked at is everything around it."""
 BLOCKS_PER_STEP = 0.5
 """Of Python's memory: an object that stays behind in every second step is too much."""
-BYTES_PER_STEP = 256.0
-"""Of resident memory: less than any tensor takes, with what Python and torch note of it."""
+RESIDENT_BYTES = 1.5e6
+"""Of resident memory, from early to late steps: the C library's comes in pieces. Of 10,000 steps
+that is 250 bytes a step, less than a tensor takes with what torch notes of it."""
 SLOWER = 1.3
 """Processor time of late steps by that of early ones, on a machine that others use, too."""
 METRICS_BYTES_PER_STEP = 8192
@@ -90,7 +91,9 @@ def test_memory_files_and_time_stay_flat(
     # All that is made once has been made by then: updates, evaluations, checkpoints.
     settled = [each for each in observed if each.step >= max(1500, steps // 5)]
     assert slope(settled, "blocks") < BLOCKS_PER_STEP
-    assert slope(settled, "resident_bytes") < BYTES_PER_STEP
+    quarter = len(settled) // 4
+    resident = values(settled, "resident_bytes")
+    assert np.median(resident[-quarter:]) - np.median(resident[:quarter]) < RESIDENT_BYTES
     for held in ("open_files", "threads"):
         assert len({getattr(each, held) for each in settled}) == 1, held
     cpu_s = np.diff(values(settled, "cpu_s"))
