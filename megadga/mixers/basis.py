@@ -25,6 +25,7 @@ from megadga.mixers.base import (
     TargetNeeds,
     check_rows,
 )
+from megadga.mixers.by_hand import continue_from
 
 SPECS = {
     "indptr": ArraySpec(("<i8",), 1),
@@ -229,6 +230,15 @@ class OverBasis:
             ValueError: As the rule does.
         """
         return self._mixed(self.rule.update(rule_state(state), observed))
+
+    def continue_from(self, state: MixtureState, weights: FloatArray) -> MixtureState:
+        """Return a state from which the rule goes on at other weights of the basis distributions.
+
+        Args:
+            state: What `init` or the last update returned.
+            weights: Over the basis distributions, shape ``(n,)``.
+        """
+        return self._mixed(continue_from(self.rule, rule_state(state), weights))
 
     def _needs(self) -> AlignmentNeeds | TargetNeeds:
         needs = self.rule.observes

@@ -37,6 +37,7 @@ from megadga.mixers.safeguards import (
     Memory,
     is_active,
     limit_change,
+    read_guard,
     signal_to_noise,
 )
 from megadga.mixers.scores import SCORES, AutoStep, ScoreName, StepSize
@@ -81,6 +82,8 @@ _IN_FLIGHT = InFlight(
 )
 _BETWEEN_STEPS = Directional(sequences_per_domain=2, specific_sequences=8)
 _GUARD = GeneralGuard(max_rise=0.1, pull=0.5)
+_PRIOR_BY_HAND = "prior_by_hand"
+"""What filtered weights are a multiple of after they were set by hand."""
 
 
 class DgaOptions(RuleOptions):
@@ -463,7 +466,7 @@ class Dga:
         scores = SCORES[self.score].of(observed)
         if self.filtered:
             memory = self._filtered(memory, scores, observed)
-            step = self._from_prior(posterior(memory).standardized, pull)
+            step = self._from_prior(memory, pull)
         else:
             step = self._step(state.weights, scores, pull)
         if self.budget is not None:
@@ -477,6 +480,27 @@ class Dga:
             averaged_weights=averaged,
             num_updates=state.num_updates + 1,
             memory=memory,
+        )
+
+    def continue_from(self, state: MixtureState, weights: FloatArray) -> MixtureState:
+        """Return a state from which the rule goes on at weights that were set by hand.
+
+        If ``filtered``, the prior becomes the one from which the scores so far lead to these
+        weights: scores keep what is known of them, and only later updates move the weights.
+        Weights of 0 then stay 0.
+        """
+        memory = state.memory
+        if self.filtered:
+            assert not isinstance(self.step_size, AutoStep)
+            guard, pull = self.general_guard, self.prior_pull
+            reading = read_guard(memory)
+            if guard is not None and reading is not None and reading.is_on:
+                pull = max(pull, guard.pull)
+            back = -posterior(memory).standardized
+            prior = exponentiated_step(weights, back, (1.0 - pull) * self.step_size)
+            memory = {**memory, _PRIOR_BY_HAND: prior}
+        return replace(
+            state, weights=weights.copy(), averaged_weights=weights.copy(), memory=memory
         )
 
     def _watched(self, state: MixtureState, observed: Alignments) -> MixtureState:
@@ -506,10 +530,12 @@ class Dga:
         errors = SCORES[self.score].standard_errors(observed)
         return {**memory, **filtered(memory, scores, counts, errors)}
 
-    def _from_prior(self, scores: FloatArray, pull: float) -> FloatArray:
+    def _from_prior(self, memory: Memory, pull: float) -> FloatArray:
         """Return the prior's weights after a step along filtered scores, pulled back to it."""
         assert not isinstance(self.step_size, AutoStep)
-        prior = self._floored_prior()
+        by_hand = memory.get(_PRIOR_BY_HAND)
+        prior = self._floored_prior() if by_hand is None else by_hand
+        scores = posterior(memory).standardized
         weights = exponentiated_step(prior, scores, self.step_size)
         if pull > 0.0:
             weights = geometric_mixture(weights, prior, pull)

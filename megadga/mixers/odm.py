@@ -59,6 +59,8 @@ _EXPLORATION = "exploration"
 
 
 _LARGEST = np.finfo(np.float64).max
+_LEAST_SHARE = 1e-9
+"""Of weights that follow rewards, above which they do: ``1 - K eps`` may be rounded from 0."""
 
 
 @final
@@ -146,6 +148,25 @@ class Odm:
             return after
         weights = self._mixture(memory, float(state.memory[_EXPLORATION][0]))
         return replace(after, weights=weights, averaged_weights=weights)
+
+    def continue_from(self, state: MixtureState, weights: FloatArray) -> MixtureState:
+        """Return a state with the rewards whose weights these are, by the present ``eps``.
+
+        A weight below ``eps``, which the rule gives no domain, becomes ``eps`` at the next update.
+        While ``eps`` is ``1/K`` all weights are equal, whatever the rewards: these stay.
+        """
+        eps = float(state.memory[_EXPLORATION][0])
+        share = 1.0 - weights.size * eps
+        memory = state.memory
+        if eps > 0.0 and share > _LEAST_SHARE:  # a single domain has eps 0
+            tiny = np.finfo(np.float64).tiny
+            rewards = np.log(np.maximum((weights - eps) / share, tiny))
+            if self.reward == "importance":
+                rewards = rewards / eps
+            memory = {**memory, _REWARDS: rewards}
+        return replace(
+            state, weights=weights.copy(), averaged_weights=weights.copy(), memory=memory
+        )
 
     def _rewarded(self, state: MixtureState, observed: DomainLosses) -> FloatArray:
         """Return ``R``, or its logarithm if rewards are exponentials, which would overflow."""

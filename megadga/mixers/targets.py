@@ -16,6 +16,7 @@ from megadga.mixers.base import (
     TargetNeeds,
     skip_update,
 )
+from megadga.mixers.by_hand import continue_from
 from megadga.mixers.grape import TASK_WEIGHTS, has_rates, task_weights
 from megadga.mixers.probing import WithoutMoments
 from megadga.mixers.scores import SCORES, ScoreName
@@ -109,6 +110,11 @@ class OverTargets:
         tasks = self._shares() if self.combine == "sum" else self._worst(state.weights, observed)
         inner = self.rule.update(inner_state(state), self._combined(tasks, observed))
         return _with_targets(inner, tasks if inner.num_updates > state.num_updates else before)
+
+    def continue_from(self, state: MixtureState, weights: FloatArray) -> MixtureState:
+        """Return a state from which the rule inside goes on at weights set by hand."""
+        inner = continue_from(self.rule, inner_state(state), weights)
+        return _with_targets(inner, task_weights(state))
 
     def _shares(self) -> FloatArray:
         relative = self.importance / self.importance.max()  # their sum might overflow

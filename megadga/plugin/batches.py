@@ -185,6 +185,15 @@ class BatchLoader:
         self._speculative = None
         self.state = state
 
+    def restart(self, weights: FloatArray) -> None:
+        """Drop batches that were prefetched, as the next one is drawn from other weights.
+
+        Raises:
+            ExhaustedError: If it cannot be, under ``max_epochs``; then nothing is dropped.
+        """
+        self._sampler.plan(self.state, weights)
+        self.seek(self.state)
+
     def close(self) -> None:
         """Drop prefetched batches and stop the reader thread."""
         self.seek(self.state)

@@ -12,7 +12,7 @@ import torch
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import Domain, SequenceSet
 from megadga.data.sampler import SamplerState
-from megadga.errors import ResumeError
+from megadga.errors import ConfigError, ResumeError
 from megadga.mixers.base import (
     AlignmentNeeds,
     Alignments,
@@ -24,7 +24,9 @@ from megadga.mixers.base import (
     StepNumber,
     TargetAlignments,
     TargetNeeds,
+    skip_update,
 )
+from megadga.mixers.by_hand import continue_from, set_weights
 from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe
 from megadga.mixers.updates import UpdateSteps
 from megadga.plugin.batches import Batch, BatchIndices, BatchLoader, Sampling
@@ -124,6 +126,7 @@ class MixturePlugin:
         wants_reference = self._needs == LossNeeds(reference=True)
         self._losses = TrainingLosses(len(domains), reference=wants_reference)
         self._general_loss: float | None = None
+        self._frozen = False
         self._measurement = build_measurement(
             self._needs, engine, domains, targets, probe=probe, loss=loss, seed=sampling.seed
         )
@@ -149,6 +152,26 @@ class MixturePlugin:
     def weights(self) -> FloatArray:
         """The averaged weights that batches are sampled from, shape ``(K,)``."""
         return self._mixture.averaged_weights
+
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        """Names of what the scheduler weights: the domains, or the basis distributions."""
+        return self._records.measured
+
+    @property
+    def rule_weights(self) -> FloatArray:
+        """Averaged weights of what the scheduler weights, shape ``(len(weighted),)``."""
+        return self._records.averaged(self._mixture)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether updates are skipped, as ``freeze`` has asked for."""
+        return self._frozen
+
+    @property
+    def cursors(self) -> IntArray:
+        """Windows drawn from each domain, over all epochs, shape ``(K,)``."""
+        return self._batches.state.cursors
 
     @property
     def epochs(self) -> FloatArray:
@@ -223,11 +246,14 @@ class MixturePlugin:
                 f"after_step: expected step {self.step}, the batches handed out, found {step}"
             )
         due = self._is_update(step)
-        if due and self._measurement is not None:
+        measures = due and not self._frozen
+        if measures and self._measurement is not None:
             self._synchronize()
-        self._clock.end_step(in_flight=due and self._in_flight)
+        self._clock.end_step(in_flight=measures and self._in_flight)
         if not due:
             return {}
+        if self._frozen:
+            return self._skip_frozen(step)
         before = self._mixture
         with self._clock.probing():
             observed = self._observe(step)
@@ -237,6 +263,44 @@ class MixturePlugin:
             )
         self._mixture = self._broadcast_state(self._scheduler.update(before, observed))
         return self._update_metrics(before, observed)
+
+    def set_by_hand(self, weights: Mapping[str, float]) -> Metrics:
+        """Give some domains other averaged weights, from the next batch on. Collective.
+
+        Call it after ``after_step`` and before the next batch. The others share the rest in
+        proportion to what they have, and the scheduler goes on from these weights
+        (``megadga.mixers.by_hand``).
+
+        Args:
+            weights: By name, at least one; of basis distributions, if the scheduler weights these.
+                Equal on every rank.
+
+        Returns:
+            An ``update`` record with the new weights.
+
+        Raises:
+            ConfigError: If they are no weights, or the scheduler would replace them at once, as a
+                schedule does that is not frozen; on every rank, and nothing has changed.
+            ExhaustedError: If the next batch cannot be drawn from them; likewise.
+        """
+        if isinstance(self._needs, StepNeeds) and not self._frozen:
+            raise ConfigError(
+                "expected a mixture that is frozen, as the schedule says the weights of every "
+                "step, found one that is not"
+            )
+        wanted = set_weights(self.weighted, self.rule_weights, weights)
+        mixture = self._broadcast_state(continue_from(self._scheduler, self._mixture, wanted))
+        self._batches.restart(mixture.averaged_weights)
+        self._mixture = mixture
+        return {"update": self._records.weights(mixture, self.epochs)}
+
+    def freeze(self) -> None:
+        """Skip updates from now on, so that the weights stay. Not collective: on every rank."""
+        self._frozen = True
+
+    def release(self) -> None:
+        """Go on with updates, from the weights as they are. Not collective: on every rank."""
+        self._frozen = False
 
     def close(self) -> None:
         """Stop prefetching and remove all hooks from the model."""
@@ -264,6 +328,7 @@ class MixturePlugin:
                 name: torch.from_numpy(array.copy()) for name, array in mixture.memory.items()
             },
             "general_loss": self._general_loss,
+            "frozen": self._frozen,
             "observer": self._observer_state(),
         }
 
@@ -287,6 +352,7 @@ class MixturePlugin:
             memory={name: tensor.numpy() for name, tensor in state["memory"].items()},
         )
         self._general_loss = state["general_loss"]
+        self._frozen = bool(state.get("frozen", False))
         if isinstance(self._needs, LossNeeds):
             self._losses.load_state_dict(state["observer"])
         if self._measurement is not None:
@@ -300,7 +366,8 @@ class MixturePlugin:
 
     def _prepare(self, indices: BatchIndices) -> None:
         """Prepare the update after this batch, if one is due; then collective."""
-        if self._measurement is not None and self._is_update(indices.step):
+        due = self._is_update(indices.step) and not self._frozen
+        if self._measurement is not None and due:
             batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)
             with self._clock.probing():
                 self._measurement.prepare(self._num_measured, batch)
@@ -311,6 +378,16 @@ class MixturePlugin:
         if self._measurement is not None:
             return self._measurement.measure(self._num_measured)
         return self._losses.take(step) if isinstance(self._needs, LossNeeds) else StepNumber(step)
+
+    def _skip_frozen(self, step: int) -> Metrics:
+        """Count an update that is due and skipped, and drop what was observed for it."""
+        if isinstance(self._needs, LossNeeds):
+            self._losses.take(step)
+        self._mixture = skip_update(self._mixture)
+        if isinstance(self._needs, StepNeeds):  # due at each step: the log would have no end
+            return {}
+        skipped = {"reason": "frozen by hand", "num_skipped": self._mixture.num_skipped}
+        return {"event": {"event": "update_skipped", **skipped}}
 
     def _observer_state(self) -> dict[str, Any]:
         if self._measurement is not None:
@@ -325,7 +402,7 @@ class MixturePlugin:
 
         Exact for schedulers that depend on the step only; for others the current weights.
         """
-        if not isinstance(self._needs, StepNeeds):
+        if not isinstance(self._needs, StepNeeds) or self._frozen:
             return self.weights
         return self._scheduler.update(self._mixture, StepNumber(step)).averaged_weights
 

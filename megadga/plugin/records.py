@@ -164,6 +164,12 @@ class UpdateRecords:
         """Names of the measured mixtures: the domains, or the basis distributions."""
         return self.domains if self._mixtures is None else self._mixtures.names
 
+    def averaged(self, mixture: MixtureState) -> FloatArray:
+        """Return the averaged weights of what is measured, in the order of ``measured``."""
+        if self._mixtures is None:
+            return mixture.averaged_weights
+        return basis_weights(mixture.memory)[1]
+
     def weights(self, mixture: MixtureState, epochs: FloatArray) -> dict[str, Any]:
         """Return the weights after an update.
 
