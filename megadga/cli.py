@@ -61,6 +61,12 @@ _LAUNCH = {
     "slurm": Entry("as a job of SLURM", "megadga.launch.slurm:main"),
     "k8s": Entry("as pods of Kubernetes", "megadga.launch.kubernetes:main"),
 }
+_MIXTURE = {
+    "set": Entry("set the weights of some domains", "megadga.commands.mixture:SET"),
+    "freeze": Entry("keep the weights as they are", "megadga.commands.mixture:FREEZE"),
+    "release": Entry("let the rule go on", "megadga.commands.mixture:RELEASE"),
+    "show": Entry("print the weights, largest first", "megadga.commands.mixture:SHOW"),
+}
 MEGADGA = Entry(
     "online data mixing for language-model pretraining",
     commands={
@@ -70,6 +76,8 @@ MEGADGA = Entry(
         "describe": Entry("explain a run key by key", "megadga.commands.check:DESCRIBE"),
         "launch": Entry("train a run on one machine or a cluster", commands=_LAUNCH),
         "train": Entry("train a run in this process", "megadga.commands.train:TRAIN"),
+        "batch": Entry("print the sequences of a run's step", "megadga.commands.batch:BATCH"),
+        "mixture": Entry("set a run's weights by hand while it trains", commands=_MIXTURE),
         "evaluate": Entry(
             "measure a model's losses, or its answers", "megadga.commands.evaluate:EVALUATE"
         ),

@@ -294,31 +294,48 @@ class MixtureSampler:
             ValueError: If the weights are not on the simplex or have the wrong length.
             ExhaustedError: If too few windows are left under ``max_epochs`` for a batch.
         """
-        self._check_shapes(state, weights)
-        weights = check_simplex(weights)
         rng = np.random.default_rng((self._seed, RandomStream.ROWS, state.step))
-        if self._max_draws is None:
-            domains = self._draw(weights, state.step, rng)
-        else:
-            limits = np.clip(self._max_draws - state.cursors, 0, self._num_rows)
-            self._check_supply(state, weights, limits)
-            weights = cap_weights(weights, limits, self._num_rows)
-            expected = np.minimum(weights * self._num_rows, limits)
-            domains = self._draw(expected, state.step, rng)
-            domains = move_surplus(domains, expected, limits, rng)
+        domains, weights = self._sorted_rows(state, weights, rng)
         # Rows are sorted by domain: shuffle them, so that every micro-batch is a mixture.
         domains = rng.permutation(domains)
         draws = state.cursors[domains] + occurrences(domains)
         sequences = shuffled_windows(
             domains, draws, self._sizes, seed=self._seed, stream=RandomStream.TRAINING_ORDER
         )
-        cursors = state.cursors + np.bincount(domains, minlength=self._sizes.size)
-        after = SamplerState(step=state.step + 1, cursors=cursors)
-        return BatchPlan(Selection(domains, sequences), weights, after)
+        return BatchPlan(Selection(domains, sequences), weights, self._after(state, domains))
+
+    def advance(self, state: SamplerState, weights: FloatArray) -> SamplerState:
+        """Return ``plan(state, weights).state_after``, without planning which windows are read.
+
+        Raises:
+            ValueError: As ``plan`` does.
+            ExhaustedError: Likewise.
+        """
+        rng = np.random.default_rng((self._seed, RandomStream.ROWS, state.step))
+        return self._after(state, self._sorted_rows(state, weights, rng)[0])
 
     def epochs(self, state: SamplerState) -> FloatArray:
         """Return the number of epochs of each domain, shape ``(K,)``."""
         return state.cursors / self._sizes
+
+    def _sorted_rows(
+        self, state: SamplerState, weights: FloatArray, rng: np.random.Generator
+    ) -> tuple[IntArray, FloatArray]:
+        """Return the domain of each row before rows are shuffled, and the capped weights."""
+        self._check_shapes(state, weights)
+        weights = check_simplex(weights)
+        if self._max_draws is None:
+            return self._draw(weights, state.step, rng), weights
+        limits = np.clip(self._max_draws - state.cursors, 0, self._num_rows)
+        self._check_supply(state, weights, limits)
+        weights = cap_weights(weights, limits, self._num_rows)
+        expected = np.minimum(weights * self._num_rows, limits)
+        domains = self._draw(expected, state.step, rng)
+        return move_surplus(domains, expected, limits, rng), weights
+
+    def _after(self, state: SamplerState, domains: IntArray) -> SamplerState:
+        cursors = state.cursors + np.bincount(domains, minlength=self._sizes.size)
+        return SamplerState(step=state.step + 1, cursors=cursors)
 
     def _draw(self, weights: FloatArray, step: int, rng: np.random.Generator) -> IntArray:
         if self._method == "multinomial":

@@ -106,6 +106,15 @@ class TokenStream:
         self._check_ids(tokens[None], np.array([start]))
         return tokens
 
+    def locate(self, start: int, stop: int) -> Iterator[tuple[IndexedShard, int, int]]:
+        """Yield the shards that hold ``[start, stop)``, with the range of tokens in each."""
+        shard = self._shard_at(start)
+        while start < stop:
+            begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
+            if start < (high := min(stop, end)):  # false for an empty shard
+                yield self._shards[shard], start - begin, high - begin
+            start, shard = high, shard + 1
+
     def _pieces(self, start: int, stop: int) -> Iterator[TokenArray]:
         """Yield the tokens of ``[start, stop)`` shard by shard, in order."""
         shard = self._shard_at(start)

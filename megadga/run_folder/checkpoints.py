@@ -198,6 +198,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def completed_checkpoints(folder: Path) -> list[Path]:
     """Return the completed checkpoints, oldest first, without verifying their files.
 
@@ -273,7 +278,7 @@ def newest_intact_checkpoint(folder: Path, *, before: Path | None = None) -> Pat
         before: Consider only checkpoints older than this one; None: all.
     """
     for path in reversed(completed_checkpoints(folder)):
-        if before is not None and _step(path) >= _step(before):
+        if before is not None and step_of(path) >= step_of(before):
             continue
         try:
             if find_damage(path, load_header(path)) is None:
@@ -350,7 +355,7 @@ def prune(folder: Path, *, newest: Path, keep_last: int, remove_later: bool = Tr
     latest = latest_checkpoint(folder)
     completed = completed_checkpoints(folder)
     unfinished = [path for path in _checkpoints(folder) if path not in completed]
-    later = [path for path in completed if _step(path) > _step(newest)]
+    later = [path for path in completed if step_of(path) > step_of(newest)]
     older = [path for path in completed if path not in later][:-keep_last]
     for path in (*unfinished, *(later if remove_later else ()), *older):
         if path not in (latest, newest):
@@ -377,11 +382,7 @@ def _checkpoints(folder: Path) -> list[Path]:
         raise ResumeError(
             f"{folder}: expected a folder of checkpoints, found {error.strerror}"
         ) from None
-    return sorted((path for path in named if path.is_dir()), key=_step)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+    return sorted((path for path in named if path.is_dir()), key=step_of)
 
 
 def _requested(folder: Path, name: str) -> Path:

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -233,6 +234,40 @@ class RunLock:
         text = json.dumps(asdict(owner)).encode()
         os.pwrite(self._descriptor, text.ljust(512) + b"\n", 0)
         os.fsync(self._descriptor)
+
+
+def living_owner(output: Path) -> str | None:
+    """Return who trains in a run's folder, as far as this machine can tell at once; else None.
+
+    The lock is only looked at. An owner on another machine is taken at its word: whether it lives
+    would take a minute to find out.
+    """
+    try:
+        descriptor = os.open(output / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        owner = _read(descriptor)
+        if owner is None:
+            return None
+        if owner.boot_id != _this_process().boot_id or _is_locked(descriptor):
+            return str(owner)
+        return str(owner) if _started(owner.process) == owner.started else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Return whether another process holds the operating system's lock of a file."""
+    layout = "hhqqi4x"  # struct flock: type, whence, start, length, process
+    wanted = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        found = fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted)
+    except OSError:  # not supported there
+        return False
+    return struct.unpack(layout, found)[0] != fcntl.F_UNLCK
 
 
 def _read(descriptor: int) -> _Owner | None:

@@ -10,8 +10,9 @@ from typing import final
 from megadga.config.run import RunConfig, without_mutable_keys
 from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import MegadgaError, ResumeError
-from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint, mark_latest
+from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint, mark_latest, step_of
 from megadga.run_folder.lock import RunLock
+from megadga.run_folder.requests import RequestFolder
 
 DONE = "DONE"
 
@@ -123,7 +124,8 @@ def _fingerprint(config: RunConfig) -> str:
 def rewind_run(config: RunConfig, name: str) -> None:
     """Make a run resume from a given checkpoint, even if the run is finished.
 
-    The ranks verify later that it is intact and belongs to this run.
+    The ranks verify later that it is intact and belongs to this run. Requests that were applied
+    after it are discarded with the steps.
 
     Args:
         config: The run.
@@ -139,6 +141,7 @@ def rewind_run(config: RunConfig, name: str) -> None:
     try:
         lock.acquire()
         mark_latest(checkpoint)
+        RequestFolder(config.output).abandon_after(step_of(checkpoint))
         (config.output / DONE).unlink(missing_ok=True)
     except OSError as error:
         found = error.strerror or str(error)

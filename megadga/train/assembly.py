@@ -22,14 +22,17 @@ from megadga.launch.ranks import read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
 from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
+from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine, limit_waiting
 from megadga.probes.state import token_losses
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.report.history import START
+from megadga.report.sampling import BatchLayout
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
+from megadga.run_folder.requests import RequestFolder
 from megadga.train.checkpoints import (
     CheckpointPlan,
     Checkpoints,
@@ -52,6 +55,8 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
+from megadga.train.replay import METRICS_FILE, shards_digest
+from megadga.train.requests import MixtureRequests
 from megadga.train.step import Reweighting, Trainer, step_seed
 
 
@@ -102,6 +107,8 @@ def open_run(
                 point = _resume_point(config, data, ranks, lock, resume_from)
                 if evaluate_only and point is None:
                     raise no_checkpoint(config)
+                if resume_from is not None and point is not None:
+                    _discard_requests(config, point, ranks)
                 run = _assemble(config, data, mixture, stop_requested, ranks, lock, point)
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 yield run
@@ -110,6 +117,12 @@ def open_run(
         lock.release()
     if finished is not None:
         raise RunFinishedError(finished)
+
+
+def _discard_requests(config: RunConfig, point: ResumePoint, ranks: Ranks) -> None:
+    """Discard requests with the steps after a checkpoint that a user names. Collective."""
+    folder, step = RequestFolder(config.output), point.header.step
+    on_first_rank(ranks, lambda: folder.abandon_after(step))
 
 
 def _print_stderr(line: str) -> None:
@@ -164,11 +177,14 @@ def _assemble(
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
     stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
-    trainer = _trainer(config, data, plugin, engine, StepAllReduce(collective, stop), collective)
+    requests = MixtureRequests(RequestFolder(config.output), plugin, ranks)
+    step_sum = StepAllReduce(collective, stop, requests)
+    trainer = _trainer(config, data, plugin, engine, step_sum, collective)
     alarms = _alarms(mixture, plugin)
-    plugins = (plugin, *alarms, *_evaluation(config, data, plugin, engine, collective))
+    sampler = SamplerRecords(plugin, _batch_layout(config, data, mixture, engine, collective))
+    plugins = (plugin, *alarms, sampler, *_evaluation(config, data, plugin, engine, collective))
     on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
-    metrics = MetricsFile(config.output / "metrics.jsonl") if ranks.rank == 0 else None
+    metrics = MetricsFile(config.output / METRICS_FILE) if ranks.rank == 0 else None
 
     def watch() -> Mapping[str, Any]:
         sinks.check()
@@ -187,6 +203,7 @@ def _assemble(
         watch=watch,
     )
     checkpoints.resume(point)
+    requests.resume()
     sinks = MetricFanOut(
         () if metrics is None else (metrics, _mean_weights(config), _progress(config, plugin))
     )
@@ -196,6 +213,8 @@ def _assemble(
     markers.start()
     if plugin.step == 0:
         sinks.log(0, {"event": {"event": START, **plugin.initial_weights()}})
+    if metrics is not None and (first := sampler.first(config.output / METRICS_FILE)):
+        sinks.log(plugin.step, first)
     if point is not None and (changed := changes(point.header.identity, identity)):
         sinks.log(plugin.step, {"event": {"event": "changed", "keys": changed}})
     return Run(
@@ -210,6 +229,7 @@ def _assemble(
             ranks=collective,
             latest=lambda: checkpoints.newest,
         ),
+        requests=requests,
         stop=stop,
         markers=markers,
         total_steps=config.training.steps,
@@ -277,6 +297,26 @@ def _mixture_plugin(
         ),
         interval=mixture.updates or config.training.steps,  # None for fixed mixtures
         probe=mixture.probe or DIRECTIONAL,
+    )
+
+
+def _batch_layout(
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    engine: Engine,
+    collective: ProcessGroupCollective,
+) -> BatchLayout:
+    return BatchLayout(
+        ranks=collective.world_size,
+        micro_batch_size=engine.train_micro_batch_size_per_gpu(),
+        global_batch_size=engine.train_batch_size(),
+        sequence_length=config.model.sequence_length,
+        seed=config.seed,
+        method=config.sampling.method,
+        max_epochs=config.sampling.max_epochs,
+        updates=mixture.updates,
+        shards=shards_digest(data.identity["domains"]),
     )
 
 

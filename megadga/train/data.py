@@ -235,6 +235,25 @@ def open_held_out(config: RunConfig) -> tuple[SequenceSet, ...]:
     return (*held_out, *specific)
 
 
+def open_training(
+    config: RunConfig,
+) -> tuple[tuple[Domain, ...], RunBasis | None, Mapping[str, str] | str]:
+    """Open the training splits of a run's domains and nothing else of its data.
+
+    Returns:
+        The domains, the basis of the mixture, and the domains' part of ``RunData.identity``.
+
+    Raises:
+        ShardError: If a domain is missing, damaged, or of another tokenizer than the others.
+        ConfigError: If domains are too short and not excluded, or the basis does not fit them.
+    """
+    folders = read_folders(_domain_sources(config))
+    length = config.model.sequence_length
+    opened = open_split(folders, split="train", sequence_length=length)
+    _check_lengths(config, opened)
+    return opened.domains, open_basis(config, folders, opened), _identity(folders, opened)
+
+
 def _read_targets(config: RunConfig) -> tuple[ShardFolder, ...]:
     return tuple(
         read_folder(DomainSource(name, target.path))

@@ -9,6 +9,7 @@ from megadga.train.evaluation import Evaluation
 from megadga.train.metrics import MetricSink
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import CollectiveStop
+from megadga.train.requests import MixtureRequests
 from megadga.train.step import Trainer
 
 
@@ -31,6 +32,7 @@ class Run:
         metrics: Receives the records of steps and plugins.
         checkpoints: Writes and prunes checkpoints.
         non_finite: Detects non-finite losses and gradients, and ends a diverged run.
+        requests: Applies requests to the mixture between steps.
         stop: Queried after every step for a request to stop.
         markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
@@ -42,6 +44,7 @@ class Run:
     metrics: MetricSink
     checkpoints: Checkpoints
     non_finite: NonFiniteSteps
+    requests: MixtureRequests
     stop: CollectiveStop
     markers: Markers
     total_steps: int
@@ -76,6 +79,8 @@ def train(run: Run) -> bool:
         for plugin in run.plugins:
             metrics |= plugin.after_step(batch.step)
         run.metrics.log(batch.step, metrics)
+        for applied in run.requests.after_step(batch.step):
+            run.metrics.log(batch.step, applied)
         if event := run.non_finite.after_step(batch.step, metrics["train"]):
             run.metrics.log(batch.step, event)
         else:

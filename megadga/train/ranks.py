@@ -134,6 +134,18 @@ class CollectiveStop:
         return self._agreed
 
 
+class CollectiveFlag(Protocol):
+    """Something that one rank knows and all must, which ``StepAllReduce`` tells them."""
+
+    def own(self) -> float:
+        """Return this rank's contribution to the sum, 1 or 0."""
+        ...
+
+    def update_from_sum(self, total: float) -> None:
+        """Update from the sum over all ranks, which is equal on every rank."""
+        ...
+
+
 class DataParallelRanks(Protocol):
     """The data-parallel ranks, with the collective that training uses."""
 
@@ -158,16 +170,16 @@ class DataParallelRanks(Protocol):
 
 @final
 class StepAllReduce:
-    """Gathers per-sequence values of all ranks, and the requests to stop, in one all-reduce.
+    """Gathers per-sequence values of all ranks, and flags such as a stop, in one all-reduce.
 
     Args:
         ranks: The data-parallel ranks.
-        stop: Requests to stop, updated at every call; None: none.
+        flags: Updated at every call.
     """
 
-    def __init__(self, ranks: DataParallelRanks, stop: CollectiveStop | None = None) -> None:
+    def __init__(self, ranks: DataParallelRanks, *flags: CollectiveFlag) -> None:
         self._ranks = ranks
-        self._stop = stop
+        self._flags = flags
 
     def __call__(self, batch: Batch, *own: Tensor) -> tuple[FloatArray, ...]:
         """Return the values of every sequence of the global batch. One collective.
@@ -180,15 +192,15 @@ class StepAllReduce:
             For each of ``own`` the values of all ranks, shape ``(B,)``, equal bits on every rank.
         """
         size = batch.indices.global_domains.size
-        numbers = np.zeros(len(own) * size + 1)
-        for begin, part in zip(range(0, len(own) * size, size), own, strict=True):
+        end = len(own) * size
+        numbers = np.zeros(end + len(self._flags))
+        for begin, part in zip(range(0, end, size), own, strict=True):
             numbers[begin + batch.indices.rows] = part.double().cpu().numpy()
-        if self._stop is not None:
-            numbers[-1] = self._stop.own()
+        numbers[end:] = [flag.own() for flag in self._flags]
         merged = self._ranks.merged(numbers)
-        if self._stop is not None:
-            self._stop.update_from_sum(merged[-1])
-        return tuple(merged[:-1].reshape(len(own), size))
+        for flag, total in zip(self._flags, merged[end:].tolist(), strict=True):
+            flag.update_from_sum(total)
+        return tuple(merged[:end].reshape(len(own), size))
 
 
 @contextmanager

@@ -43,6 +43,21 @@ def plans_until_exhausted(sampler, weights):
     return planned
 
 
+@given(seed=seeds, method=methods, weights=mixtures(4), max_epochs=st.sampled_from([None, 1.5]))
+def test_advancing_leads_to_the_state_after_a_plan(seed, method, weights, max_epochs):
+    sizes = np.array([3, 5, 11, 40])
+    sampler = MixtureSampler(
+        sizes, global_batch_size=4, seed=seed, method=method, max_epochs=max_epochs
+    )
+    state = sampler.init()
+    with suppress(ExhaustedError):
+        for _ in range(12):
+            expected = sampler.plan(state, weights).state_after
+            state = sampler.advance(state, weights)
+            assert state.step == expected.step
+            np.testing.assert_array_equal(state.cursors, expected.cursors)
+
+
 def windows_by_domain(planned) -> dict[int, list[int]]:
     order = defaultdict(list)
     for plan in planned:

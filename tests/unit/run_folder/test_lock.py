@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from megadga.errors import LockedError
-from megadga.run_folder.lock import RunLock
+from megadga.run_folder.lock import RunLock, living_owner
 
 BEAT_S = 0.05
 HOLD = """
@@ -208,3 +208,17 @@ def test_a_lock_file_without_owner_does_not_lock(tmp_path, text):
     lock.acquire()
     lock.check()
     lock.release()
+
+
+def test_who_trains_is_seen_without_the_lock(tmp_path):
+    assert living_owner(tmp_path) is None
+    with held_elsewhere(tmp_path) as process:
+        assert f"process {process.pid} on" in str(living_owner(tmp_path))
+        process.kill()
+        process.wait()
+        assert living_owner(tmp_path) is None  # although its name is still there
+
+
+def test_an_owner_on_another_machine_is_taken_at_its_word(tmp_path):
+    owner_elsewhere(tmp_path)
+    assert str(living_owner(tmp_path)).startswith("process 4711 on node-7")

@@ -1,7 +1,14 @@
 import pytest
 
 from megadga.config.loading import load_config
-from megadga.run_folder.markers import RunMarkers, finished_step
+from megadga.run_folder.checkpoints import (
+    CheckpointHeader,
+    checkpoint_path,
+    latest_checkpoint,
+    write_header,
+)
+from megadga.run_folder.markers import RunMarkers, finished_step, rewind_run
+from megadga.run_folder.requests import Answer, RequestFolder
 from tests.support.runs import write_run
 
 
@@ -46,3 +53,22 @@ def test_a_stopped_run_has_a_requeue_marker_until_restarted(load, tmp_path):
 def test_one_rank_writes_for_all(load, tmp_path):
     RunMarkers(load(), writes=False).end(10, finished=True)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_run_that_is_sent_back_forgets_later_requests(load, tmp_path):
+    config, requests = load(), RequestFolder(tmp_path / "out")
+    for step in (4, 8):
+        checkpoint = checkpoint_path(config.output / "checkpoints", step)
+        checkpoint.mkdir(parents=True)
+        write_header(checkpoint, CheckpointHeader(step, 0, {}, files={}))
+        number = requests.submit("freeze", {})
+        requests.take(number)
+        requests.reply(number, Answer(step))
+
+    rewind_run(config, "step-00000004")
+
+    assert latest_checkpoint(config.output / "checkpoints") == checkpoint.with_name(
+        "step-00000004"
+    )
+    assert [step for step, _ in requests.applied_after(0)] == [4]
+    assert (tmp_path / "out/requests/000002.abandoned/answer.json").exists()

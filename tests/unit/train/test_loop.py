@@ -43,6 +43,7 @@ class Log:
                 skipped_checkpoint=lambda: {"event": "left out"},
                 check_end=self._check(total_steps if total_steps in unsound else None),
             ),
+            "requests": SimpleNamespace(after_step=self._apply_requests),
             "stop": SimpleNamespace(agreed=lambda: self.mixture.step == stop_at),
             "markers": SimpleNamespace(end=self._end),
         }
@@ -63,6 +64,11 @@ class Log:
             return {name: {"seen": step}}
 
         return after_step
+
+    def _apply_requests(self, step: int) -> list[dict[str, Any]]:
+        assert step in self.logged  # after the update of the step
+        self.told.append(f"requests {step}")
+        return []
 
     def _watch(self, step: int, train: dict[str, Any]) -> dict[str, Any]:
         assert train == {"loss": 1.0}
@@ -93,8 +99,8 @@ def test_a_step_is_batch_training_plugins_and_the_checkpoint_if_due():
     assert train(log.run)
 
     assert log.told == [
-        *("batch 1", "train 1", "a 1", "b 1", "watch 1"),
-        *("batch 2", "train 2", "a 2", "b 2", "watch 2", "save 2"),
+        *("batch 1", "train 1", "a 1", "b 1", "requests 1", "watch 1"),
+        *("batch 2", "train 2", "a 2", "b 2", "requests 2", "watch 2", "save 2"),
         "finished 2",
     ]
     assert log.logged[2] == {"train": {"loss": 1.0}, "a": {"seen": 2}, "b": {"seen": 2}}
@@ -121,7 +127,16 @@ def test_a_run_that_is_to_stop_saves_first_whether_or_not_a_checkpoint_is_due():
 
     assert not train(log.run)
 
-    assert log.told == ["batch 1", "train 1", "a 1", "b 1", "watch 1", "save 1", "stopped 1"]
+    assert log.told == [
+        "batch 1",
+        "train 1",
+        "a 1",
+        "b 1",
+        "requests 1",
+        "watch 1",
+        "save 1",
+        "stopped 1",
+    ]
 
 
 def test_a_stop_at_the_last_step_leaves_nothing_to_continue_with():
@@ -148,7 +163,7 @@ def test_a_diverged_run_is_neither_finished_nor_stopped():
     with pytest.raises(DivergedError):
         train(log.run)
 
-    assert log.told[-2:] == ["b 4", "watch 4"]
+    assert log.told[-2:] == ["requests 4", "watch 4"]
 
 
 def test_a_run_whose_last_step_is_not_finite_does_not_finish():

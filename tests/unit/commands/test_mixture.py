@@ -1,0 +1,78 @@
+"""`megadga mixture` beside a process that holds a run's lock, and takes no requests."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megadga.cli import main
+from megadga.commands import mixture as module
+from megadga.run_folder.requests import Answer, RequestFolder
+from tests.unit.report.test_sampling import weights_after, write
+from tests.unit.run_folder.test_lock import held_elsewhere
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    return tmp_path
+
+
+def test_a_request_that_nobody_takes_is_withdrawn(run, capsys, monkeypatch):
+    assert main(["mixture", "freeze", str(run)]) == 2
+    assert "expected a run that is training, found none" in capsys.readouterr().err
+    with held_elsewhere(run):
+        assert main(["mixture", "freeze", str(run), "--timeout", "1"]) == 2
+        told = "no step ended within 1 s; the request was withdrawn, and nothing has changed"
+        assert told in capsys.readouterr().err
+
+        def interrupt(_: float) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(module.time, "sleep", interrupt)
+        assert main(["mixture", "set", str(run), "code=0.5"]) == 2
+        told = "interrupted; the request was withdrawn, and nothing has changed"
+        assert told in capsys.readouterr().err
+    assert RequestFolder(run).pending() == ()
+
+
+def test_an_answer_that_comes_while_a_request_is_withdrawn_counts(run, capsys, monkeypatch):
+    folder = RequestFolder(run)
+
+    def answer_and_interrupt(_: float) -> None:
+        (request,) = folder.pending()
+        folder.take(request.number)
+        folder.reply(request.number, Answer(12, weights=request.weights))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.time, "sleep", answer_and_interrupt)
+    with held_elsewhere(run):
+        assert main(["mixture", "set", str(run), "a=b=0.5"]) == 0
+    assert capsys.readouterr().out == f"{run}: weights set after step 12: a=b 0.5\n"
+
+
+@pytest.mark.parametrize("word", ["code", "code=", "=0.5", "code=1.5", "code=-1", "code=nan"])
+def test_what_is_no_weight_is_refused(run, capsys, word):
+    with pytest.raises(SystemExit):
+        main(["mixture", "set", str(run), word])
+    assert "expected NAME=WEIGHT with a weight in [0, 1]" in capsys.readouterr().err
+
+
+def test_a_name_is_given_once(run, capsys):
+    assert main(["mixture", "set", str(run), "code=0.5", "code=0.2"]) == 2
+    assert "expected each name once" in capsys.readouterr().err
+
+
+def test_weights_and_requests_are_shown(run, capsys):
+    write(run / "metrics.jsonl", 13)
+    RequestFolder(run).submit("set", {"a": 0.5})
+    assert main(["mixture", "show", str(run), "--num", "2"]) == 0
+    first, *rows, rest, pending = capsys.readouterr().out.splitlines()
+    weights = weights_after(12)
+    largest = sorted(weights, key=lambda name: -weights[name])
+    assert first == f"{run}: step 13, not training; mixture not frozen"
+    assert [row.split()[0] for row in rows] == largest[:2]
+    assert rest.startswith("and 1 more with 0.")
+    assert pending.startswith("pending: request 1, set a=0.5, by ")
+    assert main(["mixture", "show", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["weights"] == weights
