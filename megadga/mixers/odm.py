@@ -159,7 +159,7 @@ class Odm:
         eps = float(state.memory[_EXPLORATION][0])
         share = 1.0 - weights.size * eps
         memory = state.memory
-        if share > _LEAST_SHARE:
+        if eps > 0.0 and share > _LEAST_SHARE:  # a single domain has eps 0
             tiny = np.finfo(np.float64).tiny
             rewards = np.log(np.maximum((weights - eps) / share, tiny))
             if self.reward == "importance":
