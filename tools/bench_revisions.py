@@ -37,7 +37,7 @@ from megadga.data.sampler import MixtureSampler, SamplerState
 from megadga.errors import MegadgaError
 from megadga.mixers.base import MixtureState
 from megadga.mixers.carrying import carried_state
-from megadga.run_folder.domains import DomainRecord, read_domains, write_domains
+from megadga.run_folder.domains import DomainRecord, domain_files, read_domains
 from megadga.train.data import RunData, open_data
 from megadga.train.mixture import Mixture, make_mixture
 from megadga.train.revisions import plan_revision, rule_name
@@ -173,7 +173,8 @@ def main() -> None:
         identity = {**config.identity(), "shards": data.identity}
         (folder / "identity.json").write_text(json.dumps(identity))
         began = Clock.now()
-        write_domains(folder, record)
+        for name, content in domain_files(record).items():
+            (folder / name).write_bytes(content)
         written = Clock.now() - began
         merge_some(folder / "grouped", args.merged)
         times = {"write record": written, **resume(config, folder, state)}

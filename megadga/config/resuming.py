@@ -171,7 +171,6 @@ TABLE: tuple[Row, ...] = (
         ("mixing", "mixing.*"),
         "free",
         "from the next update; weights and what the rule remembers are kept",
-        "mixture",
     ),
     Row(
         ("data.specific", "data.specific.*"),

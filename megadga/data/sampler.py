@@ -291,7 +291,7 @@ class MixtureSampler:
         return move_surplus(domains, expected, limits, rng), weights
 
     def _after(self, state: SamplerState, domains: IntArray) -> SamplerState:
-        cursors = state.cursors + np.bincount(domains, minlength=self._sizes.size)
+        cursors = state.cursors + np.bincount(domains, minlength=state.cursors.size)
         return SamplerState(step=state.step + 1, cursors=cursors)
 
     def _draw(self, weights: FloatArray, step: int, rng: np.random.Generator) -> IntArray:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from megadga.config.changes import ResumeChanges
 from megadga.console import shows_bars
+from megadga.probes.saving import PendingFile
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.train.resharding import load_states, num_values
 from megadga.train.states import open_states
@@ -71,11 +72,11 @@ class ResumableEngine:
         self._engine = engine
         self._own = WeightsOnlyEngine(engine)
 
-    def save_checkpoint(
-        self, save_dir: str, tag: str, client_state: dict[str, Any], *, save_latest: bool
-    ) -> Any:
-        """Write ``save_dir/tag``; return when every rank has. Collective."""
-        return self._own.save_checkpoint(save_dir, tag, client_state, save_latest=save_latest)
+    def collect_checkpoint(
+        self, tag: str, client_state: dict[str, Any], *, scratch: Path, copies: bool
+    ) -> Sequence[PendingFile]:
+        """Return this rank's files of a checkpoint; see ``collect_files``. Collective."""
+        return self._own.collect_checkpoint(tag, client_state, scratch=scratch, copies=copies)
 
     def load_checkpoint(
         self, load_dir: str, tag: str, changes: ResumeChanges

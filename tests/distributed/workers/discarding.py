@@ -84,7 +84,7 @@ def run_case(kind: str, precision: str, folder: Path) -> dict[str, Any]:
     went_on, without = state(one), state(other)
 
     saving = WeightsOnlyEngine(one)
-    saving.save_checkpoint(str(folder), "kept", {"megadga": {}}, save_latest=False)
+    one.save_checkpoint(str(folder), "kept", {"megadga": {}}, save_latest=False)
     for number in (5, 6):
         train(one, number, ORDINARY)
     first = state(one)
