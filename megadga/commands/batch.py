@@ -20,6 +20,7 @@ from megadga.console import shows_bars
 from megadga.data.located import DocumentPart, documents_of_window
 from megadga.data.reader import read_windows
 from megadga.data.sampler import Selection
+from megadga.data.targets import BoolArray, unmark_targets
 from megadga.errors import ConfigError
 from megadga.export.tokenizer import find_tokenizer, kept_file
 from megadga.launch.plan import count
@@ -50,7 +51,10 @@ _END = "|"
 
 @dataclass(frozen=True)
 class _Sequence:
-    """A sequence of the batch; ``texts`` are those of its documents' parts, if there are any."""
+    """A sequence of the batch; ``texts`` are those of its documents' parts, if there are any.
+
+    ``targets``: whether each token is trained; None: all but the first are.
+    """
 
     row: int
     rank: int
@@ -61,6 +65,7 @@ class _Sequence:
     loss_of_domain: float | None
     documents: tuple[DocumentPart, ...]
     tokens: TokenArray
+    targets: BoolArray | None
     texts: tuple[str, ...] | None
 
 
@@ -159,9 +164,10 @@ def _sequences(
 ) -> Iterator[_Sequence]:
     losses: dict[str, float] = {} if batch.train is None else batch.train["loss_by_domain"]
     tokens = read_windows(run.domains, Selection(batch.domains[rows], batch.windows[rows]))
-    for row, ids in zip(rows.tolist(), tokens, strict=True):
+    for row, marked in zip(rows.tolist(), tokens, strict=True):
         domain, window = run.domains[int(batch.domains[row])], int(batch.windows[row])
         documents = documents_of_window(domain, window)
+        ids, trained = unmark_targets(marked)
         yield _Sequence(
             row,
             int(batch.ranks[row]),
@@ -172,6 +178,7 @@ def _sequences(
             losses.get(domain.name),
             documents,
             ids,
+            None if trained.all() else trained,
             None if decode is None else tuple(_texts(documents, ids, decode)),
         )
 
@@ -207,7 +214,12 @@ def _as_json(
         "exact": batch.is_exact,
         "train": batch.train,
         "sequences": [
-            {**values(each), "documents": documents(each), "tokens": each.tokens.tolist()}
+            {
+                **values(each),
+                "documents": documents(each),
+                "tokens": each.tokens.tolist(),
+                "targets": None if each.targets is None else each.targets.tolist(),
+            }
             for each in sequences
         ],
     }

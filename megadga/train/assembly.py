@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, final
@@ -20,39 +19,44 @@ from megadga.data.order import WindowOrder
 from megadga.data.verify import DataFileWatcher, check_checksums
 from megadga.errors import ConfigError, ResumeError
 from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
-from megadga.launch.ranks import DEADLINE, read_deadline_s
-from megadga.mixers.loss_reweight import LossReweighting
-from megadga.mixers.probing import DIRECTIONAL
-from megadga.mixers.updates import UpdateSteps
-from megadga.plugin import CollapseAlarm, Metrics, MixturePlugin, Plugin, Sampling
+from megadga.launch.ranks import read_deadline_s
+from megadga.plugin import Metrics, MixturePlugin, Plugin
 from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
-from megadga.probes.engine import Engine, limit_waiting
+from megadga.probes.engine import limit_waiting
 from megadga.probes.state import token_losses
 from megadga.report.history import START
-from megadga.report.sampling import BatchLayout
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.domains import read_domains
 from megadga.run_folder.lock import FILE_NAME, RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.run_folder.requests import RequestFolder
-from megadga.run_folder.retention import Retention
 from megadga.run_folder.rewinds import clear_rewinds, read_rewinds
 from megadga.train.agreement import ParameterAgreement, StepAgreement
 from megadga.train.checkpoints import (
-    CheckpointPlan,
     Checkpoints,
     ResumePoint,
     check_intact,
     find_resume_point,
 )
 from megadga.train.collective_metrics import CollectiveMetrics
+from megadga.train.components import (
+    batch_layout,
+    checkpoint_plan,
+    make_alarms,
+    make_evaluation,
+    make_mixture_plugin,
+    make_progress,
+    make_trainer,
+    mean_weights_file,
+    thinned_records,
+    waiting_of,
+)
 from megadga.train.data import RunData, check_output, no_checkpoint, open_data
-from megadga.train.engine import load_reference, make_engine
-from megadga.train.evaluation import Evaluation, EvaluationPlan
+from megadga.train.engine import make_engine
 from megadga.train.live import DataInForce, DataReviser, LiveRevisions
 from megadga.train.loop import Run
-from megadga.train.metrics import MeanWeightsFile, MetricFanOut, MetricsFile, Progress
+from megadga.train.metrics import MetricFanOut, MetricsFile
 from megadga.train.mixture import Mixture, make_mixture
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import (
@@ -63,7 +67,7 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
-from megadga.train.replay import METRICS_FILE, shards_digest
+from megadga.train.replay import METRICS_FILE
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import CheckpointReturns, SpikeResponse
 from megadga.train.restoring import ResumableEngine
@@ -71,10 +75,8 @@ from megadga.train.revised import revised_loaders
 from megadga.train.revision_files import RevisionWatch, with_recorded_data
 from megadga.train.revisions import Revision, check_unrevised, describe_revision, plan_revision
 from megadga.train.spikes import LossSpikes
-from megadga.train.step import Reweighting, Trainer, Watching, step_seed
+from megadga.train.step import Watching
 from megadga.train.storage import Storage
-from megadga.train.thinning import ThinnedRecords
-from megadga.train.waiting import Waiting
 from megadga.train.watching import drops_updates, make_spikes, watch_progress
 
 
@@ -212,12 +214,12 @@ def _assemble(
     def build(
         config: RunConfig, data: RunData, mixture: Mixture, order: WindowOrder | None
     ) -> tuple[MixturePlugin, *tuple[Plugin, ...]]:
-        plugin = _mixture_plugin(config, data, mixture, engine, order)
+        plugin = make_mixture_plugin(config, data, mixture, engine, order)
         return (
             plugin,
-            *_alarms(mixture, plugin),
-            SamplerRecords(plugin, _batch_layout(config, data, mixture, engine, collective)),
-            *_evaluation(config, data, plugin, engine, collective),
+            *make_alarms(mixture, plugin),
+            SamplerRecords(plugin, batch_layout(config, data, mixture, engine, collective)),
+            *make_evaluation(config, data, plugin, engine, collective),
             *(() if spikes is None else (spikes,)),
         )
 
@@ -238,7 +240,7 @@ def _assemble(
     storage = Storage(
         config.output,
         ranks=ranks,
-        waiting=_waiting(config),
+        waiting=waiting_of(config),
         stop_requested=stop_requested,
         report=_print_stderr,
         advance=stalls.advance,
@@ -254,7 +256,7 @@ def _assemble(
     checkpoints = Checkpoints(
         ResumableEngine(engine),
         config.output / CHECKPOINTS,
-        plan=_checkpoint_plan(config),
+        plan=checkpoint_plan(config),
         content=reviser.current.content,
         metrics=metrics,
         storage=storage,
@@ -266,11 +268,11 @@ def _assemble(
         ()
         if metrics is None
         else (
-            _thinned(config, metrics, mixture.updates),
-            _mean_weights(config),
-            _progress(config, plugin),
+            thinned_records(config, metrics, mixture.updates),
+            mean_weights_file(config),
+            make_progress(config, plugin),
         ),
-        retries=_waiting(config).pauses,
+        retries=waiting_of(config).pauses,
     )
     run_metrics = CollectiveMetrics(sinks, storage)
     # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
@@ -308,7 +310,7 @@ def _assemble(
     returns.log_left_out(plugin.step)
     run = Run(
         mixture=plugin,
-        trainer=_trainer(config, data, plugin, engine, step_sum, collective, watching),
+        trainer=make_trainer(config, data, plugin, engine, step_sum, collective, watching),
         plugins=plugins,
         metrics=run_metrics,
         checkpoints=checkpoints,
@@ -457,138 +459,6 @@ def _revision(
     return revision
 
 
-def _mixture_plugin(
-    config: RunConfig,
-    data: RunData,
-    mixture: Mixture,
-    engine: Engine,
-    order: WindowOrder | None,
-) -> MixturePlugin:
-    return MixturePlugin(
-        engine,
-        data.domains,
-        data.specific,
-        mixture.scheduler,
-        sampling=Sampling(
-            seed=config.seed,
-            method=config.sampling.method,
-            max_epochs=config.sampling.max_epochs,
-            order=order,
-        ),
-        interval=mixture.updates or config.training.steps,  # None for fixed mixtures
-        probe=mixture.probe or DIRECTIONAL,
-    )
-
-
-def _batch_layout(
-    config: RunConfig,
-    data: RunData,
-    mixture: Mixture,
-    engine: Engine,
-    collective: ProcessGroupCollective,
-) -> BatchLayout:
-    return BatchLayout(
-        ranks=collective.world_size,
-        micro_batch_size=engine.train_micro_batch_size_per_gpu(),
-        global_batch_size=engine.train_batch_size(),
-        sequence_length=config.model.sequence_length,
-        seed=config.seed,
-        method=config.sampling.method,
-        max_epochs=config.sampling.max_epochs,
-        updates=mixture.updates,
-        shards=shards_digest(data.identity["domains"]),
-    )
-
-
-def _trainer(
-    config: RunConfig,
-    data: RunData,
-    plugin: MixturePlugin,
-    engine: Engine,
-    step_sum: StepAllReduce,
-    collective: ProcessGroupCollective,
-    watching: Watching,
-) -> Trainer:
-    reference = None
-    if data.reference is not None:
-        reference = load_reference(config, data.reference, engine, collective=collective)
-    reweighting = None
-    if (section := config.training.loss_reweighting) is not None:
-        rule = LossReweighting(section.strategy, section.temperature, section.warmup)
-        reweighting = Reweighting(rule, token_losses(engine, engine.module))
-    return Trainer(
-        engine,
-        plugin.names,
-        step_sum=step_sum,
-        clock=time.perf_counter,
-        seed=lambda step: step_seed(config.seed, step, rank=collective.rank),
-        observe_losses=plugin.observe_losses,
-        reference=reference,
-        reweighting=reweighting,
-        watching=watching,
-    )
-
-
-def _alarms(mixture: Mixture, plugin: MixturePlugin) -> tuple[CollapseAlarm, ...]:
-    least = mixture.min_effective_domains
-    return (CollapseAlarm(lambda: plugin.weights, min_effective=least),) if least > 0.0 else ()
-
-
-def _evaluation(
-    config: RunConfig,
-    data: RunData,
-    plugin: MixturePlugin,
-    engine: Engine,
-    collective: ProcessGroupCollective,
-) -> tuple[Evaluation, ...]:
-    """Return the evaluation of the held-out splits, if the run has any."""
-    section = config.evaluation
-    if section is None or not (data.held_out or data.held_out_specific):
-        return ()
-    plan = EvaluationPlan(
-        interval=section.interval, last_step=config.training.steps, sequences=section.sequences
-    )
-    return (
-        Evaluation(
-            engine,
-            domains=data.held_out,
-            specific=data.held_out_specific,
-            plan=plan,
-            collective=collective,
-            observe_general=plugin.observe_general,
-        ),
-    )
-
-
-def _checkpoint_plan(config: RunConfig) -> CheckpointPlan:
-    section = config.checkpoint
-    if section is None:
-        return CheckpointPlan(None, config.training.steps, Retention(keep_last=None))
-    best = section.keep_best
-    retention = Retention(
-        section.keep_last,
-        section.keep_every,
-        best_loss=None if best is None else best.loss,
-        num_best=1 if best is None else best.number,
-    )
-    return CheckpointPlan(
-        section.interval, config.training.steps, retention, asynchronous=section.asynchronous
-    )
-
-
-def _waiting(config: RunConfig) -> Waiting:
-    """Return how long the run waits for its file system; without pauses, as for other ranks."""
-    section = config.checkpoint
-    if section is None or section.on_error == "fail":
-        return Waiting(pauses=False, limit_s=read_deadline_s(os.environ), limit_key=DEADLINE)
-    minutes = section.pause_minutes
-    return Waiting(
-        pauses=True,
-        limit_s=None if minutes is None else 60.0 * minutes,
-        limit_key="checkpoint.pause_minutes",
-    )
-
-
 def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
     """Create and lock the run's folder, and write its configuration; on rank 0."""
     try:
@@ -652,34 +522,3 @@ class _CollectiveMarkers:
             self._markers.end(step, finished=finished)
 
         self._storage.first("markers and metrics", end)
-
-
-def _thinned(
-    config: RunConfig, metrics: MetricsFile, updates: UpdateSteps | None
-) -> ThinnedRecords:
-    steps, section = config.training.steps, config.evaluation
-    return ThinnedRecords(
-        metrics,
-        every=config.metrics.by_domain_every,
-        updates=updates,
-        evaluation_interval=steps if section is None else section.interval,
-        last_step=steps,
-    )
-
-
-def _mean_weights(config: RunConfig) -> MeanWeightsFile:
-    return MeanWeightsFile(
-        config.output / "mean_weights.yaml",
-        due=_checkpoint_plan(config).due,
-        last_step=config.training.steps,
-    )
-
-
-def _progress(config: RunConfig, mixture: MixturePlugin) -> Progress:
-    return Progress(
-        total_steps=config.training.steps,
-        first_step=mixture.step,
-        weights=dict(zip(mixture.names, mixture.weights.tolist(), strict=True)),
-        stream=sys.stderr,
-        line_interval=max(1, config.training.steps // 100),
-    )

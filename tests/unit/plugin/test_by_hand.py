@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megadga.data.order import WindowOrder
+from megadga.data.sampler import SamplerState
 from megadga.errors import ConfigError, ExhaustedError
 from megadga.mixers.base import Scheduler
 from megadga.mixers.odm import Odm
@@ -108,10 +110,15 @@ def test_weights_that_no_batch_can_be_drawn_from_are_refused(group, domains):
 
 
 def log_run(
-    plugin: MixturePlugin, folder: Path, steps: int, *, updates: UpdateSteps | None
+    plugin: MixturePlugin,
+    folder: Path,
+    steps: int,
+    *,
+    updates: UpdateSteps | None,
+    max_epochs: float | None = 0.9,
 ) -> tuple[RecordedRun, list[Any]]:
     """Train, with changes by hand, and log; return the run, and what was trained."""
-    layout = BatchLayout(1, 4, 8, 4, 1, "systematic", 0.9, updates, "shards")
+    layout = BatchLayout(1, 4, 8, 4, 1, "systematic", max_epochs, updates, "shards")
     records, metrics = SamplerRecords(plugin, layout), MetricsFile(folder / "metrics.jsonl")
     metrics.log(0, {"event": {"event": "start", **plugin.initial_weights()}})
     metrics.log(0, records.first(folder / "metrics.jsonl"))
@@ -182,6 +189,26 @@ def test_batches_of_any_rule_are_planned_again_bit_for_bit(
     for step in (0, 30):
         with pytest.raises(ConfigError, match=r"--step: expected a step from 1 to 29, found "):
             run.batch(step)
+
+
+def test_batches_of_domains_that_were_revised_are_planned_again(group, domains, tmp_path):
+    rule = Static(np.array([0.2, 0.3, 0.5]))
+    sizes = plugin_of(group, domains, rule)._batches.sizes
+    # One has grown after two of its windows, one has entered, and one was there under a number.
+    before = WindowOrder.of(np.array([sizes[0] - 2, sizes[2], 7]))
+    revised = before.revised(np.array([2, 3, 0]), np.array([0, -1, 1]), sizes)
+    plugin = plugin_of(group, domains, rule, order=revised.order)
+    plugin._batches.seek(SamplerState(0, revised.cursors))
+
+    run, trained = log_run(plugin, tmp_path, 40, updates=None, max_epochs=None)
+
+    for indices in trained:
+        batch = run.batch(indices.step)
+        np.testing.assert_array_equal(batch.domains, indices.global_domains)
+        np.testing.assert_array_equal(batch.windows[indices.rows], indices.sequences)
+    last = [run.batch(step) for step in (1, 40)]
+    assert last[0].epochs.max() == 0
+    assert last[1].epochs.max() > 0
 
 
 def test_a_plan_that_contradicts_the_log_is_an_error(group, domains, tmp_path):

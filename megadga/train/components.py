@@ -1,0 +1,204 @@
+"""Makes the components of a run, each from its part of the configuration."""
+
+import os
+import sys
+import time
+
+from megadga.config.run import RunConfig
+from megadga.data.order import WindowOrder
+from megadga.launch.ranks import DEADLINE, read_deadline_s
+from megadga.mixers.loss_reweight import LossReweighting
+from megadga.mixers.probing import DIRECTIONAL
+from megadga.mixers.updates import UpdateSteps
+from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
+from megadga.probes.collective import ProcessGroupCollective
+from megadga.probes.engine import Engine
+from megadga.probes.state import token_losses
+from megadga.report.sampling import BatchLayout
+from megadga.run_folder.retention import Retention
+from megadga.train.checkpoints import (
+    CheckpointPlan,
+)
+from megadga.train.data import RunData
+from megadga.train.engine import load_reference
+from megadga.train.evaluation import Evaluation, EvaluationPlan
+from megadga.train.metrics import MeanWeightsFile, MetricsFile, Progress
+from megadga.train.mixture import Mixture
+from megadga.train.ranks import (
+    StepAllReduce,
+)
+from megadga.train.replay import shards_digest
+from megadga.train.step import Reweighting, Trainer, Watching, step_seed
+from megadga.train.thinning import ThinnedRecords
+from megadga.train.waiting import Waiting
+
+
+def make_mixture_plugin(
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    engine: Engine,
+    order: WindowOrder | None,
+) -> MixturePlugin:
+    """Return the mixture over a run's domains; ``order``: of the windows, if they were revised."""
+    return MixturePlugin(
+        engine,
+        data.domains,
+        data.specific,
+        mixture.scheduler,
+        sampling=Sampling(
+            seed=config.seed,
+            method=config.sampling.method,
+            max_epochs=config.sampling.max_epochs,
+            order=order,
+        ),
+        interval=mixture.updates or config.training.steps,  # None for fixed mixtures
+        probe=mixture.probe or DIRECTIONAL,
+    )
+
+
+def batch_layout(
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    engine: Engine,
+    collective: ProcessGroupCollective,
+) -> BatchLayout:
+    """Return what a run's batches are planned and distributed by."""
+    return BatchLayout(
+        ranks=collective.world_size,
+        micro_batch_size=engine.train_micro_batch_size_per_gpu(),
+        global_batch_size=engine.train_batch_size(),
+        sequence_length=config.model.sequence_length,
+        seed=config.seed,
+        method=config.sampling.method,
+        max_epochs=config.sampling.max_epochs,
+        updates=mixture.updates,
+        shards=shards_digest(data.identity["domains"]),
+    )
+
+
+def make_trainer(
+    config: RunConfig,
+    data: RunData,
+    plugin: MixturePlugin,
+    engine: Engine,
+    step_sum: StepAllReduce,
+    collective: ProcessGroupCollective,
+    watching: Watching,
+) -> Trainer:
+    """Return what executes a run's steps. Collective if it uses a reference model."""
+    reference = None
+    if data.reference is not None:
+        reference = load_reference(config, data.reference, engine, collective=collective)
+    reweighting = None
+    if (section := config.training.loss_reweighting) is not None:
+        rule = LossReweighting(section.strategy, section.temperature, section.warmup)
+        reweighting = Reweighting(rule, token_losses(engine, engine.module))
+    return Trainer(
+        engine,
+        plugin.names,
+        step_sum=step_sum,
+        clock=time.perf_counter,
+        seed=lambda step: step_seed(config.seed, step, rank=collective.rank),
+        observe_losses=plugin.observe_losses,
+        reference=reference,
+        reweighting=reweighting,
+        watching=watching,
+    )
+
+
+def make_alarms(mixture: Mixture, plugin: MixturePlugin) -> tuple[CollapseAlarm, ...]:
+    """Return the alarm for weights on too few domains, if the rule has one."""
+    least = mixture.min_effective_domains
+    return (CollapseAlarm(lambda: plugin.weights, min_effective=least),) if least > 0.0 else ()
+
+
+def make_evaluation(
+    config: RunConfig,
+    data: RunData,
+    plugin: MixturePlugin,
+    engine: Engine,
+    collective: ProcessGroupCollective,
+) -> tuple[Evaluation, ...]:
+    """Return the evaluation of the held-out splits, if the run has any."""
+    section = config.evaluation
+    if section is None or not (data.held_out or data.held_out_specific):
+        return ()
+    plan = EvaluationPlan(
+        interval=section.interval, last_step=config.training.steps, sequences=section.sequences
+    )
+    return (
+        Evaluation(
+            engine,
+            domains=data.held_out,
+            specific=data.held_out_specific,
+            plan=plan,
+            collective=collective,
+            observe_general=plugin.observe_general,
+        ),
+    )
+
+
+def checkpoint_plan(config: RunConfig) -> CheckpointPlan:
+    """Return when a run's checkpoints are written, and which are kept."""
+    section = config.checkpoint
+    if section is None:
+        return CheckpointPlan(None, config.training.steps, Retention(keep_last=None))
+    best = section.keep_best
+    retention = Retention(
+        section.keep_last,
+        section.keep_every,
+        best_loss=None if best is None else best.loss,
+        num_best=1 if best is None else best.number,
+    )
+    return CheckpointPlan(
+        section.interval, config.training.steps, retention, asynchronous=section.asynchronous
+    )
+
+
+def waiting_of(config: RunConfig) -> Waiting:
+    """Return how long the run waits for its file system; without pauses, as for other ranks."""
+    section = config.checkpoint
+    if section is None or section.on_error == "fail":
+        return Waiting(pauses=False, limit_s=read_deadline_s(os.environ), limit_key=DEADLINE)
+    minutes = section.pause_minutes
+    return Waiting(
+        pauses=True,
+        limit_s=None if minutes is None else 60.0 * minutes,
+        limit_key="checkpoint.pause_minutes",
+    )
+
+
+def thinned_records(
+    config: RunConfig, metrics: MetricsFile, updates: UpdateSteps | None
+) -> ThinnedRecords:
+    """Return the metrics file behind what bounds its size."""
+    steps, section = config.training.steps, config.evaluation
+    return ThinnedRecords(
+        metrics,
+        every=config.metrics.by_domain_every,
+        updates=updates,
+        evaluation_interval=steps if section is None else section.interval,
+        last_step=steps,
+    )
+
+
+def mean_weights_file(config: RunConfig) -> MeanWeightsFile:
+    """Return the file of the weights' mean over the run, for a run that follows."""
+    return MeanWeightsFile(
+        config.output / "mean_weights.yaml",
+        due=checkpoint_plan(config).due,
+        last_step=config.training.steps,
+    )
+
+
+def make_progress(config: RunConfig, mixture: MixturePlugin) -> Progress:
+    """Return the display of a run's progress."""
+    return Progress(
+        total_steps=config.training.steps,
+        first_step=mixture.step,
+        weights=dict(zip(mixture.names, mixture.weights.tolist(), strict=True)),
+        stream=sys.stderr,
+        line_interval=max(1, config.training.steps // 100),
+    )
