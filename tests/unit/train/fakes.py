@@ -88,9 +88,7 @@ class FakeEngine:
     def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any]) -> bool:
         raise NotImplementedError
 
-    def load_checkpoint(
-        self, load_dir: str, tag: str, changes: Any
-    ) -> tuple[str | None, dict[str, Any]]:
+    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, dict[str, Any]]:
         raise NotImplementedError
 
 
