@@ -22,8 +22,8 @@ from megadga.data.reader import read_windows
 from megadga.data.sampler import Selection
 from megadga.data.targets import BoolArray, unmark_targets
 from megadga.errors import ConfigError
-from megadga.export.tokenizer import find_tokenizer, kept_file
 from megadga.launch.plan import count
+from megadga.prepare.tokenizers.kept import find_tokenizer, kept_file
 from megadga.train.replay import PlannedBatch, RecordedRun, open_recorded
 
 _EPILOG = """\

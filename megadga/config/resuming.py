@@ -161,11 +161,15 @@ TABLE: tuple[Row, ...] = (
             "mixing.probe.type",
             "mixing.probe.direction",
             "mixing.probe.direction.*",
-            "extension",
         ),
         "free",
         "another rule starts from the present weights; another measurement keeps them",
         "mixture",
+    ),
+    Row(
+        ("extension*",),
+        "allow",
+        "another version of the package that the rule is from goes on from the rule's state",
     ),
     Row(
         ("mixing", "mixing.*"),
@@ -182,6 +186,11 @@ TABLE: tuple[Row, ...] = (
         ("shards.tokenizer", "shards.vocabulary_size", "shards.eod", "shards.architecture*"),
         "refused",
         "the weights are those of a model of this tokenizer and shape",
+    ),
+    Row(
+        ("shards.reference*",),
+        "allow",
+        "excess losses are above those of another model from the next step",
     ),
     Row(
         ("shards.held_out",),

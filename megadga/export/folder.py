@@ -23,9 +23,10 @@ from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError
 from megadga.export.card import ModelFacts, model_card
 from megadga.export.models import exported_model, rename_weights
-from megadga.export.tokenizer import ExportedTokenizer, find_tokenizer, write_tokenizer
+from megadga.export.tokenizer import write_tokenizer
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import Stages, no_progress
+from megadga.prepare.tokenizers.kept import KeptTokenizer, find_tokenizer
 from megadga.train.saved import StepName, open_saved
 from megadga.train.weights import StoredTensor, Weights, open_weights
 
@@ -254,7 +255,7 @@ def _torch_name(dtype: Dtype) -> str:
     return str(DTYPES[dtype]).removeprefix("torch.")
 
 
-def _describe(tokenizer: ExportedTokenizer | None, shards: TokenizerIdentity) -> str:
+def _describe(tokenizer: KeptTokenizer | None, shards: TokenizerIdentity) -> str:
     fingerprint = f"SHA-256 `{shards.fingerprint}`"
     if tokenizer is None:
         return f"Not in this folder: the one whose file has the {fingerprint}."

@@ -1,23 +1,19 @@
-"""The tokenizer of an exported model: found by fingerprint, written, compared with ours."""
+"""The tokenizer of an exported model: written, and compared with ours."""
 
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer as Library
 
-from megadga.config.run import RunConfig
 from megadga.data.files import atomic_write
 from megadga.errors import ConfigError
 from megadga.export.sentencepiece import SentencePieceModel, to_tokenizer
 from megadga.prepare.extras import import_extra
-from megadga.prepare.reading.splits import TOKENIZER_SUFFIXES, kept_tokenizer_path
-from megadga.prepare.tokenizers.base import Tokenizer, read_tokenizer_file
-from megadga.prepare.tokenizers.loading import HUGGINGFACE_FILE, load_tokenizer
+from megadga.prepare.tokenizers.kept import KeptTokenizer
+from megadga.prepare.tokenizers.loading import HUGGINGFACE_FILE
 from megadga.prepare.tokenizers.round_trips import difficult_texts
 
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -27,92 +23,7 @@ _SHOWN = 40
 """Characters of a text that is encoded differently, in an error."""
 
 
-@dataclass(frozen=True)
-class ExportedTokenizer:
-    """A tokenizer to export.
-
-    Attributes:
-        ours: As the shards were written with it.
-        file: Its file.
-        eod: Text of the token that ends documents.
-    """
-
-    ours: Tokenizer
-    file: Path
-    eod: str
-
-
-def find_tokenizer(
-    config: RunConfig, *, fingerprint: str, eod: int, given: Path | None
-) -> ExportedTokenizer:
-    """Find the tokenizer that a run's shards were written with.
-
-    Args:
-        config: The run, beside whose shards ``megadga data build`` keeps the tokenizer's file.
-        fingerprint: SHA-256 of the tokenizer's file, by the checkpoint.
-        eod: Id of the token that ends documents, by the checkpoint.
-        given: The file, if the user names it; a folder stands for its ``tokenizer.json``.
-
-    Raises:
-        ConfigError: If it is not found, or is another one.
-    """
-    if given is None:
-        file = kept_file(config, fingerprint)
-        if file is None:
-            raise ConfigError(
-                f"--tokenizer: expected the file that the shards were built with (SHA-256 "
-                f"{fingerprint[:16]}...), or --no-tokenizer, found neither, and no copy of it, "
-                f"tokenizer-{fingerprint[:16]}.model or .json, with the run's shards"
-            )
-    else:
-        file = given / HUGGINGFACE_FILE if given.is_dir() else given
-    content, found = read_tokenizer_file(file)
-    if found != fingerprint:
-        raise ConfigError(
-            f"--tokenizer: expected the file that the shards were built with (SHA-256 "
-            f"{fingerprint[:16]}...), found {file} ({found[:16]}...)"
-        )
-    return _opened(file, content, eod)
-
-
-def open_tokenizer(file: Path, *, eod: int) -> ExportedTokenizer:
-    """Read a tokenizer as shards are written with it.
-
-    Args:
-        file: Its file; a folder stands for its ``tokenizer.json``.
-        eod: Id of the token that ends documents.
-
-    Raises:
-        ConfigError: If it is none, or has no such token.
-    """
-    file = file / HUGGINGFACE_FILE if file.is_dir() else file
-    content, _ = read_tokenizer_file(file)
-    return _opened(file, content, eod)
-
-
-def kept_file(config: RunConfig, fingerprint: str) -> Path | None:
-    """Return the copy of a tokenizer's file that a build kept with a run's shards, if any.
-
-    Args:
-        config: The run.
-        fingerprint: SHA-256 of the file.
-
-    Raises:
-        ConfigError: If the copy is damaged.
-    """
-    domains = config.data.domains
-    folders = [domains] if isinstance(domains, Path) else [each.path for each in domains]
-    folders += [target.path for target in config.data.specific.values()]
-    for folder in dict.fromkeys(place for each in folders for place in (each, each.parent)):
-        for suffix in TOKENIZER_SUFFIXES:
-            file = kept_tokenizer_path(folder, fingerprint, suffix)
-            if file.exists():
-                read_tokenizer_file(file, fingerprint=fingerprint)
-                return file
-    return None
-
-
-def write_tokenizer(tokenizer: ExportedTokenizer, folder: Path, *, max_length: int) -> list[str]:
+def write_tokenizer(tokenizer: KeptTokenizer, folder: Path, *, max_length: int) -> list[str]:
     """Write a tokenizer's files, and check that transformers encodes with them as we do.
 
     Text that spells a special token, as ``</s>``, is encoded to that token by transformers unless
@@ -178,26 +89,6 @@ def write_tokenizer(tokenizer: ExportedTokenizer, folder: Path, *, max_length: i
     return warnings + _compare(tokenizer, folder, library, model)
 
 
-def _opened(file: Path, content: bytes, eod: int) -> ExportedTokenizer:
-    name = _name(file, content, eod)
-    return ExportedTokenizer(load_tokenizer(file, eod=name, encodes=False), file, name)
-
-
-def _name(file: Path, content: bytes, eod: int) -> str:
-    """Return the text of the token of an id."""
-    name: str | None = None
-    try:
-        if file.suffix == ".model":
-            name = SentencePieceProcessor(model_proto=content).id_to_piece(eod)
-        else:
-            name = Library.from_buffer(content).id_to_token(eod)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ConfigError(f"{file}: expected a tokenizer, found {error}") from error
-    if name is None:
-        raise ConfigError(f"{file}: expected a token of the id {eod}, found none")
-    return name
-
-
 def _adds_around(library: Library) -> bool:
     if library.padding is not None or library.truncation is not None:
         return True
@@ -212,7 +103,7 @@ def _bare(library: Library) -> Library:
 
 
 def _compare(
-    tokenizer: ExportedTokenizer, folder: Path, library: Library, model: SentencePieceModel | None
+    tokenizer: KeptTokenizer, folder: Path, library: Library, model: SentencePieceModel | None
 ) -> list[str]:
     """Encode a sample with both tokenizers; return warnings about equally good encodings."""
     transformers: Any = import_extra("transformers", extra="hf")

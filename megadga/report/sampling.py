@@ -151,7 +151,7 @@ def _read_order(values: Mapping[str, Any]) -> WindowOrder:
 
 def _encode(array: NDArray[Any]) -> str:
     # Byte by byte over all numbers: the high bytes of cursors are almost all 0.
-    planes = np.ascontiguousarray(array).view(np.uint8).reshape(array.size, -1).T.tobytes()
+    planes = array.reshape(-1, 1).view(np.uint8).T.tobytes()
     return base64.b64encode(zlib.compress(planes)).decode()
 
 

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from megadga.config.models import HuggingFaceModel
 from megadga.data.files import checksum
 from megadga.errors import ConfigError
-from megadga.export.tokenizer import kept_file, open_tokenizer
 from megadga.model.hugging_face import Architecture
 from megadga.prepare.tokenizers.base import read_tokenizer_file
+from megadga.prepare.tokenizers.kept import kept_file, open_tokenizer
 from megadga.prepare.tokenizers.loading import HUGGINGFACE_FILE
 from megadga.train.models import TOKENIZER_FILES, file_of_model
 from megadga.train.saved import SavedRun

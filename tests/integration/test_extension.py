@@ -98,5 +98,5 @@ def test_training_moves_the_weights_as_the_example_says_and_resumes(folder, pack
     assert other.code == 2
     assert other.text.endswith(
         "belongs to another run: extension: expected 'megadga-annealed 0.1.0', "
-        "found 'megadga-annealed 0.2.0'\n"
+        "found 'megadga-annealed 0.2.0'; to go on with it: --allow extension\n"
     )

@@ -86,4 +86,7 @@ def test_the_guard_begins_where_the_loss_has_risen_and_a_resumed_run_still_has_i
     # Stopped where the guard is on, and the best loss is further back than the last.
     stop = next(step for step in range(2, 6) if told[step - 1] and told[step])
     train(parts, f"training.steps={stop}")
-    assert train(parts) == records
+    continued = train(parts)
+    (changed,) = (each for each in continued if each.get("event") == "changed")
+    assert changed["keys"] == {"training.steps": [stop, 6]}
+    assert [each for each in continued if each is not changed] == records

@@ -12,7 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from megadga.errors import ConfigError
-from megadga.export.tokenizer import ExportedTokenizer, write_tokenizer
+from megadga.export.tokenizer import write_tokenizer
+from megadga.prepare.tokenizers.kept import KeptTokenizer
 from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.tokenizers.round_trips import difficult_texts
 from tests.support.huggingface import EOD, train_byte_level
@@ -71,7 +72,7 @@ def with_more_around(path: Path) -> Path:
 def exported(file: Path, folder: Path, eod: str) -> list[str]:
     folder.mkdir()
     ours = load_tokenizer(file, eod=eod, encodes=False)
-    return write_tokenizer(ExportedTokenizer(ours, file, eod), folder, max_length=8)
+    return write_tokenizer(KeptTokenizer(ours, file, eod), folder, max_length=8)
 
 
 def check_equal(file: Path, folder: Path, eod: str) -> None:
