@@ -26,6 +26,7 @@ from megadga.train.data import RunData, open_data
 from megadga.train.mixture import make_mixture
 from megadga.train.revision_files import with_recorded_data
 from megadga.train.revisions import check_unrevised, describe_revision, plan_revision
+from megadga.train.waiting import format_bytes
 
 _WIDTH = 96
 
@@ -80,7 +81,7 @@ def check_resume(
 
 
 def _states(header: CheckpointHeader, changes: ResumeChanges) -> str:
-    size = f"{sum(file.bytes for file in header.files.values()) / 1e9:.2f} GB"
+    size = format_bytes(sum(file.bytes for file in header.files.values()))
     if changes.changes_layout:
         return (
             f"{size}, divided anew while they are loaded: a rank reads its own part; nothing is "

@@ -17,6 +17,7 @@ from megadga.probes.saving import PendingFile
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.train.resharding import load_states, num_values
 from megadga.train.states import open_states
+from megadga.train.waiting import format_bytes
 
 _COUNTED = frozenset({"params", "step"})
 """What a group of the optimizer holds besides its options."""
@@ -102,7 +103,7 @@ class ResumableEngine:
         begun = time.perf_counter()
         files = sum(path.stat().st_size for path in checkpoint.glob("*.pt"))
         what = f"the checkpoint {checkpoint.name} of {changes.before}"
-        _say(f"dividing {what}, for {changes.after}: {files / 1e9:.2f} GB")
+        _say(f"dividing {what}, for {changes.after}: {format_bytes(files)}")
         found = open_states(checkpoint, changes.before.zero_stage)
         total = num_values(self._engine, found)
         shown = dist.get_rank() == 0 and shows_bars()

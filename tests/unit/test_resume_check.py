@@ -50,7 +50,7 @@ def test_it_says_what_is_divided_anew_and_what_each_change_does(folder):
 
     lines, refused = report(folder, stage, "mixing.ema=0.5", world_size=2)
 
-    states = "1.25 GB, divided anew while they are loaded: a rank reads its own part"
+    states = "1.2 GB, divided anew while they are loaded: a rank reads its own part"
     assert lines[:5] == [
         f"checkpoint  {folder}/out/checkpoints/step-00000005: 5 of 10 steps",
         "saved by    4 ranks, ZeRO-1",
@@ -69,7 +69,7 @@ def test_it_says_what_is_divided_anew_and_what_each_change_does(folder):
 def test_without_changes_it_is_loaded_as_it_is(folder):
     write_checkpoint(folder)
     lines, refused = report(folder)
-    states = ["states      1.25 GB, loaded as they are", "changes     none"]
+    states = ["states      1.2 GB, loaded as they are", "changes     none"]
     assert lines[3:] == [*states, "domains     unchanged"]
     assert refused is None
 
