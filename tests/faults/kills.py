@@ -115,6 +115,11 @@ def _prunes(run: FaultyRun, _job: Launched, step: int) -> bool:
     )
 
 
+def _revises(run: FaultyRun, _job: Launched, _step: int) -> bool:
+    """It has recorded the revision, which comes with the first update, and not trained on."""
+    return (run.output / "revisions" / "0001.yaml").exists() and run.step() <= REVISED
+
+
 def _ends(run: FaultyRun, _job: Launched, _step: int) -> bool:
     return _latest(run) == f"step-{STEPS:08d}"
 
@@ -134,6 +139,9 @@ MOMENTS = (
     Moment("it removes a checkpoint", _prunes, 0.0),
 )
 """Ten of them, for as many kills of a run. What a run learns to do is one more line here."""
+REVISED = 4
+"""Step after which a domain enters: that of the first update."""
+REVISION = Moment("it applies a revision", _revises, 0.02, own_steps=0)
 END = Moment("it has written its last checkpoint", _ends, 0.0, own_steps=0)
 VICTIMS = (
     Victim.FIRST_RANK,

@@ -27,6 +27,8 @@ output: out
 model: {{type: llama, preset: nano, sequence_length: 8}}
 data:
   domains: shards/domains
+  entering: {{late: 0.1}}
+  revisions: live.yaml
   specific: {{target: {{path: shards/specific}}}}
 mixing:
   type: dga
@@ -40,7 +42,9 @@ deepspeed: zero.json
 evaluation: {{interval: 6, sequences: 24}}
 checkpoint: {{interval: 5, keep_last: 2}}
 """
-"""Probes and evaluations take longer than steps, so that there is time to die in them."""
+"""Probes and evaluations take longer than steps, so that there is time to die in them. A domain
+enters with the first update, by ``live.yaml``."""
+EARLY = ("d0", "d1", "d2", "d3")
 VOLATILE = ("tokens_per_s", "probe_s", "observed_overhead")
 """Keys of records that are times, in which no two runs agree. All others must be equal."""
 LAUNCH = ("-m", "megadga.cli", "launch", "local", f"--accelerators-per-node={RANKS}")
@@ -162,14 +166,17 @@ class FaultyRun:
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
 
     def records(self) -> list[dict[str, Any]]:
-        """Return its complete metrics, but for times and resumptions."""
+        """Return its complete metrics, but for times, resumptions and the writing of checkpoints.
+
+        Who is killed between a checkpoint and its record has written the one and not the other.
+        """
         path = self.output / "metrics.jsonl"
         *lines, _ = path.read_text().split("\n") if path.exists() else [""]
         found = [json.loads(line) for line in lines]
         return [
             {key: value for key, value in record.items() if key not in VOLATILE}
             for record in found
-            if record.get("event") != "resume"
+            if record.get("event") != "resume" and record["type"] != "checkpoint"
         ]
 
     def step(self) -> int:
@@ -199,6 +206,10 @@ def write_faulty_run(
     folder.mkdir()
     (folder / "shards").symlink_to(shards)
     released = RELEASED if stage == 3 else {}
+    early = ", ".join(f"{{name: {each}, path: shards/domains/{each}}}" for each in EARLY)
+    (folder / "live.yaml").write_text(
+        f"domains: [{early}, {{name: late, path: shards/specific}}]\n"
+    )
     write_run(folder, text, zero_optimization={"stage": stage, **released}, gradient_clipping=1.0)
     return FaultyRun(folder, operators)
 
