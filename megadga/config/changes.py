@@ -222,11 +222,6 @@ def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
 
 
-def run_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return a line for each difference that prevents resuming unless the user allows it."""
-    return list(map(_difference, find_changes(expected, found).refused()))
-
-
 def check_changes(changes: ResumeChanges, *, allowed: Collection[str], place: str) -> None:
     """Check that a run may go on from a checkpoint.
 
