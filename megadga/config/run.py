@@ -24,6 +24,7 @@ from megadga.config.sections import (
     MetricsSection,
     SamplingSection,
     TrainingSection,
+    WatchSection,
 )
 from megadga.config.validation import (
     SourceMap,
@@ -33,7 +34,6 @@ from megadga.config.validation import (
     resolve_path,
     validation_error,
 )
-from megadga.config.watching import WatchSection
 from megadga.config.yaml_source import dump
 from megadga.errors import ConfigError
 from megadga.mixers.rule import RuleOptions

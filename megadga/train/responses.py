@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from megadga.arrays import FloatArray
-from megadga.config.watching import LossSpikeSection
+from megadga.config.sections import LossSpikeSection
 from megadga.errors import LossSpikeError
 from megadga.plugin import Batch, Metrics
 from megadga.run_folder.rewinds import Rewind, write_rewinds

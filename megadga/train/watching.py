@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from megadga.config.run import RunConfig
-from megadga.config.watching import WatchSection
+from megadga.config.sections import WatchSection
 from megadga.probes.discarding import check_discarding
 from megadga.run_folder.rewinds import Rewind
 from megadga.run_folder.stacks import keep_earlier_stacks

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from megadga.config.watching import LossSpikeSection
+from megadga.config.sections import LossSpikeSection
 from megadga.errors import LossSpikeError
 from megadga.train.responses import SpikeResponse
 from megadga.train.spikes import LossSpikes, Spike, SpikeRule
