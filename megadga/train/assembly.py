@@ -52,12 +52,18 @@ from megadga.train.components import (
     thinned_records,
     waiting_of,
 )
-from megadga.train.data import RunData, check_output, no_checkpoint, open_data
+from megadga.train.data import RunData, check_output, no_checkpoint
 from megadga.train.engine import make_engine
-from megadga.train.live import DataInForce, DataReviser, LiveRevisions
+from megadga.train.live import (
+    DataInForce,
+    DataReviser,
+    LiveRevisions,
+    open_with_rule,
+    opened_in_force,
+)
 from megadga.train.loop import Run
 from megadga.train.metrics import MetricFanOut, MetricsFile
-from megadga.train.mixture import Mixture, make_mixture
+from megadga.train.mixture import Mixture
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import (
     CollectiveStop,
@@ -92,7 +98,8 @@ def open_run(
     """Yield the run of a configuration, resumed from its checkpoint if there is one. Collective.
 
     Works under the launchers of DeepSpeed and torch, under MPI and SLURM, and as a single process.
-    Everything is validated before anything is written. Only rank 0 reads the run's folder.
+    Everything is validated before anything is written. Only rank 0 reads the run's folder, but for
+    the data of a revision, which are opened before ranks know each other, and checked afterwards.
 
     Args:
         config: The run.
@@ -114,9 +121,8 @@ def open_run(
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
     check_output(config)
-    config = with_recorded_data(config, wanted=resume_from)
-    data = open_data(config)
-    mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
+    given = config
+    config, data, mixture = opened = open_with_rule(with_recorded_data(given, wanted=resume_from))
     _wait_for_operators(config)
     lock = RunLock(config.output, report=_print_stderr)
     try:
@@ -131,6 +137,9 @@ def open_run(
                 point = _resume_point(config, data, ranks, lock, resume_from, allowed)
                 if evaluate_only and point is None:
                     raise no_checkpoint(config)
+                if point is not None:
+                    config, data, mixture = opened_in_force(given, opened, point.path, ranks)
+                    _check_same_everywhere(config, data, ranks)
                 if resume_from is not None and point is not None:
                     _discard_requests(config, point, ranks)
                 run = _assemble(config, data, mixture, stop_requested, ranks, lock, point, allowed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, final
 
 from megadga.config.changes import find_changes
@@ -20,6 +21,7 @@ from megadga.train.revision_files import (
     Proposal,
     RecordedRevision,
     RevisionWatch,
+    recorded_data,
     revised_config,
     write_revision,
 )
@@ -163,8 +165,9 @@ class DataReviser:
     def apply(self, proposal: Proposal, step: int) -> Revision | None:
         """Go on with a revision's data after an optimizer step; see ``Apply``. Collective."""
         before, ranks = self.current, self._ranks
-        opened: list[tuple[RunConfig, RunData, Mixture]] = []
-        on_every_rank(ranks, lambda: opened.append(_opened(before.config, proposal)))
+        opened: list[Opened] = []
+        revised = revised_config(before.config, proposal.data)
+        on_every_rank(ranks, lambda: opened.append(open_with_rule(revised)))
         (config, data, mixture) = opened[0]
         identity = self._identity(config, data)
         if refused := find_changes(before.identity, identity).refused():
@@ -209,8 +212,42 @@ class DataReviser:
         return files
 
 
-def _opened(config: RunConfig, proposal: Proposal) -> tuple[RunConfig, RunData, Mixture]:
-    revised = revised_config(config, proposal.data)
-    data = open_data(revised)
-    mixture = make_mixture(revised, data.domains, excluded=data.excluded.keys(), basis=data.basis)
-    return revised, data, mixture
+Opened = tuple[RunConfig, RunData, Mixture]
+"""A run, its data, and its rule over their domains."""
+
+
+def open_with_rule(config: RunConfig) -> Opened:
+    """Open a run's data, and make its rule over their domains.
+
+    Raises:
+        ConfigError: If the configuration contradicts the shards.
+        ShardError: If a shard is missing, damaged, too short or by another tokenizer.
+    """
+    data = open_data(config)
+    mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
+    return config, data, mixture
+
+
+def opened_in_force(given: RunConfig, opened: Opened, checkpoint: Path, ranks: Ranks) -> Opened:
+    """Return what a run goes on with from a checkpoint. Collective.
+
+    Data are opened before the run's lock is taken: until then the process that had it may have
+    applied a revision and written a later checkpoint.
+
+    Args:
+        given: The run, as it is configured.
+        opened: What was opened for it, equal on every rank.
+        checkpoint: The checkpoint's folder, which only rank 0 reads.
+        ranks: All ranks.
+
+    Raises:
+        ResumeError: If the revision in force is missing or damaged; on every rank.
+        MegadgaError: If its data cannot be opened; on every rank.
+    """
+    recorded = on_first_rank(ranks, lambda: recorded_data(given, checkpoint))
+    config = given if recorded is None else revised_config(given, recorded)
+    if config.data == opened[0].data:
+        return opened
+    reopened: list[Opened] = []
+    on_every_rank(ranks, lambda: reopened.append(open_with_rule(config)))
+    return reopened[0]

@@ -103,13 +103,29 @@ def with_recorded_data(config: RunConfig, *, wanted: str | None = None) -> RunCo
     if config.data.revisions is None:
         return config
     checkpoint = find_checkpoint(config.output / CHECKPOINTS, wanted=wanted)
-    record = None if checkpoint is None else read_domains(checkpoint)
+    recorded = None if checkpoint is None else recorded_data(config, checkpoint)
+    return config if recorded is None else revised_config(config, recorded)
+
+
+def recorded_data(config: RunConfig, checkpoint: Path) -> Mapping[str, Any] | None:
+    """Return the section `data` of the revision that a checkpoint was written under.
+
+    None: that of the configuration, also where `data.revisions` is null.
+
+    Args:
+        config: The run.
+        checkpoint: The checkpoint's folder.
+
+    Raises:
+        ResumeError: If that revision is missing or damaged.
+    """
+    record = None if config.data.revisions is None else read_domains(checkpoint)
     if record is None or record.revision == 0:
-        return config
+        return None
     path = revision_path(config.output, record.revision)
     if not path.exists():
         raise ResumeError(f"{path}: expected the revision that {checkpoint} has, found no file")
-    return revised_config(config, _read_recorded(path).data)
+    return _read_recorded(path).data
 
 
 def read_revision(path: Path, config: RunConfig) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from megadga.run_folder.checkpoints import (
 )
 from megadga.run_folder.domains import DomainRecord, domain_files, domains_path, read_domains
 from megadga.train.data import open_data
+from megadga.train.live import open_with_rule, opened_in_force
 from megadga.train.mixture import make_mixture
 from megadga.train.revision_files import (
     RecordedRevision,
@@ -33,6 +34,7 @@ from megadga.train.revision_files import (
 from megadga.train.revisions import Revision, plan_revision, rule_name
 from tests.support.runs import write_run
 from tests.support.shards import write_domain, write_sets
+from tests.unit.train.fakes import LoneRank
 
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 CURSORS = np.array([30, 100, 7])
@@ -248,6 +250,22 @@ def test_a_file_is_taken_once_and_again_when_it_changes(folder):
     again = watch.take(12)
     assert again is not None
     assert again.number == 2
+
+
+def test_a_revision_applied_since_the_data_were_opened_is_in_force(folder):
+    config = config_of(folder, LIVE)
+    before = open_with_rule(with_recorded_data(config))
+    write_live(folder, "domains: [{name: d0, path: domains/d0}]\n")
+    data = read_revision(folder / "live.yaml", config)
+    write_revision(config.output, RecordedRevision(1, 8, "0" * 16, data))
+    checkpoint = checkpoint_of(folder, revision=1)  # by the process that had the lock
+
+    revised, opened, _ = opened_in_force(config, before, checkpoint, LoneRank())
+
+    assert folders(revised) == {"d0": folder / "domains/d0"}
+    assert [domain.name for domain in opened.domains] == ["d0"]
+    after = open_with_rule(with_recorded_data(config))
+    assert opened_in_force(config, after, checkpoint, LoneRank()) is after
 
 
 def test_recorded_revisions_are_applied_again_after_their_step(folder):
