@@ -58,6 +58,7 @@ from megadga.train.live import (
     DataInForce,
     DataReviser,
     LiveRevisions,
+    Opened,
     open_with_rule,
     opened_in_force,
 )
@@ -121,28 +122,27 @@ def open_run(
         UnsupportedEngineError: If alignments are not known to be exact under DeepSpeed's settings.
     """
     check_output(config)
-    given = config
-    config, data, mixture = opened = open_with_rule(with_recorded_data(given, wanted=resume_from))
+    opened = open_with_rule(with_recorded_data(config, wanted=resume_from))
     _wait_for_operators(config)
     lock = RunLock(config.output, report=_print_stderr)
     try:
         with process_group() as deadline:
             accelerator: Any = get_accelerator()
             ranks = ProcessGroupCollective(None, torch.device(accelerator.current_device_name()))
-            _check_same_everywhere(config, data, ranks)
+            _check_same_everywhere(opened, ranks)
             finished = on_first_rank(ranks, lambda: finished_step(config))
             if finished is None or resume_from is not None or evaluate_only:
                 finished = None
                 # Before the model is built, which takes minutes.
-                point = _resume_point(config, data, ranks, lock, resume_from, allowed)
+                point = _resume_point(opened, ranks, lock, resume_from, allowed)
                 if evaluate_only and point is None:
                     raise no_checkpoint(config)
                 if point is not None:
-                    config, data, mixture = opened_in_force(given, opened, point.path, ranks)
-                    _check_same_everywhere(config, data, ranks)
+                    opened = opened_in_force(config, opened, point.path, ranks)
+                    _check_same_everywhere(opened, ranks)
                 if resume_from is not None and point is not None:
                     _discard_requests(config, point, ranks)
-                run = _assemble(config, data, mixture, stop_requested, ranks, lock, point, allowed)
+                run = _assemble(config, opened, stop_requested, ranks, lock, point, allowed)
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 try:
                     yield run
@@ -166,12 +166,13 @@ def _print_stderr(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _check_same_everywhere(config: RunConfig, data: RunData, ranks: Ranks) -> None:
+def _check_same_everywhere(opened: Opened, ranks: Ranks) -> None:
     """Check that every rank has read the same configuration and shards. Collective.
 
     Every rank plans batches, evaluations and checkpoints by itself: with different inputs, ranks
     would train on different data or deadlock.
     """
+    config, data, _ = opened
     own = {"config": config.model_dump(mode="json"), "shards": data.identity}
     first: Mapping[str, Any] = ranks.object_of_first_rank(own)
 
@@ -195,16 +196,19 @@ def _wait_for_operators(config: RunConfig) -> None:
 
 
 def _assemble(
-    config: RunConfig,
-    data: RunData,
-    mixture: Mixture,
+    given: RunConfig,
+    opened: Opened,
     stop_requested: Callable[[], bool],
     ranks: Ranks,
     lock: RunLock,
     point: ResumePoint | None,
     allowed: Collection[str],
 ) -> Run:
-    """Build all components, then create the output folder, then resume from its checkpoint."""
+    """Build all components, then create the output folder, then resume from its checkpoint.
+
+    ``given`` is the run as it is configured; ``opened`` has the data of the revision in force.
+    """
+    config, data, mixture = opened
     settings = deepspeed_settings(config, dist.get_world_size())
     before = None if point is None else point.header.identity
     identity = with_allowed(_identity(config, data), before, allowed)
@@ -239,12 +243,12 @@ def _assemble(
         DataInForce(config, data, mixture, plugin, plugins, files, identity, number),
         ranks=ranks,
         build=build,
-        identity=lambda config, data: _agreed_identity(config, data, ranks, before=identity),
+        identity=lambda opened: _agreed_identity(opened, ranks, before=identity),
         adopt=lambda data: _adopt(data, run, spikes),
     )
     revisions = _revisions(config, reviser, ranks, number)
     requests = MixtureRequests(RequestFolder(config.output), lambda: reviser.current.plugin, ranks)
-    on_first_rank(ranks, lambda: _open_output(config, lock, is_new=point is None))
+    on_first_rank(ranks, lambda: _open_output(given, lock, is_new=point is None))
     stalls = watch_progress(config, engine, ranks)
     storage = Storage(
         config.output,
@@ -373,12 +377,10 @@ def _adopt(data: DataInForce, run: Run, spikes: LossSpikes | None) -> None:
     run.checkpoints.revise(data.content)
 
 
-def _agreed_identity(
-    config: RunConfig, data: RunData, ranks: Ranks, *, before: Mapping[str, Any]
-) -> dict[str, Any]:
+def _agreed_identity(opened: Opened, ranks: Ranks, *, before: Mapping[str, Any]) -> dict[str, Any]:
     """Return the run's identity with other data, equal on every rank. Collective."""
-    _check_same_everywhere(config, data, ranks)
-    return with_allowed(_identity(config, data), before, ())
+    _check_same_everywhere(opened, ranks)
+    return with_allowed(_identity(*opened[:2]), before, ())
 
 
 def _first_records(
@@ -418,8 +420,7 @@ def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
 
 
 def _resume_point(
-    config: RunConfig,
-    data: RunData,
+    opened: Opened,
     ranks: Ranks,
     lock: RunLock,
     resume_from: str | None,
@@ -430,6 +431,7 @@ def _resume_point(
     If there is one, the folder belongs to this run and is locked from here on. It is, too, if the
     run was started before: its last owner may still be saving.
     """
+    config, data, _ = opened
     folder = config.output / CHECKPOINTS
     identity = _identity(config, data)
 

@@ -27,6 +27,9 @@ from megadga.train.revision_files import (
 )
 from megadga.train.revisions import Revision, plan_revision
 
+Opened = tuple[RunConfig, RunData, Mixture]
+"""A run, its data, and its rule over their domains."""
+
 Apply = Callable[[Proposal, int], Revision | None]
 """Opens a revision's data on every rank and goes on with them after an optimizer step; returns
 what has changed, None for nothing. Collective. A ``MegadgaError``, on every rank, leaves the run
@@ -153,7 +156,7 @@ class DataReviser:
         *,
         ranks: Ranks,
         build: Build,
-        identity: Callable[[RunConfig, RunData], Mapping[str, Any]],
+        identity: Callable[[Opened], Mapping[str, Any]],
         adopt: Callable[[DataInForce], None],
     ) -> None:
         self.current = current
@@ -169,7 +172,7 @@ class DataReviser:
         revised = revised_config(before.config, proposal.data)
         on_every_rank(ranks, lambda: opened.append(open_with_rule(revised)))
         (config, data, mixture) = opened[0]
-        identity = self._identity(config, data)
+        identity = self._identity(opened[0])
         if refused := find_changes(before.identity, identity).refused():
             raise ConfigError(f"data.revisions: {refused[0]}")
         record = before.record()
@@ -210,10 +213,6 @@ class DataReviser:
             recorded = RecordedRevision(proposal.number, step, revision.hash, proposal.data)
             write_revision(config.output, recorded)
         return files
-
-
-Opened = tuple[RunConfig, RunData, Mixture]
-"""A run, its data, and its rule over their domains."""
 
 
 def open_with_rule(config: RunConfig) -> Opened:
