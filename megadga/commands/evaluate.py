@@ -22,6 +22,7 @@ from megadga.prepare.progress import ProgressBars
 from megadga.run_folder.checkpoints import CHECKPOINTS, latest_checkpoint
 from megadga.run_folder.failures import record_failures
 from megadga.train.data import no_checkpoint, open_held_out
+from megadga.train.revision_files import recorded_data, revised_config
 from megadga.train.saved import CONFIG_FILE, SavedRun
 from megadga.use.questions import FIELD, TEMPLATE, read_questions
 from megadga.use.sets import (
@@ -148,11 +149,11 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         raise ConfigError(f"--template: expected {FIELD} in it, found {template!r}")
     questions = None if file is None else read_questions(file, limit=options.limit)
     found = named_model(options)
-    own = not sets and file is None
-    if own and not isinstance(found, SavedRun):
+    own = found if not sets and file is None and isinstance(found, SavedRun) else None
+    if not sets and file is None and own is None:
         expected = "sets or --multiple-choice, as it is no run"
         raise ConfigError(f"--set: expected {expected}, found none")
-    if own and options.split == "train":
+    if own is not None and options.split == "train":
         raise ConfigError("--split: expected valid without --set, found train")
     with ProgressBars() as bars:
         model = load_model(options, found, bars)
@@ -160,7 +161,9 @@ def _evaluate_model(options: argparse.Namespace) -> int:
         from megadga.use.scoring import score_set  # noqa: PLC0415
 
         size = options.batch_size or _BATCH_SIZE
-        opened = _own_sets(options, model) if own else _open_sets(options, model, sets)
+        opened = (
+            _open_sets(options, model, sets) if own is None else _own_sets(options, model, own)
+        )
         scores = [score_set(model, each, batch_size=size, stages=bars) for each in opened]
         answers = None
         if file is not None and questions is not None:
@@ -174,12 +177,17 @@ def _evaluate_model(options: argparse.Namespace) -> int:
     return 0
 
 
-def _own_sets(options: argparse.Namespace, model: "CausalLm") -> Sequence[EvaluatedSet]:
-    """Open the sets that a run's configuration evaluates."""
+def _own_sets(
+    options: argparse.Namespace, model: "CausalLm", run: SavedRun
+) -> Sequence[EvaluatedSet]:
+    """Open the sets that a run evaluates: of the data that its checkpoint was trained on."""
     length = options.sequence_length or model.sequence_length
     _check_length(model, length)
     path = Path(options.model) / CONFIG_FILE
     config = load_config(path, [f"model.sequence_length={length}"])
+    config = config.model_copy(update={"output": Path(options.model)})  # it may have moved
+    if (revised := recorded_data(config, run.checkpoint)) is not None:
+        config = revised_config(config, revised)
     section = config.evaluation
     opened = () if section is None else open_held_out(config)
     if section is None or not opened:
