@@ -64,6 +64,28 @@ def op_locks(names: Sequence[str], environment: Mapping[str, str]) -> tuple[str,
     return tuple(map(str, found))
 
 
+def lasting_locks(
+    names: Sequence[str], environment: Mapping[str, str], *, over_s: float
+) -> tuple[str, ...]:
+    """Return paths of locks on operators that are still there some seconds later.
+
+    A process takes such a lock for a tenth of a second, too, whenever it loads an operator that is
+    compiled.
+
+    Args:
+        names: As DeepSpeed names their folders.
+        environment: Says where they are kept.
+        over_s: Seconds to look for at most, at least 0.
+    """
+    ends = time.monotonic() + over_s
+    lasting = op_locks(names, environment)
+    while lasting and time.monotonic() < ends:
+        time.sleep(_POLL_S)
+        present = op_locks(names, environment)
+        lasting = tuple(lock for lock in lasting if lock in present)
+    return lasting
+
+
 def wait_for_ops(
     names: Sequence[str],
     environment: Mapping[str, str],

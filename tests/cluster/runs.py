@@ -1,14 +1,13 @@
 """Small runs to launch on hosts, and what they leave in their folder."""
 
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.environment import shell_environment, write_hostfile
-from tests.support.ranks import REPOSITORY
+from tests.support.ranks import REPOSITORY, copy_operators
 from tests.support.runs import write_run
 
 RUN = """\
@@ -96,7 +95,5 @@ def write_trial(folder: Path, shards: Path, *, steps: int = 20) -> Trial:
     (folder / "shards").symlink_to(shards)
     write_run(folder, RUN.replace("steps: 20", f"steps: {steps}"))
     write_hostfile(folder / "hostfile", ["h1", "h2"])
-    compiled = Path(shell_environment()["TORCH_EXTENSIONS_DIR"])
-    if compiled.is_dir():
-        shutil.copytree(compiled, folder / "operators", ignore=shutil.ignore_patterns("lock"))
+    copy_operators(folder / "operators")
     return Trial(folder)

@@ -1,6 +1,7 @@
 """``megadga doctor`` on real hosts, each of them unfit in its own way."""
 
 import sys
+import tempfile
 import time
 from importlib.metadata import distribution
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.cluster.hosts import Host
 from tests.cluster.packages import SLURM, why_not
 from tests.cluster.slurm import slurm
 from tests.support.jobs import Finished
-from tests.support.ranks import REPOSITORY
+from tests.support.ranks import REPOSITORY, copy_operators
 from tests.support.runs import write_run
 
 DOCTOR = (sys.executable, "-m", "megadga.cli", "doctor")
@@ -23,11 +24,13 @@ Pair = tuple[Host, Host]
 def doctor(
     pair: Pair, folder: Path, *arguments: str, slots: int = 1, **variables: str
 ) -> Finished:
-    """Have the first host look at both."""
+    """Have the first host look at both, with operators that no other test's ranks load."""
     hostfile = write_hostfile(folder / "hostfile", pair, slots=slots)
     command = [*DOCTOR, "--hostfile", str(hostfile), *arguments]
-    environment = shell_environment(**variables)
-    return pair[0].run(*command, env=environment, cwd=folder, timeout_s=200)
+    with tempfile.TemporaryDirectory() as operators:
+        copy_operators(Path(operators) / "own")
+        environment = shell_environment(TORCH_EXTENSIONS_DIR=f"{operators}/own", **variables)
+        return pair[0].run(*command, env=environment, cwd=folder, timeout_s=200)
 
 
 def failures(done: Finished) -> list[str]:

@@ -1,7 +1,6 @@
 """A small run in a folder of its own, started as users start it, and what it leaves there."""
 
 import json
-import shutil
 import signal
 import sys
 import time
@@ -212,14 +211,6 @@ def write_faulty_run(
     )
     write_run(folder, text, zero_optimization={"stage": stage, **released}, gradient_clipping=1.0)
     return FaultyRun(folder, operators)
-
-
-def copy_operators(folder: Path) -> Path:
-    """Copy this environment's compiled operators, without locks."""
-    compiled = Path(rank_environment()["TORCH_EXTENSIONS_DIR"])
-    if compiled.is_dir():
-        shutil.copytree(compiled, folder, ignore=shutil.ignore_patterns("lock"))
-    return folder
 
 
 def shared_buffers() -> set[str]:

@@ -12,10 +12,10 @@ from tests.faults.comparing import assert_equal_runs
 from tests.faults.kills import END, REVISION, Kill, Victim, draw_kills, strike
 from tests.faults.runs import (
     FaultyRun,
-    copy_operators,
     shared_buffers,
     write_faulty_run,
 )
+from tests.support.ranks import copy_operators
 from tests.support.shards import write_sets
 
 SEED = "MEGADGA_FAULTS_SEED"

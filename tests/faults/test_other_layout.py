@@ -9,7 +9,8 @@ import pytest
 
 from megadga.run_folder.checkpoints import checkpoint_path, find_damage, load_header
 from tests.faults.comparing import assert_equal_runs
-from tests.faults.runs import FaultyRun, copy_operators, write_faulty_run
+from tests.faults.runs import FaultyRun, write_faulty_run
+from tests.support.ranks import copy_operators
 from tests.support.shards import write_sets
 
 STOP, STEPS = 10, 20

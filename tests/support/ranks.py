@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,6 +39,14 @@ def rank_environment(**variables: str) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         **variables,
     }
+
+
+def copy_operators(folder: Path) -> Path:
+    """Copy this environment's compiled operators, without locks."""
+    compiled = Path(rank_environment()["TORCH_EXTENSIONS_DIR"])
+    if compiled.is_dir():
+        shutil.copytree(compiled, folder, ignore=shutil.ignore_patterns("lock"))
+    return folder
 
 
 @contextmanager

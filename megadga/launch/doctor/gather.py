@@ -17,11 +17,15 @@ from typing import IO, Any
 import megadga
 from megadga.console import run_program
 from megadga.launch.hosts import count_devices
-from megadga.launch.operators import SHARED_MEMORY, missing_ops, op_locks
+from megadga.launch.operators import SHARED_MEMORY, lasting_locks, missing_ops
 from megadga.launch.ranks import interface_towards
 
 ANSWER = "megadga.doctor: "
 """Prefix of each answer, as a host's shell may print other lines first."""
+
+
+_LOADING_S = 3.0
+"""Seconds in which any process has loaded an operator that is compiled."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class HostReport:
         master_address: Address of rank 0's host; empty: its name does not resolve.
         interface: Network interface towards rank 0's host; empty: there is none.
         ops_missing: Operators that are not compiled yet.
-        op_locks: Paths of locks on operators.
+        op_locks: Paths of locks on operators, but for those that are taken while one is loaded.
     """
 
     host: str
@@ -208,7 +212,7 @@ def report(host: str, request: HostQuery, *, folder_error: str) -> HostReport:
         master_address=address_of(request.master),
         interface=interface_towards(request.master) or "",
         ops_missing=missing_ops(ops, os.environ),
-        op_locks=op_locks(ops, os.environ),
+        op_locks=lasting_locks(ops, os.environ, over_s=_LOADING_S),
     )
 
 

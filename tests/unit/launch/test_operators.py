@@ -12,6 +12,7 @@ import pytest
 
 from megadga.errors import ConfigError
 from megadga.launch.operators import (
+    lasting_locks,
     missing_ops,
     needed_ops,
     op_locks,
@@ -69,6 +70,18 @@ def test_a_lock_is_waited_for_and_named_at_the_deadline(tmp_path: Path) -> None:
     assert not lock.exists()
     wait_for_ops(["cpu_adam"], variables, deadline_s=0.1, tell=said.append)
     assert len(said) == 2
+
+
+def test_a_lock_that_goes_while_one_looks_does_not_last(tmp_path: Path) -> None:
+    variables = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    goes, stays = (tmp_path / name / "lock" for name in ("cpu_adam", "fused_adam"))
+    for lock in (goes, stays):
+        os.close(take(lock))
+    releasing = threading.Timer(0.2, goes.unlink)
+    releasing.start()
+    lasting = lasting_locks(["cpu_adam", "fused_adam"], variables, over_s=1.0)
+    assert lasting == (str(stays),)
+    assert lasting_locks(["cpu_adam"], variables, over_s=60.0) == ()  # at once
 
 
 def test_an_old_lock_that_nobody_holds_does_not_stay(tmp_path: Path) -> None:
