@@ -25,7 +25,7 @@ from megadga.arrays import TokenArray
 from megadga.console import run_program, tool_parser
 from megadga.data.create import create_domain
 from megadga.data.manifest import TokenizerIdentity
-from megadga.report.history import read_records
+from megadga.report.records import read_metrics
 from trials.interleaving import PLAIN, Overhead, Segment, overheads, specific_sequences
 
 TOKENIZER = TokenizerIdentity("sentencepiece", "0" * 64, vocab_size=1024, eod=2)
@@ -163,7 +163,7 @@ def run_in_turns(
 
 def as_the_runs_saw_it(folder: Path, name: str) -> dict[str, float]:
     """Return what a run has logged of its own overhead, without the first update."""
-    updates = read_records(folder / name / "metrics.jsonl", "update")
+    updates = read_metrics(folder / name / "metrics.jsonl").of("update")
     return {
         "predicted": updates[-1]["predicted_overhead"],
         "observed": statistics.median(update["observed_overhead"] for update in updates[1:]),

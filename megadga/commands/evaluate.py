@@ -21,9 +21,10 @@ from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.prepare.progress import ProgressBars
 from megadga.run_folder.checkpoints import CHECKPOINTS, latest_checkpoint
 from megadga.run_folder.failures import record_failures
+from megadga.run_folder.layout import CONFIG_FILE
 from megadga.train.data import no_checkpoint, open_held_out
 from megadga.train.revision_files import recorded_data, revised_config
-from megadga.train.saved import CONFIG_FILE, SavedRun
+from megadga.train.saved import SavedRun
 from megadga.use.questions import FIELD, TEMPLATE, read_questions
 from megadga.use.sets import (
     EvaluatedSet,

@@ -11,6 +11,7 @@ from megadga.errors import ConfigError
 from megadga.launch.quiet import quieten
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import ProgressBars
+from megadga.run_folder.layout import CONFIG_FILE
 
 _EPILOG = """\
 examples:
@@ -70,8 +71,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    if not (options.run / "config.yaml").is_file():  # before torch is imported
-        path = options.run / "config.yaml"
+    if not (path := options.run / CONFIG_FILE).is_file():  # before torch is imported
         raise ConfigError(f"{options.run}: expected the output folder of a run, found no {path}")
     quieten(os.environ, rank=0)
     import_extra("transformers", extra="hf")

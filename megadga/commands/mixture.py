@@ -14,10 +14,10 @@ from megadga.commands.command import Command
 from megadga.errors import ConfigError
 from megadga.launch.plan import count
 from megadga.report.sampling import read_sampling, weighted_names
+from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.lock import living_owner
 from megadga.run_folder.requests import Action, Answer, Request, RequestFolder
 
-_CONFIG_FILE, _METRICS_FILE = "config.yaml", "metrics.jsonl"
 _POLL_S = 0.2
 _TOLD_AFTER_S = 3.0
 _GRACE_S = 5.0
@@ -189,7 +189,7 @@ def _add_show_options(parser: argparse.ArgumentParser) -> None:
 def _show(options: argparse.Namespace) -> int:
     run: Path = options.run
     _check_run(run)
-    metrics = run / _METRICS_FILE
+    metrics = run / METRICS_FILE
     log = read_sampling(metrics, None)
     names = weighted_names(metrics, log)
     weights = dict(zip(names, log.weights.tolist(), strict=True))
@@ -225,9 +225,9 @@ def _described(request: Request) -> str:
 
 
 def _check_run(run: Path) -> None:
-    if not (run / _CONFIG_FILE).is_file():
+    if not (run / CONFIG_FILE).is_file():
         raise ConfigError(
-            f"{run}: expected the output folder of a run, found no {run / _CONFIG_FILE}"
+            f"{run}: expected the output folder of a run, found no {run / CONFIG_FILE}"
         )
 
 

@@ -29,14 +29,10 @@ from megadga.prepare.reading.inputs import expand_inputs, plan_domains
 from megadga.prepare.tokenizers.base import Tokenizer
 from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
-from megadga.report.history import (
-    averaged_weights,
-    counts_by_name,
-    number_at,
-    numbers_by_name,
-    read_records,
-)
+from megadga.report.history import averaged_weights
 from megadga.report.plots import plot_run
+from megadga.report.records import counts_by_name, number_at, numbers_by_name, read_metrics
+from megadga.run_folder.layout import METRICS_FILE
 
 SPECIFIC = "language_reference"
 """Name of the specific set."""
@@ -87,7 +83,7 @@ class DemoFolder:
 
     def metrics(self, run: str) -> Path:
         """Return the metrics file of a run."""
-        return self.run(run) / "metrics.jsonl"
+        return self.run(run) / METRICS_FILE
 
     def remove(self, runs: tuple[str, ...]) -> None:
         """Remove the demo's files, and no others in the folder."""
@@ -295,7 +291,7 @@ def is_finished(folder: DemoFolder, run: str, size: DemoRunSize) -> bool:
     metrics = folder.metrics(run)
     if not metrics.exists():
         return False
-    return any(record["step"] == size.steps for record in read_records(metrics, "evaluation"))
+    return any(record["step"] == size.steps for record in read_metrics(metrics).of("evaluation"))
 
 
 def train(folder: DemoFolder, run: str, size: DemoRunSize, report: Callable[[str], None]) -> None:
@@ -395,13 +391,14 @@ def summarise_run(metrics: Path, specific: str) -> RunSummary:
         ConfigError: If there is no evaluation, or none of the specific set.
     """
     sequences: Counter[str] = Counter()
-    for record in read_records(metrics, "train"):
+    run = read_metrics(metrics)
+    for record in run.of("train"):
         sequences.update(counts_by_name(metrics, record, "sequences_by_domain"))
-    evaluations = read_records(metrics, "evaluation")
+    evaluations = run.of("evaluation")
     losses = numbers_by_name(metrics, evaluations[-1], "specific") if evaluations else {}
     if specific not in losses:
         raise ConfigError(f"{metrics}: expected an evaluation of {specific}, found none")
-    updates = read_records(metrics, "update")
+    updates = run.of("update")
     return RunSummary(
         sequences=sequences,
         specific_loss=losses[specific],

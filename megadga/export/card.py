@@ -8,13 +8,14 @@ from pathlib import Path
 from tabulate import tabulate
 
 from megadga.config.run import RunConfig
-from megadga.report.history import (
+from megadga.report.history import averaged_weights
+from megadga.report.records import (
     Record,
-    averaged_weights,
+    RunRecords,
     counts_by_name,
     number_at,
     numbers_by_name,
-    read_records,
+    read_metrics,
 )
 
 _DOMAINS_SHOWN = 50
@@ -58,11 +59,12 @@ def model_card(config: RunConfig, metrics: Path, facts: ModelFacts) -> str:
     Raises:
         ConfigError: If the metrics cannot be read.
     """
+    run = read_metrics(metrics)
     sections = (
         _summary(config, facts),
-        _data(config, metrics, facts.step),
-        _mixture(config, metrics, facts.step),
-        _losses(metrics, facts.step),
+        _data(config, run, facts.step),
+        _mixture(config, run, facts.step),
+        _losses(run, facts.step),
         f"## Tokenizer\n\n{facts.tokenizer}",
         "## License\n\nUnknown: it depends on the licenses of the data.",
         f"## Configuration\n\n{_COMMAND}\n\n```yaml\n{config.to_yaml()}```",
@@ -94,12 +96,12 @@ def _summary(config: RunConfig, facts: ModelFacts) -> str:
     )
 
 
-def _data(config: RunConfig, metrics: Path, step: int) -> str:
+def _data(config: RunConfig, run: RunRecords, step: int) -> str:
     """Return the table of the domains, those with the most tokens first."""
     sequences: Counter[str] = Counter()
-    for record in _until(read_records(metrics, "train"), step):
+    for record in _until(run.of("train"), step):
         if record.get("sequences_by_domain"):
-            sequences.update(counts_by_name(metrics, record, "sequences_by_domain"))
+            sequences.update(counts_by_name(run.path, record, "sequences_by_domain"))
     if not sequences:
         return ""
     total = sequences.total()
@@ -111,46 +113,46 @@ def _data(config: RunConfig, metrics: Path, step: int) -> str:
     return f"## Data\n\n{_table(headers, rows)}{_more(len(sequences))}"
 
 
-def _mixture(config: RunConfig, metrics: Path, step: int) -> str:
+def _mixture(config: RunConfig, run: RunRecords, step: int) -> str:
     """Return the weights that batches were sampled with: some of them over time, and the last."""
     found = [
         record
         for kind in ("event", "update")
-        for record in _until(read_records(metrics, kind), step)
+        for record in _until(run.of(kind), step)
         if {"averaged_weights", "basis_averaged_weights"} & record.keys()
     ]
     rule = config.model_dump(include={"mixing"})["mixing"]["type"]
     parts = [f"## Mixture\n\nDomains are weighted by the rule `{rule}`."]
     if len(found) > 1:
         shown = [*_spread(found)]
-        rows = [(f"{record['step']:,}", _leading(metrics, record)) for record in shown]
+        rows = [(f"{record['step']:,}", _leading(run, record)) for record in shown]
         parts.append(f"The largest weights, {len(shown):,} of {len(found):,} times:")
         parts.append(_table(("step", "largest weights"), rows))
     if found:
-        last = averaged_weights(metrics, found[-1])
+        last = averaged_weights(run.path, found[-1])
         rows = [(_cell(n), f"{w:.4f}") for n, w in Counter(last).most_common(_DOMAINS_SHOWN)]
         parts.append("The last weights:")
         parts.append(_table(("domain", "weight"), rows) + _more(len(last)))
     return "\n\n".join(parts)
 
 
-def _leading(metrics: Path, record: Record) -> str:
-    weights = Counter(averaged_weights(metrics, record))
+def _leading(run: RunRecords, record: Record) -> str:
+    weights = Counter(averaged_weights(run.path, record))
     return ", ".join(f"{_cell(name)} {w:.3f}" for name, w in weights.most_common(_LEADING))
 
 
-def _losses(metrics: Path, step: int) -> str:
+def _losses(run: RunRecords, step: int) -> str:
     """Return the training loss and the last evaluation."""
     parts: list[str] = []
-    for record in _until(read_records(metrics, "train"), step)[-1:]:
-        loss = number_at(metrics, record, "loss")
+    for record in _until(run.of("train"), step)[-1:]:
+        loss = number_at(run.path, record, "loss")
         parts.append(f"Training loss of step {record['step']:,}: {loss:.4f} nats per token.")
-    for record in _until(read_records(metrics, "evaluation"), step)[-1:]:
+    for record in _until(run.of("evaluation"), step)[-1:]:
         losses = [
             (kind, name, loss)
             for key, kind in (("specific", "specific set"), ("domains", "domain"))
             if record.get(key)
-            for name, loss in numbers_by_name(metrics, record, key).items()
+            for name, loss in numbers_by_name(run.path, record, key).items()
         ]
         rows = [(kind, _cell(name), f"{loss:.4f}") for kind, name, loss in losses]
         parts.append(f"Held-out text at step {record['step']:,}, in nats per token:")

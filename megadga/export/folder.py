@@ -27,6 +27,7 @@ from megadga.export.tokenizer import write_tokenizer
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import Stages, no_progress
 from megadga.prepare.tokenizers.kept import KeptTokenizer, find_tokenizer
+from megadga.run_folder.layout import METRICS_FILE
 from megadga.train.saved import StepName, open_saved
 from megadga.train.weights import StoredTensor, Weights, open_weights
 
@@ -134,7 +135,7 @@ def export_run(
             tokenizer=_describe(tokenizer, shards),
             version=version("megadga"),
         )
-        card = model_card(config, run / "metrics.jsonl", facts)
+        card = model_card(config, run / METRICS_FILE, facts)
         _write(folder / "README.md", card.encode())
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     return Exported(output, step, num_parameters, files, warnings)

@@ -6,31 +6,17 @@ Uses matplotlib's objects rather than ``pyplot``, which keeps figures globally a
 # pyright: reportUnknownMemberType=false
 # Most of matplotlib's methods take keywords of unknown types.
 
-# pyright: reportUnknownMemberType=false
-# Most of matplotlib's methods take keywords of unknown types.
-
-# pyright: reportUnknownMemberType=false
-# Most of matplotlib's methods take keywords of unknown types.
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
-from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
-from megadga.report.history import (
-    Record,
-    WeightHistory,
-    averaged_weights,
-    is_revised,
-    names_at,
-    numbers_by_name,
-    read_records,
-    read_weights_from_start,
-)
+from megadga.mixers.rule import WeightHistory
+from megadga.report.alignments import AlignmentHistory, has_alignments, read_alignments
+from megadga.report.history import read_weights_from_start
+from megadga.report.records import read_metrics
 
 
 def spread_labels(
@@ -181,89 +167,6 @@ def save(figure: Figure, image: Path) -> None:
     figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
 
 
-@dataclass(frozen=True)
-class AlignmentHistory:
-    """Measured alignments over the course of a run.
-
-    Attributes:
-        names: The ``K`` domains, or the basis distributions.
-        steps: Optimizer steps after which each was measured, shape ``(updates,)``.
-        alignments: Shape ``(updates, K)``.
-        standard_errors: Of the alignments, same shape; NaN where an update has none.
-        weights: Averaged weights after the last update, shape ``(K,)``.
-    """
-
-    names: tuple[str, ...]
-    steps: IntArray
-    alignments: FloatArray
-    standard_errors: FloatArray
-    weights: FloatArray
-
-
-def has_alignments(update: Record) -> bool:
-    """Return whether an update has alignments, with one specific set or several."""
-    return "alignments" in update or "target_alignments" in update
-
-
-def read_alignments(metrics: Path) -> dict[str, AlignmentHistory]:
-    """Return the alignments in a run's metrics, for each specific set.
-
-    Returns:
-        Histories by the sets' names; a single one, which metrics do not name, is ``the specific
-        set``.
-
-    Raises:
-        ConfigError: If there are none, or records are inconsistent.
-    """
-    updates = [one for one in read_records(metrics, "update") if has_alignments(one)]
-    if not updates:
-        raise ConfigError(f"{metrics}: expected an update with alignments, found none")
-    if "alignments" in updates[0]:
-        return {"the specific set": _history(metrics, updates)}
-    targets = names_at(metrics, updates[0], "target_alignments")
-    return {name: _history(metrics, updates, name) for name in targets}
-
-
-def _history(metrics: Path, updates: list[Record], target: str | None = None) -> AlignmentHistory:
-    values, errors = (
-        (("alignments",), ("standard_errors",))
-        if target is None
-        else (("target_alignments", target), ("target_standard_errors", target))
-    )
-    alignments = [numbers_by_name(metrics, update, *values) for update in updates]
-    revised = is_revised(metrics)
-    names = tuple(alignments[-1 if revised else 0])
-    if revised:  # those of the domains that there are at the end
-        alignments = [{name: each.get(name, np.nan) for name in names} for each in alignments]
-    unknown = dict.fromkeys(names, np.nan)
-    known = [
-        numbers_by_name(metrics, update, *errors) if errors[0] in update else unknown
-        for update in updates
-    ]
-    if revised:
-        known = [{name: each.get(name, np.nan) for name in names} for each in known]
-    for update, *tables in zip(updates, alignments, known, strict=True):
-        for found in tables:
-            if found.keys() != set(names):
-                raise ConfigError(
-                    f"{metrics}: update of step {update['step']}: expected the names "
-                    f"{', '.join(names)}, found {', '.join(found)}"
-                )
-    weights = averaged_weights(metrics, updates[-1], names)
-    if weights.keys() != set(names):
-        raise ConfigError(
-            f"{metrics}: update of step {updates[-1]['step']}: expected weights of "
-            f"{', '.join(names)}, found those of {', '.join(weights)}"
-        )
-    return AlignmentHistory(
-        names,
-        np.array([update["step"] for update in updates], dtype=np.int64),
-        _table(alignments, names),
-        _table(known, names),
-        _table([weights], names)[0],
-    )
-
-
 def plot_alignments(metrics: Path, image: Path) -> None:
     """Draw the alignments of the heaviest domains over the steps, within a standard error.
 
@@ -274,7 +177,7 @@ def plot_alignments(metrics: Path, image: Path) -> None:
     Raises:
         ConfigError: If the metrics hold no alignments.
     """
-    histories = read_alignments(metrics)
+    histories = read_alignments(read_metrics(metrics))
     figure, panels = new_panels(len(histories))
     for axes, (name, history) in zip(panels, histories.items(), strict=True):
         _draw(axes, name, history)
@@ -301,10 +204,6 @@ def _draw(axes: Axes, target: str, history: AlignmentHistory) -> None:
     last: list[float] = history.alignments[-1, heaviest].tolist()
     labels = [f"{name}  {value:.3g}" for name, value in zip(names, last, strict=True)]
     label_ends(axes, labels, last, [colour for colour, _ in styles])
-
-
-def _table(records: list[dict[str, float]], names: tuple[str, ...]) -> FloatArray:
-    return np.array([[record[name] for name in names] for record in records], dtype=np.float64)
 
 
 def heaviest_lines(history: WeightHistory, max_lines: int) -> WeightHistory:
@@ -339,7 +238,7 @@ def plot_weights(metrics: Path, image: Path) -> None:
     Raises:
         ConfigError: If the metrics hold no weights.
     """
-    history = read_weights_from_start(metrics)
+    history = read_weights_from_start(read_metrics(metrics))
     lines = heaviest_lines(history, MAX_LINES)
     figure, axes = new_axes()
     styles = [
@@ -379,7 +278,7 @@ def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:
     """
     weights, alignments = (folder / f"{name}.png" for name in ("weights", "alignments"))
     plot_weights(metrics, weights)
-    if not any(map(has_alignments, read_records(metrics, "update"))):
+    if not any(map(has_alignments, read_metrics(metrics).of("update"))):
         return (weights,)
     plot_alignments(metrics, alignments)
     return weights, alignments

@@ -27,7 +27,7 @@ from megadga.data.order import WindowOrder
 from megadga.data.sampler import DrawMethod
 from megadga.errors import ConfigError
 from megadga.mixers.updates import UpdateSteps
-from megadga.report.history import Record
+from megadga.report.records import Record
 
 SAMPLER = "sampler"
 """Type of these records."""

@@ -28,6 +28,7 @@ from megadga.probes.state import token_losses
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.domains import read_domains
+from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.lock import FILE_NAME, RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.run_folder.requests import RequestFolder
@@ -74,7 +75,6 @@ from megadga.train.ranks import (
     on_first_rank,
     process_group,
 )
-from megadga.train.replay import METRICS_FILE
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import CheckpointReturns, SpikeResponse
 from megadga.train.restoring import ResumableEngine
@@ -485,7 +485,7 @@ def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
     try:
         if is_new:
             clear_rewinds(config.output)
-        with atomic_write(config.output / "config.yaml") as file:
+        with atomic_write(config.output / CONFIG_FILE) as file:
             file.write(config.to_yaml().encode())
     except OSError as error:
         raise _unwritable(config, error) from None

@@ -33,6 +33,7 @@ from megadga.mixers.updates import UpdateSteps, affordable_updates
 from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
 from megadga.probes.overhead import num_measured, update_cost
 from megadga.report.history import read_all_weights
+from megadga.report.records import read_metrics
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.extension import make_extension
 from megadga.train.models import model_size
@@ -326,7 +327,7 @@ def _context(resolver: WeightResolver) -> RuleContext:
         / np.array([domain.num_sequences for domain in resolver.domains], dtype=np.float64),
         importance=importance_of_sets(config),
         error=config.error,
-        read_history=read_all_weights,
+        read_history=lambda metrics: read_all_weights(read_metrics(metrics)),
     )
 
 

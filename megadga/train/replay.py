@@ -22,14 +22,13 @@ from megadga.data.rows import rank_rows
 from megadga.data.sampler import BatchPlan, MixtureSampler, SamplerState, occurrences
 from megadga.errors import ConfigError, ResumeError, ShardError
 from megadga.mixers.base import Mixtures
-from megadga.report.history import Record
+from megadga.report.records import Record
 from megadga.report.sampling import BatchLayout, SamplerRecord, SamplingLog, read_sampling
 from megadga.run_folder.checkpoints import CHECKPOINTS, completed_checkpoints, load_header
+from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 from megadga.train.data import open_training
 from megadga.train.revision_files import recorded_revisions, revised_config
-from megadga.train.saved import CONFIG_FILE
 
-METRICS_FILE = "metrics.jsonl"
 _MAX_NAMED = 4
 
 

@@ -24,8 +24,8 @@ from megadga.run_folder.checkpoints import (
     load_header,
     newest_intact_checkpoint,
 )
+from megadga.run_folder.layout import CONFIG_FILE
 
-CONFIG_FILE = "config.yaml"
 _MAX_LISTED = 8
 
 

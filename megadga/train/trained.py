@@ -14,9 +14,10 @@ from megadga.run_folder.checkpoints import (
     latest_checkpoint,
     load_header,
 )
+from megadga.run_folder.layout import CONFIG_FILE
 from megadga.section import KeyPath
 from megadga.train.models import check_tokenizer
-from megadga.train.saved import CONFIG_FILE, SavedRun, tokenizer_of
+from megadga.train.saved import SavedRun, tokenizer_of
 
 _REFERENCE: KeyPath = ("mixing", "reference")
 _INITIAL: KeyPath = ("model", "initial_weights")

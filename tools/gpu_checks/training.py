@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.config.loading import load_config
-from megadga.report.history import read_records
+from megadga.report.records import read_metrics
 from megadga.train.assembly import open_run
 from megadga.train.loop import Run, train
 
@@ -77,15 +77,15 @@ def _interval(run: Run, interval: int, setting: Setting) -> float:
 
 def _recorded(metrics: Path) -> Row:
     """Return the last losses, speed and weights that a run has written down."""
-    evaluation = read_records(metrics, "evaluation")[-1]
-    last = read_records(metrics, "train")[-1]
+    evaluation = read_metrics(metrics).of("evaluation")[-1]
+    last = read_metrics(metrics).of("train")[-1]
     found: dict[str, Any] = {
         "loss": last["loss"],
         "tokens_per_s": last["tokens_per_s"],
         "specific": evaluation["specific"]["target"],
         "general": evaluation["general"],
     }
-    if updates := read_records(metrics, "update"):
+    if updates := read_metrics(metrics).of("update"):
         found["averaged_weights"] = updates[-1]["averaged_weights"]
         found["observed_overhead"] = updates[-1]["observed_overhead"]
         found["predicted_overhead"] = updates[-1]["predicted_overhead"]

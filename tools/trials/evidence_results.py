@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from megadga.errors import ConfigError
-from megadga.report.history import read_records
+from megadga.report.records import read_metrics
 from trials.agreement import markdown_table
 
 TARGETS = (
@@ -78,9 +78,9 @@ def read_results(metrics: Path, *, rule: str, tokens: str, seed: int) -> Iterato
     Raises:
         ConfigError: If the file cannot be read or holds no evaluation.
     """
-    if not (evaluations := read_records(metrics, "evaluation")):
+    if not (evaluations := read_metrics(metrics).of("evaluation")):
         raise ConfigError(f"{metrics}: expected an evaluation, found none")
-    updates = read_records(metrics, "update")
+    updates = read_metrics(metrics).of("update")
     last = evaluations[-1]
     for target in last["specific"]:
         yield Result(

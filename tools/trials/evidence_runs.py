@@ -15,7 +15,7 @@ from statistics import mean
 
 from megadga.config.loading import load_config
 from megadga.errors import MegadgaError
-from megadga.report.history import read_records
+from megadga.report.records import read_metrics
 from trials.agreement import markdown_table
 from trials.evidence_data import targets_root
 from trials.evidence_results import TARGETS, Result, read_results
@@ -219,12 +219,12 @@ def is_finished(run: EvidenceRun) -> bool:
     if not metrics.exists():
         return False
     last_step = load_config(run.path, run.settings).training.steps
-    return any(record["step"] == last_step for record in read_records(metrics, "evaluation"))
+    return any(record["step"] == last_step for record in read_metrics(metrics).of("evaluation"))
 
 
 def _losses(run: EvidenceRun) -> list[float]:
     """Return the loss of the run's specific set at each evaluation."""
-    records = read_records(run.folder / "metrics.jsonl", "evaluation")
+    records = read_metrics(run.folder / "metrics.jsonl").of("evaluation")
     return [loss for record in records for loss in record["specific"].values()]
 
 

@@ -20,7 +20,8 @@ from megadga.errors import ConfigError, MegadgaError
 from megadga.launch.hosts import read_hostfile
 from megadga.mixers.basis import Basis, read_basis, write_basis
 from megadga.prepare.clustering.clusters import ClusteringRecord, read_record, write_record
-from megadga.report.plots import read_alignments
+from megadga.report.alignments import read_alignments
+from megadga.report.records import read_metrics
 from megadga.run_folder.checkpoints import latest_checkpoint, load_header, read_header
 from megadga.run_folder.markers import RunMarkers, finished_step
 from megadga.train.data import open_data
@@ -221,7 +222,7 @@ def test_metrics(folder, tmp_path, left_out):
     )
     domains = open_data(config).domains
     readers: list[Callable[[], object]] = [
-        lambda: read_alignments(path),
+        lambda: read_alignments(read_metrics(path)),
         lambda: summarise_run(path, "target"),
         lambda: make_mixture(config, domains),
     ]

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.report.plots import plot_alignments, plot_run, read_alignments
+from megadga.report.alignments import read_alignments
+from megadga.report.plots import plot_alignments, plot_run
+from megadga.report.records import read_metrics
 
 
 def write_updates(path, *updates):
@@ -19,7 +21,7 @@ def update(a, b, **more):
 
 def only(metrics):
     """The history of a run with one specific set."""
-    (history,) = read_alignments(metrics).values()
+    (history,) = read_alignments(read_metrics(metrics)).values()
     return history
 
 
@@ -48,7 +50,7 @@ def test_a_run_without_updates_has_no_alignments_to_draw(tmp_path):
     metrics = tmp_path / "m.jsonl"
     metrics.write_text('{"type": "train", "step": 1}\n')
     with pytest.raises(ConfigError, match=r"m\.jsonl: expected an update with alignments"):
-        read_alignments(metrics)
+        read_alignments(read_metrics(metrics))
 
 
 @pytest.mark.parametrize("num_domains", [1, 30])
@@ -85,7 +87,9 @@ def test_several_specific_sets_have_a_history_each(tmp_path):
     errors = {"target_standard_errors": {"qa": {"a": 0.1, "b": 0.2}, "law": {"a": 0.3, "b": 0.4}}}
     first = of_targets(qa={"a": 1, "b": 2}, law={"a": 3, "b": None})
     second = of_targets(qa={"a": 5, "b": 6}, law={"a": 7, "b": 8})
-    histories = read_alignments(write_updates(tmp_path / "m", first | errors, second))
+    histories = read_alignments(
+        read_metrics(write_updates(tmp_path / "m", first | errors, second))
+    )
 
     assert list(histories) == ["qa", "law"]
     np.testing.assert_array_equal(histories["qa"].alignments, [[1, 2], [5, 6]])

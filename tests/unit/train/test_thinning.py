@@ -4,7 +4,8 @@ import pytest
 
 from megadga.errors import ConfigError
 from megadga.mixers.updates import UpdateSteps
-from megadga.report.history import read_all_weights, read_records, read_weights
+from megadga.report.history import read_all_weights, read_weights
+from megadga.report.records import read_metrics
 from megadga.train.metrics import MetricsFile
 from megadga.train.thinning import ThinnedRecords
 
@@ -40,23 +41,23 @@ def logged(path, *, domains, interval, every=None, steps=LAST_STEP, resumed_at=0
 def test_with_few_domains_everything_is_logged(tmp_path):
     path = logged(tmp_path / "metrics.jsonl", domains=64, interval=4)
 
-    assert len(read_records(path, "update")) == 25
-    assert all("domains" in each for each in read_records(path, "evaluation"))
-    assert read_all_weights(path).weights.shape == (25, 64)
+    assert len(read_metrics(path).of("update")) == 25
+    assert all("domains" in each for each in read_metrics(path).of("evaluation"))
+    assert read_all_weights(read_metrics(path)).weights.shape == (25, 64)
 
 
 def test_with_many_domains_most_updates_are_logged_in_summary(tmp_path):
     path = logged(tmp_path / "metrics.jsonl", domains=320, interval=4)  # 20 steps between
 
-    assert [each["step"] for each in read_records(path, "update")] == [20, 40, 60, 80, 100]
-    first, *others = read_records(path, "update_summary")
+    assert [each["step"] for each in read_metrics(path).of("update")] == [20, 40, 60, 80, 100]
+    first, *others = read_metrics(path).of("update_summary")
     assert len(others) == 19
     assert first["step"] == 4
     assert first.keys() == {"type", "step", "probe_s", "effective_domains"}
     assert first["effective_domains"] == pytest.approx(320.0)
-    by_domain = [each["step"] for each in read_records(path, "evaluation") if "domains" in each]
+    by_domain = [each["step"] for each in read_metrics(path).of("evaluation") if "domains" in each]
     assert by_domain == [20, 40, 60, 80, 100]
-    assert read_weights(path).weights.shape == (5, 320)
+    assert read_weights(read_metrics(path)).weights.shape == (5, 320)
 
 
 @pytest.mark.parametrize(("interval", "resumed_at"), [(3, 50), (7, 22), (40, 41)])
@@ -67,7 +68,7 @@ def test_a_resumed_run_logs_what_the_uninterrupted_one_does(tmp_path, interval, 
     )
 
     assert one.read_bytes() == other.read_bytes()
-    assert read_records(one, "update")[-1]["step"] == LAST_STEP // interval * interval
+    assert read_metrics(one).of("update")[-1]["step"] == LAST_STEP // interval * interval
 
 
 def test_the_file_grows_with_the_steps_and_not_with_the_domains(tmp_path):
@@ -84,5 +85,5 @@ def test_a_run_that_is_replayed_must_have_logged_every_update(tmp_path):
     whole = logged(tmp_path / "whole.jsonl", domains=320, interval=4, every=1)
 
     with pytest.raises(ConfigError, match=r"found 20 updates without, .*by_domain_every: 1$"):
-        read_all_weights(path)
-    assert read_all_weights(whole).weights.shape == (25, 320)
+        read_all_weights(read_metrics(path))
+    assert read_all_weights(read_metrics(whole)).weights.shape == (25, 320)
