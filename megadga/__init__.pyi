@@ -11,6 +11,7 @@ from .errors import UnsupportedEngineError as UnsupportedEngineError
 from .export import Exported as Exported
 from .export import ExportOptions as ExportOptions
 from .export import export_run as export_run
+from .mixers.ado import Ado as Ado
 from .mixers.base import Scheduler as Scheduler
 from .mixers.basis import OverBasis as OverBasis
 from .mixers.dga import Dga as Dga

@@ -147,7 +147,7 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Mixing
-    """How the domain weights are determined: type dga, grape, doge, doremi, odm, schedule,
+    """How the domain weights are determined: type dga, grape, doge, doremi, odm, ado, schedule,
     importance, static or, for short, uniform, proportional, temperature or unimax; or that of an
     installed extension."""
     sampling: SamplingSection = SamplingSection()

@@ -34,6 +34,7 @@ RULES = {
     "dga by default": ("mixing={type: dga, overhead: 0.3}",),
     "dga, of a model with dropout": (DROPOUT,),
     "doge": ("mixing={type: doge, interval: 2, step_size: 0.01}",),
+    "ado": ("mixing={type: ado, interval: 2, warmup: 4, ignored: 0, initial: uniform}",),
     "odm": ("mixing={type: odm, interval: 1, smoothing: 0.5}",),
     "schedule": (f"mixing={SCHEDULE}",),
     "basis": (

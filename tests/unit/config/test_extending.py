@@ -16,7 +16,7 @@ from tests.support.runs import write_run
 Write = Callable[..., Path]
 STAYING = "mixing={type: staying, interval: 3}"
 BUILT_IN = (
-    "'dga', 'doge', 'doremi', 'grape', 'importance', 'odm', 'proportional', 'schedule', "
+    "'ado', 'dga', 'doge', 'doremi', 'grape', 'importance', 'odm', 'proportional', 'schedule', "
     "'static', 'temperature', 'uniform'"
 )
 

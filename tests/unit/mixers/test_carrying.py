@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from megadga.mixers.ado import Ado
 from megadga.mixers.base import (
     Alignments,
     DomainLosses,
@@ -41,6 +42,7 @@ RULES = {
     "filtered": lambda k: Dga(uniform(k), 0.5, filtered=True),
     "doge": lambda k: Doge(uniform(k), 0.5),
     "doremi": lambda k: Doremi(uniform(k)),
+    "ado": lambda k: Ado(uniform(k), warmup=1),
     "odm": lambda k: Odm(uniform(k)),
     "odm by exponentials": lambda k: Odm(uniform(k), reward="exponential"),
     "grape": lambda k: Grape(uniform(k), TARGETS, 0.5, 0.5),
@@ -50,7 +52,7 @@ RULES = {
 
 def observation(rule, size, step, seed):
     rng = np.random.default_rng(seed)
-    if isinstance(rule, Doremi | Odm):
+    if isinstance(rule, Ado | Doremi | Odm):
         losses, counts = rng.random(size), rng.integers(0, 3, size)
         counts[0] = 1
         return DomainLosses(losses, counts, step, losses - 0.5)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from megadga.arrays import FloatArray
+from megadga.mixers.ado import Ado
 from megadga.mixers.base import (
     Alignments,
     DomainLosses,
@@ -116,6 +117,9 @@ RULES = {
     "dga with a general guard": Rule(general_dga, alignments_and_a_loss),
     "doge": Rule(lambda initial: Doge(initial, step_size=0.3), alignments),
     "doremi": Rule(Doremi, domain_losses),
+    "ado": Rule(
+        lambda initial: Ado(initial, warmup=1, min_weight=0.1 / initial.size), domain_losses
+    ),
     "odm": Rule(Odm, domain_losses),
     "odm as in code": Rule(
         lambda initial: Odm(initial, warmup=2, reward="exponential"), domain_losses
