@@ -211,6 +211,10 @@ def find_batch_inconsistencies(
         expected = f"null with {in_flight}, which measures on batches that train on the mean loss"
         found = training.loss_reweighting.strategy
         yield ConfigIssue(("training", "loss_reweighting"), expected, format_value(found))
+    if training.domain_weights is not None:
+        expected = f"null with {in_flight}, which measures on batches that train on the mean loss"
+        found = format_value(training.domain_weights)
+        yield ConfigIssue(("training", "domain_weights"), expected, found)
     if training.global_batch_size == 1:
         expected = f"at least 2 with {in_flight}, which compares the sequences of a batch"
         yield ConfigIssue(("training", "global_batch_size"), expected, "1")

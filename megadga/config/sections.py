@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from megadga.mixers.weights import Weights
 from megadga.section import (
     KeyPath,
     NonNegativeFloat,
@@ -208,6 +209,10 @@ class TrainingSection(Section):
     loss_reweighting: LossReweightingSection | None = None
     """Train on a weighted mean of the global batch's losses; null: on their mean. Steps of several
     micro-batches per rank need an additional forward pass, about a third more time."""
+    domain_weights: Weights | None = None
+    """Mixture that the loss is over, whatever batches are sampled from: a sequence of a domain
+    counts by its weight here over its sampling weight. Written as the weights of type static.
+    null: the loss is over the batches' mixture."""
 
 
 class EvaluatedSet(Section):

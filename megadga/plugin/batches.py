@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megadga.arrays import FloatArray, IntArray
+from megadga.arrays import FloatArray, IntArray, check_simplex
 from megadga.data.domain import SequenceSet, trains_all_tokens
 from megadga.data.order import WindowOrder
 from megadga.data.reader import BatchReader, PendingRead, count_targets
@@ -32,6 +32,8 @@ class Sampling:
         prefetch: Batches prefetched in the background, at least 1.
         order: Order of each domain's windows, if the domains have changed since the run began;
             None: they have not.
+        objective: Mixture that the loss is over, whatever batches are sampled from, shape ``(K,)``
+            (see ``BatchIndices.sequence_weights``); None: that of the batches.
     """
 
     seed: int
@@ -39,6 +41,7 @@ class Sampling:
     max_epochs: float | None = None
     prefetch: int = 2
     order: WindowOrder | None = None
+    objective: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class BatchIndices:
         global_sequences: Window index of each inside its domain, same shape.
         global_targets: Targets of each sequence of the global batch, at least 1, shape ``(B,)``,
             equal on every rank; None: ``S`` of each, as all domains are windows of text.
+        global_factors: Weight of each sequence's domain in the objective over its weight in the
+            sampling of this batch, shape ``(B,)``, equal on every rank; None: there is no
+            objective apart from the sampling.
     """
 
     step: int
@@ -63,17 +69,28 @@ class BatchIndices:
     global_domains: IntArray
     global_sequences: IntArray
     global_targets: IntArray | None = None
+    global_factors: FloatArray | None = None
 
-    def target_weights(self) -> FloatArray | None:
-        """Return the weight of each sequence's mean loss in the mean over all targets.
+    def sequence_weights(self) -> FloatArray | None:
+        """Return the weight of each sequence's mean loss in the global batch's loss.
 
-        Of mean 1 over the global batch, shape ``(B,)``; None: all equal. The mean over the ranks'
-        micro-batches of ``(weights[rows] * sequence_means).mean()`` is the mean over the targets
-        of the global batch, however it is divided.
+        Of shape ``(B,)``; None: all equal. The loss is the mean over the ranks' micro-batches of
+        ``(weights[rows] * sequence_means).mean()``, however the batch is divided.
+
+        Without an objective, it is the mean over the targets of the global batch: weights are
+        proportional to the sequences' numbers of targets, with a mean of 1. With one, ``w_k``, and
+        sampling weights ``q_k``, each drawn sequence counts ``w_k / q_k``, times its share of the
+        targets of its domain in the batch: the expected loss is ``sum_k w_k L_k`` over the mean
+        losses ``L_k`` of the domains' targets, whatever ``q`` is and however long sequences are.
         """
-        if self.global_targets is None:
-            return None
-        return self.global_targets / self.global_targets.mean()
+        targets = self.global_targets
+        if self.global_factors is None:
+            return None if targets is None else targets / targets.mean()
+        if targets is None:
+            return self.global_factors
+        counts = np.bincount(self.global_domains)
+        means = np.bincount(self.global_domains, weights=targets) / np.maximum(counts, 1)
+        return self.global_factors * targets / means[self.global_domains]
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,8 @@ class BatchLoader:
         state: Progress through the data, prefetched batches not included.
 
     Raises:
-        ValueError: If ``sampling.prefetch`` is below 1.
+        ValueError: If ``sampling.prefetch`` is below 1, or ``sampling.objective`` is no mixture of
+            the domains.
     """
 
     def __init__(
@@ -153,6 +171,10 @@ class BatchLoader:
             world_size=collective.world_size,
             micro_batch_size=engine.train_micro_batch_size_per_gpu(),
         )
+        if sampling.objective is not None and sampling.objective.shape != self.sizes.shape:
+            expected, found = self.sizes.shape, sampling.objective.shape
+            raise ValueError(f"objective: expected shape {expected}, found {found}")
+        self._objective = None if sampling.objective is None else check_simplex(sampling.objective)
         if sampling.prefetch < 1:
             raise ValueError(f"prefetch: expected at least 1, found {sampling.prefetch}")
         self._prefetch = sampling.prefetch
@@ -268,7 +290,15 @@ class BatchLoader:
             global_domains=plan.selection.domains,
             global_sequences=plan.selection.sequences,
             global_targets=targets,
+            global_factors=self._factors(plan),
         )
+
+    def _factors(self, plan: BatchPlan) -> FloatArray | None:
+        """Return ``w_k / q_k`` of each sequence's domain ``k``, shape ``(B,)``."""
+        if self._objective is None:
+            return None
+        drawn = plan.selection.domains
+        return self._objective[drawn] / plan.weights[drawn]
 
 
 def _selection(plan: BatchPlan) -> Selection:

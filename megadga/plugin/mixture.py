@@ -57,7 +57,7 @@ class MixturePlugin:
         engine: A DeepSpeed engine, ZeRO stage 0-3; its ``train_batch_size()`` is ``B``.
         domains: The ``K`` training domains, with the same sequence length: streams, of text or
             dialogues, or sets of examples or dialogues. Of all but streams of text the tokens may
-            be padded and marked (see ``specific``), and ``target_weights`` of a batch's indices
+            be padded and marked (see ``specific``), and ``sequence_weights`` of a batch's indices
             say what each sequence counts for.
         specific: The specific set, or several in the order of the scheduler's targets; None only
             for a scheduler that does not use one. If it is padded (``Examples``), the module

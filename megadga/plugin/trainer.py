@@ -188,6 +188,11 @@ class MixtureCallback(TrainerCallback):
                 "Trainer: expected a MixtureDataset as its train_dataset, found "
                 f"{type(dataset).__name__}"
             )
+        if sampling.objective is not None:
+            raise ValueError(
+                "sampling.objective: expected None, as the Trainer's loss is the mean over the "
+                "targets of its batches, found a mixture"
+            )
         measures_default = loss is causal_lm_loss
         check_trainer(trainer, scheduler, probe, measures_default=measures_default)
         self._trainer: Any = trainer  # many of its attributes are of types that are not known

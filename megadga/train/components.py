@@ -51,6 +51,7 @@ def make_mixture_plugin(
             method=config.sampling.method,
             max_epochs=config.sampling.max_epochs,
             order=order,
+            objective=mixture.objective,
         ),
         interval=mixture.updates or config.training.steps,  # None for fixed mixtures
         probe=mixture.probe or DIRECTIONAL,

@@ -263,6 +263,7 @@ class Mixture:
         probe: How alignments are measured for an update; None: there are none.
         lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
         min_effective_domains: Effective domains below which the weights are cause for alarm.
+        objective: Mixture that the loss is over, shape ``(K,)``; None: that of the batches.
     """
 
     scheduler: Scheduler
@@ -270,6 +271,7 @@ class Mixture:
     probe: Probe | None = None
     lost_mass: float = 0.0
     min_effective_domains: float = 0.0
+    objective: FloatArray | None = None
 
 
 def make_mixture(
@@ -312,7 +314,26 @@ def make_mixture(
         probe,
         lost_mass=scheduler.lost_mass if isinstance(scheduler, Static) else 0.0,
         min_effective_domains=options.least_effective_domains,
+        objective=_objective(resolver, scheduler),
     )
+
+
+def _objective(resolver: WeightResolver, scheduler: Scheduler) -> FloatArray | None:
+    """Return the mixture that the loss is over.
+
+    Raises:
+        ConfigError: If it does not name exactly the domains, or has weight in one that is never
+            sampled.
+    """
+    config, key = resolver.config, ("training", "domain_weights")
+    if config.training.domain_weights is None:
+        return None
+    objective = resolver.of(key, config.training.domain_weights)
+    never = np.flatnonzero((scheduler.init().averaged_weights == 0.0) & (objective > 0.0))
+    if scheduler.observes is None and never.size:
+        found = f"{resolver.names[int(never[0])]}, which never is"
+        raise config.invalid(*key, expected="weights of domains that are sampled", found=found)
+    return objective
 
 
 def _context(resolver: WeightResolver) -> RuleContext:
@@ -354,7 +375,7 @@ def _probe(config: RunConfig, scheduler: Scheduler) -> Probe | None:
         return None
     training = config.training
     in_flight = training.loss_reweighting is None and training.global_batch_size > 1
-    in_flight &= not config.data.dialogues
+    in_flight &= not config.data.dialogues and training.domain_weights is None
     chosen = config.mixing.alignment_probe
     return config.mixing.default_probe(needs, in_flight=in_flight) if chosen is None else chosen
 

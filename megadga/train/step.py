@@ -114,9 +114,10 @@ class WindowEnd:
 class MeanLossStep:
     """Trains on the mean loss over all targets of the global batch; ``TrainStep``.
 
-    Where sequences differ in their number of targets, each counts by its share of the global
-    batch's, which every rank knows from the plan (``target_weights``): the loss is independent of
-    the number of ranks, the size of micro-batches and accumulation, without a collective.
+    Where sequences differ in their number of targets, or the objective is another mixture than
+    that of the batches, each counts by a weight that every rank knows from the plan
+    (``sequence_weights``): the loss is independent of the number of ranks, the size of
+    micro-batches and accumulation, without a collective.
 
     Args:
         engine: A DeepSpeed engine around a module that returns one loss per token.
@@ -132,7 +133,7 @@ class MeanLossStep:
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
-        weights = batch.indices.target_weights()
+        weights = batch.indices.sequence_weights()
         own: list[Tensor] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
             if own:
@@ -205,7 +206,7 @@ class WeightedLossStep:
         model = self._reweighting.losses
         (known,) = self._step_sum(batch, _batch_means(model, batch))
         weights = self._weights(known, batch.step)
-        shares = _with_targets(weights, batch)
+        shares = _with_planned(weights, batch)
         own: list[Tensor] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
             if own:
@@ -221,7 +222,7 @@ class WeightedLossStep:
         own = sequence_means(self._engine(tokens), tokens, batch)
         losses, *others = self._step_sum(batch, own.detach()[None], *extra)
         weights = self._weights(losses, batch.step)
-        run_backward(self._engine, own, _with_targets(weights, batch)[rows])
+        run_backward(self._engine, own, _with_planned(weights, batch)[rows])
         self._end_window.end(batch, losses)
         return StepLosses(losses, tuple(others), weights)
 
@@ -231,10 +232,10 @@ class WeightedLossStep:
         return self._reweighting.rule.weights(losses, step=step - 1)
 
 
-def _with_targets(weights: FloatArray, batch: Batch) -> FloatArray:
-    """Return sequences' weights times those of their numbers of targets, shape ``(B,)``."""
-    targets = batch.indices.target_weights()
-    return weights if targets is None else weights * targets
+def _with_planned(weights: FloatArray, batch: Batch) -> FloatArray:
+    """Return weights by loss times those that the plan says, shape ``(B,)``."""
+    planned = batch.indices.sequence_weights()
+    return weights if planned is None else weights * planned
 
 
 ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None, IntArray | None], None]
@@ -331,9 +332,10 @@ class Trainer:
             before clipping (NaN if it is not finite), tokens per second over all ranks, and per
             domain in the batch the number of sequences, their mean loss, and a reference model's
             mean loss if there is one. With domains of dialogues, also ``targets_by_domain``: the
-            number of targets, over which losses are means. With reweighting, also
+            number of targets, over which losses are means. With reweighting or an objective, also
             ``effective_sequences``: the number of equally weighted sequences whose mean would have
-            the same variance. Logged losses are never weighted by losses.
+            the same variance. With an objective, also ``objective_loss``: the weighted mean that
+            is trained on, but for weights by losses. All other losses are not weighted.
         """
         started = self._clock()
         torch.manual_seed(self._seed(batch.step))
@@ -360,9 +362,13 @@ class Trainer:
             record["targets_by_domain"] = self._counts(domains, targets)
         if reference_losses is not None:
             record["reference_loss_by_domain"] = self._means(reference_losses, domains, targets)
-        if self._weighted:
+        has_objective = batch.indices.global_factors is not None
+        if has_objective:
+            equal = np.ones(losses.size)
+            record["objective_loss"] = float(np.mean(losses * _with_planned(equal, batch)))
+        if self._weighted or has_objective:
             weights = np.ones(losses.size) if trained.weights is None else trained.weights
-            record["effective_sequences"] = _effective(_with_targets(weights, batch))
+            record["effective_sequences"] = _effective(_with_planned(weights, batch))
         return {"train": record}
 
     def _gradient_norm(self) -> float | None:

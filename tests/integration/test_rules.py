@@ -31,6 +31,7 @@ DROPOUT = """model={type: hugging_face, sequence_length: 8, config: {model_type:
     n_layer: 1, n_head: 2, n_positions: 8, resid_pdrop: 0.2}}"""
 RULES = {
     "dga": ("mixing.step_size={spread: 0.3}", "mixing.max_change=0.05", "mixing.warmup=1"),
+    "dga, with an objective of its own": ("training.domain_weights=uniform",),
     "dga by default": ("mixing={type: dga, overhead: 0.3}",),
     "dga, of a model with dropout": (DROPOUT,),
     "doge": ("mixing={type: doge, interval: 2, step_size: 0.01}",),

@@ -186,6 +186,13 @@ def complaints(folder, *overrides: str) -> list[str]:
             ),
         ),
         (
+            [IN_FLIGHT, "training.domain_weights=uniform"],
+            (
+                "override 2: training.domain_weights: expected null with mixing.probe.type "
+                "in_flight, which measures on batches that train on the mean loss, found 'uniform'"
+            ),
+        ),
+        (
             [IN_FLIGHT, "training.micro_batch_size=1", "training.global_batch_size=1"],
             (
                 "override 3: training.global_batch_size: expected at least 2 with "

@@ -14,7 +14,7 @@ from megadga.data.folder import DomainSource, open_domains
 from megadga.data.reader import read_windows
 from megadga.data.sampler import MixtureSampler
 from megadga.errors import ExhaustedError
-from megadga.plugin.batches import BatchLoader, Sampling
+from megadga.plugin.batches import BatchIndices, BatchLoader, Sampling
 from tests.support.shards import write_domain
 from tests.support.streams import counting_domain
 from tests.unit.train.fakes import FakeEngine, LoneRank
@@ -195,9 +195,9 @@ def test_the_plan_has_the_targets_of_the_global_batch_where_they_differ(tmp_path
     texts, mixed = source([text, other]), source([text, chat])
 
     assert texts.next_indices(shared).global_targets is None
-    assert texts.next_indices(shared).target_weights() is None
+    assert texts.next_indices(shared).sequence_weights() is None
     for indices in (mixed.next_indices(shared), mixed.next_indices(shared)):
-        targets, weights = indices.global_targets, indices.target_weights()
+        targets, weights = indices.global_targets, indices.sequence_weights()
         assert targets is not None
         assert weights is not None
         of_chat = indices.global_domains == 1
@@ -207,3 +207,66 @@ def test_the_plan_has_the_targets_of_the_global_batch_where_they_differ(tmp_path
         assert targets[of_chat].tolist() == (tokens[:, 1:] >= 0).sum(axis=1).tolist()
         assert np.ptp(targets) > 0
         assert weights.tolist() == (targets / targets.mean()).tolist()
+
+
+def weights_of(indices: BatchIndices) -> FloatArray:
+    weights = indices.sequence_weights()
+    assert weights is not None
+    return weights
+
+
+def test_with_an_objective_sequences_count_by_its_weights_over_those_of_the_sampling(domains):
+    objective, sampled = np.array([0.2, 0.3, 0.5]), np.array([0.5, 0.25, 0.25])
+    batches = source(domains, objective=objective)
+    batch = batches.next_indices(sampled)
+    expected = np.array([0.4, 1.2, 2.0])[batch.global_domains]
+    np.testing.assert_allclose(weights_of(batch), expected, rtol=1e-15)
+
+
+def test_domains_count_as_the_objective_says_on_average_over_batches(domains):
+    objective, sampled = np.array([0.1, 0.2, 0.7]), np.array([0.53, 0.29, 0.18])
+    batches = source(domains, objective=objective)
+    totals, number = np.zeros(3), 400
+    for _ in range(number):
+        indices = batches.next_indices(sampled)
+        totals += np.bincount(indices.global_domains, weights=weights_of(indices))
+    np.testing.assert_allclose(totals / (number * B), objective, rtol=0.005)
+
+
+def test_after_a_domain_is_exhausted_the_weights_are_over_those_of_the_others(domains):
+    objective = np.full(3, 1 / 3)
+    batches = source(domains, objective=objective, max_epochs=1.0)
+    sampled = np.array([0.1, 0.1, 0.8])  # of 25 windows of the last, 6 or 7 a batch
+    *_, last = (batches.next_indices(sampled) for _ in range(6))
+    assert set(last.global_domains.tolist()) == {0, 1}
+    np.testing.assert_allclose(weights_of(last), (1 / 3) / 0.5, rtol=1e-12)
+
+
+def test_an_objective_holds_in_targets_where_sequences_have_different_numbers_of_them():
+    targets = np.array([10, 30, 8, 8, 2])
+    indices = BatchIndices(
+        step=1,
+        domains=np.zeros((1, 5), np.int64),
+        sequences=np.zeros((1, 5), np.int64),
+        rows=np.arange(5)[None],
+        global_domains=np.array([0, 0, 1, 1, 1]),
+        global_sequences=np.zeros(5, np.int64),
+        global_targets=targets,
+        global_factors=np.array([0.5, 0.5, 1.25, 1.25, 1.25]),
+    )
+    weights = weights_of(indices)
+    # Each domain's sequences share its 2 * 0.5 and 3 * 1.25 by their numbers of targets.
+    expected = [0.25, 0.75, 3.75 * 8 / 18, 3.75 * 8 / 18, 3.75 * 2 / 18]
+    np.testing.assert_allclose(weights, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (np.array([0.5, 0.5]), r"objective: expected shape \(3,\), found \(2,\)"),
+        (np.array([0.5, 0.5, 0.5]), "sum"),
+    ],
+)
+def test_what_is_no_mixture_of_the_domains_is_no_objective(domains, objective, message):
+    with pytest.raises(ValueError, match=message):
+        source(domains, objective=objective)

@@ -106,6 +106,7 @@ def test_dga_without_any_key_is_filtered_and_measures_in_flight_as_often_as_it_m
         ["mixing.score=cosine"],
         ["mixing.filtered=false"],
         ["training.loss_reweighting={strategy: quadratic}"],
+        ["training.domain_weights=uniform"],
     ],
 )
 def test_what_cannot_be_measured_in_flight_is_by_default_measured_between_steps(folder, overrides):
@@ -425,3 +426,22 @@ def test_domains_without_weight_do_not_count_as_supply(folder):
     mixture(folder, only, *batch, f"training.steps={held}", "sampling.max_epochs=1.0")
     with pytest.raises(ConfigError, match=f"from domains that hold {held}"):
         mixture(folder, only, *batch, f"training.steps={held + 1}", "sampling.max_epochs=1.0")
+
+
+def test_an_objective_is_written_as_static_weights_are(folder):
+    assert mixture(folder).objective is None
+    explicit = "training.domain_weights={code: 0.5, novels: 0.5, recipes: 0}"
+    found = mixture(folder, explicit).objective
+    assert found is not None
+    assert found.tolist() == [0.5, 0.5, 0.0]
+    with pytest.raises(ConfigError, match=r"training.domain_weights: expected a weight for each"):
+        mixture(folder, "training.domain_weights={code: 1}")
+
+
+def test_an_objective_over_a_domain_that_is_never_sampled_is_refused(folder):
+    rule = static("{code: 0.5, novels: 0.5, recipes: 0}")
+    message = (
+        "training.domain_weights: expected weights of domains that are sampled, found recipes"
+    )
+    with pytest.raises(ConfigError, match=message):
+        mixture(folder, rule, "training.domain_weights=uniform")

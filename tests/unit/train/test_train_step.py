@@ -1,6 +1,7 @@
 """Training on a weighted mean is what one process would do with the whole batch at once."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,3 +237,38 @@ def test_batches_of_texts_are_trained_to_the_bit_as_means_of_micro_batches():
 
     assert torch.equal(moved(trained), moved(plain))
     assert "targets_by_domain" not in record
+
+
+FACTORS = np.array([0.5, 2.0, 0.0, 1.5])
+
+
+def with_objective(accumulation: int) -> Batch:
+    plain = batch_of(accumulation)
+    return replace(plain, indices=replace(plain.indices, global_factors=FACTORS))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_with_an_objective_a_step_descends_on_its_mean_of_the_whole_batch(accumulation):
+    engine = double_engine(accumulation)
+    alone = copy.deepcopy(engine.module)
+    factors = torch.from_numpy(FACTORS[np.array(ROWS).ravel()])
+    (factors * alone(TOKENS.flatten(0, 1)).mean(-1)).mean().backward()
+
+    MeanLossStep(engine, StepAllReduce(LoneRank()))(with_objective(accumulation))
+
+    (scores,) = alone.parameters()
+    assert scores.grad is not None
+    torch.testing.assert_close(moved(engine), scores.detach() - 0.1 * scores.grad)
+
+
+def test_a_step_with_an_objective_logs_the_loss_that_it_trains_on():
+    engine = double_engine(2)
+    by_row = engine.module(TOKENS.flatten(0, 1)).mean(-1).detach().numpy()
+    losses = by_row[np.argsort(np.array(ROWS).ravel())]
+    trainer = Trainer(
+        engine, ["d0"], step_sum=StepAllReduce(LoneRank()), clock=iter([0.0, 1.0]).__next__
+    )
+    record = trainer.step(with_objective(2))["train"]
+    assert record["loss"] == pytest.approx(losses.mean(), rel=1e-12)
+    assert record["objective_loss"] == pytest.approx((FACTORS * losses).mean(), rel=1e-12)
+    assert record["effective_sequences"] == pytest.approx(4.0**2 / (0.25 + 4.0 + 2.25))
