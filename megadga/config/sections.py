@@ -241,8 +241,12 @@ class MetricsSection(Section):
 
     by_domain_every: PositiveInt | None = None
     """Optimizer steps between updates and evaluations that are logged with their values by domain,
-    at least 1, the others in summary; 1: all of them have those, as a replay of the run needs;
-    null: domains / 16, so that a step adds a few kilobytes however many domains there are."""
+    at least 1, the others in summary; 1: all of them have those; null: domains / 16, so that a
+    step adds a few kilobytes however many domains there are. `by_domain.log` has all of them."""
+    peak_flops: PositiveFloat | None = None
+    """Floating-point operations per second of one accelerator at its best, above 0, by which
+    `train.mfu` is a share; null: as its data sheet says for dense bfloat16, if it is a known one
+    and training.precision is bf16, else there is no `mfu`."""
 
 
 class BestCheckpoints(Section):

@@ -27,6 +27,7 @@ from megadga.probes.engine import limit_waiting
 from megadga.probes.state import token_losses
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
+from megadga.run_folder.domain_log import DOMAIN_LOG, WINDOWS
 from megadga.run_folder.domains import read_domains
 from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.lock import FILE_NAME, RunLock
@@ -51,9 +52,11 @@ from megadga.train.components import (
     make_trainer,
     mean_weights_file,
     thinned_records,
+    utilization,
     waiting_of,
 )
 from megadga.train.data import RunData, check_output, no_checkpoint
+from megadga.train.domain_log import DomainLogFile
 from megadga.train.engine import make_engine
 from megadga.train.live import (
     DataInForce,
@@ -84,6 +87,7 @@ from megadga.train.revisions import Revision, check_unrevised, describe_revision
 from megadga.train.spikes import LossSpikes
 from megadga.train.step import Watching
 from megadga.train.storage import Storage
+from megadga.train.timing import StepTimes
 from megadga.train.watching import drops_updates, make_spikes, watch_progress
 
 
@@ -259,6 +263,7 @@ def _assemble(
         advance=stalls.advance,
     )
     metrics = MetricsFile(config.output / METRICS_FILE) if ranks.rank == 0 else None
+    domain_log = DomainLogFile(config.output / DOMAIN_LOG) if ranks.rank == 0 else None
 
     def watch() -> Mapping[str, Any]:
         sinks.check()
@@ -272,6 +277,7 @@ def _assemble(
         plan=checkpoint_plan(config),
         content=reviser.current.content,
         metrics=metrics,
+        domain_log=domain_log,
         storage=storage,
         watch=watch,
     )
@@ -279,8 +285,9 @@ def _assemble(
     requests.resume()
     sinks = MetricFanOut(
         ()
-        if metrics is None
+        if metrics is None or domain_log is None
         else (
+            domain_log,
             thinned_records(config, metrics, mixture.updates),
             mean_weights_file(config),
             make_progress(config, plugin),
@@ -342,6 +349,7 @@ def _assemble(
         markers=markers,
         total_steps=config.training.steps,
         revisions=revisions,
+        times=StepTimes(utilization=utilization(config, data, engine.device, ranks)),
     )
     return run
 
@@ -361,6 +369,7 @@ def _revisions(
         ),
         apply=reviser.apply,
         record=lambda: _sampler(reviser.current.plugins).record(),
+        windows=lambda: reviser.current.plugin.windows_by_name,
     )
 
 
@@ -394,7 +403,8 @@ def _first_records(
     mixture, is_first = plugins[0], dist.get_rank() == 0
     assert isinstance(mixture, MixturePlugin)
     if mixture.step == 0:
-        yield {"event": {"event": START, **mixture.initial_weights()}}
+        start = {"event": START, **mixture.initial_weights(), WINDOWS: mixture.windows_by_name}
+        yield {"event": start}
     if is_first and (sampler := _sampler(plugins).first(config.output / METRICS_FILE)):
         yield sampler
     changes = None if point is None else find_changes(point.header.identity, identity)
@@ -404,7 +414,7 @@ def _first_records(
             for each in changes.changes:
                 _print_stderr(f"changed since {point.path.name}: {each}")
     if revision is not None and not revision.is_none:
-        yield {"event": revision.event()}
+        yield {"event": {**revision.event(), WINDOWS: mixture.windows_by_name}}
 
 
 def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:

@@ -1,6 +1,6 @@
 """The training loop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from megadga.plugin import Batch, Metrics, MixturePlugin, Plugin
@@ -16,6 +16,7 @@ from megadga.train.requests import MixtureRequests
 from megadga.train.responses import SpikeResponse
 from megadga.train.step import Trainer
 from megadga.train.storage import Storage
+from megadga.train.timing import StepTimes
 
 
 class Markers(Protocol):
@@ -48,6 +49,7 @@ class Run:
         markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
         revisions: Revises the data at updates of the mixture; None: they stay.
+        times: Divides this rank's time in each step.
     """
 
     mixture: MixturePlugin
@@ -65,6 +67,7 @@ class Run:
     markers: Markers
     total_steps: int
     revisions: LiveRevisions | None = None
+    times: StepTimes = field(default_factory=StepTimes)
 
 
 def evaluate(run: Run) -> Metrics:
@@ -94,14 +97,18 @@ def train(run: Run) -> bool:
     """
     while run.mixture.step < run.total_steps:
         run.stalls.enter(run.mixture.step + 1, "reading the batch")
+        run.times.begin(run.mixture.probed_s)
         batch = run.mixture.next_batch()
+        run.times.lap("data", run.mixture.probed_s)
         run.stalls.enter(batch.step, "forward and backward passes")
         metrics = run.trainer.step(batch)
-        for plugin in run.plugins:
-            run.stalls.enter(batch.step, plugin.name)
-            metrics |= plugin.after_step(batch.step)
+        run.times.lap("training", run.mixture.probed_s)
+        events = _after_step(run, batch.step, metrics)
+        metrics["train"] |= run.times.record(metrics["train"])
         run.stalls.enter(batch.step, "metrics")
         run.metrics.log(batch.step, metrics)
+        for event in events:
+            run.metrics.log(batch.step, event)
         for applied in run.requests.after_step(batch.step):
             run.metrics.log(batch.step, applied)
         if run.revisions is not None and (revised := run.revisions.after_step(batch.step)):
@@ -126,6 +133,22 @@ def train(run: Run) -> bool:
     _log_writing(run)
     run.markers.end(run.mixture.step, finished=finished)
     return finished
+
+
+def _after_step(run: Run, step: int, metrics: Metrics) -> list[Metrics]:
+    """Call the plugins, and add their records; return events, of which a step may have several.
+
+    Collective.
+    """
+    events: list[Metrics] = []
+    for plugin in run.plugins:
+        run.stalls.enter(step, plugin.name)
+        found = plugin.after_step(step)
+        run.times.lap(plugin.name, run.mixture.probed_s)
+        if "event" in found:
+            events.append({"event": found.pop("event")})
+        metrics |= found
+    return events
 
 
 def _respond(run: Run, batch: Batch, train: dict[str, Any]) -> bool:
