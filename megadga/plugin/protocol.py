@@ -33,7 +33,7 @@ MAX_DOMAINS = 4096
 """Maximum number of domains that are logged individually if there is a basis."""
 
 
-_OF_DOMAINS = ("weights", "averaged_weights", "epochs", "windows")
+_OF_DOMAINS = ("weights", "averaged_weights", "epochs", "domain_windows")
 """Keys of a record whose values are by domain, where those of a basis are beside them."""
 
 

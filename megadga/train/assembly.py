@@ -51,6 +51,7 @@ from megadga.train.components import (
     make_progress,
     make_trainer,
     mean_weights_file,
+    record_values,
     thinned_records,
     utilization,
     waiting_of,
@@ -69,6 +70,9 @@ from megadga.train.live import (
 from megadga.train.loop import Run
 from megadga.train.metrics import MetricFanOut, MetricsFile
 from megadga.train.mixture import Mixture
+from megadga.train.monitors.opening import check_packages, open_monitors
+from megadga.train.monitors.sink import Monitors
+from megadga.train.monitors.values import RecordValues
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import (
     CollectiveStop,
@@ -146,12 +150,23 @@ def open_run(
                     _check_same_everywhere(opened, ranks)
                 if resume_from is not None and point is not None:
                     _discard_requests(config, point, ranks)
-                run = _assemble(config, opened, stop_requested, ranks, lock, point, allowed)
+                on_first_rank(ranks, lambda: check_packages(config))
+                run = _assemble(
+                    config,
+                    opened,
+                    stop_requested,
+                    ranks,
+                    lock,
+                    point,
+                    allowed,
+                    monitored=not evaluate_only,
+                )
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 try:
                     yield run
                 finally:
                     run.stalls.close()
+                    run.monitors.close()
                 run.mixture.close()
     finally:
         lock.release()
@@ -207,6 +222,8 @@ def _assemble(
     lock: RunLock,
     point: ResumePoint | None,
     allowed: Collection[str],
+    *,
+    monitored: bool,
 ) -> Run:
     """Build all components, then create the output folder, then resume from its checkpoint.
 
@@ -283,6 +300,10 @@ def _assemble(
     )
     checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     requests.resume()
+    monitors = Monitors(())
+    if monitored:
+        values = record_values(config, plugin, lambda: reviser.current.plugin.windows_by_name)
+        monitors = _open_monitors(config, values, engine, metrics, ranks, step=plugin.step)
     sinks = MetricFanOut(
         ()
         if metrics is None or domain_log is None
@@ -291,6 +312,7 @@ def _assemble(
             thinned_records(config, metrics, mixture.updates),
             mean_weights_file(config),
             make_progress(config, plugin),
+            monitors,
         ),
         retries=waiting_of(config).pauses,
     )
@@ -350,8 +372,30 @@ def _assemble(
         total_steps=config.training.steps,
         revisions=revisions,
         times=StepTimes(utilization=utilization(config, data, engine.device, ranks)),
+        monitors=monitors,
     )
     return run
+
+
+def _open_monitors(
+    config: RunConfig,
+    values: RecordValues,
+    engine: Any,
+    metrics: MetricsFile | None,
+    ranks: Ranks,
+    *,
+    step: int,
+) -> Monitors:
+    """Open the monitors on the rank that logs, after its metrics were cut. Collective."""
+    opened = [Monitors(())]
+
+    def on_first() -> None:
+        assert metrics is not None
+        abandoned = metrics.abandoned_until
+        opened[0] = open_monitors(config, values, engine=engine, step=step, abandoned=abandoned)
+
+    on_first_rank(ranks, on_first)
+    return opened[0]
 
 
 def _revisions(

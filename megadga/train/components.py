@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -25,6 +26,7 @@ from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.flops import peak_flops, training_flops
 from megadga.train.metrics import MeanWeightsFile, MetricsFile, Progress
 from megadga.train.mixture import Mixture
+from megadga.train.monitors.values import RecordValues
 from megadga.train.ranks import Ranks, StepAllReduce
 from megadga.train.replay import shards_digest
 from megadga.train.step import Reweighting, Trainer, Watching, step_seed
@@ -211,6 +213,17 @@ def utilization(
         return None
     flops = training_flops(config, data)
     return None if flops is None else flops / (peak * ranks.world_size)
+
+
+def record_values(
+    config: RunConfig, plugin: MixturePlugin, windows: Callable[[], Mapping[str, int]]
+) -> RecordValues:
+    """Return what names a run's numbers for monitors; ``windows``: of each domain, at any time."""
+    return RecordValues(
+        dict(zip(plugin.names, plugin.weights.tolist(), strict=True)),
+        windows=windows,
+        global_batch_size=config.training.global_batch_size,
+    )
 
 
 def make_progress(config: RunConfig, mixture: MixturePlugin) -> Progress:

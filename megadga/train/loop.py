@@ -10,6 +10,7 @@ from megadga.train.checkpoints import Checkpoints
 from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.evaluation import Evaluation
 from megadga.train.live import LiveRevisions
+from megadga.train.monitors.sink import Monitors
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import CollectiveStop
 from megadga.train.requests import MixtureRequests
@@ -50,6 +51,7 @@ class Run:
         total_steps: Optimizer steps of the whole run.
         revisions: Revises the data at updates of the mixture; None: they stay.
         times: Divides this rank's time in each step.
+        monitors: What else is written to; on ranks that do not log, nothing.
     """
 
     mixture: MixturePlugin
@@ -68,6 +70,7 @@ class Run:
     total_steps: int
     revisions: LiveRevisions | None = None
     times: StepTimes = field(default_factory=StepTimes)
+    monitors: Monitors = field(default_factory=lambda: Monitors(()))
 
 
 def evaluate(run: Run) -> Metrics:
@@ -175,8 +178,8 @@ def _save(run: Run, batch: Batch, metrics: Metrics) -> None:
 
 
 def _log_writing(run: Run) -> None:
-    """Log checkpoints that were completed, and pauses that have ended, since the last call."""
+    """Log what happened since the last call: checkpoints, pauses, monitors that have failed."""
     for written in run.checkpoints.take_written():
         run.metrics.log(written.step, {"checkpoint": written.record()})
-    for event in run.storage.take_events():
+    for event in (*run.storage.take_events(), *run.monitors.take_events()):
         run.metrics.log(run.mixture.step, {"event": event})

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -91,9 +92,13 @@ class MetricsFile:
 
     Args:
         path: The file, appended to by one process; its folder exists.
+
+    Attributes:
+        abandoned_until: The last step of what was cut last, 0: nothing was.
     """
 
     def __init__(self, path: Path) -> None:
+        self.abandoned_until = 0
         self._file = AppendedFile(path)
 
     def log(self, step: int, metrics: Metrics) -> None:
@@ -130,6 +135,7 @@ class MetricsFile:
         Raises:
             ResumeError: If the file is shorter.
         """
+        self.abandoned_until = 0
         if not self._file.check_reaches(length):
             return
         path = self._file.path
@@ -138,6 +144,7 @@ class MetricsFile:
             lines = file.read().splitlines(keepends=True)
         kept = [line for line in lines if _is_of_checkpoint(line, checkpoints_until)]
         abandoned = b"".join(line for line in lines if line not in kept)
+        self.abandoned_until = max((int(step) for step in _STEPS.findall(abandoned)), default=0)
         if abandoned:
             with path.with_suffix(".abandoned.jsonl").open("ab") as aside:
                 aside.write(abandoned if abandoned.endswith(b"\n") else abandoned + b"\n")
@@ -145,6 +152,9 @@ class MetricsFile:
                 os.fsync(aside.fileno())
         self._file.truncate(length)
         self._file.append(b"".join(kept))
+
+
+_STEPS = re.compile(rb'^\{"type": "\w+", "step": (\d+)[,}]', re.MULTILINE)
 
 
 def _is_of_checkpoint(line: bytes, last_step: int) -> bool:

@@ -15,7 +15,7 @@ START = {
     "event": {
         "event": "start",
         "averaged_weights": {"a": 0.5, "b": 0.5},
-        "windows": {"a": 30, "b": 7},
+        "domain_windows": {"a": 30, "b": 7},
     }
 }
 
@@ -115,7 +115,7 @@ def test_a_thinned_run_is_replayed_from_the_log_with_the_bits_of_every_update(tm
     sinks = MetricFanOut((log, thinned))
     rows = rng.dirichlet(np.ones(320), size=41)
     named = [dict(zip(names, row.tolist(), strict=True)) for row in rows]
-    sinks.log(0, {"event": {"event": "start", "averaged_weights": named[0], "windows": {}}})
+    sinks.log(0, {"event": {"event": "start", "averaged_weights": named[0], "domain_windows": {}}})
     for step in range(1, 41):
         sinks.log(step, {"update": {"averaged_weights": named[step], "epochs": named[step]}})
 
