@@ -72,7 +72,6 @@ from megadga.train.metrics import MetricFanOut, MetricsFile
 from megadga.train.mixture import Mixture
 from megadga.train.monitors.opening import check_packages, open_monitors
 from megadga.train.monitors.sink import Monitors
-from megadga.train.monitors.values import RecordValues
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import (
     CollectiveStop,
@@ -300,10 +299,7 @@ def _assemble(
     )
     checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     requests.resume()
-    monitors = Monitors(())
-    if monitored:
-        values = record_values(config, plugin, lambda: reviser.current.plugin.windows_by_name)
-        monitors = _open_monitors(config, values, engine, metrics, ranks, step=plugin.step)
+    monitors = _open_monitors(config, reviser, engine, metrics if monitored else None, ranks)
     sinks = MetricFanOut(
         ()
         if metrics is None or domain_log is None
@@ -379,20 +375,28 @@ def _assemble(
 
 def _open_monitors(
     config: RunConfig,
-    values: RecordValues,
+    reviser: DataReviser,
     engine: Any,
     metrics: MetricsFile | None,
     ranks: Ranks,
-    *,
-    step: int,
 ) -> Monitors:
-    """Open the monitors on the rank that logs, after its metrics were cut. Collective."""
+    """Open the monitors on the rank that logs, after its metrics were cut. Collective.
+
+    Without metrics there are none.
+    """
     opened = [Monitors(())]
 
     def on_first() -> None:
-        assert metrics is not None
-        abandoned = metrics.abandoned_until
-        opened[0] = open_monitors(config, values, engine=engine, step=step, abandoned=abandoned)
+        if metrics is not None:
+            plugin = reviser.current.plugin
+            values = record_values(config, plugin, lambda: reviser.current.plugin.windows_by_name)
+            opened[0] = open_monitors(
+                config,
+                values,
+                engine=engine,
+                step=plugin.step,
+                abandoned=metrics.abandoned_until,
+            )
 
     on_first_rank(ranks, on_first)
     return opened[0]
