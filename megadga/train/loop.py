@@ -147,7 +147,7 @@ def _after_step(run: Run, step: int, metrics: Metrics) -> list[Metrics]:
     for plugin in run.plugins:
         run.stalls.enter(step, plugin.name)
         found = plugin.after_step(step)
-        run.times.lap(plugin.name, run.mixture.probed_s)
+        run.times.lap(plugin.name if found else "plugins", run.mixture.probed_s)
         if "event" in found:
             events.append({"event": found.pop("event")})
         metrics |= found

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wandb.proto.wandb_internal_pb2 import Record
+
 BLOCK = 32768
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
@@ -32,8 +34,6 @@ def _records(content: bytes) -> Iterator[bytes]:
 
 
 def _records_in(folder: Path) -> Iterator[Any]:
-    from wandb.proto.wandb_internal_pb2 import Record
-
     for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         for content in _records(path.read_bytes()):
             record = Record()

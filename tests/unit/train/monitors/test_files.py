@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 import wandb
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megadga.config.sections import CometSection, WandbSection
 from megadga.errors import ResumeError
@@ -24,8 +25,6 @@ def write(monitor, *steps):
 
 
 def scalars(folder, tag):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     events = EventAccumulator(str(folder))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
