@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from megadga.train.assembly import open_run
 from megadga.train.loop import Run, train
 from megadga.train.ranks import process_group
 from trials.interleaving import PLAIN, Segment, order_of_round
-from trials.overhead_worker import time_interval
 
 
 @final
@@ -34,6 +34,19 @@ def without_logging(run: Run) -> Run:
     return replace(run, metrics=cast("Any", NoMetrics()))
 
 
+def time_steps(name: str, run: Run, steps: int) -> tuple[Segment, Segment]:
+    """Train some steps; return their wall-clock time and this process's processor time.
+
+    Other load on the machine lengthens the former, and hardly the latter.
+    """
+    wall, processor = time.perf_counter(), time.process_time()
+    train(replace(run, total_steps=run.mixture.step + steps))
+    return (
+        Segment(name, time.perf_counter() - wall),
+        Segment(name, time.process_time() - processor),
+    )
+
+
 def main(output: str, steps: str, rounds: str, *configs: str) -> None:
     """Write the segments of every round, after some steps of each run that are not timed."""
     paths = {Path(config).stem: Path(config) for config in configs}
@@ -44,12 +57,15 @@ def main(output: str, steps: str, rounds: str, *configs: str) -> None:
         runs[PLAIN] = without_logging(runs[PLAIN])
         for run in runs.values():
             train(replace(run, total_steps=int(steps)))
-        timed: list[list[Segment]] = []
+        timed: list[list[tuple[Segment, Segment]]] = []
         for number in range(int(rounds)):
             order = order_of_round([name for name in paths if name != PLAIN], number)
-            timed.append([time_interval(name, runs[name], int(steps)) for name in order])
-    segments = [[asdict(segment) for segment in segments] for segments in timed]
-    Path(output).write_text(json.dumps(segments))
+            timed.append([time_steps(name, runs[name], int(steps)) for name in order])
+    by_clock = {
+        clock: [[asdict(segment[index]) for segment in segments] for segments in timed]
+        for index, clock in enumerate(("wall", "processor"))
+    }
+    Path(output).write_text(json.dumps(by_clock))
 
 
 if __name__ == "__main__":
