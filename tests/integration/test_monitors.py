@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from megadga.report.history import read_all_weights, read_records
+from megadga.report.history import read_all_weights
+from megadga.report.records import read_metrics
 from megadga.run_folder.domain_log import DOMAIN_LOG, EVALUATION, WINDOWS, read_domain_log
 from tests.support.checkpoints import differing
 from tests.support.jobs import on_ranks, run_job
@@ -90,8 +91,8 @@ def _is_time(name: str) -> bool:
 
 def test_tensorboard_has_what_the_metrics_have(folder):
     output = folder / "whole"
-    updates = read_records(output / "metrics.jsonl", "update")
-    evaluations = read_records(output / "metrics.jsonl", "evaluation")
+    updates = read_metrics(output / "metrics.jsonl").of("update")
+    evaluations = read_metrics(output / "metrics.jsonl").of("evaluation")
     for tag, expected in {
         "update/effective_domains": [(u["step"], u["effective_domains"]) for u in updates],
         "averaged_weights/d1": [(u["step"], u["averaged_weights"]["d1"]) for u in updates],
@@ -106,7 +107,7 @@ def test_tensorboard_has_what_the_metrics_have(folder):
 
 
 def test_the_time_of_a_step_is_divided_and_its_utilisation_is_known(folder):
-    trained = read_records(folder / "whole/metrics.jsonl", "train")
+    trained = read_metrics(folder / "whole/metrics.jsonl").of("train")
     for record in trained:
         seconds = record["seconds"]
         assert list(seconds)[:3] == ["data", "forward_backward", "optimizer"]
@@ -115,7 +116,7 @@ def test_the_time_of_a_step_is_divided_and_its_utilisation_is_known(folder):
         assert all(each >= 0.0 for each in seconds.values())
     steps = [record["mfu"] / record["tokens_per_s"] for record in trained]
     assert steps == pytest.approx([_nano_flops() / (2 * 1e9)] * 12, rel=1e-2)
-    assert "mfu" not in read_records(folder / "plain/metrics.jsonl", "train")[0]
+    assert "mfu" not in read_metrics(folder / "plain/metrics.jsonl").of("train")[0]
 
 
 def _nano_flops() -> float:
@@ -136,8 +137,8 @@ def test_a_run_of_fixed_weights_has_what_a_report_needs(folder):
 
 
 def test_the_log_has_the_weights_of_every_update_exactly(folder):
-    history = read_all_weights(folder / "whole/metrics.jsonl")
-    updates = read_records(folder / "whole/metrics.jsonl", "update")
+    history = read_all_weights(read_metrics(folder / "whole/metrics.jsonl"))
+    updates = read_metrics(folder / "whole/metrics.jsonl").of("update")
 
     assert history.steps.tolist() == [update["step"] for update in updates]
     assert history.weights.tolist() == [[*u["averaged_weights"].values()] for u in updates]

@@ -6,6 +6,7 @@ import pytest
 from megadga.errors import ConfigError, ResumeError
 from megadga.mixers.updates import UpdateSteps
 from megadga.report.history import read_all_weights, read_weights
+from megadga.report.records import read_metrics
 from megadga.run_folder.domain_log import EVALUATION, WINDOWS, read_domain_log
 from megadga.train.domain_log import DomainLogFile
 from megadga.train.metrics import MetricFanOut, MetricsFile
@@ -119,12 +120,12 @@ def test_a_thinned_run_is_replayed_from_the_log_with_the_bits_of_every_update(tm
     for step in range(1, 41):
         sinks.log(step, {"update": {"averaged_weights": named[step], "epochs": named[step]}})
 
-    history = read_all_weights(tmp_path / "metrics.jsonl")
+    history = read_all_weights(read_metrics(tmp_path / "metrics.jsonl"))
 
     assert history.names == tuple(names)
     assert history.steps.tolist() == [*range(1, 41)]
     np.testing.assert_array_equal(history.weights, rows[1:])
-    assert len(read_weights(tmp_path / "metrics.jsonl").steps) == 2
+    assert len(read_weights(read_metrics(tmp_path / "metrics.jsonl")).steps) == 2
 
 
 def test_a_log_that_begins_after_the_run_is_not_taken_for_all_of_it(tmp_path):
@@ -135,4 +136,4 @@ def test_a_log_that_begins_after_the_run_is_not_taken_for_all_of_it(tmp_path):
     opened(tmp_path / "by_domain.log").log(4, update(0.25))
 
     with pytest.raises(ConfigError, match=r"found 1 updates without, .*no by_domain.log beside"):
-        read_all_weights(tmp_path / "metrics.jsonl")
+        read_all_weights(read_metrics(tmp_path / "metrics.jsonl"))
