@@ -51,9 +51,6 @@ class RecordValues:
         Non-finite numbers stay; what is None is left out.
         """
         update = metrics.get("update", {})
-        for key in ("averaged_weights", "basis_averaged_weights"):
-            if key in update:
-                self._leading |= _leading(update[key])
         if "averaged_weights" in update:
             of_basis = update.get("basis_averaged_weights", {})
             self._leading = _leading(update["averaged_weights"]) | _leading(of_basis)

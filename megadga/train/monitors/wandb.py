@@ -8,6 +8,9 @@ from megadga.config.sections import WandbSection
 from megadga.prepare.extras import import_extra
 from megadga.train.monitors.identity import ServiceIdentity
 
+_FINISH_S = 60.0
+"""How long the end of a run waits for a service that does not answer."""
+
 
 @final
 class WandbMonitor:
@@ -43,7 +46,9 @@ class WandbMonitor:
             dir=folder,
             config=dict(config),
             allow_val_change=True,
-            settings=wandb.Settings(console="off", silent=True, disable_code=True),
+            settings=wandb.Settings(
+                console="off", silent=True, disable_code=True, finish_timeout=_FINISH_S
+            ),
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
