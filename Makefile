@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster test-faults lint format bench-sampler bench-revisions bench-reader \
-	bench-prepare bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-train \
+	bench-prepare bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-logging bench-train \
 	bench-train-gpu plot-mixers plot-sensitivity evidence evidence-quick evidence-report gpu-kit \
 	gpu-check gpu-report clean
 
@@ -89,6 +89,9 @@ bench-directions: setup  ## Compare directions over a training run; writes build
 
 bench-overhead: setup  ## Time training with DGA against training without; writes build/bench/overhead.json.
 	@$(BIN)/python tools/bench_overhead.py
+
+bench-logging: setup  ## Time what is logged, with and without monitors; writes build/bench/logging.json.
+	@$(BIN)/python tools/bench_logging.py
 
 bench-train: setup  ## Time training against Hugging Face's Llama in a plain loop; writes build/bench/train.json.
 	@$(BIN)/python tools/bench_train.py

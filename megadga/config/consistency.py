@@ -11,6 +11,7 @@ from megadga.config.sections import (
     CheckpointSection,
     DataSection,
     EvaluationSection,
+    MonitorSection,
     TrainingSection,
 )
 from megadga.config.validation import issues_from_validation
@@ -218,3 +219,19 @@ def find_batch_inconsistencies(
     if training.global_batch_size == 1:
         expected = f"at least 2 with {in_flight}, which compares the sequences of a batch"
         yield ConfigIssue(("training", "global_batch_size"), expected, "1")
+
+
+def find_monitor_inconsistencies(
+    monitor: MonitorSection, settings: Mapping[str, Any]
+) -> Iterator[ConfigIssue]:
+    """Yield services that DeepSpeed's own settings ask for as well: a process has one run there.
+
+    Args:
+        monitor: The run's section.
+        settings: DeepSpeed's settings, as in its JSON.
+    """
+    for name, section in (("wandb", monitor.wandb), ("comet", monitor.comet)):
+        block = settings.get(name)
+        if section is not None and isinstance(block, dict) and block.get("enabled"):
+            expected = f"null beside the block {name} of DeepSpeed's settings, or none there"
+            yield ConfigIssue(("monitor", name), expected, "both")

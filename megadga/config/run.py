@@ -12,6 +12,7 @@ from megadga.config.consistency import (
     find_batch_inconsistencies,
     find_checkpoint_inconsistencies,
     find_inconsistencies,
+    find_monitor_inconsistencies,
     find_probe_inconsistencies,
     resolve_total_steps,
 )
@@ -22,6 +23,7 @@ from megadga.config.sections import (
     DataSection,
     EvaluationSection,
     MetricsSection,
+    MonitorSection,
     SamplingSection,
     TrainingSection,
     WatchSection,
@@ -46,6 +48,7 @@ NOT_TRAINED: dict[str, Any] = {
     # What a run has done about a spike is in its checkpoints, and in its folder.
     "watch": True,
     "metrics": True,
+    "monitor": True,
     # Data may move; the shards' identity lists the domains that are used.
     "data": {
         "domains": True,
@@ -164,6 +167,8 @@ class RunConfig(Section):
     """When checkpoints are written; null: only when a signal stops the run."""
     metrics: MetricsSection = MetricsSection()
     """What is logged."""
+    monitor: MonitorSection = MonitorSection()
+    """What else it is logged to: TensorBoard, Weights & Biases, CSV, Comet."""
     watch: WatchSection = WatchSection()
     """What ends the run, or is logged, where it hangs, its ranks differ, or its loss spikes."""
 
@@ -289,6 +294,15 @@ class RunConfig(Section):
             issue = ConfigIssue(("watch", "loss_spike", "on_spike"), expected, "rewind")
             raise validation_error([issue])
         return watch
+
+    @field_validator("monitor")
+    @classmethod
+    def _check_monitor(cls, monitor: MonitorSection, info: ValidationInfo) -> MonitorSection:
+        settings: dict[str, Any] = info.data.get("deepspeed", {})
+        issues = list(find_monitor_inconsistencies(monitor, settings))
+        if issues:
+            raise validation_error(issues)
+        return monitor
 
     @field_validator("deepspeed")
     @classmethod

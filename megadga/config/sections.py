@@ -283,8 +283,70 @@ class MetricsSection(Section):
 
     by_domain_every: PositiveInt | None = None
     """Optimizer steps between updates and evaluations that are logged with their values by domain,
-    at least 1, the others in summary; 1: all of them have those, as a replay of the run needs;
-    null: domains / 16, so that a step adds a few kilobytes however many domains there are."""
+    at least 1, the others in summary; 1: all of them have those; null: domains / 16, so that a
+    step adds a few kilobytes however many domains there are. `by_domain.log` has all of them."""
+    peak_flops: PositiveFloat | None = None
+    """Floating-point operations per second of one accelerator at its best, above 0, by which
+    `train.mfu` is a share; null: as its data sheet says for dense bfloat16, if it is a known one
+    and training.precision is bf16, else there is no `mfu`."""
+
+
+class TensorBoardSection(Section):
+    """Event files of TensorBoard."""
+
+    folder: Path | None = None
+    """Their folder, relative to this file; null: OUTPUT/events."""
+
+
+class CsvSection(Section):
+    """A table of all numbers that monitors get: step, name, value."""
+
+    folder: Path | None = None
+    """Folder of `metrics.csv`, relative to this file; null: OUTPUT/csv."""
+
+
+class WandbSection(Section):
+    """A run of Weights & Biases."""
+
+    project: Annotated[str, Field(min_length=1)] = "megadga"
+    """Its project."""
+    name: str | None = None
+    """Its name; null: Weights & Biases makes one up."""
+    group: str | None = None
+    """Group that it belongs to, as other seeds or ranks of a comparison; null: none."""
+    team: str | None = None
+    """Team or user (entity) that owns it; null: the default of the key that is logged in."""
+    offline: StrictBool = False
+    """Write files to OUTPUT/wandb alone, for `wandb sync` on a machine with a network."""
+
+
+class CometSection(Section):
+    """An experiment of Comet."""
+
+    project: str | None = None
+    """Its project; null: as Comet is configured."""
+    name: str | None = None
+    """Its name; null: Comet makes one up."""
+    workspace: str | None = None
+    """Workspace that it belongs to; null: as Comet is configured."""
+    offline: StrictBool = False
+    """Write an archive to OUTPUT/comet alone, for `comet upload` on a machine with a network."""
+
+
+class MonitorSection(Section):
+    """What else the run's numbers are written to, by rank 0."""
+
+    every: PositiveInt = 1
+    """Optimizer steps between those whose training loss and times are written, at least 1; updates
+    and evaluations always are."""
+    tensorboard: TensorBoardSection | None = None
+    """TensorBoard: {folder}, {} for the default; null: none."""
+    wandb: WandbSection | None = None
+    """Weights & Biases: {project, name, group, team, offline}; null: none."""
+    csv: CsvSection | None = None
+    """A table: {folder}; null: none."""
+    comet: CometSection | None = None
+    """Comet: {project, name, workspace, offline}; null: none."""
 
 
 class BestCheckpoints(Section):

@@ -6,7 +6,7 @@ DeepSpeed is not patched: the loop takes its batches from the plugin and calls `
 from megadga.plugin.batches import Batch, BatchIndices, Sampling
 from megadga.plugin.mixture import MixturePlugin
 from megadga.plugin.protocol import Metrics, Plugin
-from megadga.plugin.records import CollapseAlarm
+from megadga.plugin.records import CollapseAlarm, RepeatAlarm
 
 __all__ = [
     "Batch",
@@ -15,5 +15,6 @@ __all__ = [
     "Metrics",
     "MixturePlugin",
     "Plugin",
+    "RepeatAlarm",
     "Sampling",
 ]

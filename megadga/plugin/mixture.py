@@ -11,6 +11,7 @@ import torch
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import SequenceSet, trains_all_tokens
+from megadga.data.exhaustion import ended_first_epochs
 from megadga.data.order import WindowOrder
 from megadga.data.sampler import SamplerState
 from megadga.errors import ConfigError, ResumeError
@@ -123,6 +124,7 @@ class MixturePlugin:
         if isinstance(scheduler.observes, TargetNeeds):
             self._identity["targets"] = [target.name for target in targets]
         self._sequence_length = domains[0].sequence_length
+        self._drawn: IntArray | None = None
         self._clock = ProbeTimer(time.perf_counter)
         self._in_flight = isinstance(probe, InFlight)
         if self._in_flight:
@@ -190,6 +192,29 @@ class MixturePlugin:
     def epochs(self) -> FloatArray:
         """Number of epochs of each domain, shape ``(K,)``."""
         return self._batches.epochs
+
+    @property
+    def epochs_by_name(self) -> dict[str, float]:
+        """Number of epochs of each domain, by name."""
+        return dict(zip(self.names, self.epochs.tolist(), strict=True))
+
+    @property
+    def windows_by_name(self) -> dict[str, int]:
+        """Number of windows of each domain, by name: those of an epoch."""
+        return dict(zip(self.names, self._batches.sizes.tolist(), strict=True))
+
+    @property
+    def ended(self) -> tuple[str, ...]:
+        """Names of the domains whose first epoch the last batch has ended."""
+        if self._drawn is None:
+            return ()
+        domains = ended_first_epochs(self.order, self.cursors, self._drawn)
+        return tuple(self.names[domain] for domain in domains.tolist())
+
+    @property
+    def probed_s(self) -> float:
+        """Seconds that were spent on measuring alignments so far."""
+        return 0.0 if self._measurement is None else self._clock.total_s
 
     def next_batch(self, device: torch.device | None = None) -> Batch:
         """Return this rank's tokens of the next optimizer step, and advance.
@@ -418,6 +443,7 @@ class MixturePlugin:
 
     def _prepare(self, indices: BatchIndices) -> None:
         """Prepare the update after this batch, if one is due; then collective."""
+        self._drawn = indices.global_domains
         due = self._is_update(indices.step) and not self._frozen
         if self._measurement is not None and due:
             batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)

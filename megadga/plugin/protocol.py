@@ -29,6 +29,25 @@ class Plugin(Protocol):
         ...
 
 
+MAX_DOMAINS = 4096
+"""Maximum number of domains that are logged individually if there is a basis."""
+
+
+_OF_DOMAINS = ("weights", "averaged_weights", "epochs", "domain_windows")
+"""Keys of a record whose values are by domain, where those of a basis are beside them."""
+
+
+def bounded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of weights without those of each domain, if they are too many.
+
+    With a basis, that is more than ``MAX_DOMAINS``: they follow from the basis' weights.
+    """
+    has_basis = "basis_averaged_weights" in record
+    if has_basis and len(record.get("averaged_weights", ())) > MAX_DOMAINS:
+        return {key: value for key, value in record.items() if key not in _OF_DOMAINS}
+    return dict(record)
+
+
 def flatten(metrics: Metrics, *, prefix: str) -> dict[str, Any]:
     """Return the records of a step as flat values, for loggers that take no others.
 
@@ -37,9 +56,10 @@ def flatten(metrics: Metrics, *, prefix: str) -> dict[str, Any]:
         prefix: First part of each key.
 
     Returns:
-        For example ``{"mixture/weights/d0": 0.5}``. Lists become text; None is left out.
+        For example ``{"mixture/weights/d0": 0.5}``. Lists become text; None is left out, and
+        weights of each domain where a basis has more than ``MAX_DOMAINS`` of them.
     """
-    records = chain.from_iterable(_leaves(prefix, record) for record in metrics.values())
+    records = chain.from_iterable(_leaves(prefix, bounded(each)) for each in metrics.values())
     return {key: value for key, value in records if value is not None}
 
 

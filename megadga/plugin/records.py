@@ -1,6 +1,7 @@
 """Metrics of an update: weights and alignments by name, probe overhead, collapse events."""
 
-from collections.abc import Callable, Generator, Mapping
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -49,6 +50,9 @@ class ProbeTimer:
 
     Args:
         now: Returns a monotonic time in seconds.
+
+    Attributes:
+        total_s: Seconds that were counted as measuring since the beginning.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -57,6 +61,7 @@ class ProbeTimer:
         self._plain_s: list[float] = []
         self._in_flight_s: list[float] = []
         self._probing_s = 0.0
+        self.total_s = 0.0
 
     def begin_step(self) -> None:
         """Start timing a training step, when its batch is returned."""
@@ -80,7 +85,9 @@ class ProbeTimer:
         try:
             yield
         finally:
-            self._probing_s += self._now() - began
+            spent = self._now() - began
+            self._probing_s += spent
+            self.total_s += spent
 
     def take(self) -> ObservedOverhead:
         """Return the overhead since the last call and reset."""
@@ -136,8 +143,36 @@ class CollapseAlarm:
         return entropy_alarm(self._weights(), min_effective=self._min_effective)
 
 
-MAX_DOMAINS = 4096
-"""Maximum number of domains that are logged individually if there is a basis."""
+_LISTED = 8
+"""Names listed in an event; there may be thousands of domains."""
+
+
+@final
+class RepeatAlarm:
+    """A plugin that logs which domains begin to repeat, once for each.
+
+    Args:
+        ended: Returns the names of the domains whose first epoch the last batch has ended.
+    """
+
+    name = "repeat_alarm"
+
+    def __init__(self, ended: Callable[[], Sequence[str]]) -> None:
+        self._ended = ended
+
+    def after_step(self, step: int) -> Metrics:  # noqa: ARG002  (depends on the batch only)
+        """Return an ``event`` if a first epoch has ended. Not collective."""
+        if not (names := self._ended()):
+            return {}
+        event = {"event": "domain_repeats", "domains": list(names[:_LISTED])}
+        return {"event": {**event, "num_domains": len(names)}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: all of it follows from the mixture's state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing: there is no state."""
 
 
 MEAN_WEIGHTS = "mean_weights"
@@ -188,10 +223,7 @@ class UpdateRecords:
         return basis_weights(mixture.memory)[1]
 
     def weights(self, mixture: MixtureState, epochs: FloatArray) -> dict[str, Any]:
-        """Return the weights after an update.
-
-        With basis distributions and more than ``MAX_DOMAINS`` domains, values per domain are
-        omitted.
+        """Return the weights after an update, with their entropy (nats).
 
         Args:
             mixture: State after the update.
@@ -207,10 +239,11 @@ class UpdateRecords:
             of_rows, averaged = basis_weights(mixture.memory)
             record["basis_weights"] = _by_name(self.measured, of_rows)
             record["basis_averaged_weights"] = _by_name(self.measured, averaged)
-        if self._mixtures is None or len(self.domains) <= MAX_DOMAINS:
-            record["weights"] = _by_name(self.domains, mixture.weights)
-            record["averaged_weights"] = _by_name(self.domains, mixture.averaged_weights)
-            record["epochs"] = _by_name(self.domains, epochs)
+        effective = effective_domains(mixture.averaged_weights)
+        record["entropy"], record["effective_domains"] = math.log(effective), effective
+        record["weights"] = _by_name(self.domains, mixture.weights)
+        record["averaged_weights"] = _by_name(self.domains, mixture.averaged_weights)
+        record["epochs"] = _by_name(self.domains, epochs)
         if keeps_average(mixture):
             record[MEAN_WEIGHTS] = _by_name(self.domains, average_weights(mixture))
         return record

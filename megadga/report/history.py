@@ -9,6 +9,7 @@ from megadga.arrays import FloatArray
 from megadga.errors import ConfigError
 from megadga.mixers.rule import WeightHistory
 from megadga.report.records import Record, RunRecords, numbers_by_name, section, unexpected
+from megadga.run_folder.domain_log import DOMAIN_LOG, read_domain_log
 
 _ROUNDING = 1e-6
 
@@ -88,18 +89,37 @@ def read_weights_from_start(run: RunRecords) -> WeightHistory:
 
 
 def read_all_weights(run: RunRecords) -> WeightHistory:
-    """Return the weights in the updates of a run's metrics, of which none was logged without.
+    """Return the weights after every update of a run, exactly.
+
+    Those of the log by domain beside the metrics, if the run has one from its start, else those
+    of the metrics, of which none may have been logged without.
 
     Raises:
-        ConfigError: As ``read_weights`` does, or if there is a summary of an update.
+        ConfigError: As ``read_weights`` does, or if the log is damaged, or there is a summary of
+            an update and no log.
     """
+    if (logged := _logged_weights(run.path.parent / DOMAIN_LOG)) is not None:
+        return logged
     if summaries := run.of(SUMMARY):
         raise ConfigError(
             f"{run.path}: expected the weights of every update, found {len(summaries)} updates "
-            f"without, the first at step {summaries[0]['step']}; train that run with "
-            "metrics.by_domain_every: 1"
+            f"without, the first at step {summaries[0]['step']}, and no {DOMAIN_LOG} beside it "
+            "that begins with the run"
         )
     return read_weights(run)
+
+
+def _logged_weights(path: Path) -> WeightHistory | None:
+    """Return the weights after each update in a log by domain; None: it does not have all."""
+    if not path.exists():
+        return None
+    log = read_domain_log(path)
+    key = "averaged_weights"
+    if 0 not in log.steps(key) or len(log.steps(key)) == 1:
+        return None
+    series = log.series(key)
+    weights = np.nan_to_num(series.values[1:], nan=0.0)  # of domains that were not there
+    return WeightHistory(series.names, series.steps[1:], weights)
 
 
 def _over(every: Sequence[str], names: Sequence[str], weights: FloatArray) -> FloatArray:

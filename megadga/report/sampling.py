@@ -27,7 +27,9 @@ from megadga.data.order import WindowOrder
 from megadga.data.sampler import DrawMethod
 from megadga.errors import ConfigError
 from megadga.mixers.updates import UpdateSteps
+from megadga.report.history import SUMMARY
 from megadga.report.records import Record
+from megadga.run_folder.domain_log import DOMAIN_LOG, DomainLog, read_domain_log
 
 SAMPLER = "sampler"
 """Type of these records."""
@@ -201,6 +203,7 @@ def read_sampling(metrics: Path, step: int | None) -> SamplingLog:
         last_step, last_updated = _last_step(lines)
         step = last_step + 1 if step is None else step
         begin = lines.first_of(step)
+        logged = _LoggedWeights(metrics.parent / DOMAIN_LOG)
         found: list[tuple[int, FloatArray]] = []
         frozen: bool | None = None
         sampler: SamplerRecord | None = None
@@ -210,6 +213,8 @@ def read_sampling(metrics: Path, step: int | None) -> SamplingLog:
                 break
             if line.kind == "update":
                 found.append((line.step, _weights(line)))
+            elif line.kind == SUMMARY:
+                found.append((line.step, logged.after(line.step)))
             elif line.kind == "event" and frozen is None:
                 frozen = {FROZEN: True, RELEASED: False}.get(line.parse().get("event", ""))
         if sampler is None:
@@ -277,6 +282,21 @@ def _weights(line: "_Line") -> FloatArray:
     if not (named := _named(line.parse())):
         raise ConfigError(f"{line.place}: expected averaged_weights, found none")
     return np.array(list(named.values()), dtype=np.float64)
+
+
+@final
+class _LoggedWeights:
+    """Weights of updates that the metrics have in summary, from the log by domain beside them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log: DomainLog | None = None
+
+    def after(self, step: int) -> FloatArray:
+        """Return what ``_weights`` does for an update after a step, of which it is complete."""
+        self._log = self._log or read_domain_log(self._path)
+        has_basis = "basis_averaged_weights" in self._log.keys
+        return self._log.at("basis_averaged_weights" if has_basis else "averaged_weights", step)
 
 
 def _named(record: Record) -> dict[str, float]:

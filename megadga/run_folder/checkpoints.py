@@ -55,6 +55,7 @@ class CheckpointHeader:
             by the run's name for it.
         losses: Finite validation losses of the step in nats per token, as named in
             ``checkpoint.keep_best``; empty if the step was not evaluated.
+        domain_log_length: Size of the log by domain in bytes; 0 before there was one.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -65,6 +66,7 @@ class CheckpointHeader:
     files: Mapping[str, SavedFile]
     data: Mapping[str, Sequence[NonNegativeInt]] = field(default_factory=dict[str, Sequence[int]])
     losses: Mapping[str, float] = field(default_factory=dict[str, float])
+    domain_log_length: NonNegativeInt = 0
 
 
 def header_path(checkpoint: Path) -> Path:

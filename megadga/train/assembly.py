@@ -28,6 +28,7 @@ from megadga.probes.state import token_losses
 from megadga.report.domains import DomainInfo, write_domain_info
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
+from megadga.run_folder.domain_log import DOMAIN_LOG, WINDOWS
 from megadga.run_folder.domains import read_domains
 from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.lock import FILE_NAME, RunLock
@@ -51,11 +52,14 @@ from megadga.train.components import (
     make_progress,
     make_trainer,
     mean_weights_file,
+    record_values,
     thinned_records,
+    utilization,
     waiting_of,
 )
 from megadga.train.data import RunData, check_output, no_checkpoint
 from megadga.train.described import describe_domains
+from megadga.train.domain_log import DomainLogFile
 from megadga.train.engine import make_engine
 from megadga.train.live import (
     DataInForce,
@@ -68,6 +72,8 @@ from megadga.train.live import (
 from megadga.train.loop import Run
 from megadga.train.metrics import MetricFanOut, MetricsFile
 from megadga.train.mixture import Mixture
+from megadga.train.monitors.opening import check_packages, open_monitors
+from megadga.train.monitors.sink import Monitors
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import (
     CollectiveStop,
@@ -86,6 +92,7 @@ from megadga.train.revisions import Revision, check_unrevised, describe_revision
 from megadga.train.spikes import LossSpikes
 from megadga.train.step import Watching
 from megadga.train.storage import Storage
+from megadga.train.timing import StepTimes
 from megadga.train.watching import drops_updates, make_spikes, watch_progress
 
 
@@ -144,12 +151,23 @@ def open_run(
                     _check_same_everywhere(opened, ranks)
                 if resume_from is not None and point is not None:
                     _discard_requests(config, point, ranks)
-                run = _assemble(config, opened, stop_requested, ranks, lock, point, allowed)
+                on_first_rank(ranks, lambda: check_packages(config))
+                run = _assemble(
+                    config,
+                    opened,
+                    stop_requested,
+                    ranks,
+                    lock,
+                    point,
+                    allowed,
+                    monitored=not evaluate_only,
+                )
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 try:
                     yield run
                 finally:
                     run.stalls.close()
+                    run.monitors.close()
                 run.mixture.close()
     finally:
         lock.release()
@@ -205,6 +223,8 @@ def _assemble(
     lock: RunLock,
     point: ResumePoint | None,
     allowed: Collection[str],
+    *,
+    monitored: bool,
 ) -> Run:
     """Build all components, then create the output folder, then resume from its checkpoint.
 
@@ -218,8 +238,7 @@ def _assemble(
     files = on_first_rank(ranks, lambda: DataFileWatcher(data.files))
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
-    info: list[DomainInfo] = []  # on rank 0, which alone writes it
-    on_first_rank(ranks, lambda: info.append(describe_domains(config, data, is_new=point is None)))
+    info = on_first_rank(ranks, lambda: describe_domains(config, data, is_new=point is None))
     engine = make_engine(config, settings, data, is_new=point is None)
     order = None if revision is None else revision.order
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
@@ -252,7 +271,7 @@ def _assemble(
     )
     revisions = _revisions(config, reviser, ranks, number)
     requests = MixtureRequests(RequestFolder(config.output), lambda: reviser.current.plugin, ranks)
-    on_first_rank(ranks, lambda: _open_output(given, lock, info[0], is_new=point is None))
+    on_first_rank(ranks, lambda: _open_output(given, lock, info, is_new=point is None))
     stalls = watch_progress(config, engine, ranks)
     storage = Storage(
         config.output,
@@ -263,6 +282,7 @@ def _assemble(
         advance=stalls.advance,
     )
     metrics = MetricsFile(config.output / METRICS_FILE) if ranks.rank == 0 else None
+    domain_log = DomainLogFile(config.output / DOMAIN_LOG) if ranks.rank == 0 else None
 
     def watch() -> Mapping[str, Any]:
         sinks.check()
@@ -276,18 +296,22 @@ def _assemble(
         plan=checkpoint_plan(config),
         content=reviser.current.content,
         metrics=metrics,
+        domain_log=domain_log,
         storage=storage,
         watch=watch,
     )
     checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     requests.resume()
+    monitors = _open_monitors(config, reviser, engine, metrics if monitored else None, ranks)
     sinks = MetricFanOut(
         ()
-        if metrics is None
+        if metrics is None or domain_log is None
         else (
+            domain_log,
             thinned_records(config, metrics, mixture.updates),
             mean_weights_file(config),
             make_progress(config, plugin),
+            monitors,
         ),
         retries=waiting_of(config).pauses,
     )
@@ -346,8 +370,39 @@ def _assemble(
         markers=markers,
         total_steps=config.training.steps,
         revisions=revisions,
+        times=StepTimes(utilization=utilization(config, data, engine.device, ranks)),
+        monitors=monitors,
     )
     return run
+
+
+def _open_monitors(
+    config: RunConfig,
+    reviser: DataReviser,
+    engine: Any,
+    metrics: MetricsFile | None,
+    ranks: Ranks,
+) -> Monitors:
+    """Open the monitors on the rank that logs, after its metrics were cut. Collective.
+
+    Without metrics there are none.
+    """
+    opened = [Monitors(())]
+
+    def on_first() -> None:
+        if metrics is not None:
+            plugin = reviser.current.plugin
+            values = record_values(config, plugin, lambda: reviser.current.plugin.windows_by_name)
+            opened[0] = open_monitors(
+                config,
+                values,
+                engine=engine,
+                step=plugin.step,
+                abandoned=metrics.abandoned_until,
+            )
+
+    on_first_rank(ranks, on_first)
+    return opened[0]
 
 
 def _revisions(
@@ -365,6 +420,7 @@ def _revisions(
         ),
         apply=reviser.apply,
         record=lambda: _sampler(reviser.current.plugins).record(),
+        windows=lambda: reviser.current.plugin.windows_by_name,
     )
 
 
@@ -398,7 +454,8 @@ def _first_records(
     mixture, is_first = plugins[0], dist.get_rank() == 0
     assert isinstance(mixture, MixturePlugin)
     if mixture.step == 0:
-        yield {"event": {"event": START, **mixture.initial_weights()}}
+        start = {"event": START, **mixture.initial_weights(), WINDOWS: mixture.windows_by_name}
+        yield {"event": start}
     if is_first and (sampler := _sampler(plugins).first(config.output / METRICS_FILE)):
         yield sampler
     changes = None if point is None else find_changes(point.header.identity, identity)
@@ -408,7 +465,7 @@ def _first_records(
             for each in changes.changes:
                 _print_stderr(f"changed since {point.path.name}: {each}")
     if revision is not None and not revision.is_none:
-        yield {"event": revision.event()}
+        yield {"event": {**revision.event(), WINDOWS: mixture.windows_by_name}}
 
 
 def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:

@@ -31,6 +31,7 @@ from megadga.run_folder.checkpoints import (
 )
 from megadga.run_folder.retention import Retention, best_checkpoints, prune
 from megadga.train.best import recorded_losses
+from megadga.train.domain_log import DomainLogFile
 from megadga.train.metrics import MetricsFile
 from megadga.train.ranks import CollectiveFlag, Ranks, on_every_rank, on_first_rank
 from megadga.train.storage import Storage, Task
@@ -215,6 +216,7 @@ class Checkpoints:
         plan: When checkpoints are written.
         content: What they are of.
         metrics: The metrics file on rank 0, which writes it; None on the others.
+        domain_log: The log by domain, likewise; None: there is none.
         storage: The run's file system, on all ranks.
         watch: Called on rank 0 before a checkpoint is written. Returns the sizes and times of the
             run's data files (see ``CheckpointHeader``); its exceptions end the run on every rank.
@@ -228,6 +230,7 @@ class Checkpoints:
         plan: CheckpointPlan,
         content: CheckpointContent,
         metrics: MetricsFile | None,
+        domain_log: DomainLogFile | None = None,
         storage: Storage,
         watch: Callable[[], Mapping[str, Sequence[int]]] = dict,
     ) -> None:
@@ -238,6 +241,7 @@ class Checkpoints:
         self._plan = plan
         self._content = content
         self._metrics = metrics
+        self._domain_log = domain_log
         self._ranks = storage.ranks
         self._storage = storage
         self._watch = watch
@@ -370,7 +374,7 @@ class Checkpoints:
             ResumeError: If DeepSpeed or a plugin cannot load it.
         """
         if point is None:
-            on_first_rank(self._ranks, lambda: self._cut_metrics(0))
+            on_first_rank(self._ranks, lambda: self._cut_logs(None))
             return
         self._load(point, loaders or {})
         on_first_rank(self._ranks, lambda: self._restore_metrics(point))
@@ -414,8 +418,15 @@ class Checkpoints:
             if checkpoint.exists():  # incomplete, or left behind by a rewound run
                 remove(checkpoint)
             checkpoint.mkdir(parents=True)
-            length = self._metrics.sync()
-            header = CheckpointHeader(step, length, self._content.identity, {}, data, losses)
+            header = CheckpointHeader(
+                step,
+                self._metrics.sync(),
+                self._content.identity,
+                files={},
+                data=data,
+                losses=losses,
+                domain_log_length=0 if self._domain_log is None else self._domain_log.sync(),
+            )
         return header, Path(tempfile.mkdtemp(prefix="megadga-"))
 
     def _complete(self, writing: _Writing, waits_from: float) -> None:
@@ -477,13 +488,19 @@ class Checkpoints:
         if latest_checkpoint(self._folder) != point.path:
             mark_latest(point.path)  # before the metrics are truncated, which later ones need
         self._mark_best(point.path)
-        self._metrics.cut(point.header.metrics_length, checkpoints_until=point.header.step)
+        self._cut_logs(point.header)
         resumed = {"event": "resume", "checkpoint": point.path.name}
         self._metrics.log(point.header.step, {"event": resumed})
 
-    def _cut_metrics(self, length: int) -> None:
+    def _cut_logs(self, header: CheckpointHeader | None) -> None:
+        """Cut what was logged after a checkpoint; None: all of it."""
         assert self._metrics is not None
-        self._metrics.cut(length)
+        if header is None:
+            self._metrics.cut(0)
+        else:
+            self._metrics.cut(header.metrics_length, checkpoints_until=header.step)
+        if self._domain_log is not None:
+            self._domain_log.cut(0 if header is None else header.domain_log_length)
 
     def _load_plugins(
         self, states: Mapping[str, Any], checkpoint: Path, loaders: Mapping[str, Loader]

@@ -3,6 +3,9 @@
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
+
+import torch
 
 from megadga.config.run import RunConfig
 from megadga.data.order import WindowOrder
@@ -10,23 +13,21 @@ from megadga.launch.ranks import DEADLINE, read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
 from megadga.mixers.updates import UpdateSteps
-from megadga.plugin import CollapseAlarm, MixturePlugin, Sampling
+from megadga.plugin import CollapseAlarm, MixturePlugin, Plugin, RepeatAlarm, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
 from megadga.report.sampling import BatchLayout
 from megadga.run_folder.retention import Retention
-from megadga.train.checkpoints import (
-    CheckpointPlan,
-)
+from megadga.train.checkpoints import CheckpointPlan
 from megadga.train.data import RunData
 from megadga.train.engine import load_reference
 from megadga.train.evaluation import Evaluation, EvaluationPlan
+from megadga.train.flops import peak_flops, training_flops
 from megadga.train.metrics import MeanWeightsFile, MetricsFile, Progress
 from megadga.train.mixture import Mixture
-from megadga.train.ranks import (
-    StepAllReduce,
-)
+from megadga.train.monitors.values import RecordValues
+from megadga.train.ranks import Ranks, StepAllReduce
 from megadga.train.replay import shards_digest
 from megadga.train.step import Reweighting, Trainer, Watching, step_seed
 from megadga.train.thinning import ThinnedRecords
@@ -109,10 +110,13 @@ def make_trainer(
     )
 
 
-def make_alarms(mixture: Mixture, plugin: MixturePlugin) -> tuple[CollapseAlarm, ...]:
-    """Return the alarm for weights on too few domains, if the rule has one."""
+def make_alarms(mixture: Mixture, plugin: MixturePlugin) -> tuple[Plugin, ...]:
+    """Return what tells of domains that repeat, and of weights on too few, if the rule does."""
+    repeats = RepeatAlarm(lambda: plugin.ended)
     least = mixture.min_effective_domains
-    return (CollapseAlarm(lambda: plugin.weights, min_effective=least),) if least > 0.0 else ()
+    if least == 0.0:
+        return (repeats,)
+    return repeats, CollapseAlarm(lambda: plugin.weights, min_effective=least)
 
 
 def make_evaluation(
@@ -137,6 +141,7 @@ def make_evaluation(
             plan=plan,
             collective=collective,
             observe_general=plugin.observe_general,
+            epochs=lambda: plugin.epochs_by_name,
         ),
     )
 
@@ -191,6 +196,33 @@ def mean_weights_file(config: RunConfig) -> MeanWeightsFile:
         config.output / "mean_weights.yaml",
         due=checkpoint_plan(config).due,
         last_step=config.training.steps,
+    )
+
+
+def utilization(
+    config: RunConfig, data: RunData, device: torch.device, ranks: Ranks
+) -> float | None:
+    """Return the model FLOPs utilisation of one token per second.
+
+    None: the accelerator's peak is not known, or the model's operations, or another rank logs it.
+    """
+    peak = config.metrics.peak_flops
+    if peak is None and device.type == "cuda" and config.training.precision == "bf16":
+        peak = peak_flops(torch.cuda.get_device_name(device))
+    if peak is None or ranks.rank > 0:
+        return None
+    flops = training_flops(config, data)
+    return None if flops is None else flops / (peak * ranks.world_size)
+
+
+def record_values(
+    config: RunConfig, plugin: MixturePlugin, windows: Callable[[], Mapping[str, int]]
+) -> RecordValues:
+    """Return what names a run's numbers for monitors; ``windows``: of each domain, at any time."""
+    return RecordValues(
+        dict(zip(plugin.names, plugin.weights.tolist(), strict=True)),
+        windows=windows,
+        global_batch_size=config.training.global_batch_size,
     )
 
 

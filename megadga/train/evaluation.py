@@ -57,6 +57,7 @@ class Evaluation:
         collective: The data-parallel ranks.
         observe_general: Called with the mean over the domains after each evaluation, if there are
             any; equal on every rank.
+        epochs: Returns how far each training domain has been read, by name.
 
     Raises:
         ValueError: If there are no sets.
@@ -73,6 +74,7 @@ class Evaluation:
         plan: EvaluationPlan,
         collective: DataParallelRanks,
         observe_general: Callable[[float], None] | None = None,
+        epochs: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         if not domains and not specific:
             raise ValueError("domains, specific: expected a set to evaluate, found none")
@@ -82,6 +84,7 @@ class Evaluation:
         self._plan = plan
         self._collective = collective
         self._observe_general = observe_general
+        self._epochs = epochs
         self._selection = _first_sequences([s.num_sequences for s in self._sets], plan.sequences)
         self._num_targets = _num_targets(self._sets, plan.sequences)
 
@@ -89,9 +92,11 @@ class Evaluation:
         """Evaluate if it is due. Collective: every rank calls it.
 
         Returns:
-            The record of `measure`, or nothing.
+            The record of `measure` with ``epochs``, or nothing.
         """
-        return self.measure() if self._plan.due(step) else {}
+        if not self._plan.due(step):
+            return {}
+        return {"evaluation": {**self.measure()["evaluation"], "epochs": self._epochs()}}
 
     def measure(self) -> Metrics:
         """Evaluate. Collective: every rank calls it.

@@ -12,6 +12,7 @@ from megadga.data.verify import DataFileWatcher
 from megadga.errors import ConfigError, MegadgaError
 from megadga.plugin import Metrics, MixturePlugin, Plugin
 from megadga.report.domains import write_domain_info
+from megadga.run_folder.domain_log import WINDOWS
 from megadga.run_folder.domains import DomainRecord, domain_files
 from megadga.train.checkpoints import CheckpointContent
 from megadga.train.data import RunData, open_data
@@ -51,6 +52,7 @@ class LiveRevisions:
         is_due: Whether the mixture is updated after an optimizer step, or never.
         apply: Applies a revision.
         record: Returns what is logged beside its event.
+        windows: Returns the number of windows of each domain, by name.
 
     Attributes:
         flag: Whether a revision may be due; to be updated in every step.
@@ -64,12 +66,14 @@ class LiveRevisions:
         is_due: Callable[[int], bool],
         apply: Apply,
         record: Callable[[], Metrics],
+        windows: Callable[[], Mapping[str, int]],
     ) -> None:
         self._watch = watch
         self._ranks = ranks
         self._is_due = is_due
         self._apply = apply
         self._record = record
+        self._windows = windows
         self.flag = CollectiveFlag(lambda: watch is not None and watch.changed())
 
     def after_step(self, step: int) -> Metrics:
@@ -91,7 +95,11 @@ class LiveRevisions:
             self._watch.applied(proposal)
         if revision is None:
             return {}
-        event: dict[str, Any] = {**revision.event(), "number": proposal.number}
+        event: dict[str, Any] = {
+            **revision.event(),
+            "number": proposal.number,
+            WINDOWS: self._windows(),
+        }
         return {"event": event, **self._record()}
 
     def _take(self, step: int) -> Proposal | None:

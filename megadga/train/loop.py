@@ -1,6 +1,6 @@
 """The training loop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from megadga.plugin import Batch, Metrics, MixturePlugin, Plugin
@@ -10,12 +10,14 @@ from megadga.train.checkpoints import Checkpoints
 from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.evaluation import Evaluation
 from megadga.train.live import LiveRevisions
+from megadga.train.monitors.sink import Monitors
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.ranks import CollectiveStop
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import SpikeResponse
 from megadga.train.step import Trainer
 from megadga.train.storage import Storage
+from megadga.train.timing import StepTimes
 
 
 class Markers(Protocol):
@@ -48,6 +50,8 @@ class Run:
         markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
         revisions: Revises the data at updates of the mixture; None: they stay.
+        times: Divides this rank's time in each step.
+        monitors: What else is written to; on ranks that do not log, nothing.
     """
 
     mixture: MixturePlugin
@@ -65,6 +69,8 @@ class Run:
     markers: Markers
     total_steps: int
     revisions: LiveRevisions | None = None
+    times: StepTimes = field(default_factory=StepTimes)
+    monitors: Monitors = field(default_factory=lambda: Monitors(()))
 
 
 def evaluate(run: Run) -> Metrics:
@@ -94,14 +100,18 @@ def train(run: Run) -> bool:
     """
     while run.mixture.step < run.total_steps:
         run.stalls.enter(run.mixture.step + 1, "reading the batch")
+        run.times.begin(run.mixture.probed_s)
         batch = run.mixture.next_batch()
+        run.times.lap("data", run.mixture.probed_s)
         run.stalls.enter(batch.step, "forward and backward passes")
         metrics = run.trainer.step(batch)
-        for plugin in run.plugins:
-            run.stalls.enter(batch.step, plugin.name)
-            metrics |= plugin.after_step(batch.step)
+        run.times.lap("training", run.mixture.probed_s)
+        events = _after_step(run, batch.step, metrics)
+        metrics["train"] |= run.times.record(metrics["train"])
         run.stalls.enter(batch.step, "metrics")
         run.metrics.log(batch.step, metrics)
+        for event in events:
+            run.metrics.log(batch.step, event)
         for applied in run.requests.after_step(batch.step):
             run.metrics.log(batch.step, applied)
         if run.revisions is not None and (revised := run.revisions.after_step(batch.step)):
@@ -128,6 +138,22 @@ def train(run: Run) -> bool:
     return finished
 
 
+def _after_step(run: Run, step: int, metrics: Metrics) -> list[Metrics]:
+    """Call the plugins, and add their records; return events, of which a step may have several.
+
+    Collective.
+    """
+    events: list[Metrics] = []
+    for plugin in run.plugins:
+        run.stalls.enter(step, plugin.name)
+        found = plugin.after_step(step)
+        run.times.lap(plugin.name if found else "plugins", run.mixture.probed_s)
+        if "event" in found:
+            events.append({"event": found.pop("event")})
+        metrics |= found
+    return events
+
+
 def _respond(run: Run, batch: Batch, train: dict[str, Any]) -> bool:
     """Judge a step; return whether the run has gone back to a checkpoint. Collective."""
     event: Metrics = {}
@@ -152,8 +178,8 @@ def _save(run: Run, batch: Batch, metrics: Metrics) -> None:
 
 
 def _log_writing(run: Run) -> None:
-    """Log checkpoints that were completed, and pauses that have ended, since the last call."""
+    """Log what happened since the last call: checkpoints, pauses, monitors that have failed."""
     for written in run.checkpoints.take_written():
         run.metrics.log(written.step, {"checkpoint": written.record()})
-    for event in run.storage.take_events():
+    for event in (*run.storage.take_events(), *run.monitors.take_events()):
         run.metrics.log(run.mixture.step, {"event": event})

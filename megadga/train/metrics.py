@@ -3,22 +3,22 @@
 import json
 import math
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TextIO, cast, final
+from typing import Any, Protocol, TextIO, cast, final
 
 from tqdm import tqdm
 
 from megadga.config.yaml_source import dump_line
 from megadga.console import shows_bars
 from megadga.data.files import atomic_write, parse_strictly
-from megadga.errors import ResumeError
 from megadga.plugin import Metrics
 from megadga.plugin.records import MEAN_WEIGHTS
+from megadga.train.appending import AppendedFile
 from megadga.train.waiting import format_bytes
 
 
@@ -92,12 +92,14 @@ class MetricsFile:
 
     Args:
         path: The file, appended to by one process; its folder exists.
+
+    Attributes:
+        abandoned_until: The last step of what was cut last, 0: nothing was.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._length: int | None = None
-        self._synced = 0
+        self.abandoned_until = 0
+        self._file = AppendedFile(path)
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Append a line for each record of optimizer step ``step``: all of them, or none.
@@ -112,7 +114,7 @@ class MetricsFile:
             if non_finite:
                 event = {"event": "not_finite", "record": kind, "keys": non_finite}
                 lines.append(_line("event", step, event))
-        self._append("".join(lines).encode())
+        self._file.append("".join(lines).encode())
 
     def sync(self) -> int:
         """Sync the file to disk; return its length in bytes.
@@ -120,47 +122,7 @@ class MetricsFile:
         Raises:
             OSError: If it cannot be synced; can be called again then.
         """
-        with self._path.open("ab") as file:
-            length = self._drop_torn_line(file)
-            try:
-                os.fsync(file.fileno())
-            except OSError as error:
-                self._write_again()
-                error.filename = error.filename or str(self._path)
-                raise
-        self._synced = length
-        return length
-
-    def _append(self, content: bytes) -> None:
-        with self._path.open("ab", buffering=0) as file:
-            length = self._drop_torn_line(file)
-            written = 0
-            while written < len(content):  # a full disk takes a part
-                try:
-                    written += file.write(content[written:])
-                except OSError as error:
-                    error.filename = error.filename or str(self._path)
-                    with suppress(OSError):  # else before the next line
-                        file.truncate(length)
-                    raise
-        self._length = length + len(content)
-
-    def _drop_torn_line(self, file: BinaryIO | FileIO) -> int:
-        """Truncate the open file to its complete lines; return its length."""
-        found = file.seek(0, os.SEEK_END)
-        if self._length is None or found < self._length:
-            self._length = found
-        elif found > self._length:
-            file.truncate(self._length)
-        return self._length
-
-    def _write_again(self) -> None:
-        """Write the lines since the last sync again: the system may take them for written."""
-        with suppress(OSError), self._path.open("r+b", buffering=0) as file:
-            file.seek(self._synced)
-            content = file.read()
-            file.seek(self._synced)
-            file.write(content)
+        return self._file.sync()
 
     def cut(self, length: int, *, checkpoints_until: int = 0) -> None:
         """Truncate the file to ``length`` bytes; the rest is moved to ``NAME.abandoned.jsonl``.
@@ -173,27 +135,26 @@ class MetricsFile:
         Raises:
             ResumeError: If the file is shorter.
         """
-        found = self.sync()
-        if found < length:
-            raise ResumeError(
-                f"{self._path}: expected at least {length} bytes, as at the checkpoint, "
-                f"found {found}"
-            )
-        if found == length:
+        self.abandoned_until = 0
+        if not self._file.check_reaches(length):
             return
-        with self._path.open("rb") as file:
+        path = self._file.path
+        with path.open("rb") as file:
             file.seek(length)
             lines = file.read().splitlines(keepends=True)
         kept = [line for line in lines if _is_of_checkpoint(line, checkpoints_until)]
         abandoned = b"".join(line for line in lines if line not in kept)
+        self.abandoned_until = max((int(step) for step in _STEPS.findall(abandoned)), default=0)
         if abandoned:
-            with self._path.with_suffix(".abandoned.jsonl").open("ab") as aside:
+            with path.with_suffix(".abandoned.jsonl").open("ab") as aside:
                 aside.write(abandoned if abandoned.endswith(b"\n") else abandoned + b"\n")
                 aside.flush()
                 os.fsync(aside.fileno())
-        os.truncate(self._path, length)
-        self._length, self._synced = length, min(length, self._synced)
-        self._append(b"".join(kept))
+        self._file.truncate(length)
+        self._file.append(b"".join(kept))
+
+
+_STEPS = re.compile(rb'^\{"type": "\w+", "step": (\d+)[,}]', re.MULTILINE)
 
 
 def _is_of_checkpoint(line: bytes, last_step: int) -> bool:

@@ -21,6 +21,10 @@ from megadga.data.manifest import TokenizerIdentity
 if TYPE_CHECKING:
     from megadga.model.hugging_face import Architecture
 
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""Keys of configurations under which architectures have their number of experts."""
+
+
 TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
 """By the kind of a tokenizer, its file in the folder of a model."""
 
@@ -120,6 +124,50 @@ def model_size(config: RunConfig, tokenizer: TokenizerIdentity) -> ModelSize:
             name = section.path or section.config["model_type"]
             description = f"{type(architecture.config).__name__} of {name}"
             return ModelSize(sum(map(math.prod, shapes)), matrices, description)
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """What the operations of a decoder follow from.
+
+    Attributes:
+        num_multiplied: Parameters that a token is multiplied with: without the embedding, unless
+            it is the output matrix as well.
+        num_layers: Blocks with attention.
+        attention_width: Width of a head times the number of query heads.
+    """
+
+    num_multiplied: int
+    num_layers: int
+    attention_width: int
+
+
+def decoder_shape(
+    config: RunConfig, tokenizer: TokenizerIdentity, *, rows: int
+) -> DecoderShape | None:
+    """Return the shape of a model of transformers; None if its configuration does not say.
+
+    Nor is it known of mixtures of experts, whose tokens are multiplied with some of them.
+
+    Args:
+        config: The run.
+        tokenizer: Of its shards.
+        rows: Of the embedding.
+    """
+    architecture = _architecture(config, tokenizer)
+    text = architecture.config.get_text_config()
+    width, layers, heads = (
+        getattr(text, name, None)
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    )
+    experts = [getattr(text, name, None) for name in _EXPERTS]
+    if not (width and layers and heads) or any(experts):
+        return None
+    with model_errors(config):
+        number = sum(map(math.prod, architecture.parameter_shapes(rows)))
+    embedding = 0 if text.tie_word_embeddings else rows * width
+    head_width = getattr(text, "head_dim", None) or width // heads
+    return DecoderShape(number - embedding, layers, head_width * heads)
 
 
 def llama_size(section: LlamaModel, rows: int) -> ModelSize:

@@ -17,6 +17,7 @@ from megadga.plugin import Batch, Metrics
 from megadga.probes.discarding import discard_update
 from megadga.probes.engine import Engine
 from megadga.train.ranks import StepAllReduce
+from megadga.train.timing import StepTimer
 
 TokenLosses = Callable[[Tensor], Tensor]
 """Computes a model's losses ``(b, S)`` of tokens ``(b, S + 1)`` without gradients."""
@@ -79,11 +80,18 @@ class WindowEnd:
         step_sum: Gathers per-sequence values over the ranks.
         accepts: Decides whether the update is applied, which needs all losses before it; None: it
             always is, and they are gathered after it.
+        timer: Notes when the optimizer steps.
     """
 
     def __init__(
-        self, engine: Engine, step_sum: StepAllReduce, accepts: AcceptUpdate | None
+        self,
+        engine: Engine,
+        step_sum: StepAllReduce,
+        accepts: AcceptUpdate | None = None,
+        *,
+        timer: StepTimer,
     ) -> None:
+        self._timer = timer
         self._engine = engine
         self._step_sum = step_sum
         self._accepts = accepts
@@ -96,7 +104,7 @@ class WindowEnd:
             own: Losses of this rank's sequences, and additional values.
         """
         if self._accepts is None:
-            self._engine.step()
+            self._step()
             return self._step_sum(batch, *own)
         gathered = self._step_sum(batch, *own)
         self.end(batch, gathered[0])
@@ -105,9 +113,16 @@ class WindowEnd:
     def end(self, batch: Batch, losses: FloatArray) -> None:
         """End the window with losses that have been gathered already. Collective."""
         if self._accepts is None or self._accepts(batch, losses):
-            self._engine.step()
+            self._step()
         else:
+            self._timer.begin_optimizer()
             discard_update(self._engine)
+            self._timer.end_optimizer()
+
+    def _step(self) -> None:
+        self._timer.begin_optimizer()
+        self._engine.step()
+        self._timer.end_optimizer()
 
 
 @final
@@ -121,15 +136,12 @@ class MeanLossStep:
 
     Args:
         engine: A DeepSpeed engine around a module that returns one loss per token.
-        step_sum: Gathers per-sequence values over the ranks.
-        accepts: Decides whether an update is applied; None: all are.
+        end_window: Ends each step.
     """
 
-    def __init__(
-        self, engine: Engine, step_sum: StepAllReduce, accepts: AcceptUpdate | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, end_window: WindowEnd) -> None:
         self._engine = engine
-        self._end_window = WindowEnd(engine, step_sum, accepts)
+        self._end_window = end_window
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
@@ -181,7 +193,7 @@ class WeightedLossStep:
         engine: A DeepSpeed engine around a module that returns one loss per token.
         reweighting: Computes the weights.
         step_sum: Gathers per-sequence values over the ranks.
-        accepts: Decides whether an update is applied; None: all are.
+        end_window: Ends each step.
     """
 
     def __init__(
@@ -189,13 +201,13 @@ class WeightedLossStep:
         engine: Engine,
         reweighting: Reweighting,
         step_sum: StepAllReduce,
-        accepts: AcceptUpdate | None = None,
+        end_window: WindowEnd,
     ) -> None:
         self._engine = engine
         self._reweighting = reweighting
         self._step_sum = step_sum
-        self._end_window = WindowEnd(engine, step_sum, accepts)
-        self._mean = MeanLossStep(engine, step_sum, accepts)
+        self._end_window = end_window
+        self._mean = MeanLossStep(engine, end_window)
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
@@ -306,10 +318,12 @@ class Trainer:
         self._watching = watching
         self._reference = reference
         self._weighted = reweighting is not None
+        self._timer = StepTimer(engine.device)
+        end_window = WindowEnd(engine, step_sum, watching.accepts, timer=self._timer)
         self._passes: TrainStep = (
-            MeanLossStep(engine, step_sum, watching.accepts)
+            MeanLossStep(engine, end_window)
             if reweighting is None
-            else WeightedLossStep(engine, reweighting, step_sum, watching.accepts)
+            else WeightedLossStep(engine, reweighting, step_sum, end_window)
         )
 
     def revise(self, names: Sequence[str], observe_losses: ObserveLosses) -> None:
@@ -329,10 +343,11 @@ class Trainer:
 
         Returns:
             A ``train`` record: mean loss (nats per token), the learning rate, the gradient norm
-            before clipping (NaN if it is not finite), tokens per second over all ranks, and per
-            domain in the batch the number of sequences, their mean loss, and a reference model's
-            mean loss if there is one. With domains of dialogues, also ``targets_by_domain``: the
-            number of targets, over which losses are means. With reweighting or an objective, also
+            before clipping (NaN if it is not finite), tokens per second over all ranks, seconds of
+            the passes and of the optimizer on this rank, and per domain in the batch the number of
+            sequences, their mean loss, and a reference model's mean loss if there is one. With
+            domains of dialogues, also ``targets_by_domain``: the number of targets, over which
+            losses are means. With reweighting or an objective, also
             ``effective_sequences``: the number of equally weighted sequences whose mean would have
             the same variance. With an objective, also ``objective_loss``: the weighted mean that
             is trained on, but for weights by losses. All other losses are not weighted.
@@ -340,6 +355,7 @@ class Trainer:
         started = self._clock()
         torch.manual_seed(self._seed(batch.step))
         learning_rate = self._engine.get_lr()[0]
+        self._timer.begin()
         extra = () if self._reference is None else (_batch_means(self._reference, batch),)
         trained = self._passes(batch, *extra)
         domains, losses = batch.indices.global_domains, trained.losses
@@ -357,6 +373,7 @@ class Trainer:
             "tokens_per_s": num_tokens / (self._clock() - started),
             "sequences_by_domain": self._counts(domains),
             "loss_by_domain": self._means(losses, domains, targets),
+            "seconds": self._timer.seconds(),
         }
         if targets is not None:
             record["targets_by_domain"] = self._counts(domains, targets)

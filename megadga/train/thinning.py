@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, final
 
-import numpy as np
-
-from megadga.mixers.safeguards import effective_domains
 from megadga.mixers.updates import UpdateSteps
 from megadga.plugin import Metrics
+from megadga.plugin.protocol import bounded
 from megadga.plugin.records import BY_DOMAIN
 from megadga.report.history import SUMMARY
+from megadga.run_folder.domain_log import WINDOWS
 from megadga.train.metrics import MetricSink
 
 DOMAINS_PER_STEP = 16
@@ -22,8 +21,10 @@ class ThinnedRecords:
 
     An update or evaluation is forwarded whole if it is the first since a multiple of so many
     steps, or the last of the run. Another update becomes an ``update_summary``: its values that
-    are not by domain, and ``effective_domains``. Another evaluation has no ``domains``. This
-    depends on the step alone, so that a resumed run logs what the uninterrupted one does.
+    are not by domain. Another evaluation has no ``domains``. This depends on the step alone, so
+    that a resumed run logs what the uninterrupted one does. What only the log by domain has is
+    left out of all: epochs at evaluations, windows, and values of each domain where a basis says
+    them (``bounded``).
 
     Args:
         sink: Receives the records.
@@ -56,13 +57,19 @@ class ThinnedRecords:
 
     def _thinned(self, step: int, kind: str, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         match kind:
-            case "update" if self._updates is not None:
+            case "update":
+                record = bounded(record)
                 size = max(len(record.get(key, ())) for key in BY_DOMAIN)
-                if not self._is_due(step, self._updates.interval_at(step), size):
-                    return SUMMARY, _summary(record)
+                if self._updates is not None and not self._is_due(
+                    step, self._updates.interval_at(step), size
+                ):
+                    return SUMMARY, _without(record, *BY_DOMAIN)
             case "evaluation":
+                record = _without(record, "epochs")
                 if not self._is_due(step, self._evaluation_interval, len(record["domains"])):
-                    return kind, {key: record[key] for key in record if key != "domains"}
+                    return kind, _without(record, "domains")
+            case "event":
+                record = _without(bounded(record), WINDOWS)
             case _:
                 pass
         return kind, record
@@ -73,7 +80,5 @@ class ThinnedRecords:
         return step // every > (step - interval) // every or step + interval > self._last_step
 
 
-def _summary(update: Mapping[str, Any]) -> dict[str, Any]:
-    summary = {key: value for key, value in update.items() if key not in BY_DOMAIN}
-    weights = update.get("averaged_weights") or update["basis_averaged_weights"]
-    return {**summary, "effective_domains": effective_domains(np.array([*weights.values()]))}
+def _without(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in keys}

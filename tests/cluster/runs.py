@@ -30,7 +30,7 @@ evaluation: {interval: 10, sequences: 4}
 checkpoint: {interval: 10, keep_last: 2}
 """
 """Of the demo's shape, on made-up tokens."""
-OF_THE_MACHINE = ("tokens_per_s", "probe_s", "observed_overhead")
+OF_THE_MACHINE = ("tokens_per_s", "seconds", "probe_s", "observed_overhead")
 
 
 @dataclass(frozen=True)

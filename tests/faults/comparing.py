@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from megadga.run_folder.checkpoints import completed_checkpoints, load_header
+from megadga.run_folder.domain_log import DOMAIN_LOG
 from tests.faults.runs import FaultyRun
 from tests.support.checkpoints import differing
 
@@ -17,6 +18,8 @@ def assert_equal_runs(disturbed: FaultyRun, undisturbed: FaultyRun) -> None:
     on before is what the loss of each domain in each step says.
     """
     _assert_equal_records(disturbed, undisturbed)
+    logs = (each.output / DOMAIN_LOG for each in (disturbed, undisturbed))
+    assert len({log.read_bytes() for log in logs}) == 1
     kept = [path.name for path in completed_checkpoints(disturbed.checkpoints)]
     assert len(kept) == 2, kept
     for name in kept:

@@ -44,7 +44,7 @@ checkpoint: {{interval: 5, keep_last: 2}}
 """Probes and evaluations take longer than steps, so that there is time to die in them. A domain
 enters with the first update, by ``live.yaml``."""
 EARLY = ("d0", "d1", "d2", "d3")
-VOLATILE = ("tokens_per_s", "probe_s", "observed_overhead")
+VOLATILE = ("tokens_per_s", "seconds", "probe_s", "observed_overhead")
 """Keys of records that are times, in which no two runs agree. All others must be equal."""
 LAUNCH = ("-m", "megadga.cli", "launch", "local", f"--accelerators-per-node={RANKS}")
 _MARKERS = ("DONE", "REQUEUE")

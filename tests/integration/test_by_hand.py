@@ -37,7 +37,7 @@ deepspeed: zero.json
 checkpoint: {{interval: {CHECKPOINT}, keep_last: 2}}
 """
 WORKER = "tests.integration.workers.recorded_run"
-TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
+TIMES = ("tokens_per_s", "seconds", "probe_s", "observed_overhead")
 Record = dict[str, Any]
 SET_AT, REFUSED_AT, FREEZE_AT, RELEASE_AT = 5, 8, 13, 20
 

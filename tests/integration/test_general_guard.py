@@ -31,7 +31,7 @@ checkpoint: {interval: 1, keep_last: 1}
 """
 # Large enough for losses to rise.
 OPTIMIZER = {"type": "AdamW", "params": {"lr": 0.05, "torch_adam": True}}
-TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
+TIMES = ("tokens_per_s", "seconds", "probe_s", "observed_overhead")
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ checkpoint: {interval: 1000, keep_last: 2}
 LAUNCH = [sys.executable, str(REPOSITORY / "launch/local")]
 COMMAND = [*LAUNCH, "--accelerators-per-node", "2", "my run.yaml", "--set", "seed=18"]
 OUTPUT = Path("out put/$run")
-TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
+TIMES = ("tokens_per_s", "seconds", "probe_s", "observed_overhead")
 
 
 def new_folder(folder: Path, shards: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from megadga.run_folder.domain_log import DOMAIN_LOG
 from megadga.run_folder.lock import RunLock
 from tests.support.checkpoints import differing
 from tests.support.engines import RELEASED
@@ -35,7 +36,7 @@ evaluation: {interval: 2, sequences: 3}
 checkpoint: {interval: 3, keep_last: 2}
 """
 CLI = "megadga.cli"
-TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
+TIMES = ("tokens_per_s", "seconds", "probe_s", "observed_overhead")
 OF_CHECKPOINTS = ("seconds", "waited_s", "bytes", "bytes_per_s")
 STABLE_DECAY = {
     "type": "WarmupStableDecayLR",
@@ -199,6 +200,9 @@ def test_a_run_killed_after_a_checkpoint_ends_like_the_uninterrupted_one(tmp_pat
         expected = [r for r in expected if r["type"] != "evaluation" or r["step"] > 3]
     assert found == expected
     assert {r["step"] for r in records(parts, "metrics.abandoned.jsonl")} == {4}
+    if "evaluation=null" not in case.before_death:
+        logs = ((each / "out" / DOMAIN_LOG).read_bytes() for each in (whole, parts))
+        assert len(set(logs)) == 1
     last = "out/checkpoints/step-00000006"
     # Checkpoints hold DeepSpeed's settings, and those are others where parameters are released.
     places = differing(whole / last, parts / last)

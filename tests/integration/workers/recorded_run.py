@@ -31,6 +31,10 @@ class Recorded:
     def step(self):
         return self._mixture.step
 
+    @property
+    def probed_s(self):
+        return self._mixture.probed_s
+
     def next_batch(self):
         if self.step + 1 in self._waits:
             self._wait()

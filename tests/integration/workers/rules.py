@@ -18,7 +18,7 @@ from tests.support.checkpoints import differing
 
 BEYOND_CHECKPOINT = 4
 """Steps of the first part; its checkpoint is of the step before."""
-TIMES = ("tokens_per_s", "probe_s", "observed_overhead")
+TIMES = ("tokens_per_s", "seconds", "probe_s", "observed_overhead")
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from megadga.mixers.doge import Doge
 from megadga.mixers.safeguards import GeneralGuard
 from megadga.mixers.static import uniform_weights
 from megadga.mixers.targets import OverTargets
-from megadga.plugin.records import MAX_DOMAINS, UpdateRecords
+from megadga.plugin.protocol import MAX_DOMAINS, bounded, flatten
+from megadga.plugin.records import RepeatAlarm, UpdateRecords
 from tests.support.mixtures import mixtures_of
 
 BASIS = ("qa", "code")
@@ -86,8 +87,35 @@ def test_the_norm_of_what_domains_are_compared_with_is_reported_under_its_name(t
 
 
 def test_too_many_domains_are_logged_by_basis_only():
-    assert record_over(MAX_DOMAINS).keys() >= OF_DOMAINS
-    assert not record_over(MAX_DOMAINS + 1).keys() & OF_DOMAINS
+    few, many = (record_over(num) for num in (MAX_DOMAINS, MAX_DOMAINS + 1))
+
+    assert bounded(few) == few
+    assert many.keys() - bounded(many).keys() == OF_DOMAINS
+    flat = flatten({"update": many}, prefix="mixture")
+    assert "mixture/basis_weights/qa" in flat
+    assert not [key for key in flat if key.endswith("/c0")]
+
+
+def test_the_entropy_of_the_averaged_weights_is_reported_with_what_it_means():
+    record = record_over(3)  # two of the domains have the weight 1/2
+
+    assert record["entropy"] == pytest.approx(np.log(2.0))
+    assert record["effective_domains"] == pytest.approx(2.0)
+
+
+def test_domains_that_repeat_are_named_up_to_eight():
+    ended = [(), ("a",), tuple(f"d{index}" for index in range(9))]
+    alarm = RepeatAlarm(lambda: ended[0])
+
+    told = []
+    while ended:
+        told.append(alarm.after_step(3 - len(ended)))
+        ended.pop(0)
+
+    assert told[0] == {}
+    assert told[1]["event"] == {"event": "domain_repeats", "domains": ["a"], "num_domains": 1}
+    assert told[2]["event"]["domains"] == [f"d{index}" for index in range(8)]
+    assert told[2]["event"]["num_domains"] == 9
 
 
 def of_two_sets(dots, **more):

@@ -18,6 +18,7 @@ from megadga.report.sampling import (
     sampler_values,
     weighted_names,
 )
+from megadga.run_folder.domain_log import DOMAIN_LOG, MAGIC, names_frame, values_frame
 
 LAYOUT = BatchLayout(2, 2, 8, 8, 17, "systematic", None, UpdateSteps(3), "0" * 16)
 
@@ -142,3 +143,30 @@ def test_what_is_no_metrics_of_a_run_is_refused_in_a_line(tmp_path, content, mes
         metrics.write_text(content)
     with pytest.raises(ConfigError, match=message):
         read_sampling(metrics, 1)
+
+
+def test_weights_of_updates_in_summary_are_those_of_the_log_by_domain(tmp_path):
+    whole = write(tmp_path / "whole.jsonl", 9)
+    thinned = tmp_path / "metrics.jsonl"
+    thinned.write_text(
+        "".join(
+            line("update_summary", each["step"], probe_s=1.0)
+            if each["type"] == "update"
+            else json.dumps(each) + "\n"
+            for each in map(json.loads, whole.read_text().splitlines())
+        )
+    )
+    with pytest.raises(ConfigError, match=r"by_domain.log: expected a log by domain, found No"):
+        read_sampling(thinned, 5)
+
+    frames = [MAGIC, names_frame(0, "abc")]
+    for step in (3, 6, 9):
+        weights = np.array([*weights_after(step).values()])
+        frames.append(values_frame("averaged_weights", step, 0, weights))
+    (tmp_path / DOMAIN_LOG).write_bytes(b"".join(frames))
+
+    for step in range(1, 10):
+        found, expected = (read_sampling(path, step).updates for path in (thinned, whole))
+        assert [at for at, _ in found] == [at for at, _ in expected]
+        for (_, one), (_, other) in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)

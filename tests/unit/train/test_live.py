@@ -24,6 +24,7 @@ def live(folder: Path, apply: Any) -> LiveRevisions:
         is_due=lambda step: step % 4 == 0,
         apply=apply,
         record=lambda: {"sampler": {}},
+        windows=lambda: {"d0": 4},
     )
 
 

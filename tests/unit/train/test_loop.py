@@ -27,7 +27,7 @@ class Log:
         self.told: list[str] = []
         self.pruned: list[int] = []
         self.logged: dict[int, Any] = {}
-        self.mixture = SimpleNamespace(step=completed, next_batch=self._next_batch)
+        self.mixture = SimpleNamespace(step=completed, next_batch=self._next_batch, probed_s=0.0)
         parts: dict[str, Any] = {
             "mixture": self.mixture,
             "trainer": SimpleNamespace(step=self._step),
@@ -59,6 +59,11 @@ class Log:
             "requests": SimpleNamespace(after_step=self._apply_requests, resume=lambda: None),
             "stop": SimpleNamespace(agreed=lambda: self.mixture.step == stop_at),
             "markers": SimpleNamespace(end=self._end),
+            "times": SimpleNamespace(
+                begin=lambda probed_s: None,
+                lap=lambda part, probed_s: None,
+                record=lambda train: {},
+            ),
         }
         self.run = Run(**parts, total_steps=total_steps)
 

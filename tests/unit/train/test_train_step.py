@@ -12,7 +12,14 @@ from megadga.mixers.loss_reweight import LossReweighting
 from megadga.model.losses import target_mask
 from megadga.plugin import Batch
 from megadga.train.ranks import StepAllReduce
-from megadga.train.step import MeanLossStep, Reweighting, Trainer, WeightedLossStep
+from megadga.train.step import (
+    MeanLossStep,
+    Reweighting,
+    Trainer,
+    WeightedLossStep,
+    WindowEnd,
+)
+from megadga.train.timing import StepTimer
 from tests.unit.train.fakes import VOCABULARY, FakeEngine, LoneRank, batch
 
 TOKENS = torch.randint(VOCABULARY, (2, 2, 6), generator=torch.Generator().manual_seed(0))
@@ -34,8 +41,24 @@ def reweighting(engine: FakeEngine, rule: LossReweighting = RULE) -> Reweighting
     return Reweighting(rule, losses)
 
 
-def weighted(engine: FakeEngine, rule: LossReweighting = RULE) -> WeightedLossStep:
-    return WeightedLossStep(engine, reweighting(engine, rule), StepAllReduce(LoneRank()))
+def window_end(engine: FakeEngine, ranks: LoneRank) -> WindowEnd:
+    return WindowEnd(engine, StepAllReduce(ranks), timer=StepTimer(engine.device))
+
+
+def weighted(
+    engine: FakeEngine,
+    rule: LossReweighting = RULE,
+    *,
+    ranks: LoneRank | None = None,
+    by: Reweighting | None = None,
+) -> WeightedLossStep:
+    ranks = ranks or LoneRank()
+    return WeightedLossStep(
+        engine,
+        by or reweighting(engine, rule),
+        StepAllReduce(ranks),
+        window_end(engine, ranks),
+    )
 
 
 def batch_of(accumulation: int, *, step: int = 1) -> Batch:
@@ -74,9 +97,7 @@ def test_one_micro_batch_needs_no_additional_forward_pass():
     def never(tokens):
         raise AssertionError
 
-    passes = WeightedLossStep(
-        double_engine(1), Reweighting(RULE, never), StepAllReduce(LoneRank())
-    )
+    passes = weighted(double_engine(1), by=Reweighting(RULE, never))
 
     assert passes(batch_of(1)).weights is not None
 
@@ -89,7 +110,7 @@ def test_weights_follow_the_losses_of_other_ranks_too():
             return numbers + np.array([0.0, 0.0, 9.0, 9.0])
 
     engine = double_engine(2)
-    passes = WeightedLossStep(engine, reweighting(engine), StepAllReduce(HarderElsewhere()))
+    passes = weighted(engine, ranks=HarderElsewhere())
     tokens = TOKENS[:1]
     own = engine.module(tokens[0]).mean(-1).detach().numpy()
 
@@ -103,7 +124,7 @@ def test_weights_follow_the_losses_of_other_ranks_too():
 def test_while_warming_up_the_step_is_that_of_the_plain_mean_to_the_bit():
     rule = LossReweighting("linupper", warmup=1)
     plain, warm, over = (double_engine(2) for _ in range(3))
-    MeanLossStep(plain, StepAllReduce(LoneRank()))(batch_of(2))
+    MeanLossStep(plain, window_end(plain, LoneRank()))(batch_of(2))
 
     trained = weighted(warm, rule)(batch_of(2, step=1))
     after = weighted(over, rule)(batch_of(2, step=2))

@@ -1,0 +1,88 @@
+"""Where a step's time goes."""
+
+import pytest
+import torch
+
+from megadga.train.flops import flops_per_token, peak_flops
+from megadga.train.timing import StepTimer, StepTimes
+
+
+def clock(*moments):
+    remaining = iter(moments)
+    return lambda: next(remaining)
+
+
+def test_a_step_is_its_passes_and_the_optimizer():
+    timer = StepTimer(torch.device("cpu"), clock=clock(10.0, 12.5, 13.0))
+    timer.begin()
+    timer.begin_optimizer()
+    timer.end_optimizer()
+
+    assert timer.seconds() == {"forward_backward": 2.5, "optimizer": 0.5}
+
+
+def test_what_is_measured_while_a_batch_is_requested_counts_as_probing():
+    times = StepTimes(clock=clock(0.0, 3.0, 10.0, 14.0, 15.0))
+    times.begin(100.0)
+    times.lap("data", 102.0)  # of 3 seconds 2 for the direction of an in-flight probe
+    times.lap("training", 102.0)
+    times.lap("mixture", 105.5)
+    times.lap("evaluation", 105.5)
+
+    record = times.record(
+        {"tokens_per_s": 8.0, "seconds": {"forward_backward": 5.0, "optimizer": 1.0}}
+    )
+
+    assert record == {
+        "seconds": {
+            "data": 1.0,
+            "forward_backward": 5.0,
+            "optimizer": 1.0,
+            "probe": 5.5,
+            "evaluation": 1.0,
+        }
+    }
+
+
+def test_what_a_step_does_not_have_is_not_there_and_the_next_step_begins_anew():
+    times = StepTimes(clock=clock(0.0, 3.0, 5.0, 6.0), utilization=0.125)
+    own = {"tokens_per_s": 2.0, "seconds": {"forward_backward": 0.0, "optimizer": 0.0}}
+    for _ in range(2):
+        times.begin(0.0)
+        times.lap("data", 0.0)
+
+    record = times.record(own)
+
+    assert record == {"seconds": {"data": 1.0, **own["seconds"]}, "mfu": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H100 PCIe", 756.5e12),
+        ("NVIDIA H100 NVL", 835.5e12),
+        ("NVIDIA H200", 989.4e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GB200", 2.5e15),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("Tesla V100-SXM2-32GB", 125e12),
+        ("AMD Instinct MI300X", 1307.4e12),
+        ("AMD Instinct MI250X / MI250", 191.5e12),
+        ("Quadro P400", None),
+    ],
+)
+def test_the_peak_of_an_accelerator_is_found_by_its_name(name, peak):
+    assert peak_flops(name) == peak
+
+
+def test_the_operations_of_a_token_are_those_of_palm_540b():
+    # Appendix B: 118 layers, 48 heads of 256, sequences of 2048, 540.35e9 parameters.
+    flops = flops_per_token(
+        540_350_000_000, num_layers=118, attention_width=48 * 256, sequence_length=2048
+    )
+    assert flops == 6 * 540.35e9 + 12 * 118 * 48 * 256 * 2048
+    assert flops / (6 * 540.35e9) == pytest.approx(1.011, abs=1e-3)
