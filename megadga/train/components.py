@@ -18,7 +18,9 @@ from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
 from megadga.report.sampling import BatchLayout
+from megadga.run_folder.layout import METRICS_FILE
 from megadga.run_folder.retention import Retention
+from megadga.train.advising import Advisor
 from megadga.train.checkpoints import CheckpointPlan
 from megadga.train.data import RunData
 from megadga.train.engine import load_reference
@@ -223,6 +225,15 @@ def record_values(
         dict(zip(plugin.names, plugin.weights.tolist(), strict=True)),
         windows=windows,
         global_batch_size=config.training.global_batch_size,
+    )
+
+
+def make_advisor(config: RunConfig, ranks: Ranks) -> Advisor | None:
+    """Return what judges the run, on rank 0."""
+    if ranks.rank > 0:
+        return None
+    return Advisor(
+        config.output, config.model_dump(mode="json"), metrics=config.output / METRICS_FILE
     )
 
 
