@@ -1,5 +1,7 @@
 """Where a step's time goes."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -86,3 +88,40 @@ def test_the_operations_of_a_token_are_those_of_palm_540b():
     )
     assert flops == 6 * 540.35e9 + 12 * 118 * 48 * 256 * 2048
     assert flops / (6 * 540.35e9) == pytest.approx(1.011, abs=1e-3)
+
+
+class StreamEvent:
+    """An event of a stream whose work is done, or not yet, at a second of its own."""
+
+    seconds: ClassVar[list[float]] = []
+    reached = True
+
+    def __init__(self, **_):
+        self.second = 0.0
+
+    def record(self):
+        self.second = self.seconds.pop(0)
+
+    def query(self):
+        return self.reached
+
+    def elapsed_time(self, end):
+        return 1000.0 * (end.second - self.second)
+
+
+@pytest.mark.parametrize(
+    ("reached", "passes", "optimizer"), [(True, 7.0, 1.0), (False, 0.25, 0.5)]
+)
+def test_an_accelerator_notes_times_itself_and_nothing_waits_for_it(
+    monkeypatch, reached, passes, optimizer
+):
+    """It works behind the process, which has queued the passes in 0.25 s."""
+    monkeypatch.setattr(torch, "Event", StreamEvent)
+    monkeypatch.setattr(StreamEvent, "seconds", [20.0, 27.0, 28.0])
+    monkeypatch.setattr(StreamEvent, "reached", reached)
+    timer = StepTimer(torch.device("cuda"), clock=clock(10.0, 10.25, 10.75))
+    timer.begin()
+    timer.begin_optimizer()
+    timer.end_optimizer()
+
+    assert timer.seconds() == {"forward_backward": passes, "optimizer": optimizer}
