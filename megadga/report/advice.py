@@ -26,7 +26,8 @@ from megadga.report.evidence import (
     signal,
     swing,
 )
-from megadga.report.runs import RunHistory, Series
+from megadga.report.runs import RunHistory
+from megadga.run_folder.domain_log import Series
 
 RECENT_UPDATES = 128
 """Updates that are judged: what was wrong before and is not any more needs no advice."""

@@ -9,7 +9,7 @@ import numpy as np
 from megadga.arrays import FloatArray
 from megadga.mixers.safeguards import signal_to_noise
 from megadga.report.alignments import AlignmentHistory
-from megadga.report.runs import Series
+from megadga.run_folder.domain_log import Series
 
 
 def last(series: Series, number: int) -> Series:

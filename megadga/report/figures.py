@@ -17,7 +17,8 @@ from megadga.report.catalogue import ALIGNMENT_LAYERS, Figure, all_figures
 from megadga.report.colours import style_places
 from megadga.report.domains import DomainInfo
 from megadga.report.grouping import RunGroup, group_runs, run_names
-from megadga.report.runs import RunHistory, Series
+from megadga.report.runs import RunHistory
+from megadga.run_folder.domain_log import Series
 from megadga.report.thinning import moving_mean, thin_curves, thin_tables
 
 MOST_POINTS = 1_600

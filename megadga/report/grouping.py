@@ -9,7 +9,8 @@ from typing import Any, final
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.report.runs import RunHistory, Series
+from megadga.report.runs import RunHistory
+from megadga.run_folder.domain_log import Series
 
 _OWN_KEYS = {"seed", "output"}
 """Keys in which runs of one group differ."""

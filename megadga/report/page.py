@@ -17,7 +17,8 @@ from megadga.errors import ConfigError
 from megadga.report.colours import COLOURS, COLOURS_ON_DARK
 from megadga.report.figures import GROUPED, Layer, Report, Space
 from megadga.report.grouping import config_differences, flat_config
-from megadga.report.runs import RunHistory, Series
+from megadga.report.runs import RunHistory
+from megadga.run_folder.domain_log import Series
 
 SCRIPTS = ("data.js", "state.js", "draw.js", "table.js", "main.js")
 """In the order in which they use each other."""

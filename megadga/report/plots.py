@@ -20,7 +20,7 @@ from megadga.report.catalogue import Figure as Shown
 from megadga.report.colours import COLOURS, DASHES
 from megadga.report.figures import Report, Space
 from megadga.report.grouping import MeanSeries, mean_over_runs
-from megadga.report.runs import Series
+from megadga.run_folder.domain_log import Series
 
 try:
     import matplotlib as mpl

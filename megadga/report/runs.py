@@ -1,7 +1,7 @@
 """A run as its folder tells it: what reports, comparisons and advice are made from."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -21,27 +21,14 @@ from megadga.report.records import (
     numbers_by_name,
     read_metrics,
 )
+from megadga.run_folder.domain_log import (
+    DOMAIN_LOG,
+    EVALUATION,
+    DomainLog,
+    Series,
+    read_domain_log,
+)
 from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Series:
-    """Numbers by name over the steps of a run.
-
-    Attributes:
-        names: ``K`` names of domains, sets or others.
-        steps: Optimizer steps, ascending, shape ``(N,)``.
-        values: Shape ``(N, K)``; NaN where there is none, or it was not finite.
-    """
-
-    names: tuple[str, ...]
-    steps: IntArray
-    values: FloatArray
-
-    def of(self, name: str) -> FloatArray:
-        """Return the values of one name, shape ``(N,)``."""
-        return self.values[:, self.names.index(name)]
 
 
 @final
@@ -188,23 +175,81 @@ def read_run(folder: Path) -> RunHistory:
     evaluations, updates = run.of("evaluation"), run.of("update")
     trained, sequences = _by_domain_between(run, [each["step"] for each in evaluations])
     normed = [each for each in updates if "gradient_norms" in each]
+    log = _DomainValues.beside(run)
+    domains = _by_name(run, [each for each in evaluations if each.get("domains")], "domains")
+    alignments = read_alignments(run) if any(map(has_alignments, updates)) else {}
     return RunHistory(
         folder=folder,
         config=config,
         train=_train(run),
         specific=_by_name(run, [each for each in evaluations if each.get("specific")], "specific"),
-        domains=_by_name(run, [each for each in evaluations if each.get("domains")], "domains"),
+        domains=log.fuller(domains, EVALUATION),
         general=_general(run, evaluations),
         trained=trained,
         sequences=sequences,
-        weights=read_weights_from_start(run),
-        alignments=read_alignments(run) if any(map(has_alignments, updates)) else {},
-        epochs=_by_name(run, _with_epochs(run), "epochs"),
-        gradient_norms=_by_name(run, normed, "gradient_norms"),
+        weights=log.fuller_weights(read_weights_from_start(run)),
+        alignments={name: log.fuller_alignments(each, name) for name, each in alignments.items()},
+        epochs=log.fuller(_by_name(run, _with_epochs(run), "epochs"), "epochs"),
+        gradient_norms=log.fuller(_by_name(run, normed, "gradient_norms"), "gradient_norms"),
         direction_norms=_direction_norms(run, updates),
         updates=_updates(run),
         events=tuple(map(_event, run.of("event"))),
     )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _DomainValues:
+    """Takes values by domain from the log of all of them where the metrics have only some.
+
+    Attributes:
+        log: The run's; None: it has none, as those of earlier versions.
+    """
+
+    log: DomainLog | None
+
+    @staticmethod
+    def beside(run: RunRecords) -> "_DomainValues":
+        """Return the values beside a metrics file."""
+        path = run.path.parent / DOMAIN_LOG
+        return _DomainValues(read_domain_log(path) if path.exists() else None)
+
+    def fuller(self, known: Series, key: str) -> Series:
+        """Return the values of a key if there are more of them than are known."""
+        if self.log is None or len(self.log.steps(key)) <= known.steps.size:
+            return known
+        return self.log.series(key)
+
+    def fuller_weights(self, known: WeightHistory) -> WeightHistory:
+        """Return all weights; a domain has the weight 0 while it is not there."""
+        for key in ("averaged_weights", "basis_averaged_weights"):
+            found = self.fuller(Series(known.names, known.steps, known.weights), key)
+            if set(found.names) == set(known.names):
+                return WeightHistory(found.names, found.steps, np.nan_to_num(found.values))
+        return known
+
+    def fuller_alignments(self, known: AlignmentHistory, target: str) -> AlignmentHistory:
+        """Return the alignments with a specific set at all updates."""
+        values, errors = "alignments", "standard_errors"
+        if target != ONLY_SET:
+            values, errors = (f"target_{each}.{target}" for each in (values, errors))
+        found = self.fuller(Series(known.names, known.steps, known.alignments), values)
+        if found.steps.size == known.steps.size or not set(known.names) <= set(found.names):
+            return known
+        deviations = np.full((found.steps.size, len(known.names)), np.nan)
+        if self.log is not None and self.log.steps(errors):
+            there = self.log.series(errors)
+            deviations[np.isin(found.steps, there.steps)] = _columns_of(there, known.names)
+        return replace(
+            known,
+            steps=found.steps,
+            alignments=_columns_of(found, known.names),
+            standard_errors=deviations,
+        )
+
+
+def _columns_of(series: Series, names: Sequence[str]) -> FloatArray:
+    return series.values[:, [series.names.index(name) for name in names]]
 
 
 def _train(run: RunRecords) -> TrainHistory:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.report.runs import Series
+from megadga.run_folder.domain_log import Series
 
 
 def moving_mean(values: FloatArray, window: int) -> FloatArray:

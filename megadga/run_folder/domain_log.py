@@ -83,17 +83,22 @@ def _frame(payload: bytes) -> bytes:
 @final
 @dataclass(frozen=True, eq=False)
 class Series:
-    """The values of one key over a run.
+    """Numbers by name over the steps of a run.
 
     Attributes:
-        names: Of domains, or basis distributions, ``K`` of them, in the order of appearance.
-        steps: Ascending, shape ``(N,)``.
-        values: NaN where a name was not there, shape ``(N, K)``.
+        names: Of domains, basis distributions, sets or others, ``K`` of them, in the order of
+            appearance.
+        steps: Optimizer steps, ascending, shape ``(N,)``.
+        values: Shape ``(N, K)``; NaN where there is none, or it was not finite.
     """
 
     names: tuple[str, ...]
     steps: IntArray
     values: FloatArray
+
+    def of(self, name: str) -> FloatArray:
+        """Return the values of one name, shape ``(N,)``."""
+        return self.values[:, self.names.index(name)]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from megadga.report.advice import MIN_UPDATES, RECENT_EVALUATIONS, RECENT_UPDATE
 from megadga.report.alignments import AlignmentHistory
 from megadga.report.history import REVISION, START
 from megadga.report.records import read_events, read_last
-from megadga.report.runs import RunHistory, Series, TrainHistory, UpdateHistory
+from megadga.report.runs import RunHistory, TrainHistory, UpdateHistory
+from megadga.run_folder.domain_log import Series
 
 ADVICE = "advice"
 """The event of a finding."""

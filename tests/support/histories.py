@@ -8,7 +8,8 @@ import numpy as np
 
 from megadga.mixers.rule import WeightHistory
 from megadga.report.alignments import AlignmentHistory
-from megadga.report.runs import Event, RunHistory, Series, TrainHistory, UpdateHistory
+from megadga.report.runs import Event, RunHistory, TrainHistory, UpdateHistory
+from megadga.run_folder.domain_log import Series
 
 TOKENS_PER_STEP = 32
 Curves = Mapping[str, Sequence[float]]

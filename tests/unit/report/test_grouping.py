@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from megadga.report.grouping import config_differences, group_runs, mean_over_runs, run_names
-from megadga.report.runs import Series, read_run
+from megadga.report.runs import read_run
+from megadga.run_folder.domain_log import Series
 from tests.support.report_runs import MadeRun, write_run_folder
 
 RUN = MadeRun(("a", "b"), steps=5)

@@ -7,6 +7,7 @@ import pytest
 
 from megadga.errors import ConfigError
 from megadga.report.runs import read_run
+from megadga.train.domain_log import DomainLogFile
 
 CONFIG = """\
 seed: 3
@@ -95,3 +96,30 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         read_run(tmp_path)
+
+
+def test_values_that_the_metrics_leave_out_are_those_of_the_log_by_domain(tmp_path: Path) -> None:
+    update = {"alignments": {"a": 1.0, "b": 2.0}, "standard_errors": {"a": 0.5, "b": 0.25}}
+    weights = {"averaged_weights": {"a": 0.25, "b": 0.75}, "epochs": {"a": 0.5, "b": 1.0}}
+    first = {"type": "update", "step": 1, **update, **weights}
+    summary = {"type": "update_summary", "step": 2, "effective_domains": 1.5}
+    whole = evaluation(1, a=1.0, b=3.0)
+    thinned = {**evaluation(2, a=2.0, b=4.0), "domains": {}}
+    folder = write_folder(tmp_path / "run", start(a=0.5, b=0.5), first, whole, summary, thinned)
+    log = DomainLogFile(folder / "by_domain.log")
+    log.log(0, {"event": {"event": "start", **start(a=0.5, b=0.5)}})
+    later = {"alignments": {"a": 3.0, "b": 4.0}, "averaged_weights": {"a": 0.1, "b": 0.9}}
+    log.log(1, {"update": first, "evaluation": whole})
+    log.log(2, {"update": {**later, "epochs": {"a": 1.0, "b": 2.0}}})
+    log.log(2, {"evaluation": evaluation(2, a=2.0, b=4.0)})
+
+    run = read_run(folder)
+
+    assert run.weights.steps.tolist() == [0, 1, 2]
+    assert run.weights.weights.tolist() == [[0.5, 0.5], [0.25, 0.75], [0.1, 0.9]]
+    (history,) = run.alignments.values()
+    assert history.steps.tolist() == [1, 2]
+    assert history.alignments.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    np.testing.assert_array_equal(history.standard_errors, [[0.5, 0.25], [np.nan, np.nan]])
+    assert run.epochs.values.tolist() == [[0.5, 1.0], [1.0, 2.0]]
+    assert run.domains.values.tolist() == [[1.0, 3.0], [2.0, 4.0]]

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.report.runs import Series
+from megadga.run_folder.domain_log import Series
 from megadga.report.thinning import (
     at_steps,
     extreme_steps,
