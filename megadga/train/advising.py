@@ -27,6 +27,7 @@ _MOST_VALUES = 1 << 21
 _RECALLED_BYTES = 1 << 26
 """Of the metrics that are read again when a run goes on."""
 _COST = ("predicted_overhead", "observed_overhead", "probe_s")
+_NOTHING = Series((), np.empty(0, np.int64), np.empty((0, 0)))
 _Values = Mapping[str, float | None]
 
 
@@ -225,11 +226,13 @@ class Advisor:
             domains=self._domains.series(),
             general=self._general.series(),
             trained=self._trained.series(),
-            sequences=Series((), np.empty(0, np.int64), np.empty((0, 0))),
+            sequences=_NOTHING,
             weights=self._weight_history(),
             alignments={
                 target: _alignment_history(*rows) for target, rows in self._alignments.items()
             },
+            gradient_norms=_NOTHING,
+            direction_norms=_NOTHING,
             epochs=self._epochs.series(),
             updates=self._update_history(),
             events=(),

@@ -303,7 +303,9 @@ def _assemble(
     )
     checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     requests.resume()
-    monitors = _open_monitors(config, reviser, engine, metrics if monitored else None, ranks)
+    monitors = _open_monitors(
+        config, reviser, engine, metrics if monitored else None, info.groups, ranks
+    )
     sinks = MetricFanOut(
         ()
         if metrics is None or domain_log is None
@@ -382,6 +384,7 @@ def _open_monitors(
     reviser: DataReviser,
     engine: Any,
     metrics: MetricsFile | None,
+    groups: Mapping[str, Sequence[str]],
     ranks: Ranks,
 ) -> Monitors:
     """Open the monitors on the rank that logs, after its metrics were cut. Collective.
@@ -393,7 +396,9 @@ def _open_monitors(
     def on_first() -> None:
         if metrics is not None:
             plugin = reviser.current.plugin
-            values = record_values(config, plugin, lambda: reviser.current.plugin.windows_by_name)
+            values = record_values(
+                config, plugin, lambda: reviser.current.plugin.windows_by_name, groups
+            )
             opened[0] = open_monitors(
                 config,
                 values,

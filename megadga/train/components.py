@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -218,13 +218,24 @@ def utilization(
 
 
 def record_values(
-    config: RunConfig, plugin: MixturePlugin, windows: Callable[[], Mapping[str, int]]
+    config: RunConfig,
+    plugin: MixturePlugin,
+    windows: Callable[[], Mapping[str, int]],
+    groups: Mapping[str, Sequence[str]],
 ) -> RecordValues:
-    """Return what names a run's numbers for monitors; ``windows``: of each domain, at any time."""
+    """Return what names a run's numbers for monitors.
+
+    Args:
+        config: The run.
+        plugin: Its mixture.
+        windows: Returns the number of windows of each domain, at any time.
+        groups: Names of the domains of each group.
+    """
     return RecordValues(
         dict(zip(plugin.names, plugin.weights.tolist(), strict=True)),
         windows=windows,
         global_batch_size=config.training.global_batch_size,
+        groups=groups,
     )
 
 
