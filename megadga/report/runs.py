@@ -121,7 +121,7 @@ class RunHistory:
         sequences: Sequences drawn of each domain, likewise.
         weights: Averaged weights from step 0 on, of the domains or, of too many to log, the basis.
         alignments: By specific set; empty if the rule measures none.
-        epochs: Passes over each domain, at updates.
+        epochs: Passes over each domain, at updates and evaluations that have them.
         updates: Every update that was not skipped.
         events: In the order of the file.
     """
@@ -194,7 +194,7 @@ def read_run(folder: Path) -> RunHistory:
         sequences=sequences,
         weights=read_weights_from_start(run),
         alignments=read_alignments(run) if any(map(has_alignments, updates)) else {},
-        epochs=_by_name(run, [each for each in updates if "epochs" in each], "epochs"),
+        epochs=_by_name(run, _with_epochs(run), "epochs"),
         updates=_updates(run),
         events=tuple(map(_event, run.of("event"))),
     )
@@ -227,6 +227,13 @@ def _updates(run: RunRecords) -> UpdateHistory:
         probe_s=numbers("probe_s"),
         effective_domains=numbers("effective_domains"),
     )
+
+
+def _with_epochs(run: RunRecords) -> list[Record]:
+    """Return the last record of each step that has been told the passes over domains."""
+    kinds = {"update", "evaluation"}
+    records = [each for each in run.records if each["type"] in kinds and each.get("epochs")]
+    return list({record["step"]: record for record in records}.values())
 
 
 def _general(run: RunRecords, evaluations: Sequence[Record]) -> Series:
