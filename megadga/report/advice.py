@@ -16,6 +16,7 @@ from megadga.mixers.safeguards import total_variation
 from megadga.report.alignments import AlignmentHistory
 from megadga.report.evidence import (
     Signal,
+    block_size,
     crossing,
     last,
     noise,
@@ -45,18 +46,18 @@ FILTER_SPAN = 16
 """Updates that filtered scores are averages of, at least: the second-shortest of the lifetimes
 that `megadga.mixers.filtering` tries, over which scores hardly change."""
 MIN_BLOCKS = 6
-"""Means of so many updates each without which their signal is not judged."""
+"""Blocks of updates without which the scatter between them says little."""
 LEAST_SIGNAL = 1.0
 """Signal to noise below which more than half of what moves the weights is noise."""
 CLEAR_SIGNAL = 2.0
 """Signal to noise of the mean over all updates at which weights ought to have moved."""
 STILL = 0.01
 """Share of a batch. Mixtures that differ by less train the same model: seeds differ by more."""
-SWING = 0.1
-"""Share of a batch that moves to other domains, and back, in each update."""
-REVERSAL = -0.25
-"""Correlation of successive changes half-way between a random walk (0) and weights that scatter
-around a mean (-1/2)."""
+SWING = 0.05
+"""Share of a batch that an update moves to other domains in the mean: at less, weights that go
+back and forth are what they are in the mean."""
+TURNS = 4.0
+"""How often weights have gone over their whole reach: there and back, twice."""
 RISE = 0.05
 """Nats a token that a domain's validation loss has to rise by: 5 % of its perplexity."""
 GENERAL_RISE = 0.1
@@ -65,7 +66,7 @@ MANY_PASSES = 4.0
 """Passes over text until which another one teaches about as much as new text (Muennighoff et al.,
 arXiv 2305.16264), and the default of `epoch_budget`."""
 PASSES_MARGIN = 1.1
-"""Passes at the end are extrapolated: by so much they have to exceed what they are held against."""
+"""Passes at the end are extrapolated: by so much they have to exceed a limit."""
 FIRST_SHARE = 0.1
 """Share of a run before which its end is not extrapolated, as weights have only begun to move."""
 LEAK_RATIO = 2.0
@@ -135,25 +136,25 @@ def _noise(run: RunHistory) -> Judgement:
     found = [each for history in recent if (each := signal(history, span=span)) is not None]
     if not found:
         return Unjudged(code, "standard errors of alignments, found none")
-    clearest = max(found, key=lambda each: each.mean_square)
-    least = MIN_UPDATES if span == 1 else MIN_BLOCKS
-    if clearest.number < least:
-        return Unjudged(code, f"{least * span} updates, found {clearest.number * span}")
-    if clearest.mean_square + UPDATE_SIGMAS * clearest.error >= LEAST_SIGNAL**2:
+    clearest = max(found, key=lambda each: each.square)
+    if clearest.num_blocks < MIN_BLOCKS:
+        wanted = MIN_BLOCKS * block_size(span)
+        return Unjudged(code, f"{wanted} updates, found {clearest.num_updates}")
+    if clearest.square + UPDATE_SIGMAS * clearest.error >= LEAST_SIGNAL**2:
         return None
-    return Finding(code, _last_step(recent), _noise_text(run, clearest))
+    return Finding(code, _last_step(recent), _noise_text(run, clearest, span))
 
 
-def _noise_text(run: RunHistory, found: Signal) -> str:
+def _noise_text(run: RunHistory, found: Signal, span: int) -> str:
     mixing = _mixing(run)
-    averaged = "" if found.span == 1 else f", averaged over {found.span} updates,"
+    averaged = "" if span == 1 else f", averaged over {span} updates,"
     probe: Mapping[str, Any] = mixing.get("probe") or {}
     more = "raise mixing.probe.sequences_per_domain"
     if number := probe.get("sequences_per_domain"):
-        wanted = ceil(number / max(found.mean_square, 1.0 / 16.0))
+        wanted = ceil(number / max(found.square, 1.0 / 16.0))
         more = f"{more} from {number} to about {wanted}"
     return (
-        f"Updates are noise: over the last {found.number * found.span} updates the alignments of "
+        f"Updates are noise: over the last {found.num_updates} updates the alignments of "
         f"domains{averaged} differ by {found.ratio:.2f} times their standard errors, and less "
         f"than {LEAST_SIGNAL:g} is mostly noise; {more}, or widen mixing.interval"
         f"{_now(mixing, 'interval')} to afford it. If that finds no differences either, fixed "
@@ -194,22 +195,19 @@ def _step_size_large(run: RunHistory) -> Judgement:
     code, mixing = "step_size_large", _mixing(run)
     if "step_size" not in mixing:
         return None
+    if (number := len(run.weights.steps) - 1) < MIN_UPDATES:
+        return Unjudged(code, f"{MIN_UPDATES} updates, found {number}")
     found = swing(run.weights.weights[-RECENT_UPDATES - 1 :])
-    number = 0 if found is None else found.number
-    if len(run.weights.steps) <= MIN_UPDATES:
-        return Unjudged(code, f"{MIN_UPDATES} updates, found {len(run.weights.steps) - 1}")
-    if found is None or found.change < SWING:
-        return None
-    if found.correlation > min(REVERSAL, -UPDATE_SIGMAS / np.sqrt(number)):
+    if found is None or found.change < SWING or found.turns < TURNS:
         return None
     size = mixing["step_size"]
     lower = "lower mixing.step_size"
     if isinstance(size, int | float):
         lower = f"{lower} from {size:g} to about {size * SWING / 2.0 / found.change:.2g}"
     text = (
-        f"Weights swing: over the last {number} updates each has moved {found.change:.0%} of a "
-        f"batch to other domains, and the next one back (successive changes correlate by "
-        f"{found.correlation:.2f}); {lower}, or average by mixing.ema{_now(mixing, 'ema')}."
+        f"Weights swing: over the last {found.number} updates each has moved {found.change:.0%} "
+        f"of a batch to other domains, {found.turns:.0f} times as far in all as the weights have "
+        f"come; {lower}, or average by mixing.ema{_now(mixing, 'ema')}."
     )
     return Finding(code, int(run.weights.steps[-1]), text)
 

@@ -1,12 +1,13 @@
 """Statistics of a run's history that advice rests on: noise, signal, swings, pace; pure numpy."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.mixers.safeguards import signal_to_noise, total_variation
+from megadga.mixers.safeguards import signal_to_noise
 from megadga.report.alignments import AlignmentHistory
 from megadga.report.runs import Series
 
@@ -16,11 +17,15 @@ def last(series: Series, number: int) -> Series:
     return Series(series.names, series.steps[-number:], series.values[-number:])
 
 
+_NORMAL_MEDIAN = 0.6745
+"""Median of the magnitude of a normally distributed value, in standard deviations."""
+
+
 def noise(values: FloatArray) -> FloatArray:
     """Return the standard deviation of independent errors around smooth curves.
 
-    By second differences, ``sqrt(mean (v_(t-1) - 2 v_t + v_(t+1))^2 / 6)``, which a straight line
-    does not enter; what a curve bends makes the estimate larger.
+    By second differences, ``median |v_(t-1) - 2 v_t + v_(t+1)| / (0.6745 sqrt(6))``, which a
+    straight line does not enter, and a bend in less than half of a curve hardly.
 
     Args:
         values: Shape ``(N, K)``, ``N`` at least 3.
@@ -28,9 +33,13 @@ def noise(values: FloatArray) -> FloatArray:
     Returns:
         Shape ``(K,)``; NaN where a value is.
     """
-    second = np.diff(values, n=2, axis=0)
-    deviations: FloatArray = np.sqrt(np.mean(second**2, axis=0) / 6.0)
+    second = np.abs(np.diff(values, n=2, axis=0))
+    deviations: FloatArray = np.median(second, axis=0) / (_NORMAL_MEDIAN * np.sqrt(6.0))
     return deviations
+
+
+_POOLED = 4
+"""Updates that variances are added up over: those of two sequences a domain are uncertain."""
 
 
 @final
@@ -39,28 +48,36 @@ class Signal:
     """How much more than by noise the alignments of domains differ, over some updates.
 
     Attributes:
-        mean_square: Mean of the square of `signal_to_noise`, at least 0.
-        error: Its standard error, by the scatter between means of ``span`` updates.
-        number: Of such means.
-        span: Updates that each is of.
+        square: Mean of the blocks' estimates, without bias: may be below 0.
+        error: Its standard error, by the scatter between blocks.
+        num_blocks: Blocks of consecutive updates, estimated each by itself.
+        num_updates: In all blocks.
     """
 
-    mean_square: float
+    square: float
     error: float
-    number: int
-    span: int
+    num_blocks: int
+    num_updates: int
 
     @property
     def ratio(self) -> float:
-        """The signal, in units of the noise of a mean of ``span`` updates."""
-        return float(np.sqrt(self.mean_square))
+        """The signal in units of the noise, at least 0."""
+        return math.sqrt(max(self.square, 0.0))
+
+
+def block_size(span: int) -> int:
+    """Return the updates of a block of `signal`."""
+    return span * max(1, _POOLED // span)
 
 
 def signal(history: AlignmentHistory, *, span: int) -> Signal | None:
     """Return the signal of alignments that are averaged over ``span`` consecutive updates.
 
-    That is what a rule sees that averages over so many; 1: each update by itself, as `min_signal`
-    judges it. Ratios below 0 count as 0, which makes the mean too large rather than too small.
+    That is what a rule sees that averages over so many; 1: each update by itself. In a block of
+    such averages ``s`` and their standard errors ``se``, as `signal_to_noise` has it of one update
+    and before its limit to 0,
+
+        signal^2 = sum Var(s) / sum mean(se^2) - 1
 
     Args:
         history: Of the updates to judge. Those without a finite standard error of each domain are
@@ -68,20 +85,24 @@ def signal(history: AlignmentHistory, *, span: int) -> Signal | None:
         span: At least 1.
 
     Returns:
-        None if there are fewer than two means, or domains.
+        None if there are fewer than two blocks, or domains, or nothing is uncertain.
     """
     known = np.isfinite(history.standard_errors).all(axis=1)
     known &= np.isfinite(history.alignments).all(axis=1)
     dots, errors = history.alignments[known], history.standard_errors[known]
-    number = len(dots) // span
+    size = block_size(span)
+    number = len(dots) // size
     if number < 2 or dots.shape[1] < 2:
         return None
-    shape = (number, span, dots.shape[1])
-    means = dots[-number * span :].reshape(shape).mean(axis=1)
-    of_means = np.sqrt((errors[-number * span :].reshape(shape) ** 2).sum(axis=1)) / span
-    squares = np.array([signal_to_noise(*pair) ** 2 for pair in zip(means, of_means, strict=True)])
-    error = float(squares.std(ddof=1) / np.sqrt(number))
-    return Signal(float(squares.mean()), error, number, span)
+    shape = (number, size // span, span, dots.shape[1])
+    means = dots[-number * size :].reshape(shape).mean(axis=2)
+    variances = (errors[-number * size :].reshape(shape) ** 2).sum(axis=2) / span**2
+    by_noise = variances.mean(axis=2).sum(axis=1)
+    if not (by_noise > 0.0).all():
+        return None
+    squares = means.var(axis=2, ddof=1).sum(axis=1) / by_noise - 1.0
+    error = float(squares.std(ddof=1)) / math.sqrt(number)
+    return Signal(float(squares.mean()), error, number, number * size)
 
 
 def persistent_signal(history: AlignmentHistory) -> float:
@@ -105,18 +126,22 @@ def persistent_signal(history: AlignmentHistory) -> float:
 @final
 @dataclass(frozen=True)
 class Swing:
-    """How weights move from one update to the next.
+    """How weights move over some updates, in `total_variation`, the share of a batch.
 
     Attributes:
-        change: Mean `total_variation` between successive weights, in [0, 1].
-        correlation: Lag-1 autocorrelation of the changes: near 1, weights go one way; 0 is a
-            random walk; at -1/2 they scatter around where they were, at -1 they alternate.
+        change: Mean of it from one update to the next.
+        reach: The largest from where they were at the beginning, or at the end, to any other.
         number: Of changes.
     """
 
     change: float
-    correlation: float
+    reach: float
     number: int
+
+    @property
+    def turns(self) -> float:
+        """How often they have gone over their reach, all changes together: 1 if straight."""
+        return self.number * self.change / self.reach
 
 
 def swing(weights: FloatArray) -> Swing | None:
@@ -126,16 +151,13 @@ def swing(weights: FloatArray) -> Swing | None:
         weights: After successive updates, shape ``(N, K)``.
 
     Returns:
-        None if there are fewer than two changes, or nothing has changed.
+        None if there are none, or nothing has changed.
     """
-    changes = np.diff(weights, axis=0)
-    squares = float((changes**2).sum())
-    if len(changes) < 2 or squares == 0.0:
+    changes = np.abs(np.diff(weights, axis=0)).sum(axis=1) / 2.0
+    if not changes.any():
         return None
-    # Over as many products as squares, so that a constant change has the correlation 1.
-    products = float((changes[1:] * changes[:-1]).sum()) * len(changes) / (len(changes) - 1)
-    moved = [total_variation(*pair) for pair in zip(weights[1:], weights[:-1], strict=True)]
-    return Swing(float(np.mean(moved)), max(products / squares, -1.0), len(changes))
+    ends = (np.abs(weights - weights[end]).sum(axis=1).max() / 2.0 for end in (0, -1))
+    return Swing(float(changes.mean()), float(max(ends)), len(changes))
 
 
 @final
@@ -173,7 +195,7 @@ def overhead(predicted: FloatArray, observed: FloatArray, probe_s: FloatArray) -
     share = float(observed.mean())
     if timed.any():  # an update's share is of the time of training since the one before
         share = float(probe_s[timed].sum() / (probe_s[timed] / observed[timed]).sum())
-    error = float(excess.std(ddof=1) / np.sqrt(number))
+    error = float(excess.std(ddof=1) / math.sqrt(number))
     return Overhead(float(predicted.mean()), share, error, number)
 
 
