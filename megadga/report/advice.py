@@ -294,7 +294,7 @@ def _general_pays(run: RunHistory) -> Judgement:
     targets = [i for i in _targets(run, specific) if gained[i]]
     if not (rises > max(GENERAL_RISE, _threshold(general.values)[0])).all() or not targets:
         return None
-    said = [f"{specific.names[i]} {_move(specific, i, best)}" for i in targets]
+    said = [f"{specific.names[i]} went {_move(specific, i, best)}" for i in targets]
     text = (
         f"The general loss pays for the specific one: since step {general.steps[best]} it went "
         f"{_move(general, 0, best)}, and {_listed(said)}; {_hold(_mixing(run))}."
@@ -335,7 +335,7 @@ def _leak(run: RunHistory) -> Judgement:
     if not found.any():
         return None
     leaks = np.flatnonzero(found).tolist()
-    said = [f"{specific.names[i]} {_move(specific, i, middle)}" for i in leaks]
+    said = [f"{specific.names[i]} went {_move(specific, i, middle)}" for i in leaks]
     text = (
         f"Validation text seems to be in training data: since step {specific.steps[middle]} "
         f"{_listed(said)}, while no domain's validation loss has fallen by more than {most:.2f} "
@@ -417,7 +417,7 @@ def _last_step(histories: Sequence[AlignmentHistory]) -> int:
 
 def _targets(run: RunHistory, specific: Series) -> list[int]:
     """Return the places of the sets that the mixture is for, without additional ones."""
-    names = run.config.get("data", {}).get("specific") or {}
+    names: Mapping[str, Any] = run.config.get("data", {}).get("specific") or {}
     return [place for place, name in enumerate(specific.names) if name in names]
 
 

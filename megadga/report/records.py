@@ -1,6 +1,7 @@
 """Reads the records in a run's metrics file, also while the run is in progress."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, final
@@ -57,10 +58,45 @@ def read_metrics(path: Path) -> RunRecords:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected a run's metrics, found {error}") from None
+        raise _unreadable(path, error) from None
     *lines, _ = text.split("\n")
     places = (f"{path}:{number}" for number in range(1, len(lines) + 1))
     return RunRecords(path, tuple(map(_parse, lines, places)))
+
+
+def read_last(path: Path, num_bytes: int) -> tuple[Record, ...]:
+    """Return the records of the last bytes of a run's metrics file, complete ones alone.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a line is not a record.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - num_bytes)
+            file.seek(begin)
+            lines = file.read().split(b"\n")[min(begin, 1) : -1]
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return tuple(_parse(line.decode(), f"{path}: last records") for line in lines)
+
+
+def read_events(path: Path) -> tuple[Record, ...]:
+    """Return the events in a run's metrics file, without parsing its other lines.
+
+    Raises:
+        ConfigError: If the file cannot be read, or the line of an event is not a record.
+    """
+    try:
+        with path.open("rb") as file:
+            lines = [line for line in file if line.startswith(b'{"type": "event"')]
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    whole = (line.decode() for line in lines if line.endswith(b"\n"))
+    return tuple(_parse(line, f"{path}: an event") for line in whole)
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path}: expected a run's metrics, found {error}")
 
 
 def _parse(line: str, place: str) -> Record:

@@ -44,6 +44,7 @@ from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.components import (
     batch_layout,
     checkpoint_plan,
+    make_advisor,
     make_alarms,
     make_evaluation,
     make_mixture_plugin,
@@ -287,7 +288,7 @@ def _assemble(
         ),
         retries=waiting_of(config).pauses,
     )
-    run_metrics = CollectiveMetrics(sinks, storage)
+    run_metrics = CollectiveMetrics(sinks, storage, make_advisor(config, ranks))
     # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
     stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
     step_sum = StepAllReduce(

@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import final
 
 from megadga.plugin import Metrics
+from megadga.train.advising import Advisor
 from megadga.train.metrics import MetricFanOut
 from megadga.train.ranks import CollectiveFlag
 from megadga.train.storage import Storage
@@ -17,17 +18,24 @@ class CollectiveMetrics:
     Args:
         sinks: Those of this rank.
         storage: The run's file system.
+        advisor: Judges the run by its records, on rank 0; None elsewhere.
     """
 
-    def __init__(self, sinks: MetricFanOut, storage: Storage) -> None:
+    def __init__(
+        self, sinks: MetricFanOut, storage: Storage, advisor: Advisor | None = None
+    ) -> None:
         self.waiting = CollectiveFlag(lambda: sinks.waiting)
         """Whether records wait to be written; to be updated in every step."""
         self._sinks = sinks
         self._storage = storage
+        self._advisor = advisor
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Log the records of optimizer step ``step``."""
+        """Log the records of optimizer step ``step``, and what is found by them."""
+        found = [] if self._advisor is None else self._advisor.observe(step, metrics)
         self._sinks.log(step, metrics)
+        for event in found:
+            self._sinks.log(step, {"event": event})
 
     def settle(self) -> None:
         """Wait until all records are written; costs nothing if they are. Collective.

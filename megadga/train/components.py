@@ -15,7 +15,9 @@ from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
 from megadga.report.sampling import BatchLayout
+from megadga.run_folder.layout import METRICS_FILE
 from megadga.run_folder.retention import Retention
+from megadga.train.advising import Advisor
 from megadga.train.checkpoints import (
     CheckpointPlan,
 )
@@ -24,9 +26,7 @@ from megadga.train.engine import load_reference
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.metrics import MeanWeightsFile, MetricsFile, Progress
 from megadga.train.mixture import Mixture
-from megadga.train.ranks import (
-    StepAllReduce,
-)
+from megadga.train.ranks import Ranks, StepAllReduce
 from megadga.train.replay import shards_digest
 from megadga.train.step import Reweighting, Trainer, Watching, step_seed
 from megadga.train.thinning import ThinnedRecords
@@ -191,6 +191,15 @@ def mean_weights_file(config: RunConfig) -> MeanWeightsFile:
         config.output / "mean_weights.yaml",
         due=checkpoint_plan(config).due,
         last_step=config.training.steps,
+    )
+
+
+def make_advisor(config: RunConfig, ranks: Ranks) -> Advisor | None:
+    """Return what judges the run, on rank 0."""
+    if ranks.rank > 0:
+        return None
+    return Advisor(
+        config.output, config.model_dump(mode="json"), metrics=config.output / METRICS_FILE
     )
 
 
