@@ -87,6 +87,8 @@ MEGADGA = Entry(
             "write a run's model as a Hugging Face folder", "megadga.commands.export:EXPORT"
         ),
         "plot": Entry("draw a run's weights and alignments", "megadga.commands.check:PLOT"),
+        "compare": Entry("print runs side by side", "megadga.commands.compare:COMPARE"),
+        "advise": Entry("say what to change in a run", "megadga.commands.advise:ADVISE"),
         "doctor": Entry("ask hosts whether they are fit", "megadga.commands.doctor:DOCTOR"),
         "demo": Entry("train on text of this machine", "megadga.commands.train:DEMO"),
     },
