@@ -216,7 +216,7 @@ def _memorised(run: RunHistory) -> Judgement:
     """A domain whose training loss falls while its validation loss rises."""
     code = "memorised"
     held_out, trained = _matched(last(run.domains, RECENT_EVALUATIONS), run.trained)
-    if (lacking := _lacking(code, held_out)) is not None:
+    if (lacking := _lacking(code, held_out, "domains")) is not None:
         return lacking
     best = np.argmin(np.where(np.isnan(held_out.values), np.inf, held_out.values), axis=0)
     columns = np.arange(len(held_out.names))
@@ -285,7 +285,7 @@ def _general_pays(run: RunHistory) -> Judgement:
     specific, general = _matched(last(run.specific, RECENT_EVALUATIONS), run.general)
     if not run.general.steps.size or not _targets(run, specific):
         return None
-    if (lacking := _lacking(code, general)) is not None:
+    if (lacking := _lacking(code, general, "domains and specific sets")) is not None:
         return lacking
     best = int(np.nanargmin(general.values[:, 0]))
     rises = general.values[-2:, 0] - general.values[best, 0]
@@ -320,7 +320,7 @@ def _leak(run: RunHistory) -> Judgement:
     specific, held_out = _matched(last(run.specific, RECENT_EVALUATIONS), run.domains)
     if not run.specific.steps.size:
         return None
-    if (lacking := _lacking(code, held_out)) is not None:
+    if (lacking := _lacking(code, held_out, "domains and specific sets")) is not None:
         return lacking
     middle = len(specific.steps) // 2
     falls = specific.values[middle] - specific.values[-1]
@@ -436,10 +436,11 @@ def _matched(first: Series, second: Series) -> tuple[Series, Series]:
     return Series(first.names, steps, first.values[of_first]), Series(names, steps, values)
 
 
-def _lacking(code: str, series: Series) -> Unjudged | None:
+def _lacking(code: str, series: Series, of: str) -> Unjudged | None:
+    """Return that there are too few evaluations; None: there are enough."""
     if (number := len(series.steps)) >= MIN_EVALUATIONS:
         return None
-    return Unjudged(code, f"{MIN_EVALUATIONS} evaluations, found {number}")
+    return Unjudged(code, f"{MIN_EVALUATIONS} evaluations of {of}, found {number}")
 
 
 def _threshold(values: FloatArray) -> FloatArray:
