@@ -70,7 +70,7 @@ def _tables(found: Comparison, style: str) -> list[str]:
     notes = [f"- {note}" for note in found.notes]
     weights = "weight" if len(names) == 1 else "weights that differ most"
     return [
-        *table("", [[row.measure, *_cells(row)] for row in found.rows]),
+        *table("measure", [[row.measure, *_cells(row)] for row in found.rows]),
         *table(weights, [[row.measure, *_cells(row)] for row in found.weights]),
         *table("configuration", [[each.key, *each.values] for each in found.differences]),
         "\n".join(notes),

@@ -69,7 +69,7 @@ def run_of(
         "seed": seed,
         "output": f"runs/{name}",
         "model": {"sequence_length": 8},
-        "data": {"specific": dict.fromkeys(specific or {}, {})},
+        "data": {"specific": {name: {} for name in specific or {}}},
         "mixing": mixing or {"type": "static"},
         "sampling": {"max_epochs": max_epochs},
         "training": {"steps": total_steps, "global_batch_size": 4},

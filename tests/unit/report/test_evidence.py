@@ -73,7 +73,7 @@ def test_what_all_domains_share_is_no_persistent_signal():
     common = rng.normal(size=(100, 1))
     own = rng.normal(scale=0.1, size=(100, 4))
     assert persistent_signal(alignments_of(5.0 + common + own, np.nan)) < 1.5
-    apart = own + [0.0, 0.0, 0.0, 1.0]
+    apart = own + np.array([0.0, 0.0, 0.0, 1.0])
     # Half of the domains' distance over a tenth of 0.1, and noise in both.
     assert persistent_signal(alignments_of(common + apart, np.nan)) > 25.0
     assert persistent_signal(alignments_of(np.ones((3, 1)), np.nan)) == 0.0
