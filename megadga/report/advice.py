@@ -428,10 +428,10 @@ def _matched(first: Series, second: Series) -> tuple[Series, Series]:
     """
     _, of_first, of_second = np.intersect1d(first.steps, second.steps, return_indices=True)
     names = first.names if {*first.names} & {*second.names} else second.names
+    places = {name: place for place, name in enumerate(second.names)}
+    known = [place for place, name in enumerate(names) if name in places]
     values = np.full((of_second.size, len(names)), np.nan)
-    for place, name in enumerate(names):
-        if name in second.names:
-            values[:, place] = second.of(name)[of_second]
+    values[:, known] = second.values[np.ix_(of_second, [places[names[i]] for i in known])]
     steps: IntArray = first.steps[of_first]
     return Series(first.names, steps, first.values[of_first]), Series(names, steps, values)
 
