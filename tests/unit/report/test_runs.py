@@ -76,6 +76,14 @@ def test_updates_in_summary_are_updates(tmp_path: Path) -> None:
     assert run.epochs.values.tolist() == [[0.5]]
 
 
+def test_passes_over_domains_are_those_of_updates_and_evaluations(tmp_path: Path) -> None:
+    update = {"type": "update", "step": 1, "averaged_weights": {"a": 1.0}, "epochs": {"a": 0.5}}
+    evaluated = [{**evaluation(step, a=1.0), "epochs": {"a": step * 0.75}} for step in (1, 2)]
+    run = read_run(write_folder(tmp_path / "run", start(a=1.0), update, *evaluated))
+    assert run.epochs.steps.tolist() == [1, 2]
+    assert run.epochs.values.tolist() == [[0.75], [1.5]]
+
+
 def test_a_run_that_has_only_started_is_empty(tmp_path: Path) -> None:
     run = read_run(write_folder(tmp_path / "run", start(a=1.0)))
     assert run.last_step == 0
