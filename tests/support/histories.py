@@ -11,7 +11,8 @@ from megadga.report.alignments import AlignmentHistory
 from megadga.report.runs import Event, RunHistory, Series, TrainHistory, UpdateHistory
 
 TOKENS_PER_STEP = 32
-Curves = Mapping[str, Sequence[float]]
+Curves = Mapping[str, Any]
+"""Numbers by name, as lists or arrays."""
 
 
 def series(curves: Curves, *, every: int = 10) -> Series:
@@ -21,7 +22,7 @@ def series(curves: Curves, *, every: int = 10) -> Series:
     return Series(tuple(curves), every * np.arange(1, len(values) + 1), values)
 
 
-def weights_of(*rows: Sequence[float], names: Sequence[str] = ("a", "b")) -> WeightHistory:
+def weights_of(*rows: Any, names: Sequence[str] = ("a", "b")) -> WeightHistory:
     """Weights at step 0 and after updates, ten steps apart."""
     return WeightHistory(tuple(names), 10 * np.arange(len(rows)), np.array(rows, dtype=float))
 
@@ -54,7 +55,7 @@ def run_of(
     max_epochs: float | None = None,
     specific: Curves | None = None,
     domains: Curves | None = None,
-    general: Sequence[float] = (),
+    general: Any = (),
     trained: Curves | None = None,
     sequences: Curves | None = None,
     epochs: Curves | None = None,
