@@ -39,10 +39,11 @@ def alignments_of(dots: Any, errors: Any) -> AlignmentHistory:
 def updates_of(predicted: Any = (), observed: Any = (), probe_s: Any = ()) -> UpdateHistory:
     """Costs of updates, ten steps apart."""
     number = len(observed)
-    columns = (np.broadcast_to(each, number).astype(float) for each in (predicted, observed))
-    seconds = np.broadcast_to(probe_s, number).astype(float)
+    shares, seen, seconds = (
+        np.broadcast_to(each, number).astype(np.float64) for each in (predicted, observed, probe_s)
+    )
     steps = 10 * np.arange(1, number + 1)
-    return UpdateHistory(steps, *columns, seconds, np.full(number, np.nan))
+    return UpdateHistory(steps, shares, seen, seconds, np.full(number, np.nan))
 
 
 def run_of(
@@ -77,11 +78,10 @@ def run_of(
         **(more or {}),
     }
     nothing = np.full(1, np.nan)
-    unknown = (nothing,) * 5
     return RunHistory(
         folder=Path("runs") / name,
         config=config,
-        train=TrainHistory(np.array([steps]), *unknown, {}),
+        train=TrainHistory(np.array([steps]), nothing, nothing, nothing, nothing, nothing, {}),
         specific=series(specific or {}),
         domains=series(domains or {}),
         general=series({"general": general} if len(general) else {}),
