@@ -18,8 +18,8 @@ from megadga.report.colours import style_places
 from megadga.report.domains import DomainInfo
 from megadga.report.grouping import RunGroup, group_runs, run_names
 from megadga.report.runs import RunHistory
-from megadga.run_folder.domain_log import Series
 from megadga.report.thinning import moving_mean, thin_curves, thin_tables
+from megadga.run_folder.domain_log import Series
 
 MOST_POINTS = 1_600
 """Of a curve, over the runs that are averaged: about two for each pixel of a figure's width."""

@@ -44,8 +44,8 @@ CASES: dict[str, list[str]] = {
     ],
     "noise": [
         "data.domains=data/alike",
-        "mixing.interval=2",
-        "mixing.probe.sequences_per_domain=2",
+        "mixing.interval=1",
+        "mixing.probe={sequences_per_domain: 2, specific_sequences: 4}",
     ],
     "memorised": [
         f"data.domains=[{D0}, {{name: few, path: data/few}}]",

@@ -12,7 +12,8 @@ from megadga.report.runs import Event, RunHistory, TrainHistory, UpdateHistory
 from megadga.run_folder.domain_log import Series
 
 TOKENS_PER_STEP = 32
-Curves = Mapping[str, Sequence[float]]
+Curves = Mapping[str, Any]
+"""Numbers by name, as lists or arrays."""
 
 
 def series(curves: Curves, *, every: int = 10) -> Series:
@@ -22,7 +23,7 @@ def series(curves: Curves, *, every: int = 10) -> Series:
     return Series(tuple(curves), every * np.arange(1, len(values) + 1), values)
 
 
-def weights_of(*rows: Sequence[float], names: Sequence[str] = ("a", "b")) -> WeightHistory:
+def weights_of(*rows: Any, names: Sequence[str] = ("a", "b")) -> WeightHistory:
     """Weights at step 0 and after updates, ten steps apart."""
     return WeightHistory(tuple(names), 10 * np.arange(len(rows)), np.array(rows, dtype=float))
 
@@ -39,10 +40,11 @@ def alignments_of(dots: Any, errors: Any) -> AlignmentHistory:
 def updates_of(predicted: Any = (), observed: Any = (), probe_s: Any = ()) -> UpdateHistory:
     """Costs of updates, ten steps apart."""
     number = len(observed)
-    columns = (np.broadcast_to(each, number).astype(float) for each in (predicted, observed))
-    seconds = np.broadcast_to(probe_s, number).astype(float)
+    shares, seen, seconds = (
+        np.broadcast_to(each, number).astype(np.float64) for each in (predicted, observed, probe_s)
+    )
     steps = 10 * np.arange(1, number + 1)
-    return UpdateHistory(steps, *columns, seconds, np.full(number, np.nan))
+    return UpdateHistory(steps, shares, seen, seconds, np.full(number, np.nan))
 
 
 def run_of(
@@ -55,7 +57,7 @@ def run_of(
     max_epochs: float | None = None,
     specific: Curves | None = None,
     domains: Curves | None = None,
-    general: Sequence[float] = (),
+    general: Any = (),
     trained: Curves | None = None,
     sequences: Curves | None = None,
     epochs: Curves | None = None,
@@ -77,11 +79,10 @@ def run_of(
         **(more or {}),
     }
     nothing = np.full(1, np.nan)
-    unknown = (nothing,) * 5
     return RunHistory(
         folder=Path("runs") / name,
         config=config,
-        train=TrainHistory(np.array([steps]), *unknown, {}),
+        train=TrainHistory(np.array([steps]), nothing, nothing, nothing, nothing, nothing, {}),
         specific=series(specific or {}),
         domains=series(domains or {}),
         general=series({"general": general} if len(general) else {}),
@@ -89,6 +90,8 @@ def run_of(
         sequences=series(sequences or {}),
         weights=weights_of([0.5, 0.5]) if weights is None else weights,
         alignments=alignments or {},
+        gradient_norms=series({}),
+        direction_norms=series({}),
         epochs=series(epochs or {}),
         updates=updates_of() if updates is None else updates,
         events=events,

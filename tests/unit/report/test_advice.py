@@ -41,10 +41,10 @@ def dots_of(number: int, *, signal: float, num_domains: int = 8, seed: int = 0):
     return true + np.random.default_rng(seed).normal(size=(number, num_domains))
 
 
-def measured(number: int, *, signal: float, mixing=DGA, errors=1.0, **more):
+def measured(number: int, *, signal: float, mixing=DGA, errors=1.0, weights=None):
     history = alignments_of(dots_of(number, signal=signal), errors)
     moving = weights_of(*np.linspace([0.5, 0.5], [0.9, 0.1], number + 1))
-    return run_of(mixing=mixing, alignments={"qa": history}, **{"weights": moving, **more})
+    return run_of(mixing=mixing, alignments={"qa": history}, weights=weights or moving)
 
 
 def test_a_run_without_anything_has_no_findings_and_says_what_is_missing():

@@ -1,6 +1,7 @@
 """Runs side by side, against numbers worked out by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from megadga.report.compare import Comparison, Row, Value, compare
 from tests.support.histories import run_of, updates_of, weights_of
 
 DGA = {"type": "dga", "step_size": 0.5}
+near: Any = pytest.approx
+"""Stands for a number in values that are compared."""
 
 
 def row(found: Comparison, measure: str) -> tuple[Value | None, ...]:
@@ -37,7 +40,7 @@ def test_losses_are_the_last_and_the_best_with_its_step():
     # Best 2.0 at step 20; from 2.2 at 20 to 1.5 at 30 it is 2/7 of the way.
     assert row(found, "tokens to the first's best (qa)") == (
         Value(20 * 32, None, 1),
-        Value(pytest.approx((20 + 10 * 2 / 7) * 32), None, 1),
+        Value(near((20 + 10 * 2 / 7) * 32), None, 1),
     )
 
 
@@ -53,11 +56,9 @@ def test_runs_that_differ_in_seed_and_output_alone_are_one_column():
     uniform, dga = row(found, "loss (qa)")
     assert uniform == Value(2.8, None, 1)
     deviation = math.sqrt((0.2667**2 + 0.3333**2 + 0.0667**2) / 2)
-    assert dga == Value(
-        pytest.approx(6.8 / 3), pytest.approx(deviation / math.sqrt(3), rel=1e-3), 3
-    )
+    assert dga == Value(near(6.8 / 3), near(deviation / math.sqrt(3), rel=1e-3), 3)
     # The mean curve: 2.9333, 2.2667; 2.8 is a fifth of the way.
-    assert means(found, "tokens to the first's best (qa)") == [640, pytest.approx(12 * 32)]
+    assert means(found, "tokens to the first's best (qa)") == [640, near(12 * 32)]
     assert found.notes[0] == (
         "dga: mean and standard error over runs/dga-seed0 (seed 0), runs/dga-seed1 (seed 1), "
         "runs/dga-seed2 (seed 2)."
@@ -102,7 +103,7 @@ def test_runs_of_other_batches_are_compared_by_tokens():
         in (found.notes)
     )
     # 1.2 is 13/15 of the way from 640 to 1280.
-    assert means(found, "tokens to the first's best (qa)")[1] == pytest.approx(640 + 640 * 13 / 15)
+    assert means(found, "tokens to the first's best (qa)")[1] == near(640 + 640 * 13 / 15)
 
 
 def test_a_run_that_was_never_evaluated_with_the_others_says_where_it_was():
@@ -158,7 +159,7 @@ def test_weights_are_those_in_force_then_and_the_most_different_come_first():
         *("d0", "d1", "d2", "d3", "d4", "d9", "d5", "d6")
     ]
     assert found.weights[0] == Row(
-        "d0", "weight", (Value(0.1, None, 1), Value(pytest.approx(0.01), None, 1))
+        "d0", "weight", (Value(0.1, None, 1), Value(near(0.01), None, 1))
     )
 
 
@@ -176,10 +177,10 @@ def test_repeated_tokens_are_what_passes_after_the_first_drew():
         # 10 sequences, and 80.
         epochs={"few": [2.0, 4.0], "many": [0.25, 0.5]},
     )
-    assert means(compare([run]), "repeated tokens") == [pytest.approx(30 / 80)]
+    assert means(compare([run]), "repeated tokens") == [near(30 / 80)]
     shorter = run_of("short", mixing=DGA, specific={"qa": [3.0]})
     # At step 10: 20 of few, of which 10 again, and 20 of many.
-    assert means(compare([run, shorter]), "repeated tokens") == [pytest.approx(10 / 40), None]
+    assert means(compare([run, shorter]), "repeated tokens") == [near(10 / 40), None]
 
 
 def test_repetition_is_not_known_where_a_domain_has_no_passes():
@@ -190,8 +191,8 @@ def test_repetition_is_not_known_where_a_domain_has_no_passes():
 def test_overhead_is_of_all_updates():
     updates = updates_of(0.1, [0.1, 0.2], [1.0, 3.0])
     found = compare([run_of("a"), run_of("b", mixing=DGA, updates=updates)])
-    assert means(found, "predicted overhead") == [None, pytest.approx(0.1)]
-    assert means(found, "observed overhead") == [None, pytest.approx(4 / 25)]
+    assert means(found, "predicted overhead") == [None, near(0.1)]
+    assert means(found, "observed overhead") == [None, near(4 / 25)]
 
 
 def test_configurations_differ_key_by_key():

@@ -1,6 +1,7 @@
 """Statistics that advice rests on, against numbers worked out by hand and known distributions."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from megadga.report.evidence import (
     swing,
 )
 from tests.support.histories import alignments_of, series, weights_of
+
+near: Any = pytest.approx
+"""Stands for a number in values that are compared."""
 
 
 def test_a_straight_line_has_no_noise():
@@ -38,7 +42,7 @@ def test_of_one_update_the_signal_is_that_of_min_signal():
     found = signal(alignments_of(rows, [0.5, 1.0, 0.7]), span=1)
     assert found is not None
     expected = signal_to_noise(rows[0], np.array([0.5, 1.0, 0.7]))
-    assert found.ratio == pytest.approx(expected, rel=1e-12)
+    assert found.ratio == near(expected, rel=1e-12)
     assert (found.error, found.num_blocks, found.num_updates) == (0.0, 2, 8)
 
 
@@ -82,12 +86,12 @@ def test_what_all_domains_share_is_no_persistent_signal():
 def test_weights_that_go_one_way_turn_once_and_swinging_ones_each_time():
     straight = swing(weights_of([0.5, 0.5], [0.6, 0.4], [0.9, 0.1]).weights)
     assert straight is not None
-    assert straight.turns == pytest.approx(1.0)
-    assert straight.change == pytest.approx(0.2)
+    assert straight.turns == near(1.0)
+    assert straight.change == near(0.2)
     back = swing(weights_of(*[[0.9, 0.1], [0.1, 0.9]] * 4).weights)
     assert back is not None
-    assert (back.number, back.reach) == (7, pytest.approx(0.8))
-    assert back.turns == pytest.approx(7.0)
+    assert (back.number, back.reach) == (7, near(0.8))
+    assert back.turns == near(7.0)
 
 
 def test_weights_that_stay_do_not_swing():
@@ -98,7 +102,7 @@ def test_weights_that_stay_do_not_swing():
 def test_an_overhead_is_of_all_the_time_of_training():
     # 1 s in 10 s of training, then 3 s in 15 s: 4 s in 25 s.
     found = overhead(np.array([0.1, 0.1]), np.array([0.1, 0.2]), np.array([1.0, 3.0]))
-    assert found == Overhead(0.1, pytest.approx(4.0 / 25.0), pytest.approx(0.05), 2)
+    assert found == Overhead(0.1, near(4.0 / 25.0), near(0.05), 2)
 
 
 def test_an_overhead_leaves_out_what_is_not_known_and_may_be_nothing():

@@ -2,7 +2,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.run_folder.domain_log import Series
 from megadga.report.thinning import (
     at_steps,
     extreme_steps,
@@ -11,6 +10,7 @@ from megadga.report.thinning import (
     thin_curves,
     thin_tables,
 )
+from megadga.run_folder.domain_log import Series
 
 
 def curve(values, first=1):
