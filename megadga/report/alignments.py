@@ -10,6 +10,10 @@ from megadga.report.history import averaged_weights, is_revised
 from megadga.report.records import Record, RunRecords, names_at, numbers_by_name
 
 
+ONLY_SET = "the specific set"
+"""Stands for the name of a single specific set, which metrics do not have."""
+
+
 @dataclass(frozen=True)
 class AlignmentHistory:
     """Measured alignments over the course of a run.
@@ -38,8 +42,7 @@ def read_alignments(run: RunRecords) -> dict[str, AlignmentHistory]:
     """Return the alignments in a run's metrics, for each specific set.
 
     Returns:
-        Histories by the sets' names; a single one, which metrics do not name, is ``the specific
-        set``.
+        Histories by the sets' names; a single one is ``ONLY_SET``.
 
     Raises:
         ConfigError: If there are none, or records are inconsistent.
@@ -48,7 +51,7 @@ def read_alignments(run: RunRecords) -> dict[str, AlignmentHistory]:
     if not updates:
         raise ConfigError(f"{run.path}: expected an update with alignments, found none")
     if "alignments" in updates[0]:
-        return {"the specific set": _history(run, updates)}
+        return {ONLY_SET: _history(run, updates)}
     targets = names_at(run.path, updates[0], "target_alignments")
     return {name: _history(run, updates, name) for name in targets}
 

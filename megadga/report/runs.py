@@ -11,7 +11,7 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.config.yaml_source import read_file
 from megadga.errors import ConfigError
 from megadga.mixers.rule import WeightHistory
-from megadga.report.alignments import AlignmentHistory, has_alignments, read_alignments
+from megadga.report.alignments import ONLY_SET, AlignmentHistory, has_alignments, read_alignments
 from megadga.report.history import read_weights_from_start
 from megadga.report.records import (
     Record,
@@ -121,6 +121,8 @@ class RunHistory:
         sequences: Sequences drawn of each domain, likewise.
         weights: Averaged weights from step 0 on, of the domains or, of too many to log, the basis.
         alignments: By specific set; empty if the rule measures none.
+        gradient_norms: Of what alignments are measured of, at the updates that have them.
+        direction_norms: Of the specific sets' gradients, by their names in ``alignments``.
         epochs: Passes over each domain, at updates.
         updates: Every update that was not skipped.
         events: In the order of the file.
@@ -136,6 +138,8 @@ class RunHistory:
     sequences: Series
     weights: WeightHistory
     alignments: Mapping[str, AlignmentHistory]
+    gradient_norms: Series
+    direction_norms: Series
     epochs: Series
     updates: UpdateHistory
     events: tuple[Event, ...]
@@ -183,6 +187,7 @@ def read_run(folder: Path) -> RunHistory:
     run = read_metrics(folder / METRICS_FILE)
     evaluations, updates = run.of("evaluation"), run.of("update")
     trained, sequences = _by_domain_between(run, [each["step"] for each in evaluations])
+    normed = [each for each in updates if "gradient_norms" in each]
     return RunHistory(
         folder=folder,
         config=config,
@@ -194,6 +199,8 @@ def read_run(folder: Path) -> RunHistory:
         sequences=sequences,
         weights=read_weights_from_start(run),
         alignments=read_alignments(run) if any(map(has_alignments, updates)) else {},
+        gradient_norms=_by_name(run, normed, "gradient_norms"),
+        direction_norms=_direction_norms(run, updates),
         epochs=_by_name(run, [each for each in updates if "epochs" in each], "epochs"),
         updates=_updates(run),
         events=tuple(map(_event, run.of("event"))),
@@ -227,6 +234,15 @@ def _updates(run: RunRecords) -> UpdateHistory:
         probe_s=numbers("probe_s"),
         effective_domains=numbers("effective_domains"),
     )
+
+
+def _direction_norms(run: RunRecords, updates: Sequence[Record]) -> Series:
+    several = [each for each in updates if "target_gradient_norms" in each]
+    if several:
+        return _by_name(run, several, "target_gradient_norms")
+    single = [each for each in updates if "specific_gradient_norm" in each]
+    values = [{ONLY_SET: number_at(run.path, each, "specific_gradient_norm")} for each in single]
+    return _series(_steps(single), values)
 
 
 def _general(run: RunRecords, evaluations: Sequence[Record]) -> Series:
