@@ -86,7 +86,7 @@ MEGADGA = Entry(
         "export": Entry(
             "write a run's model as a Hugging Face folder", "megadga.commands.export:EXPORT"
         ),
-        "plot": Entry("draw a run's weights and alignments", "megadga.commands.check:PLOT"),
+        "report": Entry("show runs side by side as a page", "megadga.commands.report:REPORT"),
         "doctor": Entry("ask hosts whether they are fit", "megadga.commands.doctor:DOCTOR"),
         "demo": Entry("train on text of this machine", "megadga.commands.train:DEMO"),
     },

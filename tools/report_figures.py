@@ -33,7 +33,7 @@ data:
   domains: shards/domains
   specific: {{{specific}: {{path: shards/specific/{specific}}}}}
 mixing: {mixing}
-training: {{steps: 400, global_batch_size: 8, micro_batch_size: 8, precision: fp32}}
+training: {{steps: 200, global_batch_size: 8, micro_batch_size: 8, precision: fp32}}
 deepspeed:
   zero_optimization: {{stage: 2}}
   gradient_clipping: 1.0
@@ -42,9 +42,9 @@ deepspeed:
     params: {{torch_adam: true, lr: 2.0e-3, betas: [0.9, 0.95], eps: 1.0e-8, weight_decay: 0.1}}
   scheduler:
     type: WarmupCosineLR
-    params: {{total_num_steps: auto, warmup_num_steps: 20, cos_min_ratio: 0.1}}
-evaluation: {{interval: 40, sequences: 32}}
-checkpoint: {{interval: 200, keep_last: 1}}
+    params: {{total_num_steps: auto, warmup_num_steps: 10, cos_min_ratio: 0.1}}
+evaluation: {{interval: 25, sequences: 16}}
+checkpoint: {{interval: 100, keep_last: 1}}
 """
 
 

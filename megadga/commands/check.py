@@ -1,9 +1,8 @@
-"""Commands that inspect a run: `megadga check`, `describe` and `plot`."""
+"""Commands that inspect a run before it starts: `megadga check` and `describe`."""
 
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -140,24 +139,7 @@ def _describe(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_plot_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="FOLDER", help="the run's output folder")
-
-
-def _plot(options: argparse.Namespace) -> int:
-    from megadga.report.plots import plot_run  # noqa: PLC0415
-
-    print("\n".join(map(str, plot_run(options.run / "metrics.jsonl", options.run))))
-    return 0
-
-
 CHECK = Command(
     "Validate a run and its shards; start nothing.", _add_check_options, _check, on_ranks=True
 )
 DESCRIBE = Command("Explain a run key by key.", add_run, _describe, on_ranks=True)
-PLOT = Command(
-    "Draw a run's weights, and alignments within their standard errors, as PNG.",
-    _add_plot_options,
-    _plot,
-    on_ranks=True,
-)

@@ -29,9 +29,13 @@ from megadga.prepare.reading.inputs import expand_inputs, plan_domains
 from megadga.prepare.tokenizers.base import Tokenizer
 from megadga.prepare.tokenizers.loading import load_tokenizer
 from megadga.prepare.training import sample_texts, train_tokenizer
+from megadga.report.domains import read_domain_info
+from megadga.report.figures import build_report
 from megadga.report.history import averaged_weights
-from megadga.report.plots import plot_run
+from megadga.report.page import render_page
+from megadga.report.plots import write_figures
 from megadga.report.records import counts_by_name, number_at, numbers_by_name, read_metrics
+from megadga.report.runs import read_run
 from megadga.run_folder.layout import METRICS_FILE
 
 SPECIFIC = "language_reference"
@@ -73,6 +77,11 @@ class DemoFolder:
         """The weights and the alignments over time."""
         return self.root / "weights.png", self.root / "alignments.png"
 
+    @property
+    def page(self) -> Path:
+        """Both runs side by side."""
+        return self.root / "report.html"
+
     def config(self, run: str) -> Path:
         """Return the YAML file of a run."""
         return self.root / f"{run}.yaml"
@@ -87,7 +96,7 @@ class DemoFolder:
 
     def remove(self, runs: tuple[str, ...]) -> None:
         """Remove the demo's files, and no others in the folder."""
-        made = [self.documents, self.root / "shards", self.tokenizer, *self.images]
+        made = [self.documents, self.root / "shards", self.tokenizer, *self.images, self.page]
         made += [self.config(run) for run in runs] + [self.run(run) for run in runs]
         for path in made:
             if path.is_dir():
@@ -539,11 +548,24 @@ def _compare(folder: DemoFolder, report: Report) -> None:
         for domain in open_domains(folder.domains, split="train", sequence_length=SEQUENCE_LENGTH)
     }
     dga, uniform = (summarise_run(folder.metrics(run), SPECIFIC) for run in (DGA, UNIFORM))
-    images = plot_run(folder.metrics(DGA), folder.root)
+    _draw(folder)
     report("")
     for line in render_comparison(domains, dga, uniform):
         report(line)
-    report(f"\nWeights and alignments over time: {', '.join(map(str, images))}")
+    report(f"\nWeights and alignments over time: {', '.join(map(str, folder.images))}")
+    report(f"Both runs side by side, in a browser: {folder.page}")
     report(
         f"Runs to look at, change and run again: {folder.config(DGA)}, {folder.config(UNIFORM)}"
     )
+
+
+def _draw(folder: DemoFolder) -> None:
+    """Write the images of the run with DGA, and the page of both."""
+    runs = {run: read_run(folder.run(run)) for run in RUNS}
+    infos = {run: read_domain_info(folder.run(run)) for run in RUNS}
+    keys = [image.stem for image in folder.images]
+    write_figures(
+        build_report([runs[DGA]], [infos[DGA]]), folder.root, keys=keys, formats=("png",)
+    )
+    both = build_report([*runs.values()], [*infos.values()])
+    folder.page.write_text(render_page(both, watched=False), encoding="utf-8")

@@ -165,9 +165,7 @@ def _curves_of(run: RunHistory) -> dict[str, Series]:
     observed = updates.observed_overhead
     curves["overhead"] = _single("observed", updates.steps, observed)
     curves["overhead_mean"] = _single("mean so far", updates.steps, _mean_so_far(observed))
-    curves["overhead_predicted"] = _single(
-        "predicted", updates.steps, updates.predicted_overhead
-    )
+    curves["overhead_predicted"] = _single("predicted", updates.steps, updates.predicted_overhead)
     return curves
 
 

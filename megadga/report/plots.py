@@ -1,4 +1,4 @@
-"""Plots of a run from its metrics file.
+"""Images of a report's figures, for papers: PNG, SVG and PDF of the same numbers as the page's.
 
 Uses matplotlib's objects rather than ``pyplot``, which keeps figures globally and needs a display.
 """
@@ -6,17 +6,142 @@ Uses matplotlib's objects rather than ``pyplot``, which keeps figures globally a
 # pyright: reportUnknownMemberType=false
 # Most of matplotlib's methods take keywords of unknown types.
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from megadga.arrays import FloatArray
 from megadga.errors import ConfigError
-from megadga.mixers.rule import WeightHistory
-from megadga.report.alignments import AlignmentHistory, has_alignments, read_alignments
-from megadga.report.history import read_weights_from_start
-from megadga.report.records import read_metrics
+from megadga.report.catalogue import Figure as Shown
+from megadga.report.colours import COLOURS, DASHES
+from megadga.report.figures import Report, Space
+from megadga.report.grouping import MeanSeries, mean_over_runs
+from megadga.report.runs import Series
+
+try:
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise ConfigError(
+        "matplotlib: expected it to be installed, found none: pip install 'megadga[report]'"
+    ) from error
+
+
+FORMATS = ("png", "svg", "pdf")
+
+
+MAX_LINES = 12
+"""Maximum number of domains with a separate line, area or panel."""
+
+
+MAX_ROWS = 48
+"""Maximum number of domains of a heat map."""
+
+
+SIZE_INCHES = (10.0, 5.5)
+
+
+DOTS_PER_INCH = 150
+
+
+OTHERS = "#888888"
+"""Colour of the sum of other domains."""
+
+
+_LABEL_GAP = 0.045  # of the height of the axes
+
+
+_HATCHES = ("", "///", "...", "xxx")  # where lines have dashes
+
+
+_OF_ONE_RUN = {"areas", "heat_map", "domain_lines"}
+
+
+def write_figures(
+    report: Report,
+    folder: Path,
+    *,
+    keys: Sequence[str] = (),
+    formats: Sequence[str] = FORMATS,
+) -> tuple[Path, ...]:
+    """Write every figure that the report has something for.
+
+    Args:
+        report: What is drawn.
+        folder: Where files go: ``FIGURE.png``, or, of figures that show a single run of several,
+            ``FIGURE-RUN.png``. It is made if it is not there.
+        keys: Of the figures; empty: all.
+        formats: Some of ``FORMATS``.
+
+    Returns:
+        The paths.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    # Without a salt, every run writes other names into SVG; without text, letters are paths.
+    with mpl.rc_context({"svg.hashsalt": "megadga", "svg.fonttype": "none", "pdf.fonttype": 42}):
+        for shown in report.figures:
+            if keys and shown.key not in keys:
+                continue
+            for name, figure in _drawn(report, shown):
+                for suffix in formats:
+                    written.append(folder / f"{name}.{suffix}")
+                    metadata: dict[str, Any] = {
+                        "svg": {"Date": None},
+                        "pdf": {"CreationDate": None},
+                    }
+                    figure.savefig(
+                        written[-1],
+                        format=suffix,
+                        dpi=DOTS_PER_INCH,
+                        metadata=metadata.get(suffix),
+                    )
+    return tuple(written)
+
+
+def _drawn(report: Report, shown: Shown) -> Iterator[tuple[str, Figure]]:
+    """Yield the images of a figure, each with its name."""
+    if not report.is_drawn(shown):
+        return
+    if shown.kind not in _OF_ONE_RUN:
+        yield shown.key, draw_figure(report, shown)
+        return
+    for number, name in enumerate(report.names):
+        if report.layers[shown.layers[0]].runs[number] is not None:
+            several = len(report.names) > 1
+            suffix = f"-{re.sub(r'[^A-Za-z0-9_.=-]+', '-', name)}" if several else ""
+            yield f"{shown.key}{suffix}", draw_figure(report, shown, run=number)
+
+
+def draw_figure(report: Report, shown: Shown, *, run: int = 0) -> Figure:
+    """Return a figure drawn.
+
+    Args:
+        report: What is drawn.
+        shown: One of its figures that it has something for.
+        run: The run, of a figure that shows one.
+    """
+    match shown.kind:
+        case "curves":
+            return _curves(report, shown)
+        case "areas":
+            return _areas(report, shown, run)
+        case "panels":
+            return _panels(report, shown)
+        case "heat_map":
+            return _heat_map(report, shown, run)
+        case "domain_lines":
+            return _domain_lines(report, shown, run)
+        case "events":
+            return _events(report, shown)
 
 
 def spread_labels(
@@ -47,86 +172,6 @@ def spread_labels(
     return placed
 
 
-try:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-except ModuleNotFoundError as error:
-    raise ConfigError(
-        "matplotlib: expected it to be installed, found none: pip install 'megadga[report]'"
-    ) from error
-
-
-MAX_LINES = 12
-"""Maximum number of domains with a separate line."""
-
-
-SIZE_INCHES = (10.0, 5.5)
-
-
-DOTS_PER_INCH = 150
-
-
-# Distinguishable with red-green colour blindness, and dark enough for text.
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#117733",
-    "#aa3377",
-    "#332288",
-    "#b8860b",
-    "#44aa99",
-    "#882255",
-    "#6699cc",
-    "#666633",
-    "#cc6677",
-    "#222222",
-)
-
-
-DASHES = ("-", "--", ":", "-.")
-
-
-OTHERS = ("#888888", "-")
-"""Style of the line for the sum of other domains."""
-
-
-_LABEL_GAP = 0.045  # of the height of the axes
-
-
-def line_style(name: str, names: Sequence[str]) -> tuple[str, str]:
-    """Return colour and dashes of a domain's line, equal in all runs over the same domains.
-
-    They depend on the rank of its name, not on its weight.
-    """
-    place = sorted(names).index(name)
-    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
-
-
-def new_axes() -> tuple[Figure, Axes]:
-    """Return an empty figure with room for labels on the right."""
-    figure, (axes,) = new_panels(1)
-    return figure, axes
-
-
-def new_panels(number: int) -> tuple[Figure, tuple[Axes, ...]]:
-    """Return a figure with axes one below the other, each as high as a figure of its own."""
-    width, height = SIZE_INCHES
-    figure = Figure(figsize=(width, number * height), dpi=DOTS_PER_INCH)
-    bottoms = [(number - 1 - place + 0.11) / number for place in range(number)]
-    return figure, tuple(figure.add_axes((0.08, b, 0.67, 0.79 / number)) for b in bottoms)
-
-
-def set_up_axes(axes: Axes, *, title: str, quantity: str, last_step: int) -> None:
-    """Set title, labels, limits and grid, from step 0 to the last."""
-    axes.set_title(title, loc="left", fontsize=12)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel(quantity)
-    axes.set_xlim(0.0, float(max(last_step, 1)))  # one step wide before anything has been trained
-    axes.grid(axis="y", color="#e0e0e0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def label_ends(
     axes: Axes, labels: Sequence[str], values: Sequence[float], colours: Sequence[str]
 ) -> None:
@@ -138,8 +183,10 @@ def label_ends(
         values: Last value of each line; labels of non-finite values are at the bottom.
         colours: Colours of the lines.
     """
-    bottom, top = axes.get_ylim()
-    ends = [(value - bottom) / (top - bottom) if isfinite(value) else 0.0 for value in values]
+    bottom, top = axes.transData.inverted().transform(axes.transAxes.transform([(0, 0), (0, 1)]))
+    low, high = float(bottom[1]), float(top[1])
+    ends = [(value - low) / (high - low) if isfinite(value) else 0.0 for value in values]
+    ends = [min(max(end, 0.0), 1.0) for end in ends]
     heights = spread_labels(ends, gap=_LABEL_GAP, lowest=0.0, highest=1.0)
     for label, end, height, colour in zip(labels, ends, heights, colours, strict=True):
         axes.annotate(
@@ -162,123 +209,246 @@ def label_ends(
         )
 
 
-def save(figure: Figure, image: Path) -> None:
-    """Write a PNG of ``SIZE_INCHES`` a panel at ``DOTS_PER_INCH``."""
-    figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
+def _style(place: int) -> tuple[str, str, str]:
+    """Return colour, dashes and hatching of the style at a place."""
+    cycle = place // len(COLOURS) % len(DASHES)
+    return COLOURS[place % len(COLOURS)], DASHES[cycle], _HATCHES[cycle]
 
 
-def plot_alignments(metrics: Path, image: Path) -> None:
-    """Draw the alignments of the heaviest domains over the steps, within a standard error.
-
-    Args:
-        metrics: A run's ``metrics.jsonl``, finished or not, with at least one update.
-        image: Path of the PNG, with one panel per specific set.
-
-    Raises:
-        ConfigError: If the metrics hold no alignments.
-    """
-    histories = read_alignments(read_metrics(metrics))
-    figure, panels = new_panels(len(histories))
-    for axes, (name, history) in zip(panels, histories.items(), strict=True):
-        _draw(axes, name, history)
-    save(figure, image)
+def _plain(text: str) -> str:
+    """Return text in which matplotlib sees no mathematics."""
+    return text.replace("$", r"\$")
 
 
-def _draw(axes: Axes, target: str, history: AlignmentHistory) -> None:
-    heaviest = np.argsort(-history.weights, kind="stable")[:MAX_LINES]
-    names = [history.names[int(domain)] for domain in heaviest]
-    styles = [line_style(name, history.names) for name in names]
-    for domain, (colour, dashes) in zip(heaviest, styles, strict=True):
-        values, errors = history.alignments[:, domain], history.standard_errors[:, domain]
-        axes.plot(
-            history.steps, values, dashes, color=colour, linewidth=1.5, marker=".", markevery=[-1]
-        )
-        axes.fill_between(
-            history.steps, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0.0
-        )
-    title = f"Alignments with {target}, within a standard error"
-    if len(heaviest) < len(history.names):
-        title = f"{title}: the {len(heaviest)} heaviest domains"
-    set_up_axes(axes, title=title, quantity="alignment", last_step=int(history.steps[-1]))
+def _new_axes(title: str, quantity: str) -> tuple[Figure, Axes]:
+    """Return a figure with room for labels on the right."""
+    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH)
+    axes = figure.add_axes((0.08, 0.11, 0.67, 0.79))
+    _set_up(axes, title, quantity)
+    return figure, axes
+
+
+def _set_up(axes: Axes, title: str, quantity: str) -> None:
+    axes.set_title(_plain(title), loc="left", fontsize=12)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(quantity)
+    axes.grid(axis="y", color="#e0e0e0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _set_steps(axes: Axes, last: int) -> None:
+    axes.set_xlim(0.0, float(max(last, 1)))  # one step wide before anything has been trained
+
+
+def _mark(size: int) -> dict[str, Any]:
+    """Return a mark at the last value, so that a single one is seen; at each if there are few."""
+    return {"marker": ".", "markevery": [-1] if size > 40 else 1}
+
+
+def _means(report: Report, key: str) -> list[tuple[int, str, MeanSeries]]:
+    """Return the mean of a layer over the runs of each group, with the group's place and name."""
+    found: list[tuple[int, str, MeanSeries]] = []
+    for place, group in enumerate(report.groups):
+        runs = [one for n in group.members if (one := report.layers[key].runs[n]) is not None]
+        if runs:
+            several = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
+            found.append((place, f"{group.name}{several}", mean_over_runs(runs)))
+    return found
+
+
+def _curves(report: Report, shown: Shown) -> Figure:
+    figure, axes = _new_axes(shown.title, shown.quantity)
+    if shown.scale == "log":
+        axes.set_yscale("log")
+    labels: list[tuple[str, float, str]] = []
+    keys = [key for key in shown.layers if key in report.layers]
+    for nth, key in enumerate(keys):
+        thin = nth == 0 and len(keys) > 1
+        for place, name, mean in _means(report, key):
+            series = mean.mean
+            for column, of in enumerate(series.names):
+                lone = len(report.groups) == 1 and len(series.names) > 1
+                colour, dashes, _ = _style(column if lone else place)
+                dashes = "--" if nth > 1 else dashes if lone else DASHES[column % len(DASHES)]
+                values = series.values[:, column]
+                look: dict[str, Any] = (
+                    {"linewidth": 0.8, "alpha": 0.4} if thin else {"linewidth": 2.0}
+                )
+                axes.plot(series.steps, values, dashes, color=colour, **_mark(values.size), **look)
+                if not thin:
+                    _band(axes, series, values, mean.errors[:, column], colour)
+                    title = f"{name}: {of}" if len(series.names) > 1 or nth > 1 else name
+                    labels.append((title, float(values[-1]) if values.size else np.nan, colour))
+    _finish(report, axes, labels)
+    return figure
+
+
+def _band(axes: Axes, series: Series, values: FloatArray, errors: FloatArray, colour: str) -> None:
+    axes.fill_between(
+        series.steps, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0.0
+    )
+
+
+def _finish(report: Report, axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
+    _set_steps(axes, max(run.last_step for run in report.runs))
     axes.set_ylim(*axes.get_ylim())
-    last: list[float] = history.alignments[-1, heaviest].tolist()
-    labels = [f"{name}  {value:.3g}" for name, value in zip(names, last, strict=True)]
-    label_ends(axes, labels, last, [colour for colour, _ in styles])
+    names, values, colours = zip(*labels, strict=True) if labels else ((), (), ())
+    texts = [f"{_plain(name)}  {value:.4g}" for name, value in zip(names, values, strict=True)]
+    label_ends(axes, texts, values, colours)
 
 
-def heaviest_lines(history: WeightHistory, max_lines: int) -> WeightHistory:
-    """Return the domains with the largest peak weights, and the sum of the rest as one line.
-
-    The lines are in the order of their last weights, largest first; the rest comes last.
-    """
-    weights = history.weights
-    by_peak = np.argsort(-weights.max(axis=0), kind="stable")
-    num_own = weights.shape[1] if weights.shape[1] <= max_lines else max_lines - 1
-    own, others = by_peak[:num_own], by_peak[num_own:]
-    own = own[np.argsort(-weights[-1, own], kind="stable")]
-    own_domains: list[int] = own.tolist()
-    names = tuple(history.names[domain] for domain in own_domains)
-    if not others.size:
-        return WeightHistory(names, history.steps, weights[:, own])
-    rest = weights[:, others].sum(axis=1, keepdims=True)
-    return WeightHistory(
-        (*names, f"{others.size:,} others together"),
-        history.steps,
-        np.concatenate([weights[:, own], rest], axis=1),
-    )
+def _of_run(report: Report, shown: Shown, run: int) -> str:
+    return f"{shown.title}: {report.names[run]}" if len(report.names) > 1 else shown.title
 
 
-def plot_weights(metrics: Path, image: Path) -> None:
-    """Draw the averaged weights of every domain over the steps as a PNG.
+def _series(report: Report, key: str, run: int) -> Series:
+    series = report.layers[key].runs[run]
+    assert series is not None, f"{key} of run {run}"
+    return series
 
-    Args:
-        metrics: A run's ``metrics.jsonl``, finished or not; weights that stay are drawn too.
-        image: Where to write.
 
-    Raises:
-        ConfigError: If the metrics hold no weights.
-    """
-    history = read_weights_from_start(read_metrics(metrics))
-    lines = heaviest_lines(history, MAX_LINES)
-    figure, axes = new_axes()
-    styles = [
-        line_style(name, history.names) if name in history.names else OTHERS
-        for name in lines.names
+def _areas(report: Report, shown: Shown, run: int) -> Figure:
+    figure, axes = _new_axes(_of_run(report, shown, run), shown.quantity)
+    layer = report.layers[shown.layers[0]]
+    series = _series(report, shown.layers[0], run)
+    names, places = series.names, tuple(range(len(series.names)))
+    values, step = np.nan_to_num(series.values), None
+    if layer.by:
+        space = report.spaces[layer.by]
+        own = list(space.leading[:MAX_LINES])
+        rest = list(space.leading[MAX_LINES:])
+        names, places = tuple(names[i] for i in own), tuple(space.styles[i] for i in own)
+        columns = [values[:, own]] + ([values[:, rest].sum(axis=1, keepdims=True)] if rest else [])
+        names += (f"{len(rest):,} others together",) if rest else ()
+        values, step = np.concatenate(columns, axis=1), "post"
+    styles = [_style(place) for place in places] + [(OTHERS, "-", "")] * (len(names) - len(places))
+    tops = np.cumsum(values, axis=1)
+    for column, (colour, _, hatch) in enumerate(styles):
+        below = tops[:, column - 1] if column else np.zeros(len(tops))
+        axes.fill_between(
+            series.steps, below, tops[:, column], color=colour, alpha=0.8, linewidth=0.0,
+            hatch=hatch or None, edgecolor="white", step=step,
+        )  # fmt: skip
+    axes.set_ylim(0.0, 1.0)
+    _set_steps(axes, int(series.steps[-1]))
+    middles: list[float] = (tops[-1] - values[-1] / 2.0).tolist()
+    labels = [
+        f"{_plain(name)}  {value:.3f}" for name, value in zip(names, values[-1], strict=True)
     ]
-    for weights, (colour, dashes) in zip(lines.weights.T, styles, strict=True):
-        axes.plot(
-            lines.steps, weights, dashes, color=colour, linewidth=2.0, marker=".", markevery=[-1]
-        )  # the mark shows a run with a single update
-    set_up_axes(
-        axes,
-        title="Weights that batches are sampled from",
-        quantity="averaged weight",
-        last_step=int(lines.steps[-1]),
+    label_ends(axes, labels, middles, [colour for colour, _, _ in styles])
+    return figure
+
+
+def _panels(report: Report, shown: Shown) -> Figure:
+    keys = [key for key in shown.layers if key in report.layers]
+    space = report.spaces[report.layers[keys[0]].by]
+    own = space.leading[:MAX_LINES]
+    across = min(4, len(own))
+    down = -(-len(own) // across)
+    figure = Figure(
+        figsize=(SIZE_INCHES[0], 0.9 + 1.6 * down), dpi=DOTS_PER_INCH, layout="constrained"
     )
-    axes.set_ylim(0.0, 1.05 * float(lines.weights.max()) or 1.0)
-    last: list[float] = lines.weights[-1].tolist()
-    labels = [f"{name}  {weight:.3f}" for name, weight in zip(lines.names, last, strict=True)]
-    label_ends(axes, labels, last, [colour for colour, _ in styles])
-    save(figure, image)
+    figure.suptitle(_plain(f"{shown.title}; {shown.quantity}"), x=0.01, ha="left", fontsize=12)
+    grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    means = [_means(report, key) for key in keys]
+    for place, domain in enumerate(own):
+        axes: Axes = grid[place // across, place % across]
+        _panel(axes, space, domain, means)
+    for axes in grid.flat[len(own) :]:
+        axes.set_visible(False)
+    grid[0, 0].set_xlim(0.0, float(max(1, *(run.last_step for run in report.runs))))
+    if len(report.groups) > 1:
+        dashes = [DASHES[place % len(DASHES)] for place in range(len(report.groups))]
+        named = [_plain(name) for _, name, _ in means[0]]
+        lines = [grid[0, 0].plot([], [], one, color="#222222")[0] for one in dashes[: len(named)]]
+        figure.legend(lines, named, loc="outside lower left", ncols=4, frameon=False)
+    return figure
 
 
-def plot_run(metrics: Path, folder: Path) -> tuple[Path, ...]:
-    """Draw a run's weights, and its alignments within their standard errors.
+def _panel(
+    axes: Axes, space: Space, domain: int, layers: Sequence[Sequence[tuple[int, str, MeanSeries]]]
+) -> None:
+    colour, _, _ = _style(space.styles[domain])
+    axes.set_title(_plain(space.names[domain]), loc="left", fontsize=9)
+    axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    for nth, means in enumerate(layers):
+        for place, _, mean in means:
+            values = mean.mean.values[:, domain]
+            dashes = DASHES[place % len(DASHES)] if nth == 0 else "."
+            axes.plot(mean.mean.steps, values, dashes, color=colour, linewidth=1.6, markersize=3.0)
+            if nth == 0:
+                _band(axes, mean.mean, values, mean.errors[:, domain], colour)
 
-    Args:
-        metrics: A run's ``metrics.jsonl``, finished or not.
-        folder: Output folder of ``weights.png`` and ``alignments.png``, the latter with one panel
-            per specific set.
 
-    Returns:
-        The image paths; without alignments only the first.
+def _heat_map(report: Report, shown: Shown, run: int) -> Figure:
+    layer = report.layers[shown.layers[0]]
+    series = _series(report, shown.layers[0], run)
+    space = report.spaces[layer.by]
+    known = np.isfinite(series.values).any(axis=0)
+    own = [domain for domain in space.leading if known[domain]][:MAX_ROWS]
+    figure = Figure(
+        figsize=(SIZE_INCHES[0], 1.6 + 0.22 * len(own)), dpi=DOTS_PER_INCH, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    values = series.values[:, own].T
+    sizes = np.abs(values[np.isfinite(values)])
+    most = float(np.quantile(sizes, 0.98)) or 1.0
+    edges = _edges(series)
+    mesh = axes.pcolormesh(
+        edges, np.arange(len(own) + 1) - 0.5, values, cmap="RdBu", vmin=-most, vmax=most
+    )
+    axes.set_title(_plain(_of_run(report, shown, run)), loc="left", fontsize=12)
+    axes.set_yticks(range(len(own)), [_plain(space.names[domain]) for domain in own], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("optimizer step")
+    figure.colorbar(mesh, ax=axes, label=shown.quantity, extend="both")
+    return figure
 
-    Raises:
-        ConfigError: If the metrics have no weights.
-    """
-    weights, alignments = (folder / f"{name}.png" for name in ("weights", "alignments"))
-    plot_weights(metrics, weights)
-    if not any(map(has_alignments, read_metrics(metrics).of("update"))):
-        return (weights,)
-    plot_alignments(metrics, alignments)
-    return weights, alignments
+
+def _edges(series: Series) -> FloatArray:
+    """Return the bounds between the steps, and of the first and the last."""
+    steps = series.steps.astype(np.float64)
+    if steps.size == 1:
+        return np.array([steps[0] - 0.5, steps[0] + 0.5])
+    middles = (steps[1:] + steps[:-1]) / 2.0
+    return np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
+
+
+def _domain_lines(report: Report, shown: Shown, run: int) -> Figure:
+    figure, axes = _new_axes(_of_run(report, shown, run), shown.quantity)
+    series = _series(report, shown.layers[0], run)
+    space = report.spaces[report.layers[shown.layers[0]].by]
+    labels: list[tuple[str, float, str]] = []
+    for domain in space.leading[:MAX_LINES]:
+        colour, dashes, _ = _style(space.styles[domain])
+        values = series.values[:, domain]
+        axes.plot(series.steps, values, dashes, color=colour, linewidth=1.8, **_mark(values.size))
+        labels.append((space.names[domain], float(values[-1]), colour))
+        passed = np.flatnonzero(values >= shown.mark) if shown.mark is not None else ()
+        if len(passed):
+            axes.plot(series.steps[passed[0]], values[passed[0]], "x", color=colour, markersize=8)
+    if shown.mark is not None:
+        axes.axhline(shown.mark, color="#888888", linestyle=":", linewidth=1.0)
+    _finish(report, axes, labels)
+    return figure
+
+
+def _events(report: Report, shown: Shown) -> Figure:
+    figure, axes = _new_axes(shown.title, "")
+    kinds = sorted({event.kind for run in report.runs for event in run.events} - {"start"})
+    for place, kind in enumerate(kinds):
+        found = [
+            (event.step, row)
+            for row, run in enumerate(report.runs)
+            for event in run.events
+            if event.kind == kind
+        ]
+        steps, rows = zip(*found, strict=True)
+        axes.plot(steps, rows, "o", color=_style(place)[0], label=_plain(kind), markersize=7)
+    axes.set_yticks(range(len(report.names)), list(map(_plain, report.names)))
+    axes.set_ylim(len(report.names) - 0.5, -0.5)
+    _set_steps(axes, max(run.last_step for run in report.runs))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)
+    return figure
