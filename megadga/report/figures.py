@@ -24,7 +24,7 @@ MOST_POINTS = 1_600
 """Of a curve, over the runs that are averaged: about two for each pixel of a figure's width."""
 MOST_CELLS = 400_000
 """Of each quantity by domain, over all runs."""
-LEAST_COLUMNS, MOST_COLUMNS = 40, 800
+LEAST_COLUMNS, MOST_COLUMNS = 40, 500
 """Steps of a quantity by domain, whatever the number of domains."""
 
 DOMAINS, BASIS, GROUPS = "domains", "basis", "groups"

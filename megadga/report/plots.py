@@ -376,7 +376,8 @@ def _panel(
     for nth, means in enumerate(layers):
         for place, _, mean in means:
             values = mean.mean.values[:, domain]
-            dashes = DASHES[place % len(DASHES)] if nth == 0 else "."
+            lines = nth == 0 and values.size > 1
+            dashes = DASHES[place % len(DASHES)] if lines else "o" if nth == 0 else "."
             axes.plot(mean.mean.steps, values, dashes, color=colour, linewidth=1.6, markersize=3.0)
             if nth == 0:
                 _band(axes, mean.mean, values, mean.errors[:, domain], colour)

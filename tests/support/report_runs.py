@@ -44,7 +44,9 @@ def domain_names(number: int) -> tuple[str, ...]:
 def write_run_folder(folder: Path, run: MadeRun) -> Path:
     """Write a run's configuration and metrics, and return the folder."""
     folder.mkdir(parents=True)
-    rule: dict[str, Any] = {"type": "static"} if run.fixed else {"type": "dga", "interval": run.interval}
+    rule: dict[str, Any] = (
+        {"type": "static"} if run.fixed else {"type": "dga", "interval": run.interval}
+    )
     config = {
         "seed": run.seed,
         "output": str(folder),
@@ -99,7 +101,11 @@ def trained(
         "grad_norm": 1.0 + float(rng.random()),
         "tokens_per_s": 1000.0 + 100.0 * float(rng.normal()),
         "mfu": 0.4 + 0.01 * float(rng.normal()),
-        "seconds": {"data": 0.01, "forward_backward": 0.7 + 0.1 * float(rng.random()), "optimizer": 0.1},
+        "seconds": {
+            "data": 0.01,
+            "forward_backward": 0.7 + 0.1 * float(rng.random()),
+            "optimizer": 0.1,
+        },
         "sequences_by_domain": counts,
         "loss_by_domain": dict.fromkeys(counts, loss),
     }

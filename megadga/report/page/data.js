@@ -82,11 +82,13 @@ function labelled(space, index) {
   return label ? `${name} (${label})` : name;
 }
 
+const FOUR_DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 }); // made once: that is slow
+
 /** Return a number with up to four digits. */
 function short(value) {
   if (!Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) return value.toExponential(2);
-  return value.toLocaleString("en", { maximumSignificantDigits: 4 });
+  return FOUR_DIGITS.format(value);
 }

@@ -21,7 +21,8 @@ function baseLayout(figure, { height = 340, right = 12 } = {}) {
   const axis = { gridcolor: css("line"), zerolinecolor: css("line"), linecolor: css("line"), automargin: true };
   return {
     height,
-    margin: { l: 56, r: right, t: 8, b: 40 },
+    margin: { l: 56, r: right, t: 26, b: 40 }, // at the top room for buttons
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: css("muted"), activecolor: css("accent") },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: css("text"), size: 12, family: "system-ui, sans-serif" },
@@ -168,7 +169,7 @@ function drawPanels(figure, width) {
   own.forEach((index, place) => {
     const n = place ? String(place + 1) : "";
     const [column, row] = [place % across, Math.floor(place / across)];
-    const [left, right] = [(column + 0.06) / across, (column + 1) / across];
+    const [left, right] = [(column + 0.08) / across, (column + 1) / across];
     const [bottom, top] = [1 - (row + 0.86) / down, 1 - (row + 0.14) / down];
     const x = { ...xaxis, title: undefined, nticks: 4, showticklabels: row === down - 1 || place + across >= own.length };
     layout[`xaxis${n}`] = { ...x, domain: [left, right], anchor: `y${n}`, matches: n ? "x" : undefined, automargin: false };
@@ -182,7 +183,7 @@ function drawPanels(figure, width) {
     });
     traces.push(...panelTraces(layers, shown, space, index, n, faded(index)));
   });
-  layout.margin = { l: 48, r: 8, t: 8, b: 28 };
+  layout.margin = { l: 48, r: 8, t: 22, b: 28 };
   layout.showlegend = false;
   return { traces, layout };
 }
