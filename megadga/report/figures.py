@@ -246,9 +246,9 @@ def _cosines(run: RunHistory, target: str, history: AlignmentHistory) -> FloatAr
 
 
 def _joined(infos: Sequence[DomainInfo]) -> DomainInfo:
-    """Return the domains of all runs; where two runs say different things, the first counts."""
-    joined = infos[-1]
-    for info in reversed(infos[:-1]):
+    """Return the domains of all runs; where two runs say different things, the last counts."""
+    joined = infos[0]
+    for info in infos[1:]:
         joined = joined.followed_by(info)
     return joined
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
+from megadga.report import figures
 from megadga.report.domains import DomainInfo
 from megadga.report.figures import Report, build_report
 from megadga.report.runs import read_run
@@ -98,13 +98,13 @@ def test_groups_have_sums_of_weights_and_means_of_losses(tmp_path):
     np.testing.assert_allclose(losses.values[:, 0], run.domains.values[:, :2].mean(axis=1))
 
 
-@pytest.mark.parametrize(("number", "most"), [(16, 500), (4096, 98)])
-def test_quantities_by_domain_have_the_columns_that_are_needed(tmp_path, number, most):
-    run = MadeRun(domain_names(number), steps=110, interval=1 if number > 16 else 5)
-    (weights,) = report_of(tmp_path, run).layers["weights"].runs
+def test_quantities_by_domain_have_as_many_steps_as_their_number_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "MOST_CELLS", 150)
+    report = report_of(tmp_path, replace(RUN, steps=60, interval=1))
+    (weights,) = report.layers["weights"].runs
     assert weights is not None
-    assert weights.steps[-1] == 110
-    assert len(weights.steps) <= most
+    assert weights.steps[[0, -1]].tolist() == [0, 60]
+    assert len(weights.steps) == 50
 
 
 def test_a_run_that_has_only_started_has_a_report(tmp_path):
