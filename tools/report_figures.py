@@ -1,4 +1,4 @@
-"""Draw the figures of docs/report.md: trains the demo's text with DGA and uniform weights, twice each.
+"""Draw the figures of docs/report.md: trains on the demo's text, with DGA and uniform weights.
 
 Runs that are finished are not trained again; `build/report-figures` may be deleted for new ones.
 """

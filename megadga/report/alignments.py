@@ -9,7 +9,6 @@ from megadga.errors import ConfigError
 from megadga.report.history import averaged_weights, is_revised
 from megadga.report.records import Record, RunRecords, names_at, numbers_by_name
 
-
 ONLY_SET = "the specific set"
 """Stands for the name of a single specific set, which metrics do not have."""
 

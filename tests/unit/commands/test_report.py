@@ -34,7 +34,7 @@ def test_several_runs_have_one_page_where_it_is_asked_for(tmp_path, capsys):
 def test_figures_are_written_beside_the_page(tmp_path, capsys):
     folder = write_run_folder(tmp_path / "run", replace(RUN, fixed=True))
     assert main(["report", str(folder), "--figures", str(tmp_path / "figures")]) == 0
-    page, *images = capsys.readouterr().out.splitlines()
+    _, *images = capsys.readouterr().out.splitlines()
     assert str(tmp_path / "figures" / "weights.svg") in images
     assert not [image for image in images if "alignments" in image]
 

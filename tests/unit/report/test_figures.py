@@ -7,7 +7,7 @@ from megadga.report import figures
 from megadga.report.domains import DomainInfo
 from megadga.report.figures import Report, build_report
 from megadga.report.runs import read_run
-from tests.support.report_runs import MadeRun, domain_names, write_run_folder
+from tests.support.report_runs import MadeRun, write_run_folder
 
 RUN = MadeRun(("a", "b", "c"), steps=20)
 

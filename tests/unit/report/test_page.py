@@ -24,7 +24,9 @@ def report_of(folder: Path, run: MadeRun = RUN) -> Report:
 
 
 def embedded(page: str) -> dict:
-    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    (text,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL
+    )
     return json.loads(text)
 
 
@@ -45,7 +47,7 @@ def test_the_page_has_the_values_of_the_run(tmp_path):
 
 def test_the_page_loads_nothing(tmp_path):
     page = render_page(report_of(tmp_path / "run"), watched=False)
-    own = page.replace(re.findall(r"<script>(.*?)</script>", page, re.S)[0], "")  # plotly
+    own = page.replace(re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[0], "")  # plotly
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:,|#)""", own)
     assert "default-src 'none'" in page
 
