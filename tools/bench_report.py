@@ -21,7 +21,8 @@ from tests.support.report_runs import MadeRun, domain_names, write_run_folder
 MOST_S = 2.0
 """In which all figures are to be drawn, on an otherwise idle machine."""
 
-_EMPTY = """<!doctype html><body data-drawn="false"><div id="plot"></div><script>{}</script><script>
+_EMPTY = """<!doctype html><body data-drawn="false"><div id="plot"></div>
+<script>{}</script><script>
 Plotly.newPlot("plot", [{{ x: [1, 2], y: [1, 2] }}]).then(() => {{
   document.body.dataset.drawn = "true";
   performance.mark("drawn");

@@ -22,7 +22,14 @@ RULES = {
     "dga": "{type: dga, interval: 8, probe: {type: directional, sequences_per_domain: 8}}",
     "uniform": "{type: static, weights: uniform}",
 }
-SHOWN = ("specific_loss", "weights", "weights_by_domain", "alignments", "domain_losses", "epochs")
+SHOWN = (
+    "specific_loss",
+    "weights-dga-seed0",
+    "weights_by_domain",
+    "alignments-dga-seed0",
+    "domain_losses",
+    "epochs-dga-seed0",
+)
 """Figures that the documentation shows, of those that are drawn."""
 
 _RUN = """\

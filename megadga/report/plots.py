@@ -387,8 +387,8 @@ def _heat_map(report: Report, shown: Shown, run: int) -> Figure:
     layer = report.layers[shown.layers[0]]
     series = _series(report, shown.layers[0], run)
     space = report.spaces[layer.by]
-    known: list[bool] = np.isfinite(series.values).any(axis=0).tolist()
-    own = [domain for domain in space.leading if known[domain]][:MAX_ROWS]
+    known = set(np.flatnonzero(np.isfinite(series.values).any(axis=0)).tolist())
+    own = [domain for domain in space.leading if domain in known][:MAX_ROWS]
     figure = Figure(
         figsize=(SIZE_INCHES[0], 1.6 + 0.22 * len(own)), dpi=DOTS_PER_INCH, layout="constrained"
     )

@@ -104,7 +104,9 @@ def test_hovering_a_line_shows_the_values_that_were_logged(page, few):
     run = report.runs[0]
     text = page.hover("specific_loss", int(run.specific.steps[3]), run.specific.values[3, 0])
     # Lines of runs may be closer to each other than a pixel: any of them is hovered.
-    name, step, loss = re.fullmatch(r"(.+-seed\d)step (\d+)(\d\.\d+)", text).groups()
+    found = re.fullmatch(r"(.+-seed\d)step (\d+)(\d\.\d+)", text)
+    assert found is not None
+    name, step, loss = found.groups()
     hovered = report.runs[report.names.index(name)]
     assert int(step) == hovered.specific.steps[3]
     assert loss == f"{hovered.specific.values[3, 0]:.5g}"
@@ -206,7 +208,7 @@ def test_a_mean_is_that_of_the_runs(page, few):
     page.open(path)
     drawn = page.run(
         "return document.getElementById('plot-general_loss').data"
-        ".find((trace) => trace.name.startsWith('dga')).y"
+        ".find((trace) => trace.name?.startsWith('dga')).y"
     )
     first, second = (run.general.values[:, 0] for run in report.runs[:2])
     assert drawn == pytest.approx(((first + second) / 2.0).tolist(), rel=1e-6)  # float32

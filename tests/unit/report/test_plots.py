@@ -76,7 +76,7 @@ def test_seeds_are_drawn_as_their_mean(tmp_path):
     report = report_of(tmp_path, RUN, replace(RUN, seed=1))
     (line,) = figure(report, "general_loss").axes[0].get_lines()
     first, second = (run.general.values[:, 0] for run in report.runs)
-    np.testing.assert_allclose(line.get_ydata(), (first + second) / 2.0)
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), (first + second) / 2.0)
 
 
 def test_more_domains_than_areas_have_one_together(tmp_path):
