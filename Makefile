@@ -102,7 +102,7 @@ plot-mixers: setup  ## Draw docs/mixers.svg: how close each mixing rule comes to
 plot-sensitivity: setup  ## Draw docs/sensitivity.svg: what eta, T_r and beta do to DGA, with and without noise.
 	@$(BIN)/python tools/plot_sensitivity.py
 
-docs-figures: setup  ## Draw the figures of docs/report.md: four short runs on the demo's text (10 minutes, resumable).
+docs-figures: setup  ## Draw the figures of docs/report.md: three short runs on the demo's text (10 minutes, resumable).
 	@$(BIN)/python tools/report_figures.py
 
 bench-report: setup  ## Time a browser that draws a report over 4,096 domains, against loading plotly alone.

@@ -17,7 +17,8 @@ from megadga.demo.run import (
     write_shards,
 )
 
-SEEDS = (0, 1)
+RUNS = (("dga", 0), ("dga", 1), ("uniform", 0))
+"""Rules, each with a seed."""
 RULES = {
     "dga": "{type: dga, interval: 8, probe: {type: directional, sequences_per_domain: 8}}",
     "uniform": "{type: static, weights: uniform}",
@@ -65,7 +66,7 @@ def main() -> None:
     folder.root.mkdir(parents=True, exist_ok=True)
     collect_documents(folder, print)
     write_shards(folder, train_demo_tokenizer(folder, print), print)
-    runs = [_trained(folder, rule, seed) for rule in RULES for seed in SEEDS]
+    runs = [_trained(folder, rule, seed) for rule, seed in RUNS]
     figures = folder.root / "figures"
     _megadga(
         *("report", *map(str, runs), "--output", str(folder.root / "report.html")),
