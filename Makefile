@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster test-faults lint format bench-sampler bench-revisions bench-reader \
 	bench-prepare bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-logging bench-train \
-	bench-train-gpu plot-mixers plot-sensitivity evidence evidence-quick evidence-report gpu-kit \
+	bench-train-gpu plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-quick evidence-report gpu-kit \
 	gpu-check gpu-report clean
 
 # What benches read, a file per domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
@@ -104,6 +104,12 @@ plot-mixers: setup  ## Draw docs/mixers.svg: how close each mixing rule comes to
 
 plot-sensitivity: setup  ## Draw docs/sensitivity.svg: what eta, T_r and beta do to DGA, with and without noise.
 	@$(BIN)/python tools/plot_sensitivity.py
+
+docs-figures: setup  ## Draw the figures of docs/report.md: three short runs on the demo's text (10 minutes, resumable).
+	@$(BIN)/python tools/report_figures.py
+
+bench-report: setup  ## Time a browser that draws a report over 4,096 domains, against loading plotly alone.
+	@$(BIN)/python tools/bench_report.py
 
 evidence: setup  ## Train configs/evidence/targets on real text, with CORPUS=folder; hours, resumable.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)'

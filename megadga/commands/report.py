@@ -112,10 +112,7 @@ def watch(
             if report is None or found != seen:
                 seen, report = found, read_report(folders)
                 write_page(report, page, watched=True)
-                steps = zip(report.names, report.runs, strict=True)
-                told(
-                    f"{page}: {', '.join(f'{name} at step {run.last_step:,}' for name, run in steps)}"
-                )
+                told(f"{page}: {_steps(report)}")
             else:
                 sleep(_POLL_S)
     except KeyboardInterrupt:
@@ -123,6 +120,11 @@ def watch(
             raise
     write_page(report, page, watched=False)
     return report
+
+
+def _steps(report: Report) -> str:
+    runs = zip(report.names, report.runs, strict=True)
+    return ", ".join(f"{name} at step {run.last_step:,}" for name, run in runs)
 
 
 def _progress(folder: Path) -> tuple[int, int]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 Kind = Literal["curves", "areas", "panels", "heat_map", "domain_lines", "events"]
-"""How a figure is drawn: ``curves`` has lines of runs, ``areas`` a run's shares on top of one another,
-``panels`` small figures of a domain each, ``heat_map`` domains over steps of a run, ``domain_lines``
-a run's domains as lines, ``events`` a run a row."""
+"""How a figure is drawn: ``curves`` has lines of runs, ``areas`` a run's shares on top of one
+another, ``panels`` small figures of a domain each, ``heat_map`` domains over steps of a run,
+``domain_lines`` a run's domains as lines, ``events`` a run a row."""
 
 
 @final
@@ -47,7 +47,8 @@ LOSSES = (
         "curves",
         "validation loss, nats per token",
         ("specific",),
-        "Validation loss of each specific set, and of other sets that are evaluated: what the mixture is for.",
+        "Validation loss of each specific set, and of other sets that are evaluated: what the "
+        "mixture is for.",
         f"{_NO_EVALUATION} of a specific set",
     ),
     Figure(
@@ -65,8 +66,8 @@ LOSSES = (
         "curves",
         "loss, nats per token",
         ("loss", "loss_mean"),
-        "Thin: every batch. Thick: mean over the steps around. The mixture moves, so a lower training loss may "
-        "come from easier batches: compare validation losses.",
+        "Thin: every batch. Thick: mean over the steps around. The mixture moves, so a lower "
+        "training loss may come from easier batches: compare validation losses.",
         "no step has been logged yet",
     ),
 )
@@ -78,8 +79,8 @@ MIXTURE = (
         "areas",
         "averaged weight",
         ("weights",),
-        "Share of each domain in the batches of one run, from the bottom in the order of the table. Flat areas are "
-        "fixed weights.",
+        "Share of each domain in the batches of one run, from the bottom in the order of the "
+        "table. Flat areas are fixed weights.",
         "no weights have been logged",
         scale="share",
     ),
@@ -89,7 +90,8 @@ MIXTURE = (
         "panels",
         "averaged weight",
         ("weights",),
-        "The same weights with a panel for each domain, and all runs in it. All panels have one scale.",
+        "The same weights with a panel for each domain, and all runs in it. All panels have one "
+        "scale.",
         "no weights have been logged",
     ),
 )
@@ -101,8 +103,8 @@ DOMAINS = (
         "panels",
         "loss, nats per token",
         ("validation", "trained"),
-        "Line: validation. Dots: mean training loss since the evaluation before. A training loss that falls while the "
-        "validation loss rises is a domain that is being memorised.",
+        "Line: validation. Dots: mean training loss since the evaluation before. A training "
+        "loss that falls while the validation loss rises is a domain that is being memorised.",
         _NO_EVALUATION,
     ),
     Figure(
@@ -111,9 +113,10 @@ DOMAINS = (
         "domain_lines",
         "passes over the domain",
         ("epochs",),
-        "How often each domain's text has been repeated in one run. A cross marks where a domain has been seen once: "
-        "from there on, all of it is repeated.",
-        "epochs are logged at updates, and there has been none: the weights are fixed, or the run has just begun",
+        "How often each domain's text has been repeated in one run. A cross marks where a "
+        "domain has been seen once: from there on, all of it is repeated.",
+        "epochs are logged at updates, and there has been none: the weights are fixed, or the "
+        "run has just begun",
         mark=1.0,
     ),
     Figure(
@@ -122,7 +125,8 @@ DOMAINS = (
         "curves",
         "exp of the weights' entropy",
         ("effective",),
-        "As many equal weights would have the same entropy. Falling towards 1: the mixture collapses onto one domain.",
+        "As many equal weights would have the same entropy. Falling towards 1: the mixture "
+        "collapses onto one domain.",
         "no weights have been logged",
     ),
 )
@@ -134,8 +138,8 @@ COSTS = (
         "curves",
         "share of training time",
         ("overhead", "overhead_mean", "overhead_predicted"),
-        "Thin: observed at each update, a difference of noisy times that may be below 0. Thick: mean so far. Dashes: "
-        "predicted by `megadga check`.",
+        "Thin: observed at each update, a difference of noisy times that may be below 0. Thick: "
+        "mean so far. Dashes: predicted by `megadga check`.",
         "nothing was measured: the weights are fixed, or follow a rule that needs no probes",
     ),
     Figure(
@@ -153,7 +157,8 @@ COSTS = (
         "areas",
         "share of a step's time",
         ("seconds",),
-        "Seconds of rank 0 by what they were spent on, as shares, in the mean over the steps around.",
+        "Seconds of rank 0 by what they were spent on, as shares, in the mean over the steps "
+        "around.",
         "times of parts of a step were not logged: the run is of an earlier version",
         scale="share",
     ),
@@ -163,7 +168,8 @@ COSTS = (
         "curves",
         "share of the peak",
         ("utilisation", "utilisation_mean"),
-        "Floating-point operations of the model alone, as a share of what the accelerators could do.",
+        "Floating-point operations of the model alone, as a share of what the accelerators "
+        "could do.",
         "the peak of these accelerators is not known",
     ),
 )
@@ -175,7 +181,8 @@ OPTIMISER = (
         "curves",
         "norm before clipping",
         ("gradient_norm", "gradient_norm_mean"),
-        "Thin: every step. Thick: mean over the steps around. Peaks are steps at which training may become unstable.",
+        "Thin: every step. Thick: mean over the steps around. Peaks are steps at which training "
+        "may become unstable.",
         "DeepSpeed reports no gradient norm for this engine",
         scale="log",
     ),
@@ -194,8 +201,8 @@ OPTIMISER = (
         "events",
         "",
         (),
-        "What happened once, a row for each run: resumes, skipped updates, loss spikes, requests by hand, revisions. "
-        "Marks at the bottom of other figures are the same events.",
+        "What happened once, a row for each run: resumes, skipped updates, loss spikes, "
+        "requests by hand, revisions. Marks at the bottom of other figures are the same events.",
         "nothing but the start",
     ),
 )
@@ -216,9 +223,11 @@ def alignment_figure(place: int, name: str, *, of: int) -> Figure:
         "heat_map",
         "alignment",
         tuple(f"{layer}{place}" for layer in ALIGNMENT_LAYERS),
-        "Inner product of each domain's gradient with that of the specific set. Blue: more of the domain lowers the "
-        "specific loss; red: raises it. Significance divides by the standard error: below 2 a value may be noise.",
-        "alignments are not measured: the weights are fixed, or follow a rule that needs no probes",
+        "Inner product of each domain's gradient with that of the specific set. Blue: more of "
+        "the domain lowers the specific loss; red: raises it. Significance divides by the "
+        "standard error: below 2 a value may be noise.",
+        "alignments are not measured: the weights are fixed, or follow a rule that needs no "
+        "probes",
     )
 
 

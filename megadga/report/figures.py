@@ -1,7 +1,7 @@
 """What a report shows, as numbers: from runs to layers, for a page and for images alike.
 
-A report has layers, each one quantity of all runs, thinned to what figures need. Figures
-(``catalogue.py``) are made of them: ``page.py`` hands both to a browser, ``plots.py`` draws images.
+A report has layers, each one quantity of all runs, thinned to what figures need, and figures that
+are made of them (``catalogue.py``). ``page.py`` hands both to a browser, ``plots.py`` draws them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,10 +1,10 @@
-"""Runs of a report: names that tell them apart, runs that differ in their seed alone, differences."""
+"""Runs of a report: their names, which differ in their seed alone, and in what others differ."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
-from typing import Any, final
+from itertools import takewhile
+from typing import Any, cast, final
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            flat |= flat_config(value, f"{prefix}{key}.")
+            flat |= flat_config(cast("Mapping[str, Any]", value), f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -75,8 +75,13 @@ def group_runs(runs: Sequence[RunHistory]) -> tuple[RunGroup, ...]:
 def _common_name(names: Sequence[str], taken: set[str]) -> str:
     if len(names) == 1:
         return names[0]
-    common = commonprefix(list(names)).rstrip("0123456789").removesuffix("seed").rstrip("-_./ ")
+    common = _common_start(names).rstrip("0123456789").removesuffix("seed").rstrip("-_./ ")
     return common if common and common not in taken else f"{names[0]} and other seeds"
+
+
+def _common_start(names: Sequence[str]) -> str:
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in same)
 
 
 def config_differences(runs: Sequence[RunHistory]) -> dict[str, tuple[Any, ...]]:

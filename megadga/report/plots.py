@@ -387,8 +387,8 @@ def _heat_map(report: Report, shown: Shown, run: int) -> Figure:
     layer = report.layers[shown.layers[0]]
     series = _series(report, shown.layers[0], run)
     space = report.spaces[layer.by]
-    known = np.isfinite(series.values).any(axis=0)
-    own = [domain for domain in space.leading if known[domain]][:MAX_ROWS]
+    known = set(np.flatnonzero(np.isfinite(series.values).any(axis=0)).tolist())
+    own = [domain for domain in space.leading if domain in known][:MAX_ROWS]
     figure = Figure(
         figsize=(SIZE_INCHES[0], 1.6 + 0.22 * len(own)), dpi=DOTS_PER_INCH, layout="constrained"
     )
@@ -427,9 +427,8 @@ def _domain_lines(report: Report, shown: Shown, run: int) -> Figure:
         values = series.values[:, domain]
         axes.plot(series.steps, values, dashes, color=colour, linewidth=1.8, **_mark(values.size))
         labels.append((space.names[domain], float(values[-1]), colour))
-        passed = np.flatnonzero(values >= shown.mark) if shown.mark is not None else ()
-        if len(passed):
-            axes.plot(series.steps[passed[0]], values[passed[0]], "x", color=colour, markersize=8)
+        passed = np.flatnonzero(values >= (np.inf if shown.mark is None else shown.mark))[:1]
+        axes.plot(series.steps[passed], values[passed], "x", color=colour, markersize=8)
     if shown.mark is not None:
         axes.axhline(shown.mark, color="#888888", linestyle=":", linewidth=1.0)
     _finish(report, axes, labels)

@@ -1,10 +1,11 @@
 """Which steps of a long run a figure needs: as many as it has pixels, each as it was logged.
 
-A figure of 10,000 steps on 1,000 pixels looks the same without most of them. What is kept are steps
-that were logged, never means between them, so that every value that a figure shows is true.
+A figure of 10,000 steps on 1,000 pixels looks the same without most of them. What is kept are
+steps that were logged, never means between them, so that every value that a figure shows is true.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,9 +51,9 @@ def extreme_steps(series: Series, most: int) -> IntArray:
     kept = {0, size - 1}
     for column in series.values.T:
         lowest, highest = np.where(np.isnan(column), [[np.inf], [-np.inf]], column)
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-            kept.add(int(begin + np.argmin(lowest[begin:end])))
-            kept.add(int(begin + np.argmax(highest[begin:end])))
+        for begin, end in pairwise(bounds.tolist()):
+            kept.add(begin + int(np.argmin(lowest[begin:end])))
+            kept.add(begin + int(np.argmax(highest[begin:end])))
     return series.steps[np.array(sorted(kept))]
 
 

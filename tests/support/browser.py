@@ -30,7 +30,8 @@ class Page:
         self.driver = driver
 
     def open(self, path: Path, *, width: int = SIZES["wide"], dark: bool = False) -> None:
-        """Open a file, and wait until all figures are drawn."""
+        """Open a file as if for the first time, and wait until all figures are drawn."""
+        self.run("try { sessionStorage.clear(); localStorage.clear(); } catch {}")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._send("Emulation.setEmulatedMedia", features=[scheme])
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

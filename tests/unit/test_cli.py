@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -32,23 +31,6 @@ def test_check_prints_what_the_run_comes_to_and_writes_nothing(folder, capsys):
     assert main(["check", "run.yaml", "--set", "training.steps=20", "--world-size", "2"]) == 0
     assert "20 steps x 8 sequences x 8 tokens" in capsys.readouterr().out
     assert files_in(folder) == before
-
-
-def test_plot_draws_a_run_into_its_folder(tmp_path, capsys):
-    by_name = {"a": 0.25, "b": 0.75}
-    update = {"type": "update", "step": 5, "alignments": by_name, "averaged_weights": by_name}
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(update) + "\n")
-
-    assert main(["plot", str(tmp_path)]) == 0
-
-    images = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert [image.name for image in images] == ["weights.png", "alignments.png"]
-    assert all(image.read_bytes()[:4] == b"\x89PNG" for image in images)
-
-
-def test_plotting_what_is_no_run_exits_with_2(tmp_path, capsys):
-    assert main(["plot", str(tmp_path / "none")]) == 2
-    assert "expected a run's metrics" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -35,13 +35,20 @@ def prepared(tmp_path):
 
 
 def finish(folder, run, loss):
-    train = {"type": "train", "step": STEPS, "sequences_by_domain": {"a": 3, "b": 5}}
+    train = {"type": "train", "step": STEPS, "loss": 2.0, "learning_rate": 0.0, "grad_norm": 1.0}
+    train |= {"tokens_per_s": 1.0, "sequences_by_domain": {"a": 3, "b": 5}}
+    train["loss_by_domain"] = {"a": 2.0, "b": 2.0}
     by_domain = {"a": 0.25, "b": 0.75}
     update = {"type": "update", "step": STEPS, "averaged_weights": by_domain}
     update["alignments"] = by_domain
     losses = {"specific": {SPECIFIC: loss}, "domains": {"a": 2.0, "b": 2.0}, "general": 2.0}
     evaluation = {"type": "evaluation", "step": STEPS, **losses}
     write_lines(folder.metrics(run), [train, update, evaluation])
+    config = {
+        "model": {"sequence_length": 8},
+        "training": {"steps": STEPS, "global_batch_size": 8},
+    }
+    (folder.run(run) / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
 
 
 def test_runs_that_are_finished_are_compared_and_not_trained_again(prepared):
@@ -53,7 +60,7 @@ def test_runs_that_are_finished_are_compared_and_not_trained_again(prepared):
         f"{prepared.run(run)}: already trained" for run in RUNS
     ]
     assert any(line.split() == ["specific", "set", "1.5000", "2.0000", "-0.5000"] for line in told)
-    assert all(image.stat().st_size > 0 for image in prepared.images)
+    assert all(image.stat().st_size > 0 for image in (*prepared.images, prepared.page))
     assert all(prepared.config(run).exists() for run in RUNS)
 
 
