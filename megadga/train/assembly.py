@@ -18,8 +18,8 @@ from megadga.data.files import atomic_write
 from megadga.data.order import WindowOrder
 from megadga.data.verify import DataFileWatcher, check_checksums
 from megadga.errors import ConfigError, ResumeError
-from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
-from megadga.launch.ranks import read_deadline_s
+from megadga.launch.operators import SHARED_MEMORY, missing_ops, needed_ops, wait_for_ops
+from megadga.launch.ranks import rank_for_messages, read_deadline_s
 from megadga.plugin import Metrics, MixturePlugin, Plugin
 from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
@@ -169,6 +169,7 @@ def open_run(
                 finally:
                     run.stalls.close()
                     run.monitors.close()
+                    run.progress.close()
                 run.mixture.close()
     finally:
         lock.release()
@@ -208,12 +209,17 @@ def _check_same_everywhere(opened: Opened, ranks: Ranks) -> None:
 def _wait_for_operators(config: RunConfig) -> None:
     accelerator: Any = get_accelerator()
     on_cpu = accelerator.device_name() == "cpu"
+    names = (*needed_ops(config.deepspeed), *((SHARED_MEMORY,) if on_cpu else ()))
     wait_for_ops(
-        (*needed_ops(config.deepspeed), *((SHARED_MEMORY,) if on_cpu else ())),
+        names,
         os.environ,
         deadline_s=read_deadline_s(os.environ),
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    if rank_for_messages(os.environ) == 0 and (missing := missing_ops(names, os.environ)):
+        _print_stderr(
+            f"compiling {', '.join(missing)} of DeepSpeed's, which takes a minute or more, once"
+        )
 
 
 def _assemble(
@@ -282,8 +288,7 @@ def _assemble(
         report=_print_stderr,
         advance=stalls.advance,
     )
-    metrics = MetricsFile(config.output / METRICS_FILE) if ranks.rank == 0 else None
-    domain_log = DomainLogFile(config.output / DOMAIN_LOG) if ranks.rank == 0 else None
+    metrics, domain_log = _log_files(config, ranks)
 
     def watch() -> Mapping[str, Any]:
         sinks.check()
@@ -306,6 +311,7 @@ def _assemble(
     monitors = _open_monitors(
         config, reviser, engine, metrics if monitored else None, info.groups, ranks
     )
+    progress = make_progress(config, plugin, engine.device, ranks)
     sinks = MetricFanOut(
         ()
         if metrics is None or domain_log is None
@@ -313,7 +319,7 @@ def _assemble(
             domain_log,
             thinned_records(config, metrics, mixture.updates),
             mean_weights_file(config),
-            make_progress(config, plugin),
+            progress,
             monitors,
         ),
         retries=waiting_of(config).pauses,
@@ -368,6 +374,7 @@ def _assemble(
         spikes=response,
         parameters=ParameterAgreement(ranks, engine) if config.watch.compare_parameters else None,
         stalls=stalls,
+        progress=progress,
         requests=requests,
         stop=stop,
         markers=markers,
@@ -377,6 +384,15 @@ def _assemble(
         monitors=monitors,
     )
     return run
+
+
+def _log_files(
+    config: RunConfig, ranks: Ranks
+) -> tuple[MetricsFile, DomainLogFile] | tuple[None, None]:
+    """Return the files that a run is logged in; of rank 0."""
+    if ranks.rank > 0:
+        return None, None
+    return MetricsFile(config.output / METRICS_FILE), DomainLogFile(config.output / DOMAIN_LOG)
 
 
 def _open_monitors(
