@@ -30,6 +30,8 @@ PLACES = {
     "mixing.csv": RUN.replace(OF_DGA, "  type: schedule\n  csv: here\n"),
     "mixing.replay.metrics": RUN.replace(OF_DGA, "  type: schedule\n  replay: {metrics: here}\n"),
     "evaluation.sets.path": f"{RUN}evaluation: {{sets: {{new: {{path: here}}}}}}\n",
+    "monitor.tensorboard.folder": f"{RUN}monitor: {{tensorboard: {{folder: here}}}}\n",
+    "monitor.csv.folder": f"{RUN}monitor: {{csv: {{folder: here}}}}\n",
     "model.initial_weights": RUN.replace("preset: tiny", "preset: tiny, initial_weights: here"),
     "mixing.reference": RUN.replace(OF_DGA, "  type: doremi\n  reference: here\n"),
 }

@@ -275,7 +275,7 @@ def test_with_an_objective_a_step_descends_on_its_mean_of_the_whole_batch(accumu
     factors = torch.from_numpy(FACTORS[np.array(ROWS).ravel()])
     (factors * alone(TOKENS.flatten(0, 1)).mean(-1)).mean().backward()
 
-    MeanLossStep(engine, StepAllReduce(LoneRank()))(with_objective(accumulation))
+    MeanLossStep(engine, window_end(engine, LoneRank()))(with_objective(accumulation))
 
     (scores,) = alone.parameters()
     assert scores.grad is not None
