@@ -22,7 +22,6 @@ from megadga.errors import UnsupportedEngineError
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import (
     Engine,
-    check_supported,
     eager,
     hold_gathered,
     optimized_parameters,
@@ -40,6 +39,7 @@ from megadga.probes.layouts import NO_LAYOUTS, Layouts, learn_layouts
 from megadga.probes.loss import CountedLoss, Loss, as_counted, loss_of, watching_targets
 from megadga.probes.sequences import PackedSequences
 from megadga.probes.state import evaluating, preserved, seed_everything
+from megadga.probes.supported import check_supported
 from megadga.probes.tangents import own_parameters
 
 TakeGradient = Callable[[int, Tensor], None]

@@ -27,9 +27,6 @@ UNTESTED: dict[str, dict[str, Any]] = {
     "torch_autocast.dtype": settings(
         "1", "fp32", torch_autocast={"enabled": True, "dtype": "float16"}
     ),
-    "zero_optimization.offload_param": settings(
-        "3", "fp32", zero_optimization={"stage": 3, "offload_param": {"device": "cpu"}}
-    ),
     "zero_optimization.zero_quantized_gradients": settings(
         "3", "fp32", zero_optimization={"stage": 3, "zero_quantized_gradients": True}
     ),
