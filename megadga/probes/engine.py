@@ -63,6 +63,10 @@ class Engine(Protocol):
         """Return the learning rate of each parameter group."""
         ...
 
+    def fp16_enabled(self) -> bool:
+        """Return whether parameters are float16, and losses scaled (see ``loss_scale``)."""
+        ...
+
     def get_global_grad_norm(self) -> float | None:
         """Return the gradient's norm before clipping, if the last step computed one."""
         ...
@@ -79,6 +83,14 @@ class Engine(Protocol):
 def is_partitioned(engine: Any) -> bool:
     """Tell whether each rank keeps only a part of every parameter (ZeRO-3)."""
     return engine.zero_optimization_partition_weights()
+
+
+def loss_scale(engine: Any) -> float:
+    """Return what the engine multiplies losses by in its next backward pass; 1 without fp16.
+
+    With dynamic loss scaling it changes from step to step, never within an accumulation window.
+    """
+    return float(engine._get_optimizer_loss_scale()) if engine.fp16_enabled() else 1.0
 
 
 def uses_autocast(engine: Any) -> bool:

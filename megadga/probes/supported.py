@@ -15,6 +15,7 @@ _KNOWN = frozenset(
         # what is trained, and how
         "bf16",
         "data_types",
+        "fp16",
         "gradient_accumulation_steps",
         "gradient_clipping",
         "optimizer",
@@ -76,8 +77,7 @@ _OFF_OF_ZERO: Mapping[str, tuple[tuple[Any, ...], str]] = {
     ),
     "zero_quantized_weights": (
         (False,),
-        "it needs DeepSpeed's CUDA quantizer, so that no test without a GPU can show that "
-        "gradients are those of the rounded weights",
+        "it needs DeepSpeed's CUDA quantizer, and has not been tested on a GPU",
     ),
     "zero_quantized_nontrainable_weights": (
         (False,),
@@ -151,6 +151,13 @@ def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:
                 f"expected it absent or switched off, found {value!r}"
             )
     yield from _untested_autocast(settings.get("torch_autocast") or {})
+    fp16 = settings.get("fp16") or {}
+    for key in ("auto_cast", "fp16_master_weights_and_grads"):
+        if fp16.get("enabled") and fp16.get(key):
+            yield (
+                f"DeepSpeed setting 'fp16.{key}': alignments have not been tested under it; "
+                f"expected False, found {fp16[key]!r}"
+            )
     yield from _untested_zero_settings(settings.get("zero_optimization", {}))
 
 

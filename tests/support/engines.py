@@ -54,6 +54,7 @@ def settings(kind: str, precision: str, **more: Any) -> dict[str, Any]:
         "zero_optimization": zero_settings(kind),
         "zero_force_ds_cpu_optimizer": False,  # it would be compiled for a minute
         "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16", "initial_scale_power": 12},
         **more,
     }
 

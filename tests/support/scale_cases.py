@@ -25,6 +25,7 @@ class ScaleCase:
 QUICK: Mapping[str, ScaleCase] = {
     "parameters on the CPU": ScaleCase(ProbeCase("3-parameters", "fp32", "llama-untied")),
     "ZeRO++ hpZ": ScaleCase(ProbeCase("3-hpz", "fp32", "llama")),
+    "fp16, ZeRO-2": ScaleCase(ProbeCase("2", "fp16", "llama-checkpointed")),
 }
 """Those that take seconds."""
 
@@ -39,6 +40,10 @@ def thorough_cases(scratch: Path) -> Mapping[str, ScaleCase]:
         "parameters on the CPU, bf16": ScaleCase(ProbeCase("3-parameters", "bf16", "llama")),
         "ZeRO++ hpZ, bf16": ScaleCase(ProbeCase("3-hpz", "bf16", "llama-untied")),
         "ZeRO++ hpZ, checkpointed": ScaleCase(ProbeCase("3-hpz", "fp32", "llama-checkpointed")),
+        "fp16, ZeRO-0": ScaleCase(ProbeCase("0", "fp16", "llama")),
+        "fp16, ZeRO-1": ScaleCase(ProbeCase("1", "fp16", "hf-llama")),
+        "fp16, ZeRO-3": ScaleCase(ProbeCase("3-released", "fp16", "llama-untied")),
+        "fp16, offloaded": ScaleCase(ProbeCase("2-offload", "fp16", "small")),
         "parameters and states on disk": _on_disk("fp32", scratch),
         "parameters and states on disk, bf16": _on_disk("bf16", scratch),
     }

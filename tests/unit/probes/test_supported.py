@@ -12,7 +12,8 @@ from megadga.probes.supported import untested_settings
     [
         {},
         {"bf16": {"enabled": True}, "gradient_clipping": 1.0, "zero_optimization": {"stage": 3}},
-        {"fp16": {"enabled": False}, "torch_autocast": None},
+        {"fp16": {"enabled": False, "auto_cast": True}, "torch_autocast": None},
+        {"fp16": {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}},
         {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
         {"torch_autocast": {"enabled": True, "dtype": "torch.bfloat16"}},
         {"torch_autocast": {"enabled": True, "dtype": "bf16"}},
@@ -32,8 +33,11 @@ def test_tested_settings_pass(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"fp16": {"enabled": True}}, "'fp16'"),
-        ({"fp16": {}}, "'fp16'"),
+        ({"fp16": {"enabled": True, "auto_cast": True}}, "'fp16.auto_cast'"),
+        (
+            {"fp16": {"enabled": True, "fp16_master_weights_and_grads": True}},
+            "'fp16.fp16_master_weights_and_grads'",
+        ),
         ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "'torch_autocast.dtype'"),
         ({"torch_autocast": {"enabled": True}}, "'torch_autocast.dtype'"),
         ({"compression_training": {"weight_quantization": {}}}, "'compression_training'"),

@@ -82,6 +82,9 @@ class FakeEngine:
     def get_lr(self) -> list[float]:
         return [self.rates[self.micro_steps // self.accumulation]]
 
+    def fp16_enabled(self) -> bool:
+        return False
+
     def get_global_grad_norm(self) -> float | None:
         return self.norm
 
