@@ -56,15 +56,9 @@ _BFLOAT16 = ("bfloat16", "torch.bfloat16", "bf16")
 
 # Top-level settings that are refused for a known reason.
 _REASONS: Mapping[str, str] = {
-    "tensor_parallel": (
-        "under AutoTP each rank has a part of every matrix and the whole of every norm, and inner "
-        "products are summed over the data-parallel ranks alone"
-    ),
-    "expert_parallel": (
-        "each rank has other experts, and gradients are divided over the ranks as if all had the "
-        "same parameters"
-    ),
-    "pipeline": "a stage has no loss of its own to differentiate",
+    "tensor_parallel": "each rank has a part of every matrix and the whole of every norm",
+    "expert_parallel": "each rank has other experts",
+    "sequence_parallel_size": "each rank has the loss of a part of a sequence",
 }
 
 
@@ -104,34 +98,53 @@ def check_supported(engine: Any) -> None:
         UnsupportedEngineError: Naming the first setting that is not supported, its value and what
             is expected instead.
     """
-    for problem in _problems(engine):
+    check_data_parallel(engine)
+    for problem in untested_settings(engine._config._param_dict):
+        raise UnsupportedEngineError(problem)
+    if engine._is_compiled_autograd_enabled:
+        raise UnsupportedEngineError(
+            "engine.compile(): expected compiled_autograd_enabled=False, found True"
+        )
+
+
+def check_data_parallel(engine: Any) -> None:
+    """Refuse an engine whose ranks divide more than batches and states among themselves.
+
+    Args:
+        engine: A ``deepspeed.DeepSpeedEngine``.
+
+    Raises:
+        UnsupportedEngineError: Naming the parallelism.
+    """
+    for problem in _parallelism(engine):
         raise UnsupportedEngineError(problem)
 
 
-def _problems(engine: Any) -> Iterator[str]:
+def _parallelism(engine: Any) -> Iterator[str]:
     from deepspeed.runtime.pipe.engine import PipelineEngine  # noqa: PLC0415  (slow to import)
 
-    settings: dict[str, Any] = engine._config._param_dict
     if isinstance(engine, PipelineEngine):
         yield (
-            "pipeline modules: expected one forward and backward a rank, found a PipelineEngine, "
-            "whose stages have no loss of their own to differentiate"
+            "pipeline parallelism: expected one forward and backward a rank, found a "
+            "PipelineEngine, whose stages have no loss of their own to differentiate"
         )
-    yield from untested_settings(settings)
     if engine.has_moe_layers:
         yield (
-            "MoE layers of DeepSpeed: expected every parameter on every rank (experts of "
-            "transformers' models are measured), found expert parallelism"
+            "expert parallelism: expected every parameter on every rank (experts of "
+            "transformers' models are measured), found MoE layers of DeepSpeed"
         )
     if engine.sequence_parallel_size > 1:
         yield (
             "sequence parallelism: expected whole sequences on every rank, found sequences that "
             f"{engine.sequence_parallel_size} ranks share, each of which has the loss of a part"
         )
+    if engine.autotp_size() > 1:
+        yield (
+            "tensor parallelism: expected every parameter whole in the module, found matrices "
+            f"divided over {engine.autotp_size()} ranks (AutoTP), while norms are on each of them"
+        )
     if engine.mpu is not None:
         yield "model parallelism: expected data parallelism alone, found an mpu"
-    if engine._is_compiled_autograd_enabled:
-        yield "engine.compile(): expected compiled_autograd_enabled=False, found True"
 
 
 def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import limit_waiting
 from megadga.probes.state import token_losses
+from megadga.probes.supported import check_data_parallel
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.domains import read_domains
@@ -217,6 +218,7 @@ def _assemble(
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
     engine = make_engine(config, settings, data, is_new=point is None)
+    check_data_parallel(engine)
     order = None if revision is None else revision.order
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     rewinds = () if point is None else on_first_rank(ranks, lambda: read_rewinds(config.output))

@@ -22,7 +22,7 @@ def quick(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     """What ``workers.scale`` found, by feature."""
     output = tmp_path_factory.mktemp("scale")
     worker = "tests.distributed.workers.scale"
-    return run_ranks(worker, 4, output, str(folder), str(output), *QUICK, "overflowing")
+    return run_ranks(worker, 4, output, str(folder), str(output), *QUICK, "overflowing", "refused")
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,10 @@ def test_training_resumes_bit_for_bit(
     assert found["resumed"] == found["trained"]
 
 
-@pytest.mark.parametrize("probe", ["directional", "in_flight"])
 def test_a_step_that_overflows_in_fp16_is_an_update_that_is_left_out(
-    quick: dict[str, Any], probe: str
+    quick: dict[str, Any],
 ) -> None:
-    steps = quick["overflowing"][probe]
+    steps = quick["overflowing"]
     scales = [scale for scale, *_ in steps]
     overflowed = [not changed for _, changed, *_ in steps]
     num_skipped = [skipped for _, _, skipped, _ in steps]
@@ -88,3 +87,12 @@ def test_a_step_that_overflows_in_fp16_is_an_update_that_is_left_out(
     # What overflows in training does in a probe: neither parameters nor weights move.
     assert updated[-1]
     assert not updated[0]
+
+
+def test_ranks_that_divide_sequences_or_matrices_are_refused_by_name(
+    quick: dict[str, Any],
+) -> None:
+    messages = quick["refused"]
+
+    assert messages["sequences"].startswith("sequence parallelism: expected whole sequences")
+    assert messages["matrices"].startswith("tensor parallelism: expected every parameter whole")

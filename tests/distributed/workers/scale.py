@@ -5,18 +5,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 
+from megadga.errors import UnsupportedEngineError
 from megadga.mixers.dga import Dga
 from megadga.mixers.static import uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.engine import loss_scale
+from megadga.probes.supported import check_supported
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import exactness, preconditioned
 from tests.distributed.workers.saving import collect, write
-from tests.support.engines import fingerprint, full_parameters, init_ranks
+from tests.support.engines import fingerprint, full_parameters, init_ranks, settings
 from tests.support.probe_cases import ProbeCase
+from tests.support.probed_models import hf_llama, llama
 from tests.support.probes import METHODS, sized
 from tests.support.scale_cases import QUICK, ScaleCase, thorough_cases
 from tests.support.trainings import SEED, start_training
@@ -34,42 +38,62 @@ def main(output: str, folder: str, scratch: str, *names: str) -> None:
     }
     if "overflowing" in names:
         report["overflowing"] = overflowing(Path(folder))
+    if "refused" in names:  # last: DeepSpeed keeps the groups that it makes
+        report["refused"] = refused()
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
     destroy_process_group()
 
 
-def overflowing(folder: Path) -> dict[str, Any]:
-    """Train in fp16 from a loss scale that overflows; measure beside it, in flight and between.
+def refused() -> dict[str, str]:
+    """What engines are told whose ranks divide matrices or sequences among themselves."""
+    initialize: Any = deepspeed.initialize
+    given = settings("1", "fp32")
+    report: dict[str, str] = {}
+    for name, build, config, more in (
+        ("sequences", llama, given, {"mesh_param": (2, 2)}),
+        ("matrices", hf_llama, {**given, "tensor_parallel": {"autotp_size": 2}}, {}),
+    ):
+        module = build()
+        engine, *_ = initialize(
+            model=module, model_parameters=list(module.parameters()), config=config, **more
+        )
+        try:
+            check_supported(engine)
+        except UnsupportedEngineError as error:
+            report[name] = str(error)
+        engine.destroy()
+    return report
 
-    Of each step: the scale, the gradient's norm, whether parameters have changed, and what the
-    plugin has recorded of an update.
+
+def overflowing(folder: Path) -> list[list[Any]]:
+    """Train in fp16 from a loss scale that overflows, and measure in flight.
+
+    Of each step: the scale, whether parameters have changed, the steps that DeepSpeed has skipped
+    so far, and whether the mixture was updated.
     """
     fp16 = {"enabled": True, "initial_scale_power": 20, "hysteresis": 1}
-    case = ProbeCase("1", "fp16", "llama")
-    steps: dict[str, Any] = {}
-    for name in ("directional", "in_flight"):
-        training = start_training(folder, case, fp16=fp16)
-        engine, num_domains = training.engine, len(training.domains)
-        plugin = MixturePlugin(
-            engine,
-            training.domains,
-            training.specific,
-            Dga(uniform_weights(num_domains), 1.0),
-            sampling=Sampling(SEED),
-            interval=1,
-            probe=sized(METHODS[name], 2, 3),
-        )
-        steps[name] = []
-        for step in range(1, 11):
-            before, scale = fingerprint(full_parameters(engine)), loss_scale(engine)
-            for tokens in plugin.next_batch().tokens:
-                training.train_micro_batch(tokens)
-            recorded = plugin.after_step(step)
-            changed = fingerprint(full_parameters(engine)) != before
-            steps[name].append([scale, changed, engine.skipped_steps, "update" in recorded])
-        plugin.close()
-        engine.destroy()
+    training = start_training(folder, ProbeCase("1", "fp16", "llama"), fp16=fp16)
+    engine, num_domains = training.engine, len(training.domains)
+    plugin = MixturePlugin(
+        engine,
+        training.domains,
+        training.specific,
+        Dga(uniform_weights(num_domains), 1.0),
+        sampling=Sampling(SEED),
+        interval=1,
+        probe=sized(METHODS["in_flight"], 2, 3),
+    )
+    steps: list[list[Any]] = []
+    for step in range(1, 9):
+        before, scale = fingerprint(full_parameters(engine)), loss_scale(engine)
+        for tokens in plugin.next_batch().tokens:
+            training.train_micro_batch(tokens)
+        recorded = plugin.after_step(step)
+        changed = fingerprint(full_parameters(engine)) != before
+        steps.append([scale, changed, engine.skipped_steps, "update" in recorded])
+    plugin.close()
+    engine.destroy()
     return steps
 
 

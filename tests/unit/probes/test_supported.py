@@ -41,7 +41,8 @@ def test_tested_settings_pass(settings: dict[str, Any]) -> None:
         ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "'torch_autocast.dtype'"),
         ({"torch_autocast": {"enabled": True}}, "'torch_autocast.dtype'"),
         ({"compression_training": {"weight_quantization": {}}}, "'compression_training'"),
-        ({"tensor_parallel": {"autotp_size": 2}}, "AutoTP"),
+        ({"tensor_parallel": {"autotp_size": 2}}, "'tensor_parallel': each rank has a part"),
+        ({"sequence_parallel_size": 2}, "'sequence_parallel_size': each rank has the loss"),
         ({"expert_parallel": {"enabled": True}}, "'expert_parallel': each rank has other experts"),
         (
             {"zero_optimization": {"offload_param": {"device": "tape"}}},
