@@ -87,12 +87,9 @@ def in_flight(training: Training, update: int) -> dict[str, Any]:
     return {"probe": "in_flight", "errors": errors, "numbers": measured_numbers(alignments)}
 
 
-def results_of(folder: Path, case: ProbeCase, **more: Any) -> list[dict[str, Any]]:
-    """Train two steps and a half, measure inside the open accumulation window, and in flight.
-
-    With ``more`` of DeepSpeed's settings.
-    """
-    training = start_training(folder, case, **more)
+def results_of(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
+    """Train two steps and a half, measure inside the open accumulation window, and in flight."""
+    training = start_training(folder, case)
     for _ in range(2):
         training.train_step()
     results: list[dict[str, Any]] = []

@@ -157,12 +157,9 @@ def best_energy(training: Training, whole: Tensor) -> float:
     return held / float(whole.square().sum())
 
 
-def results_of(folder: Path, case: ProbeCase, **more: Any) -> list[dict[str, Any]]:
-    """Measure before the first step, and after a few.
-
-    With ``more`` of DeepSpeed's settings.
-    """
-    training = start_training(folder, case, optimizer=OPTIMIZER, **more)
+def results_of(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
+    """Measure before the first step, and after a few."""
+    training = start_training(folder, case, optimizer=OPTIMIZER)
     first = before_a_step(training)
     for _ in range(STEPS):
         training.train_step()

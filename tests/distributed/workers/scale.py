@@ -16,13 +16,13 @@ from megadga.probes.engine import loss_scale
 from megadga.probes.supported import check_supported
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.train.ranks import destroy_process_group
-from tests.distributed.workers import exactness, preconditioned
+from tests.distributed.workers import exactness, low_rank, preconditioned
 from tests.distributed.workers.saving import collect, write
 from tests.support.engines import fingerprint, full_parameters, init_ranks, settings
 from tests.support.probe_cases import ProbeCase
 from tests.support.probed_models import hf_llama, llama
 from tests.support.probes import METHODS, sized
-from tests.support.scale_cases import QUICK, ScaleCase, thorough_cases
+from tests.support.scale_cases import QUICK, THOROUGH
 from tests.support.trainings import SEED, start_training
 
 TAG = "step-00000002"
@@ -30,7 +30,7 @@ TAG = "step-00000002"
 
 def main(output: str, folder: str, scratch: str, *names: str) -> None:
     init_ranks()
-    cases = {**QUICK, **thorough_cases(Path(scratch))}
+    cases = {**QUICK, **THOROUGH}
     report = {
         name: results_of(Path(folder), cases[name], Path(scratch, str(nth)))
         for nth, name in enumerate(names)
@@ -97,23 +97,26 @@ def overflowing(folder: Path) -> list[list[Any]]:
     return steps
 
 
-def results_of(folder: Path, of: ScaleCase, checkpoints: Path) -> dict[str, Any]:
-    """Measure in each way, along ``v`` and ``v / D``; then save, train on, and resume."""
-    exact = exactness.results_of(folder, of.case, **of.more)
-    adam = preconditioned.results_of(folder, of.case, **of.more)
+def results_of(folder: Path, case: ProbeCase, checkpoints: Path) -> dict[str, Any]:
+    """Measure in each way, along ``v``, ``v / D`` and factors of ``v``; then save and resume."""
+    exact = exactness.results_of(folder, case)
+    adam = preconditioned.results_of(folder, case)
+    factored = low_rank.errors_along_factors(folder, case)
+    measured = [each["numbers"] for each in (*exact, *adam, *factored)]
     by_rank: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(by_rank, [each["numbers"] for each in (*exact, *adam)])
+    torch.distributed.all_gather_object(by_rank, measured)
     return {
         "errors": {each["probe"]: max(each["errors"].values()) for each in exact},
         "errors along v / D": {each["probe"]: each["error"] for each in adam},
+        "errors along factors": {each["probe"]: each["error"] for each in factored},
         "equal_bits": [of_rank == by_rank[0] for of_rank in by_rank],
-        **saved_and_resumed(folder, of, checkpoints),
+        **saved_and_resumed(folder, case, checkpoints),
     }
 
 
-def saved_and_resumed(folder: Path, of: ScaleCase, checkpoints: Path) -> dict[str, Any]:
+def saved_and_resumed(folder: Path, case: ProbeCase, checkpoints: Path) -> dict[str, Any]:
     """Save after two steps, train a third, and train it again after loading."""
-    training = start_training(folder, of.case, **of.more)
+    training = start_training(folder, case)
     for _ in range(2):
         training.train_step()
     state = {"plugin": training.batches.state_dict()}
@@ -123,7 +126,7 @@ def saved_and_resumed(folder: Path, of: ScaleCase, checkpoints: Path) -> dict[st
     trained.append(fingerprint(full_parameters(training.engine)))
     training.engine.destroy()
     torch.distributed.barrier()
-    again = start_training(folder, of.case, **of.more)
+    again = start_training(folder, case)
     _, loaded = WeightsOnlyEngine(again.engine).load_checkpoint(str(checkpoints), TAG)
     again.batches.load_state_dict(loaded["plugin"])
     resumed = [fingerprint(full_parameters(again.engine))]

@@ -22,7 +22,6 @@ from megadga.probes.supported import untested_settings
         {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
         {"zero_optimization": {"stage": 3, "offload_param": {"device": "none"}}},
         {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
-        {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}, "aio": {}},
         {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}},
     ],
 )
@@ -45,8 +44,12 @@ def test_tested_settings_pass(settings: dict[str, Any]) -> None:
         ({"sequence_parallel_size": 2}, "'sequence_parallel_size': each rank has the loss"),
         ({"expert_parallel": {"enabled": True}}, "'expert_parallel': each rank has other experts"),
         (
-            {"zero_optimization": {"offload_param": {"device": "tape"}}},
+            {"zero_optimization": {"offload_param": {"device": "nvme"}}},
             "'zero_optimization.offload_param.device'",
+        ),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
+            "'zero_optimization.offload_optimizer.device'",
         ),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpu", "super_offload": True}}},
