@@ -10,7 +10,7 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-faults lint format bench-sampler bench-revisions bench-reader \
+.PHONY: help setup demo test test-cluster test-faults test-scale lint format bench-sampler bench-revisions bench-reader \
 	bench-prepare bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-logging bench-train \
 	bench-train-gpu plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-quick evidence-report gpu-kit \
 	gpu-check gpu-report clean
@@ -52,6 +52,9 @@ test-cluster: setup  ## Train on real hosts and SLURM, of namespaces; as root, o
 
 test-faults: setup  ## Kill runs again and again, and train 10,000 steps on 1,000 domains (1 hour).
 	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/integration/test_elastic.py
+
+test-scale: setup  ## Test alignments under all of DeepSpeed's features for large models (15 minutes).
+	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/distributed/test_scale.py
 
 lint: setup  ## Check format, style, types and layers.
 	@$(BIN)/ruff format --check .

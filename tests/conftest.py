@@ -19,13 +19,13 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 
 FAULTS = "MEGADGA_TEST_FAULTS"
-"""Variable that asks for the thorough tests, too; ``make test-faults`` sets it."""
+"""Variable that asks for the thorough tests, too; ``make test-faults`` and its like set it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
     if FAULTS not in os.environ:
-        skip = pytest.mark.skip(reason="takes long: make test-faults runs it")
+        skip = pytest.mark.skip(reason="takes long: make test-faults or test-scale runs it")
         for item in items:
             if item.path.parent.name != "cluster" and "thorough" in item.keywords:
                 item.add_marker(skip)

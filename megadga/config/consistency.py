@@ -30,10 +30,11 @@ BATCH_SIZES = (
 )
 
 
-BF16_BLOCKS = ("bf16", "bfloat16")
+BLOCKS_OF_PRECISION = {"fp32": (), "bf16": ("bf16", "bfloat16"), "fp16": ("fp16",)}
+"""The block of DeepSpeed's settings of each ``training.precision``, by all of its names."""
 
 
-PRECISION_BLOCKS = (*BF16_BLOCKS, "fp16", "torch_autocast")
+PRECISION_BLOCKS = ("bf16", "bfloat16", "fp16", "torch_autocast")
 
 
 _NEED_TOTAL = ("WarmupDecayLR", "WarmupCosineLR", STABLE_DECAY)
@@ -132,7 +133,7 @@ def _divides(steps: Any, global_size: int, micro_size: int) -> bool:
 
 def _precision(settings: Mapping[str, Any], training: TrainingSection) -> Iterator[ConfigIssue]:
     for block in PRECISION_BLOCKS:
-        wanted = training.precision == "bf16" and block in BF16_BLOCKS
+        wanted = block in BLOCKS_OF_PRECISION[training.precision]
         enabled = settings.get(block, {}).get("enabled")
         if enabled not in (None, AUTO, wanted):
             expected = f"{format_value(wanted)} (training.precision: {training.precision})"

@@ -1,11 +1,11 @@
 """DeepSpeed settings of a run for a given number of ranks."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from megadga.config.consistency import (
-    BF16_BLOCKS,
+    BLOCKS_OF_PRECISION,
     PRECISION_BLOCKS,
     is_explicit,
     resolve_total_steps,
@@ -41,7 +41,7 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
     settings["train_batch_size"] = training.global_batch_size
     settings["train_micro_batch_size_per_gpu"] = training.micro_batch_size
     settings["gradient_accumulation_steps"] = accumulation_steps(config, world_size)
-    _fill_precision(settings, bf16=training.precision == "bf16")
+    _fill_precision(settings, BLOCKS_OF_PRECISION[training.precision])
     scheduler = settings.get("scheduler", {})
     if scheduler.get("type") == STABLE_DECAY:
         del settings["scheduler"]
@@ -158,9 +158,9 @@ def _grouped(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else repr(value)
 
 
-def _fill_precision(settings: dict[str, Any], *, bf16: bool) -> None:
-    if bf16 and "bfloat16" not in settings:  # an old name that DeepSpeed still accepts
-        settings.setdefault("bf16", {})
+def _fill_precision(settings: dict[str, Any], names: Sequence[str]) -> None:
+    if names and settings.keys().isdisjoint(names):  # bf16 has an old name, too
+        settings[names[0]] = {}
     for block in PRECISION_BLOCKS:
         if block in settings and not is_explicit(settings[block], "enabled"):
-            settings[block]["enabled"] = bf16 and block in BF16_BLOCKS
+            settings[block]["enabled"] = block in names

@@ -226,7 +226,13 @@ TABLE: tuple[Row, ...] = (
     ),
     # All else.
     Row(
-        ("training.precision", "deepspeed.bf16*", "deepspeed.bfloat16*", "deepspeed.data_types*"),
+        (
+            "training.precision",
+            "deepspeed.bf16*",
+            "deepspeed.bfloat16*",
+            "deepspeed.fp16*",
+            "deepspeed.data_types*",
+        ),
         "allow",
         "goes on from the float32 weights and states, in another arithmetic",
         "layout",

@@ -27,7 +27,7 @@ from megadga.section import (
     format_value,
 )
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 Packing = Literal["stream", "examples", "chat"]
@@ -244,7 +244,8 @@ class TrainingSection(Section):
     micro_batch_size: PositiveInt
     """Sequences per forward and backward pass on one rank."""
     precision: Precision = "fp32"
-    """Precision of forward and backward passes; the optimizer's master weights are fp32."""
+    """Precision of forward and backward passes; the optimizer's master weights are fp32. In fp16
+    losses are scaled (deepspeed.fp16), and a step whose gradients overflow changes nothing."""
     non_finite_limit: PositiveInt = 10
     """Consecutive optimizer steps with a non-finite loss or gradient norm after which the run ends
     with an error, at least 1. Only finite models are saved."""

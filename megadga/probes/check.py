@@ -98,6 +98,7 @@ class ProbeCheck:
         self._derivatives = derivatives
         self._parameters: list[nn.Parameter] = []
         self._unproven = True
+        self._overflowed = False
         self._random = False  # in evaluation as well
         self._gradient: GradientShard | None = None
         dtypes = {parameter.dtype for parameter in passes.parameters}
@@ -121,7 +122,7 @@ class ProbeCheck:
         others_train = self._parameters is not self._passes.parameters
         if self._derivatives and (self._unproven or others_train):
             self._run(self._check_parameters)
-            self._unproven = False
+            self._unproven = self._overflowed
 
     def _run(self, check: Callable[[], None]) -> None:
         """Run a check; an exception of the module's own becomes a refusal."""
@@ -187,16 +188,19 @@ class ProbeCheck:
         gradient = passes.gradient(self._sequences)
         parts = passes.layout.parts(gradient.values)
         numbers = np.zeros((3, len(names)))
+        direction = spread_direction(passes, gradient)
         for index, (parameter, part) in enumerate(zip(passes.parameters, parts, strict=True)):
-            v, d = part.double(), part.to(parameter.dtype).double()
+            v, stored = part.double(), (part * direction.scale).to(parameter.dtype)
+            d = stored.double() / direction.scale
             numbers[:, index] = [float(v @ d), float(v @ v), float(d @ d)]
         expected, squares, lengths = passes.collective.agreed_sum(numbers)
-        direction = spread_direction(passes, gradient)
         found = passes.derivatives_per_parameter(self._sequences, direction)
         slopes = found.along.sum(axis=1) / max(1, found.num_targets.sum())
         whole = np.sqrt(squares.sum() * lengths.sum())
-        if not np.isfinite(whole):
+        if not np.isfinite(whole):  # as in fp16 until the loss scale has come down
+            self._unproven = self._overflowed = True
             return
+        self._overflowed = False
         allowed = self._tolerance.piece * np.sqrt(squares * lengths)
         wrong = ~(np.abs(slopes - expected) <= allowed + self._tolerance.floor * whole)
         self._unproven = bool((squares * lengths <= (self._tolerance.floor * whole) ** 2).any())

@@ -20,6 +20,7 @@ from megadga.probes.gradients import (
     ShardedSum,
     full_shape,
     num_elements,
+    storage_scale,
 )
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences
@@ -35,11 +36,16 @@ def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:
 
     Collective.
     """
+    (squared,) = passes.collective.agreed_sum(np.array([shard.dot(shard)]))
+    scale = storage_scale(passes.parameters, float(np.sqrt(squared)))
     parts = dict(zip(passes.parameters, passes.layout.parts(shard.values), strict=True))
-    own = {parameter: part.to(parameter.dtype) for parameter, part in parts.items()}
+    own = {
+        parameter: (part if scale == 1.0 else part * scale).to(parameter.dtype)
+        for parameter, part in parts.items()
+    }
     if is_partitioned(passes.engine):
-        return GatheredDirection(passes, own)
-    return ResidentDirection(gathered(passes, list(own), own))
+        return GatheredDirection(passes, own, scale=scale)
+    return ResidentDirection(gathered(passes, list(own), own), scale=scale)
 
 
 @final
@@ -49,9 +55,13 @@ class GatheredDirection:
     Args:
         passes: Says how pieces are divided.
         own: This rank's part of each.
+        scale: See ``Direction``.
     """
 
-    def __init__(self, passes: ProbePasses, own: dict[nn.Parameter, Tensor]) -> None:
+    def __init__(
+        self, passes: ProbePasses, own: dict[nn.Parameter, Tensor], *, scale: float
+    ) -> None:
+        self.scale = scale
         small = [p for p in own if num_elements(p) <= _SMALL]
         self._passes = passes
         self._resident = gathered(passes, small, own)

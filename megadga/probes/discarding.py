@@ -45,6 +45,10 @@ def check_discarding(engine: Any) -> None:
             f"leaving out a batch: expected ZeRO 0 to 3 in fp32 or bf16, "
             f"found {type(outer).__name__}"
         )
+    if engine.fp16_enabled():
+        raise UnsupportedEngineError(
+            "leaving out a batch: expected fp32 or bf16, found fp16, whose loss scale counts it"
+        )
     if engine.zenflow:
         raise UnsupportedEngineError("leaving out a batch: expected no zenflow, found it")
     if engine.torch_autocast_z0_gradscaler or getattr(outer, "torch_autocast_gradscaler", None):

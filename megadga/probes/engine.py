@@ -1,6 +1,6 @@
-"""The interface to DeepSpeed: what is used of an engine, and which engines are refused."""
+"""The interface to DeepSpeed: what is used of an engine."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -63,6 +63,10 @@ class Engine(Protocol):
         """Return the learning rate of each parameter group."""
         ...
 
+    def fp16_enabled(self) -> bool:
+        """Return whether parameters are float16, and losses scaled (see ``loss_scale``)."""
+        ...
+
     def get_global_grad_norm(self) -> float | None:
         """Return the gradient's norm before clipping, if the last step computed one."""
         ...
@@ -76,64 +80,17 @@ class Engine(Protocol):
         ...
 
 
-# Top-level settings under which probes were tested, or which do not touch gradients.
-_KNOWN = frozenset(
-    {
-        # what is trained, and how
-        "bf16",
-        "data_types",
-        "gradient_accumulation_steps",
-        "gradient_clipping",
-        "optimizer",
-        "scheduler",
-        "torch_autocast",
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "zero_allow_untested_optimizer",
-        "zero_force_ds_cpu_optimizer",
-        "zero_optimization",
-        # how gradients travel; probes reduce theirs in float32 by themselves
-        "communication_data_type",
-        "disable_allgather",
-        "gradient_predivide_factor",
-        "prescale_gradients",
-        # what is written down
-        "checkpoint",
-        "comet",
-        "comms_logger",
-        "csv_monitor",
-        "dump_state",
-        "flops_profiler",
-        "log_level",
-        "memory_breakdown",
-        "steps_per_print",
-        "tensorboard",
-        "wall_clock_breakdown",
-        "wandb",
-    }
-)
-
-
-# Its names in DeepSpeed's configuration.
-_BFLOAT16 = ("bfloat16", "torch.bfloat16", "bf16")
-
-
-# Settings of the ZeRO block under which parameters or gradients are not what the probe reads,
-# with the values that switch them off.
-_ZERO_OFF: Mapping[str, tuple[Any, ...]] = {
-    "offload_param": (None, {"device": "none"}),
-    "cpu_offload_param": (None, False),
-    "zenflow": (None,),
-    "zero_hpz_partition_size": (1,),
-    "zero_quantized_weights": (False,),
-    "zero_quantized_nontrainable_weights": (False,),
-    "zero_quantized_gradients": (False,),
-}
-
-
 def is_partitioned(engine: Any) -> bool:
     """Tell whether each rank keeps only a part of every parameter (ZeRO-3)."""
     return engine.zero_optimization_partition_weights()
+
+
+def loss_scale(engine: Any) -> float:
+    """Return what the engine multiplies losses by in its next backward pass; 1 without fp16.
+
+    With dynamic loss scaling it changes from step to step, never within an accumulation window.
+    """
+    return float(engine._get_optimizer_loss_scale()) if engine.fp16_enabled() else 1.0
 
 
 def uses_autocast(engine: Any) -> bool:
@@ -235,75 +192,3 @@ def probe_autocast(engine: Any) -> torch.autocast:
     enabled = uses_autocast(engine)
     dtype = engine.torch_autocast_dtype() if enabled else None
     return torch.autocast(engine.device.type, dtype=dtype, enabled=enabled)
-
-
-def check_supported(engine: Any) -> None:
-    """Refuse an engine under which alignments are not known to be exact.
-
-    Args:
-        engine: A ``deepspeed.DeepSpeedEngine``.
-
-    Raises:
-        UnsupportedEngineError: Naming the first setting that is not supported, its value and what
-            is expected instead.
-    """
-    for problem in _problems(engine):
-        raise UnsupportedEngineError(problem)
-
-
-def _problems(engine: Any) -> Iterator[str]:
-    from deepspeed.runtime.pipe.engine import PipelineEngine  # noqa: PLC0415  (slow to import)
-
-    settings: dict[str, Any] = engine._config._param_dict
-    if isinstance(engine, PipelineEngine):
-        yield "pipeline modules: expected one forward and backward a rank, found a PipelineEngine"
-    if engine.has_moe_layers:
-        yield "MoE layers: expected every parameter on every rank, found expert parallelism"
-    if engine.mpu is not None:
-        yield "model parallelism: expected data parallelism alone, found an mpu"
-    if engine._is_compiled_autograd_enabled:
-        yield "engine.compile(): expected compiled_autograd_enabled=False, found True"
-    yield from untested_settings(settings)
-
-
-def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for each DeepSpeed setting under which probes were not tested.
-
-    Args:
-        settings: DeepSpeed's configuration, as in its JSON file.
-    """
-    for key, value in settings.items():
-        switched_off = value in (None, False) or (
-            isinstance(value, Mapping) and value.get("enabled") is False
-        )
-        if key not in _KNOWN and not switched_off:
-            yield (
-                f"DeepSpeed setting {key!r}: alignments have not been tested under it; "
-                f"expected it absent or switched off, found {value!r}"
-            )
-    yield from _untested_autocast(settings.get("torch_autocast") or {})
-    yield from _untested_zero_settings(settings.get("zero_optimization", {}))
-
-
-def _untested_autocast(autocast: Mapping[str, Any]) -> Iterator[str]:
-    dtype = autocast.get("dtype")  # without one it is the device's, float16 on a GPU
-    if autocast.get("enabled") and dtype not in _BFLOAT16:
-        yield (
-            "DeepSpeed setting 'torch_autocast.dtype': alignments have not been tested under it; "
-            f"expected 'bfloat16', found {dtype!r}"
-        )
-
-
-def _untested_zero_settings(zero: Mapping[str, Any]) -> Iterator[str]:
-    for key, off in _ZERO_OFF.items():
-        if (value := zero.get(key, off[0])) not in off:
-            yield (
-                f"DeepSpeed setting 'zero_optimization.{key}': alignments have not been tested "
-                f"under it; expected {off[0]!r}, found {value!r}"
-            )
-    device = (zero.get("offload_optimizer") or {}).get("device", "none")
-    if device not in ("none", "cpu"):
-        yield (
-            "DeepSpeed setting 'zero_optimization.offload_optimizer.device': "
-            f"expected 'none' or 'cpu', found {device!r}"
-        )

@@ -15,7 +15,7 @@ from megadga.probes.directions import (
     gathered,
     specific_gradient,
 )
-from megadga.probes.gradients import Factors, ResidentDirection, full_shape
+from megadga.probes.gradients import Factors, ResidentDirection, full_shape, storage_scale
 from megadga.probes.low_rank import fewest_directions, first_rank_factors, is_factored, qr
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences
@@ -215,17 +215,18 @@ class FactoredGradient:
         # Left factors have orthonormal columns.
         of_factors = sum(float(each.right.double().square().sum()) for each in factors)
         (kept,) = passes.collective.of_first_rank(np.array([of_whole + of_factors])).tolist()
+        scale = storage_scale(passes.parameters, kept**0.5)
         pieces: dict[nn.Parameter, Tensor | Factors] = {}
         of_matrices, of_others = iter(factors), iter(found.whole)
         for parameter in passes.parameters:
             if self._is_factored(parameter):
                 each = next(of_matrices)
-                left, right = each.left.to(parameter.dtype), each.right.to(parameter.dtype)
-                pieces[parameter] = Factors(left, right)
+                left, right = each.left, each.right * scale
+                pieces[parameter] = Factors(left.to(parameter.dtype), right.to(parameter.dtype))
             else:
-                pieces[parameter] = next(of_others).to(parameter.dtype)
+                pieces[parameter] = (next(of_others) * scale).to(parameter.dtype)
         return UpdateDirection(
-            direction=ResidentDirection(pieces),
+            direction=ResidentDirection(pieces, scale=scale),
             squared_norm=found.squared_norm,
             length=kept**0.5,
             energy=min(1.0, kept / found.squared_length) if found.squared_length else 1.0,

@@ -1,5 +1,6 @@
 """Gradients sharded over the ranks, and directions in parameter space."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
@@ -49,7 +50,14 @@ class Factors:
 
 
 class Direction(Protocol):
-    """A direction in parameter space, in one piece per parameter."""
+    """A direction in parameter space, in one piece per parameter.
+
+    Attributes:
+        scale: Pieces are those of the direction times this, a power of two (see
+            ``storage_scale``): derivatives along them are to be divided by it.
+    """
+
+    scale: float
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
         """Tell whether the direction has a piece for a parameter; without one it is 0 there."""
@@ -68,15 +76,41 @@ class Direction(Protocol):
         ...
 
 
+_TYPICAL = 2.0**-8  # of an element in float16: 2**-14 to 2**16 are kept to 11 bits
+
+
+def storage_scale(parameters: Sequence[nn.Parameter], length: float) -> float:
+    """Return the power of two that a direction is multiplied by where it is stored in float16.
+
+    A gradient's elements may be below the least number of float16. Its range is that of elements
+    from 1/64 to 2**23 times their root mean square; along the larger ones, products with
+    activations still are within it. 1 where no parameter is of float16.
+
+    Args:
+        parameters: Those that the direction has pieces for.
+        length: Of the direction.
+    """
+    if all(parameter.dtype != torch.float16 for parameter in parameters):
+        return 1.0
+    if not 0.0 < length < math.inf:
+        return 1.0
+    typical = length / math.sqrt(sum(map(num_elements, parameters)))
+    return 2.0 ** round(math.log2(_TYPICAL / typical))
+
+
 @final
 class ResidentDirection:
     """A direction that every rank holds completely.
 
     Args:
         pieces: Each whole, of its parameter's shape, or as factors.
+        scale: See ``Direction``.
     """
 
-    def __init__(self, pieces: Mapping[nn.Parameter, Tensor | Factors]) -> None:
+    def __init__(
+        self, pieces: Mapping[nn.Parameter, Tensor | Factors], *, scale: float = 1.0
+    ) -> None:
+        self.scale = scale
         self._pieces = pieces
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
@@ -104,6 +138,7 @@ class OnePiece:
     """
 
     def __init__(self, direction: Direction, parameter: nn.Parameter) -> None:
+        self.scale = direction.scale
         self._direction = direction
         self._parameter = parameter
 

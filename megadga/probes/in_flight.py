@@ -19,7 +19,7 @@ from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import Alignments
 from megadga.probes.check import ProbeCheck
 from megadga.probes.directions import DirectionSource
-from megadga.probes.engine import eager, hold_gathered
+from megadga.probes.engine import eager, hold_gathered, loss_scale
 from megadga.probes.gradients import Direction
 from megadga.probes.hooks import SequenceHooks, hooked
 from megadga.probes.layouts import Layouts
@@ -124,6 +124,7 @@ class TrainingHooks:
         self._hooks: SequenceHooks | None = None
         self._epsilons: list[Tensor] = []
         self._scales: list[SeenScale] = []
+        self._loss_scale = self._direction_scale = 1.0
 
     def start(self, direction: Direction, layouts: Layouts) -> None:
         """Hook every forward and backward pass from here on. A compiled module runs eagerly.
@@ -134,6 +135,7 @@ class TrainingHooks:
         """
         self.stop()
         _check_distinguishable(self._passes)
+        self._loss_scale, self._direction_scale = loss_scale(self._engine), direction.scale
         with ExitStack() as stack:
             stack.enter_context(eager(self._engine))
             hold, following = partial(hold_gathered, self._engine), self._passes.following
@@ -174,9 +176,10 @@ class TrainingHooks:
             )
         # Two more: what was refused or cannot be told apart, which every rank is to know.
         numbers = torch.zeros(batch.domains.size + 2, dtype=torch.float64)
-        # engine.backward divides the mean loss of a micro-batch by the number of micro-batches.
-        scale = batch.rows.size * batch.sequence_length
-        expected = 1.0 / batch.rows.size
+        # engine.backward divides the mean loss of a micro-batch by the number of micro-batches,
+        # and multiplies it in fp16.
+        expected = self._loss_scale / batch.rows.size
+        scale = batch.sequence_length / expected / self._direction_scale
         for rows, epsilon, seen in zip(
             torch.from_numpy(batch.rows), epsilons, scales, strict=True
         ):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from megadga.mixers.probing import LowRank, LowRankEnergy
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.directions import UpdateDirection
-from megadga.probes.gradients import Factors, ResidentDirection, full_shape
+from megadga.probes.gradients import Factors, ResidentDirection, full_shape, storage_scale
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences
 
@@ -289,14 +289,16 @@ class LowRankGradient:
         numbers = self._passes.collective.of_first_rank(np.array([total, kept]))
         total, kept = map(float, numbers)
         parameters = self._passes.parameters
+        scale = storage_scale(parameters, kept**0.5)
         pieces: dict[nn.Parameter, Tensor | Factors] = {}
         for index, each in zip(self._matrices, factors, strict=True):
             dtype = parameters[index].dtype
-            pieces[parameters[index]] = Factors(each.left.to(dtype), each.right.to(dtype))
+            right = each.right * scale
+            pieces[parameters[index]] = Factors(each.left.to(dtype), right.to(dtype))
         for index, piece in zip(self._whole, found.whole, strict=True):
-            pieces[parameters[index]] = piece.to(parameters[index].dtype)
+            pieces[parameters[index]] = (piece * scale).to(parameters[index].dtype)
         return UpdateDirection(
-            direction=ResidentDirection(pieces),
+            direction=ResidentDirection(pieces, scale=scale),
             squared_norm=total,
             length=kept**0.5,
             energy=kept / total if total else 1.0,

@@ -119,7 +119,7 @@ def make_measurement(
     It is checked on a few sequences.
 
     Args:
-        engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
+        engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32, bf16 or fp16.
         domains: The training domains, ``K`` of them.
         specific: The specific set; not read if the domains are compared with their own mean.
         probe: How, and on how many sequences.

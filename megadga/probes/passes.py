@@ -22,9 +22,9 @@ from megadga.errors import UnsupportedEngineError
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import (
     Engine,
-    check_supported,
     eager,
     hold_gathered,
+    loss_scale,
     optimized_parameters,
     probe_autocast,
     release_gathered,
@@ -40,6 +40,7 @@ from megadga.probes.layouts import NO_LAYOUTS, Layouts, learn_layouts
 from megadga.probes.loss import CountedLoss, Loss, as_counted, loss_of, watching_targets
 from megadga.probes.sequences import PackedSequences
 from megadga.probes.state import evaluating, preserved, seed_everything
+from megadga.probes.supported import check_supported
 from megadga.probes.tangents import own_parameters
 
 TakeGradient = Callable[[int, Tensor], None]
@@ -70,7 +71,7 @@ class ProbePasses:
     """Measures losses, gradients and derivatives on an engine's module.
 
     Args:
-        engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32 or bf16.
+        engine: A DeepSpeed engine of ZeRO stage 0-3 in fp32, bf16 or fp16.
         loss: Mean loss of a batch of tokens, computed through the module that it is given.
 
     Attributes:
@@ -182,11 +183,12 @@ class ProbePasses:
         is otherwise that of the backward pass, and may differ between ranks. Collective.
 
         Returns:
-            What the sum is to be multiplied by: 1, but for a loss that counts its own targets,
-            whose number is known when all have passed.
+            What the sum is to be multiplied by: 1, but in fp16, where gradients are those of the
+            scaled loss, and for a loss that counts its own targets, whose number is known when
+            all have passed.
         """
         num_targets = int(sequences.num_targets.sum())
-        counted = 0.0
+        counted, scale = 0.0, loss_scale(self.engine)
         with self._no_trace():
             for chunk, tokens in self._micro_batches(sequences, micro_batch_size):
                 absent = dict(enumerate(self.parameters))
@@ -195,17 +197,18 @@ class ProbePasses:
                     if isinstance(loss, CountedLoss):
                         here = float(chunk.share > 0.0)
                         counted += here * float(loss.counts.sum())
-                        part = loss.total * (here / num_targets)
+                        part = loss.total * (here * scale / num_targets)
                     else:
-                        part = loss * chunk.share
+                        part = loss * (chunk.share * scale)
                     torch.autograd.grad(part, self.parameters, allow_unused=True)
                 release_gathered(self.engine)
                 for index, parameter in absent.items():
                     zero = torch.zeros((), dtype=parameter.dtype, device=self.engine.device)
                     take(index, zero.expand(full_shape(parameter)))
         if not self.counts_targets:
-            return 1.0
-        return num_targets / max(1.0, float(self.collective.agreed_sum(np.array([counted]))[0]))
+            return 1.0 / scale
+        counted = float(self.collective.agreed_sum(np.array([counted]))[0])
+        return num_targets / max(1.0, counted) / scale
 
     def layouts(self, sequences: PackedSequences) -> Layouts:
         """Return where the sequences of a micro-batch lie in the outputs of the module's modules.
@@ -279,7 +282,7 @@ class ProbePasses:
                 yield [sequence_hooks]
 
         found = self._derivatives(sequences, hook_up, micro_batch_size)
-        return Derivatives(found.along[0], found.num_targets, found.loss)
+        return Derivatives(found.along[0] / direction.scale, found.num_targets, found.loss)
 
     def derivatives_per_parameter(
         self,
@@ -306,7 +309,8 @@ class ProbePasses:
                 following=following,
             )
 
-        return self._derivatives(sequences, hook_up, micro_batch_size)
+        found = self._derivatives(sequences, hook_up, micro_batch_size)
+        return Derivatives(found.along / direction.scale, found.num_targets, found.loss)
 
     def _derivatives(
         self, sequences: PackedSequences, hook_up: _PerturbedIdentity, micro_batch_size: int | None
@@ -330,7 +334,7 @@ class ProbePasses:
     ) -> Derivatives | None:
         """Run the passes; None if a rank could not distinguish sequences. Collective."""
         numbers = np.zeros((len(sequence_hooks) + 1, sequences.num_targets.size))
-        total = 0.0
+        total, scale = 0.0, loss_scale(self.engine)
         with self._no_trace(), _frozen(self.engine.module):
             for chunk, tokens in self._micro_batches(sequences, size):
                 epsilons = [
@@ -339,20 +343,19 @@ class ProbePasses:
                 ]
                 loss = self._measured(tokens)
                 if isinstance(loss, CountedLoss):
-                    scale, counts = 1.0, loss.counts.cpu().numpy()
-                    loss.total.backward()
+                    counts = loss.counts.cpu().numpy()
+                    mean = loss.total / max(1.0, float(counts.sum()))
                     total += float(loss.total.detach()) * (chunk.share > 0.0)
                 else:
-                    counts = sequences.num_targets[chunk.rows]
-                    scale = counts.sum()
-                    loss.backward()
+                    counts, mean = sequences.num_targets[chunk.rows], loss
                     total += float(loss.detach()) * chunk.share
+                (mean * scale).backward()
                 release_gathered(self.engine)
                 if not chunk.share:
                     continue
                 for row, epsilon in zip(numbers, epsilons, strict=False):
                     if epsilon.grad is not None:
-                        row[chunk.rows] = epsilon.grad.cpu().numpy() * scale
+                        row[chunk.rows] = epsilon.grad.cpu().numpy() * (counts.sum() / scale)
                 numbers[-1, chunk.rows] = counts
         unknown = {name: shape for each in sequence_hooks for name, shape in each.unknown.items()}
         *along_and_counts, total, num_unknown = self.collective.agreed_sum(

@@ -151,6 +151,9 @@ def _deepspeed_errors(config: RunConfig) -> Generator[None]:
         raise config.invalid("deepspeed", expected=expected, found=found) from error
 
 
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def load_reference(
     config: RunConfig,
     reference: SavedRun,
@@ -186,7 +189,7 @@ def load_reference(
         expected = "a checkpoint of the model in its config.yaml"
         raise config.invalid("mixing", "reference", expected=expected, found=failure[0])
     model.requires_grad_(requires_grad=False)
-    model.to(engine.device, torch.bfloat16 if config.training.precision == "bf16" else None)
+    model.to(engine.device, _DTYPES.get(config.training.precision))
     for parameter in model.parameters():
         (first,) = collective.tensors_of_first_rank([parameter.detach()])
         parameter.copy_(first)

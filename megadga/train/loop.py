@@ -166,7 +166,7 @@ def _respond(run: Run, batch: Batch, train: dict[str, Any]) -> bool:
         run.metrics.log(batch.step, event)
     elif run.spikes.applied:
         run.checkpoints.prune()  # a finite step after the newest checkpoint: it is usable
-    return run.spikes.after_step(batch.step, train, finite=not event)
+    return run.spikes.after_step(batch.step, train, finite=run.non_finite.was_finite)
 
 
 def _save(run: Run, batch: Batch, metrics: Metrics) -> None:

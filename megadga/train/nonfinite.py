@@ -22,8 +22,10 @@ class NonFiniteSteps:
     """Counts consecutive non-finite optimizer steps, and checks models before they are saved.
 
     A step is non-finite if the loss of a sequence, a reference model's loss, or the gradient norm
-    is. A model is non-finite if its losses on the batch it was just trained on are: the gradient
-    may be infinite where the loss was finite.
+    is. Not so in fp16 if the norm alone is: then gradients times the loss scale have overflowed,
+    and DeepSpeed has left out the update, lowered the scale and goes on. A model is non-finite if
+    its losses on the batch it was just trained on are: the gradient may be infinite where the loss
+    was finite.
 
     Args:
         limit: Consecutive non-finite steps that end the run, at least 1.
@@ -48,16 +50,25 @@ class NonFiniteSteps:
         self._description = ""
         self._step = 0
 
+    @property
+    def was_finite(self) -> bool:
+        """Whether the last step was finite."""
+        return self._consecutive == 0
+
     def after_step(self, step: int, train: Mapping[str, Any]) -> Metrics:
-        """Check a step's ``train`` record; return an ``event`` if it is not finite.
+        """Check a step's ``train`` record; return an ``event`` if something in it is not finite.
 
         Not collective: the record is equal on every rank.
         """
         self._step = step
         what = _not_finite(train)
-        if not what:
+        overflowed = what == ["gradient norm"] and "loss_scale" in train
+        if not what or overflowed:
             self._consecutive = 0
+        if not what:
             return {}
+        if overflowed:
+            return {"event": {"event": "update_overflowed", "loss_scale": train["loss_scale"]}}
         self._consecutive += 1
         held = list(train["sequences_by_domain"])
         lost = _non_finite_domains(train)

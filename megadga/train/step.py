@@ -15,7 +15,7 @@ from megadga.mixers.loss_reweight import LossReweighting
 from megadga.model.losses import target_mask
 from megadga.plugin import Batch, Metrics
 from megadga.probes.discarding import discard_update
-from megadga.probes.engine import Engine
+from megadga.probes.engine import Engine, loss_scale
 from megadga.train.ranks import StepAllReduce
 from megadga.train.timing import StepTimer
 
@@ -345,9 +345,11 @@ class Trainer:
             A ``train`` record: mean loss (nats per token), the learning rate, the gradient norm
             before clipping (NaN if it is not finite), tokens per second over all ranks, seconds of
             the passes and of the optimizer on this rank, and per domain in the batch the number of
-            sequences, their mean loss, and a reference model's mean loss if there is one. With
-            domains of dialogues, also ``targets_by_domain``: the number of targets, over which
-            losses are means. With reweighting or an objective, also
+            sequences, their mean loss, and a reference model's mean loss if there is one. In fp16,
+            also ``loss_scale``: what the step's losses were multiplied by; where gradients
+            overflowed, the norm is infinite, and DeepSpeed has left out the update and lowered the
+            scale. With domains of dialogues, also ``targets_by_domain``: the number of targets,
+            over which losses are means. With reweighting or an objective, also
             ``effective_sequences``: the number of equally weighted sequences whose mean would have
             the same variance. With an objective, also ``objective_loss``: the weighted mean that
             is trained on, but for weights by losses. All other losses are not weighted.
@@ -356,6 +358,7 @@ class Trainer:
         torch.manual_seed(self._seed(batch.step))
         learning_rate = self._engine.get_lr()[0]
         self._timer.begin()
+        scaled_by = loss_scale(self._engine)
         extra = () if self._reference is None else (_batch_means(self._reference, batch),)
         trained = self._passes(batch, *extra)
         domains, losses = batch.indices.global_domains, trained.losses
@@ -375,6 +378,8 @@ class Trainer:
             "loss_by_domain": self._means(losses, domains, targets),
             "seconds": self._timer.seconds(),
         }
+        if self._engine.fp16_enabled():
+            record["loss_scale"] = scaled_by
         if targets is not None:
             record["targets_by_domain"] = self._counts(domains, targets)
         if reference_losses is not None:

@@ -98,10 +98,19 @@ def test_untested_engine_settings_are_refused_by_name(
     messages = refusals["settings"].copy()
 
     assert messages.pop("nothing") == ""
-    assert len(messages) == 5
+    assert len(messages) == 4
     for setting, message in messages.items():
         assert setting in message
         assert "expected" in message
+
+
+def test_layers_and_stages_that_ranks_divide_are_refused_by_name(
+    refusals: dict[str, dict[str, str]],
+) -> None:
+    messages = refusals["parallelism"]
+
+    assert messages["experts"].startswith("UnsupportedEngineError: expert parallelism: expected")
+    assert messages["stages"].startswith("UnsupportedEngineError: pipeline parallelism: expected")
 
 
 def test_what_a_probe_cannot_see_is_refused_and_sharded_is_named(

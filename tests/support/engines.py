@@ -28,10 +28,21 @@ def zero_settings(kind: str) -> dict[str, Any]:
 
     With the optimizer kept on the CPU (``"2-offload"``); with parameters that ZeRO-3 releases as
     soon as it can (``"3-released"``), which it never does with those of small models by default.
+    Released, and with parameters kept on the CPU as well (``"3-parameters"``), or a second copy of
+    them divided over pairs of ranks, as ZeRO++ does within a node (``"3-hpz"``).
     """
     stage, _, more = kind.partition("-")
     block: dict[str, Any] = {"stage": int(stage)}
-    return block | {"": {}, "offload": OFFLOADED, "released": RELEASED}[more]
+    return (
+        block
+        | {
+            "": {},
+            "offload": OFFLOADED,
+            "released": RELEASED,
+            "parameters": RELEASED | OFFLOADED | {"offload_param": {"device": "cpu"}},
+            "hpz": RELEASED | {"zero_hpz_partition_size": 2},
+        }[more]
+    )
 
 
 def settings(kind: str, precision: str, **more: Any) -> dict[str, Any]:
@@ -43,6 +54,7 @@ def settings(kind: str, precision: str, **more: Any) -> dict[str, Any]:
         "zero_optimization": zero_settings(kind),
         "zero_force_ds_cpu_optimizer": False,  # it would be compiled for a minute
         "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16", "initial_scale_power": 12},
         **more,
     }
 

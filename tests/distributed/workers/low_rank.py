@@ -46,9 +46,10 @@ def pieces(training: Training, direction: Direction) -> list[Tensor]:
     for parameter in parameters_of(training):
         factors = direction.factors(parameter)
         if factors is None:
-            whole.append(direction.dense(parameter).double())
+            piece = direction.dense(parameter).double()
         else:
-            whole.append(factors.left.double() @ factors.right.double().T)
+            piece = factors.left.double() @ factors.right.double().T
+        whole.append(piece / direction.scale)
     return whole
 
 

@@ -43,7 +43,7 @@ def full_denominators(training: Training) -> Tensor:
     parameters = [p for p in engine.module.parameters() if p.requires_grad]
     moments = [_full_moment(engine, p).double().flatten() for p in parameters]
     steps = engine.global_steps
-    if engine.zero_optimization_stage() == 0 and engine.bfloat16_enabled():
+    if engine.zero_optimization_stage() == 0 and engine.optimizer is not engine.basic_optimizer:
         steps += 1  # DeepSpeed takes one without gradients, which AdamW counts like any other
     return (torch.cat(moments) / (1.0 - BETA2**steps)).sqrt() + EPSILON
 

@@ -6,10 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import deepspeed
+from deepspeed.moe.layer import MoE
+from deepspeed.pipe import PipelineModule
+from torch import nn
+
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.base import AlignmentNeeds
 from megadga.mixers.probing import InFlight, Probe, Sharded
 from megadga.plugin import MixturePlugin, Sampling
+from megadga.probes.supported import check_supported
 from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import exactness
 from tests.support.engines import build_engine, init_ranks, settings
@@ -26,9 +32,6 @@ UNTESTED: dict[str, dict[str, Any]] = {
     ),
     "torch_autocast.dtype": settings(
         "1", "fp32", torch_autocast={"enabled": True, "dtype": "float16"}
-    ),
-    "zero_optimization.offload_param": settings(
-        "3", "fp32", zero_optimization={"stage": 3, "offload_param": {"device": "cpu"}}
     ),
     "zero_optimization.zero_quantized_gradients": settings(
         "3", "fp32", zero_optimization={"stage": 3, "zero_quantized_gradients": True}
@@ -65,6 +68,23 @@ def of_settings(folder: Path) -> dict[str, str]:
     )
     messages["nothing"] = refusal(folder, settings("0", "fp32", fp16={"enabled": False}))
     return messages
+
+
+def of_parallelism() -> dict[str, str]:
+    """What engines are told whose layers or stages DeepSpeed divides among ranks."""
+    initialize: Any = deepspeed.initialize
+    settings_of_all = settings("0", "fp32")
+    experts = MoE(hidden_size=8, expert=nn.Linear(8, 8), num_experts=2, ep_size=1)
+    stages = PipelineModule([nn.Linear(8, 8)], num_stages=1, loss_fn=nn.MSELoss())
+    engines = {
+        name: initialize(
+            model=module, model_parameters=list(module.parameters()), config=settings_of_all
+        )[0]
+        for name, module in {"experts": experts, "stages": stages}.items()
+    }
+    return {
+        name: complaint_of(lambda e=engine: check_supported(e)) for name, engine in engines.items()
+    }
 
 
 def of_hidden_parameters(folder: Path) -> dict[str, str]:
@@ -124,6 +144,7 @@ def main(output: str, folder: str) -> None:
         "unusual": of_unusual_models(root),
         "contradictions": of_contradictions(root),
         "settings": of_settings(root),
+        "parallelism": of_parallelism(),
     }
     Path(output).write_text(json.dumps(report))
     destroy_process_group()

@@ -25,7 +25,7 @@ def test_a_shipped_run_loads_and_has_settings_for_one_rank(path):
 @pytest.mark.parametrize(
     "path", sorted((EXAMPLES / "deepspeed").glob("*.json")), ids=lambda path: path.name
 )
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_shipped_deepspeed_file_fits_any_run(path, precision):
     training = TrainingSection(
         steps=10_000, global_batch_size=24, micro_batch_size=3, precision=precision

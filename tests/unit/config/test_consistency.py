@@ -83,6 +83,8 @@ def test_a_global_batch_is_a_multiple_of_the_micro_batch():
         ("bf16", "fp16", True),
         ("bf16", "torch_autocast", True),
         ("fp32", "bf16", True),
+        ("fp16", "fp16", False),
+        ("fp16", "bf16", True),
         ("fp32", "fp16", True),
         ("fp32", "torch_autocast", True),
     ],

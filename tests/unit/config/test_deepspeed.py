@@ -61,6 +61,12 @@ def test_stated_accumulation_must_come_out_with_the_ranks(tmp_path):
         ("bf16", {}, {"bf16": {"enabled": True}}),
         ("bf16", {"bf16": {"enabled": "auto"}}, {"bf16": {"enabled": True}}),
         ("fp32", {"bf16": {"enabled": "auto"}}, {"bf16": {"enabled": False}}),
+        ("fp16", {}, {"fp16": {"enabled": True}}),
+        (
+            "fp16",
+            {"fp16": {"initial_scale_power": 12}, "bf16": {"enabled": "auto"}},
+            {"fp16": {"initial_scale_power": 12, "enabled": True}, "bf16": {"enabled": False}},
+        ),
         (
             "bf16",
             {"fp16": {"enabled": "auto"}},

@@ -43,12 +43,14 @@ class FakeEngine:
         accumulation: Micro-batches of an optimizer step.
         rates: Learning rate of each optimizer step.
         norm: What ``get_global_grad_norm`` returns.
+        loss_scale: In fp16; 1 else.
     """
 
     accumulation: int = 1
     micro_batch_size: int = 2
     rates: tuple[float, ...] = (0.1, 0.2)
     norm: float | None = None
+    loss_scale: float = 1.0
     module: nn.Module = field(default_factory=BigramModel)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     data_parallel_group: dist.ProcessGroup = field(init=False)  # there is none
@@ -81,6 +83,12 @@ class FakeEngine:
 
     def get_lr(self) -> list[float]:
         return [self.rates[self.micro_steps // self.accumulation]]
+
+    def fp16_enabled(self) -> bool:
+        return self.loss_scale != 1.0
+
+    def _get_optimizer_loss_scale(self) -> float:
+        return self.loss_scale
 
     def get_global_grad_norm(self) -> float | None:
         return self.norm

@@ -46,6 +46,7 @@ class Log:
             "storage": SimpleNamespace(take_events=list),
             "non_finite": SimpleNamespace(
                 after_step=self._watch,
+                was_finite=True,
                 check=self._check(lost_at),
                 is_finite_model=lambda batch: batch.step not in unsound,
                 skipped_checkpoint=lambda: {"event": "left out"},

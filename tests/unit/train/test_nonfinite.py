@@ -143,3 +143,24 @@ def test_a_model_whose_weights_are_not_finite_is_not_saved_though_its_step_was(h
         steps.check_end()
     steps.after_step(2, record())
     steps.check_end()
+
+
+def test_a_gradient_that_overflows_in_fp16_is_an_update_that_was_left_out():
+    steps = watch(limit=1)
+
+    event = steps.after_step(3, record(grad_norm=math.inf, loss_scale=65536.0))
+
+    assert event == {"event": {"event": "update_overflowed", "loss_scale": 65536.0}}
+    assert steps.was_finite
+    steps.check()
+
+
+def test_a_loss_that_is_not_finite_counts_in_fp16_too():
+    steps = watch(limit=1)
+
+    event = steps.after_step(3, record(web=math.nan, grad_norm=math.inf, loss_scale=1.0))["event"]
+
+    assert event["event"] == "step_not_finite"
+    assert not steps.was_finite
+    with pytest.raises(DivergedError):
+        steps.check()

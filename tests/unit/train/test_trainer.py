@@ -90,6 +90,13 @@ def test_a_non_finite_norm_is_logged_as_nan(norm):
     assert not math.isfinite(told["train"]["grad_norm"])
 
 
+def test_in_fp16_the_loss_scale_is_logged():
+    one = batch(TOKENS[:1], domains=[0, 0], rows=[[0, 1]])
+
+    assert trainer(FakeEngine(loss_scale=1024.0)).step(one)["train"]["loss_scale"] == 1024.0
+    assert "loss_scale" not in trainer(FakeEngine()).step(one)["train"]
+
+
 @pytest.mark.parametrize("compared", [False, True])
 def test_a_step_makes_one_all_reduce_including_the_stop_request(compared):
     sums = []
