@@ -40,6 +40,7 @@ class Constants:
         node_bandwidth: Bytes per second of a collective between devices of a node, per device.
         network_bandwidth: Bytes per second between nodes, per device.
         collective_latency_s: Start of a collective.
+        overlap_cost: Share of a hidden collective's time that computation is slowed by, in [0, 1].
         factorization_s: QR of one matrix of thin factors, in seconds.
         draw_s: Drawing an update's sequences of one domain, on a core of the host, in seconds.
         storage_bandwidth: Bytes per second that all ranks together write to the file system.
@@ -52,6 +53,7 @@ class Constants:
     node_bandwidth: Constant
     network_bandwidth: Constant
     collective_latency_s: Constant
+    overlap_cost: Constant
     factorization_s: Constant
     draw_s: Constant
     storage_bandwidth: Constant
@@ -61,29 +63,42 @@ class Constants:
         return replace(self, **{name: Constant(value, origin) for name, value in values.items()})
 
 
-_MATMUL = {"a100": 0.83, "a100-40gb": 0.83, "h100": 0.66, "h200": 0.70}
-_ATTENTION = {"a100": 0.55, "a100-40gb": 0.55, "h100": 0.35, "h200": 0.37}
-_OTHERS = (0.65, 0.35)
+@final
+@dataclass(frozen=True)
+class _Reached:
+    """Shares of an accelerator's published limits."""
+
+    matmul: float
+    attention: float
+    memory: float
+
+
+_REACHED: Mapping[str, _Reached] = {
+    "a100": _Reached(matmul=0.76, attention=0.50, memory=0.42),
+    "h100": _Reached(matmul=0.66, attention=0.23, memory=0.36),
+}
+"""As fitted to MosaicML's runs of 1b, 7b and 70b (docs/scale.md)."""
 
 
 def assumed_constants(accelerator: Accelerator) -> Constants:
     """Return what is reached of an accelerator's published limits, by assumption.
 
-    Shares of peaks: of matrix products as fitted to MosaicML's published runs (`docs/scale.md`
-    says which); 0.8 of memory and of links; a collective starts in 30 us, as between tens of
-    nodes.
+    A100s as fitted to published runs, all others as H100s. 0.8 of links; a collective starts in
+    30 us, as between tens of nodes.
     """
-    matmul, attention = _MATMUL.get(accelerator.name), _ATTENTION.get(accelerator.name)
+    generation = "a100" if accelerator.name.startswith("a100") else "h100"
+    reached = _REACHED[generation]
     return Constants(
-        matmul_flops=Constant((matmul or _OTHERS[0]) * accelerator.peak_flops),
-        attention_flops=Constant((attention or _OTHERS[1]) * accelerator.peak_flops),
-        memory_bandwidth=Constant(0.8 * accelerator.memory_bandwidth),
+        matmul_flops=Constant(reached.matmul * accelerator.peak_flops),
+        attention_flops=Constant(reached.attention * accelerator.peak_flops),
+        memory_bandwidth=Constant(reached.memory * accelerator.memory_bandwidth),
         seconds_per_operation=Constant(4e-6),
         node_bandwidth=Constant(0.8 * accelerator.node_bandwidth),
         network_bandwidth=Constant(0.8 * accelerator.network_bandwidth),
         collective_latency_s=Constant(30e-6),
+        overlap_cost=Constant(0.55),
         factorization_s=Constant(1e-3),
-        draw_s=Constant(0.5e-3, "measured"),
+        draw_s=Constant(0.5e-3),
         storage_bandwidth=Constant(10e9),
     )
 

@@ -44,6 +44,7 @@ class StepTime:
         optimizer: Of the optimizer.
         communication: Of all collectives, whether something else goes on or not.
         exposed: Of what computation does not hide of them.
+        slowed: That computation takes longer beside those that it hides.
     """
 
     forward: float
@@ -51,11 +52,13 @@ class StepTime:
     optimizer: float
     communication: float
     exposed: float
+    slowed: float
 
     @property
     def total(self) -> float:
         """Seconds of the step."""
-        return self.forward + self.backward + self.optimizer + self.exposed
+        computed = self.forward + self.backward + self.optimizer
+        return computed + self.exposed + self.slowed
 
 
 @final
@@ -80,7 +83,8 @@ def step_time(workload: Workload, cluster: Cluster) -> StepTime:
 
     ZeRO-3 gathers weights ahead of their use, and reduces gradients behind it: only what takes
     longer than the pass is exposed. So are reductions of ZeRO-1 and -2 with ``overlap_comm``;
-    without it, and the gathering of new weights always, they are exposed whole.
+    without it, and the gathering of new weights always, they are exposed whole. Hidden ones slow
+    computation down, as they take multiprocessors and memory bandwidth.
     """
     constants, times = cluster.constants, workload.accumulation
     forward = compute.seconds(compute.forward_kernels(workload), constants)
@@ -94,12 +98,14 @@ def step_time(workload: Workload, cluster: Cluster) -> StepTime:
     if workload.zero.stage == 1 and workload.zero.overlap_comm:
         reduced = cluster.send_s(traffic.once[:1], ranks)
         exposed -= min(reduced, backward)
+    everything, exposed = times * (ahead + behind) + once, exposed + once
     return StepTime(
         forward=times * forward,
         backward=times * backward,
         optimizer=compute.seconds(compute.optimizer_kernels(workload), constants),
-        communication=times * (ahead + behind) + once,
-        exposed=exposed + once,
+        communication=everything,
+        exposed=exposed,
+        slowed=constants.overlap_cost.value * (everything - exposed),
     )
 
 
@@ -156,7 +162,8 @@ def evaluation_time(workload: Workload, num_sequences: int, cluster: Cluster) ->
     for rows in micro_batches(workload, num_sequences):
         own = replace(workload, micro_batch=rows)
         forward = compute.seconds(compute.forward_kernels(own), cluster.constants)
-        total += max(forward, cluster.send_s(gathers, workload.ranks))
+        ahead = cluster.send_s(gathers, workload.ranks)
+        total += max(forward, ahead) + cluster.constants.overlap_cost.value * min(forward, ahead)
     return total
 
 
@@ -173,7 +180,7 @@ def micro_batches(workload: Workload, num_sequences: int) -> tuple[int, ...]:
 
 
 def _gradient_s(workload: Workload, num_sequences: int, cluster: Cluster) -> float:
-    """Return the seconds of gradients of sequences: passes as training's, without its reduction."""
+    """Return the seconds of gradients of sequences: as training, without the reduction."""
     traffic = step_traffic(workload)
     total = 0.0
     for rows in micro_batches(workload, num_sequences):
@@ -214,7 +221,9 @@ def _with_gathers(
         return forward + backward
     ahead = cluster.send_s(traffic.forward, workload.ranks)
     again = cluster.send_s(traffic.backward[:1], workload.ranks)
-    return max(forward, ahead) + max(backward, again)
+    hidden = min(forward, ahead) + min(backward, again)
+    slowed = cluster.constants.overlap_cost.value * hidden
+    return max(forward, ahead) + max(backward, again) + slowed
 
 
 def _direction_s(workload: Workload, *, full: bool, cluster: Cluster) -> float:
