@@ -1,5 +1,6 @@
 """From a run's configuration to what is planned."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast, final
@@ -8,8 +9,8 @@ import numpy as np
 
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.deepspeed_keys import optimizer_name
-from megadga.config.models import HuggingFaceModel, LlamaModel
 from megadga.config.mixing import ExtensionOptions
+from megadga.config.models import HuggingFaceModel, LlamaModel
 from megadga.config.run import RunConfig
 from megadga.mixers.base import AlignmentNeeds, Scheduler, TargetNeeds
 from megadga.mixers.rule import RuleContext, make_scheduler
@@ -161,35 +162,37 @@ def _transformers_decoder(config: RunConfig, data: RunData | None) -> Decoder:
         architecture = read_architecture(
             config, num_tokens=tokenizer.vocab_size, eod=tokenizer.eod
         )
+    size = sum(math.prod(shape) for shape in architecture.parameter_shapes(rows))
     text: Any = architecture.config.get_text_config()
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    values = {name: getattr(text, name, None) for name in names}
-    shapes = architecture.parameter_shapes(rows)
-    size = sum(int(np.prod(shape)) for shape in shapes)
-    found: Decoder | None = None
     for gated in (True, False):
-        if all(isinstance(value, int) for value in values.values()):
-            heads = values["num_attention_heads"]
-            head = getattr(text, "head_dim", None) or values["hidden_size"] // heads
-            candidate = Decoder(
-                num_layers=values["num_hidden_layers"],
-                hidden_size=values["hidden_size"],
-                num_heads=heads,
-                kv_width=(getattr(text, "num_key_value_heads", None) or heads) * head,
-                intermediate_size=values["intermediate_size"],
-                vocabulary_size=rows,
-                tied_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
-                norms="transformers",
-                gated=gated,
-            )
-            if abs(candidate.num_parameters - size) <= _MAX_DEVIATION * size:
-                found = candidate
-                break
-    if found is None:
-        expected = "a decoder of equal blocks without experts, which is what is modelled"
-        name = type(architecture.config).__name__
-        raise config.invalid("model", expected=expected, found=f"{size:,} parameters by {name}")
-    return found
+        decoder = _equal_blocks(text, rows, gated=gated)
+        if decoder is not None and abs(decoder.num_parameters - size) <= _MAX_DEVIATION * size:
+            return decoder
+    expected = "a decoder of equal blocks without experts, which is what is modelled"
+    found = f"{size:,} parameters by {type(architecture.config).__name__}"
+    raise config.invalid("model", expected=expected, found=found)
+
+
+def _equal_blocks(text: Any, rows: int, *, gated: bool) -> Decoder | None:
+    """Return the decoder that a configuration of transformers describes, if it names its sizes."""
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    values: list[Any] = [getattr(text, name, None) for name in names]
+    if not all(isinstance(value, int) for value in values):
+        return None
+    layers, width, heads, intermediate = values
+    head: int = getattr(text, "head_dim", None) or width // heads
+    kv_heads: int = getattr(text, "num_key_value_heads", None) or heads
+    return Decoder(
+        num_layers=layers,
+        hidden_size=width,
+        num_heads=heads,
+        kv_width=kv_heads * head,
+        intermediate_size=intermediate,
+        vocabulary_size=rows,
+        tied_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
+        norms="transformers",
+        gated=gated,
+    )
 
 
 def _workload(config: RunConfig, decoder: Decoder, ranks: int) -> Workload:

@@ -1,0 +1,153 @@
+"""Measures what a device and its links reach: the constants of a prediction."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from megadga.planning.constants import write_measured
+from megadga.train.ranks import process_group
+
+_ROUNDS = 7
+_ACCELERATOR_WIDTH, _CPU_WIDTH = 8192, 1024
+_HEAD_WIDTH = 64
+_COLLECTIVE_BYTES, _COLLECTIVE_BYTES_ON_CPU = 1 << 28, 1 << 24
+
+
+def calibrate(output: Path) -> Iterator[tuple[str, float]]:
+    """Measure constants, and write them to a file on rank 0. Collective.
+
+    Args:
+        output: The file.
+
+    Yields:
+        Each constant's name and value, on rank 0.
+    """
+    with process_group():
+        device = _device()
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        measured: dict[str, float] = {}
+        for name, value in _constants(device, dtype):
+            measured[name] = value
+            if dist.get_rank() == 0:
+                yield name, value
+        if dist.get_rank() == 0:
+            named = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+            write_measured(output, named, measured)
+
+
+def _constants(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, float]]:
+    start = seconds_per_operation(device)
+    yield "seconds_per_operation", start
+    yield "matmul_flops", matmul_flops(device, dtype)
+    yield "attention_flops", attention_flops(device, dtype)
+    yield "memory_bandwidth", memory_bandwidth(device, dtype)
+    if dist.get_world_size() > 1:
+        yield from _collectives(device)
+
+
+def seconds_per_operation(device: torch.device) -> float:
+    """Return the seconds of an operation on next to nothing, of many one after the other."""
+    small = torch.zeros(8, device=device)
+
+    def run() -> None:
+        for _ in range(200):
+            small.add_(1.0)
+
+    return _seconds(run, device) / 200
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the FLOP/s of products of large square matrices."""
+    width = _CPU_WIDTH if device.type == "cpu" else _ACCELERATOR_WIDTH
+    left, right = (_normal((width, width), device, dtype) for _ in range(2))
+    return 2.0 * width**3 / _seconds(lambda: left @ right, device)
+
+
+def attention_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the FLOP/s of causal attention, forward and backward; masked pairs do not count."""
+    heads, length = (4, 256) if device.type == "cpu" else (32, 4096)
+    shape = (1, heads, length, _HEAD_WIDTH)
+    inputs = [_normal(shape, device, dtype).requires_grad_() for _ in range(3)]
+
+    def run() -> None:
+        mixed: Tensor = functional.scaled_dot_product_attention(*inputs, is_causal=True)
+        torch.autograd.grad(mixed.sum(), inputs)
+
+    # Two products of all pairs forward, of which half count, and two and a half times as much.
+    flops = 3.5 * 2.0 * heads * length**2 * _HEAD_WIDTH
+    return flops / _seconds(run, device)
+
+
+def memory_bandwidth(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the bytes per second that an elementwise sum of two tensors reads and writes."""
+    size = 1 << (20 if device.type == "cpu" else 28)
+    left, right = (_normal((size,), device, dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    moved = 3.0 * size * left.itemsize
+    return moved / _seconds(lambda: torch.add(left, right, out=out), device)
+
+
+def _collectives(device: torch.device) -> Iterator[tuple[str, float]]:
+    """Yield the bandwidth and start of an all-gather over all ranks. Collective."""
+    ranks = dist.get_world_size()
+    nodes = _num_nodes(device)
+    size = _COLLECTIVE_BYTES_ON_CPU if device.type == "cpu" else _COLLECTIVE_BYTES
+    own = torch.zeros(size // ranks, dtype=torch.uint8, device=device)
+    small = torch.zeros(8, dtype=torch.uint8, device=device)
+
+    def gather(part: Tensor) -> Callable[[], None]:
+        whole = part.new_empty(part.numel() * ranks)
+        return lambda: dist.all_gather_into_tensor(whole, part)
+
+    start = _seconds(gather(small), device)
+    seconds = max(_seconds(gather(own), device) - start, 1e-9)
+    yield "collective_latency_s", start
+    if nodes == 1:
+        yield "node_bandwidth", (ranks - 1) / ranks * size / seconds
+    else:
+        yield "network_bandwidth", (nodes - 1) / nodes * size / seconds / (ranks / nodes)
+
+
+def _num_nodes(device: torch.device) -> int:
+    """Return how many nodes the ranks are on, by how many are the first of theirs. Collective."""
+    if device.type == "cpu":
+        return 1
+    first = torch.tensor([float(device.index == 0)], device=device)
+    dist.all_reduce(first)
+    return int(first.item())
+
+
+def _device() -> torch.device:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        return torch.device("cpu")
+    return torch.device(found.type, torch.accelerator.current_device_index())
+
+
+def _normal(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator(device=device).manual_seed(0)
+    return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Return the median seconds of some runs, after two that warm up."""
+    found: list[float] = []
+    for number in range(_ROUNDS + 2):
+        _wait(device)
+        start = time.perf_counter()
+        run()
+        _wait(device)
+        if number >= 2:
+            found.append(time.perf_counter() - start)
+    return median(found)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
