@@ -10,12 +10,26 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from megadga.config.llama_shapes import LlamaShape
+from megadga.model.llama import Llama
 from megadga.planning.constants import write_measured
+from megadga.planning.fitting import TimedPass, fit_constants
+from megadga.planning.workload import Decoder, Workload, Zero
 from megadga.train.ranks import process_group
 
 _ROUNDS = 7
 _ACCELERATOR_WIDTH, _CPU_WIDTH = 8192, 1024
 _HEAD_WIDTH = 64
+_SIZES = ((512, 8, 512), (1024, 2, 2048), (2048, 1, 4096), (4096, 1, 2048), (4096, 2, 4096))
+"""Widths, sequences and their lengths of decoders that are timed."""
+_SIZES_ON_CPU = (
+    (64, 1, 32),
+    (64, 2, 128),
+    (128, 2, 128),
+    (192, 1, 256),
+    (256, 2, 64),
+    (384, 1, 128),
+)
 _COLLECTIVE_BYTES, _COLLECTIVE_BYTES_ON_CPU = 1 << 28, 1 << 24
 
 
@@ -32,7 +46,7 @@ def calibrate(output: Path) -> Iterator[tuple[str, float]]:
         device = _device()
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         measured: dict[str, float] = {}
-        for name, value in _constants(device, dtype):
+        for name, value in measure_constants(device, dtype):
             measured[name] = value
             if dist.get_rank() == 0:
                 yield name, value
@@ -41,14 +55,67 @@ def calibrate(output: Path) -> Iterator[tuple[str, float]]:
             write_measured(output, named, measured)
 
 
-def _constants(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, float]]:
-    start = seconds_per_operation(device)
-    yield "seconds_per_operation", start
-    yield "matmul_flops", matmul_flops(device, dtype)
-    yield "attention_flops", attention_flops(device, dtype)
-    yield "memory_bandwidth", memory_bandwidth(device, dtype)
+def measure_constants(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, float]]:
+    """Yield constants by name. Collective.
+
+    Args:
+        device: This rank's.
+        dtype: Of weights and activations.
+    """
+    alone = {
+        "seconds_per_operation": seconds_per_operation(device),
+        "matmul_flops": matmul_flops(device, dtype),
+        "attention_flops": attention_flops(device, dtype),
+        "memory_bandwidth": memory_bandwidth(device, dtype),
+    }
+    yield from fit_constants(timed_passes(device, dtype), alone).items()
     if dist.get_world_size() > 1:
         yield from _collectives(device)
+
+
+def timed_passes(device: torch.device, dtype: torch.dtype) -> list[TimedPass]:
+    """Time forward and backward passes of two-layer decoders of several widths."""
+    on_cpu = device.type == "cpu"
+    sizes = _SIZES_ON_CPU if on_cpu else _SIZES
+    return [_timed_pass(device, dtype, *size) for size in sizes]
+
+
+def _timed_pass(
+    device: torch.device, dtype: torch.dtype, width: int, batch: int, length: int
+) -> TimedPass:
+    heads = max(1, width // _HEAD_WIDTH)
+    hidden = 8 * width // 3 // 32 * 32
+    shape = LlamaShape(2, width, heads, heads, hidden, tied_embeddings=False)
+    vocabulary = 4 * width
+    model = Llama(shape, vocabulary_size=vocabulary, sequence_length=length, seed=0)
+    model.to(device, dtype)
+    tokens = torch.randint(vocabulary, (batch, length + 1)).to(device)
+
+    def run() -> None:
+        model(tokens).mean().backward()
+
+    on_cpu = device.type == "cpu"
+    decoder = Decoder(
+        num_layers=2,
+        hidden_size=width,
+        num_heads=heads,
+        kv_width=width,
+        intermediate_size=hidden,
+        vocabulary_size=vocabulary,
+        tied_embeddings=False,
+        norms="composite" if on_cpu else "fused",
+    )
+    workload = Workload(
+        decoder,
+        Zero(0),
+        ranks=1,
+        sequence_length=length,
+        micro_batch=batch,
+        accumulation=1,
+        element_bytes=4 if dtype == torch.float32 else 2,
+        on_cpu=on_cpu,
+    )
+    return TimedPass(workload, _seconds(run, device))
 
 
 def seconds_per_operation(device: torch.device) -> float:
