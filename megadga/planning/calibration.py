@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -140,11 +141,11 @@ def attention_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s of causal attention, forward and backward; masked pairs do not count."""
     heads, length = (4, 256) if device.type == "cpu" else (32, 4096)
     shape = (1, heads, length, _HEAD_WIDTH)
-    inputs = [_normal(shape, device, dtype).requires_grad_() for _ in range(3)]
+    query, key, value = (_normal(shape, device, dtype).requires_grad_() for _ in range(3))
 
     def run() -> None:
-        mixed: Tensor = functional.scaled_dot_product_attention(*inputs, is_causal=True)
-        torch.autograd.grad(mixed.sum(), inputs)
+        mixed: Tensor = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        torch.autograd.grad(mixed.sum(), (query, key, value))
 
     # Two products of all pairs forward, of which half count, and two and a half times as much.
     flops = 3.5 * 2.0 * heads * length**2 * _HEAD_WIDTH
@@ -170,7 +171,12 @@ def _collectives(device: torch.device) -> Iterator[tuple[str, float]]:
 
     def gather(part: Tensor) -> Callable[[], None]:
         whole = part.new_empty(part.numel() * ranks)
-        return lambda: dist.all_gather_into_tensor(whole, part)
+
+        def run() -> None:
+            collective: Any = dist.all_gather_into_tensor  # typed as deprecated by newer torch
+            collective(whole, part)
+
+        return run
 
     start = _seconds(gather(small), device)
     seconds = max(_seconds(gather(own), device) - start, 1e-9)

@@ -19,8 +19,8 @@ class Constant:
 
     Attributes:
         value: In the units that its name says.
-        origin: assumed: a share of what data sheets promise; measured: by `megadga plan
-            --calibrate` or the GPU kit; given: by an option.
+        origin: assumed: a share of what data sheets promise; measured: by `megadga
+            calibrate`; given: by an option.
     """
 
     value: float
@@ -123,7 +123,7 @@ class MeasuredConstants:
 
 
 def read_measured(path: Path) -> MeasuredConstants:
-    """Read what `megadga plan --calibrate` has written.
+    """Read what `megadga calibrate` has written.
 
     Raises:
         ConfigError: If the file is missing or is not one.
@@ -132,22 +132,21 @@ def read_measured(path: Path) -> MeasuredConstants:
         content: Any = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: expected a file by `plan --calibrate`, found {error}"
+            f"{path}: expected a file by `megadga calibrate`, found {error}"
         ) from None
     known = [field.name for field in fields(Constants)]
-    is_mapping = isinstance(content, dict) and isinstance(
-        cast("dict[str, Any]", content).get("measured"), dict
-    )
-    if not is_mapping or not isinstance(content.get("device"), str):
+    record = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    device, measured = record.get("device"), record.get("measured")
+    if not isinstance(device, str) or not isinstance(measured, dict):
         raise ConfigError(f"{path}: expected the keys device and measured, found others")
     values: dict[str, float] = {}
-    for name, value in content["measured"].items():
+    for name, value in cast("dict[str, Any]", measured).items():
         if name not in known:
             raise ConfigError(f"{path}: measured: expected {', '.join(known)}, found {name}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise ConfigError(f"{path}: measured.{name}: expected a number above 0, found {value}")
         values[name] = float(value)
-    return MeasuredConstants(content["device"], values)
+    return MeasuredConstants(device, values)
 
 
 def as_rows(constants: Constants) -> list[tuple[str, float, Origin]]:

@@ -18,6 +18,7 @@ from megadga.mixers.static import uniform_weights
 from megadga.planning.workload import Decoder, Measuring, Stage, Workload, Zero
 from megadga.probes.overhead import num_compared, num_measured
 from megadga.report.history import read_all_weights
+from megadga.section import format_value
 from megadga.train.data import RunData, open_data
 from megadga.train.extension import make_extension
 from megadga.train.mixture import (
@@ -110,16 +111,17 @@ def read_run(config: RunConfig, *, ranks: int, num_domains: int | None = None) -
 
 def _refuse_unplanned(config: RunConfig) -> None:
     for path in _NOT_PLANNED:
-        values: Any = config.deepspeed
+        found: Any = config.deepspeed
         for key in path:
-            values = cast("Mapping[str, Any]", values).get(key) if values else None
-        off = isinstance(values, Mapping) and (
-            cast("Mapping[str, Any]", values).get("enabled") is False
-            or cast("Mapping[str, Any]", values).get("device") == "none"
-        )
-        if values and values != 1 and not off:
-            expected = "none of it, as `megadga plan` does not model it"
-            raise config.invalid("deepspeed", *path, expected=expected, found=str(values))
+            found = cast("Mapping[str, Any]", found).get(key) if found else None
+        if not found or found == 1:
+            continue
+        if isinstance(found, Mapping):
+            section = cast("Mapping[str, Any]", found)
+            if section.get("enabled") is False or section.get("device") == "none":
+                continue
+        expected = "none of it, as `megadga plan` does not model it"
+        raise config.invalid("deepspeed", *path, expected=expected, found=format_value(found))
 
 
 def _rows(config: RunConfig, data: RunData | None) -> int:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import deepspeed
 import torch
@@ -139,33 +139,36 @@ def _resident_bytes(engine: Any) -> int:
     Buffers of the model (tables of rotary embeddings) are left out. What other engines of this
     process left behind is not reached from this one.
     """
-    optimizer: Any = engine.optimizer
-    basic: Any = engine.basic_optimizer
     buffers = {_key(buffer) for buffer in engine.module.buffers()}
     seen: dict[int, int] = {}
-    roots = [engine.module, optimizer, basic]
     visited: set[int] = set()
-    while roots:
-        value = roots.pop()
-        if id(value) in visited or isinstance(value, type | str | bytes | int | float):
+    waiting: list[Any] = [engine.module, engine.optimizer, engine.basic_optimizer]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in visited:
             continue
         visited.add(id(value))
-        if isinstance(value, Tensor):
-            if value.device.type != "meta" and _key(value) not in buffers:
+        if isinstance(value, Tensor) and value.device.type != "meta":
+            if _key(value) not in buffers:
                 seen[_key(value)] = value.untyped_storage().nbytes()
-            roots += [value.grad] if value.is_leaf and value.grad is not None else []
-            roots += list(getattr(value, "__dict__", {}).values())
-        elif isinstance(value, dict):
-            roots += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple | set | frozenset):
-            roots += list(value)
-        elif type(value).__module__.startswith(("deepspeed", "torch", "megadga", "transformers")):
-            roots += list(getattr(value, "__dict__", {}).values())
+            waiting += [value.grad] if value.is_leaf else []
+        waiting += _reached(value)
     return sum(seen.values())
 
 
+def _reached(value: Any) -> list[Any]:
+    """Return what a container holds, or an object of torch's or DeepSpeed's."""
+    if isinstance(value, dict):
+        return list(cast("dict[Any, Any]", value).values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(cast("list[Any]", value))
+    known = type(value).__module__.startswith(("deepspeed", "torch", "megadga", "transformers"))
+    is_class = isinstance(value, type)
+    return list(getattr(value, "__dict__", {}).values()) if known and not is_class else []
+
+
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # noqa: SLF001
+    return tensor.untyped_storage()._cdata  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def _counted(traffic: Traffic) -> Row:
