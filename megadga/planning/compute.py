@@ -125,6 +125,16 @@ def optimizer_kernels(workload: Workload) -> Iterator[Kernels]:
     yield Kernels("memory", 0.0, size * (adam + 2 * (element + 4.0) + 12.0), count + 6)
 
 
+def reduction_kernels(workload: Workload) -> Iterator[Kernels]:
+    """Yield what DeepSpeed does to gradients on this rank before and after a reduction.
+
+    They are copied into a bucket and divided there: each read and written twice.
+    """
+    size = workload.decoder.num_parameters
+    count = 4 * len(workload.decoder.matrices)
+    yield Kernels("memory", 0.0, 4.0 * workload.element_bytes * size, count)
+
+
 def _block_forward(workload: Workload) -> list[Kernels]:
     decoder = workload.decoder
     products = [_product(workload, *shape) for shape in decoder.block_matrices]

@@ -41,6 +41,7 @@ class StepTime:
     Attributes:
         forward: Of all micro-batches' forward passes.
         backward: Of their backward passes.
+        reduction: Of copying gradients into buckets.
         optimizer: Of the optimizer.
         communication: Of all collectives, whether something else goes on or not.
         exposed: Of what computation does not hide of them.
@@ -49,6 +50,7 @@ class StepTime:
 
     forward: float
     backward: float
+    reduction: float
     optimizer: float
     communication: float
     exposed: float
@@ -57,7 +59,7 @@ class StepTime:
     @property
     def total(self) -> float:
         """Seconds of the step."""
-        computed = self.forward + self.backward + self.optimizer
+        computed = self.forward + self.backward + self.reduction + self.optimizer
         return computed + self.exposed + self.slowed
 
 
@@ -98,10 +100,12 @@ def step_time(workload: Workload, cluster: Cluster) -> StepTime:
     if workload.zero.stage == 1 and workload.zero.overlap_comm:
         reduced = cluster.send_s(traffic.once[:1], ranks)
         exposed -= min(reduced, backward)
+    reduction = compute.seconds(compute.reduction_kernels(workload), constants)
     everything, exposed = times * (ahead + behind) + once, exposed + once
     return StepTime(
         forward=times * forward,
         backward=times * backward,
+        reduction=reduction * (times if workload.zero.stage >= 2 else 1),
         optimizer=compute.seconds(compute.optimizer_kernels(workload), constants),
         communication=everything,
         exposed=exposed,

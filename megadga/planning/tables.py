@@ -181,6 +181,7 @@ def _step_parts(prediction: Prediction) -> dict[str, float]:
     return {
         "forward": step.forward,
         "backward": step.backward,
+        "gradients into buckets": step.reduction,
         "optimizer": step.optimizer,
         "communication": step.communication,
         "communication exposed": step.exposed,
