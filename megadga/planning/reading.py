@@ -114,7 +114,7 @@ def _refuse_unplanned(config: RunConfig) -> None:
         found: Any = config.deepspeed
         for key in path:
             found = cast("Mapping[str, Any]", found).get(key) if found else None
-        if not found or found == 1:
+        if not found or (found == 1 and found is not True):
             continue
         if isinstance(found, Mapping):
             section = cast("Mapping[str, Any]", found)
