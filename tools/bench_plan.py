@@ -1,7 +1,7 @@
 """Compare what `megadga plan` predicts with engines that train on this CPU.
 
-Memory are bytes of live tensors, communication the bytes of collectives. Seconds are predicted with
-constants that are measured in turn with the steps, so that what else the machine does slows both.
+Memory are bytes of live tensors, communication the bytes of collectives. Seconds are predicted
+with constants that are measured in turn with the steps: what else the machine does slows both.
 """
 
 import argparse

@@ -104,8 +104,8 @@ def _gathered_again(workload: Workload, kept: int) -> int:
     used = decoder.used_parameters - kept
     again = used - min(used, near)
     if workload.checkpointing:
-        block = decoder.block_parameters
-        again += decoder.num_layers * (block - min(block, near))
+        block, last = decoder.block_parameters, decoder.intermediate_size * decoder.hidden_size
+        again += decoder.num_layers * (block - min(block, max(near, last)))
     return again
 
 

@@ -153,8 +153,8 @@ def _loss_forward(workload: Workload) -> int:
 
 def _loss_backward(workload: Workload) -> int:
     scores, block = _scores(workload), _block_of_scores(workload)
-    if workload.element_bytes == _FP32:  # in place of the log-probabilities
-        return _FP32 * scores + block
+    if workload.element_bytes == _FP32:  # in place of the log-probabilities, block by block
+        return _FP32 * scores + 2 * block
     return 2 * workload.element_bytes * scores + 3 * block
 
 

@@ -9,17 +9,16 @@ from tests.support.ranks import run_ranks
 from tools.plan_bench.case import to_json
 from tools.plan_bench.cases import PARTITIONED, REPLICATED
 
-RESIDENT, PEAK, SENT = 0.01, 0.12, 0.02
+RESIDENT, PEAK, SENT = 0.01, 0.1, 0.01
 """Relative deviations: of what is told exactly but for padding; of what torch needs in between,
 which small tensors are the more of; of what is padded and aligned."""
 
 
-@pytest.fixture(scope="module", params=[(1, "replicated"), (2, "replicated"), (2, "partitioned")])
+@pytest.fixture(scope="module", params=["replicated", "partitioned"])
 def rows(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[dict[str, Any]]:
-    world_size, group = request.param
-    cases = REPLICATED if group == "replicated" else PARTITIONED
+    cases = REPLICATED if request.param == "replicated" else PARTITIONED
     folder: Path = tmp_path_factory.mktemp("planned")
-    found = run_ranks("tools.plan_bench.worker", world_size, folder, to_json(cases))
+    found = run_ranks("tools.plan_bench.worker", 2, folder, to_json(cases))
     assert len(found) == len(cases)
     return found
 
@@ -45,8 +44,6 @@ def test_the_most_that_a_step_holds_is_as_predicted(rows: list[dict[str, Any]]) 
 def test_collectives_carry_what_is_predicted(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         counted, predicted = row["sent_bytes"]
-        if row["ranks"] == 1:
-            continue  # DeepSpeed calls collectives that send nothing
         assert set(predicted) == set(counted), row["case"]
         for operation, payload in counted.items():
             assert predicted[operation] == pytest.approx(payload, rel=SENT), row["case"]

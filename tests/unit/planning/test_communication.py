@@ -60,7 +60,7 @@ def test_zero_3_gathers_in_every_pass_and_the_tied_matrix_where_it_is_used() -> 
         "reduce-scatter": 2 * (P - 800),
     }
     again = step_traffic(replace(tied, checkpointing=True))
-    assert payloads(again.backward)["all-gather"] == 2 * (used + 2 * BLOCK)
+    assert payloads(again.backward)["all-gather"] == 2 * (used + 2 * (BLOCK - 16 * 8))
 
 
 def test_zero_3_keeps_what_is_used_again_soon() -> None:
