@@ -76,7 +76,7 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--constants",
         type=Path,
         metavar="FILE",
-        help="what `megadga calibrate` has measured, in place of what is assumed",
+        help="what `megadga calibrate`, or the GPU kit, has measured, in place of what is assumed",
     )
     add(
         "--domains",

@@ -123,10 +123,10 @@ class MeasuredConstants:
 
 
 def read_measured(path: Path) -> MeasuredConstants:
-    """Read what `megadga calibrate` has written.
+    """Read what `megadga calibrate` has written, or the GPU kit's record.
 
     Raises:
-        ConfigError: If the file is missing or is not one.
+        ConfigError: If the file is missing or is neither.
     """
     try:
         content: Any = json.loads(path.read_text())
@@ -136,6 +136,8 @@ def read_measured(path: Path) -> MeasuredConstants:
         ) from None
     known = [field.name for field in fields(Constants)]
     record = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    if "stages" in record:
+        record = _of_gpu_record(record)
     device, measured = record.get("device"), record.get("measured")
     if not isinstance(device, str) or not isinstance(measured, dict):
         raise ConfigError(f"{path}: expected the keys device and measured, found others")
@@ -147,6 +149,16 @@ def read_measured(path: Path) -> MeasuredConstants:
             raise ConfigError(f"{path}: measured.{name}: expected a number above 0, found {value}")
         values[name] = float(value)
     return MeasuredConstants(device, values)
+
+
+def _of_gpu_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the GPU kit (``tools/gpu_check.py``) measured, as `write_measured` has it."""
+    rows: list[dict[str, Any]] = record["stages"].get("constants", {}).get("rows", [])
+    if not rows:
+        return {}
+    values = dict(rows[0])
+    values.pop("check")
+    return {"device": values.pop("device"), "measured": values}
 
 
 def as_rows(constants: Constants) -> list[tuple[str, float, Origin]]:

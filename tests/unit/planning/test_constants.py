@@ -44,6 +44,24 @@ def test_measured_constants_replace_those_that_they_name(tmp_path: Path) -> None
     assert constants.attention_flops == assumed.attention_flops
 
 
+def test_the_gpu_kits_record_has_them_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.json"
+    row = {"check": "constants", "device": "NVIDIA H200", "matmul_flops": 6e14}
+    path.write_text(json.dumps({"stages": {"constants": {"rows": [row]}}}))
+
+    found = read_measured(path)
+
+    assert (found.device, found.values) == ("NVIDIA H200", {"matmul_flops": 6e14})
+
+
+def test_a_record_of_a_check_that_was_cut_off_before_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps({"stages": {"speed": {"rows": [{"check": "speed"}]}}}))
+
+    with pytest.raises(ConfigError, match="expected the keys device and measured"):
+        read_measured(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
