@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster test-faults test-scale lint format bench-sampler bench-revisions bench-reader \
 	bench-prepare bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-logging bench-train \
-	bench-train-gpu plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-quick evidence-report gpu-kit \
+	bench-train-gpu bench-plan scale-report plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-quick evidence-report gpu-kit \
 	gpu-check gpu-report clean
 
 # What benches read, a file per domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
@@ -96,6 +96,9 @@ bench-overhead: setup  ## Time training with DGA against training without; write
 bench-logging: setup  ## Time what is logged, with and without monitors; writes build/bench/logging.json.
 	@$(BIN)/python tools/bench_logging.py
 
+bench-plan: setup  ## Compare predictions of `megadga plan` with engines on this CPU; writes build/bench/plan.json.
+	@$(BIN)/python tools/bench_plan.py
+
 bench-train: setup  ## Time training against Hugging Face's Llama in a plain loop; writes build/bench/train.json.
 	@$(BIN)/python tools/bench_train.py
 
@@ -122,6 +125,9 @@ evidence-quick: setup  ## Seven short runs of them; a table in 15 minutes on two
 
 evidence-report: setup  ## Write the tables and the figure of docs/evidence.md from docs/evidence.
 	@$(BIN)/python tools/report_evidence.py
+
+scale-report: setup  ## Write the tables of docs/scale.md.
+	@$(BIN)/python tools/report_scale.py
 
 gpu-kit: setup  ## Collect in .gpu-kit what a bare machine with CUDA needs for gpu-check.
 	@$(BIN)/python tools/build_gpu_kit.py

@@ -76,6 +76,10 @@ MEGADGA = Entry(
         "data": Entry("turn text into shards, and look after them", commands=_DATA),
         "check": Entry("validate a run and its shards", "megadga.commands.check:CHECK"),
         "describe": Entry("explain a run key by key", "megadga.commands.check:DESCRIBE"),
+        "plan": Entry("predict what a run costs on a cluster", "megadga.commands.plan:PLAN"),
+        "calibrate": Entry(
+            "measure what a cluster reaches, for plan", "megadga.commands.plan:CALIBRATE"
+        ),
         "launch": Entry("train a run on one machine or a cluster", commands=_LAUNCH),
         "train": Entry("train a run in this process", "megadga.commands.train:TRAIN"),
         "batch": Entry("print the sequences of a run's step", "megadga.commands.batch:BATCH"),

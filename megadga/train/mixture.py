@@ -1,7 +1,7 @@
 """From a run's `mixing` section to the scheduler over its domains."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -307,10 +307,15 @@ def make_mixture(
         scheduler = OverBasis(rule, mixtures)
     _check_alarm(config, scheduler)
     _check_supply(config, domains, scheduler.init().averaged_weights)
-    probe = _probe(config, scheduler)
+    probe, updates = choose_measurement(
+        config,
+        scheduler,
+        num_domains=len(domains),
+        matrices=lambda: model_size(config, domains[0].tokenizer).matrices,
+    )
     return Mixture(
         scheduler,
-        _updates(config, scheduler, probe, domains),
+        updates,
         probe,
         lost_mass=scheduler.lost_mass if isinstance(scheduler, Static) else 0.0,
         min_effective_domains=options.least_effective_domains,
@@ -369,36 +374,48 @@ def _path(key: str | KeyPath) -> KeyPath:
     return ("mixing", key) if isinstance(key, str) else ("mixing", *key)
 
 
-def _probe(config: RunConfig, scheduler: Scheduler) -> Probe | None:
+def choose_measurement(
+    config: RunConfig,
+    scheduler: Scheduler,
+    *,
+    num_domains: int,
+    matrices: Callable[[], Sequence[tuple[int, int]]],
+) -> tuple[Probe | None, UpdateSteps | None]:
+    """Return how a run measures alignments, and when it updates the weights.
+
+    The interval is what the section says, or as short as the cost that it allows.
+
+    Args:
+        config: The run.
+        scheduler: Its rule.
+        num_domains: ``K``.
+        matrices: Returns the shapes of the model's matrices; called only if the cost decides.
+    """
     needs = scheduler.observes
-    if not isinstance(needs, AlignmentNeeds | TargetNeeds):
-        return None
+    probe = None
+    if isinstance(needs, AlignmentNeeds | TargetNeeds):
+        probe = _probe(config, needs)
+    if (interval := config.mixing.update_interval) is not None:
+        return probe, UpdateSteps(interval)
+    if probe is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
+        return probe, None
+    cost = update_cost(
+        probe,
+        num_domains=num_measured(needs, num_domains),
+        global_batch_size=config.training.global_batch_size,
+        needs=needs,
+        matrices=matrices(),
+    )
+    overhead, steps = config.mixing.update_overhead, config.training.steps
+    return probe, affordable_updates(cost, overhead=overhead, total_steps=steps)
+
+
+def _probe(config: RunConfig, needs: AlignmentNeeds | TargetNeeds) -> Probe:
     training = config.training
     in_flight = training.loss_reweighting is None and training.global_batch_size > 1
     in_flight &= not config.data.dialogues and training.domain_weights is None
     chosen = config.mixing.alignment_probe
     return config.mixing.default_probe(needs, in_flight=in_flight) if chosen is None else chosen
-
-
-def _updates(
-    config: RunConfig, scheduler: Scheduler, probe: Probe | None, domains: Sequence[Domain]
-) -> UpdateSteps | None:
-    """Return the updates that the section asks for, or as many as it allows them to cost."""
-    if (interval := config.mixing.update_interval) is not None:
-        return UpdateSteps(interval)
-    needs = scheduler.observes
-    if probe is None or not isinstance(needs, AlignmentNeeds | TargetNeeds):
-        return None
-    cost = update_cost(
-        probe,
-        num_domains=num_measured(needs, len(domains)),
-        global_batch_size=config.training.global_batch_size,
-        needs=needs,
-        matrices=model_size(config, domains[0].tokenizer).matrices,
-    )
-    return affordable_updates(
-        cost, overhead=config.mixing.update_overhead, total_steps=config.training.steps
-    )
 
 
 def _check_alarm(config: RunConfig, scheduler: Scheduler) -> None:

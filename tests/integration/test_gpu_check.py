@@ -31,7 +31,7 @@ def test_every_stage_of_the_gpu_check_passes_in_tiny_on_a_cpu(tmp_path: Path) ->
     checks = {row["check"] for stage in stages.values() for row in stage["rows"]}
     assert checks == {
         *("versions", "device", "nccl", "matmul", "step", "exactness", "two ranks", "no trace"),
-        *("speed", "probe", "profile", "memory", "training"),
+        *("speed", "probe", "constants", "profile", "memory", "training"),
     }
     rows = [row for stage in stages.values() for row in stage["rows"]]
     assert not [row for row in rows if row["check"] == "speed" and "error" in row]

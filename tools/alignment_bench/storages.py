@@ -45,6 +45,8 @@ class LiveStorages(TorchDispatchMode):
 
     def _see(self, storage: UntypedStorage, *, is_new: bool) -> None:
         """Count a storage that was never seen; or how much one that is counted has grown."""
+        if storage.device.type == "meta":  # has none
+            return
         # Its address: nothing else tells storages apart that are empty, or were emptied.
         key = storage._cdata  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if key not in self._sizes:

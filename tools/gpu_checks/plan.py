@@ -30,6 +30,7 @@ STAGES = (
     Stage("two_ranks", "the same on two ranks", 60, ranks=2, ends_processes=True),
     Stage("no_trace", "training with and without probes, to the bit", 90, ends_processes=True),
     Stage("speed", "tokens per second, utilisation, cost of probes", 240),
+    Stage("constants", "what the device reaches, for `megadga plan`", 45),
     Stage("profiling", "memory and kernels of a step", 45),
     Stage("training", "DGA and uniform weights on real text", 300),
 )

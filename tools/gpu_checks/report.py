@@ -26,6 +26,10 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         *("ratio_to_plain", "overhead", "peak_bytes"),
     ),
     "probe": ("model", "sequence_length", "probe", "ratio", "ratio_with_specific"),
+    "constants": (
+        *("device", "matmul_flops", "attention_flops", "memory_bandwidth"),
+        "seconds_per_operation",
+    ),
     "memory": ("model", "probe", "training_peak_bytes", "peak_bytes", "extra_in_parameters"),
     "profile": ("model", "kernels", "span_ms", "busy_ms", "busy_share"),
     "training": ("run", "step", "loss", "specific", "general", "tokens_per_s", "overhead"),
@@ -40,6 +44,8 @@ _NOTES: Mapping[str, str] = {
     "an update's time over that of T_r steps. Peak memory is beyond what engines hold.",
     "probe": "Time of a sequence in a probe over one in training; in flight, of a step with an "
     "update over one without.",
+    "constants": "FLOP/s, bytes per second and seconds that explain timed passes best; "
+    "`megadga plan --constants docs/gpu/NAME.json` takes them.",
     "training": "The 125m model on real text: DGA and uniform weights, intervals in turns.",
 }
 

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from megadga.console import run_program
 
+from .constants import constants
 from .environment import environment
 from .exactness import exactness, two_ranks
 from .no_trace import no_trace
@@ -35,6 +36,7 @@ FUNCTIONS: Mapping[str, StageFunction] = {
     "two_ranks": two_ranks,
     "no_trace": no_trace,
     "speed": speed,
+    "constants": constants,
     "profiling": profiling,
     "training": training,
 }

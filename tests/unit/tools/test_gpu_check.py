@@ -113,7 +113,7 @@ def test_stages_of_one_number_of_ranks_share_processes_until_one_ends_them() -> 
         ("environment", "exactness"),
         ("two_ranks",),
         ("no_trace",),
-        ("speed", "profiling", "training"),
+        ("speed", "constants", "profiling", "training"),
     ]
 
 

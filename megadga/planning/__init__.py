@@ -1,0 +1,1 @@
+"""What a run will take of memory, time and communication, by formulas over plain numbers."""
