@@ -5,7 +5,7 @@ Python builds the data alone; what is drawn, searched and toggled is in ``page/*
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from megadga.arrays import FloatArray
 from megadga.errors import ConfigError
+from megadga.report.advice import findings
 from megadga.report.colours import COLOURS, COLOURS_ON_DARK
 from megadga.report.figures import GROUPED, Layer, Report, Space
 from megadga.report.grouping import config_differences, flat_config
@@ -29,13 +30,12 @@ _SHOWN_VALUE = 200
 """Characters of an event's values."""
 
 
-def render_page(report: Report, *, watched: bool, findings: Sequence[Sequence[Any]] = ()) -> str:
+def render_page(report: Report, *, watched: bool) -> str:
     """Return the page of a report.
 
     Args:
         report: What it shows.
         watched: Whether the page loads itself again every ``RELOAD_S``, as the file is rewritten.
-        findings: Of each run: objects with ``code``, ``step`` and ``text``.
 
     Raises:
         ConfigError: If plotly is not installed.
@@ -47,7 +47,7 @@ def render_page(report: Report, *, watched: bool, findings: Sequence[Sequence[An
             "plotly: expected it to be installed, found none: pip install 'megadga[report]'"
         ) from error
     page = files("megadga.report").joinpath("page")
-    data = page_data(report, findings) | {"reload_s": RELOAD_S if watched else None}
+    data = page_data(report) | {"reload_s": RELOAD_S if watched else None}
     parts = {
         "style": page.joinpath("page.css").read_text(encoding="utf-8"),
         "plotly": get_plotlyjs(),
@@ -68,14 +68,14 @@ def embed_json(value: object) -> str:
     return text.translate(str.maketrans(escapes))
 
 
-def page_data(report: Report, findings: Sequence[Sequence[Any]] = ()) -> dict[str, Any]:
+def page_data(report: Report) -> dict[str, Any]:
     """Return what the page is drawn from, as JSON takes it.
 
     Arrays are ``{"shape", "float32"}`` or ``{"shape", "int32"}``, base64 of little-endian numbers.
     """
     drawn = {figure.key for figure in report.figures if report.is_drawn(figure)}
     return {
-        "runs": [_run(report, number, findings) for number in range(len(report.runs))],
+        "runs": [_run(report, number) for number in range(len(report.runs))],
         "groups": [asdict(group) for group in report.groups],
         "spaces": {key: _space(space) for key, space in report.spaces.items()},
         "layers": {key: _layer(layer) for key, layer in report.layers.items() if layer.known},
@@ -89,9 +89,8 @@ def page_data(report: Report, findings: Sequence[Sequence[Any]] = ()) -> dict[st
     }
 
 
-def _run(report: Report, number: int, findings: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _run(report: Report, number: int) -> dict[str, Any]:
     run = report.runs[number]
-    found = findings[number] if findings else ()
     return {
         "name": report.names[number],
         "folder": str(run.folder),
@@ -101,7 +100,7 @@ def _run(report: Report, number: int, findings: Sequence[Sequence[Any]]) -> dict
         "steps": run.total_steps,
         "tokens_per_step": run.tokens_per_step,
         "events": _events(run),
-        "findings": [{"code": f.code, "step": f.step, "text": f.text} for f in found],
+        "findings": [{"code": f.code, "step": f.step, "text": f.text} for f in findings(run)],
         "config": {key: _shown(value) for key, value in flat_config(run.config).items()},
     }
 

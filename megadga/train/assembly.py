@@ -25,7 +25,6 @@ from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import limit_waiting
 from megadga.probes.state import token_losses
-from megadga.probes.supported import check_data_parallel
 from megadga.report.domains import DomainInfo, write_domain_info
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
@@ -248,7 +247,6 @@ def _assemble(
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
     info = on_first_rank(ranks, lambda: describe_domains(config, data, is_new=point is None))
     engine = make_engine(config, settings, data, is_new=point is None)
-    check_data_parallel(engine)
     order = None if revision is None else revision.order
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
     rewinds = () if point is None else on_first_rank(ranks, lambda: read_rewinds(config.output))

@@ -21,6 +21,7 @@ from megadga.model.llama import Llama
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
+from megadga.probes.supported import check_data_parallel
 from megadga.run_folder.checkpoints import find_damage
 from megadga.train.data import RunData
 from megadga.train.initial import load_initial
@@ -89,6 +90,7 @@ def make_engine(
             lr_scheduler=_own_schedule(config),
         )
     _move_buffers(model, engine.device)
+    check_data_parallel(engine)
     return engine
 
 

@@ -2,17 +2,19 @@ import base64
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from megadga.errors import ConfigError
+from megadga.report.advice import findings
 from megadga.report.domains import DomainInfo
 from megadga.report.figures import Report, build_report
 from megadga.report.page import embed_json, page_data, render_page
 from megadga.report.runs import read_run
+from tests.support.histories import run_of, weights_of
 from tests.support.report_runs import MadeRun, domain_names, write_run_folder
 
 RUN = MadeRun(("a", "b"), steps=20)
@@ -78,12 +80,12 @@ def test_a_page_that_is_watched_loads_itself_again(tmp_path):
     assert reloads == [15, None]
 
 
-def test_findings_are_in_the_data_of_their_run(tmp_path):
-    finding = SimpleNamespace(code="noise", step=20, text="Updates are noise.")
-    data = page_data(report_of(tmp_path / "run"), findings=[[finding]])
-    assert data["runs"][0]["findings"] == [
-        {"code": "noise", "step": 20, "text": "Updates are noise."}
-    ]
+def test_findings_are_in_the_data_of_their_run():
+    weights = weights_of([0.5, 0.5], names=("a", "few"))
+    run = run_of(steps=200, weights=weights, epochs={"a": [0.01, 0.02], "few": [0.5, 0.9]})
+    (finding,) = findings(run)
+    data = page_data(build_report([run], [DomainInfo(("a", "few"))]))
+    assert data["runs"][0]["findings"] == [asdict(finding)]
 
 
 def test_a_long_run_over_16_domains_stays_below_6_megabytes(tmp_path):
