@@ -6,22 +6,22 @@ everything that shows the run needs neither its shards nor its configuration.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, ClassVar, cast, final
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.files import atomic_write, parse_strictly
+from megadga.data.records import parse_record
 from megadga.errors import ConfigError
 from megadga.report.history import Record, names_at, read_records
-from megadga.section import format_value
 
 FILE = "domains.json"
 VERSION = 1
-_KEYS = {"version", "names", "labels", "groups", "examples", "basis"}
 OTHER = "other"
 """Name of the group of all domains that are in none; no group of a configuration has it."""
 
@@ -41,6 +41,8 @@ class DomainInfo:
         basis: Names of the basis distributions, which the rule moves in the domains' place: of
             these are alignments, ``basis_weights`` and ``basis_averaged_weights``; empty without.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     names: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -172,16 +174,12 @@ def write_domain_info(folder: Path, info: DomainInfo) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    content = {
-        "version": VERSION,
-        "names": info.names,
-        "labels": dict(info.labels),
-        "groups": dict(info.groups),
-        "examples": dict(info.examples),
-        "basis": info.basis,
-    }
+    content = {"version": VERSION, **asdict(info)}
     with atomic_write(folder / FILE) as file:
         file.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")
+
+
+_INFO = TypeAdapter(DomainInfo)
 
 
 def read_domain_info(folder: Path) -> DomainInfo:
@@ -202,35 +200,13 @@ def read_domain_info(folder: Path) -> DomainInfo:
         return _logged(folder / "metrics.jsonl")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: expected the domains of a run, found {error}") from None
-    if not isinstance(content, dict) or content.keys() != _KEYS or content["version"] != VERSION:
-        expected = f"version {VERSION}, names, labels, groups, examples and basis"
-        raise ConfigError(f"{path}: expected {expected}, found {format_value(content)}")
-    read = cast("dict[str, Any]", content)
-    return DomainInfo(
-        _texts(path, "names", read["names"]),
-        {name: texts[0] for name, texts in _texts_by_name(path, "labels", read).items()},
-        _texts_by_name(path, "groups", read),
-        _texts_by_name(path, "examples", read),
-        _texts(path, "basis", read["basis"]),
-    )
-
-
-def _texts_by_name(path: Path, key: str, content: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Return the strings at each name of a section; of labels, the only one."""
-    if not isinstance(content[key], dict):
-        found = format_value(content[key])
-        raise ConfigError(f"{path}: {key}: expected strings by name, found {found}")
-    section = cast("dict[str, Any]", content[key])
-    listed = {name: [each] if key == "labels" else each for name, each in section.items()}
-    return {name: _texts(path, f"{key}.{name}", each) for name, each in listed.items()}
-
-
-def _texts(path: Path, key: str, values: Any) -> tuple[str, ...]:
-    if isinstance(values, list):
-        texts = cast("list[Any]", values)
-        if all(isinstance(each, str) for each in texts):
-            return tuple(texts)
-    raise ConfigError(f"{path}: {key}: expected strings, found {format_value(values)}")
+    read = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    if (version := read.pop("version", None)) != VERSION:
+        raise ConfigError(f"{path}: version: expected {VERSION}, found {version!r}")
+    try:
+        return parse_record(_INFO, read, place=str(path))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _logged(metrics: Path) -> DomainInfo:

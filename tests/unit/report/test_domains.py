@@ -144,11 +144,11 @@ def test_a_folder_that_is_no_runs_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, r"domains\.json: expected version 1"),
-        ({"names": [1]}, r"domains\.json: names: expected strings, found \[1\]"),
-        ({"labels": {"a": None}}, r"domains\.json: labels\.a: expected strings"),
-        ({"groups": {"g": "a"}}, r"domains\.json: groups\.g: expected strings, found 'a'"),
-        ({"examples": []}, r"domains\.json: examples: expected strings by name, found \[\]"),
+        ({"version": 2}, r"domains\.json: version: expected 1, found 2"),
+        ({"names": [1]}, r"domains\.json: names\[0\]: expected str, found int 1"),
+        ({"labels": {"a": None}}, r"domains\.json: labels: a: expected str"),
+        ({"groups": {"g": "a"}}, r"domains\.json: groups\.g: expected a list, found str"),
+        ({"colours": {}}, r"domains\.json: .* unknown: colours"),
     ],
 )
 def test_damage_of_the_file_is_named(tmp_path, change, message):
