@@ -20,7 +20,10 @@ from megadga.mixers.base import AlignmentNeeds, LossNeeds, StepNeeds, TargetNeed
 from megadga.mixers.probing import Directional, InFlight, Probe, Sharded
 from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_search
 from megadga.probes.overhead import PassCounts, num_compared, num_measured, predicted_overhead
+from megadga.report.domains import DomainInfo
+from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.train.data import RunData, check_output, open_data
+from megadga.train.described import describe_domains
 from megadga.train.mixture import Mixture, RunBasis, make_mixture
 from megadga.train.models import llama_size, model_size
 from megadga.train.plausibility import find_warnings
@@ -29,6 +32,9 @@ from megadga.train.trained import open_initial
 
 MAX_ROWS = 40
 """Domains that the table lists; where there are more, the ones with the most epochs."""
+
+MAX_GROUPS = 8
+"""Groups that are listed, the largest first."""
 
 
 def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
@@ -51,9 +57,12 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
     weights = mixture.scheduler.init().averaged_weights
     epochs = _epochs(config, data, weights)
+    is_new = find_checkpoint(config.output / CHECKPOINTS) is None
+    info = describe_domains(config, data, is_new=is_new)
     entries = {
         "model": _model(config, data),
         "data": _data(data),
+        **_groups(info),
         **_dialogues(data),
         "training": _training(config),
         "deepspeed": describe_settings(config),
@@ -126,6 +135,18 @@ def _data(data: RunData) -> str:
         text = f"{text} and the specific {'set' if len(data.specific) == 1 else 'sets'} {sets}"
     tokenizer = data.tokenizer
     return f"{text}, all by {tokenizer.kind} {tokenizer.fingerprint[:12]}"
+
+
+def _groups(info: DomainInfo) -> dict[str, str]:
+    """Say how many domains each group has, if there are any."""
+    counts = {group: len(members) for group, members in info.groups.items()}
+    if not counts:
+        return {}
+    largest = sorted(counts, key=lambda group: -counts[group])[:MAX_GROUPS]
+    listed = ", ".join(f"{group} ({counts[group]:,})" for group in largest)
+    more = f" and {len(counts) - MAX_GROUPS:,} more" if len(counts) > MAX_GROUPS else ""
+    rest = len(info.names) - sum(counts.values())
+    return {"groups": f"{listed}{more}; {_count(rest, 'domain')} in none"}
 
 
 def _dialogues(data: RunData) -> dict[str, str]:

@@ -23,6 +23,7 @@ from megadga.run_folder.checkpoints import (
 )
 from megadga.run_folder.domains import read_domains
 from megadga.train.data import RunData, open_data
+from megadga.train.described import describe_domains
 from megadga.train.mixture import make_mixture
 from megadga.train.revision_files import with_recorded_data
 from megadga.train.revisions import check_unrevised, describe_revision, plan_revision
@@ -64,6 +65,7 @@ def check_resume(
     ranks = layout_of(header.identity).ranks if world_size is None else world_size
     config = with_recorded_data(config, wanted=resume_from)
     data = open_data(config)
+    describe_domains(config, data, is_new=False)
     identity = run_identity(config, shards=data.identity, ranks=ranks)
     changes = find_changes(header.identity, identity)
     check_allowed(allowed, changes, header.identity)

@@ -1,5 +1,6 @@
 """What differs between a checkpoint and the run that goes on from it, and whether it may."""
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -117,6 +118,7 @@ def recorded(config: RunConfig) -> dict[str, Any]:
     The run's identity, and what does not affect training but is worth a line when it changes.
     """
     values = config.identity()
+    values["data"] = {**values["data"], "groups": _groups(config)}
     training, evaluation = config.training, config.evaluation
     values["training"] |= {
         "steps": training.steps,
@@ -133,6 +135,15 @@ def recorded(config: RunConfig) -> dict[str, Any]:
         "keep_last": None if checkpoint is None else checkpoint.keep_last,
     }
     return values
+
+
+def _groups(config: RunConfig) -> str | dict[str, str]:
+    """Return the size of each group and a digest of its names, of which there may be many."""
+    groups = config.data.groups
+    if isinstance(groups, str):
+        return groups
+    digests = {g: hashlib.sha256("\n".join(names).encode()) for g, names in groups.items()}
+    return {g: f"{len(groups[g])} domains, {each.hexdigest()[:8]}" for g, each in digests.items()}
 
 
 def run_identity(config: RunConfig, *, shards: Mapping[str, Any], ranks: int) -> dict[str, Any]:

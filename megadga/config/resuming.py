@@ -176,6 +176,7 @@ TABLE: tuple[Row, ...] = (
         "free",
         "from the next update; weights and what the rule remembers are kept",
     ),
+    Row(("data.groups", "data.groups.*"), "free", "what views sum over, also of the steps before"),
     Row(
         ("data.specific", "data.specific.*"),
         "free",

@@ -52,6 +52,7 @@ NOT_TRAINED: dict[str, Any] = {
         "packing": True,
         "too_short": True,
         "entering": True,
+        "groups": True,
         "revisions": True,
         "specific": {"__all__": {"path"}},
     },

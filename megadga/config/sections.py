@@ -82,6 +82,35 @@ def _packing_form(value: object) -> str:
     return "<each>" if isinstance(value, Mapping) else "<all>"
 
 
+OTHER_GROUP = "other"
+"""Name of the group of all domains that are in none."""
+
+
+def _groups_form(value: object) -> str:
+    return "<parents>" if isinstance(value, str) else "<named>"
+
+
+def _one_group_of_a_domain(groups: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    owners: dict[str, str] = {}
+    for group, names in groups.items():
+        if group in ("", OTHER_GROUP) or not group.isprintable():
+            raise PydanticCustomError(
+                "group_name",
+                f"Input should be printable names of groups, and not {OTHER_GROUP!r}, which all "
+                "domains in no group are",
+                {"found": repr(group)},
+            )
+        for name in names:
+            if name in owners:
+                raise PydanticCustomError(
+                    "group_twice",
+                    "Input should be each domain in one group",
+                    {"found": f"{name!r} in {owners[name]!r} and {group!r}"},
+                )
+            owners[name] = group
+    return groups
+
+
 def _entering_form(value: object) -> str:
     return "<explicit>" if isinstance(value, Mapping) else "<named>"
 
@@ -118,6 +147,19 @@ class DataSection(Section):
     """YAML file with other `domains` (and `entering`) for the run while it trains: when it
     changes, or appears, the run goes on with these after the next update of the mixture. Paths in
     it are relative to its folder. null: the domains stay until the run is resumed."""
+    groups: Annotated[
+        Annotated[Literal["parents"], Tag("<parents>")]
+        | Annotated[
+            dict[str, Annotated[tuple[str, ...], Field(min_length=1)]],
+            AfterValidator(_one_group_of_a_domain),
+            Tag("<named>"),
+        ],
+        Discriminator(_groups_form),
+    ] = Field(default={})
+    """Groups of domains that reports, comparisons and `megadga mixture show` sum over, {group:
+    [domain, ...]}; domains in none are the group other. parents: the clusters of the level above,
+    where domains are clusters that `megadga data label --clusters` has labelled. Without effect on
+    training."""
     specific: dict[str, SpecificSet] = Field(default={})
     """Target sets by name: {name: {path, packing, importance}}. `dga` and `grape` mixing need at
     least one, `doge` with the target specific exactly one."""

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter
 
 from megadga.arrays import FloatArray, IntArray
+from megadga.config.sections import OTHER_GROUP
 from megadga.data.files import atomic_write, parse_strictly
 from megadga.data.records import parse_record
 from megadga.errors import ConfigError
@@ -22,8 +23,6 @@ from megadga.report.history import Record, names_at, read_records
 
 FILE = "domains.json"
 VERSION = 1
-OTHER = "other"
-"""Name of the group of all domains that are in none; no group of a configuration has it."""
 
 
 @final
@@ -60,7 +59,7 @@ class DomainInfo:
         label = self.labels.get(name)
         return f"{name} ({label})" if label else name
 
-    def group(self, names: Sequence[str], *, other: str | None = OTHER) -> "Groups":
+    def group(self, names: Sequence[str], *, other: str | None = OTHER_GROUP) -> "Groups":
         """Return how values of some domains are divided into groups.
 
         Args:

@@ -25,6 +25,7 @@ from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import limit_waiting
 from megadga.probes.state import token_losses
+from megadga.report.domains import DomainInfo, write_domain_info
 from megadga.report.history import START
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.run_folder.domains import read_domains
@@ -54,6 +55,7 @@ from megadga.train.components import (
     waiting_of,
 )
 from megadga.train.data import RunData, check_output, no_checkpoint
+from megadga.train.described import describe_domains
 from megadga.train.engine import make_engine
 from megadga.train.live import (
     DataInForce,
@@ -216,6 +218,8 @@ def _assemble(
     files = on_first_rank(ranks, lambda: DataFileWatcher(data.files))
     if point is not None:
         _check_unchanged(data, files.changed_since(point.header.data), ranks)
+    info: list[DomainInfo] = []  # on rank 0, which alone writes it
+    on_first_rank(ranks, lambda: info.append(describe_domains(config, data, is_new=point is None)))
     engine = make_engine(config, settings, data, is_new=point is None)
     order = None if revision is None else revision.order
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
@@ -248,7 +252,7 @@ def _assemble(
     )
     revisions = _revisions(config, reviser, ranks, number)
     requests = MixtureRequests(RequestFolder(config.output), lambda: reviser.current.plugin, ranks)
-    on_first_rank(ranks, lambda: _open_output(given, lock, is_new=point is None))
+    on_first_rank(ranks, lambda: _open_output(given, lock, info[0], is_new=point is None))
     stalls = watch_progress(config, engine, ranks)
     storage = Storage(
         config.output,
@@ -470,8 +474,8 @@ def _revision(
     return revision
 
 
-def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
-    """Create and lock the run's folder, and write its configuration; on rank 0."""
+def _open_output(config: RunConfig, lock: RunLock, info: DomainInfo, *, is_new: bool) -> None:
+    """Create and lock the run's folder, write its configuration and domains; on rank 0."""
     try:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -487,6 +491,7 @@ def _open_output(config: RunConfig, lock: RunLock, *, is_new: bool) -> None:
             clear_rewinds(config.output)
         with atomic_write(config.output / CONFIG_FILE) as file:
             file.write(config.to_yaml().encode())
+        write_domain_info(config.output, info)
     except OSError as error:
         raise _unwritable(config, error) from None
 

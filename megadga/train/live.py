@@ -11,9 +11,11 @@ from megadga.data.order import WindowOrder
 from megadga.data.verify import DataFileWatcher
 from megadga.errors import ConfigError, MegadgaError
 from megadga.plugin import Metrics, MixturePlugin, Plugin
+from megadga.report.domains import write_domain_info
 from megadga.run_folder.domains import DomainRecord, domain_files
 from megadga.train.checkpoints import CheckpointContent
 from megadga.train.data import RunData, open_data
+from megadga.train.described import describe_domains
 from megadga.train.mixture import Mixture, make_mixture
 from megadga.train.ranks import CollectiveFlag, Ranks, on_every_rank, on_first_rank
 from megadga.train.revised import record_domains, revised_loaders
@@ -209,6 +211,7 @@ class DataReviser:
     ) -> DataFileWatcher:
         """Record a revision that is to be applied; on rank 0."""
         files = DataFileWatcher(data.files)
+        write_domain_info(config.output, describe_domains(config, data, is_new=False))
         if not proposal.is_recorded:
             recorded = RecordedRevision(proposal.number, step, revision.hash, proposal.data)
             write_revision(config.output, recorded)

@@ -57,6 +57,8 @@ def changes(folder, *overrides, ranks=4, shards=SHARDS):
         "mixing.filtered=false",
         "mixing={type: odm}",
         "data.specific.target.importance=2.0",
+        "data.groups={code: [d0]}",
+        "data.groups=parents",
         "evaluation.interval=3",
         "evaluation.sets={new: {path: elsewhere}}",
         "evaluation=null",
