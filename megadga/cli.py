@@ -41,6 +41,7 @@ _DATA = {
     "tokenizer": Entry("train a sentencepiece tokenizer", "megadga.commands.text:TOKENIZER"),
     "build": Entry("turn text into shards of domains", "megadga.commands.build:BUILD"),
     "inspect": Entry("show what is in shards", "megadga.commands.shards:INSPECT"),
+    "label": Entry("say in words what is in domains", "megadga.commands.label:LABEL"),
     "verify": Entry("say everything that is wrong with shards", "megadga.commands.shards:VERIFY"),
     "leakage": Entry(
         "look for validation text in training domains", "megadga.commands.shards:LEAKAGE"

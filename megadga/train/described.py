@@ -1,6 +1,6 @@
 """What the domains of a run are, from its shards and its configuration: labels and groups."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def _parent_groups(
 
 
 def _named_groups(
-    config: RunConfig, names: Set[str], *, too_short: Collection[str]
+    config: RunConfig, names: set[str], *, too_short: Collection[str]
 ) -> Mapping[str, tuple[str, ...]]:
     """Return the groups of a configuration.
 
@@ -110,7 +110,7 @@ def _named_groups(
     return {group: kept for group, kept in members.items() if kept}
 
 
-def _issues(groups: Mapping[str, Sequence[str]], known: Set[str]) -> Iterator[ConfigIssue]:
+def _issues(groups: Mapping[str, Sequence[str]], known: set[str]) -> Iterator[ConfigIssue]:
     for group, members in groups.items():
         if group in known:
             key = ("data", "groups", group)

@@ -69,14 +69,14 @@ SPECS = {"projection": ArraySpec(("<f4",), 2)}
 
 
 # Thai, Lao, Burmese, Khmer, Han and kana are written without spaces: each character is a feature.
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
 
 
 # Punctuation marks are separate features, as they distinguish code.
-_FEATURE = re.compile(rf"[^\W{_UNSPACED}]+|[{_UNSPACED}]|[^\w\s]")
+_FEATURE = re.compile(rf"[^\W{UNSPACED}]+|[{UNSPACED}]|[^\w\s]")
 
 
 @final

@@ -1,5 +1,6 @@
 """Finds the tokenizer that a run's shards were written with, by its fingerprint."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def kept_file(config: RunConfig, fingerprint: str) -> Path | None:
     domains = config.data.domains
     folders = [domains] if isinstance(domains, Path) else [each.path for each in domains]
     folders += [target.path for target in config.data.specific.values()]
+    return kept_beside(folders, fingerprint)
+
+
+def kept_beside(folders: Iterable[Path], fingerprint: str) -> Path | None:
+    """Return the copy of a tokenizer's file that a build kept with shards, if any.
+
+    Args:
+        folders: Of the shards; it is in one of these or in the folder above.
+        fingerprint: SHA-256 of the file.
+
+    Raises:
+        ConfigError: If the copy is damaged.
+    """
     for folder in dict.fromkeys(place for each in folders for place in (each, each.parent)):
         for suffix in TOKENIZER_SUFFIXES:
             file = kept_tokenizer_path(folder, fingerprint, suffix)

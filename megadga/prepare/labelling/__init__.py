@@ -1,0 +1,1 @@
+"""Says in words what is in domains: their most distinctive words, and examples of documents."""
