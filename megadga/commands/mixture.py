@@ -4,16 +4,20 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 from megadga.commands.command import Command
 from megadga.errors import ConfigError
 from megadga.launch.plan import count
-from megadga.report.sampling import read_sampling, weighted_names
+from megadga.report.domains import DomainInfo, read_domain_info
+from megadga.report.sampling import last_domain_weights, read_sampling, weighted_names
 from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.lock import living_owner
 from megadga.run_folder.requests import Action, Answer, Request, RequestFolder
@@ -62,8 +66,11 @@ goes on at its own.
 _SHOW_EPILOG = """\
 example:
   megadga mixture show runs/example --num 5
+  megadga mixture show runs/example --groups
 
-Reads the run's folder only; the run may be training, stopped or finished.
+Reads the run's folder only; the run may be training, stopped or finished. Beside the names are
+the labels of `megadga data label`. With mixing.basis the weights are those of the basis
+distributions, which the rule moves, and below them those of the domains that follow from these.
 """
 
 
@@ -183,6 +190,11 @@ def _add_show_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num", type=count, default=20, metavar="N", help="weights to print (%(default)s)"
     )
+    parser.add_argument(
+        "--groups",
+        action="store_true",
+        help="sum over data.groups, beside all other domains",
+    )
     parser.add_argument("--json", action="store_true", help="print all of it as JSON")
 
 
@@ -193,7 +205,12 @@ def _show(options: argparse.Namespace) -> int:
     log = read_sampling(metrics, None)
     names = weighted_names(metrics, log)
     weights = dict(zip(names, log.weights.tolist(), strict=True))
-    largest = sorted(weights, key=lambda name: -weights[name])
+    info = read_domain_info(run)
+    tables = [Weights(weights, log.last_step)]
+    if info.basis and (of_domains := last_domain_weights(metrics)):
+        tables.append(Weights(of_domains[1], of_domains[0]))
+    if options.groups:
+        tables[-1] = _grouped(run, tables[-1], info)
     pending = RequestFolder(run).pending()
     owner = living_owner(run)
     if options.json:
@@ -201,21 +218,78 @@ def _show(options: argparse.Namespace) -> int:
             "step": log.last_step,
             "training": owner is not None,
             "frozen": log.frozen,
-            "weights": {name: weights[name] for name in largest},
+            **_weights_and_labels(tables, info),
             "pending": [vars(request) for request in pending],
         }
         print(json.dumps(content, ensure_ascii=False))
         return 0
     state = "not training" if owner is None else f"training ({owner})"
     print(f"{run}: step {log.last_step:,}, {state}; mixture {'' if log.frozen else 'not '}frozen")
-    rows = [(name, f"{weights[name]:.6f}") for name in largest[: options.num]]
-    print(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "right")))
-    if len(largest) > options.num:
-        rest = sum(weights[name] for name in largest[options.num :])
-        print(f"and {len(largest) - options.num:,} more with {rest:.6f} together")
+    for place, table in enumerate(tables):
+        if place:
+            print(f"domains, as logged at step {table.step:,}:")
+        print("\n".join(_lines(table, info, options.num)))
     for request in pending:
         print(f"pending: {_described(request)}")
     return 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Averaged weights of domains, groups or basis distributions.
+
+    Attributes:
+        by_name: The weights.
+        step: After which they were these.
+    """
+
+    by_name: Mapping[str, float]
+    step: int
+
+    def largest_first(self) -> dict[str, float]:
+        """Return them by name, the largest first."""
+        return dict(sorted(self.by_name.items(), key=lambda item: -item[1]))
+
+
+def _grouped(run: Path, weights: Weights, info: DomainInfo) -> Weights:
+    """Return the weights of the groups of domains."""
+    names = tuple(weights.by_name)
+    if not info.groups:
+        raise ConfigError(f"{run}: expected data.groups in the run's configuration, found none")
+    if info.basis and set(names) == {*info.basis}:
+        raise ConfigError(
+            f"{run}: expected weights of domains, to sum over groups, found those of the basis "
+            f"alone: {run / METRICS_FILE} has none of so many domains"
+        )
+    groups = info.group(names)
+    sums = groups.sum(np.array(list(weights.by_name.values())))
+    return Weights(dict(zip(groups.names, sums.tolist(), strict=True)), weights.step)
+
+
+def _weights_and_labels(tables: Sequence[Weights], info: DomainInfo) -> dict[str, Any]:
+    """Return tables of weights and the labels of what is in them, as JSON takes them."""
+    first, *below = tables
+    content: dict[str, Any] = {"weights": first.largest_first()}
+    for table in below:
+        content["domains"] = {"step": table.step, "weights": table.largest_first()}
+    names = {name for table in tables for name in table.by_name}
+    labels = {name: text for name, text in info.labels.items() if name in names}
+    return {**content, "labels": labels} if labels else content
+
+
+def _lines(weights: Weights, info: DomainInfo, limit: int) -> Iterator[str]:
+    """Yield a table of the largest weights, with labels where there are some, and the rest."""
+    listed = list(weights.largest_first().items())
+    rows = [(name, f"{weight:.6f}", info.labels.get(name, "")) for name, weight in listed[:limit]]
+    yield tabulate(
+        rows if any(row[2] for row in rows) else [row[:2] for row in rows],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", "right"),
+    )
+    if len(listed) > limit:
+        rest = sum(weight for _, weight in listed[limit:])
+        yield f"and {len(listed) - limit:,} more with {rest:.6f} together"
 
 
 def _described(request: Request) -> str:

@@ -245,6 +245,24 @@ def weighted_names(metrics: Path, log: SamplingLog) -> tuple[str, ...]:
     raise ConfigError(f"{metrics}: expected {log.weights.size} weights by name, found none")
 
 
+def last_domain_weights(metrics: Path) -> tuple[int, dict[str, float]] | None:
+    """Return the averaged weights of the domains that were logged last, and their step.
+
+    Of a run over a basis they follow from its weights, and are older than these where
+    ``metrics.by_domain_every`` leaves some out. None: there are none, as of very many domains.
+
+    Raises:
+        ConfigError: If the metrics cannot be read or are damaged.
+    """
+    with _opened(metrics) as lines:
+        for line in lines.before(lines.end):
+            if line.kind in ("event", "update") and (
+                weights := line.parse().get("averaged_weights")
+            ):
+                return line.step, weights
+    return None
+
+
 def _last_step(lines: "_Lines") -> tuple[int, bool]:
     """Return the last step with a train record, and whether it has other records."""
     others: set[int] = set()

@@ -236,13 +236,13 @@ def _examples(labelling: Labelling, opened: _Opened, number: int) -> list[str]:
     """Return the shortened beginnings of some documents: nearest to the centroid, or any."""
     domain, clustering = opened.domains[number], opened.clustering
     limit = NUM_EXAMPLES if clustering is None else _CANDIDATES
-    texts = list(dict.fromkeys(_documents(domain, labelling, limit)))
+    texts: list[str] = list(dict.fromkeys(_documents(domain, labelling, limit)))
     if clustering is not None and texts:
         threads = import_extra("threadpoolctl", extra="clusters")
         with threads.threadpool_limits(limits=1):  # workers are single-threaded
             points = clustering.embedder.embed(texts)
         similarities = points @ clustering.tree.centroids(len(opened.names))[number]
-        nearest: IntArray = np.argsort(-similarities, kind="stable")
+        nearest: IntArray = np.argsort(-np.asarray(similarities), kind="stable")
         texts = [texts[place] for place in nearest.tolist()]
     return [_shortened(text) for text in texts[:NUM_EXAMPLES]]
 
@@ -250,18 +250,22 @@ def _examples(labelling: Labelling, opened: _Opened, number: int) -> list[str]:
 def _documents(domain: Domain, labelling: Labelling, number: int) -> Iterator[str]:
     """Yield the beginnings of documents that are spread evenly over a domain.
 
-    Of a long document, in which none begins, a part of it.
+    Of a long document, in which none begins, a part from its middle.
     """
     width = min(DOCUMENT_TOKENS, domain.num_tokens)
     number = min(number, ceil(domain.num_tokens / width))
     offsets = np.linspace(0, domain.num_tokens - width, number).astype(np.int64)
     rows = domain.stream.gather(domain.begin + offsets, width)
     for offset, row in zip(offsets.tolist(), rows, strict=True):
-        parts = _split(row, domain.tokenizer.eod)
-        begins = parts if offset == 0 else parts[1:]
+        first, *others = (
+            labelling.tokenizer.decode(part).strip() for part in _split(row, domain.tokenizer.eod)
+        )
+        begins = [first, *others] if offset == 0 else others
         # The last one may be cut off after a few words.
-        texts = (labelling.tokenizer.decode(part).strip() for part in (begins or parts))
-        if longest := max(texts, key=len, default=""):
+        longest = max(begins, key=len, default="")
+        if len(longest) < EXAMPLE_CHARACTERS and len(first) > len(longest):
+            longest = f"… {without_cut_words(first, begins=False, ends=True).strip()}"
+        if longest:
             yield longest
 
 

@@ -3,8 +3,8 @@
 Texts are cut into pieces, and a word counts once a piece: a name that one document repeats says
 little about a domain. Words are ranked by the log-likelihood ratio of their pieces in the domain
 and in the others (Dunning, "Accurate Methods for the Statistics of Surprise and Coincidence",
-1993), a test of independence that holds for rare words, too: it needs no list of stop words, and
-no prior, with which a word that occurs in one domain alone would rank below common ones.
+1993), a test of independence that holds for rare words, too: it needs no prior, with which a word
+that occurs in one domain alone would rank below common ones.
 """
 
 import re
@@ -21,6 +21,9 @@ from megadga.prepare.clustering.embedding import UNSPACED
 
 NUM_BUCKETS = 1 << 22
 """Counts of all domains together, by a hash of the word: 32 MB, however many words there are."""
+COMMON = 0.1
+"""Share of the pieces of other domains above which a word says little about any: in English of
+the, was, he, which would be distinctive of novels. It stands in for a list for each language."""
 _WORD = re.compile(rf"[^\W\d_{UNSPACED}][^\W_{UNSPACED}]+")
 _PAIR = re.compile(rf"(?=([{UNSPACED}]{{2}}))")
 """Of scripts without spaces two characters, most of the time a word of Chinese."""
@@ -94,6 +97,8 @@ def distinctive_words(
 ) -> tuple[str, ...]:
     """Return the words that are more frequent in a domain than in the others, the clearest first.
 
+    Words that are common in the others are left out.
+
     Args:
         own: Of the domain.
         everywhere: Of all domains, its own among them: pieces by bucket, shape ``(NUM_BUCKETS,)``.
@@ -106,9 +111,9 @@ def distinctive_words(
         return ()
     with_word = np.fromiter(own.pieces_with.values(), np.float64, len(words))
     elsewhere = everywhere[_buckets(own.pieces_with)] - with_word
-    scores = log_likelihood_ratio(
-        with_word, own.num_pieces, elsewhere, num_pieces - own.num_pieces
-    )
+    num_others = num_pieces - own.num_pieces
+    scores = log_likelihood_ratio(with_word, own.num_pieces, elsewhere, num_others)
+    scores[elsewhere > COMMON * num_others] = 0.0
     ranked = sorted(zip((-scores).tolist(), words, strict=True))
     return tuple(word for score, word in ranked[:limit] if score < 0.0)
 

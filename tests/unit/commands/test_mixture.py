@@ -7,6 +7,7 @@ import pytest
 
 from megadga.cli import main
 from megadga.commands import mixture as module
+from megadga.report.domains import DomainInfo, write_domain_info
 from megadga.run_folder.requests import Answer, RequestFolder
 from tests.unit.report.test_sampling import weights_after, write
 from tests.unit.run_folder.test_lock import held_elsewhere
@@ -76,3 +77,30 @@ def test_weights_and_requests_are_shown(run, capsys):
     assert pending.startswith("pending: request 1, set a=0.5, by ")
     assert main(["mixture", "show", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["weights"] == weights
+
+
+def test_weights_have_labels_and_are_summed_over_groups(run, capsys):
+    write(run / "metrics.jsonl", 13)
+    weights = weights_after(12)
+    first, second, third = weights
+    labels = {first: "cell, protein", "code": "def, return"}
+    info = DomainInfo(tuple(weights), labels, {"code": (first, third)})
+    write_domain_info(run, info)
+    assert main(["mixture", "show", str(run)]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert f"{first}  {weights[first]:.6f}  cell, protein" in rows
+    assert main(["mixture", "show", str(run), "--groups"]) == 0
+    assert sorted(line.split() for line in capsys.readouterr().out.splitlines()[1:]) == [
+        ["code", f"{weights[first] + weights[third]:.6f}", "def,", "return"],
+        ["other", f"{weights[second]:.6f}"],
+    ]
+    assert main(["mixture", "show", str(run), "--groups", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["weights"].keys() == {"code", "other"}
+    assert content["labels"] == {"code": "def, return"}
+
+
+def test_sums_over_groups_need_groups(run, capsys):
+    write(run / "metrics.jsonl", 13)
+    assert main(["mixture", "show", str(run), "--groups"]) == 2
+    assert "expected data.groups in the run's configuration, found none" in capsys.readouterr().err
