@@ -2,15 +2,13 @@
 
 import argparse
 import os
-from collections.abc import Iterator
 from pathlib import Path
-
-from tabulate import tabulate
 
 from megadga.commands.command import Command
 from megadga.console import parse_whole_number
 from megadga.data.folder import read_folders
-from megadga.data.labels import Labels, write_labels
+from megadga.data.inspection import render_labels
+from megadga.data.labels import write_labels
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError
 from megadga.prepare.labelling.shards import Labelling, default_sample, label_shards
@@ -30,7 +28,6 @@ centroid, and the clusters of the level above are labelled, too: data.groups: pa
 them. A sample of each domain is read, with the tokenizer that `megadga data build` keeps beside
 the shards. The result is identical for any number of workers.
 """
-_ROWS = 20
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +78,8 @@ def _label(args: argparse.Namespace) -> int:
     except OSError as error:
         found = error.strerror
         raise ConfigError(f"{args.folder}: expected to write there, found {found}") from None
-    print("\n".join(_lines(labels)))
+    if labels.domains:
+        print(render_labels(labels))
     print(f"{path}: {len(labels.domains):,} of {number:,} domains labelled")
     return 0
 
@@ -99,15 +97,6 @@ def _tokenizer(args: argparse.Namespace, identity: TokenizerIdentity) -> Tokeniz
     if tokenizer.identity != identity:
         raise ConfigError(f"{file}: expected {identity}, found {tokenizer.identity}")
     return tokenizer
-
-
-def _lines(labels: Labels) -> Iterator[str]:
-    """Yield a line for each of the clusters above, or of the domains if there are none."""
-    shown = labels.parents or labels.domains
-    rows = [(name, each.text) for name, each in list(shown.items())[:_ROWS]]
-    yield tabulate(rows, tablefmt="plain", disable_numparse=True)
-    if len(shown) > _ROWS:
-        yield f"and {len(shown) - _ROWS:,} more"
 
 
 LABEL = Command(

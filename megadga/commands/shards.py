@@ -23,10 +23,13 @@ from megadga.data.inspection import (
     find_sources,
     inspect_domain,
     read_document,
+    render_labels,
     render_table,
     show_trained,
     summarize,
 )
+from megadga.data.labels import Labels, read_labels
+from megadga.data.manifest import manifest_path
 from megadga.data.verify import find_folders, plan_checks, verify_shard
 from megadga.errors import ConfigError
 from megadga.prepare.leakage.search import (
@@ -45,6 +48,7 @@ examples:
   megadga data inspect shards/novels --decode 0 --tokenizer web.model
 
 Of a dialogue, built with --chat, the trained parts are shown between >>> and <<<.
+Labels, by `megadga data label`, are shown where there are some.
 Only headers are checked; `megadga data verify` reads the shards completely.
 """
 _VERIFY_EPILOG = """\
@@ -100,7 +104,12 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.decode is None:
         bar = tqdm(sources, desc="inspecting", unit=" domains", disable=not shows_bars())
         found = [line for source in bar for line in inspect_domain(source)]
-        print(render_table(found, sequence_length=args.sequence_length))
+        own, beside = (read_labels(f) or Labels({}) for f in (args.folder, args.folder / ".."))
+        is_one = manifest_path(args.folder).exists()  # of a domain, or of many in shared shards
+        of_folders = beside.domains if is_one else own.domains
+        print(render_table(found, sequence_length=args.sequence_length, labels=of_folders))
+        if is_one and own.domains:
+            print(render_labels(own))
         return 0
     tokenizer, split = load_tokenizer(args.tokenizer, eod=args.eod, encodes=False), args.split
     for source in sources:

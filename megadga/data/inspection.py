@@ -13,6 +13,7 @@ from megadga.data.documents import check_index, document_at, iterate_ids
 from megadga.data.files import Problems
 from megadga.data.folder import DomainSource, find_domains, open_shards
 from megadga.data.indexed import IndexedShard, ids_path
+from megadga.data.labels import Label, Labels
 from megadga.data.manifest import (
     Manifest,
     ShardEntry,
@@ -113,12 +114,18 @@ def inspect_domain(source: DomainSource) -> tuple[SplitSummary, ...]:
     )
 
 
-def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | None = None) -> str:
+def render_table(
+    summaries: Sequence[SplitSummary],
+    *,
+    sequence_length: int | None = None,
+    labels: Mapping[str, Label] | None = None,
+) -> str:
     """Return a table with one line per split, followed by one line per grouped split.
 
     Args:
         summaries: The rows.
         sequence_length: S; adds a column with the number of windows of ``S + 1`` tokens.
+        labels: What is in domains, by name; adds a column if one of these has a label.
     """
     columns = [
         ("domain", *(one.name for one in summaries)),
@@ -136,10 +143,32 @@ def render_table(summaries: Sequence[SplitSummary], *, sequence_length: int | No
         windows = (f"{one.num_sequences(sequence_length):,}" for one in summaries)
         columns.insert(-1, ("windows", *windows))
         align.insert(-1, "right")
+    known = labels or {}
+    texts = [known[one.name].text if one.name in known else "" for one in summaries]
+    if any(texts):
+        columns.append(("label", *texts))
+        align.append("left")
     # The titles as a row: as headers they would widen every column by two.
     rows = list(zip(*columns, strict=True))
     table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
     return "\n".join((table, *(_describe_shared(one) for one in summaries if one.shared)))
+
+
+MAX_LABELS = 20
+"""Labels that are listed; there may be hundreds of thousands."""
+
+
+def render_labels(labels: Labels) -> str:
+    """Return a table of the first clusters of the level above, or of domains without.
+
+    Args:
+        labels: At least one.
+    """
+    shown = labels.parents or labels.domains
+    rows = [(name, each.text) for name, each in islice(shown.items(), MAX_LABELS)]
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True)
+    more = len(shown) - MAX_LABELS
+    return f"{table}\nand {more:,} more" if more > 0 else table
 
 
 def _describe_shared(summary: SplitSummary) -> str:

@@ -107,7 +107,7 @@ def label_shards(labelling: Labelling, pool: Workers, *, stages: Stages = no_pro
         for task, (labels, words) in zip(tasks, pool.map_in_order(compare, tasks), strict=True):
             names = [opened.names[number] for number in task]
             domains |= {name: each for name, each in zip(names, labels, strict=True) if each}
-            if parents is not None and words:
+            if parents is not None:
                 above[parents.name(task[0])] = Parent(words, tuple(names))
             progress(len(task))
     return Labels(domains, above)

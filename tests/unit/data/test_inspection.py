@@ -11,8 +11,10 @@ from megadga.data.inspection import (
     find_sources,
     inspect_domain,
     read_document,
+    render_labels,
     render_table,
 )
+from megadga.data.labels import Label, Labels, Parent
 from megadga.data.manifest import Manifest, write_manifest
 from megadga.errors import ShardError
 from tests.support.raw_shards import overwrite
@@ -122,3 +124,19 @@ def test_the_table_aligns_numbers_to_the_right():
         "a       train          5  12,345      123  ffffffffffff",
         "longer  valid          0       0        0  000000000000",
     ]
+
+
+def test_labels_are_shown_where_there_are_some(source):
+    (train,) = inspect_domain(source)
+    titles, row = render_table([train], labels={"d": Label(("cell", "gene"))}).splitlines()
+    assert titles.split()[-1] == "label"
+    assert row.endswith("  cell, gene")
+    assert render_table([train], labels={"e": Label(("cell",))}) == render_table([train])
+
+
+def test_of_many_labels_the_first_are_shown_or_those_of_the_clusters_above():
+    labels = {f"c{number:02d}": Label((f"word{number}",)) for number in range(22)}
+    *rows, more = render_labels(Labels(labels)).splitlines()
+    assert (len(rows), rows[3], more) == (20, "c03  word3", "and 2 more")
+    above = {"c0 of 1": Parent(("sea", "ship"), tuple(labels))}
+    assert render_labels(Labels(labels, above)) == "c0 of 1  sea, ship"
