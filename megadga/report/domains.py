@@ -19,7 +19,8 @@ from megadga.config.sections import OTHER_GROUP
 from megadga.data.files import atomic_write, parse_strictly
 from megadga.data.records import parse_record
 from megadga.errors import ConfigError
-from megadga.report.history import Record, names_at, read_records
+from megadga.report.records import Record, names_at, read_metrics
+from megadga.run_folder.layout import METRICS_FILE
 
 FILE = "domains.json"
 VERSION = 1
@@ -196,7 +197,7 @@ def read_domain_info(folder: Path) -> DomainInfo:
     try:
         content: object = parse_strictly(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return _logged(folder / "metrics.jsonl")
+        return _logged(folder / METRICS_FILE)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: expected the domains of a run, found {error}") from None
     read = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
@@ -213,7 +214,8 @@ def _logged(metrics: Path) -> DomainInfo:
 
     With a basis and too many domains to log, there are only those of the basis.
     """
-    records = [*read_records(metrics, "event"), *read_records(metrics, "update")]
+    run = read_metrics(metrics)
+    records = [*run.of("event"), *run.of("update")]
     names = _names_of(metrics, records, "averaged_weights")
     basis = _names_of(metrics, records, "basis_averaged_weights")
     if not names and not basis:
