@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from megadga.data.folder import DomainSource, open_domain
+from megadga.data.labels import Label, Labels, write_labels
 from megadga.data.manifest import read_manifest
+from megadga.report.domains import DomainInfo, read_domain_info
 from tests.support.jobs import on_ranks, run_job
 from tests.support.runs import write_run
 from tests.support.shards import write_domain
@@ -23,6 +25,7 @@ model: {type: llama, preset: nano, sequence_length: 8}
 data:
   domains: shards/domains
   revisions: live.yaml
+  groups: {first: [a, c]}
   specific: {target: {path: shards/specific}}
 mixing:
   type: dga
@@ -62,6 +65,7 @@ def fed_by_step(folder: Path) -> list[dict[str, Any]]:
 def test_nothing_is_fed_twice_in_an_epoch_and_nothing_lost_however_domains_change(tmp_path):
     for index, name in enumerate("abc"):
         write_domain(tmp_path / "shards/domains" / name, seed=index, num_documents=8)
+    write_labels(tmp_path / "shards/domains", Labels({"c": Label(("sea", "ship"))}))
     write_domain(tmp_path / "shards/specific", seed=1)
     write_domain(tmp_path / "more/late", seed=5, num_documents=6)
     write_domain(tmp_path / "more/b", seed=6, num_documents=5)
@@ -116,6 +120,10 @@ def test_nothing_is_fed_twice_in_an_epoch_and_nothing_lost_however_domains_chang
         "0002.yaml",
         "0003.yaml",
     ]
+    # With the label of the domain that left.
+    assert read_domain_info(tmp_path / "out") == DomainInfo(
+        ("a", "b", "c", "late"), {"c": "sea, ship"}, {"first": ("a", "c", "late")}
+    )
 
 
 def _digests(folder: Path) -> list[str]:

@@ -46,7 +46,8 @@ def _watch(run: Run, killed_in: int) -> None:
                 append_shards(Path("shards/domains/b"), Path("more/b"))
         if (listed := REVISIONS.get(batch.step)) is not None:
             text = "".join(LISTED.format(name, DOMAINS[name]) for name in listed)
-            Path("live.yaml").write_text(f"domains:\n{text}entering: {{late: 0.4}}\n")
+            more = "entering: {late: 0.4}\ngroups: {first: [a, c, late]}\n"
+            Path("live.yaml").write_text(f"domains:\n{text}{more}")
         _write(run, batch)
         return step(batch)
 
