@@ -11,6 +11,7 @@ from megadga.data.inspection import render_labels
 from megadga.data.labels import write_labels
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError
+from megadga.prepare.clustering.clusters import FILE_NAME as CLUSTERING_FILE
 from megadga.prepare.labelling.shards import Labelling, default_sample, label_shards
 from megadga.prepare.progress import ProgressBars
 from megadga.prepare.tokenizers.base import Tokenizer
@@ -63,6 +64,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _label(args: argparse.Namespace) -> int:
     if args.embedder is not None and args.clusters is None:
         raise ConfigError("--embedder: expected --clusters beside it, found none")
+    if (args.folder / CLUSTERING_FILE).exists():
+        raise ConfigError(
+            f"{args.folder}: expected shards, as clusters are labelled by their documents, found "
+            f"a clustering: megadga data label SHARDS --clusters {args.folder}"
+        )
     folders = read_folders(args.folder)
     number = sum(len(folder.domains.names) for folder in folders)
     labelling = Labelling(

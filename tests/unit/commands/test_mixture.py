@@ -104,3 +104,25 @@ def test_sums_over_groups_need_groups(run, capsys):
     write(run / "metrics.jsonl", 13)
     assert main(["mixture", "show", str(run), "--groups"]) == 2
     assert "expected data.groups in the run's configuration, found none" in capsys.readouterr().err
+
+
+def test_the_domains_of_a_basis_are_shown_below_its_weights(run, capsys):
+    write(run / "metrics.jsonl", 2)
+    text = (run / "metrics.jsonl").read_text()
+    text = text.replace('"averaged_weights": {', '"basis_averaged_weights": {')
+    update = {"type": "update", "step": 3, "averaged_weights": {"c0": 0.25, "c1": 0.75}}
+    update["basis_averaged_weights"] = weights_after(3)
+    train = json.dumps({"type": "train", "step": 3, "loss": 1.0})
+    (run / "metrics.jsonl").write_text(f"{text}{train}\n{json.dumps(update)}\n")
+    basis = tuple(weights_after(3))
+    info = DomainInfo(("c0", "c1"), {"c1": "law"}, {"code": ("c0",)}, basis=basis)
+    write_domain_info(run, info)
+    assert main(["mixture", "show", str(run)]) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert sorted(row.split()[0] for row in rows[:3]) == sorted(basis)
+    assert rows[3] == "domains, as logged at step 3:"
+    assert [row.split() for row in rows[4:]] == [["c1", "0.750000", "law"], ["c0", "0.250000"]]
+    assert main(["mixture", "show", str(run), "--groups", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert set(content["weights"]) == set(basis)
+    assert content["domains"] == {"step": 3, "weights": {"other": 0.75, "code": 0.25}}

@@ -13,6 +13,7 @@ from megadga.report import sampling as module
 from megadga.report.sampling import (
     BatchLayout,
     SamplerRecord,
+    last_domain_weights,
     read_sampling,
     record_interval,
     sampler_values,
@@ -142,3 +143,16 @@ def test_what_is_no_metrics_of_a_run_is_refused_in_a_line(tmp_path, content, mes
         metrics.write_text(content)
     with pytest.raises(ConfigError, match=message):
         read_sampling(metrics, 1)
+
+
+def test_the_weights_of_the_domains_of_a_basis_are_those_that_were_logged_last(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    start = line("event", 0, event="start", averaged_weights={"c0": 1.0})
+    later = line("update", 3, basis_averaged_weights={"qa": 1.0}, averaged_weights={"c0": 0.5})
+    summary = line("update", 6, basis_averaged_weights={"qa": 1.0})
+    metrics.write_text(start + later + summary)
+    assert last_domain_weights(metrics) == (3, {"c0": 0.5})
+    metrics.write_text(start + summary)
+    assert last_domain_weights(metrics) == (0, {"c0": 1.0})
+    metrics.write_text(summary)
+    assert last_domain_weights(metrics) is None

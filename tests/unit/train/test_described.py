@@ -1,11 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megadga.check import check
 from megadga.config.loading import load_config
 from megadga.data.labels import Label, Labels, Parent, write_labels
 from megadga.errors import ConfigError
+from megadga.mixers.basis import Basis, write_basis
 from megadga.report.domains import DomainInfo, write_domain_info
 from megadga.train.data import open_data
 from megadga.train.described import describe_domains
@@ -76,6 +78,17 @@ def test_parents_that_are_not_known_are_an_error(folder):
     message = r"data\.groups: expected .* found parents, but none in .*labels\.json"
     with pytest.raises(ConfigError, match=message):
         described(folder, "data.groups=parents")
+
+
+def test_a_run_over_a_basis_knows_what_its_rule_moves(folder):
+    names, clustering = ("c0", "c1", "c2", "c3"), "0" * 64
+    write_grouped(folder / "clustered", names, classifier=clustering)
+    rows = [np.array([0.5, 0.5, 0.0, 0.0]), np.array([0.1, 0.0, 0.3, 0.6])]
+    basis = Basis.from_rows(rows, names=("qa", "law"), domains=names, clustering=clustering)
+    write_basis(folder / "basis.npz", basis)
+    clustered = ["data.domains=clustered", "model.sequence_length=4", "mixing.basis=basis.npz"]
+    info = described(folder, *clustered)
+    assert (info.names, info.basis, info.moved) == (names, ("qa", "law"), ("qa", "law"))
 
 
 def test_a_run_that_goes_on_may_group_domains_that_left_it(folder):

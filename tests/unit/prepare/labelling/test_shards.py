@@ -96,6 +96,11 @@ def test_shards_of_no_clustering_are_refused(work):
     assert_refused(done, "grouping.classifier: expected clusters of")
 
 
+def test_a_clustering_is_labelled_by_the_shards_of_its_clusters(work):
+    done = run_data("label", work / "clusters")
+    assert_refused(done, "found a clustering: megadga data label SHARDS --clusters")
+
+
 def test_one_domain_alone_cannot_be_told_from_others(work, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "sea").symlink_to(work / "generic" / "sea")
