@@ -271,7 +271,7 @@ def test_a_specific_set_that_leaks_is_named_with_the_command_that_looks():
     ("specific", "domains"),
     [
         (LEAKING, LEAKING),  # a domain gains as much: it is like the set
-        (LEAKING, np.subtract(LEAKING, 0.5)),
+        (LEAKING, np.add(LEAKING, 1.0)),
         (np.add(LEAKING, 2.0), FLAT),  # far above its neighbours
         ([*FLAT[:4], 2.48, 2.45, 2.51 - LEAK_FALL], FLAT),  # little
         ([4.0, 3.0, 2.0, 2.4, 1.6, 2.3, 1.5], FLAT),  # noise
