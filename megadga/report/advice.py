@@ -431,7 +431,7 @@ def _matched(first: Series, second: Series) -> tuple[Series, Series]:
     places = {name: place for place, name in enumerate(second.names)}
     known = [place for place, name in enumerate(names) if name in places]
     values = np.full((of_second.size, len(names)), np.nan)
-    values[:, known] = second.values[np.ix_(of_second, [places[names[i]] for i in known])]
+    values[:, known] = second.values[of_second][:, [places[names[i]] for i in known]]
     steps: IntArray = first.steps[of_first]
     return Series(first.names, steps, first.values[of_first]), Series(names, steps, values)
 
