@@ -150,8 +150,9 @@ def test_wrong_settings_of_deepspeed_are_reported_beside_misspelt_keys(tmp_path)
     path = write_run(tmp_path, f"{RUN}stepz: 1\n", train_batch_size=9)
     assert complaints(path) == [
         (
-            "run.yaml:13: stepz: expected one of checkpoint, data, deepspeed, evaluation, metrics, "
-            "mixing, model, monitor, output, sampling, seed, training, watch, found 'stepz'"
+            "run.yaml:13: stepz: expected one of checkpoint, data, deepspeed, evaluation, "
+            "metrics, mixing, model, monitor, output, sampling, seed, training, watch, "
+            "found 'stepz'"
         ),
         (
             "zero.json:12: deepspeed.train_batch_size: expected 8 (training.global_batch_size), "
