@@ -208,8 +208,8 @@ class MixturePlugin:
         """Names of the domains whose first epoch the last batch has ended."""
         if self._drawn is None:
             return ()
-        domains = ended_first_epochs(self.order, self.cursors, self._drawn)
-        return tuple(self.names[domain] for domain in domains.tolist())
+        domains: list[int] = ended_first_epochs(self.order, self.cursors, self._drawn).tolist()
+        return tuple(self.names[domain] for domain in domains)
 
     @property
     def probed_s(self) -> float:
