@@ -86,13 +86,16 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Measure every case, print the table, write the rows."""
     options = parse()
-    groups = [REPLICATED, PARTITIONED]
+    groups: list[tuple[Case, ...]] = [REPLICATED, PARTITIONED]
     if options.rounds:
         groups += timed(options.rounds)
-    rows = [row for n in options.ranks for cases in groups for row in run_cases(cases, n)]
-    print("predicted over measured\n" + table(rows))
+    rows: list[Row] = []
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(rows, indent=1))
+    for ranks in options.ranks:
+        for cases in groups:
+            rows += run_cases(cases, ranks)
+            options.output.write_text(json.dumps(rows, indent=1))  # of long ones, what there is
+    print("predicted over measured\n" + table(rows))
     print(options.output)
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +15,7 @@ from megadga.model.llama import Llama
 from megadga.planning.constants import write_measured
 from megadga.planning.fitting import TimedPass, fit_constants
 from megadga.planning.workload import Decoder, Workload, Zero
+from megadga.probes.collective import ProcessGroupCollective
 from megadga.train.ranks import process_group
 
 _ROUNDS = 7
@@ -163,23 +163,13 @@ def memory_bandwidth(device: torch.device, dtype: torch.dtype) -> float:
 
 def _collectives(device: torch.device) -> Iterator[tuple[str, float]]:
     """Yield the bandwidth and start of an all-gather over all ranks. Collective."""
-    ranks = dist.get_world_size()
-    nodes = _num_nodes(device)
+    collective = ProcessGroupCollective(None, device)
+    ranks, nodes = collective.world_size, _num_nodes(device)
     size = _COLLECTIVE_BYTES_ON_CPU if device.type == "cpu" else _COLLECTIVE_BYTES
     own = torch.zeros(size // ranks, dtype=torch.uint8, device=device)
     small = torch.zeros(8, dtype=torch.uint8, device=device)
-
-    def gather(part: Tensor) -> Callable[[], None]:
-        whole = part.new_empty(part.numel() * ranks)
-
-        def run() -> None:
-            collective: Any = dist.all_gather_into_tensor  # typed as deprecated by newer torch
-            collective(whole, part)
-
-        return run
-
-    start = _seconds(gather(small), device)
-    seconds = max(_seconds(gather(own), device) - start, 1e-9)
+    start = _seconds(lambda: collective.all_gather(small), device)
+    seconds = max(_seconds(lambda: collective.all_gather(own), device) - start, 1e-9)
     yield "collective_latency_s", start
     if nodes == 1:
         yield "node_bandwidth", (ranks - 1) / ranks * size / seconds

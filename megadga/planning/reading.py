@@ -18,6 +18,7 @@ from megadga.mixers.static import uniform_weights
 from megadga.planning.workload import Decoder, Measuring, Stage, Workload, Zero
 from megadga.probes.overhead import num_compared, num_measured
 from megadga.report.history import read_all_weights
+from megadga.report.records import read_metrics
 from megadga.section import format_value
 from megadga.train.data import RunData, open_data
 from megadga.train.extension import make_extension
@@ -114,14 +115,25 @@ def _refuse_unplanned(config: RunConfig) -> None:
         found: Any = config.deepspeed
         for key in path:
             found = cast("Mapping[str, Any]", found).get(key) if found else None
-        if not found or (found == 1 and found is not True):
+        if not _is_used(found):
             continue
-        if isinstance(found, Mapping):
-            section = cast("Mapping[str, Any]", found)
-            if section.get("enabled") is False or section.get("device") == "none":
-                continue
         expected = "none of it, as `megadga plan` does not model it"
         raise config.invalid("deepspeed", *path, expected=expected, found=format_value(found))
+
+
+def _is_used(value: Any) -> bool:
+    """Tell whether a setting does anything: sizes from 2 on, sections that are not off."""
+    match value:
+        case None | False:
+            return False
+        case True:
+            return True
+        case int():
+            return value > 1
+        case {"enabled": False} | {"device": "none"}:
+            return False
+        case _:
+            return bool(value)
 
 
 def _rows(config: RunConfig, data: RunData | None) -> int:
@@ -278,7 +290,7 @@ def _planned_scheduler(config: RunConfig, num_domains: int) -> Scheduler:
         epochs_per_step=np.full(num_domains, 1.0 / training.steps),
         importance=importance_of_sets(config),
         error=config.error,
-        read_history=read_all_weights,
+        read_history=lambda metrics: read_all_weights(read_metrics(metrics)),
     )
     if isinstance(config.mixing, ExtensionOptions):
         return make_extension(config.mixing, context, tuple(config.data.specific))

@@ -15,7 +15,7 @@ from megadga.planning.communication import (
 )
 from megadga.planning.constants import assumed_constants
 from megadga.planning.memory import factor_elements
-from megadga.planning.workload import Measuring, Zero
+from megadga.planning.workload import Measuring, Stage, Zero
 from tests.unit.planning.test_memory import BF16, BLOCK, P, of_stage
 
 CONSTANTS = assumed_constants(ACCELERATORS["h100"]).with_values(
@@ -97,7 +97,7 @@ def test_every_rank_passes_a_micro_batch_however_few_the_sequences() -> None:
     assert [num_micro_batches(BF16, number) for number in (1, 12, 13)] == [1, 1, 2]
 
 
-def sent_for(probe, *, preconditioned: bool = False, stage=1) -> dict[str, float]:
+def sent_for(probe, *, preconditioned: bool = False, stage: Stage = 1) -> dict[str, float]:
     measuring = Measuring(probe, 5, 13, interval=1, num_updates=1, preconditioned=preconditioned)
     traffic = update_traffic(of_stage(stage), measuring)
     return {each.what: each.payload for each in traffic}
