@@ -118,9 +118,12 @@ class OverTargets:
         return _with_targets(inner, task_weights(state))
 
     def carried(self, state: MixtureState, change: MixtureChange) -> MixtureState:
-        """Return the state after a change, as the rule inside carries it."""
+        """Return the state after a change, as the rule inside carries it.
+
+        What a checkpoint says of its domains has the weights alone, and nothing of the targets.
+        """
         inner = carried_state(self.rule, inner_state(state), change)
-        kept = change.same_rule and change.same_targets
+        kept = change.same_rule and change.same_targets and TASK_WEIGHTS in state.memory
         return _with_targets(inner, task_weights(state) if kept else self._shares())
 
     def _shares(self) -> FloatArray:

@@ -95,6 +95,14 @@ def test_a_rule_keeps_what_it_knows_of_the_domains_that_stay(name):
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_the_weights_alone_are_enough_to_say_what_they_will_be(name):
+    # That is all that a checkpoint says of them before its model is loaded.
+    state = replace(trained(name, 3), memory={})
+    after = carried_state(RULES[name](3), state, change([0, 1, 2], before=3))
+    np.testing.assert_array_equal(after.averaged_weights, state.averaged_weights)
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_growth_alone_changes_no_bit_of_the_mixture(name):
     state = trained(name, 3)
     after = carried_state(RULES[name](3), state, change([0, 1, 2], before=3))
