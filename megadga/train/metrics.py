@@ -1,25 +1,20 @@
-"""Metric sinks: a JSON-lines file, a file of mean weights, and the console."""
+"""Metric sinks: a JSON-lines file, and a file of mean weights."""
 
 import json
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TextIO, cast, final
-
-from tqdm import tqdm
+from typing import Any, BinaryIO, Protocol, cast, final
 
 from megadga.config.yaml_source import dump_line
-from megadga.console import shows_bars
 from megadga.data.files import atomic_write, parse_strictly
 from megadga.errors import ResumeError
 from megadga.plugin import Metrics
 from megadga.plugin.records import MEAN_WEIGHTS
-from megadga.train.waiting import format_bytes
 
 
 class MetricSink(Protocol):
@@ -257,134 +252,3 @@ class MeanWeightsFile:
             line = dump_line({"type": "static", "weights": self._weights})
             with atomic_write(self._path) as file:
                 file.write(line.encode())
-
-
-_NUM_SHOWN_WEIGHTS = 3
-
-
-_HIDDEN_EVENTS = ("start",)
-"""Events that the console does not show."""
-
-
-_LISTED = 8
-"""Names listed in an event; there may be thousands of domains."""
-
-
-@final
-class Progress:
-    """Shows a progress bar on a terminal, or plain lines in a log. A ``MetricSink``.
-
-    Plain lines are printed for the first step and at intervals, with the remaining time.
-
-    Args:
-        total_steps: Total optimizer steps of the run.
-        first_step: Steps completed before this process started.
-        weights: Initial weight of each domain, replaced by those of updates.
-        stream: Output stream, for example standard error.
-        line_interval: Steps between plain lines, at least 1.
-        clock: Returns a monotonic time in seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        total_steps: int,
-        first_step: int,
-        weights: Mapping[str, float],
-        stream: TextIO,
-        line_interval: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._total_steps = total_steps
-        self._stream = stream
-        self._line_interval = line_interval
-        self._largest = _largest(weights)
-        self._clock = clock
-        self._timed_from: tuple[int, float] | None = None
-        self._bar = tqdm(
-            total=total_steps,
-            initial=first_step,
-            file=stream,
-            disable=not shows_bars(stream),
-            unit="step",
-            dynamic_ncols=True,
-        )
-        if first_step:
-            self._write(f"continues after step {first_step}")
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        """Show the records of optimizer step ``step``."""
-        if "update" in metrics:
-            update = metrics["update"]
-            # With a basis, the domains' weights may be omitted.
-            weights = update.get("averaged_weights") or update["basis_averaged_weights"]
-            self._largest = _largest(weights)
-        if "train" in metrics:
-            self._show_step(step, metrics["train"])
-        if "evaluation" in metrics:
-            self._write(f"step {step}: validation {_losses(metrics['evaluation'])}")
-        if "checkpoint" in metrics:
-            self._write(f"step {step}: {_checkpoint(metrics['checkpoint'])}")
-        if "event" in metrics and metrics["event"]["event"] not in _HIDDEN_EVENTS:
-            self._write(f"step {step}: {_event(metrics['event'])}")
-        if step == self._total_steps:
-            self._bar.close()
-
-    def _show_step(self, step: int, train: Mapping[str, Any]) -> None:
-        status = (
-            f"loss {train['loss']:.3f}  {train['tokens_per_s']:,.0f} tokens/s  {self._largest}"
-        )
-        is_first = self._timed_from is None
-        if self._timed_from is None:  # the first step includes set-up time
-            self._timed_from = step, self._clock()
-        if not self._bar.disable:
-            self._bar.set_postfix_str(status, refresh=False)
-            self._bar.update(step - self._bar.n)  # a run may go back
-        elif is_first or step % self._line_interval == 0 or step == self._total_steps:
-            left = self._time_left(step, *self._timed_from)
-            self._write(f"step {step}/{self._total_steps}  {status}{left}")
-
-    def _time_left(self, step: int, first_step: int, since: float) -> str:
-        """Return the remaining time, extrapolated from the speed since the first step."""
-        if not first_step < step < self._total_steps:
-            return ""
-        seconds = (self._clock() - since) / (step - first_step) * (self._total_steps - step)
-        return f"  {tqdm.format_interval(seconds)} left"
-
-    def _write(self, line: str) -> None:
-        with suppress(OSError):  # a closed terminal must not end the run
-            self._bar.write(line, file=self._stream)
-            self._stream.flush()
-
-
-def _largest(weights: Mapping[str, float]) -> str:
-    """Return the three largest weights: ``code 0.41, books 0.22, web 0.10``."""
-    heaviest = sorted(weights, key=lambda name: -weights[name])[:_NUM_SHOWN_WEIGHTS]
-    return ", ".join(f"{name} {weights[name]:.3f}" for name in heaviest)
-
-
-def _losses(evaluation: Mapping[str, Any]) -> str:
-    losses = {**evaluation["specific"], "general": evaluation["general"]}
-    return ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
-
-
-def _checkpoint(written: Mapping[str, Any]) -> str:
-    size, rate = format_bytes(written["bytes"]), format_bytes(written["bytes_per_s"])
-    waited = f", training waited {written['waited_s']:.1f} s"
-    return f"checkpoint of {size} written in {written['seconds']:.1f} s ({rate}/s){waited}"
-
-
-def _event(event: Mapping[str, Any]) -> str:
-    details = ", ".join(
-        f"{key} {_format_value(value)}" for key, value in event.items() if key != "event"
-    )
-    return f"{event['event']} ({details})"
-
-
-def _format_value(value: Any) -> str:
-    """Return a value as text; long lists are truncated."""
-    if not isinstance(value, list):
-        return str(value)
-    items = cast("list[Any]", value)
-    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
-    return f"[{', '.join(map(str, items[:_LISTED]))}{more}]"
