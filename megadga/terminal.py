@@ -18,7 +18,7 @@ _DOWN = "\x1bD"
 """One row down in the same column; scrolls at the bottom of the scrolling region."""
 
 
-_ERASE_BELOW = "\x1b[J"
+_ERASE_BELOW, _ERASE_ROW, _PLAIN = "\x1b[J", "\x1b[2K", "\x1b[0m"
 
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -53,8 +53,9 @@ def can_pin_rows(stream: TextIO, environment: Mapping[str, str]) -> bool:
 def release_rows(stream: TextIO, environment: Mapping[str, str]) -> None:
     """Give a terminal back all of its rows, for a process that could not; else nothing is seen."""
     if can_pin_rows(stream, environment):
+        # Not by the stream, which a signal handler may have interrupted.
         with suppress(OSError):  # the terminal may be closed
-            print(f"{_WHOLE_SCREEN}{_ERASE_BELOW}{_SHOW_CURSOR}", end="", file=stream, flush=True)
+            os.write(stream.fileno(), f"{_WHOLE_SCREEN}{_ERASE_BELOW}{_SHOW_CURSOR}".encode())
 
 
 @final
@@ -124,10 +125,9 @@ class PinnedRows:
         first = size.lines - len(rows) + 1
         region = f"\x1b[1;{first - 1}r" if rows else "\x1b[r"
         written.append(f"{_SAVE}{region}")
-        for freed in range(size.lines - self._num_rows + 1, first):
-            written.append(f"\x1b[{freed};1H\x1b[2K")
-        for number, row in enumerate(rows, start=first):
-            written.append(f"\x1b[{number};1H\x1b[2K{row}\x1b[0m")
+        freed = ("",) * max(0, self._num_rows - len(rows))
+        for number, row in enumerate((*freed, *rows), start=first - len(freed)):
+            written += (f"\x1b[{number};1H", _ERASE_ROW, row, _PLAIN)
         written.append(f"{_RESTORE}{_SHOW_CURSOR}")
         self._num_rows = len(rows)
         self._write("".join(written))

@@ -38,6 +38,7 @@ from megadga.launch.supervision import (
 )
 from megadga.run_folder.failures import clear_failures, describe_failure
 from megadga.run_folder.markers import RunOutcome, finished_step, rewind_run
+from megadga.terminal import release_rows
 
 USER_ERROR = 2
 """Exit code of `megadga train` for what the user can mend: starting again would not help."""
@@ -120,6 +121,8 @@ def run(
                 ask_to_stop=terminate if plan.stop_file is None else touch(plan.stop_file),
                 end=plan.end,
             )
+            if ended.code != 0:  # a rank that was killed could not
+                release_rows(sys.stderr, os.environ)
             if ended.code == 0 and not ended_normally():
                 ended = replace(ended, code=LOST)  # mpirun exits with 0 after losing a host
             if _is_final(ended):

@@ -23,6 +23,7 @@ import psutil
 from megadga.console import run_program
 from megadga.launch.operators import remove_own_locks
 from megadga.launch.ranks import rank_for_messages
+from megadga.terminal import release_rows
 
 
 @contextmanager
@@ -116,7 +117,7 @@ class StopSignal:
         path = environment.get(STOP_FILE)
         return cls(
             None if path is None or rank_for_messages(environment) else Path(path),
-            before_end=lambda: remove_own_locks(environment),
+            before_end=lambda: _let_go(environment),
         )
 
     def requested(self) -> bool:
@@ -140,6 +141,12 @@ class StopSignal:
             os.kill(os.getpid(), signal.SIGINT)
         self._interrupted = self._interrupted or number == signal.SIGINT
         self._signalled = True
+
+
+def _let_go(environment: Mapping[str, str]) -> None:
+    """Release what this process holds and its end would not: locks, rows of the terminal."""
+    remove_own_locks(environment)
+    release_rows(sys.stderr, environment)
 
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)

@@ -22,6 +22,7 @@ from megadga.run_folder.stacks import (
     remove_stack,
     stack_path,
 )
+from megadga.terminal import release_rows
 
 STALLED = 1
 """Exit code of a rank without progress, the fault handler's too. Starting again may help."""
@@ -140,6 +141,7 @@ class StallWatch:
     def _end(self, file: TextIO, idle_s: float, wait_s: float) -> None:
         """Write the stacks, wait for those of other ranks, report, and end the process."""
         faulthandler.cancel_dump_traceback_later()
+        release_rows(sys.stderr, os.environ)
         now = self._now
         at, waits = locate_main_thread()
         host = self._hosts[self._rank]

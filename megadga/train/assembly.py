@@ -148,6 +148,7 @@ def open_run(
                     yield run
                 finally:
                     run.stalls.close()
+                    run.progress.close()
                 run.mixture.close()
     finally:
         lock.release()
@@ -277,13 +278,14 @@ def _assemble(
     )
     checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     requests.resume()
+    progress = make_progress(config, plugin, engine.device, ranks)
     sinks = MetricFanOut(
         ()
         if metrics is None
         else (
             thinned_records(config, metrics, mixture.updates),
             mean_weights_file(config),
-            make_progress(config, plugin),
+            progress,
         ),
         retries=waiting_of(config).pauses,
     )
@@ -337,6 +339,7 @@ def _assemble(
         spikes=response,
         parameters=ParameterAgreement(ranks, engine) if config.watch.compare_parameters else None,
         stalls=stalls,
+        progress=progress,
         requests=requests,
         stop=stop,
         markers=markers,

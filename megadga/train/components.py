@@ -3,8 +3,14 @@
 import os
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
 
 from megadga.config.run import RunConfig
+from megadga.data.files import parse_strictly
 from megadga.data.order import WindowOrder
 from megadga.launch.ranks import DEADLINE, read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
@@ -15,18 +21,18 @@ from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
 from megadga.report.sampling import BatchLayout
+from megadga.run_folder.layout import METRICS_FILE
 from megadga.run_folder.retention import Retention
-from megadga.train.checkpoints import (
-    CheckpointPlan,
-)
+from megadga.terminal import PinnedRows, can_pin_rows
+from megadga.train.checkpoints import CheckpointPlan
 from megadga.train.data import RunData
 from megadga.train.engine import load_reference
 from megadga.train.evaluation import Evaluation, EvaluationPlan
-from megadga.train.metrics import MeanWeightsFile, MetricsFile, Progress
+from megadga.train.live_view import LiveView, ShownWeights, Status
+from megadga.train.metrics import MeanWeightsFile, MetricsFile
 from megadga.train.mixture import Mixture
-from megadga.train.ranks import (
-    StepAllReduce,
-)
+from megadga.train.progress import NoProgress, Progress, ProgressLines, shown_weights
+from megadga.train.ranks import Ranks, StepAllReduce
 from megadga.train.replay import shards_digest
 from megadga.train.step import Reweighting, Trainer, Watching, step_seed
 from megadga.train.thinning import ThinnedRecords
@@ -194,12 +200,50 @@ def mean_weights_file(config: RunConfig) -> MeanWeightsFile:
     )
 
 
-def make_progress(config: RunConfig, mixture: MixturePlugin) -> Progress:
-    """Return the display of a run's progress."""
-    return Progress(
-        total_steps=config.training.steps,
-        first_step=mixture.step,
-        weights=dict(zip(mixture.names, mixture.weights.tolist(), strict=True)),
-        stream=sys.stderr,
-        line_interval=max(1, config.training.steps // 100),
+def make_progress(
+    config: RunConfig, mixture: MixturePlugin, device: torch.device, ranks: Ranks
+) -> Progress:
+    """Return what shows a run's progress on rank 0, and print there what the run runs on.
+
+    On a terminal with a cursor it is a view, elsewhere it is lines.
+    """
+    if ranks.rank != 0:
+        return NoProgress()
+    steps, step = config.training.steps, mixture.step
+    where = f"{ranks.world_size} rank{'s' * (ranks.world_size > 1)} on {_device_name(device)}"
+    after = f", continues after step {step}" if step else ""
+    with suppress(OSError):  # a closed terminal must not end the run
+        print(f"{config.output}: {steps:,} steps, {where}{after}", file=sys.stderr, flush=True)
+    weights = shown_weights(mixture.initial_weights())
+    rows = PinnedRows.on(sys.stderr) if can_pin_rows(sys.stderr, os.environ) else None
+    if rows is None:
+        interval = max(1, steps // 100)
+        return ProgressLines(
+            total_steps=steps, weights=weights, stream=sys.stderr, line_interval=interval
+        )
+    start = _weights_at_start(config.output / METRICS_FILE)
+    status = Status(
+        title=f"{config.output}, {where}",
+        total_steps=steps,
+        weights=ShownWeights.of(step, weights),
+        start=None if start is None else ShownWeights.of(0, start),
+        step=step,
     )
+    is_unicode = sys.stderr.encoding.lower().startswith("utf")
+    return LiveView(rows, status, bar="━" if is_unicode else "=")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _weights_at_start(metrics: Path) -> Mapping[str, float] | None:
+    """Return the weights at step 0, which the first line of a run's metrics has."""
+    with suppress(OSError), metrics.open(encoding="utf-8") as file:
+        record = parse_strictly(file.readline().rstrip("\n") or "{}")
+        match record:
+            case {"event": "start"}:
+                return shown_weights(record)
+            case _:
+                pass
+    return None

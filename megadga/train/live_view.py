@@ -1,4 +1,4 @@
-"""A run as it is now, on the last rows of a terminal: progress, losses, weights, the last event."""
+"""A run as it is now, on the last rows of a terminal: progress, losses, weights, last event."""
 
 import heapq
 import io
@@ -111,9 +111,7 @@ class Status:
             status = replace(status, train=metrics["train"])
         if "update" in metrics:
             update = metrics["update"]
-            weights = ShownWeights.of(
-                step, shown_weights(update), update.get("effective_domains")
-            )
+            weights = ShownWeights.of(step, shown_weights(update), update.get("effective_domains"))
             status = replace(status, before=self.weights, weights=weights)
         if "evaluation" in metrics:
             losses = evaluated_losses(metrics["evaluation"])
@@ -162,6 +160,8 @@ class LiveView:
             self._pace.advance(step)
         for line in happened(step, metrics):
             self._rows.print(line)
+        if not self._status.train:  # the run is being set up, and may still fail
+            return
         if (began := self._clock()) >= self._next_s and self._rows.takes_rows:
             self._draw()
             ended = self._clock()
@@ -194,8 +194,6 @@ def view_rows(status: Status, *, columns: int, lines: int, bar: str = "━") -> 
         return []
     room = lines // 2
     progress = _progress_row(status, columns, bar)
-    if not status.train:
-        return [progress]
     about = [progress, _training_row(status.train)]
     if status.validation is not None:
         about += _validation_rows(status.validation, columns)

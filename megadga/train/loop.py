@@ -11,6 +11,7 @@ from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.evaluation import Evaluation
 from megadga.train.live import LiveRevisions
 from megadga.train.nonfinite import NonFiniteSteps
+from megadga.train.progress import Progress
 from megadga.train.ranks import CollectiveStop
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import SpikeResponse
@@ -43,6 +44,7 @@ class Run:
         spikes: Decides which updates are applied, and what follows a loss spike.
         parameters: Compares the ranks' parameters before a checkpoint; None: nothing does.
         stalls: Watches this rank's progress.
+        progress: Shows how far the run has come, on rank 0.
         requests: Applies requests to the mixture between steps.
         stop: Queried after every step for a request to stop.
         markers: Records how the run ended.
@@ -60,6 +62,7 @@ class Run:
     spikes: SpikeResponse
     parameters: ParameterAgreement | None
     stalls: StallWatch
+    progress: Progress
     requests: MixtureRequests
     stop: CollectiveStop
     markers: Markers

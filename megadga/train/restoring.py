@@ -9,10 +9,9 @@ from typing import Any, final
 
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from megadga.config.changes import ResumeChanges
-from megadga.console import shows_bars
+from megadga.prepare.progress import ProgressBars, no_progress
 from megadga.probes.saving import PendingFile
 from megadga.probes.weights_only import WeightsOnlyEngine
 from megadga.train.resharding import load_states, num_values
@@ -106,9 +105,10 @@ class ResumableEngine:
         _say(f"dividing {what}, for {changes.after}: {format_bytes(files)}")
         found = open_states(checkpoint, changes.before.zero_stage)
         total = num_values(self._engine, found)
-        shown = dist.get_rank() == 0 and shows_bars()
-        with tqdm(total=total, unit=" values", unit_scale=True, disable=not shown) as bar:
-            load_states(self._engine, found, checkpoint, advance=bar.update)
+        with ProgressBars() as bars:
+            begin = bars if dist.get_rank() == 0 else no_progress
+            advance = begin("dividing", total, " values")
+            load_states(self._engine, found, checkpoint, advance=advance)
         client_state = _copied(found.client_state["megadga"])
         dist.barrier()
         _say(f"divided {what} in {time.perf_counter() - begun:.1f} s")
