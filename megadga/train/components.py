@@ -221,7 +221,7 @@ def make_progress(
         return ProgressLines(
             total_steps=steps, weights=weights, stream=sys.stderr, line_interval=interval
         )
-    start = _weights_at_start(config.output / METRICS_FILE)
+    start = weights if step == 0 else _weights_at_start(config.output / METRICS_FILE)
     status = Status(
         title=f"{config.output}, {where}",
         total_steps=steps,

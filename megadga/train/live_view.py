@@ -36,6 +36,14 @@ _MOST_DOMAINS = 64
 _FEWEST_COLUMNS, _FEWEST_LINES = 20, 4
 
 
+_MOST_COLUMNS = 120
+"""Rows are no wider, so that a name and what is said of it stay together."""
+
+
+_FEWEST_WEIGHTS = 3
+"""Rows with weights: titles, the largest one, and how many more there are."""
+
+
 @dataclass(frozen=True)
 class ShownWeights:
     """Weights of domains, or of a basis, after an update.
@@ -192,16 +200,16 @@ def view_rows(status: Status, *, columns: int, lines: int, bar: str = "━") -> 
     """
     if columns < _FEWEST_COLUMNS or lines < _FEWEST_LINES:
         return []
-    room = lines // 2
+    columns, room = min(columns, _MOST_COLUMNS), lines // 2
     progress = _progress_row(status, columns, bar)
     about = [progress, _training_row(status.train)]
     if status.validation is not None:
         about += _validation_rows(status.validation, columns)
     event = [Text(_printable(f"last event  {status.event}"), style="dim")] if status.event else []
     title = [_title_row(status.title, columns, bar)]
-    if room < len(title) + len(about) + len(event) + 2:  # the titles of weights, and one
-        return [*about, *event][:room]
     for_weights = room - len(title) - len(about) - len(event)
+    if for_weights < _FEWEST_WEIGHTS:
+        return [*about, *event][:room]
     return [*title, *about, *_weight_rows(status, columns, for_weights, bar), *event]
 
 
@@ -215,7 +223,7 @@ def _progress_row(status: Status, columns: int, bar: str) -> Text:
     before = f"step {status.step:,}/{status.total_steps:,}  "
     left = "" if status.left_s is None else f"  {format_duration(status.left_s)} left"
     after = f"  {share:4.0%}{left}"
-    text = Text(before, style="bold")
+    text = Text.assemble((before, "bold"))
     text.append_text(_bar(share, max(0, columns - len(before) - len(after)), bar))
     return text.append(after, style="bold")
 
@@ -260,7 +268,7 @@ def _weight_rows(status: Status, columns: int, room: int, bar: str) -> list[Text
         earlier = earlier[:1]
     earlier = [each for each in earlier if each.step < now.step]
     size = max(9, *(len(f"since {each.step:,}") + 2 for each in earlier)) if earlier else 0
-    names = now.leading[: room - 1 - (len(now.weights) > room - 1)]
+    names = now.leading[: room - (1 if len(now.weights) < room else 2)]
     widest = max(cell_len(_printable(name)) for name in names)
     name_size = min(widest, columns // 3)
     for_bar = max(0, columns - name_size - len("  0.000  ") - size * len(earlier))

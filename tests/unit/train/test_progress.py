@@ -1,24 +1,14 @@
 import errno
-import fcntl
 import io
-import os
-import struct
-import termios
 
 import pytest
 
-from megadga.train.metrics import Progress
+from megadga.train.progress import ProgressLines, format_duration
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def progress(stream, *, total_steps=4, first_step=0, line_interval=2, clock=lambda: 0.0):
-    return Progress(
+def progress(stream, *, total_steps=4, line_interval=2, clock=lambda: 0.0):
+    return ProgressLines(
         total_steps=total_steps,
-        first_step=first_step,
         weights={"a": 0.1, "b": 0.4, "c": 0.2, "d": 0.3},
         stream=stream,
         line_interval=line_interval,
@@ -49,27 +39,10 @@ def test_logs_get_periodic_lines_with_the_remaining_time():
 def test_the_time_left_goes_by_the_speed_since_this_process_started():
     stream = io.StringIO()
     seconds = iter([0.0, 40.0])
-    shown = progress(
-        stream, total_steps=1000, first_step=100, line_interval=50, clock=lambda: next(seconds)
-    )
+    shown = progress(stream, total_steps=1000, line_interval=50, clock=lambda: next(seconds))
     shown.log(110, train(1.0))
     shown.log(150, train(1.0))
     assert stream.getvalue().splitlines()[-1].endswith("  14:10 left")
-
-
-def test_a_terminal_without_columns_gets_lines():
-    end, terminal = os.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
-    with os.fdopen(terminal, "w") as stream:
-        shown = progress(stream, line_interval=1)
-        for step in range(1, 5):
-            shown.log(step, train(0.5))
-        written = b""
-        while written.count(b"\n") < 4:
-            written += os.read(end, 65536)
-    os.close(end)
-    lines = written.decode().splitlines()
-    assert [line.split("  ")[0] for line in lines] == [f"step {step}/4" for step in range(1, 5)]
 
 
 def test_the_start_event_is_not_shown():
@@ -111,33 +84,32 @@ def test_evaluations_and_events_are_reported_whatever_the_interval():
     ]
 
 
-def test_a_terminal_gets_a_bar_that_starts_where_the_run_does():
-    stream = Terminal()
-    shown = progress(stream, total_steps=4, first_step=2)
-
-    shown.log(3, train(0.5))
-    shown.log(4, train(0.25))
-
-    last = stream.getvalue().rstrip().rsplit("\r", maxsplit=1)[-1]
-    assert "4/4" in last
-    assert "loss 0.250  12,346 tokens/s  b 0.400" in last
-
-
-def test_a_run_that_continues_says_where():
+def test_a_run_that_goes_back_is_timed_from_there():
     stream = io.StringIO()
+    seconds = iter([0.0, 10.0, 20.0, 30.0, 40.0])
+    shown = progress(stream, total_steps=10, line_interval=1, clock=lambda: next(seconds))
+    for step in (5, 6, 4, 5):
+        shown.log(step, train(1.0))
+    assert stream.getvalue().splitlines()[-1].endswith("  00:50 left")
 
-    progress(stream, first_step=2)
 
-    assert stream.getvalue() == "continues after step 2\n"
+def test_advice_is_a_sentence():
+    stream = io.StringIO()
+    event = {"event": "advice", "finding": "noise", "text": "Updates are noise: probe more."}
+    progress(stream).log(7, {"event": event})
+    assert stream.getvalue() == "step 7: advice: Updates are noise: probe more.\n"
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_closed_terminal_does_not_end_the_run(terminal):
-    class Closed(Terminal):
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.9, "00:00"), (61.0, "01:01"), (3725.0, "1:02:05"), (4e5, "111:06:40")]
+)
+def test_durations_have_hours_from_an_hour_on(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_a_closed_terminal_does_not_end_the_run():
+    class Closed(io.StringIO):
         open = True
-
-        def isatty(self):
-            return terminal
 
         def write(self, text):
             if not self.open:
