@@ -12,10 +12,13 @@ from pathlib import Path
 from megadga.commands.command import Command, add_run
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
+from megadga.errors import MegadgaError
 from megadga.launch.plan import count, ranks
 from megadga.launch.quiet import prints_of_first_rank, quieten
 from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.launch.supervision import STOPPED, StopSignal
+from megadga.report.runs import read_run
+from megadga.report.summary import summarize, summary_lines
 from megadga.run_folder.checkpoints import checkpoint_path
 from megadga.run_folder.failures import record_failures, record_start
 from megadga.run_folder.markers import RunFinishedError, finished_step
@@ -74,12 +77,22 @@ def _train(options: argparse.Namespace) -> int:
                 saved = _saved(run.mixture.step, run.checkpoints.newest)
         except RunFinishedError as done:
             return _nothing_left(config, done.step)
-    if not finished and rank == 0:
-        message = f"{config.output}: {saved}; the same command continues"
+    if rank == 0:
+        told = _summary(config.output)
+        if not finished:
+            told.append(f"{config.output}: {saved}; the same command continues")
         with suppress(OSError):  # the terminal may be closed
-            print(message, file=sys.stderr)
+            print("\n".join(told), file=sys.stderr)
     # torchrun's agents would restart ranks that do not exit with 0.
     return 0 if finished or ranks.launcher == "torchrun" else STOPPED
+
+
+def _summary(output: Path) -> list[str]:
+    """Return what the run has come to, from its folder: also what was before a resume."""
+    try:
+        return ["", *summary_lines(summarize(read_run(output)))]
+    except (MegadgaError, OSError) as error:  # the run itself is saved
+        return [f"{output}: expected to summarise the run, found {error}"]
 
 
 def _nothing_left(config: RunConfig, step: int) -> int:
