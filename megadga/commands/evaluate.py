@@ -16,7 +16,7 @@ from megadga.commands.model import MODEL, add_model_options, load_model, named_m
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.launch.plan import count
-from megadga.launch.quiet import prints_of_first_rank, quieten
+from megadga.launch.quiet import library_prints, quieten
 from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.prepare.progress import ProgressBars
 from megadga.run_folder.checkpoints import CHECKPOINTS, latest_checkpoint
@@ -287,7 +287,7 @@ def _evaluate_config(path: Path, overrides: Sequence[str]) -> int:
     from megadga.train.metrics import MetricsFile  # noqa: PLC0415
 
     with record_failures(config.output, rank=rank), ExitStack() as stack:
-        with prints_of_first_rank(os.environ, rank=rank):
+        with library_prints(os.environ, rank=rank):
             run = stack.enter_context(open_run(config, evaluate_only=True))
         metrics, step = evaluate(run), run.mixture.step
     if rank == 0 and metrics:

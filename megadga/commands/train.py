@@ -14,7 +14,7 @@ from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
 from megadga.errors import MegadgaError
 from megadga.launch.plan import count, ranks
-from megadga.launch.quiet import prints_of_first_rank, quieten
+from megadga.launch.quiet import library_prints, quieten
 from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.launch.supervision import STOPPED, StopSignal
 from megadga.report.runs import read_run
@@ -64,7 +64,7 @@ def _train(options: argparse.Namespace) -> int:
 
         try:
             with record_failures(config.output, rank=rank), ExitStack() as stack:
-                with prints_of_first_rank(os.environ, rank=rank):
+                with library_prints(os.environ, rank=rank):
                     opening = open_run(
                         config,
                         stop_requested=stop.requested,

@@ -4,8 +4,11 @@ import contextlib
 import io
 import logging
 import os
+import re
+import sys
 import warnings
 from collections.abc import Generator, Mapping
+from typing import TextIO, final
 
 VERBOSE = "MEGADGA_VERBOSE"
 """Variable that, set to 1, lets every rank's libraries say all that they have to say."""
@@ -14,8 +17,21 @@ VERBOSE = "MEGADGA_VERBOSE"
 _LOGGERS = ("DeepSpeed", "torch.distributed")
 
 
+_NOTHING_TO_DO = (
+    # A run says what it runs on.
+    "Setting accelerator to CPU",
+    # DeepSpeed itself asks for it, of every schedule.
+    "Attempting to get learning rate from scheduler before it has started",
+)
+"""How DeepSpeed's warnings begin that are no fault of its user's."""
+
+
+_PRINTED = re.compile(r"DeepSpeed \S+ built successfully$")
+"""Lines that DeepSpeed prints, and nobody needs."""
+
+
 def quieten(environment: Mapping[str, str], *, rank: int) -> None:
-    """Let ranks but the first log errors alone, and none warn of what libraries deprecate.
+    """Let ranks but the first log errors alone, and none warn of what its user cannot change.
 
     Called before the libraries are imported.
 
@@ -28,6 +44,7 @@ def quieten(environment: Mapping[str, str], *, rank: int) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|deepspeed)\b")
     if rank == 0:
+        logging.getLogger("DeepSpeed").addFilter(_is_of_use)
         return
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|deepspeed)\b")
     for name in _LOGGERS:  # a filter stays when the library sets its logger up
@@ -37,13 +54,42 @@ def quieten(environment: Mapping[str, str], *, rank: int) -> None:
 
 
 @contextlib.contextmanager
-def prints_of_first_rank(environment: Mapping[str, str], *, rank: int) -> Generator[None]:
-    """Have what ranks but the first print on standard output meanwhile go nowhere."""
-    if rank == 0 or _is_verbose(environment):
+def library_prints(environment: Mapping[str, str], *, rank: int) -> Generator[None]:
+    """Send what is printed on standard output meanwhile to standard error, on rank 0 alone.
+
+    Standard output is for a command's results. What other ranks print goes nowhere.
+    """
+    if _is_verbose(environment):
         yield
         return
-    with contextlib.redirect_stdout(io.StringIO()):
+    stream = _Prints(sys.stderr) if rank == 0 else io.StringIO()
+    with contextlib.redirect_stdout(stream):
         yield
+
+
+@final
+class _Prints(io.TextIOBase):
+    """Passes on complete lines that are of use.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        """Take a text of any number of lines."""
+        *lines, self._begun = f"{self._begun}{text}".split("\n")
+        for line in lines:
+            if not _PRINTED.match(line):
+                self._stream.write(f"{line}\n")
+        return len(text)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NOTHING_TO_DO)
 
 
 def _is_verbose(environment: Mapping[str, str]) -> bool:

@@ -18,8 +18,8 @@ from megadga.data.files import atomic_write
 from megadga.data.order import WindowOrder
 from megadga.data.verify import DataFileWatcher, check_checksums
 from megadga.errors import ConfigError, ResumeError
-from megadga.launch.operators import SHARED_MEMORY, needed_ops, wait_for_ops
-from megadga.launch.ranks import read_deadline_s
+from megadga.launch.operators import SHARED_MEMORY, missing_ops, needed_ops, wait_for_ops
+from megadga.launch.ranks import rank_for_messages, read_deadline_s
 from megadga.plugin import Metrics, MixturePlugin, Plugin
 from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
@@ -188,12 +188,17 @@ def _check_same_everywhere(opened: Opened, ranks: Ranks) -> None:
 def _wait_for_operators(config: RunConfig) -> None:
     accelerator: Any = get_accelerator()
     on_cpu = accelerator.device_name() == "cpu"
+    names = (*needed_ops(config.deepspeed), *((SHARED_MEMORY,) if on_cpu else ()))
     wait_for_ops(
-        (*needed_ops(config.deepspeed), *((SHARED_MEMORY,) if on_cpu else ())),
+        names,
         os.environ,
         deadline_s=read_deadline_s(os.environ),
         tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    if rank_for_messages(os.environ) == 0 and (missing := missing_ops(names, os.environ)):
+        _print_stderr(
+            f"compiling {', '.join(missing)} of DeepSpeed's, which takes a minute or more, once"
+        )
 
 
 def _assemble(
