@@ -110,16 +110,25 @@ def test_losses_are_those_that_the_run_logged(folder, capsys, run, step):
     assert losses_of(told) == pytest.approx(expected, abs=1e-6)
 
 
-def test_standard_output_is_json_and_nothing_else(folder):
+def test_standard_output_has_results_and_nothing_else_is_said(folder):
     # Not a warm process: DeepSpeed logs when it is imported.
-    command = [sys.executable, "-m", "megadga.cli", "evaluate", "qwen", "--json", "--limit", "1"]
+    program = """
+from megadga.cli import main
+
+assert main(["evaluate", "qwen", "--json", "--limit", "1"]) == 0
+assert main(["generate", "qwen", "--prompt", "neither", "--max-new-tokens", "2"]) == 0
+assert main(["export", "qwen", "qwen-hf"]) == 0
+"""
+    command = [sys.executable, "-c", program]
     done = subprocess.run(
         command, cwd=folder, env=rank_environment(), capture_output=True, text=True, check=False
     )
 
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    told, end = json.JSONDecoder().raw_decode(done.stdout)
     assert [each["windows"] for each in told["sets"]] == [1, 1, 1]
+    *_, last = done.stdout[end:].splitlines()
+    assert last.startswith("qwen-hf: step 8, ")
 
 
 def test_a_run_and_its_exported_folder_score_alike(folder, capsys):

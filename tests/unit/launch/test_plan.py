@@ -11,6 +11,8 @@ from megadga.launch import plan as plans
 from megadga.launch.hosts import Host
 from megadga.launch.plan import Plan, PrivateFile, show
 from megadga.launch.supervision import Command, Timeouts
+from megadga.terminal import PinnedRows
+from tests.support.screens import Screen
 from tests.unit.launch.hosts import HOSTILE
 
 PATIENCE = Timeouts(stop_s=5.0, straggle_s=0.2, end_s=0.5)
@@ -76,6 +78,21 @@ def test_the_last_line_names_the_hosts_that_do_not_answer_any_more(tmp_path):
     told = []
     run(plan("raise SystemExit(7)", tmp_path, lost=lambda: ["h2"]), tmp_path, told.append)
     assert told[-1] == "the run ended with code 7: no rank recorded a failure; lost hosts: h2"
+
+
+def test_a_terminal_gets_back_the_rows_of_a_rank_that_was_killed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    with Screen(lines=6, columns=20) as screen:
+        monkeypatch.setattr(sys, "stderr", screen.stream)
+        view = PinnedRows.on(screen.stream)
+        assert view is not None
+        view.show(["of the rank", "of the rank"])
+        planned = plan("import os; os.kill(os.getpid(), 9)", tmp_path)
+
+        run(planned, tmp_path, lambda _: screen.write("it was killed\n"))
+
+        assert screen.lines() == ["it was killed", *[""] * 5]
+        view.close()
 
 
 def test_a_private_file_is_there_while_the_run_is_and_for_nobody_else(tmp_path):

@@ -1,5 +1,6 @@
 """Processes that make no progress: what they write, and how they end."""
 
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from megadga.run_folder.stacks import (
     stack_path,
 )
 from megadga.run_folder.stalls import STALLED, StallWatch
+from megadga.terminal import PinnedRows
+from tests.support.screens import Screen
 
 HOSTS = ("a", "b")
 PROGRAM = """\
@@ -78,6 +81,26 @@ def test_a_rank_without_progress_writes_its_stacks_reports_and_ends(tmp_path):
     record = first_failure(tmp_path)
     assert record is not None
     assert line.partition(": ")[2] in record
+
+
+def test_the_terminal_of_a_rank_that_stalls_gets_its_rows_back(tmp_path):
+    with Screen(lines=6, columns=400) as screen:
+        view = PinnedRows.on(screen.stream)
+        assert view is not None
+        view.show(["of the rank", "of the rank"])
+
+        subprocess.run(
+            command(tmp_path, SLEEPS, 0, 1, 0.4),
+            check=False,
+            stderr=screen.stream,
+            env=os.environ | {"TERM": "xterm"},
+            timeout=50,
+        )
+
+        first, *others = screen.lines()
+        assert first.startswith(f"{tmp_path}: no progress for 0.")
+        assert others == [""] * 5
+        view.close()
 
 
 def test_one_of_several_ranks_reports_and_is_recorded_first(tmp_path):
