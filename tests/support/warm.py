@@ -47,7 +47,8 @@ class WarmProcess:
         command: ``sys.executable``, ``-m``, a module, and its arguments.
         folder: Works there.
         environment: All variables of it.
-        output: File that both streams are appended to.
+        output: File that both streams are appended to; or a terminal, which is then the program's
+            own.
     """
 
     def __init__(
@@ -133,10 +134,14 @@ def _run(arguments: list[str], folder: Path, environment: dict[str, str], output
     os.environ.clear()
     os.environ.update(environment)
     os.environ.pop("TORCHDYNAMO_DISABLE", None)
-    sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    # For reading, too, or a terminal would not become this session's own.
+    sink = os.open(output, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(sink, stream)
     os.close(sink)
+    # Anew: the server's streams remember what could be done with its files.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os._exit(_interpret(arguments))
 
 

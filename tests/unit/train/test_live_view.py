@@ -1,10 +1,13 @@
 """What a view shows, in which rows, and how often."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.train.live_view import ShownWeights, Status, view_rows
+from megadga.terminal import PinnedRows
+from megadga.train.live_view import LiveView, ShownWeights, Status, view_rows
+from tests.support.screens import Screen
 
 TRAIN = {"train": {"loss": 3.41234, "tokens_per_s": 128340.4, "learning_rate": 3e-4}}
 WEIGHTS = {"code": 0.1, "books": 0.5, "web": 0.4}
@@ -114,6 +117,57 @@ def test_a_view_of_any_size_leaves_half_of_the_terminal_to_others(
     assert len(rows) <= lines // 2
     assert bool(rows) == (columns >= 20 and lines >= 4)
     assert not any("\n" in row.plain for row in rows)
+
+
+class Clock:
+    """Time that passes between steps, and whenever it is asked for."""
+
+    def __init__(self, *, asked_s: float) -> None:
+        self.now_s = 0.0
+        self._asked_s = asked_s
+
+    def __call__(self) -> float:
+        self.now_s += self._asked_s
+        return self.now_s
+
+
+@pytest.mark.parametrize(("frame_s", "between_s"), [(1e-4, 0.25), (0.01, 2.5), (0.1, 25.0)])
+def test_frames_take_a_small_share_of_the_time(frame_s, between_s):
+    # Drawing asks for the time once, before it knows how long that has taken.
+    clock = Clock(asked_s=frame_s / 2)
+    with Screen(lines=12, columns=60) as screen:
+        rows = PinnedRows.on(screen.stream)
+        assert rows is not None
+        view = LiveView(rows, begun(), clock=clock)
+        drawn_at_s: list[float] = []
+        before = screen.lines()
+        for step in range(1, 120):
+            clock.now_s += between_s / 20.0
+            view.log(step, TRAIN)
+            if (lines := screen.lines()) != before:
+                before = lines
+                drawn_at_s.append(clock.now_s)
+        view.close()
+
+    gaps = np.diff(drawn_at_s)[1:]  # the first frame asks for the time once less
+    assert gaps.min() >= between_s
+    assert gaps.max() <= 1.2 * between_s  # the first step after it
+
+
+def test_what_happens_is_said_above_at_once():
+    with Screen(lines=12, columns=60) as screen:
+        rows = PinnedRows.on(screen.stream)
+        assert rows is not None
+        view = LiveView(rows, begun(), clock=lambda: 0.0)
+        view.log(0, {"event": {"event": "resume", "checkpoint": "step-00000003"}})
+        assert screen.lines() == ["step 0: resume (checkpoint step-00000003)", *[""] * 11]
+        view.log(1, TRAIN)
+        view.log(2, {**TRAIN, **evaluation(2.0, 3.0)})
+        assert screen.lines()[:2] == [
+            "step 0: resume (checkpoint step-00000003)",
+            "step 2: validation qa 2.000, general 3.000",
+        ]
+        view.close()
 
 
 @pytest.mark.parametrize("lines", [4, 6, 8])
