@@ -25,7 +25,7 @@ _NUM_WEIGHTS = 3
 """Gains, and losses, of weight that are shown."""
 
 
-_NUM_REPEATED = 5
+_NUM_REPEATED = 3
 
 
 _EXPECTED = (START, "resume", "changed", REVISION, "advice")

@@ -25,7 +25,7 @@ _FRAME_S = 0.25
 """Shortest time between two frames."""
 
 
-_LARGEST_SHARE = 0.004
+_LARGEST_SHARE = 0.003
 """Of the training process's time that frames take: the more one takes, the fewer there are."""
 
 
@@ -134,7 +134,7 @@ class LiveView:
     """Shows a run's status below the lines of what happens; a ``Progress``.
 
     It is drawn while records are logged, by no thread of its own, and rarely enough to take no
-    more than 0.4 % of the time.
+    more than 0.3 % of the time.
 
     Args:
         rows: Of the terminal; closed with the view.
