@@ -62,7 +62,7 @@ _ALL = (
     Accelerator(
         name="h100-pcie",
         parts=("h100", "pcie"),
-        peak_flops=756e12,
+        peak_flops=756.5e12,
         memory_bytes=81_559 * _MIB,
         memory_bandwidth=2000e9,
         node_bandwidth=64e9,
@@ -139,3 +139,43 @@ def find_accelerator(device_name: str) -> Accelerator | None:
     """
     named = device_name.lower()
     return next((each for each in _ALL if all(part in named for part in each.parts)), None)
+
+
+_OTHER_PEAKS: tuple[tuple[str, float], ...] = (
+    # NVIDIA's data sheets, "BF16 Tensor Core" without sparsity (half of what they print with it),
+    # accumulated in float32.
+    ("gb200", 2.5e15),
+    ("gh200", 989.4e12),
+    ("h200 nvl", 835.5e12),
+    ("h100 nvl", 835.5e12),
+    ("a30", 165e12),
+    ("a40", 149.7e12),
+    ("a10g", 70e12),
+    ("a10", 125e12),
+    ("l40", 181e12),
+    ("l4", 121e12),
+    ("rtx 5090", 209.5e12),
+    ("rtx 4090", 165.2e12),
+    ("rtx 3090", 71e12),
+    ("rtx a6000", 154.8e12),
+    # It has no bfloat16: float16, of the SXM2 form.
+    ("v100", 125e12),
+    # AMD's data sheets. An MI250X is two devices, of which each has half of its peak.
+    ("mi325x", 1307.4e12),
+    ("mi250x", 191.5e12),
+)
+"""Of devices and variants that the table lacks: words of their names, dense bf16 FLOP/s."""
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the dense bf16 operations per second of a device; None if they are not known.
+
+    Args:
+        device_name: As ``torch.cuda.get_device_name`` reports it.
+    """
+    words = f" {device_name.lower().replace('-', ' ')} "
+    for name, peak in _OTHER_PEAKS:
+        if f" {name} " in words:
+            return peak
+    accelerator = find_accelerator(device_name)
+    return None if accelerator is None else accelerator.peak_flops

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from megadga.accelerators import peak_flops
 from megadga.config.run import RunConfig
 from megadga.data.files import parse_strictly
 from megadga.data.order import WindowOrder
@@ -29,7 +30,7 @@ from megadga.train.checkpoints import CheckpointPlan
 from megadga.train.data import RunData
 from megadga.train.engine import load_reference
 from megadga.train.evaluation import Evaluation, EvaluationPlan
-from megadga.train.flops import peak_flops, training_flops
+from megadga.train.flops import training_flops
 from megadga.train.live_view import LiveView, ShownWeights, Status
 from megadga.train.metrics import MeanWeightsFile, MetricsFile
 from megadga.train.mixture import Mixture

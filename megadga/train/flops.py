@@ -1,51 +1,9 @@
-"""Floating-point operations of training: of a model by token, and what accelerators can do."""
+"""Floating-point operations of training, by token."""
 
 from megadga.config.models import HuggingFaceModel, LlamaModel
 from megadga.config.run import RunConfig
 from megadga.train.data import RunData
 from megadga.train.models import decoder_shape
-
-PEAKS: tuple[tuple[str, float], ...] = (
-    # NVIDIA's data sheets, "BF16 Tensor Core" without sparsity (half of what they print with it),
-    # accumulated in float32.
-    ("gb200", 2.5e15),
-    ("b200", 2.25e15),
-    ("gh200", 989.4e12),
-    ("h200 nvl", 835.5e12),
-    ("h200", 989.4e12),
-    ("h100 nvl", 835.5e12),
-    ("h100 pcie", 756.5e12),
-    ("h100", 989.4e12),  # SXM
-    ("a100", 312e12),
-    ("a30", 165e12),
-    ("a40", 149.7e12),
-    ("a10g", 70e12),
-    ("a10", 125e12),
-    ("l40s", 362e12),
-    ("l40", 181e12),
-    ("l4", 121e12),
-    ("rtx 5090", 209.5e12),
-    ("rtx 4090", 165.2e12),
-    ("rtx 3090", 71e12),
-    ("rtx a6000", 154.8e12),
-    # It has no bfloat16: float16, of the SXM2 form.
-    ("v100", 125e12),
-    # AMD's data sheets. An MI250X is two devices, of which each has half of its peak.
-    ("mi325x", 1307.4e12),
-    ("mi300x", 1307.4e12),
-    ("mi250x", 191.5e12),
-)
-"""Words of devices' names, in the order that they are looked for, and dense bfloat16 FLOP/s."""
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Return the dense bfloat16 operations per second of an accelerator; None if not known.
-
-    Args:
-        device_name: As torch gives it, for example ``NVIDIA H100 80GB HBM3``.
-    """
-    words = f" {device_name.lower().replace('-', ' ')} "
-    return next((peak for name, peak in PEAKS if f" {name} " in words), None)
 
 
 def flops_per_token(

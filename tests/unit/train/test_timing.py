@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from megadga.train.flops import flops_per_token, peak_flops
+from megadga.train.flops import flops_per_token
 from megadga.train.timing import StepTimer, StepTimes
 
 
@@ -57,29 +57,6 @@ def test_what_a_step_does_not_have_is_not_there_and_the_next_step_begins_anew():
     record = times.record(own)
 
     assert record == {"seconds": {"data": 1.0, **none}, "mfu": 0.25}
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.4e12),
-        ("NVIDIA H100 PCIe", 756.5e12),
-        ("NVIDIA H100 NVL", 835.5e12),
-        ("NVIDIA H200", 989.4e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA A10G", 70e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA L4", 121e12),
-        ("NVIDIA GB200", 2.5e15),
-        ("NVIDIA GeForce RTX 4090", 165.2e12),
-        ("Tesla V100-SXM2-32GB", 125e12),
-        ("AMD Instinct MI300X", 1307.4e12),
-        ("AMD Instinct MI250X / MI250", 191.5e12),
-        ("Quadro P400", None),
-    ],
-)
-def test_the_peak_of_an_accelerator_is_found_by_its_name(name, peak):
-    assert peak_flops(name) == peak
 
 
 def test_the_operations_of_a_token_are_those_of_palm_540b():
