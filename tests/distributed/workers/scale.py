@@ -31,7 +31,7 @@ TAG = "step-00000002"
 def main(output: str, folder: str, scratch: str, *names: str) -> None:
     init_ranks()
     cases = {**QUICK, **THOROUGH}
-    report = {
+    report: dict[str, Any] = {
         name: results_of(Path(folder), cases[name], Path(scratch, str(nth)))
         for nth, name in enumerate(names)
         if name in cases
