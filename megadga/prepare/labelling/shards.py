@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from megadga.prepare.labelling.words import (
     without_cut_words,
 )
 from megadga.prepare.progress import Stages, no_progress
-from megadga.prepare.tokenizers.base import Tokenizer
 from megadga.prepare.workers import Workers
 
 NUM_WORDS = 10
@@ -56,6 +55,14 @@ def default_sample(num_domains: int) -> int:
     return min(_MAX_TOKENS, max(_MIN_TOKENS, _ALL_TOKENS // num_domains))
 
 
+class Decoder(Protocol):
+    """What labelling needs of a tokenizer; picklable."""
+
+    def decode(self, tokens: TokenArray) -> str:
+        """Return the text of some ids, shape ``(n,)``; EOD has none."""
+        ...
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Labelling:
@@ -72,7 +79,7 @@ class Labelling:
     """
 
     folder: Path
-    tokenizer: Tokenizer
+    tokenizer: Decoder
     sample: int
     clustering: tuple[Path, Path | None] | None = None
 

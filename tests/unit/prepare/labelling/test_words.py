@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import chi2_contingency
@@ -61,7 +63,8 @@ def test_words_in_one_bucket_are_counted_together():
 @pytest.mark.parametrize(("own", "others"), [(40, 80), (10, 1), (3, 0), (50, 7)])
 def test_the_score_is_the_log_likelihood_ratio_of_a_table_of_two_by_two(own, others):
     table = [[own, 50 - own], [others, 1000 - others]]
-    expected = chi2_contingency(table, correction=False, lambda_="log-likelihood").statistic
+    found: Any = chi2_contingency(table, correction=False, lambda_="log-likelihood")
+    expected = found.statistic
     found = log_likelihood_ratio(np.array([float(own)]), 50, np.array([float(others)]), 1000)
     np.testing.assert_allclose(found, [expected], rtol=1e-9)
 
