@@ -1,6 +1,5 @@
 """Rows that stay on a terminal, read from an emulated screen."""
 
-import sys
 import tty
 
 import pytest
@@ -153,4 +152,4 @@ def test_a_file_has_no_rows(tmp_path):
 
 def test_a_terminal_has_rows(screen):
     assert can_pin_rows(screen.stream, XTERM)
-    assert not can_pin_rows(sys.__stdin__, {"TERM": "dumb"})
+    assert not can_pin_rows(screen.stream, {"TERM": "dumb"})

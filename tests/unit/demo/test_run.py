@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,13 @@ def prepared(tmp_path):
 
 
 def finish(folder, run, loss):
-    train = {"type": "train", "step": STEPS, "loss": 2.0, "learning_rate": 0.0, "grad_norm": 1.0}
+    train: dict[str, Any] = {
+        "type": "train",
+        "step": STEPS,
+        "loss": 2.0,
+        "learning_rate": 0.0,
+        "grad_norm": 1.0,
+    }
     train |= {"tokens_per_s": 1.0, "sequences_by_domain": {"a": 3, "b": 5}}
     train["loss_by_domain"] = {"a": 2.0, "b": 2.0}
     by_domain = {"a": 0.25, "b": 0.75}
