@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megadga.commands.command import Command
 from megadga.data.files import atomic_write
+from megadga.prepare.extras import import_extra
 from megadga.report.domains import read_domain_info
 from megadga.report.figures import Report, build_report
 from megadga.report.runs import RunHistory, read_run
@@ -36,6 +37,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    import_extra("plotly", extra="report")  # before runs are read, which may take a while
     folders: list[Path] = options.runs
     page: Path = options.output or (folders[0] / _PAGE if len(folders) == 1 else Path(_PAGE))
     if options.watch:

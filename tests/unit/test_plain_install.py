@@ -94,7 +94,7 @@ def test_a_command_without_its_extra_names_it(tmp_path):
         "generate model --prompt a": "hf",
         "export run out": "hf",
         "demo": "report",
-        "plot run": "report",
+        "report run": "report",
     }
 
     done = _run(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from megadga.accelerators import ACCELERATORS
 from megadga.config.llama_shapes import PRESETS
+from megadga.console import run_program
 from megadga.model.llama import NORM_EPSILON, Llama
 from megadga.planning.calibration import measure_constants
 from megadga.planning.communication import step_traffic
@@ -210,4 +211,4 @@ def _constants(case: Case, engine: Any) -> Constants:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

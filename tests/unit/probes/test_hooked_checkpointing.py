@@ -26,7 +26,10 @@ def test_checkpointed_activations_give_the_same_numbers(*, reentrant: bool, froz
     found = derivatives(module, ResidentDirection(pieces), tokens, causal_lm_loss)
 
     direction = ResidentDirection(pieces_of(plain))
-    assert torch.equal(found, derivatives(plain, direction, tokens, causal_lm_loss))
+    expected = derivatives(plain, direction, tokens, causal_lm_loss)
+    # A reentrant checkpoint's forward pass is without gradients, for which torch may take another
+    # kernel of attention: the last bits are the processor's.
+    torch.testing.assert_close(found, expected, rtol=1e-12 if reentrant else 0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("factored", [False, True])

@@ -6,6 +6,7 @@ import pytest
 
 from megadga.errors import DivergedError
 from megadga.train.loop import Run, train
+from megadga.train.progress import NoProgress
 
 
 class Log:
@@ -56,6 +57,7 @@ class Log:
                 applied=True, after_step=lambda step, train, *, finite: self._go_back(step)
             ),
             "parameters": None,
+            "progress": NoProgress(),
             "stalls": SimpleNamespace(enter=lambda step, phase: None),
             "requests": SimpleNamespace(after_step=self._apply_requests, resume=lambda: None),
             "stop": SimpleNamespace(agreed=lambda: self.mixture.step == stop_at),
