@@ -116,7 +116,7 @@ def test_standard_output_has_results_and_nothing_else_is_said(folder):
 from megadga.cli import main
 
 assert main(["evaluate", "qwen", "--json", "--limit", "1"]) == 0
-assert main(["generate", "qwen", "--prompt", "neither", "--max-new-tokens", "2"]) == 0
+assert main(["generate", "qwen", "--prompt", "neither", "--max-tokens", "2"]) == 0
 assert main(["export", "qwen", "qwen-hf"]) == 0
 """
     command = [sys.executable, "-c", program]
