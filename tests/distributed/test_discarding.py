@@ -55,13 +55,15 @@ class FP8Optimizer:
     [
         (Lamb, None, {}, "found Lamb"),
         (torch.optim.Adam, FP8Optimizer, {}, "found FP8Optimizer"),
+        (torch.optim.Adam, None, {"fp16_enabled": lambda: True}, "found fp16"),
         (torch.optim.Adam, None, {"zenflow": True}, "no zenflow"),
         (torch.optim.Adam, None, {"torch_autocast_z0_gradscaler": object()}, "no loss scaling"),
     ],
 )
 def test_engines_that_could_move_all_the_same_are_refused(inner, outer, more, named):
     optimizer = inner([torch.nn.Parameter(torch.zeros(1))])
-    values: dict[str, Any] = {"zenflow": False, "torch_autocast_z0_gradscaler": None, **more}
+    values: dict[str, Any] = {"zenflow": False, "torch_autocast_z0_gradscaler": None}
+    values |= {"fp16_enabled": lambda: False, **more}
     wrapper = optimizer if outer is None else outer()
     engine = SimpleNamespace(basic_optimizer=optimizer, optimizer=wrapper, **values)
     with pytest.raises(UnsupportedEngineError, match=named):
