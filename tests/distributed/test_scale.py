@@ -20,7 +20,7 @@ WORKER = "tests.distributed.workers.scale"
 def quick(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ``workers.scale`` found, by feature."""
     output = tmp_path_factory.mktemp("scale")
-    names = (*QUICK, "overflowing", "refused")
+    names = (*QUICK, "faint", "overflowing", "refused")
     return run_ranks(WORKER, 4, output, str(folder), str(output), *names)
 
 
@@ -63,6 +63,11 @@ def test_training_resumes_bit_for_bit(
 ) -> None:
     assert found["trained"][0] != found["trained"][1]
     assert found["resumed"] == found["trained"]
+
+
+def test_gradients_that_float16_cannot_hold_are_measured_as_exactly(quick: dict[str, Any]) -> None:
+    assert set(quick["faint"]) == {"sharded", "directional"}
+    assert max(quick["faint"].values()) < TOLERANCE["fp16"]
 
 
 def test_a_step_that_overflows_in_fp16_is_an_update_that_is_left_out(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def main(output: str, folder: str, scratch: str, *names: str) -> None:
         for nth, name in enumerate(names)
         if name in cases
     }
+    if "faint" in names:
+        report["faint"] = faint(Path(folder))
     if "overflowing" in names:
         report["overflowing"] = overflowing(Path(folder))
     if "refused" in names:  # last: DeepSpeed keeps the groups that it makes
@@ -43,6 +46,18 @@ def main(output: str, folder: str, scratch: str, *names: str) -> None:
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
     destroy_process_group()
+
+
+def faint(folder: Path) -> dict[str, float]:
+    """Measure a loss whose gradients float16 cannot hold unless they are scaled."""
+    fp16 = {"enabled": True, "initial_scale_power": 20}
+    given = start_training(folder, ProbeCase("1", "fp16", "llama"), fp16=fp16)
+    loss = given.probed.loss
+    probed = replace(given.probed, loss=lambda *call: loss(*call) * 2.0**-20)
+    training = replace(given, probed=probed)
+    results = [exactness.between_steps(training, name, 1) for name in ("sharded", "directional")]
+    training.engine.destroy()
+    return {each["probe"]: each["errors"]["alignments"] for each in results}
 
 
 def refused() -> dict[str, str]:
