@@ -7,7 +7,9 @@ from megadga.planning.constants import Constants
 from megadga.planning.memory import factor_elements, persistent_parameters
 from megadga.planning.workload import Measuring, Workload
 
-Operation = Literal["all-reduce", "reduce-scatter", "all-gather"]
+Operation = Literal["all-reduce", "reduce-scatter", "all-gather", "broadcast"]
+_TEST_COLUMNS = 4
+"""That estimate what factors leave out, beside their own (`megadga.probes.low_rank`)."""
 
 
 @final
@@ -30,6 +32,8 @@ class Collective:
 
     def sent(self, ranks: int) -> float:
         """Return the bytes that a rank sends and receives, by a ring."""
+        if self.operation == "broadcast":
+            return self.payload
         share = (ranks - 1) / ranks * self.payload
         return 2.0 * share if self.operation == "all-reduce" else share
 
@@ -130,11 +134,17 @@ def update_traffic(workload: Workload, measuring: Measuring) -> tuple[Collective
         spread = workload.element_bytes * size * measuring.num_targets
         gathered = Collective("all-gather", "direction", float(spread), calls)
         return (reduced,) if workload.zero.stage == 3 else (reduced, gathered)
-    left, right = factor_elements(workload, probe.direction.most)
-    factors = 4.0 * (left + right) * measuring.num_targets
-    if measuring.preconditioned:
-        return (reduced, Collective("all-reduce", "factors", 2.0 * factors, 2 * calls))
-    return (Collective("all-reduce", "factors", 2.0 * factors, 2),)
+    rank = probe.direction.most
+    left, right = factor_elements(workload, rank)
+    sketches, _ = factor_elements(workload, rank, extra=_TEST_COLUMNS)
+    # Sums are agreed upon by a broadcast, and so are the bases that follow from them.
+    summed = 4.0 * (sketches + right) * measuring.num_targets
+    agreed = summed + 4.0 * (left + right) * measuring.num_targets
+    factors = (
+        Collective("all-reduce", "factors", summed, 2),
+        Collective("broadcast", "factors", agreed, 4),
+    )
+    return (reduced, *factors) if measuring.preconditioned else factors
 
 
 def num_micro_batches(workload: Workload, num_sequences: int) -> int:

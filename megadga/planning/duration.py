@@ -237,7 +237,7 @@ def _direction_s(workload: Workload, *, full: bool, cluster: Cluster) -> float:
     """
     if not full or workload.zero.stage < 3 or workload.ranks == 1:
         return 0.0
-    size = workload.decoder.num_parameters - persistent_parameters(workload)
+    size = workload.decoder.used_parameters - persistent_parameters(workload)
     gathered = Collective(
         "all-gather",
         "direction",

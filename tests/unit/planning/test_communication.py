@@ -118,10 +118,15 @@ def test_a_whole_direction_is_reduced_and_gathered_once_below_zero_3() -> None:
 
 def test_thin_factors_are_all_that_is_summed_unless_preconditioned() -> None:
     probe = InFlight(direction=LowRank(rank=2))
-    factors = 2 * 4.0 * sum(factor_elements(BF16, 2))
+    left, right = factor_elements(BF16, 2)
+    sketches, _ = factor_elements(BF16, 2, extra=4)
 
-    assert sent_for(probe) == {"factors": factors}
-    assert sent_for(probe, preconditioned=True) == {
-        "specific gradient": 8 * P,
-        "factors": factors,
+    traffic = update_traffic(of_stage(1), Measuring(probe, 5, 13, interval=1, num_updates=1))
+    assert payloads(traffic) == {
+        "all-reduce": 4.0 * (sketches + right),
+        "broadcast": 4.0 * (sketches + right + left + right),
     }
+    assert sent_for(probe, preconditioned=True)["specific gradient"] == 8 * P
+    # Four more columns for each row: of two blocks, and of both tables.
+    rows = 2 * (8 + 4 + 4 + 8 + 16 + 16 + 8) + 2 * 100
+    assert sketches - left == 4 * rows
