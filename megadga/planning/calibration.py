@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -199,7 +198,7 @@ def _normal(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) ->
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return the median seconds of some runs, after two that warm up."""
+    """Return the fewest seconds of some runs, after two that warm up: other load only slows."""
     found: list[float] = []
     for number in range(_ROUNDS + 2):
         _wait(device)
@@ -208,7 +207,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
         _wait(device)
         if number >= 2:
             found.append(time.perf_counter() - start)
-    return median(found)
+    return min(found)
 
 
 def _wait(device: torch.device) -> None:

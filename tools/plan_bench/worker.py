@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import deepspeed
@@ -33,6 +32,7 @@ from ..alignment_bench.storages import LiveStorages
 from ..alignment_bench.traffic import Traffic
 from .case import Case, Row, from_json
 
+_STEPS = 3  # that are timed together
 _OPERATIONS = {
     "allreduce": "all-reduce",
     "allgather_base": "all-gather",
@@ -188,20 +188,21 @@ def _expected(workload: Any) -> Row:
 
 
 def _seconds(case: Case, engine: Any, batch: Tensor) -> Row:
-    """Time steps, and constants in turn: what else the machine does slows both."""
-    ratios: list[float] = []
+    """Time steps, and constants in turn; the fastest of either, as what else runs only slows."""
+    predicted: list[float] = []
     measured: list[float] = []
+    ranks = dist.get_world_size()
     for _ in range(case.rounds):
         constants = _constants(case, engine)
+        predicted.append(step_time(case.workload(ranks), Cluster(constants, ranks)).total)
         dist.barrier()
         start = time.perf_counter()
-        _train(engine, batch)
+        for _ in range(_STEPS):
+            _train(engine, batch)
         dist.barrier()
-        measured.append(time.perf_counter() - start)
-        ranks = dist.get_world_size()
-        predicted = step_time(case.workload(ranks), Cluster(constants, ranks)).total
-        ratios.append(predicted / measured[-1])
-    return {"ratio": median(ratios), "ratios": ratios, "measured_s": median(measured)}
+        measured.append((time.perf_counter() - start) / _STEPS)
+    ratio = min(predicted) / min(measured)
+    return {"ratio": ratio, "predicted_s": predicted, "measured_s": measured}
 
 
 def _constants(case: Case, engine: Any) -> Constants:

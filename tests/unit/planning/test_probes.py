@@ -22,8 +22,7 @@ DECODER = Decoder(
     norms="composite",
 )
 P_BYTES = 4 * DECODER.num_parameters
-SIZES = {"sequences_per_domain": 8, "specific_sequences": 16}
-RANK_16 = {"direction": LowRank(rank=16)}
+RANK_16 = LowRank(rank=16)
 BUCKET = 1 << 22
 
 
@@ -47,9 +46,9 @@ def measuring(probe: Probe) -> Measuring:
 @pytest.mark.parametrize(
     ("stage", "probe", "measured"),
     [
-        (2, InFlight(**SIZES), 1.00),
-        (3, InFlight(**SIZES), 0.75),
-        (2, InFlight(**SIZES, **RANK_16), 0.063),
+        (2, InFlight(specific_sequences=16), 1.00),
+        (3, InFlight(specific_sequences=16), 0.75),
+        (2, InFlight(specific_sequences=16, direction=RANK_16), 0.063),
     ],
     ids=["whole", "whole, ZeRO-3", "rank 16"],
 )
@@ -66,9 +65,9 @@ def test_memory_of_an_update_in_flight_is_what_was_measured(
 @pytest.mark.parametrize(
     ("probe", "measured"),
     [
-        (Sharded(**SIZES), 4.0),
-        (Directional(**SIZES), 3.0),
-        (InFlight(**SIZES), 3.0),
+        (Sharded(specific_sequences=16), 4.0),
+        (Directional(specific_sequences=16), 3.0),
+        (InFlight(specific_sequences=16), 3.0),
     ],
     ids=["sharded", "directional", "in flight"],
 )
