@@ -8,12 +8,11 @@ import numpy as np
 
 from megadga.arrays import FloatArray, check_simplex
 from megadga.mixers.base import (
-    DomainLosses,
     LossNeeds,
     MixtureState,
     Observed,
-    check_domains,
     skip_update,
+    usable_losses,
 )
 from megadga.mixers.carrying import MixtureChange, carry
 from megadga.mixers.power_laws import LossCurves, PowerLaws, fit_power_laws
@@ -184,24 +183,22 @@ class Ado:
         Raises:
             ValueError: If ``observed`` has another number of domains than ``state``.
         """
-        assert isinstance(observed, DomainLosses)
-        check_domains("domain losses", observed.losses.shape, state)
-        if not observed.is_finite() or not observed.counts.any():
+        if (found := usable_losses(observed, state)) is None:
             return skip_update(state)
         progress = _Progress(*state.memory[_PROGRESS].tolist())
-        elapsed = observed.step - progress.step
-        drawn = progress.drawn + float(observed.counts.sum())
+        elapsed = found.step - progress.step
+        drawn = progress.drawn + float(found.counts.sum())
         curves = LossCurves(*(state.memory[name] for name in _CURVES))
-        if observed.step > self.ignored:
-            counts = observed.counts.astype(np.float64)
-            losses = np.clip(observed.losses, -_LARGEST_LOSS, _LARGEST_LOSS)
+        if found.step > self.ignored:
+            counts = found.counts.astype(np.float64)
+            losses = np.clip(found.losses, -_LARGEST_LOSS, _LARGEST_LOSS)
             curves = curves.observed(losses, counts, drawn)
         laws = PowerLaws(*state.memory[_LAWS], unit=progress.unit)
         fitted_at = progress.fitted_at
-        is_due = observed.step - fitted_at >= self.fit_interval or not laws.exponent.any()
-        if observed.step >= self.warmup and is_due:
-            laws, fitted_at = fit_power_laws(curves), float(observed.step)
-        progress = _Progress(float(observed.step), drawn, fitted_at, laws.unit)
+        is_due = found.step - fitted_at >= self.fit_interval or not laws.exponent.any()
+        if found.step >= self.warmup and is_due:
+            laws, fitted_at = fit_power_laws(curves), float(found.step)
+        progress = _Progress(float(found.step), drawn, fitted_at, laws.unit)
         memory = {
             **state.memory,
             **_curve_memory(curves),
@@ -211,7 +208,7 @@ class Ado:
         after = replace(state, num_updates=state.num_updates + 1, memory=memory)
         if not laws.exponent.any():  # before the first fit, or losses are too few for it
             return after
-        return self._moved(after, laws.slopes(drawn), observed.step, elapsed)
+        return self._moved(after, laws.slopes(drawn), found.step, elapsed)
 
     def _moved(
         self, state: MixtureState, slopes: FloatArray, step: int, elapsed: float

@@ -408,6 +408,23 @@ def check_domains(name: str, found: tuple[int, ...], state: MixtureState) -> Non
         raise ValueError(f"{name}: expected shape {state.weights.shape}, found {found}")
 
 
+def usable_losses(observed: Observed, state: MixtureState) -> DomainLosses | None:
+    """Return the losses that a rule of `LossNeeds` observes.
+
+    None: they are to be left out, as one is not finite, or there was no sequence at all.
+
+    Args:
+        observed: What the rule is given.
+        state: Its state, over ``K`` domains.
+
+    Raises:
+        ValueError: If ``observed`` has another number of domains than ``state``.
+    """
+    assert isinstance(observed, DomainLosses)
+    check_domains("domain losses", observed.losses.shape, state)
+    return observed if observed.is_finite() and observed.counts.any() else None
+
+
 def skip_update(state: MixtureState) -> MixtureState:
     """Return ``state`` with one more update counted as left out."""
     return replace(state, num_skipped=state.num_skipped + 1)

@@ -12,10 +12,10 @@ from megadga.mixers.base import (
     LossNeeds,
     MixtureState,
     Observed,
-    check_domains,
     first_average,
     next_average,
     skip_update,
+    usable_losses,
 )
 from megadga.mixers.carrying import MixtureChange, carry
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
@@ -109,11 +109,9 @@ class Doremi:
         Raises:
             ValueError: If ``observed`` has another number of domains than ``state``.
         """
-        assert isinstance(observed, DomainLosses)
-        check_domains("domain losses", observed.losses.shape, state)
-        if not observed.is_finite() or not observed.counts.any():
+        if (found := usable_losses(observed, state)) is None:
             return skip_update(state)
-        excess = _excess(observed, state.memory[_EXCESS])
+        excess = _excess(found, state.memory[_EXCESS])
         scores = np.where(excess == _NEVER, excess.max(), excess)
         stepped = exponentiated_step(state.weights, scores, self.step_size)
         weights = (1.0 - self.smoothing) * stepped + self.smoothing / stepped.size

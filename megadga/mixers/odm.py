@@ -14,8 +14,8 @@ from megadga.mixers.base import (
     LossNeeds,
     MixtureState,
     Observed,
-    check_domains,
     skip_update,
+    usable_losses,
 )
 from megadga.mixers.carrying import MixtureChange, carry
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
@@ -136,16 +136,14 @@ class Odm:
         Raises:
             ValueError: If ``observed`` has another number of domains than ``state``.
         """
-        assert isinstance(observed, DomainLosses)
-        check_domains("domain losses", observed.losses.shape, state)
-        if not observed.is_finite() or not observed.counts.any():
+        if (found := usable_losses(observed, state)) is None:
             return skip_update(state)
         memory = {
-            _REWARDS: self._rewarded(state, observed),
-            _EXPLORATION: np.array([exploration(state.weights.size, observed.step)]),
+            _REWARDS: self._rewarded(state, found),
+            _EXPLORATION: np.array([exploration(state.weights.size, found.step)]),
         }
         after = replace(state, num_updates=state.num_updates + 1, memory=memory)
-        if observed.step <= self.warmup:
+        if found.step <= self.warmup:
             return after
         weights = self._mixture(memory, float(state.memory[_EXPLORATION][0]))
         return replace(after, weights=weights, averaged_weights=weights)
