@@ -19,9 +19,9 @@ from megadga.launch.plan import count
 from megadga.launch.quiet import library_prints, quieten
 from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.prepare.progress import ProgressBars
+from megadga.run_folder import CONFIG_FILE
 from megadga.run_folder.checkpoints import CHECKPOINTS, latest_checkpoint
 from megadga.run_folder.failures import record_failures
-from megadga.run_folder.layout import CONFIG_FILE
 from megadga.train.data import no_checkpoint, open_held_out
 from megadga.train.revision_files import recorded_data, revised_config
 from megadga.train.saved import SavedRun

@@ -11,7 +11,7 @@ from megadga.errors import ConfigError
 from megadga.launch.quiet import quieten
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import ProgressBars
-from megadga.run_folder.layout import CONFIG_FILE
+from megadga.run_folder import CONFIG_FILE
 
 _EPILOG = """\
 examples:

@@ -18,7 +18,7 @@ from megadga.errors import ConfigError
 from megadga.launch.plan import count
 from megadga.report.domains import DomainInfo, read_domain_info
 from megadga.report.sampling import last_domain_weights, read_sampling, weighted_names
-from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
+from megadga.run_folder import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.lock import living_owner
 from megadga.run_folder.requests import Action, Answer, Request, RequestFolder
 

@@ -11,7 +11,7 @@ from megadga.prepare.extras import import_extra
 from megadga.report.domains import read_domain_info
 from megadga.report.figures import Report, build_report
 from megadga.report.runs import RunHistory, read_run
-from megadga.run_folder.layout import METRICS_FILE
+from megadga.run_folder import METRICS_FILE
 
 _PAGE = "report.html"
 _POLL_S = 2.0

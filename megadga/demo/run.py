@@ -36,7 +36,7 @@ from megadga.report.page import render_page
 from megadga.report.plots import write_figures
 from megadga.report.records import counts_by_name, number_at, numbers_by_name, read_metrics
 from megadga.report.runs import read_run
-from megadga.run_folder.layout import METRICS_FILE
+from megadga.run_folder import METRICS_FILE
 
 SPECIFIC = "language_reference"
 """Name of the specific set."""

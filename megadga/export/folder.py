@@ -27,7 +27,7 @@ from megadga.export.tokenizer import write_tokenizer
 from megadga.prepare.extras import import_extra
 from megadga.prepare.progress import Stages, no_progress
 from megadga.prepare.tokenizers.kept import KeptTokenizer, find_tokenizer
-from megadga.run_folder.layout import METRICS_FILE
+from megadga.run_folder import METRICS_FILE
 from megadga.train.saved import StepName, open_saved
 from megadga.train.weights import StoredTensor, Weights, open_weights
 

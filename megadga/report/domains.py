@@ -20,7 +20,7 @@ from megadga.data.files import atomic_write, parse_strictly
 from megadga.data.records import parse_record
 from megadga.errors import ConfigError
 from megadga.report.records import Record, names_at, read_metrics
-from megadga.run_folder.layout import METRICS_FILE
+from megadga.run_folder import METRICS_FILE
 
 FILE = "domains.json"
 VERSION = 1

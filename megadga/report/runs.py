@@ -21,6 +21,7 @@ from megadga.report.records import (
     numbers_by_name,
     read_metrics,
 )
+from megadga.run_folder import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.domain_log import (
     DOMAIN_LOG,
     EVALUATION,
@@ -28,7 +29,6 @@ from megadga.run_folder.domain_log import (
     Series,
     read_domain_log,
 )
-from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 
 
 @final

@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, final
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,10 +14,9 @@ from deepspeed.accelerator import get_accelerator
 from megadga.config.changes import find_changes, run_identity, with_allowed
 from megadga.config.deepspeed import deepspeed_settings
 from megadga.config.run import RunConfig, differences
-from megadga.data.files import atomic_write
 from megadga.data.order import WindowOrder
 from megadga.data.verify import DataFileWatcher, check_checksums
-from megadga.errors import ConfigError, ResumeError
+from megadga.errors import ConfigError
 from megadga.launch.operators import SHARED_MEMORY, missing_ops, needed_ops, wait_for_ops
 from megadga.launch.ranks import rank_for_messages, read_deadline_s
 from megadga.plugin import Metrics, MixturePlugin, Plugin
@@ -25,16 +24,15 @@ from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import limit_waiting
 from megadga.probes.state import token_losses
-from megadga.report.domains import DomainInfo, write_domain_info
 from megadga.report.history import START
-from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
-from megadga.run_folder.domain_log import DOMAIN_LOG, WINDOWS
+from megadga.run_folder import METRICS_FILE
+from megadga.run_folder.checkpoints import CHECKPOINTS
+from megadga.run_folder.domain_log import WINDOWS
 from megadga.run_folder.domains import read_domains
-from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.lock import FILE_NAME, RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.run_folder.requests import RequestFolder
-from megadga.run_folder.rewinds import clear_rewinds, read_rewinds
+from megadga.run_folder.rewinds import read_rewinds
 from megadga.train.agreement import ParameterAgreement, StepAgreement
 from megadga.train.checkpoints import (
     Checkpoints,
@@ -50,17 +48,16 @@ from megadga.train.components import (
     make_alarms,
     make_evaluation,
     make_mixture_plugin,
+    make_monitors,
     make_progress,
     make_trainer,
     mean_weights_file,
-    record_values,
     thinned_records,
     utilization,
     waiting_of,
 )
 from megadga.train.data import RunData, check_output, no_checkpoint
 from megadga.train.described import describe_domains
-from megadga.train.domain_log import DomainLogFile
 from megadga.train.engine import make_engine
 from megadga.train.live import (
     DataInForce,
@@ -71,11 +68,16 @@ from megadga.train.live import (
     opened_in_force,
 )
 from megadga.train.loop import Run
-from megadga.train.metrics import MetricFanOut, MetricsFile
+from megadga.train.metrics import MetricFanOut
 from megadga.train.mixture import Mixture
-from megadga.train.monitors.opening import check_packages, open_monitors
-from megadga.train.monitors.sink import Monitors
+from megadga.train.monitors.opening import check_packages
 from megadga.train.nonfinite import NonFiniteSteps
+from megadga.train.output import (
+    CollectiveMarkers,
+    lock_output,
+    log_files,
+    open_output,
+)
 from megadga.train.ranks import (
     CollectiveStop,
     Ranks,
@@ -168,8 +170,8 @@ def open_run(
                     yield run
                 finally:
                     run.stalls.close()
+                    run.progress.close()  # the terminal, before monitors that may take a minute
                     run.monitors.close()
-                    run.progress.close()
                 run.mixture.close()
     finally:
         lock.release()
@@ -278,7 +280,7 @@ def _assemble(
     )
     revisions = _revisions(config, reviser, ranks, number)
     requests = MixtureRequests(RequestFolder(config.output), lambda: reviser.current.plugin, ranks)
-    on_first_rank(ranks, lambda: _open_output(given, lock, info, is_new=point is None))
+    on_first_rank(ranks, lambda: open_output(given, lock, info, is_new=point is None))
     stalls = watch_progress(config, engine, ranks)
     storage = Storage(
         config.output,
@@ -288,7 +290,7 @@ def _assemble(
         report=_print_stderr,
         advance=stalls.advance,
     )
-    metrics, domain_log = _log_files(config, ranks)
+    metrics, domain_log = log_files(config, ranks)
 
     def watch() -> Mapping[str, Any]:
         sinks.check()
@@ -308,7 +310,7 @@ def _assemble(
     )
     checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     requests.resume()
-    monitors = _open_monitors(
+    monitors = make_monitors(
         config, reviser, engine, metrics if monitored else None, info.groups, ranks
     )
     progress = make_progress(config, plugin, engine.device, ranks)
@@ -351,7 +353,7 @@ def _assemble(
         log=run_metrics.log,
     )
     watching = Watching(spikes, response.accepts if drops else None)
-    markers = _CollectiveMarkers(
+    markers = CollectiveMarkers(
         RunMarkers(config, writes=ranks.rank == 0), storage, before_end=sinks.check
     )
     markers.start()
@@ -384,47 +386,6 @@ def _assemble(
         monitors=monitors,
     )
     return run
-
-
-def _log_files(
-    config: RunConfig, ranks: Ranks
-) -> tuple[MetricsFile, DomainLogFile] | tuple[None, None]:
-    """Return the files that a run is logged in; of rank 0."""
-    if ranks.rank > 0:
-        return None, None
-    return MetricsFile(config.output / METRICS_FILE), DomainLogFile(config.output / DOMAIN_LOG)
-
-
-def _open_monitors(
-    config: RunConfig,
-    reviser: DataReviser,
-    engine: Any,
-    metrics: MetricsFile | None,
-    groups: Mapping[str, Sequence[str]],
-    ranks: Ranks,
-) -> Monitors:
-    """Open the monitors on the rank that logs, after its metrics were cut. Collective.
-
-    Without metrics there are none.
-    """
-    opened = [Monitors(())]
-
-    def on_first() -> None:
-        if metrics is not None:
-            plugin = reviser.current.plugin
-            values = record_values(
-                config, plugin, lambda: reviser.current.plugin.windows_by_name, groups
-            )
-            opened[0] = open_monitors(
-                config,
-                values,
-                engine=engine,
-                step=plugin.step,
-                abandoned=metrics.abandoned_until,
-            )
-
-    on_first_rank(ranks, on_first)
-    return opened[0]
 
 
 def _revisions(
@@ -525,7 +486,7 @@ def _resume_point(
 
     if find() is None and not on_first_rank(ranks, (config.output / FILE_NAME).exists):
         return None
-    on_first_rank(ranks, lambda: _lock(config, lock))
+    on_first_rank(ranks, lambda: lock_output(config, lock))
     point = find()  # again: the previous owner of the lock may have written newer ones
     if point is not None:
         check_intact(point, ranks)
@@ -551,69 +512,3 @@ def _revision(
     if ranks.rank == 0 and not revision.is_none:
         _print_stderr("\n".join(describe_revision(revision)))
     return revision
-
-
-def _open_output(config: RunConfig, lock: RunLock, info: DomainInfo, *, is_new: bool) -> None:
-    """Create and lock the run's folder, write its configuration and domains; on rank 0."""
-    try:
-        config.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(config, error) from None
-    _lock(config, lock)
-    if is_new and find_checkpoint(config.output / CHECKPOINTS) is not None:
-        raise ResumeError(
-            f"{config.output}: expected no checkpoint, as at the start of this run, found one: "
-            "another process has trained here; start again to continue"
-        )
-    try:
-        if is_new:
-            clear_rewinds(config.output)
-        with atomic_write(config.output / CONFIG_FILE) as file:
-            file.write(config.to_yaml().encode())
-        write_domain_info(config.output, info)
-    except OSError as error:
-        raise _unwritable(config, error) from None
-
-
-def _lock(config: RunConfig, lock: RunLock) -> None:
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise _unwritable(config, error) from None
-
-
-def _unwritable(config: RunConfig, error: OSError) -> ConfigError:
-    found = error.strerror or str(error)
-    return config.invalid("output", expected="a folder that can be written", found=found)
-
-
-@final
-class _CollectiveMarkers:
-    """Writes markers on rank 0, and raises on every rank if that fails.
-
-    Args:
-        markers: The run's markers.
-        storage: The run's file system.
-        before_end: Called on rank 0 before the end marker is written; its exceptions end the run
-            on every rank, without a marker.
-    """
-
-    def __init__(
-        self, markers: RunMarkers, storage: Storage, *, before_end: Callable[[], None]
-    ) -> None:
-        self._markers = markers
-        self._storage = storage
-        self._before_end = before_end
-
-    def start(self) -> None:
-        """See ``RunMarkers``. Collective."""
-        self._storage.first("markers", self._markers.start)
-
-    def end(self, step: int, *, finished: bool) -> None:
-        """See ``RunMarkers``. Collective."""
-
-        def end() -> None:
-            self._before_end()
-            self._markers.end(step, finished=finished)
-
-        self._storage.first("markers and metrics", end)

@@ -3,9 +3,10 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
 from megadga.report.sampling import BatchLayout
-from megadga.run_folder.layout import METRICS_FILE
+from megadga.run_folder import METRICS_FILE
 from megadga.run_folder.retention import Retention
 from megadga.terminal import PinnedRows, can_pin_rows
 from megadga.train.advising import Advisor
@@ -31,12 +32,15 @@ from megadga.train.data import RunData
 from megadga.train.engine import load_reference
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.flops import training_flops
+from megadga.train.live import DataReviser
 from megadga.train.live_view import LiveView, ShownWeights, Status
 from megadga.train.metrics import MeanWeightsFile, MetricsFile
 from megadga.train.mixture import Mixture
+from megadga.train.monitors.opening import open_monitors
+from megadga.train.monitors.sink import Monitors
 from megadga.train.monitors.values import RecordValues
 from megadga.train.progress import NoProgress, Progress, ProgressLines, shown_weights
-from megadga.train.ranks import Ranks, StepAllReduce
+from megadga.train.ranks import Ranks, StepAllReduce, on_first_rank
 from megadga.train.replay import shards_digest
 from megadga.train.step import Reweighting, Trainer, Watching, step_seed
 from megadga.train.thinning import ThinnedRecords
@@ -213,10 +217,11 @@ def utilization(
 ) -> float | None:
     """Return the model FLOPs utilisation of one token per second.
 
-    None: the accelerator's peak is not known, or the model's operations, or another rank logs it.
+    None: the accelerator's peak in half precision is not known, or training is in fp32 and no peak
+    is given, or the model's operations are not known, or another rank logs it.
     """
     peak = config.metrics.peak_flops
-    if peak is None and device.type == "cuda" and config.training.precision == "bf16":
+    if peak is None and device.type == "cuda" and config.training.precision != "fp32":
         peak = peak_flops(torch.cuda.get_device_name(device))
     if peak is None or ranks.rank > 0:
         return None
@@ -224,26 +229,45 @@ def utilization(
     return None if flops is None else flops / (peak * ranks.world_size)
 
 
-def record_values(
+def make_monitors(
     config: RunConfig,
-    plugin: MixturePlugin,
-    windows: Callable[[], Mapping[str, int]],
+    reviser: DataReviser,
+    engine: Any,
+    metrics: MetricsFile | None,
     groups: Mapping[str, Sequence[str]],
-) -> RecordValues:
-    """Return what names a run's numbers for monitors.
+    ranks: Ranks,
+) -> Monitors:
+    """Open the run's monitors on the rank that logs, after its metrics were cut. Collective.
 
     Args:
         config: The run.
-        plugin: Its mixture.
-        windows: Returns the number of windows of each domain, at any time.
+        reviser: Has the mixture, which may be over other domains later.
+        engine: DeepSpeed's, which may have monitors of its own.
+        metrics: The metrics; None: there are no monitors.
         groups: Names of the domains of each group.
+        ranks: All ranks.
+
+    Raises:
+        ConfigError: If a monitor of a new run cannot be opened; on every rank.
     """
-    return RecordValues(
-        dict(zip(plugin.names, plugin.weights.tolist(), strict=True)),
-        windows=windows,
-        global_batch_size=config.training.global_batch_size,
-        groups=groups,
-    )
+    opened = [Monitors(())]
+
+    def on_first() -> None:
+        if metrics is None:
+            return
+        plugin = reviser.current.plugin
+        values = RecordValues(
+            dict(zip(plugin.names, plugin.weights.tolist(), strict=True)),
+            windows=lambda: reviser.current.plugin.windows_by_name,
+            global_batch_size=config.training.global_batch_size,
+            groups=groups,
+        )
+        opened[0] = open_monitors(
+            config, values, engine=engine, step=plugin.step, abandoned=metrics.abandoned_until
+        )
+
+    on_first_rank(ranks, on_first)
+    return opened[0]
 
 
 def make_advisor(config: RunConfig, ranks: Ranks) -> Advisor | None:

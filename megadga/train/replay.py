@@ -24,8 +24,8 @@ from megadga.errors import ConfigError, ResumeError, ShardError
 from megadga.mixers.base import Mixtures
 from megadga.report.records import Record
 from megadga.report.sampling import BatchLayout, SamplerRecord, SamplingLog, read_sampling
+from megadga.run_folder import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.checkpoints import CHECKPOINTS, completed_checkpoints, load_header
-from megadga.run_folder.layout import CONFIG_FILE, METRICS_FILE
 from megadga.train.data import open_training
 from megadga.train.revision_files import recorded_revisions, revised_config
 

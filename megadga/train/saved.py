@@ -13,6 +13,7 @@ from megadga.config.run import RunConfig
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError, ResumeError
 from megadga.prepare.progress import Stages
+from megadga.run_folder import CONFIG_FILE
 from megadga.run_folder.checkpoints import (
     CHECKPOINTS,
     CheckpointHeader,
@@ -24,7 +25,6 @@ from megadga.run_folder.checkpoints import (
     load_header,
     newest_intact_checkpoint,
 )
-from megadga.run_folder.layout import CONFIG_FILE
 
 _MAX_LISTED = 8
 

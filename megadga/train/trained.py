@@ -8,13 +8,13 @@ from megadga.config.run import RunConfig
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ResumeError
 from megadga.mixers.doremi import DoremiOptions
+from megadga.run_folder import CONFIG_FILE
 from megadga.run_folder.checkpoints import (
     CHECKPOINTS,
     header_path,
     latest_checkpoint,
     load_header,
 )
-from megadga.run_folder.layout import CONFIG_FILE
 from megadga.section import KeyPath
 from megadga.train.models import check_tokenizer
 from megadga.train.saved import SavedRun, tokenizer_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from megadga.config.models import HuggingFaceModel
 from megadga.config.validation import FolderOrHubId
 from megadga.errors import ConfigError
-from megadga.run_folder.layout import CONFIG_FILE
+from megadga.run_folder import CONFIG_FILE
 from megadga.train.saved import SavedRun, StepName, open_saved
 
 HUGGING_FACE_FILE = "config.json"
