@@ -5,20 +5,19 @@ with standard errors. Runs have trained for different numbers of tokens: what mo
 is compared at the last number that all of them were evaluated at.
 """
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import chain, combinations
-from typing import Any, Literal, cast, final
+from typing import Literal, final
 
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
 from megadga.report.evidence import overhead
+from megadga.report.grouping import group_runs, trained_config
 from megadga.report.runs import RunHistory
 from megadga.section import format_value
 
@@ -28,9 +27,6 @@ TOKENS_TO_BEST = "tokens to the first's best"
 """Measure of a specific set: trained tokens until its loss was the best of the first group."""
 UNKNOWN = "-"
 """What stands where there is no value."""
-_OF_ONE_RUN = ("seed", "output", "monitor")
-"""Sections that runs of one group may differ in: none of them changes what is trained, but for the
-seed."""
 _NUM_WEIGHTS = 8
 
 
@@ -62,11 +58,6 @@ class Group:
 
     name: str
     runs: tuple[RunHistory, ...]
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The configuration, without what is of one run."""
-        return _shared(self.runs[0].config)
 
 
 Unit = Literal["nats", "tokens", "step", "share", "weight"]
@@ -156,31 +147,11 @@ def _check_different(runs: Sequence[RunHistory]) -> None:
             raise ConfigError(f"{second.folder}: expected each run once, found it twice")
 
 
-def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _OF_ONE_RUN}
-
-
 def _grouped(runs: Sequence[RunHistory]) -> tuple[Group, ...]:
-    members: dict[str, list[RunHistory]] = {}
-    for run in runs:
-        key = json.dumps(_shared(run.config), sort_keys=True, default=str)
-        members.setdefault(key, []).append(run)
-    groups = [tuple(each) for each in members.values()]
-    names = [_name([run.name for run in group]) for group in groups]
-    if len(set(names)) < len(names):
-        names = [_name([os.fspath(run.folder) for run in group]) for group in groups]
-    if len(set(names)) < len(names):
-        names = [os.fspath(group[0].folder) for group in groups]
-    return tuple(Group(*pair) for pair in zip(names, groups, strict=True))
-
-
-def _name(names: Sequence[str]) -> str:
-    """Return what the names of runs begin with: ``dga`` for ``dga-seed0`` and ``dga-seed1``."""
-    if len(names) == 1:
-        return names[0]
-    prefix = os.path.commonprefix(list(names))  # noqa: RUF071  (characters are meant)
-    prefix = prefix.rstrip("-_. /0123456789")
-    return prefix.removesuffix("seed").rstrip("-_. ") or names[0]
+    return tuple(
+        Group(each.name, tuple(runs[number] for number in each.members))
+        for each in group_runs(runs)
+    )
 
 
 def _common_tokens(runs: Sequence[RunHistory]) -> int | None:
@@ -371,7 +342,7 @@ def _value(numbers: Sequence[float]) -> Value | None:
 
 
 def _differences(groups: Sequence[Group]) -> tuple[Difference, ...]:
-    flat = [dict(_flattened(group.config, "")) for group in groups]
+    flat = [trained_config(group.runs[0].config) for group in groups]
     keys = dict.fromkeys(key for each in flat for key in each)
     values = {
         key: tuple(_text(each[key]) if key in each else UNKNOWN for each in flat) for key in keys
@@ -382,15 +353,6 @@ def _differences(groups: Sequence[Group]) -> tuple[Difference, ...]:
 def _text(value: object) -> str:
     """Return a value of a key, strings without quotes."""
     return format_value(value).strip("'")
-
-
-def _flattened(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield the values of a section by their dotted keys."""
-    for key, value in section.items():
-        if isinstance(value, dict) and value:
-            yield from _flattened(cast("dict[str, Any]", value), f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _notes(groups: Sequence[Group], tokens: int | None) -> Iterator[str]:

@@ -12,10 +12,8 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.report.runs import RunHistory
 from megadga.run_folder.domain_log import Series
 
-_OWN_KEYS = {"seed", "output"}
-"""Keys in which runs of one group differ."""
-_PLACE = "monitor"
-"""Where a run is shown is no part of what it is."""
+_OWN_SECTIONS = {"seed", "output", "monitor"}
+"""Sections that runs of a group may differ in: but for the seed, none changes what is trained."""
 
 
 @final
@@ -53,17 +51,19 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def trained_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what runs of one group have in common, with dotted keys."""
+    own = _OWN_SECTIONS
+    return {k: v for k, v in flat_config(config).items() if k.partition(".")[0] not in own}
+
+
 def group_runs(runs: Sequence[RunHistory]) -> tuple[RunGroup, ...]:
     """Group runs that differ in their seed alone, in the order of their first members."""
     names = run_names(runs)
     members: dict[str, list[int]] = {}
     for number, run in enumerate(runs):
-        what = {
-            key: value
-            for key, value in flat_config(run.config).items()
-            if key not in _OWN_KEYS and key.partition(".")[0] != _PLACE
-        }
-        members.setdefault(json.dumps(what, sort_keys=True, default=str), []).append(number)
+        key = json.dumps(trained_config(run.config), sort_keys=True, default=str)
+        members.setdefault(key, []).append(number)
     found: list[RunGroup] = []
     for of_group in members.values():
         group = [names[number] for number in of_group]

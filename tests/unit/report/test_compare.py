@@ -209,9 +209,7 @@ def test_configurations_differ_key_by_key():
 def test_groups_of_one_name_are_told_apart_by_their_folders():
     first = run_of("dga")
     second = run_of("old/dga", mixing=DGA)
-    assert [group.name for group in compare([first, second]).groups] == [
-        *("runs/dga", "runs/old/dga")
-    ]
+    assert [group.name for group in compare([first, second]).groups] == [*("runs/dga", "old/dga")]
 
 
 def test_a_folder_that_is_given_twice_is_refused():
