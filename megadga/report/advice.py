@@ -14,7 +14,8 @@ import numpy as np
 from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.safeguards import total_variation
 from megadga.report.alignments import AlignmentHistory
-from megadga.report.evidence import (
+from megadga.report.runs import RunHistory
+from megadga.report.statistics import (
     Signal,
     block_size,
     crossing,
@@ -26,7 +27,6 @@ from megadga.report.evidence import (
     signal,
     swing,
 )
-from megadga.report.runs import RunHistory
 from megadga.run_folder.domain_log import Series
 
 RECENT_UPDATES = 128

@@ -16,9 +16,9 @@ import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
-from megadga.report.evidence import overhead
 from megadga.report.grouping import group_runs, trained_config
 from megadga.report.runs import RunHistory
+from megadga.report.statistics import overhead
 from megadga.section import format_value
 
 GENERAL = "general"

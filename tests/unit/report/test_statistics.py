@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from megadga.mixers.safeguards import signal_to_noise
-from megadga.report.evidence import (
+from megadga.report.statistics import (
     Overhead,
     crossing,
     last,
