@@ -15,7 +15,7 @@ from megadga.console import run_program, tool_parser
 from megadga.planning.constants import assumed_constants
 from megadga.planning.duration import Cluster
 from megadga.planning.prediction import Prediction, fastest_that_fit, predict
-from megadga.planning.reading import read_run
+from megadga.planning.reading import read_planned_run
 from plan_bench.published import read_published
 
 ROOT = Path(__file__).parents[1]
@@ -43,14 +43,14 @@ _PROBES = {
 def predicted(name: str, devices: int, domains: int, overrides: Sequence[str] = ()) -> Prediction:
     """Return what a run of configs/scale comes to on H100s."""
     config = load_config(ROOT / "configs" / "scale" / f"{name}.yaml", overrides)
-    run = read_run(config, ranks=devices, num_domains=domains)
+    run = read_planned_run(config, ranks=devices, num_domains=domains)
     return predict(run, _H100, Cluster(assumed_constants(_H100), _H100.devices_per_node))
 
 
 def settings_table(name: str, devices: int) -> str:
     """Return the settings that fit, or come closest, with 64 domains."""
     config = load_config(ROOT / "configs" / "scale" / f"{name}.yaml")
-    run = read_run(config, ranks=devices, num_domains=64)
+    run = read_planned_run(config, ranks=devices, num_domains=64)
     cluster = Cluster(assumed_constants(_H100), _H100.devices_per_node)
     rows = [
         (

@@ -11,7 +11,7 @@ from megadga.errors import ConfigError
 from megadga.planning.constants import Constants, assumed_constants, read_measured
 from megadga.planning.duration import Cluster
 from megadga.planning.prediction import fastest_that_fit, largest_micro_batch, predict
-from megadga.planning.reading import read_run
+from megadga.planning.reading import read_planned_run
 from megadga.planning.tables import as_record, render, render_alternatives
 
 _EXAMPLES = """\
@@ -110,7 +110,7 @@ def _plan(options: argparse.Namespace) -> int:
     accelerator = ACCELERATORS[options.accelerator]
     constants = _constants(options, accelerator)
     config = load_config(options.config, options.overrides)
-    run = read_run(config, ranks=options.devices, num_domains=options.domains)
+    run = read_planned_run(config, ranks=options.devices, num_domains=options.domains)
     cluster = Cluster(constants, options.gpus_per_node or accelerator.devices_per_node)
     if options.compare:
         found = fastest_that_fit(run, accelerator, cluster)

@@ -78,7 +78,9 @@ class PlannedRun:
         return replace(self, workload=workload)
 
 
-def read_run(config: RunConfig, *, ranks: int, num_domains: int | None = None) -> PlannedRun:
+def read_planned_run(
+    config: RunConfig, *, ranks: int, num_domains: int | None = None
+) -> PlannedRun:
     """Return a run as it is planned.
 
     Args:

@@ -18,7 +18,7 @@ from megadga.planning.prediction import (
     predict,
     usable_bytes,
 )
-from megadga.planning.reading import PlannedRun, read_run
+from megadga.planning.reading import PlannedRun, read_planned_run
 from tests.support.ranks import REPOSITORY
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
@@ -32,7 +32,7 @@ SCALE = REPOSITORY / "configs" / "scale"
 
 def planned(name: str, *overrides: str, ranks: int, domains: int = 64) -> PlannedRun:
     config = load_config(SCALE / f"{name}.yaml", overrides)
-    return read_run(config, ranks=ranks, num_domains=domains)
+    return read_planned_run(config, ranks=ranks, num_domains=domains)
 
 
 def test_a_run_without_shards_is_read_from_its_configuration_alone() -> None:
@@ -67,7 +67,7 @@ def test_a_run_with_shards_has_their_vocabulary_and_domains(
     folder = write_sets(tmp_path, num_domains=3)
     config = load_config(write_run(folder))
 
-    run = read_run(config, ranks=2)
+    run = read_planned_run(config, ranks=2)
 
     assert run.num_domains == 3
     assert run.measuring is not None
