@@ -43,7 +43,8 @@ class TrainHistory:
         gradient_norm: Before clipping; NaN where unknown or not finite.
         tokens_per_s: Over all ranks.
         flops_utilisation: Share of the accelerators' peak, in [0, 1]; NaN where unknown.
-        seconds: Seconds of rank 0 by what they were spent on; 0 where none was logged.
+        seconds: Seconds of rank 0 by what they were spent on, ``checkpoint`` after the step; 0
+            where none was logged.
     """
 
     steps: IntArray
@@ -255,8 +256,6 @@ def _columns_of(series: Series, names: Sequence[str]) -> FloatArray:
 def _train(run: RunRecords) -> TrainHistory:
     records = run.of("train")
     numbers = _columns(run, records)
-    kinds = dict.fromkeys(kind for each in records for kind in each.get("seconds", {}))
-    spent = [numbers_by_name(run.path, r, "seconds") if "seconds" in r else {} for r in records]
     return TrainHistory(
         steps=_steps(records),
         loss=numbers("loss"),
@@ -264,8 +263,20 @@ def _train(run: RunRecords) -> TrainHistory:
         gradient_norm=numbers("grad_norm"),
         tokens_per_s=numbers("tokens_per_s"),
         flops_utilisation=numbers("mfu"),
-        seconds={kind: np.array([each.get(kind, 0.0) for each in spent]) for kind in kinds},
+        seconds=_seconds(run, records),
     )
+
+
+def _seconds(run: RunRecords, records: Sequence[Record]) -> dict[str, FloatArray]:
+    """Return what each step's time was spent on, with what training waited for checkpoints."""
+    spent = [numbers_by_name(run.path, r, "seconds") if "seconds" in r else {} for r in records]
+    kinds = dict.fromkeys(kind for each in spent for kind in each)
+    seconds = {kind: np.array([each.get(kind, 0.0) for each in spent]) for kind in kinds}
+    written = run.of("checkpoint")
+    if seconds and written:
+        waited = {each["step"]: number_at(run.path, each, "waited_s") for each in written}
+        seconds["checkpoint"] = np.array([waited.get(each["step"], 0.0) for each in records])
+    return seconds
 
 
 def _updates(run: RunRecords) -> UpdateHistory:

@@ -123,3 +123,18 @@ def test_values_that_the_metrics_leave_out_are_those_of_the_log_by_domain(tmp_pa
     np.testing.assert_array_equal(history.standard_errors, [[0.5, 0.25], [np.nan, np.nan]])
     assert run.epochs.values.tolist() == [[0.5, 1.0], [1.0, 2.0]]
     assert run.domains.values.tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
+def test_the_time_of_a_step_is_divided_with_what_it_waited_for_a_checkpoint(
+    tmp_path: Path,
+) -> None:
+    first = {**train(1, {"a": 4}, {"a": 2.0}), "seconds": {"data": 0.5, "optimizer": 1.0}}
+    second = {**train(2, {"a": 4}, {"a": 2.0}), "seconds": {"data": 0.25, "probe": 3.0}}
+    written = {"type": "checkpoint", "step": 2, "seconds": 9.0, "waited_s": 4.0}
+    run = read_run(write_folder(tmp_path / "run", start(a=1.0), first, second, written))
+    assert {kind: spent.tolist() for kind, spent in run.train.seconds.items()} == {
+        "data": [0.5, 0.25],
+        "optimizer": [1.0, 0.0],
+        "probe": [0.0, 3.0],
+        "checkpoint": [0.0, 4.0],
+    }
