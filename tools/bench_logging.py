@@ -1,44 +1,51 @@
 """Time what is logged of a small run: its own files, and each monitor on top of them.
 
-Runs of the same model, data and batches live side by side in one process and take turns, some
-steps at a time: one that logs nothing at all before and after each of the others. What a run logs
-takes the time with, divided by the mean time without on both sides of it, less 1. Beside other
-load that is noise; so the processor time that the training loop spends inside calls that log is
-counted as well, which leaves out threads and processes that monitors have beside it. Synthetic
-shards: the text does not matter here.
+Each run trains in pairs of turns of some steps, one with what it logs and one without, in
+alternating order: the same model and batches in the same memory. Time with is divided by time
+without, less 1; the mean over pairs is shown with its standard error, in which a machine's other
+load is seen. So the processor time that the training loop spends inside calls that log is counted
+as well, which leaves out threads and processes that monitors have beside it. Synthetic shards:
+the text does not matter here.
 """
 
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import termios
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from threading import Thread
+from typing import Any, TextIO
 
 from bench_overhead import TOKENIZER, documents
 from megadga.console import run_program, tool_parser
 from megadga.data.create import create_domain
-from trials.interleaving import PLAIN, Segment, overheads
+from trials.interleaving import Turn, paired_overhead
 
 BAR = 0.005
 EPILOG = """\
 example:
-  python tools/bench_logging.py --rounds 9
+  python tools/bench_logging.py --rounds 80
 
-Takes about five minutes on a machine that has nothing else to do.
+Takes about twelve minutes on a machine that has nothing else to do.
 """
+VIEW = "live view"
 MONITORS = {
-    PLAIN: "{}",
     "files": "{}",
+    VIEW: "{}",
     "tensorboard": "{tensorboard: {}}",
     "csv": "{csv: {}}",
     "wandb": "{wandb: {offline: true}}",
 }
-"""The section `monitor` of each run; the plain one logs nothing, the second its own files."""
+"""The section `monitor` of each run; the first has its own files alone, the second a terminal."""
 _RUN = """\
 seed: 0
 output: {output}
@@ -47,7 +54,7 @@ data: {{domains: {folder}/domains, specific: {{target: {{path: {folder}/target}}
 mixing:
   type: dga
   preset: paper
-  interval: 20
+  interval: {interval}
   step_size: 0.1
   probe: {{type: directional, sequences_per_domain: 1, specific_sequences: 8}}
 training: {{steps: 1000000, global_batch_size: {batch}, micro_batch_size: {batch}}}
@@ -67,8 +74,20 @@ def main() -> None:
     add("--domains", type=int, default=16, metavar="K", help="(%(default)s)")
     add("--batch", type=int, default=16, metavar="B", help="sequences of a step (%(default)s)")
     add("--sequence-length", type=int, default=256, metavar="S", help="(%(default)s)")
-    add("--steps", type=int, default=40, metavar="N", help="of a turn (%(default)s)")
-    add("--rounds", type=int, default=5, metavar="N", help="(%(default)s)")
+    add(
+        "--steps",
+        type=int,
+        default=4,
+        metavar="N",
+        help="of a turn, one update each (%(default)s)",
+    )
+    add(
+        "--rounds",
+        type=int,
+        default=40,
+        metavar="N",
+        help="pairs of turns, at least 4 (%(default)s)",
+    )
     add("--output", type=Path, default=Path("build/bench/logging.json"), help="(%(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -85,28 +104,38 @@ def main() -> None:
                 sequence_length=args.sequence_length,
                 batch=args.batch,
                 monitor=monitor,
+                interval=args.steps,
             )
             (folder / f"{run}.yaml").write_text(text)
-        by_clock, calls = run_in_turns(folder, args.steps, args.rounds)
-    record = {clock: show(clock, rounds, args.steps) for clock, rounds in by_clock.items()}
+        turns: dict[str, list[Turn]] = {}
+        calls: dict[str, float] = {}
+        for run in MONITORS:
+            print(f"{run}: {2 * args.rounds} turns of {args.steps} steps", flush=True)
+            turns[run], calls[run] = run_in_turns(folder, run, args.steps, args.rounds)
+    record: dict[str, Any] = {
+        "wall": show("wall-clock", turns, args.steps, lambda turn: turn.wall_s),
+        "processor": show("processor", turns, args.steps, lambda turn: turn.processor_s),
+    }
     record["calls"] = show_calls(calls, record["processor"]["step_s"])
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def show(clock: str, rounds: list[list[Segment]], steps: int) -> dict[str, Any]:
+def show(
+    clock: str, turns: Mapping[str, list[Turn]], steps: int, seconds: Callable[[Turn], float]
+) -> dict[str, Any]:
     """Print what logging takes by one clock, and return it for JSON."""
-    found = overheads(rounds)
-    plain = [each.seconds for segments in rounds for each in segments if each.name == PLAIN]
-    step_s = median(plain) / steps
+    step_s = median(seconds(t) for each in turns.values() for t in each if not t.logged) / steps
     print(f"{clock} time: {step_s * 1000:.1f} ms a step without, the median")
-    for run, overhead in found.items():
-        spread = overhead.highest - overhead.lowest
-        noise = "; rounds differ by more than what is looked for" if spread > BAR else ""
-        print(
-            f"{run:>12}: {overhead.median:+.2%} (from {overhead.lowest:+.2%} to "
-            f"{overhead.highest:+.2%}){noise}"
+    found = {
+        run: paired_overhead(
+            [seconds(turn) for turn in each if turn.logged],
+            [seconds(turn) for turn in each if not turn.logged],
         )
+        for run, each in turns.items()
+    }
+    for run, overhead in found.items():
+        print(f"{run:>12}: {overhead.mean:+.2%} ± {overhead.standard_error:.2%}")
     return {"step_s": step_s, "overheads": {run: asdict(each) for run, each in found.items()}}
 
 
@@ -120,35 +149,46 @@ def show_calls(calls: Mapping[str, float], step_s: float) -> dict[str, float]:
     return {run: seconds / step_s for run, seconds in calls.items()}
 
 
-def run_in_turns(
-    folder: Path, steps: int, rounds: int
-) -> tuple[dict[str, list[list[Segment]]], dict[str, float]]:
+def run_in_turns(folder: Path, run: str, steps: int, rounds: int) -> tuple[list[Turn], float]:
     """Train in a process of its own.
 
     Returns:
-        The segments of each round by two clocks, and seconds of a step inside calls that log.
+        The run's turns, and its seconds of a step inside calls that log.
     """
-    output, log = folder / "seconds.json", folder / "log.txt"
-    configs = [str(folder / f"{run}.yaml") for run in MONITORS]
-    worker = ("-m", "trials.logging_worker", str(output), str(steps), str(rounds))
+    output, log = folder / f"{run}.json", folder / f"{run}.log"
+    worker = ("-m", "trials.logging_worker", str(folder / f"{run}.yaml"), str(output))
     tools = str(Path(__file__).parent.absolute())
     search = os.pathsep.join(filter(None, (tools, os.environ.get("PYTHONPATH"))))
-    with log.open("w") as sink:
+    with log.open("w") as sink, terminal() if run == VIEW else nullcontext(sink) as drawn_on:
         status = subprocess.run(  # noqa: S603  (our own arguments, and no shell)
-            [sys.executable, *worker, *configs],
+            [sys.executable, *worker, str(steps), str(rounds)],
             stdout=sink,
-            stderr=sink,
-            env={**os.environ, "PYTHONPATH": search},
+            stderr=drawn_on,
+            env={**os.environ, "PYTHONPATH": search, "TERM": "xterm-256color"},
             check=False,
         ).returncode
     if status:
         raise SystemExit(f"{log.read_text()[-4000:]}\ntraining ended with {status}")
     found = json.loads(output.read_text())
-    by_clock = {
-        clock: [[Segment(**each) for each in segments] for segments in rounds_]
-        for clock, rounds_ in found["segments"].items()
-    }
-    return by_clock, found["calls_s"]
+    return [Turn(**turn) for turn in found["turns"]], found["calls_s"]
+
+
+@contextmanager
+def terminal() -> Iterator[TextIO]:
+    """Open a terminal of 40 lines and 120 columns, of which everything is read."""
+    end, name = pty.openpty()
+    with os.fdopen(name, "w") as stream:
+        fcntl.ioctl(stream, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        Thread(target=drain, args=(end,)).start()
+        yield stream
+
+
+def drain(end: int) -> None:
+    """Read from a terminal until nobody has it open any more."""
+    with suppress(OSError):  # Linux says so by an error
+        while os.read(end, 65_536):
+            pass
+    os.close(end)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Uses matplotlib's objects rather than ``pyplot``, which keeps figures globally a
 
 import re
 from collections.abc import Iterator, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from megadga.report.catalogue import Figure as Shown
 from megadga.report.colours import COLOURS, DASHES
 from megadga.report.figures import Report, Space
 from megadga.report.grouping import MeanSeries, mean_over_runs
+from megadga.report.plot_labels import label_ends, plain, titled
 from megadga.run_folder.domain_log import Series
 
 try:
@@ -53,7 +53,8 @@ OTHERS = "#888888"
 """Colour of the sum of other domains."""
 
 
-_LABEL_GAP = 0.045  # of the height of the axes
+_END_CHARACTERS, _PANEL_CHARACTERS, _ROW_CHARACTERS = 24, 30, 44
+"""Of a name with its label at the end of a line, above a panel and beside a row."""
 
 
 _HATCHES = ("", "///", "...", "xxx")  # where lines have dashes
@@ -144,80 +145,15 @@ def draw_figure(report: Report, shown: Shown, *, run: int = 0) -> Figure:
             return _events(report, shown)
 
 
-def spread_labels(
-    positions: Sequence[float], *, gap: float, lowest: float, highest: float
-) -> list[float]:
-    """Move positions apart to at least ``gap`` distance, keeping their order.
-
-    Args:
-        positions: In any order.
-        gap: Minimum distance, above 0; reduced if the positions do not fit between ``lowest`` and
-            ``highest``.
-        lowest: Bound of every position returned.
-        highest: Likewise.
-    """
-    if not positions:
-        return []
-    gap = min(gap, (highest - lowest) / max(1, len(positions) - 1))
-    order = sorted(range(len(positions)), key=positions.__getitem__)
-    placed = [0.0] * len(positions)
-    bound = lowest
-    for index in order:  # upwards: none below its neighbour or the bottom
-        placed[index] = max(positions[index], bound)
-        bound = placed[index] + gap
-    bound = highest
-    for index in reversed(order):  # downwards: none above the top, nor closer than the gap
-        placed[index] = min(placed[index], bound)
-        bound = placed[index] - gap
-    return placed
-
-
-def label_ends(
-    axes: Axes, labels: Sequence[str], values: Sequence[float], colours: Sequence[str]
-) -> None:
-    """Write a label beside the end of each line, joined to it.
-
-    Args:
-        axes: Axes with final limits.
-        labels: One per line.
-        values: Last value of each line; labels of non-finite values are at the bottom.
-        colours: Colours of the lines.
-    """
-    bottom, top = axes.transData.inverted().transform(axes.transAxes.transform([(0, 0), (0, 1)]))
-    low, high = float(bottom[1]), float(top[1])
-    ends = [(value - low) / (high - low) if isfinite(value) else 0.0 for value in values]
-    ends = [min(max(end, 0.0), 1.0) for end in ends]
-    heights = spread_labels(ends, gap=_LABEL_GAP, lowest=0.0, highest=1.0)
-    for label, end, height, colour in zip(labels, ends, heights, colours, strict=True):
-        axes.annotate(
-            label,
-            xy=(1.0, end),
-            xytext=(1.05, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=colour,
-            fontsize=10,
-            verticalalignment="center",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 1.0,
-                "relpos": (0.0, 0.5),  # to the middle of the text's left edge
-                "shrinkA": 2.0,
-                "shrinkB": 0.0,
-            },
-        )
+def _titled(space: Space, domain: int, *, characters: int) -> str:
+    name = space.names[domain]
+    return titled(name, space.labels.get(name, ""), characters=characters)
 
 
 def _style(place: int) -> tuple[str, str, str]:
     """Return colour, dashes and hatching of the style at a place."""
     cycle = place // len(COLOURS) % len(DASHES)
     return COLOURS[place % len(COLOURS)], DASHES[cycle], _HATCHES[cycle]
-
-
-def _plain(text: str) -> str:
-    """Return text in which matplotlib sees no mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _new_axes(title: str, quantity: str) -> tuple[Figure, Axes]:
@@ -229,7 +165,7 @@ def _new_axes(title: str, quantity: str) -> tuple[Figure, Axes]:
 
 
 def _set_up(axes: Axes, title: str, quantity: str) -> None:
-    axes.set_title(_plain(title), loc="left", fontsize=12)
+    axes.set_title(plain(title), loc="left", fontsize=12)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(quantity)
     axes.grid(axis="y", color="#e0e0e0", linewidth=0.8)
@@ -279,7 +215,9 @@ def _curves(report: Report, shown: Shown) -> Figure:
                 if not thin:
                     _band(axes, series, values, mean.errors[:, column], colour)
                     title = f"{name}: {of}" if len(series.names) > 1 or nth > 1 else name
-                    labels.append((title, float(values[-1]) if values.size else np.nan, colour))
+                    labels.append(
+                        (plain(title), float(values[-1]) if values.size else np.nan, colour)
+                    )
     _finish(report, axes, labels)
     return figure
 
@@ -294,7 +232,7 @@ def _finish(report: Report, axes: Axes, labels: Sequence[tuple[str, float, str]]
     _set_steps(axes, max(run.last_step for run in report.runs))
     axes.set_ylim(*axes.get_ylim())
     names, values, colours = zip(*labels, strict=True) if labels else ((), (), ())
-    texts = [f"{_plain(name)}  {value:.4g}" for name, value in zip(names, values, strict=True)]
+    texts = [f"{name}  {value:.4g}" for name, value in zip(names, values, strict=True)]
     label_ends(axes, texts, values, colours)
 
 
@@ -312,13 +250,14 @@ def _areas(report: Report, shown: Shown, run: int) -> Figure:
     figure, axes = _new_axes(_of_run(report, shown, run), shown.quantity)
     layer = report.layers[shown.layers[0]]
     series = _series(report, shown.layers[0], run)
-    names, places = series.names, tuple(range(len(series.names)))
+    names, places = tuple(map(plain, series.names)), tuple(range(len(series.names)))
     values, step = np.nan_to_num(series.values), None
     if layer.by:
         space = report.spaces[layer.by]
         own = list(space.leading[:MAX_LINES])
         rest = list(space.leading[MAX_LINES:])
-        names, places = tuple(names[i] for i in own), tuple(space.styles[i] for i in own)
+        names = tuple(_titled(space, each, characters=_END_CHARACTERS) for each in own)
+        places = tuple(space.styles[each] for each in own)
         columns = [values[:, own]] + ([values[:, rest].sum(axis=1, keepdims=True)] if rest else [])
         names += (f"{len(rest):,} others together",) if rest else ()
         values, step = np.concatenate(columns, axis=1), "post"
@@ -333,9 +272,7 @@ def _areas(report: Report, shown: Shown, run: int) -> Figure:
     axes.set_ylim(0.0, 1.0)
     _set_steps(axes, int(series.steps[-1]))
     middles: list[float] = (tops[-1] - values[-1] / 2.0).tolist()
-    labels = [
-        f"{_plain(name)}  {value:.3f}" for name, value in zip(names, values[-1], strict=True)
-    ]
+    labels = [f"{name}  {value:.3f}" for name, value in zip(names, values[-1], strict=True)]
     label_ends(axes, labels, middles, [colour for colour, _, _ in styles])
     return figure
 
@@ -349,7 +286,7 @@ def _panels(report: Report, shown: Shown) -> Figure:
     figure = Figure(
         figsize=(SIZE_INCHES[0], 0.9 + 1.6 * down), dpi=DOTS_PER_INCH, layout="constrained"
     )
-    figure.suptitle(_plain(f"{shown.title}; {shown.quantity}"), x=0.01, ha="left", fontsize=12)
+    figure.suptitle(plain(f"{shown.title}; {shown.quantity}"), x=0.01, ha="left", fontsize=12)
     grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     means = [_means(report, key) for key in keys]
     for place, domain in enumerate(own):
@@ -360,7 +297,7 @@ def _panels(report: Report, shown: Shown) -> Figure:
     grid[0, 0].set_xlim(0.0, float(max(1, *(run.last_step for run in report.runs))))
     if len(report.groups) > 1:
         dashes = [DASHES[place % len(DASHES)] for place in range(len(report.groups))]
-        named = [_plain(name) for _, name, _ in means[0]]
+        named = [plain(name) for _, name, _ in means[0]]
         lines = [grid[0, 0].plot([], [], one, color="#222222")[0] for one in dashes[: len(named)]]
         figure.legend(lines, named, loc="outside lower left", ncols=4, frameon=False)
     return figure
@@ -370,7 +307,8 @@ def _panel(
     axes: Axes, space: Space, domain: int, layers: Sequence[Sequence[tuple[int, str, MeanSeries]]]
 ) -> None:
     colour, _, _ = _style(space.styles[domain])
-    axes.set_title(_plain(space.names[domain]), loc="left", fontsize=9)
+    title = _titled(space, domain, characters=_PANEL_CHARACTERS)
+    axes.set_title(title, loc="left", fontsize=9)
     axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     for nth, means in enumerate(layers):
@@ -400,8 +338,9 @@ def _heat_map(report: Report, shown: Shown, run: int) -> Figure:
     mesh = axes.pcolormesh(
         edges, np.arange(len(own) + 1) - 0.5, values, cmap="RdBu", vmin=-most, vmax=most
     )
-    axes.set_title(_plain(_of_run(report, shown, run)), loc="left", fontsize=12)
-    axes.set_yticks(range(len(own)), [_plain(space.names[domain]) for domain in own], fontsize=8)
+    axes.set_title(plain(_of_run(report, shown, run)), loc="left", fontsize=12)
+    rows = [_titled(space, domain, characters=_ROW_CHARACTERS) for domain in own]
+    axes.set_yticks(range(len(own)), rows, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("optimizer step")
     figure.colorbar(mesh, ax=axes, label=shown.quantity, extend="both")
@@ -426,7 +365,8 @@ def _domain_lines(report: Report, shown: Shown, run: int) -> Figure:
         colour, dashes, _ = _style(space.styles[domain])
         values = series.values[:, domain]
         axes.plot(series.steps, values, dashes, color=colour, linewidth=1.8, **_mark(values.size))
-        labels.append((space.names[domain], float(values[-1]), colour))
+        title = _titled(space, domain, characters=_END_CHARACTERS)
+        labels.append((title, float(values[-1]), colour))
         passed = np.flatnonzero(values >= (np.inf if shown.mark is None else shown.mark))[:1]
         axes.plot(series.steps[passed], values[passed], "x", color=colour, markersize=8)
     if shown.mark is not None:
@@ -446,8 +386,8 @@ def _events(report: Report, shown: Shown) -> Figure:
             if event.kind == kind
         ]
         steps, rows = zip(*found, strict=True)
-        axes.plot(steps, rows, "o", color=_style(place)[0], label=_plain(kind), markersize=7)
-    axes.set_yticks(range(len(report.names)), list(map(_plain, report.names)))
+        axes.plot(steps, rows, "o", color=_style(place)[0], label=plain(kind), markersize=7)
+    axes.set_yticks(range(len(report.names)), list(map(plain, report.names)))
     axes.set_ylim(len(report.names) - 0.5, -0.5)
     _set_steps(axes, max(run.last_step for run in report.runs))
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median, stdev
 
 PLAIN = "plain"
 """The run that the others are held against."""
@@ -65,6 +65,59 @@ def overheads(rounds: Sequence[Sequence[Segment]]) -> Mapping[str, Overhead]:
         name: Overhead(ratios, median(ratios), min(ratios), max(ratios))
         for name, ratios in found.items()
     }
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Some steps of a run that is trained in turns with something and without it.
+
+    Attributes:
+        logged: Whether this was a turn with it.
+        wall_s: Seconds by the wall clock.
+        processor_s: Seconds of processor time.
+    """
+
+    logged: bool
+    wall_s: float
+    processor_s: float
+
+
+def order_of_pair(number: int) -> tuple[bool, bool]:
+    """Return whether the two turns of a pair are with or without: without first in even pairs.
+
+    A machine that becomes slower or faster over two pairs then does so for both.
+    """
+    return (False, True) if number % 2 == 0 else (True, False)
+
+
+@dataclass(frozen=True)
+class PairedOverhead:
+    """Time with, divided by time without, less 1, of the same run in turns.
+
+    Attributes:
+        mean: Over pairs.
+        standard_error: Of that mean.
+    """
+
+    mean: float
+    standard_error: float
+
+
+def paired_overhead(logged: Sequence[float], plain: Sequence[float]) -> PairedOverhead:
+    """Compare pairs of turns; a quarter of them at either end counts for as much as its nearest.
+
+    Other load makes single turns much longer; winsorised means are hardly moved by those.
+
+    Args:
+        logged: Seconds of each pair's turn with, at least 4 of them.
+        plain: Seconds of each pair's turn without.
+    """
+    ratios = sorted(a / b - 1.0 for a, b in zip(logged, plain, strict=True))
+    cut = len(ratios) // 4
+    low, high = ratios[cut], ratios[-1 - cut]
+    inner = [min(max(ratio, low), high) for ratio in ratios]
+    kept = 1.0 - 2.0 * cut / len(ratios)
+    return PairedOverhead(fmean(inner), stdev(inner) / (kept * len(ratios) ** 0.5))
 
 
 def specific_sequences(sequences: float, *, of_domains: int, passes: int) -> int:

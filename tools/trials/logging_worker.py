@@ -1,9 +1,8 @@
-"""Trains runs in turns, some steps at a time, of which the plain one logs nothing at all."""
+"""Trains a run in turns of some steps, with what it logs and without."""
 
 import json
 import sys
 import time
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, final
@@ -15,7 +14,7 @@ from megadga.train.assembly import open_run
 from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.loop import Run, train
 from megadga.train.ranks import process_group
-from trials.interleaving import PLAIN, Segment, order_of_round
+from trials.interleaving import Turn, order_of_pair
 
 
 @final
@@ -49,51 +48,36 @@ class TimedMetrics:
         self._metrics.settle()
 
 
-def without_logging(run: Run) -> Run:
-    """Return the run without its metrics."""
-    return replace(run, metrics=cast("Any", NoMetrics()))
-
-
-def time_steps(name: str, run: Run, steps: int) -> tuple[Segment, Segment]:
-    """Train some steps; return their wall-clock time and this process's processor time.
+def time_steps(run: Run, steps: int, *, logged: bool) -> Turn:
+    """Train some steps, and time them by the wall clock and by this process's processor time.
 
     Other load on the machine lengthens the former, and hardly the latter.
     """
+    metrics = run.metrics if logged else cast("Any", NoMetrics())
     wall, processor = time.perf_counter(), time.process_time()
-    train(replace(run, total_steps=run.mixture.step + steps))
-    return (
-        Segment(name, time.perf_counter() - wall),
-        Segment(name, time.process_time() - processor),
+    train(replace(run, metrics=metrics, total_steps=run.mixture.step + steps))
+    return Turn(
+        logged=logged,
+        wall_s=time.perf_counter() - wall,
+        processor_s=time.process_time() - processor,
     )
 
 
-def main(output: str, steps: str, rounds: str, *configs: str) -> None:
-    """Write the segments of every round, after some steps of each run that are not timed."""
-    paths = {Path(config).stem: Path(config) for config in configs}
-    with process_group(), ExitStack() as stack:
-        runs = {
-            name: stack.enter_context(open_run(load_config(path))) for name, path in paths.items()
-        }
-        timers = {name: TimedMetrics(run.metrics) for name, run in runs.items() if name != PLAIN}
-        runs |= {
-            name: replace(runs[name], metrics=cast("Any", timer)) for name, timer in timers.items()
-        }
-        runs[PLAIN] = without_logging(runs[PLAIN])
-        for run in runs.values():
-            train(replace(run, total_steps=int(steps)))
-        for timer in timers.values():
-            timer.seconds = 0.0
-        timed: list[list[tuple[Segment, Segment]]] = []
-        for number in range(int(rounds)):
-            order = order_of_round([name for name in paths if name != PLAIN], number)
-            timed.append([time_steps(name, runs[name], int(steps)) for name in order])
-    logged = int(steps) * int(rounds)
-    calls = {name: timer.seconds / logged for name, timer in timers.items()}
-    by_clock = {
-        clock: [[asdict(segment[index]) for segment in segments] for segments in timed]
-        for index, clock in enumerate(("wall", "processor"))
-    }
-    Path(output).write_text(json.dumps({"segments": by_clock, "calls_s": calls}))
+def main(config: str, output: str, steps: str, rounds: str) -> None:
+    """Write the turns of a run, after some steps that are not timed."""
+    with process_group(), open_run(load_config(Path(config))) as opened:
+        timer = TimedMetrics(opened.metrics)
+        run = replace(opened, metrics=cast("Any", timer))
+        train(replace(run, total_steps=int(steps)))
+        timer.seconds = 0.0
+        turns = [
+            time_steps(run, int(steps), logged=logged)
+            for number in range(int(rounds))
+            for logged in order_of_pair(number)
+        ]
+    calls_s = timer.seconds / (int(steps) * int(rounds))
+    found = {"turns": [asdict(turn) for turn in turns], "calls_s": calls_s}
+    Path(output).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

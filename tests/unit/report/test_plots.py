@@ -17,9 +17,9 @@ from tests.support.report_runs import MadeRun, domain_names, write_run_folder
 RUN = MadeRun(("a", "b", "c"), steps=20)
 
 
-def report_of(folder, *made):
+def report_of(folder, *made, labels=None):
     runs = [read_run(write_run_folder(folder / f"run{n}", run)) for n, run in enumerate(made)]
-    return build_report(runs, [DomainInfo(run.names) for run in made])
+    return build_report(runs, [DomainInfo(run.names, labels=labels or {}) for run in made])
 
 
 def figure(report, key, run=0):
@@ -113,3 +113,13 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "megadga.report.plots")
     with pytest.raises(ConfigError, match=r"pip install 'megadga\[report\]'"):
         importlib.import_module("megadga.report.plots")
+
+
+def test_domains_have_their_labels_in_every_image_of_domains(tmp_path):
+    report = report_of(tmp_path, RUN, labels={"b": "cell, protein"})
+    for key in ("weights", "weights_by_domain", "alignments", "epochs"):
+        axes = figure(report, key).axes
+        texts = [text.get_text() for each in axes for text in each.texts]
+        texts += [each.get_title(loc="left") for each in axes]
+        texts += [text.get_text() for each in axes for text in each.get_yticklabels()]
+        assert sum("b (cell, protein)" in text for text in texts) == 1, key

@@ -5,8 +5,10 @@ import pytest
 from tools.trials.interleaving import (
     PLAIN,
     Segment,
+    order_of_pair,
     order_of_round,
     overheads,
+    paired_overhead,
     specific_sequences,
 )
 
@@ -35,6 +37,25 @@ def test_an_overhead_is_the_median_of_its_rounds() -> None:
 
     assert list(found.rounds) == [0.5, 0.0, 0.25]
     assert (found.lowest, found.median, found.highest) == (0.0, 0.25, 0.5)
+
+
+def test_pairs_of_turns_go_forwards_and_backwards_in_alternation() -> None:
+    assert [order_of_pair(number) for number in range(3)] == [
+        (False, True),
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_a_pair_that_other_load_has_made_longer_counts_as_much_as_the_next_one() -> None:
+    plain = [4.0] * 8
+    logged = [4.0 * (1.0 + extra) for extra in (0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 90.0)]
+
+    found = paired_overhead(logged, plain)
+
+    assert found.mean == 0.5  # of 0.25 three times, 0.5 twice, 0.75 three times
+    deviation = (6 * 0.25**2 / 7) ** 0.5
+    assert found.standard_error == pytest.approx(deviation / (0.5 * 8**0.5), rel=1e-12)
 
 
 @pytest.mark.parametrize(("passes", "expected"), [(1, 12), (2, 6)])

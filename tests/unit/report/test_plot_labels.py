@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.report.plots import spread_labels
+from megadga.report.plot_labels import spread_labels, titled
 
 POSITIONS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20)
 
@@ -38,3 +38,22 @@ def test_labels_at_the_top_are_stacked_downwards():
 
 def test_no_labels_give_no_positions():
     assert spread_labels([], gap=0.1, lowest=0.0, highest=1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("characters", "expected"),
+    [
+        (26, "c17 (cell, protein, dose)"),
+        (25, "c17 (cell, protein, dose)"),
+        (24, "c17 (cell, protein…)"),
+        (14, "c17 (cell…)"),
+        (10, "c17"),
+        (2, "c17"),
+    ],
+)
+def test_a_name_has_as_many_words_of_its_label_as_there_is_room_for(characters, expected):
+    assert titled("c17", "cell, protein, dose", characters=characters) == expected
+
+
+def test_a_domain_without_a_label_is_its_name_and_no_mathematics():
+    assert titled("a$b$", "", characters=20) == r"a\$b\$"
