@@ -17,10 +17,17 @@ from megadga.demo.run import (
     write_shards,
 )
 
-RUNS = (("dga", 0), ("dga", 1), ("uniform", 0))
+RUNS = (("dga", 0), ("dga", 1), ("uniform", 0), ("uniform", 1))
 """Rules, each with a seed."""
 RULES = {
-    "dga": "{type: dga, interval: 8, probe: {type: directional, sequences_per_domain: 8}}",
+    "dga": """
+  type: dga
+  preset: paper
+  interval: 6
+  step_size: 2.0
+  ema: 0.1
+  score: cosine
+  probe: {type: directional, sequences_per_domain: 4, specific_sequences: 16}""",
     "uniform": "{type: static, weights: uniform}",
 }
 SHOWN = (
@@ -41,7 +48,7 @@ data:
   domains: shards/domains
   specific: {{{specific}: {{path: shards/specific/{specific}}}}}
 mixing: {mixing}
-training: {{steps: 200, global_batch_size: 8, micro_batch_size: 8, precision: fp32}}
+training: {{steps: 300, global_batch_size: 8, micro_batch_size: 8, precision: fp32}}
 deepspeed:
   zero_optimization: {{stage: 2}}
   gradient_clipping: 1.0
@@ -51,7 +58,7 @@ deepspeed:
   scheduler:
     type: WarmupCosineLR
     params: {{total_num_steps: auto, warmup_num_steps: 10, cos_min_ratio: 0.1}}
-evaluation: {{interval: 25, sequences: 16}}
+evaluation: {{interval: 30, sequences: 32}}
 checkpoint: {{interval: 100, keep_last: 1}}
 """
 

@@ -244,7 +244,7 @@ deepspeed:
   scheduler:
     type: WarmupCosineLR
     params: {{total_num_steps: auto, warmup_num_steps: {warmup}, cos_min_ratio: 0.1}}
-evaluation: {{interval: {steps}, sequences: 128}}
+evaluation: {{interval: {quarter}, sequences: 128}}
 checkpoint: {{interval: {quarter}, keep_last: 1}}
 """
 

@@ -83,12 +83,13 @@ class Page:
         place: dict[str, float] = self.run(
             """
             const plot = document.getElementById(`plot-${arguments[0]}`);
-            plot.scrollIntoView({ block: "center", behavior: "instant" });
             const { xaxis, yaxis } = plot._fullLayout;
-            const box = plot.getBoundingClientRect();
+            const from = () => plot.getBoundingClientRect();
+            const below = yaxis._offset + yaxis.d2p(arguments[2]);
+            scrollBy({ top: from().top + below - innerHeight / 2, behavior: "instant" });
             return {
-              x: box.left + xaxis._offset + xaxis.d2p(arguments[1]),
-              y: box.top + yaxis._offset + yaxis.d2p(arguments[2]),
+              x: from().left + xaxis._offset + xaxis.d2p(arguments[1]),
+              y: from().top + below,
             };""",
             figure,
             step,
