@@ -201,7 +201,12 @@ def _reference(reference: SavedRun) -> str:
 def _reweighting(
     config: RunConfig, section: LossReweightingSection, world_size: int | None
 ) -> str:
-    what = f"{section.strategy} at temperature {section.temperature:g}"
+    temperature = section.temperature
+    if isinstance(temperature, tuple):
+        stages = (f"{stage.temperature:g} from step {stage.step:,}" for stage in temperature)
+        what = f"{section.strategy} at temperature {', '.join(stages)}"
+    else:
+        what = f"{section.strategy} at temperature {temperature:g}"
     more = "a forward pass more on each batch, a third of its time"
     if world_size is None:
         return f"{what}: where a rank has several micro-batches per step, {more}"

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -222,14 +223,45 @@ class SamplingSection(Section):
     domains. null: no cap."""
 
 
+class TemperatureStage(Section):
+    """A temperature from a step on."""
+
+    step: NonNegativeInt
+    """Optimizer steps completed before it holds."""
+    temperature: PositiveFloat
+    """Above 0."""
+
+
+def _temperature_form(value: object) -> str:
+    return "<one>" if isinstance(value, int | float | str) else "<stages>"
+
+
+def _from_the_start(stages: tuple[TemperatureStage, ...]) -> tuple[TemperatureStage, ...]:
+    steps = [stage.step for stage in stages]
+    if steps[:1] != [0] or any(after <= before for before, after in pairwise(steps)):
+        raise PydanticCustomError(
+            "stages",
+            "Input should be stages from step 0 on, each later than the one before",
+            {"found": f"steps {steps}"},
+        )
+    return stages
+
+
 class LossReweightingSection(Section):
     """Weights a batch's sequences by their losses (arXiv 2502.06733, Algorithm 1)."""
 
-    strategy: Literal["linupper", "quadratic", "extremes"] = "linupper"
+    strategy: Literal["linupper", "quadratic", "extremes", "upper"] = "linupper"
     """linupper: less weight for low losses; quadratic: less weight for both extremes; extremes:
-    more weight for both."""
-    temperature: PositiveFloat = 1.0
-    """Above 0; the weights of two sequences differ at most by a factor of exp(1 / temperature)."""
+    more weight for both; upper: the more weight the higher the loss."""
+    temperature: Annotated[
+        Annotated[PositiveFloat, Tag("<one>")]
+        | Annotated[
+            tuple[TemperatureStage, ...], AfterValidator(_from_the_start), Tag("<stages>")
+        ],
+        Discriminator(_temperature_form),
+    ] = 1.0
+    """Above 0; the weights of two sequences differ at most by a factor of exp(1 / temperature).
+    One that changes: [{step: 0, temperature: 2}, {step: 10000, temperature: 1}]."""
     warmup: NonNegativeInt = 0
     """Optimizer steps at equal weights, at least 0."""
 

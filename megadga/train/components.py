@@ -108,7 +108,10 @@ def make_trainer(
         reference = load_reference(config, data.reference, engine, collective=collective)
     reweighting = None
     if (section := config.training.loss_reweighting) is not None:
-        rule = LossReweighting(section.strategy, section.temperature, section.warmup)
+        temperature = section.temperature
+        if isinstance(temperature, tuple):
+            temperature = {stage.step: stage.temperature for stage in temperature}
+        rule = LossReweighting(section.strategy, temperature, section.warmup)
         reweighting = Reweighting(rule, token_losses(engine, engine.module))
     return Trainer(
         engine,

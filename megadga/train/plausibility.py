@@ -66,10 +66,18 @@ def _starts(config: RunConfig) -> Iterator[ConfigIssue]:
     """Find settings that would take effect only after the end of the run."""
     steps = config.training.steps
     reweighting = config.training.loss_reweighting
-    if reweighting is not None and reweighting.warmup >= steps:
+    if reweighting is None:
+        return
+    path = ("training", "loss_reweighting")
+    if reweighting.warmup >= steps:
         expected = f"less than training.steps ({steps}), or losses never count"
-        path = ("training", "loss_reweighting", "warmup")
-        yield ConfigIssue(path, expected, str(reweighting.warmup))
+        yield ConfigIssue((*path, "warmup"), expected, str(reweighting.warmup))
+    if isinstance(reweighting.temperature, tuple):
+        for index, stage in enumerate(reweighting.temperature):
+            if stage.step >= steps:
+                expected = f"less than training.steps ({steps}), or it never holds"
+                at = (*path, "temperature", index, "step")
+                yield ConfigIssue(at, expected, str(stage.step))
 
 
 def _schedule(config: RunConfig) -> Iterator[ConfigIssue]:

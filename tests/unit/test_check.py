@@ -210,6 +210,11 @@ def test_reweighting_says_where_it_costs_a_pass(folder):
     alone = report(folder, override, world_size=4)
     assert entry(alone, "reweighting") == f"{what}: no more passes"
     assert not any(line.startswith("reweighting") for line in report(folder))
+    stages = "[{step: 0, temperature: 2}, {step: 1000, temperature: 1}]"
+    falling = report(folder, f"training.loss_reweighting={{temperature: {stages}}}", world_size=4)
+    assert entry(falling, "reweighting") == (
+        "linupper at temperature 2 from step 0, 1 from step 1,000: no more passes"
+    )
 
 
 def test_a_reference_is_reported_with_what_every_rank_holds_of_it(folder):
@@ -424,6 +429,16 @@ def test_a_run_that_can_be_meant_gets_no_warning(folder):
             (
                 "training.loss_reweighting.warmup: expected less than training.steps (10), or "
                 "losses never count, found 10"
+            ),
+        ),
+        (
+            (
+                "training.loss_reweighting={temperature: [{step: 0, temperature: 2}, "
+                "{step: 10, temperature: 1}]}"
+            ),
+            (
+                "training.loss_reweighting.temperature.1.step: expected less than training.steps "
+                "(10), or it never holds, found 10"
             ),
         ),
         (

@@ -67,6 +67,27 @@ def complaints(folder, *overrides: str) -> list[str]:
             ["data.packing={a: examples}"],
             "override 1: data.packing.a: expected 'stream' or 'chat', found 'examples'",
         ),
+        *(
+            (
+                [f"training.loss_reweighting={{temperature: [{stages}]}}"],
+                (
+                    "override 1: training.loss_reweighting.temperature: expected stages from "
+                    f"step 0 on, each later than the one before, found steps {steps}"
+                ),
+            )
+            for stages, steps in (
+                ("", "[]"),
+                ("{step: 5, temperature: 2}", "[5]"),
+                ("{step: 0, temperature: 2}, {step: 0, temperature: 1}", "[0, 0]"),
+            )
+        ),
+        (
+            ["training.loss_reweighting={temperature: [{step: 0, temperature: 0}]}"],
+            (
+                "override 1: training.loss_reweighting.temperature.0.temperature: expected a "
+                "number greater than 0, found 0"
+            ),
+        ),
         (
             ["mixing={type: schedule}"],
             "override 1: mixing: expected exactly one of stages, csv and replay, found none",

@@ -22,6 +22,7 @@ def batches(elements):
         ("linupper", [0, 1 / 2, 1, 1]),  # min(h + 1, 1)
         ("quadratic", [0, 3 / 4, 1, 0]),  # 1 - h^2
         ("extremes", [1, 1 / 2, 0, 1]),  # |h|
+        ("upper", [0, 1 / 4, 1 / 2, 1]),  # (h + 1) / 2
     ],
 )
 def test_weights_are_a_softmax_of_the_strategy_times_the_batch(strategy, values):
@@ -40,7 +41,14 @@ def test_until_warmed_up_all_weights_are_one():
     assert (reweighting.weights(LOSSES, step=10) != 1.0).all()
 
 
-@pytest.mark.parametrize("strategy", ["linupper", "quadratic", "extremes"])
+def test_a_temperature_holds_from_its_step_on():
+    falling = LossReweighting(temperature={10: 0.5, 0: 2.0})
+    for step, temperature in ((0, 2.0), (9, 2.0), (10, 0.5), (10_000, 0.5)):
+        same = LossReweighting(temperature=temperature).weights(LOSSES, step=step)
+        np.testing.assert_array_equal(falling.weights(LOSSES, step=step), same)
+
+
+@pytest.mark.parametrize("strategy", ["linupper", "quadratic", "extremes", "upper"])
 @given(losses=batches(st.floats(allow_nan=False, allow_infinity=False)), r=st.floats(0.1, 10.0))
 def test_weights_have_mean_one_and_differ_by_a_bounded_factor(strategy, losses, r):
     found = LossReweighting(strategy, temperature=r).weights(losses, step=0)
@@ -71,8 +79,11 @@ def test_the_order_of_the_batch_does_not_matter(losses, data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strategy": "upper"}, "strategy: expected one of linupper, quadratic, extremes"),
+        ({"strategy": "mid"}, "strategy: expected one of linupper, quadratic, extremes, upper"),
         ({"temperature": 0.0}, "temperature: expected a number > 0, found 0.0"),
+        ({"temperature": {0: 1.0, 5: -1.0}}, "temperature: expected a number > 0, found -1.0"),
+        ({"temperature": {5: 1.0}}, r"temperature: expected steps from 0 on, found \[5\]"),
+        ({"temperature": {}}, r"temperature: expected steps from 0 on, found \[\]"),
         ({"warmup": -1}, "warmup: expected at least 0 steps, found -1"),
     ],
 )
