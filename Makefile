@@ -33,8 +33,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) with $(PYTHON) (a few minutes, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "megadga needs Python 3.11 or newer, found " + sys.version)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@echo "Compiling DeepSpeed's shared-memory op"
 	@$(BIN)/python -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' > $(VENV)/ops.log 2>&1 \
 		|| { cat $(VENV)/ops.log; exit 1; }
