@@ -5,13 +5,17 @@
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 _GAP = 0.045
 """Between two labels, of the height of the axes."""
+
+_AWAY = 1.05
+"""Where labels begin, in widths of the axes."""
+_MARGIN = 0.01
+"""Right of the longest label, of the width of the figure."""
 
 
 def plain(text: str) -> str:
@@ -63,12 +67,14 @@ def spread_labels(
 
 
 def label_ends(
-    axes: "Axes", labels: Sequence[str], values: Sequence[float], colours: Sequence[str]
+    axes: Axes, labels: Sequence[str], values: Sequence[float], colours: Sequence[str]
 ) -> None:
     """Write a label beside the end of each line, joined to it.
 
+    The axes become as narrow as the longest label makes them, but no narrower than half.
+
     Args:
-        axes: "Axes" with final limits.
+        axes: Axes with final limits, of a figure that has nothing to the right of them.
         labels: One per line.
         values: Last value of each line; labels of non-finite values are at the bottom.
         colours: Colours of the lines.
@@ -78,11 +84,11 @@ def label_ends(
     ends = [(value - low) / (high - low) if isfinite(value) else 0.0 for value in values]
     ends = [min(max(end, 0.0), 1.0) for end in ends]
     heights = spread_labels(ends, gap=_GAP, lowest=0.0, highest=1.0)
-    for label, end, height, colour in zip(labels, ends, heights, colours, strict=True):
+    notes = [
         axes.annotate(
             label,
             xy=(1.0, end),
-            xytext=(1.05, height),
+            xytext=(_AWAY, height),
             xycoords="axes fraction",
             textcoords="axes fraction",
             color=colour,
@@ -97,3 +103,9 @@ def label_ends(
                 "shrinkB": 0.0,
             },
         )
+        for label, end, height, colour in zip(labels, ends, heights, colours, strict=True)
+    ]
+    box = axes.get_position()
+    longest = max((Text.get_window_extent(note).width for note in notes), default=0.0)
+    room = 1.0 - _MARGIN - box.x0 - longest / axes.bbox.width * box.width
+    axes.set_position((box.x0, box.y0, max(room / _AWAY, box.width / 2.0), box.height))

@@ -19,13 +19,14 @@ from megadga.report.catalogue import Figure as Shown
 from megadga.report.colours import COLOURS, DASHES
 from megadga.report.figures import Report, Space
 from megadga.report.grouping import MeanSeries, mean_over_runs
-from megadga.report.plot_labels import label_ends, plain, titled
 from megadga.run_folder.domain_log import Series
 
 try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from megadga.report.plot_labels import label_ends, plain, titled
 except ModuleNotFoundError as error:
     raise ConfigError(
         "matplotlib: expected it to be installed, found none: pip install 'megadga[report]'"

@@ -123,3 +123,13 @@ def test_domains_have_their_labels_in_every_image_of_domains(tmp_path):
         texts += [each.get_title(loc="left") for each in axes]
         texts += [text.get_text() for each in axes for text in each.get_yticklabels()]
         assert sum("b (cell, protein)" in text for text in texts) == 1, key
+
+
+@pytest.mark.parametrize("length", [1, 30])
+def test_labels_end_within_the_image_however_long_they_are(tmp_path, length):
+    report = report_of(tmp_path, replace(RUN, names=("a" * length, "b", "c")))
+    drawn = figure(report, "weights")
+    (axes,) = drawn.axes
+    right = max(note.get_window_extent().x1 for note in axes.texts)
+    assert right == pytest.approx(0.99 * drawn.bbox.width, rel=1e-9)
+    assert axes.get_position().x0 == pytest.approx(0.08)
