@@ -134,7 +134,8 @@ def _read_batch(each: _Shard, numbers: IntArray, names: Sequence[str]) -> Docume
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
     tokens = [each.read_run(int(run[0]), int(run[-1]) + 1) for run in runs]
     lengths = each.starts[numbers + 1] - each.starts[numbers]
-    ids = tuple(names[number] for number in numbers.tolist()) if names else ()
+    places: list[int] = numbers.tolist()
+    ids = tuple(names[place] for place in places) if names else ()
     return DocumentBatch(np.concatenate(tokens), lengths, ids)
 
 

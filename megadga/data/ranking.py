@@ -14,7 +14,7 @@ from megadga.data.scores import ScoreArray
 from megadga.data.targets import BoolArray
 
 
-def divide_by_score(scores: FloatArray, lengths: IntArray, tiers: int) -> IntArray:
+def divide_by_score(scores: ScoreArray, lengths: IntArray, tiers: int) -> IntArray:
     """Return the tier of each document, in ``[0, tiers)``: 0 has the highest scores.
 
     Tiers have equally many tokens, up to half a document at either end. Equal scores are in the
@@ -33,7 +33,7 @@ Part = Literal["highest", "middle", "lowest"]
 
 
 def keep_by_score(
-    scores: FloatArray, lengths: IntArray, share: float, part: Part = "highest"
+    scores: ScoreArray, lengths: IntArray, share: float, part: Part = "highest"
 ) -> BoolArray:
     """Return which documents are among a share of all tokens.
 
@@ -52,7 +52,7 @@ def keep_by_score(
             return np.abs(_places(scores, lengths) - 0.5) < share / 2
 
 
-def _places(scores: FloatArray, lengths: IntArray) -> FloatArray:
+def _places(scores: ScoreArray, lengths: IntArray) -> FloatArray:
     """Return where each document's middle is, by descending score, as a share of all tokens."""
     order = np.argsort(-scores, kind="stable")
     ends = np.cumsum(lengths[order], dtype=np.int64)

@@ -23,10 +23,11 @@ from megadga.data.manifest import (
     manifest_path,
     write_manifest,
 )
+from megadga.data.targets import BoolArray
 from megadga.errors import ShardError
 
-ScoreArray = NDArray[np.float32]
-"""Scores of documents, shape ``(n,)``."""
+ScoreArray = NDArray[np.floating[Any]]
+"""Scores of documents, shape ``(n,)``; float32 in files."""
 
 _DTYPE = np.dtype("<f4")
 
@@ -136,7 +137,7 @@ def write_scores(
     documents = [entry.documents for entry in entries]
     if scores.shape != (sum(documents),):
         raise ValueError(f"scores: expected shape ({sum(documents)},), found {scores.shape}")
-    if not np.isfinite(scores.astype(np.float32)).all():
+    if not storable(scores).all():
         raise ValueError("scores: expected finite numbers, found others")
     written: list[ShardEntry] = []
     parts = np.split(scores, np.cumsum(documents)[:-1]) if documents else []
@@ -147,6 +148,11 @@ def write_scores(
         column = ScoresEntry(scorer, hashlib.sha256(content).hexdigest())
         written.append(replace(entry, scores={**entry.scores, name: column}))
     return tuple(written)
+
+
+def storable(scores: NDArray[Any]) -> BoolArray:
+    """Return which scores are finite as float32, shape ``(n,)``."""
+    return np.abs(scores) <= np.finfo(np.float32).max
 
 
 def remove_scores(folder: Path, manifest: Manifest, name: str) -> Manifest:

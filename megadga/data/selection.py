@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from megadga.arrays import FloatArray, IntArray
+from megadga.arrays import IntArray
 from megadga.data.create import SHARD_TOKENS, atomic_folder, write_shards
 from megadga.data.documents import DocumentBatch
 from megadga.data.files import link_file
@@ -26,7 +26,7 @@ from megadga.data.manifest import (
 )
 from megadga.data.numbered import NumberedDocuments
 from megadga.data.ranking import Part, divide_by_score, keep_by_score, perturb_scores
-from megadga.data.scores import read_scores, scorers, write_scores
+from megadga.data.scores import ScoreArray, read_scores, scorers, write_scores
 from megadga.data.verify import ShardCheck, check_files
 from megadga.errors import ConfigError, ShardError
 
@@ -66,7 +66,7 @@ class Kept:
         if self.part == "middle":
             raise ConfigError("temperature: expected the highest or lowest scores, found middle")
 
-    def divide(self, name: str, scores: FloatArray, lengths: IntArray) -> tuple[IntArray, ...]:
+    def divide(self, name: str, scores: ScoreArray, lengths: IntArray) -> tuple[IntArray, ...]:
         """Return the numbers of the documents that are kept, ascending: one array."""
         part = self.part
         if self.temperature is not None:
@@ -101,7 +101,7 @@ class Tiers:
         if self.number < 2:
             raise ConfigError(f"tiers: expected at least 2, found {self.number}")
 
-    def divide(self, _name: str, scores: FloatArray, lengths: IntArray) -> tuple[IntArray, ...]:
+    def divide(self, _name: str, scores: ScoreArray, lengths: IntArray) -> tuple[IntArray, ...]:
         """Return the numbers of the documents of each tier, ascending; highest scores first."""
         tiers = divide_by_score(scores, lengths, self.number)
         return tuple(np.flatnonzero(tiers == tier) for tier in range(self.number))

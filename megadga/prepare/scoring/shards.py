@@ -19,7 +19,7 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.data.folder import ShardFolder
 from megadga.data.manifest import Manifest, ShardEntry, read_manifest, write_manifest
 from megadga.data.numbered import NumberedDocuments, documents_of
-from megadga.data.scores import remove_scores, write_scores
+from megadga.data.scores import remove_scores, storable, write_scores
 from megadga.data.selection import SPLIT, read_scored
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.progress import Stages, no_progress
@@ -229,9 +229,9 @@ def _check_finite(
     scores: FloatArray, folders: Sequence[ShardFolder], lengths: Sequence[IntArray]
 ) -> FloatArray:
     """Return scores after checking that they are finite in float32."""
-    wrong = np.flatnonzero(~np.isfinite(scores.astype(np.float32)))
+    wrong = np.flatnonzero(~storable(scores))
     if wrong.size:
-        firsts = np.cumsum([0, *(each.size for each in lengths)])
+        firsts: IntArray = np.cumsum([0, *(each.size for each in lengths)], dtype=np.int64)
         place = int(np.searchsorted(firsts, wrong[0], side="right")) - 1
         raise ConfigError(
             f"{folders[place].source.path}: {SPLIT} document {wrong[0] - firsts[place]}: expected "

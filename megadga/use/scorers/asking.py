@@ -117,13 +117,14 @@ class Answers:
         answers = answer_tokens(theirs)
         for begin in range(0, order.size, self.model.batch_size):
             batch = order[begin : begin + self.model.batch_size]
-            ids = [prompts[number] for number in batch.tolist()]
+            places: list[int] = batch.tolist()
+            ids = [prompts[place] for place in places]
             found[batch] = _log_probabilities(model, ids, answers)
         return found
 
     def _encode(self, tokenizer: Any, text: str) -> list[int]:
         """Return the ids of a prompt, up to where the answer begins."""
-        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
         if len(ids) > self.document_tokens:
             text = tokenizer.decode(ids[: self.document_tokens])
         asked = self.prompt.replace(FIELD, text.strip())

@@ -1,7 +1,7 @@
 """Inner products and cosines of documents' gradients with those of targets."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import final
 
@@ -168,7 +168,7 @@ class GradientProducts:
                 rows = windows[part]
                 epsilon = sequence_hooks.begin(len(rows), self._device)
                 self._losses(rows).sum().backward()
-                assert epsilon.grad is not None
+                assert epsilon.grad is not None  # pyright: ignore[reportUnnecessaryComparison]
                 assert not sequence_hooks.unknown
                 yield part, epsilon.grad.cpu().numpy()
 
@@ -187,7 +187,7 @@ class GradientProducts:
         return self._module(torch.as_tensor(padded(windows), device=self._device))
 
     @contextmanager
-    def _trainable(self, *, trains: bool) -> Iterator[None]:
+    def _trainable(self, *, trains: bool) -> Generator[None]:
         before = [parameter.requires_grad for parameter in self._parameters]
         try:
             for parameter in self._parameters:

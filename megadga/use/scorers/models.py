@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from megadga.config.models import HuggingFaceModel
 from megadga.data.folder import ShardFolder
 from megadga.data.targets import PADDING
 from megadga.errors import ConfigError
-from megadga.export.folder import Dtype
 from megadga.launch.quiet import quieten
 from megadga.prepare.clustering.embedding import fingerprint_folder
 from megadga.prepare.extras import import_extra
@@ -46,7 +45,7 @@ class ScoringModel:
     name: ModelName
     identity: str
     device: str | None = None
-    dtype: Dtype | None = None
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
     tokenizer: Path | None = None
     batch_size: int = 8
     sequence_length: int | None = None
@@ -151,7 +150,7 @@ def document_windows(
     windows: list[IntArray] = []
     owners: list[int] = []
     for number, tokens in enumerate(documents):
-        whole = np.concatenate((np.array([context], dtype=np.int64), tokens))
+        whole = np.concatenate((np.array([context]), tokens)).astype(np.int64)
         for begin in range(0, tokens.size, sequence_length):
             window = whole[begin : begin + sequence_length + 1]
             if (window[1:] >= 0).any():

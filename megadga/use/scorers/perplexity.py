@@ -34,7 +34,8 @@ class DocumentLosses:
         nats, targets = np.zeros(len(documents)), np.zeros(len(documents))
         for begin in range(0, order.size, self.model.batch_size):
             batch = order[begin : begin + self.model.batch_size]
-            rows = padded([windows[number] for number in batch.tolist()])
+            places: list[int] = batch.tolist()
+            rows = padded([windows[place] for place in places])
             losses = model.token_losses(rows)
             np.add.at(nats, owners[batch], losses.sum(axis=1))
             np.add.at(targets, owners[batch], (rows[:, 1:] >= 0).sum(axis=1))
