@@ -48,14 +48,14 @@ def gradient_of(module: nn.Module, document: np.ndarray) -> np.ndarray:
     """The gradient of a document's mean loss, window by window, as one vector."""
     whole = [EOD, *document.tolist()]
     trained = [token >= 0 for token in document.tolist()]
+    parameters = list(module.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     losses = []
     for begin in range(0, document.size, LENGTH):
         rows = torch.tensor([whole[begin : begin + LENGTH + 1]])
         losses.append(module(rows).sum())
     mean = torch.stack(losses).sum() / sum(trained)
-    parameters = list(module.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(True)
     found = torch.autograd.grad(mean, parameters, allow_unused=True)
     return np.concatenate(
         [
