@@ -139,6 +139,6 @@ def _read_batch(each: _Shard, numbers: IntArray, names: Sequence[str]) -> Docume
     return DocumentBatch(np.concatenate(tokens), lengths, ids)
 
 
-def documents_of(batch: DocumentBatch) -> list[TokenArray]:
-    """Return the tokens of each document of a batch, as views."""
-    return np.split(batch.tokens, np.cumsum(batch.lengths)[:-1])
+def documents_of(batch: DocumentBatch) -> list[IntArray]:
+    """Return the tokens of each document of a batch."""
+    return np.split(batch.tokens.astype(np.int64), np.cumsum(batch.lengths)[:-1])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,15 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from megadga.cli import main
+from megadga.data.manifest import read_manifest
 from megadga.prepare.training import train_tokenizer
 from megadga.use.generating import Decoding, encode_prompt, generate
 from megadga.use.loading import CausalLm, Placement, load_causal_lm
+from megadga.use.scorers.asking import answer_tokens
 from megadga.use.sources import ModelName, find_model
 from tests.support.jobs import alone, run_job
 from tests.support.ranks import rank_environment
 from tests.support.runs import write_run
+from tests.support.scores import documents_of, scores_of
 from tests.support.texts import made_up_texts, write_lines
 
 RUN = """\
@@ -291,3 +296,107 @@ def test_lm_eval_finds_the_same_log_likelihood_of_a_text(folder, capsys, harness
     of_end = float(model.token_losses(np.array([ids]))[0, -1])  # which lm-eval leaves out
     (((theirs,),),) = harness["rolling"]
     assert told["nats"] - of_end == pytest.approx(-float(theirs), abs=1e-4)
+
+
+@pytest.fixture
+def scored(folder, tmp_path) -> Path:
+    """A copy of the training domains, to be scored."""
+    return Path(shutil.copytree(folder / "shards/domains", tmp_path / "domains"))
+
+
+def score(shards: Path, scorer: str, *arguments: str, workers: str = "1") -> None:
+    command = ["data", "score", str(shards), "--scorer", scorer, "--workers", workers]
+    assert main([*command, *arguments]) == 0
+
+
+def columns(shards: Path, name: str) -> dict[str, bytes]:
+    return {str(path.relative_to(shards)): path.read_bytes() for path in shards.rglob(f"*{name}*")}
+
+
+def test_a_document_scores_minus_its_mean_loss(folder, scored, model):
+    score(scored, "perplexity", "--model", str(folder / "llama"), "--device", "cpu")
+
+    first = documents_of(scored / "d0")[0]
+    whole = [model.needed_tokenizer().end, *first]
+    losses = [
+        model.token_losses(np.array([whole[begin : begin + 49]])).ravel()
+        for begin in range(0, len(first), 48)
+    ]
+    expected = -np.concatenate(losses).mean()
+    assert scores_of(scored / "d0", "perplexity")[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_influence_over_checkpoints_is_the_same_with_two_workers(folder, scored, tmp_path, capsys):
+    again = Path(shutil.copytree(scored, tmp_path / "again"))
+    options = [
+        *("--model", str(folder / "llama"), "--step", "4", "--step", "8", "--device", "cpu"),
+        *("--target", str(folder / "shards/specific/target"), "--target-documents", "5"),
+    ]
+    score(scored, "influence", *options)
+    score(again, "influence", *options, workers="2")
+
+    assert columns(scored, "influence") == columns(again, "influence")
+    assert len(columns(scored, "influence")) == 2
+    found = np.array(scores_of(scored / "d0", "influence"))
+    assert (np.abs(found) < 1.0).all()
+    (entry, *_) = read_manifest(scored / "d0").splits["train"]
+    lines = map(json.loads, (folder / "llama/metrics.jsonl").read_text().splitlines())
+    rates = {one["step"]: one["learning_rate"] for one in lines if one["type"] == "train"}
+    assert f"rates {rates[4]:.6g} {rates[8]:.6g}, model" in entry.scores["influence"].scorer
+
+    best = tmp_path / "best"
+    assert main(["data", "select", str(scored), str(best), "--scores", "influence",
+                 "--tiers", "2"]) == 0  # fmt: skip
+    assert main(["data", "verify", str(best), "--workers", "1"]) == 0
+    tiers = [np.array(scores_of(best / f"d0-tier{n}", "influence")) for n in (1, 2)]
+    assert tiers[0].min() >= tiers[1].max()
+    (kept,) = best.glob("tokenizer-*.model")
+    assert kept.read_bytes() == (folder / "small.model").read_bytes()
+
+
+def test_an_instruct_models_answer_is_a_score(folder, scored):
+    name = str(folder / "exported")
+    prompt = folder / "prompt.txt"
+    prompt.write_text("{document}?")
+    score(scored, "ask-llm", "--model", name, "--device", "cpu", "--prompt", str(prompt),
+          "--document-tokens", "20", "--batch-size", "3")  # fmt: skip
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    text = (
+        (made := load(folder / "llama")).needed_tokenizer().decode(documents_of(scored / "d0")[0])
+    )
+    shown = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:20]).strip()
+    ids = tokenizer.encode(f"{shown}?")
+    logits = made.decoder.logits(torch.tensor([ids]))[0, -1].detach().double()
+    expected = logits.softmax(-1)[answer_tokens(tokenizer)].sum().log()
+    assert scores_of(scored / "d0", "ask-llm")[0] == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scorer", "density"], "--embedder: expected with --scorer density, found none"),
+        (
+            ["--scorer", "perplexity", "--model", "x", "--target", "y"],
+            "--target: expected none with --scorer perplexity",
+        ),
+        (
+            ["--scorer", "ask-llm", "--model", "llama"],
+            "--model: expected an instruct model of transformers, found the run llama",
+        ),
+        (
+            ["--scorer", "influence", "--model", "llama", "--target", "shards/domains"],
+            "one domain",
+        ),
+        (
+            ["--scorer", "perplexity", "--model", "llama", "--name", "a.b"],
+            "--name: expected a name of letters, digits, _ and -, found 'a.b'",
+        ),
+    ],
+)
+def test_options_of_other_scorers_are_refused(
+    folder, scored, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(folder)
+    assert main(["data", "score", str(scored), "--workers", "1", *arguments]) == 2
+    assert message in capsys.readouterr().err

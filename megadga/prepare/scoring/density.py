@@ -26,7 +26,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from megadga.arrays import FloatArray, IntArray, TokenArray
+from megadga.arrays import FloatArray, IntArray
 from megadga.data.targets import unmark_targets
 from megadga.errors import ConfigError
 from megadga.prepare.clustering.clusters import FILE_NAME as CLUSTERING_FILE
@@ -142,7 +142,7 @@ class HashDocuments:
     tokenizer: Tokenizer
     hashes: SignHashes
 
-    def __call__(self, documents: Sequence[TokenArray]) -> HashArray:
+    def __call__(self, documents: Sequence[IntArray]) -> HashArray:
         """Return the hashes of some documents, shape ``(n, R)``."""
         texts = [self.tokenizer.decode(unmark_targets(tokens)[0]) for tokens in documents]
         threads = import_extra("threadpoolctl", extra="clusters")

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from megadga.arrays import FloatArray, TokenArray
+from megadga.arrays import FloatArray, IntArray
 
-Measure = Callable[[Sequence[TokenArray]], NDArray[Any]]
+Measure = Callable[[Sequence[IntArray]], NDArray[Any]]
 """From some documents' tokens (marked where they are not trained, see ``targets``) to an array
 with a row for each; picklable, and a function of these documents alone."""
 

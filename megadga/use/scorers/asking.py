@@ -15,7 +15,7 @@ from typing import Any, final
 
 import numpy as np
 
-from megadga.arrays import FloatArray, TokenArray
+from megadga.arrays import FloatArray, IntArray
 from megadga.data.targets import unmark_targets
 from megadga.errors import ConfigError
 from megadga.prepare.extras import import_extra
@@ -101,7 +101,7 @@ class Answers:
         if FIELD not in self.prompt:
             raise ConfigError(f"--prompt: expected {FIELD} in it, found {self.prompt[:60]!r}")
 
-    def __call__(self, documents: Sequence[TokenArray]) -> FloatArray:
+    def __call__(self, documents: Sequence[IntArray]) -> FloatArray:
         """Return ``log P(yes)`` of each document, at most 0, shape ``(n,)``."""
         texts = [self.tokenizer.decode(unmark_targets(tokens)[0]) for tokens in documents]
         model = load_model(self.model)

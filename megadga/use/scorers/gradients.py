@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from megadga.arrays import FloatArray, IntArray, TokenArray
+from megadga.arrays import FloatArray, IntArray
 from megadga.data.numbered import NumberedDocuments, documents_of
 from megadga.data.selection import SPLIT, read_scored
 from megadga.data.targets import PADDING
@@ -54,7 +54,7 @@ def gradient_products(at: GradientSimilarities) -> "GradientProducts":
     )
 
 
-def _read(target: TargetSet) -> list[TokenArray]:
+def _read(target: TargetSet) -> list[IntArray]:
     (folder,) = read_scored(target.path)
     if (found := digest_shards(folder)) != target.digest:
         raise ShardError(f"{target.path}: expected the shards {target.digest}, found {found}")
@@ -91,7 +91,7 @@ class GradientProducts:
     def __init__(
         self,
         module: nn.Module,
-        targets: Sequence[Sequence[TokenArray]],
+        targets: Sequence[Sequence[IntArray]],
         *,
         device: torch.device,
         context: int,
@@ -113,7 +113,7 @@ class GradientProducts:
             self._learn_layouts(targets[0])
             self._check(targets)
 
-    def __call__(self, documents: Sequence[TokenArray]) -> FloatArray:
+    def __call__(self, documents: Sequence[IntArray]) -> FloatArray:
         """Return the number of each document with each target, float64, shape ``(n, targets)``.
 
         A cosine is 0 where a gradient is.
@@ -129,11 +129,11 @@ class GradientProducts:
                     row[place] = _dot(gradient, direction) / scale
         return found
 
-    def _mean_gradient(self, documents: Sequence[TokenArray]) -> Gradient:
+    def _mean_gradient(self, documents: Sequence[IntArray]) -> Gradient:
         gradient = self._gradient(documents)
         return {p: each / len(documents) for p, each in gradient.items()}
 
-    def _gradient(self, documents: Sequence[TokenArray]) -> Gradient:
+    def _gradient(self, documents: Sequence[IntArray]) -> Gradient:
         """Return the sum over some documents of their mean losses' gradients."""
         windows, owners, shares = self._windows(documents)
         total: Gradient = {}
@@ -148,7 +148,7 @@ class GradientProducts:
                         _add(total, parameter, gradient)
         return total
 
-    def _along(self, direction: Gradient, documents: Sequence[TokenArray]) -> FloatArray:
+    def _along(self, direction: Gradient, documents: Sequence[IntArray]) -> FloatArray:
         """Return the derivative of each document's mean loss along a direction, shape ``(n,)``."""
         windows, owners, shares = self._windows(documents)
         found = np.zeros(len(documents))
@@ -173,7 +173,7 @@ class GradientProducts:
                 yield part, epsilon.grad.cpu().numpy()
 
     def _windows(
-        self, documents: Sequence[TokenArray]
+        self, documents: Sequence[IntArray]
     ) -> tuple[list[IntArray], IntArray, FloatArray]:
         """Return windows, the document of each, and one over the targets of each document."""
         windows, owners = document_windows(
@@ -198,7 +198,7 @@ class GradientProducts:
             for parameter, required in zip(self._parameters, before, strict=True):
                 parameter.requires_grad_(required)
 
-    def _learn_layouts(self, documents: Sequence[TokenArray]) -> None:
+    def _learn_layouts(self, documents: Sequence[IntArray]) -> None:
         """Find out where windows lie in modules' outputs; one at a time where that is unknown."""
         if self._batch == 1:
             return
@@ -219,7 +219,7 @@ class GradientProducts:
         with torch.no_grad():
             self._module(tokens)
 
-    def _check(self, targets: Sequence[Sequence[TokenArray]]) -> None:
+    def _check(self, targets: Sequence[Sequence[IntArray]]) -> None:
         """Check that a target's mean derivative along its gradient is that gradient's square.
 
         Raises:

@@ -32,7 +32,7 @@ from typing import Literal, final
 
 import numpy as np
 
-from megadga.arrays import FloatArray, TokenArray
+from megadga.arrays import FloatArray, IntArray
 from megadga.prepare.scoring.scorers import Measured, joined
 from megadga.use.scorers.models import ScoringModel, libraries_loading, load_model
 
@@ -72,7 +72,7 @@ class GradientSimilarities:
     context: int
     similarity: Similarity = "cosine"
 
-    def __call__(self, documents: Sequence[TokenArray]) -> FloatArray:
+    def __call__(self, documents: Sequence[IntArray]) -> FloatArray:
         """Return each document's similarity with each target, shape ``(n, targets)``."""
         load_model(self.model)  # before what prints, as it is imported
         with libraries_loading():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 
-from megadga.arrays import IntArray, TokenArray
+from megadga.arrays import IntArray
 from megadga.config.models import HuggingFaceModel
 from megadga.data.folder import ShardFolder
 from megadga.data.targets import PADDING
@@ -131,7 +131,7 @@ def check_shards(model: ScoringModel, folders: Sequence[ShardFolder]) -> None:
 
 
 def document_windows(
-    documents: Sequence[TokenArray], *, context: int, sequence_length: int
+    documents: Sequence[IntArray], *, context: int, sequence_length: int
 ) -> tuple[list[IntArray], IntArray]:
     """Cut documents into windows, none of which has tokens of two documents.
 

@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 
-from megadga.arrays import FloatArray, TokenArray
+from megadga.arrays import FloatArray, IntArray
 from megadga.prepare.scoring.scorers import Measured, joined
 from megadga.use.scorers.models import ScoringModel, document_windows, load_model, padded
 
@@ -24,7 +24,7 @@ class DocumentLosses:
     model: ScoringModel
     context: int
 
-    def __call__(self, documents: Sequence[TokenArray]) -> FloatArray:
+    def __call__(self, documents: Sequence[IntArray]) -> FloatArray:
         """Return the mean cross-entropy of each document's targets in nats, shape ``(n,)``."""
         model = load_model(self.model)
         length = self.model.sequence_length or model.sequence_length
