@@ -326,17 +326,18 @@ def test_a_document_scores_minus_its_mean_loss(folder, scored, model):
     assert scores_of(scored / "d0", "perplexity")[0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_influence_over_checkpoints_is_the_same_with_two_workers(folder, scored, tmp_path, capsys):
-    again = Path(shutil.copytree(scored, tmp_path / "again"))
-    options = [
+def influence(folder: Path) -> list[str]:
+    return [
         *("--model", str(folder / "llama"), "--step", "4", "--step", "8", "--device", "cpu"),
         *("--target", str(folder / "shards/specific/target"), "--target-documents", "5"),
     ]
-    score(scored, "influence", *options)
-    score(again, "influence", *options, workers="2")
 
-    assert columns(scored, "influence") == columns(again, "influence")
-    assert len(columns(scored, "influence")) == 2
+
+def test_influence_is_weighted_by_the_learning_rates_that_the_run_had_logged(
+    folder, scored, tmp_path
+):
+    score(scored, "influence", *influence(folder))
+
     found = np.array(scores_of(scored / "d0", "influence"))
     assert (np.abs(found) < 1.0).all()
     (entry, *_) = read_manifest(scored / "d0").splits["train"]
@@ -345,13 +346,49 @@ def test_influence_over_checkpoints_is_the_same_with_two_workers(folder, scored,
     assert f"rates {rates[4]:.6g} {rates[8]:.6g}, model" in entry.scores["influence"].scorer
 
     best = tmp_path / "best"
-    assert main(["data", "select", str(scored), str(best), "--scores", "influence",
-                 "--tiers", "2"]) == 0  # fmt: skip
+    select = ["data", "select", str(scored), str(best), "--scores", "influence", "--tiers", "2"]
+    assert main(select) == 0
     assert main(["data", "verify", str(best), "--workers", "1"]) == 0
     tiers = [np.array(scores_of(best / f"d0-tier{n}", "influence")) for n in (1, 2)]
     assert tiers[0].min() >= tiers[1].max()
     (kept,) = best.glob("tokenizer-*.model")
     assert kept.read_bytes() == (folder / "small.model").read_bytes()
+
+
+def gradient(model: CausalLm, document: list[int]) -> torch.Tensor:
+    """The gradient of a document's mean loss, as one vector."""
+    whole = [model.needed_tokenizer().end, *document]
+    parameters = [parameter.requires_grad_(True) for parameter in model.decoder.parameters()]
+    windows = [whole[begin : begin + 49] for begin in range(0, len(document), 48)]
+    losses = [model.decoder(torch.tensor([window])).sum() for window in windows]
+    found = torch.autograd.grad(torch.stack(losses).sum() / len(document), parameters)
+    return torch.cat([each.flatten().double() for each in found])
+
+
+def test_products_along_the_target_are_those_of_whole_gradients(folder, scored):
+    name = ["--model", str(folder / "llama"), "--device", "cpu", "--similarity", "dot"]
+    target = folder / "shards/specific/target"
+    score(scored, "influence", *name, "--target", str(target), "--target-documents", "5")
+
+    model = load(folder / "llama")
+    direction = torch.stack([gradient(model, each) for each in documents_of(target)[:5]]).mean(0)
+    for document, found in zip(
+        documents_of(scored / "d1")[:3], scores_of(scored / "d1", "influence"), strict=False
+    ):
+        own = gradient(model, document)
+        assert found == pytest.approx(
+            float(own @ direction), abs=1e-5 * float(own.norm() * direction.norm())
+        )
+
+
+@pytest.mark.thorough
+def test_influence_is_the_same_with_two_workers(folder, scored, tmp_path):
+    again = Path(shutil.copytree(scored, tmp_path / "again"))
+    score(scored, "influence", *influence(folder))
+    score(again, "influence", *influence(folder), workers="2")
+
+    assert columns(scored, "influence") == columns(again, "influence")
+    assert len(columns(scored, "influence")) == 2
 
 
 def test_an_instruct_models_answer_is_a_score(folder, scored):

@@ -1,5 +1,8 @@
 """Influence against LESS by brute force: every document's whole gradient, in float64."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -56,13 +59,9 @@ def gradient_of(module: nn.Module, document: np.ndarray) -> np.ndarray:
         rows = torch.tensor([whole[begin : begin + LENGTH + 1]])
         losses.append(module(rows).sum())
     mean = torch.stack(losses).sum() / sum(trained)
-    found = torch.autograd.grad(mean, parameters, allow_unused=True)
-    return np.concatenate(
-        [
-            (torch.zeros_like(p) if g is None else g).numpy().ravel()
-            for p, g in zip(parameters, found, strict=True)
-        ]
-    )
+    grad: Any = torch.autograd.grad  # annotated as if no gradient were ever None
+    found = grad(mean, parameters, allow_unused=True, materialize_grads=True)
+    return np.concatenate([each.numpy().ravel() for each in found])
 
 
 def less(modules, rates, scored, targets) -> np.ndarray:
@@ -98,7 +97,7 @@ def test_products_along_the_direction_are_those_of_whole_gradients(batch_size):
 
     found = products(module, [target], cosine=False, batch_size=batch_size)(scored)
 
-    scale = np.linalg.norm(direction) * max(map(np.linalg.norm, gradients))
+    scale = float(np.linalg.norm(direction) * max(map(np.linalg.norm, gradients)))
     expected = [[gradient @ direction] for gradient in gradients]
     assert found == pytest.approx(np.array(expected), abs=1e-12 * scale)
 
@@ -170,7 +169,7 @@ def test_windows_without_a_target_are_left_out():
 
 def test_a_description_says_all_that_the_scores_depend_on():
     scoring = ScoringModel(ModelName("runs/a"), "abcd of step 5", sequence_length=9)
-    at = GradientSimilarities(scoring, (TargetSet(None, "1234", 7),), EOD)
+    at = GradientSimilarities(scoring, (TargetSet(Path("qa"), "1234", 7),), EOD)
     assert InfluenceScorer((at,), (0.1,)).description == (
         "influence: cosine on 1234[:7], rates 0.1, model abcd of step 5, windows of 9"
     )

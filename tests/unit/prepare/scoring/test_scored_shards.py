@@ -33,7 +33,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class SumScorer:
-    """Scores documents by the sum of their ids, over the largest if they are relative."""
+    """Scores documents by the sum of their ids in every pass, times a factor."""
 
     passes: Sequence[Callable] = (Sums(),)
     description: str = "sums"
@@ -41,7 +41,7 @@ class SumScorer:
     factor: float = 1.0
 
     def finish(self, measured):
-        return self.factor * sum(joined(each)[:, 0] for each in measured)
+        return self.factor * np.sum([joined(each)[:, 0] for each in measured], axis=0)
 
 
 def expected_of(folder: Path) -> list[float]:
