@@ -1,6 +1,7 @@
 """`megadga data score`: scores documents of shards, by which they can be selected."""
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from megadga.prepare.scoring.density import (
 )
 from megadga.prepare.scoring.scorers import Scorer
 from megadga.prepare.scoring.shards import ScoredDocuments, digest_shards, score_documents
-from megadga.prepare.workers import open_workers
+from megadga.prepare.workers import mpi_world_size, open_workers
 from megadga.run_folder import CONFIG_FILE
 from megadga.use.scorers.asking import PROMPT, Answers, AskingScorer
 from megadga.use.scorers.influence import GradientSimilarities, InfluenceScorer, TargetSet
@@ -50,7 +51,7 @@ scores, of which `megadga data select` keeps the highest, or samples by exp(scor
 SHARDS/DOMAIN/train-*.NAME.scores has a float32 for each training document; the manifest says by
 which scorer. MODEL is a run, a folder of transformers or a model on its hub. After an interruption
 the same command continues. The result is identical for any number of workers; under mpirun, rank 0
-distributes the work. Each worker loads the model.
+distributes the work.
 """
 
 _OPTIONS: Mapping[str, Sequence[str]] = {
@@ -83,7 +84,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--scorer", choices=tuple(_OPTIONS), required=True, help="see below")
     add("--name", metavar="NAME", help="of the scores (default: the scorer's)")
     add("--replace", action="store_true", help="remove other scores of that name first")
-    add("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    add("--workers", type=int, metavar="N", help="processes (default: all cores; with a model 1, "
+        "as each loads it and computes on one thread)")  # fmt: skip
     add = parser.add_argument_group("density").add_argument
     add("--embedder", type=Path, metavar="FOLDER", help="of megadga data cluster, or of a "
         "sentence-transformers model")  # fmt: skip
@@ -150,7 +152,9 @@ def _score(args: argparse.Namespace) -> int:
         check_score_name(name)
     except ValueError as error:
         raise ConfigError(f"--name: {error}") from None
-    with open_workers(args.workers) as pool:
+    alone = mpi_world_size(os.environ) == 1
+    workers = 1 if args.workers is None and args.model is not None and alone else args.workers
+    with open_workers(workers) as pool:
         if pool is None:
             return 0
         scorer = _SCORERS[args.scorer](args, read_scored(args.shards))
