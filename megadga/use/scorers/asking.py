@@ -40,7 +40,8 @@ OPTIONS:
 """
 """That of the paper's figure 3."""
 
-_SPELLINGS = ("yes", "Yes", "YES", " yes", " Yes", " YES")
+_YES = ("yes", "Yes", "YES", " yes", " Yes", " YES")
+_NO = ("no", "No", "NO", " no", " No", " NO")
 
 
 @functools.lru_cache(maxsize=1)
@@ -69,8 +70,7 @@ def answer_tokens(tokenizer: Any) -> list[int]:
         encoded = (tokenizer.encode(word, add_special_tokens=False) for word in words)
         return {ids[0] for ids in encoded if ids}
 
-    others = firsts([word.replace("yes", "no").replace("Yes", "No") for word in _SPELLINGS])
-    found = firsts(_SPELLINGS) - others - firsts(["NO", " NO"])
+    found = firsts(_YES) - firsts(_NO)
     if not found:
         raise ConfigError("--model: expected tokens that tell yes from no, found none")
     return sorted(found)
