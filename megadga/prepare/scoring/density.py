@@ -33,8 +33,8 @@ from megadga.prepare.clustering.clusters import FILE_NAME as CLUSTERING_FILE
 from megadga.prepare.clustering.clusters import Clustering
 from megadga.prepare.clustering.embedding import Embedder, PointArray, SentenceEmbedder
 from megadga.prepare.extras import import_extra
+from megadga.prepare.labelling.shards import Decoder
 from megadga.prepare.scoring.scorers import Measured
-from megadga.prepare.tokenizers.base import Tokenizer
 
 HashArray = NDArray[np.uint16]
 """Hashes of points by each hash function, shape ``(n, R)``."""
@@ -139,7 +139,7 @@ class HashDocuments:
     """
 
     embedder: Embedder
-    tokenizer: Tokenizer
+    tokenizer: Decoder
     hashes: SignHashes
 
     def __call__(self, documents: Sequence[IntArray]) -> HashArray:

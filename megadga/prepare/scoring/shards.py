@@ -229,10 +229,10 @@ def _check_finite(
     scores: FloatArray, folders: Sequence[ShardFolder], lengths: Sequence[IntArray]
 ) -> FloatArray:
     """Return scores after checking that they are finite in float32."""
-    wrong = np.flatnonzero(~storable(scores))
+    wrong: IntArray = np.flatnonzero(~storable(scores))
     if wrong.size:
         firsts: IntArray = np.cumsum([0, *(each.size for each in lengths)], dtype=np.int64)
-        place = int(np.searchsorted(firsts, wrong[0], side="right")) - 1
+        place = int((firsts <= wrong[0]).sum()) - 1
         raise ConfigError(
             f"{folders[place].source.path}: {SPLIT} document {wrong[0] - firsts[place]}: expected "
             f"a finite score, found {scores[wrong[0]]} (and {wrong.size - 1:,} more)"

@@ -19,8 +19,8 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.data.targets import unmark_targets
 from megadga.errors import ConfigError
 from megadga.prepare.extras import import_extra
+from megadga.prepare.labelling.shards import Decoder
 from megadga.prepare.scoring.scorers import Measured, joined
-from megadga.prepare.tokenizers.base import Tokenizer
 from megadga.use.scorers.models import ScoringModel, load_model
 
 FIELD = "{document}"
@@ -93,7 +93,7 @@ class Answers:
     """
 
     model: ScoringModel
-    tokenizer: Tokenizer
+    tokenizer: Decoder
     prompt: str = PROMPT
     document_tokens: int = 1024
 

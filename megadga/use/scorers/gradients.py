@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -137,12 +137,13 @@ class GradientProducts:
         """Return the sum over some documents of their mean losses' gradients."""
         windows, owners, shares = self._windows(documents)
         total: Gradient = {}
+        grad: Any = torch.autograd.grad  # annotated as if no gradient were ever None
         with self._trainable(trains=True):
             for begin in range(0, len(windows), self._batch):
                 part = slice(begin, begin + self._batch)
                 scales = torch.tensor(shares[owners[part]], device=self._device)
                 loss = (self._losses(windows[part]).sum(1) * scales).sum()
-                found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+                found: Sequence[Tensor | None] = grad(loss, self._parameters, allow_unused=True)
                 for parameter, gradient in zip(self._parameters, found, strict=True):
                     if gradient is not None:
                         _add(total, parameter, gradient)

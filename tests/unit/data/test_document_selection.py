@@ -7,6 +7,7 @@ import pytest
 from megadga.data.folder import open_domains, read_folders
 from megadga.data.indexed import ShardWriter, best_dtype
 from megadga.data.manifest import Manifest, read_manifest, write_manifest
+from megadga.data.ranking import Part
 from megadga.data.selection import Kept, Tiers, select_documents
 from megadga.errors import ConfigError, ShardError
 from tests.support.scores import documents_of, problems_of, score, scores_of
@@ -107,15 +108,15 @@ def test_a_sample_depends_on_its_seed_alone(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_a_sample_prefers_high_scores_or_low_ones(tmp_path):
+@pytest.mark.parametrize(("part", "better"), [("highest", 3.0), ("lowest", 0.0)])
+def test_a_sample_prefers_high_scores_or_low_ones(tmp_path, part: Part, better: float):
     scores = np.repeat([0.0, 3.0], 100)
     folder = score(write_domain(tmp_path / "d", seed=0, num_documents=200), scores)
-    for part, better in (("highest", 3.0), ("lowest", 0.0)):
-        choice = Kept(0.3, part=part, temperature=1.0)
-        select_documents(folder, tmp_path / part, "worth", choice)
-        kept = np.array(scores_of(tmp_path / part))
-        # Odds of 20 to 1: of 60, the expected share is above 0.9.
-        assert 0.8 < (kept == better).mean() < 1.0
+    choice = Kept(0.3, part=part, temperature=1.0)
+    select_documents(folder, tmp_path / part, "worth", choice)
+    kept = np.array(scores_of(tmp_path / part))
+    # Odds of 20 to 1: of 60, the expected share is above 0.9.
+    assert 0.8 < (kept == better).mean() < 1.0
 
 
 def test_a_domain_is_not_left_without_documents(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.prepare.clustering.embedding import unit_rows
+from megadga.prepare.clustering.embedding import EmbeddingKind, unit_rows
 from megadga.prepare.scoring.density import DensityScorer, DensitySketch, HashDocuments, SignHashes
 
 
@@ -79,7 +79,7 @@ def test_hashes_of_a_point_do_not_depend_on_the_others():
 class Letters:
     """Embeds a text by its first letter; a tokenizer of letters, too."""
 
-    kind = "tfidf"
+    kind: EmbeddingKind = "tfidf"
     path = Path()
     fingerprint = "f" * 64
     dimension = 3
