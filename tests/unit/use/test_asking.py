@@ -24,8 +24,8 @@ class Words:
         self.known += [word for word in words if word not in self.known]
         return [self.known.index(word) for word in words]
 
-    def decode(self, ids) -> str:
-        return "".join(self.known[each] for each in ids)
+    def decode(self, tokens) -> str:
+        return "".join(self.known[each] for each in tokens)
 
     def apply_chat_template(self, messages, *, add_generation_prompt: bool, tokenize: bool) -> str:
         assert add_generation_prompt
