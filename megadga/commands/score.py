@@ -106,7 +106,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--learning-rate", type=float, action="append", metavar="R", help="weight of each --step "
         "(default: what the run had logged there; 1 for other models)")  # fmt: skip
     add("--similarity", choices=("cosine", "dot"), help="dot: without dividing by norms, which "
-        "takes less time for short documents (default: cosine)")  # fmt: skip
+        "takes less time for documents much shorter than a window (default: cosine)")  # fmt: skip
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
