@@ -51,7 +51,7 @@ test-cluster: setup  ## Train on real hosts and SLURM, of namespaces; as root, o
 	@MEGADGA_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 test-faults: setup  ## Kill runs again and again, and train 10,000 steps on 1,000 domains (1 hour).
-	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/integration/test_elastic.py
+	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/integration/test_elastic.py tests/integration/test_use.py
 
 test-scale: setup  ## Test alignments under all of DeepSpeed's features for large models (15 minutes).
 	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/distributed/test_scale.py
