@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster test-faults test-scale lint format bench-sampler bench-revisions bench-reader \
-	bench-prepare bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-logging bench-train \
+	bench-prepare bench-selection bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-logging bench-train \
 	bench-train-gpu bench-plan scale-report plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-quick evidence-report gpu-kit \
 	gpu-check gpu-report clean
 
@@ -51,7 +51,7 @@ test-cluster: setup  ## Train on real hosts and SLURM, of namespaces; as root, o
 	@MEGADGA_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 test-faults: setup  ## Kill runs again and again, and train 10,000 steps on 1,000 domains (1 hour).
-	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/integration/test_elastic.py
+	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/integration/test_elastic.py tests/integration/test_use.py
 
 test-scale: setup  ## Test alignments under all of DeepSpeed's features for large models (15 minutes).
 	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/distributed/test_scale.py
@@ -77,6 +77,9 @@ bench-reader: setup  ## Time reading against Megatron's datasets; writes build/b
 
 bench-prepare: setup  ## Time building shards against encoding alone; writes build/bench/prepare.json.
 	@$(BIN)/python tools/bench_prepare.py $(if $(CORPUS),--input '$(CORPUS)')
+
+bench-selection: setup  ## Train on 30 % of CORPUS by influence on TARGET ('a.train.gz a.valid.gz'), density, at random.
+	@$(BIN)/python tools/bench_selection.py --input '$(CORPUS)' --target $(TARGET)
 
 bench-clusters: setup  ## Cluster a corpus into 64 and 4,096, and score it; writes build/bench/clusters.json.
 	@$(BIN)/python tools/bench_clusters.py $(if $(CORPUS),--input '$(CORPUS)')

@@ -47,6 +47,10 @@ _DATA = {
         "look for validation text in training domains", "megadga.commands.shards:LEAKAGE"
     ),
     "merge": Entry("make one domain of several", "megadga.commands.shards:MERGE"),
+    "score": Entry("score documents", "megadga.commands.score:SCORE"),
+    "select": Entry(
+        "keep documents by their scores, or tiers of them", "megadga.commands.select:SELECT"
+    ),
     "append": Entry("add new shards to a domain", "megadga.commands.append:APPEND"),
     "adopt": Entry("take over shards that Megatron has built", "megadga.commands.shards:ADOPT"),
     "convert": Entry("make shards of flat files of token ids", "megadga.commands.convert:CONVERT"),

@@ -27,6 +27,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("domain", type=Path, metavar="DOMAIN", help="the domain's folder")
     add("source", type=Path, metavar="SOURCE", help="folder of the new shards")
+    add("--drop-scores", action="store_true", help="keep no scores, of the domain or of SOURCE")
 
 
 def _append(options: argparse.Namespace) -> int:
@@ -34,7 +35,12 @@ def _append(options: argparse.Namespace) -> int:
     with tqdm(
         total=total, unit="B", unit_scale=True, desc="appending", disable=not shows_bars()
     ) as bar:
-        manifest = append_shards(options.domain, options.source, progress=bar.update)
+        manifest = append_shards(
+            options.domain,
+            options.source,
+            drop_scores=options.drop_scores,
+            progress=bar.update,
+        )
     print(render_table(summarize(manifest)))
     return 0
 

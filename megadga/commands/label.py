@@ -73,7 +73,7 @@ def _label(args: argparse.Namespace) -> int:
     number = sum(len(folder.domains.names) for folder in folders)
     labelling = Labelling(
         folder=args.folder,
-        tokenizer=_tokenizer(args, folders[0].manifest.tokenizer),
+        tokenizer=tokenizer_of_shards(args, args.folder, folders[0].manifest.tokenizer),
         sample=args.sample_tokens or default_sample(number),
         clustering=None if args.clusters is None else (args.clusters, args.embedder),
     )
@@ -90,13 +90,25 @@ def _label(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tokenizer(args: argparse.Namespace, identity: TokenizerIdentity) -> Tokenizer:
+def tokenizer_of_shards(
+    args: argparse.Namespace, folder: Path, identity: TokenizerIdentity
+) -> Tokenizer:
+    """Return the tokenizer that ``--tokenizer`` names, or the copy that is kept beside shards.
+
+    Args:
+        args: With ``tokenizer``.
+        folder: Of the shards.
+        identity: Of their tokenizer.
+
+    Raises:
+        ConfigError: If there is none, or it is another one.
+    """
     file: Path | None = args.tokenizer
     if file is None:
-        file = kept_beside([args.folder, args.folder.absolute().parent], identity.fingerprint)
+        file = kept_beside([folder, folder.absolute().parent], identity.fingerprint)
     if file is None:
         raise ConfigError(
-            f"--tokenizer: expected the file that {args.folder} was built with, as there is no "
+            f"--tokenizer: expected the file that {folder} was built with, as there is no "
             f"copy of it, tokenizer-{identity.fingerprint[:16]}, beside it, found none"
         )
     tokenizer = open_tokenizer(file, eod=identity.eod).ours

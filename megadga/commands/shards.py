@@ -56,8 +56,8 @@ example:
   megadga data verify shards/generic shards/specific
 
 Checks headers, sizes, sentence and document offsets, that token ids are in the vocabulary, the
-spans of trained tokens, and counts and checksums against the manifest. Prints a line per problem;
-exit code 1 if there are any.
+spans of trained tokens, scores, and counts and checksums against the manifest. Prints a line per
+problem; exit code 1 if there are any.
 """
 _LEAKAGE_EPILOG = """\
 example:
@@ -214,6 +214,7 @@ def _add_merge_options(parser: argparse.ArgumentParser) -> None:
     add("--shard-tokens", type=int, default=SHARD_TOKENS, metavar="N",
         help="approximate tokens per shard (%(default)s)")  # fmt: skip
     add("--drop-ids", action="store_true", help="do not copy document ids")
+    add("--drop-scores", action="store_true", help="do not copy the documents' scores")
 
 
 def _merge(args: argparse.Namespace) -> int:
@@ -227,6 +228,7 @@ def _merge(args: argparse.Namespace) -> int:
             args.output,
             shard_tokens=args.shard_tokens,
             drop_ids=args.drop_ids,
+            drop_scores=args.drop_scores,
             progress=bar.update,
         )
     print(render_table(summarize(manifest)))

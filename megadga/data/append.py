@@ -1,13 +1,10 @@
 """Appends the shards of one folder to those of another: how a domain grows."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from megadga.data.files import flush
+from megadga.data.files import flush, link_file
 from megadga.data.folder import DomainSource, open_shards
 from megadga.data.manifest import (
     Manifest,
@@ -16,12 +13,17 @@ from megadga.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from megadga.data.scores import check_same_scorers, remove_scores, without_scores
 from megadga.data.verify import ShardCheck
 from megadga.errors import ShardError
 
 
 def append_shards(
-    folder: Path, source: Path, *, progress: Callable[[int], object] = lambda _: None
+    folder: Path,
+    source: Path,
+    *,
+    drop_scores: bool = False,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Manifest:
     """Append the shards of a folder to a domain, split by split, after those that it has.
 
@@ -32,6 +34,8 @@ def append_shards(
     Args:
         folder: The domain's folder.
         source: The folder of the new shards, of the same tokenizer; it is not changed.
+        drop_scores: Leave out the new shards' scores, and remove those of the domain, which has
+            them of all documents or of none.
         progress: Called with the bytes linked or copied since the last call.
 
     Returns:
@@ -39,13 +43,18 @@ def append_shards(
 
     Raises:
         ShardError: If a manifest is missing or damaged, a folder has several domains, the
-            tokenizers differ, only one has trained spans, a shard is in the domain already,
-            contradicts its manifest, or writing fails.
+            tokenizers differ, only one has trained spans or such scores, a shard is in the domain
+            already, contradicts its manifest, or writing fails.
     """
     manifest, new = read_manifest(folder), read_manifest(source)
     _check(folder, manifest, source, new)
-    splits = dict(manifest.splits)
+    if not drop_scores:
+        both = ((folder, manifest), (source, new))
+        check_same_scorers(both, advice="drop the scores, and score the grown domain")
     try:
+        for name in _score_names(manifest) if drop_scores else ():
+            manifest = remove_scores(folder, manifest, name)
+        splits = dict(manifest.splits)
         for split, entries in new.splits.items():
             for entry, shard in zip(
                 entries, open_shards(DomainSource(source.name, source), new, split), strict=True
@@ -53,9 +62,10 @@ def append_shards(
                 if not shard.num_documents:
                     continue
                 there = splits.get(split, ())
-                added = replace(entry, file=_free_name(split, splits))
-                for origin, target in _files(source, entry, folder, added, new):
-                    progress(_place(origin, target))
+                kept = without_scores(entry) if drop_scores else entry
+                added = replace(kept, file=_free_name(split, splits))
+                for origin, target in _files(source, kept, folder, added, new):
+                    progress(link_file(origin, target))
                 splits[split] = (*there, added)
         flush(folder)
         grown = replace(manifest, splits=splits)
@@ -110,6 +120,10 @@ def _entries(manifest: Manifest) -> list[ShardEntry]:
     return [entry for entries in manifest.splits.values() for entry in entries]
 
 
+def _score_names(manifest: Manifest) -> set[str]:
+    return {name for entry in _entries(manifest) for name in entry.scores}
+
+
 def _free_name(split: str, splits: dict[str, tuple[ShardEntry, ...]]) -> str:
     """Return the first name ``SPLIT-00000`` and so on that no shard has."""
     taken = {entry.file for entries in splits.values() for entry in entries}
@@ -126,14 +140,3 @@ def _files(
     origins = ShardCheck(source, entry, manifest.tokenizer).files
     targets = ShardCheck(folder, added, manifest.tokenizer).files
     yield from ((origins[key], targets[key]) for key in origins)
-
-
-def _place(origin: Path, target: Path) -> int:
-    """Link a file, or copy it to another file system; return its size."""
-    target.unlink(missing_ok=True)  # of an attempt that was interrupted, as no manifest names it
-    with suppress(OSError):
-        os.link(origin, target)
-        return origin.stat().st_size
-    shutil.copyfile(origin, target)
-    flush(target)
-    return origin.stat().st_size

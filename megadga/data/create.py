@@ -34,6 +34,7 @@ from megadga.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from megadga.data.scores import check_same_scorers, read_scores, scorers, write_scores
 from megadga.data.targets import TrainedSpans, mark_targets, spans_path
 from megadga.data.verify import scan_shard
 from megadga.errors import ConfigError, ShardError
@@ -303,6 +304,7 @@ def merge_domains(
     *,
     shard_tokens: int = SHARD_TOKENS,
     drop_ids: bool = False,
+    drop_scores: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Manifest:
     """Concatenate several domains into one, written atomically.
@@ -315,6 +317,7 @@ def merge_domains(
         output: The new domain's folder, which must not exist; parent folders are created.
         shard_tokens: A shard is closed once it holds this many tokens, in [1, 2^62].
         drop_ids: Do not copy document ids. Otherwise all shards must have ids, or none.
+        drop_scores: Do not copy scores. Otherwise all training shards must have the same ones.
         progress: Called with the tokens written since the last call.
 
     Returns:
@@ -322,8 +325,8 @@ def merge_domains(
 
     Raises:
         ConfigError: If ``shard_tokens`` is out of range.
-        ShardError: If the output exists, writing fails, only some shards have ids or trained
-            spans, or a shard is missing, damaged, or holds an empty document.
+        ShardError: If the output exists, writing fails, only some shards have ids, scores or
+            trained spans, or a shard is missing, damaged, or holds an empty document.
     """
     if shard_tokens < 1:
         raise ConfigError(f"shard_tokens: expected at least 1, found {shard_tokens}")
@@ -331,6 +334,9 @@ def merge_domains(
         raise ConfigError(f"shard_tokens: expected at most 2^62, found {shard_tokens}")
     ids = not drop_ids and _have(sources, "ids_sha256", "ids", "drop all ids or merge others")
     spans = _have(sources, "spans_sha256", "trained spans", "merge dialogues with dialogues alone")
+    if not drop_scores:
+        named = [(source.folder, source.manifest) for source in sources]
+        check_same_scorers(named, advice="drop all scores, and score the merged domain")
     tokenizer = sources[0].manifest.tokenizer
     parts = _open_parts(sources)
     with atomic_folder(output) as partial:
@@ -347,6 +353,8 @@ def merge_domains(
             )
             for split, its in parts.items()
         }
+        if not drop_scores and "train" in splits:
+            splits["train"] = _merge_scores(partial, splits["train"], sources)
         manifest = Manifest(output.name, tokenizer, splits)
         _check_sums(manifest, sources)
         write_manifest(partial, manifest)
@@ -501,6 +509,20 @@ def write_shards(
                 left = waiting.part(fitting, ends.size)
                 waiting = left if left.lengths.size else next(batches, None)
         yield writer.entry
+
+
+def _merge_scores(
+    folder: Path, written: tuple[ShardEntry, ...], sources: Sequence[MergeSource]
+) -> tuple[ShardEntry, ...]:
+    """Write the scores of the merged training shards; return their entries with them."""
+    of_sources = [
+        (source.folder, [e for e in source.manifest.splits.get("train", ()) if e.documents])
+        for source in sources
+    ]
+    for name, scorer in scorers([each for _, entries in of_sources for each in entries]).items():
+        scores = [read_scores(place, entries, name) for place, entries in of_sources]
+        written = write_scores(folder, written, name, scorer, np.concatenate(scores))
+    return written
 
 
 def _check_sums(manifest: Manifest, sources: Sequence[MergeSource]) -> None:

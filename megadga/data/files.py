@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -144,6 +145,25 @@ def flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def link_file(origin: Path, target: Path) -> int:
+    """Link a file, or copy it to another file system; return its size in bytes.
+
+    Args:
+        origin: The file.
+        target: Its new name; an existing file is replaced.
+
+    Raises:
+        OSError: If it cannot be read, or not be written there.
+    """
+    target.unlink(missing_ok=True)
+    with suppress(OSError):
+        os.link(origin, target)
+        return origin.stat().st_size
+    shutil.copyfile(origin, target)
+    flush(target)
+    return origin.stat().st_size
 
 
 def checksum(path: Path) -> str:

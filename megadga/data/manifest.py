@@ -1,9 +1,10 @@
 """The manifest of a folder of shards, and the bounds of domains that share shards."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, cast
 
@@ -53,6 +54,37 @@ class TokenizerIdentity:
     eod: NonNegativeInt
 
 
+_SCORE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def check_score_name(name: str) -> str:
+    """Return a name of scores, which is a part of their files' names.
+
+    Raises:
+        ValueError: If it has other characters than letters, digits, ``_`` and ``-``.
+    """
+    if _SCORE_NAME.fullmatch(name) is None:
+        raise ValueError(f"expected a name of letters, digits, _ and -, found {name!r}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class ScoresEntry:
+    """Manifest entry of the scores that a shard's documents have by one scorer.
+
+    Attributes:
+        scorer: What the scores depend on, beside each document: equal for scores that can be
+            compared with each other.
+        sha256: Checksum of their file (see ``scores``), as hex digits.
+    """
+
+    scorer: Text
+    sha256: Text
+
+
+ScoreName = Annotated[Text, AfterValidator(check_score_name)]
+
+
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
     """Manifest entry of one shard.
@@ -69,6 +101,7 @@ class ShardEntry:
         spans_sha256: Checksum of the ``.spans``, which has the spans of trained tokens; None if
             the loss is taken on all.
         trained_tokens: Number of tokens in these spans; None without.
+        scores: Scores of the documents, by name.
     """
 
     file: FileName
@@ -80,6 +113,7 @@ class ShardEntry:
     ids_sha256: Text | None = None
     spans_sha256: Text | None = None
     trained_tokens: NonNegativeInt | None = None
+    scores: Mapping[ScoreName, ScoresEntry] = field(default_factory=dict[str, ScoresEntry])
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class RandomStream(IntEnum):
     DOCUMENT_ORDER = 5
     PROBE_OFFSETS = 6
     GROWN_ORDER = 7
+    KEPT_DOCUMENTS = 8
 
 
 def check_seed(seed: int) -> int:

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import final
+from types import MappingProxyType
+from typing import Any, final
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from megadga.data.files import Problems, checksum
 from megadga.data.indexed import IndexedShard, ids_path, index_path, tokens_path
 from megadga.data.manifest import (
     Manifest,
+    ScoresEntry,
     ShardEntry,
     TokenizerIdentity,
     manifest_path,
     read_grouping,
     read_manifest,
 )
+from megadga.data.scores import scan_scores, scores_path
 from megadga.data.targets import describe_span, find_wrong_spans, read_spans, spans_path
 from megadga.errors import ShardError
 
@@ -46,18 +49,20 @@ def scan_shard(
     *,
     ids: bool,
     spans: bool = False,
+    scores: Mapping[str, ScoresEntry] = MappingProxyType({}),
     progress: Callable[[int], object] = lambda _: None,
 ) -> ShardScan:
     """Read every byte of a shard.
 
     Checks the header and file sizes, sentence offsets, document bounds, every token id and, if
-    present, the documents' ids and the spans of trained tokens.
+    present, the documents' ids, the spans of trained tokens and the scores.
 
     Args:
         prefix: Path of its files without suffix.
         tokenizer: Tokenizer that produced the tokens, or is assumed to.
         ids: Whether it has an ``.ids`` file.
         spans: Whether it has a ``.spans`` file.
+        scores: Its documents' scores, by name, of which the checksums are not looked at.
         progress: Called with the bytes of tokens read since the last call.
     """
     problems = Problems()
@@ -82,6 +87,10 @@ def scan_shard(
             ids_sha256=checksum(ids_path(prefix)) if ids else None,
             spans_sha256=checksum(spans_path(prefix)) if spans else None,
             trained_tokens=None if trained is None else trained.num_tokens,
+            scores={
+                name: scan_scores(scores_path(prefix, name), entry, shard.num_documents, problems)
+                for name, entry in scores.items()
+            },
         )
     except ShardError as error:
         problems.add(str(error))
@@ -192,7 +201,13 @@ class ShardCheck:
             files["ids_sha256"] = ids_path(prefix)
         if self.entry.spans_sha256 is not None:
             files["spans_sha256"] = spans_path(prefix)
-        return files
+        return files | {f"scores.{n}.sha256": scores_path(prefix, n) for n in self.entry.scores}
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """The checksums of these files, by the same keys."""
+        stated = _flat(self.entry)
+        return {key: stated[key] for key in self.files}
 
     @property
     def num_bytes(self) -> int:
@@ -264,6 +279,7 @@ def verify_shard(check: ShardCheck) -> ShardReport:
         check.tokenizer,
         ids=check.entry.ids_sha256 is not None,
         spans=check.entry.spans_sha256 is not None,
+        scores=check.entry.scores,
     )
     if scan.entry is None:
         problems = (*scan.problems, *_compare_checksums(check))
@@ -282,8 +298,8 @@ def _warn(check: ShardCheck, without_eod: int) -> Iterator[str]:
 
 
 def _compare(check: ShardCheck, found: ShardEntry) -> Iterator[str]:
-    counted, files = asdict(found), check.files
-    for key, stated in asdict(check.entry).items():
+    counted, files = _flat(found), check.files
+    for key, stated in _flat(check.entry).items():
         if counted[key] != stated:
             of_key = {"documents": "idx_sha256", "trained_tokens": "spans_sha256"}.get(key, key)
             file = files.get(of_key, files["bin_sha256"])
@@ -292,13 +308,34 @@ def _compare(check: ShardCheck, found: ShardEntry) -> Iterator[str]:
 
 def _compare_checksums(check: ShardCheck) -> Iterator[str]:
     """Compare the checksum of every file of a damaged shard, as several may be damaged."""
-    stated = asdict(check.entry)
+    stated = check.checksums
     for key, path in check.files.items():
         try:
             if (found := checksum(path)) != stated[key]:
                 yield _mismatch(path, key, stated[key], found)
         except OSError as error:
             yield f"{path}: expected a readable file, found {error.strerror}"
+
+
+def _flat(entry: ShardEntry) -> dict[str, Any]:
+    """Return all that an entry states, by key; of scores by ``scores.NAME.sha256`` and so on."""
+    stated = asdict(entry)
+    scores = stated.pop("scores")
+    return stated | {
+        f"scores.{name}.{key}": value
+        for name, column in scores.items()
+        for key, value in column.items()
+    }
+
+
+def check_files(check: ShardCheck) -> None:
+    """Compare the checksums of a shard's files with the manifest's.
+
+    Raises:
+        ShardError: If one differs, or a file cannot be read.
+    """
+    for problem in _compare_checksums(check):
+        raise ShardError(problem)
 
 
 def _mismatch(path: Path, key: str, stated: object, found: object) -> str:
@@ -311,7 +348,7 @@ def _duplicate_entries(folder: Path, entries: list[ShardEntry]) -> Iterator[str]
             yield f"{manifest_path(folder)}: splits: expected {file} once, found it {count} times"
 
 
-_SHARD_FILES = (".bin", ".idx", ".ids", ".spans", ".partial")
+_SHARD_FILES = (".bin", ".idx", ".ids", ".spans", ".scores", ".partial")
 
 
 def _unlisted_files(folder: Path, shards: tuple[ShardCheck, ...]) -> Iterator[str]:

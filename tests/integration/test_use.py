@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,15 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from megadga.cli import main
+from megadga.data.manifest import read_manifest
 from megadga.prepare.training import train_tokenizer
 from megadga.use.generating import Decoding, encode_prompt, generate
 from megadga.use.loading import CausalLm, Placement, load_causal_lm
+from megadga.use.scorers.asking import answer_tokens
 from megadga.use.sources import ModelName, find_model
 from tests.support.jobs import alone, run_job
 from tests.support.ranks import rank_environment
 from tests.support.runs import write_run
+from tests.support.scores import documents_of, scores_of
 from tests.support.texts import made_up_texts, write_lines
 
 RUN = """\
@@ -291,3 +296,144 @@ def test_lm_eval_finds_the_same_log_likelihood_of_a_text(folder, capsys, harness
     of_end = float(model.token_losses(np.array([ids]))[0, -1])  # which lm-eval leaves out
     (((theirs,),),) = harness["rolling"]
     assert told["nats"] - of_end == pytest.approx(-float(theirs), abs=1e-4)
+
+
+@pytest.fixture
+def scored(folder, tmp_path) -> Path:
+    """A copy of the training domains, to be scored."""
+    return Path(shutil.copytree(folder / "shards/domains", tmp_path / "domains"))
+
+
+def score(shards: Path, scorer: str, *arguments: str, workers: str = "1") -> None:
+    command = ["data", "score", str(shards), "--scorer", scorer, "--workers", workers]
+    assert main([*command, *arguments]) == 0
+
+
+def columns(shards: Path, name: str) -> dict[str, bytes]:
+    return {str(path.relative_to(shards)): path.read_bytes() for path in shards.rglob(f"*{name}*")}
+
+
+def test_a_document_scores_minus_its_mean_loss(folder, scored, model):
+    score(scored, "perplexity", "--model", str(folder / "llama"), "--device", "cpu")
+
+    first = documents_of(scored / "d0")[0]
+    whole = [model.needed_tokenizer().end, *first]
+    losses = [
+        model.token_losses(np.array([whole[begin : begin + 49]])).ravel()
+        for begin in range(0, len(first), 48)
+    ]
+    expected = -np.concatenate(losses).mean()
+    assert scores_of(scored / "d0", "perplexity")[0] == pytest.approx(expected, abs=1e-5)
+
+
+def influence(folder: Path) -> list[str]:
+    return [
+        *("--model", str(folder / "llama"), "--step", "4", "--step", "8", "--device", "cpu"),
+        *("--target", str(folder / "shards/specific/target"), "--target-documents", "5"),
+    ]
+
+
+def test_influence_is_weighted_by_the_learning_rates_that_the_run_had_logged(
+    folder, scored, tmp_path
+):
+    score(scored, "influence", *influence(folder))
+
+    found = np.array(scores_of(scored / "d0", "influence"))
+    assert (np.abs(found) < 1.0).all()
+    (entry, *_) = read_manifest(scored / "d0").splits["train"]
+    lines = map(json.loads, (folder / "llama/metrics.jsonl").read_text().splitlines())
+    rates = {one["step"]: one["learning_rate"] for one in lines if one["type"] == "train"}
+    assert f"rates {rates[4]:.6g} {rates[8]:.6g}, model" in entry.scores["influence"].scorer
+
+    best = tmp_path / "best"
+    select = ["data", "select", str(scored), str(best), "--scores", "influence", "--tiers", "2"]
+    assert main(select) == 0
+    assert main(["data", "verify", str(best), "--workers", "1"]) == 0
+    tiers = [np.array(scores_of(best / f"d0-tier{n}", "influence")) for n in (1, 2)]
+    assert tiers[0].min() >= tiers[1].max()
+    (kept,) = best.glob("tokenizer-*.model")
+    assert kept.read_bytes() == (folder / "small.model").read_bytes()
+
+
+def gradient(model: CausalLm, document: list[int]) -> torch.Tensor:
+    """The gradient of a document's mean loss, as one vector."""
+    whole = [model.needed_tokenizer().end, *document]
+    parameters = [parameter.requires_grad_(True) for parameter in model.decoder.parameters()]
+    windows = [whole[begin : begin + 49] for begin in range(0, len(document), 48)]
+    losses = [model.decoder(torch.tensor([window])).sum() for window in windows]
+    found = torch.autograd.grad(torch.stack(losses).sum() / len(document), parameters)
+    return torch.cat([each.flatten().double() for each in found])
+
+
+def test_products_along_the_target_are_those_of_whole_gradients(folder, scored):
+    name = ["--model", str(folder / "llama"), "--device", "cpu", "--similarity", "dot"]
+    target = folder / "shards/specific/target"
+    score(scored, "influence", *name, "--target", str(target), "--target-documents", "5")
+
+    model = load(folder / "llama")
+    direction = torch.stack([gradient(model, each) for each in documents_of(target)[:5]]).mean(0)
+    for document, found in zip(
+        documents_of(scored / "d1")[:3], scores_of(scored / "d1", "influence"), strict=False
+    ):
+        own = gradient(model, document)
+        assert found == pytest.approx(
+            float(own @ direction), abs=1e-5 * float(own.norm() * direction.norm())
+        )
+
+
+@pytest.mark.thorough
+def test_influence_is_the_same_with_two_workers(folder, scored, tmp_path):
+    again = Path(shutil.copytree(scored, tmp_path / "again"))
+    score(scored, "influence", *influence(folder))
+    score(again, "influence", *influence(folder), workers="2")
+
+    assert columns(scored, "influence") == columns(again, "influence")
+    assert len(columns(scored, "influence")) == 2
+
+
+def test_an_instruct_models_answer_is_a_score(folder, scored):
+    name = str(folder / "exported")
+    prompt = folder / "prompt.txt"
+    prompt.write_text("{document}?")
+    score(scored, "ask-llm", "--model", name, "--device", "cpu", "--prompt", str(prompt),
+          "--document-tokens", "20", "--batch-size", "3")  # fmt: skip
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    text = (
+        (made := load(folder / "llama")).needed_tokenizer().decode(documents_of(scored / "d0")[0])
+    )
+    shown = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:20]).strip()
+    ids = tokenizer.encode(f"{shown}?")
+    logits = made.decoder.logits(torch.tensor([ids]))[0, -1].detach().double()
+    expected = logits.softmax(-1)[answer_tokens(tokenizer)].sum().log()
+    assert scores_of(scored / "d0", "ask-llm")[0] == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scorer", "density"], "--embedder: expected with --scorer density, found none"),
+        (
+            ["--scorer", "perplexity", "--model", "x", "--target", "y"],
+            "--target: expected none with --scorer perplexity",
+        ),
+        (
+            ["--scorer", "ask-llm", "--model", "llama"],
+            "--model: expected an instruct model of transformers, found the run llama",
+        ),
+        (
+            ["--scorer", "influence", "--model", "llama", "--target", "shards/domains"],
+            "one domain",
+        ),
+        (
+            ["--scorer", "perplexity", "--model", "llama", "--name", "a.b"],
+            "--name: expected a name of letters, digits, _ and -, found 'a.b'",
+        ),
+    ],
+)
+def test_options_of_other_scorers_are_refused(
+    folder, scored, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(folder)
+    assert main(["data", "score", str(scored), "--workers", "1", *arguments]) == 2
+    assert message in capsys.readouterr().err

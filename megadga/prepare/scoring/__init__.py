@@ -1,0 +1,1 @@
+"""Scores documents of shards, by any scorer, in any number of processes."""

@@ -1,0 +1,1 @@
+"""Scorers of documents that need a trained model."""
