@@ -179,6 +179,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         OSError: If it cannot be written.
     """
     content = {"version": VERSION, **asdict(manifest)}
+    for entry in (entry for entries in content["splits"].values() for entry in entries):
+        if not entry["scores"]:  # a manifest without any is as it was before there were scores
+            del entry["scores"]
     with atomic_write(manifest_path(folder)) as file:
         file.write(json.dumps(content, indent=2).encode() + b"\n")
 

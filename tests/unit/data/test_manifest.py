@@ -39,6 +39,11 @@ def test_a_manifest_round_trips(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
+def test_a_shard_without_scores_is_written_as_before_there_were_any(tmp_path):
+    write_manifest(tmp_path, MANIFEST)
+    assert "scores" not in manifest_path(tmp_path).read_text()
+
+
 def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(ShardError) as caught:
         read_manifest(tmp_path)
