@@ -108,11 +108,12 @@ def block_activations(workload: Workload) -> int:
 
     Norms keep their input and output; attention its queries, keys, values, output, and a
     logarithm in float32 for each head; a gated feed-forward both inner products and what the last
-    matrix reads, that of transformers the activation as well.
+    matrix reads; on a CPU, and by transformers, the activation as well.
     """
     decoder, element = workload.decoder, workload.element_bytes
     width, hidden = decoder.hidden_size, decoder.intermediate_size
-    inner = (2 + decoder.gated * (1 if decoder.arithmetic == "megadga" else 2)) * hidden
+    again = decoder.arithmetic == "megadga" and not workload.on_cpu  # the activation is computed
+    inner = (2 if not decoder.gated else 3 if again else 4) * hidden
     features = element * (2 * width + 2 * decoder.kv_width + inner)
     norms = 2 * (width * _norm_bytes(workload) + _FP32)
     return workload.tokens * (features + norms + _FP32 * decoder.num_heads)

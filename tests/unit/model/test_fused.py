@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from megadga.model.fused import gated, rms_norm, rotate
+from megadga.model.fused import gated_again, rms_norm, rotate
 
 B, S, H, E, D = 2, 5, 3, 8, 24
 ROUNDING = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
@@ -50,7 +50,7 @@ def exact(formula: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Te
     [
         (lambda heads: rotate(heads, *tables()), turned, [(B, H, S, E)]),
         (lambda inputs, weight: rms_norm(inputs, weight, 1e-5), norm, [(B, S, D), (D,)]),
-        (gated, activated, [(B, S, D), (B, S, D)]),
+        (gated_again, activated, [(B, S, D), (B, S, D)]),
     ],
     ids=["rotate", "rms_norm", "gated"],
 )
@@ -76,7 +76,7 @@ def test_silu_times_up_has_the_bits_of_torch():
     gate, up = (normal(B, S, D, dtype=torch.float32, seed=n).requires_grad_() for n in (1, 2))
     gradient = normal(B, S, D, dtype=torch.float32, seed=3)
 
-    found, expected = gated(gate, up), activated(gate, up)
+    found, expected = gated_again(gate, up), activated(gate, up)
 
     assert torch.equal(found, expected)
     for one, other in zip(
@@ -107,7 +107,7 @@ def test_nothing_is_kept_but_arguments_and_a_number_of_each_row(dtype):
     cosines, sines = tables()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         rotate(heads, cosines, sines)
-        gated(inputs, other)
+        gated_again(inputs, other)
         rms_norm(inputs, weight, 1e-5)
 
     given = {each.data_ptr() for each in (heads, inputs, other, weight, cosines, sines)}
