@@ -291,13 +291,16 @@ class Llama(Decoder):
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, *, backend: str = "inductor") -> None:
         """Compile the blocks when they are first called; losses agree up to rounding.
 
         Each shape of batches is compiled apart, so that bits do not depend on which came first.
+
+        Args:
+            backend: Of ``torch.compile``.
         """
         for block in self.blocks:
-            block.compile(fullgraph=True, dynamic=False)
+            block.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""
