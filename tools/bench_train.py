@@ -65,7 +65,7 @@ def parse() -> argparse.Namespace:
     add("--seconds", type=float, default=20.0, metavar="N",
         help="that both train for in each case, beside the start (%(default)s)")  # fmt: skip
     add("--minutes", type=float, default=15.0, metavar="N",
-        help="of all cases together: none begins that would take longer (%(default)s)")  # fmt: skip
+        help="of all cases together: none begins that may take longer (%(default)s)")  # fmt: skip
     add("--rounds", type=int, default=3, metavar="N",
         help="how often each takes a turn, at least (%(default)s)")  # fmt: skip
     add("--quick", action="store_true", help="a few steps of a very small model on one rank")

@@ -18,7 +18,7 @@ from torch.nn import functional
 def rotate(heads_BHSE: Tensor, cosines_SE: Tensor, sines_SE: Tensor) -> Tensor:
     """Return heads whose pairs of features are turned by angles of their position.
 
-    Feature ``e`` is paired with ``e + E / 2``. It is computed in float32 at least, and rounded once.
+    Feature ``e`` is paired with ``e + E / 2``. Computed in float32 at least, and rounded once.
 
     Args:
         heads_BHSE: Shape ``(b, heads, S, E)``, with E even.

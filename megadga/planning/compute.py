@@ -171,7 +171,7 @@ def _between(workload: Workload, decoder: Decoder) -> Kernels:
         norms, residual, activation = 10 if workload.on_cpu else 4, 6, 5 if decoder.gated else 2
         # A product, and a product added to each half, in float32; to that and back.
         rotation = (20 + (12 if element == 2 else 0)) * rotated
-        count = 24 if workload.on_cpu else 20
+        count = (28 if workload.on_cpu else 24) - 4 * decoder.rotary
     rotation = rotation if decoder.rotary else 0
     moved = element * ((norms + residual) * width + activation * hidden) + rotation
     return Kernels("memory", 0.0, float(workload.tokens * moved), count)

@@ -49,10 +49,10 @@ def test_what_is_no_workload_is_refused(text):
 
 def test_both_train_within_the_minutes_and_the_numbers_are_printed_and_written(tmp_path):
     output = tmp_path / "bench" / "train.json"
+    options = ("--quick", "--stages", "0", "1", "--minutes", "0", "--output", output)
 
     done = subprocess.run(
-        [sys.executable, TOOL, "--quick", "--stages", "0", "1", "--minutes", "0"]
-        + ["--output", output],
+        [sys.executable, TOOL, *options],
         capture_output=True,
         text=True,
         timeout=240,
