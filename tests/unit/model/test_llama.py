@@ -195,6 +195,8 @@ def test_the_model_compiles_whole(monkeypatch):
     assert len(graphs) == 1
 
 
+# Of torch's own, which looks at the inputs of what it compiles.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("checkpoint_activations", [False, True])
 def test_compiled_blocks_compute_what_the_blocks_do(monkeypatch, checkpoint_activations):
     monkeypatch.delenv("TORCHDYNAMO_DISABLE")
