@@ -236,7 +236,8 @@ def _zero(config: RunConfig) -> Zero:
 
     overlap = given.get("overlap_comm")
     params = config.deepspeed.get("optimizer", {}).get("params", {})
-    fused = optimizer_name(config.deepspeed) in {"Adam", "AdamW"} and not params.get("torch_adam")
+    composed = params.get("torch_adam") and not params.get("fused")
+    fused = optimizer_name(config.deepspeed) in {"Adam", "AdamW"} and not composed
     return Zero(
         stage,
         reduce_bucket=value("reduce_bucket_size", Zero.reduce_bucket),
