@@ -435,7 +435,7 @@ def _seed_generators(seed: int, device: torch.device) -> None:
     """Seed torch's generators of the CPU and of the device that is trained on.
 
     ``torch.manual_seed`` also remembers the seed for every kind of device that is not in use, with
-    the stack that it is called from, which takes a millisecond or two.
+    the stack that it is called from, which takes a hundred times as long.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
