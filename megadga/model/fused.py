@@ -133,7 +133,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
         """Return the normalised rows times the weight."""
         precise = inputs.to(_precise(inputs))
-        norms: Tensor = precise.norm(dim=-1, keepdim=True)
+        norms: Tensor = cast("Any", torch.linalg).vector_norm(precise, dim=-1, keepdim=True)
         scales = norms.square_().div_(inputs.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(inputs, weight_D, scales)
         return (precise * scales).mul_(weight_D.to(precise)).to(inputs.dtype)
