@@ -102,7 +102,7 @@ bench-logging: setup  ## Time what is logged, with and without monitors; writes 
 bench-plan: setup  ## Compare predictions of `megadga plan` with engines on this CPU; writes build/bench/plan.json.
 	@$(BIN)/python tools/bench_plan.py
 
-bench-train: setup  ## Time training against Hugging Face's Llama in a plain loop; writes build/bench/train.json.
+bench-train: setup  ## Time training against Hugging Face's Llama in a plain loop; writes build/bench/train.json (at most 15 minutes).
 	@$(BIN)/python tools/bench_train.py
 
 bench-train-gpu: setup  ## The same with 125M and 350M parameters, on CUDA devices.

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from megadga.config.llama_shapes import LlamaShape
+from megadga.model.fused import gated, rms_norm, rotate
 from megadga.model.losses import Decoder
 
 Initializer = Callable[[Tensor], None]
@@ -164,13 +165,25 @@ class RotaryEmbedding(nn.Module):
             raise ValueError(
                 f"tokens: expected at most {len(self.cosines)} positions, found {length}"
             )
-        first, second = heads_BHSE.chunk(2, dim=-1)
-        turned_BHSE = torch.cat((-second, first), dim=-1)
-        rotated_BHSE = heads_BHSE * self.cosines[:length] + turned_BHSE * self.sines[:length]
-        return rotated_BHSE.to(heads_BHSE.dtype)
+        return rotate(heads_BHSE, self.cosines[:length], self.sines[:length])
 
 
 NORM_EPSILON = 1e-5
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square normalisation of the residual stream (arXiv 1910.07467).
+
+    Args:
+        width: Features of the stream.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=NORM_EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised stream, shape and dtype as given: ``(b, S, D)``."""
+        return rms_norm(x, self.weight, NORM_EPSILON)
 
 
 class Attention(nn.Module):
@@ -217,8 +230,7 @@ class FeedForward(nn.Module):
 
     def forward(self, stream_BSD: Tensor) -> Tensor:
         """Transform every position by itself: ``(b, S, D)`` to ``(b, S, D)``."""
-        hidden_BSM = functional.silu(self.gate(stream_BSD)) * self.up(stream_BSD)
-        return self.down(hidden_BSM)
+        return self.down(gated(self.gate(stream_BSD), self.up(stream_BSD)))
 
 
 class Block(nn.Module):
@@ -226,9 +238,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: LlamaShape, initialization: DecoderInitialization) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.hidden_size, eps=NORM_EPSILON)
+        self.attention_norm = RMSNorm(shape.hidden_size)
         self.attention = Attention(shape, initialization.within("attention"))
-        self.feed_forward_norm = nn.RMSNorm(shape.hidden_size, eps=NORM_EPSILON)
+        self.feed_forward_norm = RMSNorm(shape.hidden_size)
         self.feed_forward = FeedForward(shape, initialization.within("feed_forward"))
 
     def forward(self, stream_BSD: Tensor, rotary: RotaryEmbedding) -> Tensor:
@@ -252,6 +264,8 @@ class Llama(Decoder):
             pass.
     """
 
+    overwrites_scores = True
+
     def __init__(
         self,
         shape: LlamaShape,
@@ -272,10 +286,21 @@ class Llama(Decoder):
             Block(shape, initialization.within(f"blocks.{layer}"))
             for layer in range(shape.num_layers)
         )
-        self.norm = nn.RMSNorm(shape.hidden_size, eps=NORM_EPSILON)
+        self.norm = RMSNorm(shape.hidden_size)
         self.head = Linear(shape.hidden_size, vocabulary_size, initialization.inner("head"))
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
+
+    def compile_blocks(self, *, backend: str = "inductor") -> None:
+        """Compile the blocks when they are first called; losses agree up to rounding.
+
+        Each shape of batches is compiled apart, so that bits do not depend on which came first.
+
+        Args:
+            backend: Of ``torch.compile``.
+        """
+        for block in self.blocks:
+            block.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""

@@ -8,7 +8,7 @@ are marked as inputs alone (``megadga.data.targets``).
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,10 @@ def target_mask(tokens: Tensor) -> Tensor:
 class Decoder(nn.Module, ABC):
     """A causal language model whose forward pass returns the loss of every token."""
 
+    overwrites_scores: ClassVar[bool] = False
+    """Whether the loss may overwrite what ``logits`` returns: nothing else needs it, not even the
+    backward pass of what has computed it."""
+
     @abstractmethod
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""
@@ -66,18 +70,26 @@ class Decoder(nn.Module, ABC):
             Losses, float32, shape ``(b, S)``; 0 where there is no target.
         """
         inputs_BS, targets_BS = inputs_and_targets(tokens_BT)
-        return next_token_losses(self.logits(inputs_BS), targets_BS)
+        logits_BSV = self.logits(inputs_BS)
+        return next_token_losses(logits_BSV, targets_BS, overwrite=self.overwrites_scores)
 
 
-def next_token_losses(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
+def next_token_losses(
+    logits_BSV: Tensor, targets_BS: Tensor, *, overwrite: bool = False
+) -> Tensor:
     """Return the cross-entropy of each next token in nats.
 
     Losses and gradients have the bits of ``functional.cross_entropy``, which takes more time and
     memory. They can be differentiated once.
 
+    Memory of the scores' size, beside the scores: with ``overwrite`` none. Without it, one tensor
+    of float32 from the forward pass on, or of a lower precision in the backward pass.
+
     Args:
         logits_BSV: Scores of every next token, shape ``(b, S, V)``.
         targets_BS: Ids, or ``PADDING`` where no loss is taken (see ``inputs_and_targets``).
+        overwrite: Whether nobody else needs the scores: log-probabilities or gradients take their
+            place.
 
     Returns:
         Losses, float32 or the scores' higher precision, shape ``(b, S)``; 0 without a target.
@@ -89,7 +101,7 @@ def next_token_losses(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
         )
     else:
         apply: Any = _CrossEntropy.apply  # pyright: ignore[reportUnknownVariableType]
-        losses_N: Tensor = apply(logits_NV, targets_N)
+        losses_N: Tensor = apply(logits_NV, targets_N, overwrite)
     return losses_N.view_as(targets_BS)
 
 
@@ -103,18 +115,21 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor, overwrite: bool) -> Tensor:
         """Return the loss of each row, shape ``(N,)``."""
         precise = _precise(logits_NV)
-        if logits_NV.dtype == precise:
+        ctx.overwrite = overwrite or logits_NV.dtype == precise
+        if logits_NV.dtype == precise and not overwrite:
             kept_NV = logits_NV.log_softmax(-1)
             losses_N = _picked(kept_NV, targets_N)
         else:
             kept_NV = logits_NV
-            parts = [
-                _picked(logits_NV[rows].to(precise).log_softmax(-1), targets_N[rows])
-                for rows in _blocks(logits_NV)
-            ]
+            parts: list[Tensor] = []
+            for rows in _blocks(logits_NV):
+                of_rows = logits_NV[rows].to(precise).log_softmax(-1)
+                parts.append(_picked(of_rows, targets_N[rows]))
+                if logits_NV.dtype == precise:
+                    kept_NV[rows] = of_rows
             losses_N = torch.cat(parts)
         ctx.save_for_backward(kept_NV, targets_N)
         return losses_N
@@ -123,14 +138,13 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient_N: Tensor
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Tensor, None, None]:
         """Return the gradient of the scores, shape and dtype as theirs."""
         kept_NV, targets_N = ctx.saved_tensors
         precise = _precise(kept_NV)
         columns_N1 = targets_N.clamp(min=0)[:, None]
         picked_N1 = torch.where(targets_N == PADDING, 0.0, -gradient_N)[:, None]
-        # Log-probabilities are nobody else's, scores may be.
-        result_NV = kept_NV if kept_NV.dtype == precise else torch.empty_like(kept_NV)
+        result_NV = kept_NV if ctx.overwrite else torch.empty_like(kept_NV)
         zeros: Tensor | None = None
         for rows in _blocks(kept_NV):
             part, columns = kept_NV[rows], columns_N1[rows]
@@ -143,7 +157,7 @@ class _CrossEntropy(torch.autograd.Function):
                 of_log, part, 1, precise
             )
             of_log.scatter_(1, columns, 0.0)
-        return result_NV, None
+        return result_NV, None, None
 
 
 def _precise(logits: Tensor) -> torch.dtype:

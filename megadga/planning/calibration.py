@@ -103,7 +103,6 @@ def _timed_pass(
         intermediate_size=hidden,
         vocabulary_size=vocabulary,
         tied_embeddings=False,
-        norms="composite" if on_cpu else "fused",
     )
     workload = Workload(
         decoder,

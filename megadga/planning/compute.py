@@ -162,12 +162,16 @@ def _between(workload: Workload, decoder: Decoder) -> Kernels:
     if decoder.compiled:
         norms, residual, activation, turned, count = 4, 4, 3 if decoder.gated else 2, 2, 6
         rotation = turned * element * rotated
-    else:
-        norms = 4 if decoder.norms == "fused" else 20
-        residual, activation = 6, 5 if decoder.gated else 2
+    elif decoder.arithmetic == "transformers":
+        norms, residual, activation, count = 20, 6, 5 if decoder.gated else 2, 34
         # Halves are negated and joined, two products and a sum in float32, rounded.
         rotation = (5 * element + 20 + (6 if element == 2 else 0)) * rotated
-        count = 24 if decoder.norms == "fused" else 34
+    else:
+        # A norm is one kernel, on a CPU three.
+        norms, residual, activation = 10 if workload.on_cpu else 4, 6, 5 if decoder.gated else 2
+        # A product, and a product added to each half, in float32; to that and back.
+        rotation = (20 + (12 if element == 2 else 0)) * rotated
+        count = (28 if workload.on_cpu else 24) - 4 * decoder.rotary
     rotation = rotation if decoder.rotary else 0
     moved = element * ((norms + residual) * width + activation * hidden) + rotation
     return Kernels("memory", 0.0, float(workload.tokens * moved), count)

@@ -97,26 +97,23 @@ def _resident(workload: Workload) -> dict[str, int]:
 
 def _norm_bytes(workload: Workload) -> int:
     """Return what a norm keeps of each feature: its input and its output, and what is between."""
-    kept = 2 * workload.element_bytes
-    match workload.decoder.norms:
-        case "fused":
-            return kept
-        case "composite":  # float32 input if that is not what it was, and the normalised input
-            return kept + (_FP32 if workload.element_bytes == _FP32 else _FP32 + 2)
-        case "transformers":  # the stream itself is not kept, but in float32
-            return kept + _FP32
+    element = workload.element_bytes
+    if workload.decoder.arithmetic == "transformers":  # the stream in float32, not as it is
+        return 2 * element + _FP32
+    return 2 * element
 
 
 def block_activations(workload: Workload) -> int:
     """Return the bytes that one block keeps of a micro-batch for its backward pass.
 
     Norms keep their input and output; attention its queries, keys, values, output, and a
-    logarithm in float32 for each head; a gated feed-forward both inner products, the activation
-    and what the last matrix reads.
+    logarithm in float32 for each head; a gated feed-forward both inner products and what the last
+    matrix reads; on a CPU, and by transformers, the activation as well.
     """
     decoder, element = workload.decoder, workload.element_bytes
     width, hidden = decoder.hidden_size, decoder.intermediate_size
-    inner = (4 if decoder.gated else 2) * hidden
+    again = decoder.arithmetic == "megadga" and not workload.on_cpu  # the activation is computed
+    inner = (2 if not decoder.gated else 3 if again else 4) * hidden
     features = element * (2 * width + 2 * decoder.kv_width + inner)
     norms = 2 * (width * _norm_bytes(workload) + _FP32)
     return workload.tokens * (features + norms + _FP32 * decoder.num_heads)
@@ -144,10 +141,15 @@ def _block_of_scores(workload: Workload) -> int:
     return _FP32 * rows * vocabulary
 
 
+def _overwrites(workload: Workload) -> bool:
+    """Tell whether the loss writes into the scores (``Decoder.overwrites_scores``)."""
+    return workload.decoder.arithmetic == "megadga"
+
+
 def _loss_forward(workload: Workload) -> int:
     scores, block = _scores(workload), _block_of_scores(workload)
-    if workload.element_bytes == _FP32:  # scores, and their log-probabilities
-        return 2 * _FP32 * scores
+    if workload.element_bytes == _FP32 and not _overwrites(workload):
+        return 2 * _FP32 * scores  # and their log-probabilities
     return workload.element_bytes * scores + 2 * block
 
 
@@ -155,7 +157,8 @@ def _loss_backward(workload: Workload) -> int:
     scores, block = _scores(workload), _block_of_scores(workload)
     if workload.element_bytes == _FP32:  # in place of the log-probabilities, block by block
         return _FP32 * scores + 2 * block
-    return 2 * workload.element_bytes * scores + 3 * block
+    copies = 1 if _overwrites(workload) else 2
+    return copies * workload.element_bytes * scores + 3 * block
 
 
 def _gathered(workload: Workload) -> int:

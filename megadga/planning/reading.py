@@ -149,7 +149,7 @@ def _rows(config: RunConfig, data: RunData | None) -> int:
 
 def _decoder(config: RunConfig, data: RunData | None) -> Decoder:
     match config.model:
-        case LlamaModel(shape=shape):
+        case LlamaModel(shape=shape, compile=compiled):
             return Decoder(
                 num_layers=shape.num_layers,
                 hidden_size=shape.hidden_size,
@@ -158,6 +158,7 @@ def _decoder(config: RunConfig, data: RunData | None) -> Decoder:
                 intermediate_size=shape.intermediate_size,
                 vocabulary_size=_rows(config, data),
                 tied_embeddings=shape.tied_embeddings,
+                compiled=compiled,
             )
         case HuggingFaceModel():
             return _transformers_decoder(config, data)
@@ -206,7 +207,7 @@ def _equal_blocks(text: Any, rows: int, *, gated: bool) -> Decoder | None:
         intermediate_size=intermediate,
         vocabulary_size=rows,
         tied_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
-        norms="transformers",
+        arithmetic="transformers",
         gated=gated,
     )
 
@@ -235,7 +236,8 @@ def _zero(config: RunConfig) -> Zero:
 
     overlap = given.get("overlap_comm")
     params = config.deepspeed.get("optimizer", {}).get("params", {})
-    fused = optimizer_name(config.deepspeed) in {"Adam", "AdamW"} and not params.get("torch_adam")
+    composed = params.get("torch_adam") and not params.get("fused")
+    fused = optimizer_name(config.deepspeed) in {"Adam", "AdamW"} and not composed
     return Zero(
         stage,
         reduce_bucket=value("reduce_bucket_size", Zero.reduce_bucket),

@@ -7,9 +7,9 @@ from typing import Literal, final
 from megadga.mixers.probing import Probe
 
 Stage = Literal[0, 1, 2, 3]
-Norms = Literal["fused", "composite", "transformers"]
-"""How norms are computed: by one kernel; by several, as nn.RMSNorm on a CPU; or as by the RMSNorm
-of transformers, which rounds in between."""
+Arithmetic = Literal["megadga", "transformers"]
+"""Whose functions compute what is between matrix products: ours keep nothing for the backward pass
+but their arguments; those of transformers keep more, and norms round in between."""
 
 
 @final
@@ -25,7 +25,7 @@ class Decoder:
         intermediate_size: Hidden features of the feed-forward (M).
         vocabulary_size: Rows of the embedding (V).
         tied_embeddings: Whether the output matrix is the embedding.
-        norms: How norms are computed.
+        arithmetic: Whose functions compute what is between the matrices.
         gated: Whether the feed-forward has three matrices (SwiGLU), or two.
         rotary: Whether queries and keys are rotated.
         compiled: Whether what is not a matrix product is fused, as by ``torch.compile``.
@@ -38,7 +38,7 @@ class Decoder:
     intermediate_size: int
     vocabulary_size: int
     tied_embeddings: bool
-    norms: Norms = "fused"
+    arithmetic: Arithmetic = "megadga"
     gated: bool = True
     rotary: bool = True
     compiled: bool = False

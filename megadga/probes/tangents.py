@@ -471,6 +471,7 @@ _LAYERS: Mapping[str, Callable[[nn.Module, Direction], Tangent]] = {
     "torch.nn.modules.normalization.RMSNorm": _norm,
     "megadga.model.llama.Linear": _linear,
     "megadga.model.llama.Embedding": _embedding,
+    "megadga.model.llama.RMSNorm": _norm,
     "transformers.pytorch_utils.Conv1D": _conv1d,
 }
 

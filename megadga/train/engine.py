@@ -90,6 +90,8 @@ def make_engine(
             lr_scheduler=_own_schedule(config),
         )
     _move_buffers(model, engine.device)
+    if isinstance(model, Llama) and isinstance(config.model, LlamaModel) and config.model.compile:
+        model.compile_blocks()
     check_data_parallel(engine)
     return engine
 

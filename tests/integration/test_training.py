@@ -93,6 +93,7 @@ CASES = {
         (
             "training.precision=bf16",
             "model.activation_checkpointing=true",
+            "deepspeed.optimizer.params.fused=true",
             "data.specific={target: {path: shards/examples, packing: examples}}",
             DIALOGUES,
             "mixing.probe={type: directional, sequences_per_domain: 2, specific_sequences: 3}",
@@ -105,6 +106,7 @@ CASES = {
         STABLE_DECAY,
         (
             "mixing.interval=1",
+            "deepspeed.optimizer.params.fused=true",
             "mixing.probe={type: in_flight, sequences_per_domain: 2, specific_sequences: 3}",
             "mixing.probe.direction={rank: 2}",
             "mixing.probe.direction_interval=2",

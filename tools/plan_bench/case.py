@@ -59,7 +59,7 @@ class Case:
             intermediate_size=shape.intermediate_size,
             vocabulary_size=self.vocabulary_size,
             tied_embeddings=shape.tied_embeddings,
-            norms="transformers" if self.transformers else "composite",
+            arithmetic="transformers" if self.transformers else "megadga",
         )
         given = {_ZERO_KEYS[key]: value for key, value in self.zero.items() if key in _ZERO_KEYS}
         overlap = {"overlap_comm": self.stage == 3}

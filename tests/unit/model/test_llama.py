@@ -193,3 +193,27 @@ def test_the_model_compiles_whole(monkeypatch):
 
     torch.testing.assert_close(compiled(tokens), model(tokens))
     assert len(graphs) == 1
+
+
+# Of torch's own, which looks at the inputs of what it compiles.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_compiled_blocks_compute_what_the_blocks_do(monkeypatch, checkpoint_activations):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
+    plain, compiled = (build(checkpoint_activations=checkpoint_activations) for _ in range(2))
+    compiled.compile_blocks(backend="aot_eager")
+    names = list(compiled.state_dict())
+
+    found, expected = compiled(windows()), plain(windows())
+    for losses in (found, expected):
+        losses.mean().backward()
+
+    # The plain formulas in place of the functions of megadga.model.fused: the same but for the
+    # order of rounding, of 2^-24 each, through two blocks.
+    torch.testing.assert_close(found, expected, rtol=2**-19, atol=0)
+    for one, other in zip(compiled.parameters(), plain.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert (one.grad - other.grad).norm() <= 2**-17 * other.grad.norm()
+    assert names == list(plain.state_dict())
+    assert all(block._compiled_call_impl is not None for block in compiled.blocks)

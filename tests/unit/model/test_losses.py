@@ -30,20 +30,31 @@ def by_torch(logits: Tensor, tokens: Tensor) -> Tensor:
     ).view(3, 40)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_losses_and_gradients_have_the_bits_of_torch(dtype):
+def test_losses_and_gradients_have_the_bits_of_torch(dtype, overwrite):
     logits, tokens = scores_and_tokens(dtype)
-    before = logits.detach().clone()
     weights = torch.rand(3, 40, generator=torch.Generator().manual_seed(1))
-    found, expected = next_token_losses(logits, tokens[:, 1:]), by_torch(logits, tokens)
+    expected = by_torch(logits, tokens)
+    (of_expected,) = torch.autograd.grad((expected * weights).sum(), logits)
+    scores = logits.detach().clone().requires_grad_()
+    found = next_token_losses(scores, tokens[:, 1:], overwrite=overwrite)
 
     assert torch.equal(found, expected)
-    gradients = [
-        torch.autograd.grad((losses * weights).sum(), logits)[0] for losses in (found, expected)
-    ]
+    (of_found,) = torch.autograd.grad((found * weights).sum(), scores)
 
-    assert torch.equal(*gradients)
-    assert torch.equal(logits, before)
+    assert torch.equal(of_found, of_expected)
+    # In place of the scores, or beside them.
+    assert (of_found.data_ptr() == scores.data_ptr()) is overwrite
+    assert torch.equal(scores, logits) is not overwrite
+
+
+def test_what_has_computed_the_scores_and_needs_them_is_an_error_not_a_wrong_gradient():
+    logits, tokens = scores_and_tokens(torch.float32)
+    losses = next_token_losses(logits.tanh(), tokens[:, 1:], overwrite=True)
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(losses.sum(), logits)
 
 
 def test_a_second_backward_pass_is_refused():

@@ -82,9 +82,9 @@ def test_fp32_without_zero_has_no_copies() -> None:
 
 
 def test_a_block_keeps_what_its_backward_pass_reads() -> None:
-    # Queries 8, keys and values 4 each, output 8, and four times 16 of the feed-forward, in bf16;
+    # Queries 8, keys and values 4 each, output 8, and three times 16 of the feed-forward, in bf16;
     # of each norm input and output, and a float32; a float32 for each of 2 heads.
-    per_token = 2 * (8 + 4 + 4 + 8 + 4 * 16) + 2 * (2 * 2 * 8 + 4) + 2 * 4
+    per_token = 2 * (8 + 4 + 4 + 8 + 3 * 16) + 2 * (2 * 2 * 8 + 4) + 2 * 4
 
     assert block_activations(BF16) == 30 * per_token
     assert kept_activations(BF16) == 2 * 30 * per_token + 30 * 32
@@ -94,17 +94,25 @@ def test_checkpointing_keeps_the_stream_of_each_block() -> None:
     assert kept_activations(replace(BF16, checkpointing=True)) == 30 * (2 * 2 * 8 + 32)
 
 
-@pytest.mark.parametrize(
-    ("norms", "element", "per_feature"),
-    [("fused", 2, 4), ("composite", 2, 10), ("transformers", 2, 8), ("composite", 4, 12)],
-)
-def test_norms_of_several_kernels_keep_more(norms, element, per_feature) -> None:
-    decoder = replace(DECODER, norms=norms)
-    fused = replace(BF16, element_bytes=element)
-    composite = replace(fused, decoder=decoder)
+def test_transformers_keeps_activations_and_norms_inputs_in_float32_as_well() -> None:
+    theirs = replace(BF16, decoder=replace(DECODER, arithmetic="transformers"))
 
-    more = (per_feature - 2 * element) * 8
-    assert block_activations(composite) - block_activations(fused) == 30 * 2 * more
+    assert block_activations(theirs) - block_activations(BF16) == 30 * (2 * 16 + 2 * 4 * 8)
+
+
+@pytest.mark.parametrize(("element", "forward", "loss"), [(2, 0, 2), (4, 4, 0)])
+def test_transformers_loss_keeps_the_scores_beside_what_it_computes(element, forward, loss):
+    ours = replace(BF16, element_bytes=element)
+    theirs = replace(ours, decoder=replace(DECODER, arithmetic="transformers"))
+    kept = kept_activations(theirs) - kept_activations(ours)
+    one, other = (predict_memory(each).moments for each in (ours, theirs))
+    scores, block = 30 * 100, 2 * 4 * 30 * 100
+
+    # Ours has its blocks beside the scores in any precision.
+    blocks = block if element == 4 else 0
+    more = other["forward pass"] - one["forward pass"] - kept
+    assert more == forward * scores - blocks
+    assert other["loss"] - one["loss"] - kept == loss * scores
 
 
 def test_every_moment_has_what_is_resident_beside_it() -> None:
@@ -114,7 +122,7 @@ def test_every_moment_has_what_is_resident_beside_it() -> None:
     earlier = 2 * P // 4
 
     assert memory.moments["forward pass"] == resident + earlier + kept + 2 * scores + 8 * scores
-    assert memory.moments["loss"] == resident + earlier + kept + 4 * scores + 12 * scores
+    assert memory.moments["loss"] == resident + earlier + kept + 2 * scores + 12 * scores
     # One bucket in bf16; gradients of the stream and of the feed-forward's widest tensors.
     inside = 2 * 30 * (8 + 3 * 16)
     stream = 2 * 30 * 8

@@ -114,7 +114,7 @@ def test_a_model_of_transformers_is_planned_by_its_sizes() -> None:
 
     assert (decoder.num_layers, decoder.hidden_size, decoder.kv_width) == (2, 64, 32)
     assert (decoder.vocabulary_size, decoder.tied_embeddings) == (500, True)
-    assert decoder.norms == "transformers"
+    assert decoder.arithmetic == "transformers"
     assert decoder.gated
 
 

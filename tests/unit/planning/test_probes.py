@@ -19,7 +19,6 @@ DECODER = Decoder(
     intermediate_size=1408,
     vocabulary_size=8192,
     tied_embeddings=True,
-    norms="composite",
 )
 P_BYTES = 4 * DECODER.num_parameters
 RANK_16 = LowRank(rank=16)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
+from megadga.model.llama import RMSNorm
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.tangents import NormTangent, choose_tangent
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
@@ -24,6 +25,7 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
     "layer norm, bias frozen": lambda: frozen(nn.LayerNorm(WIDTH), "bias"),
     "layer norm over two axes": lambda: nn.LayerNorm([S, WIDTH], eps=0.1),
     "RMS norm": lambda: nn.RMSNorm(WIDTH),
+    "RMS norm of our decoder": lambda: RMSNorm(WIDTH),
     "RMS norm with an epsilon": lambda: nn.RMSNorm(WIDTH, eps=0.1),
 }
 
