@@ -54,7 +54,7 @@ deepspeed:
   gradient_clipping: 1.0
   optimizer:
     type: AdamW
-    params: {{torch_adam: true, lr: 2.0e-3, betas: [0.9, 0.95], eps: 1.0e-8, weight_decay: 0.1}}
+    params: {{torch_adam: true, fused: true, lr: 2.0e-3, betas: [0.9, 0.95], weight_decay: 0.1}}
   scheduler:
     type: WarmupCosineLR
     params: {{total_num_steps: auto, warmup_num_steps: 10, cos_min_ratio: 0.1}}
