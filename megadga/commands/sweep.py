@@ -64,7 +64,7 @@ def _sweep(options: argparse.Namespace) -> int:
         outcome = train_sweep(
             runs,
             _slots(options.jobs),
-            stop=stop,
+            stop_requested=stop.requested,
             environment=os.environ,
             report=lambda line: print(line, flush=True),
         )
@@ -82,7 +82,7 @@ def _slots(jobs: int | None) -> Slots:
     places = number if jobs is None else jobs
     if kind == "accelerators":
         return Slots.on_accelerators(min(places, number), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return Slots.on_cores(places)
+    return Slots.on_cores(places, os.environ)
 
 
 SWEEP = Command(

@@ -66,8 +66,8 @@ def fit_exponential(
     """Fit the law to runs: each set by itself, with Huber's loss, from many starting points.
 
     The code of the paper draws starts from a grid of ``log c`` and ``log k`` with small random
-    ``t``. Here the floor is on a grid, and ``log(loss - c)``, linear in the weights, gives the rest
-    by least squares, with noise in all starts but the first of each floor.
+    ``t``. Here ``c`` is on a grid, and ``log(loss - c)``, linear in the weights, gives the rest by
+    least squares, with noise in all starts but the first of each ``c``.
 
     Args:
         weights: Distributions, shape ``(N, K)``.

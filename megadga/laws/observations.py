@@ -62,7 +62,8 @@ class Observations:
 
     def of(self, rows: IntArray) -> "Observations":
         """Return some runs, in any order and perhaps several times."""
-        names = tuple(self.runs[row] for row in rows.tolist())
+        chosen: list[int] = rows.tolist()
+        names = tuple(self.runs[row] for row in chosen)
         return Observations(names, self.domains, self.sets, self.weights[rows], self.losses[rows])
 
     def mixtures(self) -> IntArray:
@@ -96,7 +97,7 @@ def read_losses(runs: Sequence[RunHistory]) -> tuple[RunLosses, ...]:
 
 def _losses(run: RunHistory, name: str) -> RunLosses:
     _check_fixed(run)
-    order = np.argsort(run.weights.names)
+    order: list[int] = np.argsort(run.weights.names).tolist()
     parts = [
         (prefix, series)
         for prefix, series in ((SPECIFIC, run.specific), (DOMAIN, run.domains))
@@ -116,7 +117,7 @@ def _losses(run: RunHistory, name: str) -> RunLosses:
         raise ConfigError(f"{run.folder}: expected an evaluation of all sets, found none")
     return RunLosses(
         name,
-        tuple(run.weights.names[index] for index in order.tolist()),
+        tuple(run.weights.names[index] for index in order),
         run.weights.weights[-1][order],
         tuple(columns),
         steps[known] * run.tokens_per_step,

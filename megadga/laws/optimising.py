@@ -105,19 +105,13 @@ def _minimum(
         return np.concatenate([gradient, zeros]) if near else gradient
 
     total = np.concatenate([ones, zeros]) if near else ones
-    constraints: list[dict[str, Any]] = [
-        {"type": "eq", "fun": lambda x: x[:size].sum() - 1.0, "jac": lambda _: total}
-    ]
+    constraints = [optimize.LinearConstraint(total, 1.0, 1.0)]
     if near:  # excess_j >= r_j - prior_j, and the excesses sum to the distance at most
         above = np.hstack([-np.eye(size), np.eye(size)])
-        excesses = np.concatenate([zeros, -ones])
+        excesses = np.concatenate([zeros, ones])
         constraints += [
-            {"type": "ineq", "fun": lambda x: above @ x + limits.prior, "jac": lambda _: above},
-            {
-                "type": "ineq",
-                "fun": lambda x: limits.distance + excesses @ x,
-                "jac": lambda _: excesses,
-            },
+            optimize.LinearConstraint(above, -limits.prior, np.inf),
+            optimize.LinearConstraint(excesses, -np.inf, limits.distance),
         ]
     found = optimize.minimize(
         loss,

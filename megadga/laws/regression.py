@@ -48,7 +48,8 @@ def fit_linear(weights: FloatArray, losses: FloatArray) -> LinearLaw:
         weights: Distributions, shape ``(N, K)``.
         losses: Shape ``(N, M)``.
     """
-    return LinearLaw(np.linalg.lstsq(weights, losses, rcond=None)[0].T)
+    coefficients = np.linalg.lstsq(weights, losses, rcond=None)[0]
+    return LinearLaw(np.asarray(coefficients.T, dtype=np.float64))
 
 
 @final

@@ -94,11 +94,13 @@ def draw_dirichlet(
     mixtures = np.zeros((number, prior.size))
     for index in range(number):
         rng = np.random.default_rng((seed, index))
-        scale = np.exp(rng.uniform(*np.log(strength)))
+        scale = float(np.exp(rng.uniform(*np.log(strength))))
         # At low strengths all gamma variates may underflow; their logarithms do not.
-        shapes = scale * prior[support]
-        logs = np.log(rng.standard_gamma(shapes + 1.0)) + np.log(rng.random(shapes.size)) / shapes
-        drawn = np.exp(logs - logs.max())
+        shapes: FloatArray = scale * prior[support]
+        gammas: FloatArray = rng.standard_gamma(shapes + 1.0)
+        uniforms = rng.random(shapes.size)
+        logs: FloatArray = np.log(gammas) + np.log(uniforms) / shapes
+        drawn: FloatArray = np.exp(logs - logs.max())
         # A weight that is far below all others would not leave 0 however high its cap is.
         mixtures[index, support] = np.maximum(drawn / drawn.sum(), 1e-12)
         mixtures[index] /= mixtures[index].sum()

@@ -1,5 +1,6 @@
 """Trains what is left of a sweep, and says how far it is; one table of its runs at the end."""
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +10,18 @@ from tabulate import tabulate
 
 from megadga.errors import MegadgaError
 from megadga.launch.plan import shown_duration
-from megadga.launch.supervision import STOPPED, StopSignal
+from megadga.launch.supervision import STOPPED
 from megadga.report.compare import GENERAL, UNKNOWN, Comparison, Group, compare
 from megadga.report.runs import RunHistory, read_run
 from megadga.sweep.planning import SweepRun
-from megadga.sweep.pool import Job, JobEnded, Slots, run_jobs
+from megadga.sweep.pool import Job, JobEnded, Slots, Start, run_jobs, start_process
 
 LOG = "output.log"
 """What the processes of a run of a sweep have written, in its folder."""
 MAX_WEIGHTS = 12
 """Domains up to which the table has the weights of each."""
+_NOT_BEGUN = 128 + signal.SIGTERM
+"""Exit code of a run that is asked to stop while it imports what it needs."""
 
 
 @final
@@ -41,9 +44,10 @@ def train_sweep(
     runs: Sequence[SweepRun],
     slots: Slots,
     *,
-    stop: StopSignal,
+    stop_requested: Callable[[], bool],
     environment: Mapping[str, str],
     report: Callable[[str], None],
+    start: Start = start_process,
 ) -> SweepOutcome:
     """Train the runs that are not finished; those that were stopped go on from their checkpoints.
 
@@ -52,9 +56,10 @@ def train_sweep(
     Args:
         runs: Whose files are written.
         slots: Where they are trained.
-        stop: Asked for requests to stop; entered by the caller.
+        stop_requested: Asked for requests to stop.
         environment: All variables of the processes.
         report: Called with each line of progress.
+        start: Starts a process.
     """
     left = [run for run in runs if not run.is_finished]
     report(f"{len(runs) - len(left)} of {len(runs)} runs are there")
@@ -63,9 +68,10 @@ def train_sweep(
         for run in left
     ]
     failed: list[JobEnded] = []
-    stopped = False
     since, trained = time.monotonic(), 0
-    for ended in run_jobs(jobs, slots, stop=stop, environment=environment):
+    for ended in run_jobs(
+        jobs, slots, stop_requested=stop_requested, environment=environment, start=start
+    ):
         match ended.code:
             case 0:
                 trained += 1
@@ -76,14 +82,15 @@ def train_sweep(
                     f"{ended.job.name}: trained in {ended.seconds:.0f} s, "
                     f"{len(runs) - len(left) + trained} of {len(runs)}{more}"
                 )
-            case code if code == STOPPED:
-                stopped = True
-                report(f"{ended.job.name}: stopped, and saved")
+            case code if code in (STOPPED, _NOT_BEGUN):
+                how = "stopped, and saved" if code == STOPPED else "stopped before it began"
+                report(f"{ended.job.name}: {how}")
             case code:
                 failed.append(ended)
                 report(f"{ended.job.name}: ended with {code}: {ended.job.log}")
-    stopped = stopped or stop.requested()
-    return SweepOutcome(tuple(run for run in runs if run.is_finished), tuple(failed), stopped)
+    finished = tuple(run for run in runs if run.is_finished)
+    stopped = len(finished) + len(failed) < len(runs)
+    return SweepOutcome(finished, tuple(failed), stopped)
 
 
 def check_outcome(outcome: SweepOutcome) -> None:
