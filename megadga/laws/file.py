@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -23,6 +23,7 @@ from megadga.section import (
     PositiveFloat,
     PositiveInt,
     Section,
+    format_value,
 )
 
 VERSION = 1
@@ -92,7 +93,7 @@ class HeldOut(Section):
 class LawFile(Section):
     """A law, and all that is known of it."""
 
-    version: Literal[1]
+    version: PositiveInt
     """Of this format."""
     domains: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names, in the order of weights."""
@@ -221,9 +222,12 @@ def read_law(path: Path) -> LawFile:
         ConfigError: If the file is missing, or not one of this version; a line for each key.
     """
     try:
-        content = parse_strictly(path.read_bytes())
+        content: Any = parse_strictly(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: expected a law by `megadga law fit`, found {error}") from None
+    version = cast("dict[str, Any]", content).get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise ConfigError(f"{path}: version: expected {VERSION}, found {format_value(version)}")
     try:
         return LawFile.model_validate(content)
     except ValidationError as error:

@@ -55,7 +55,9 @@ class DirichletMixtures(Section):
     def _check_order(self) -> Self:
         low, high = self.strength
         if low > high:
-            issue = ConfigIssue(("strength",), "the smaller one first", f"[{low:g}, {high:g}]")
+            issue = ConfigIssue(
+                ("mixtures", "strength"), "the smaller one first", f"[{low:g}, {high:g}]"
+            )
             raise validation_error([issue])
         return self
 

@@ -8,7 +8,7 @@ import numpy as np
 from megadga.arrays import FloatArray, check_simplex
 from megadga.mixers.simplex import project_to_caps
 
-_ROUNDS = 64
+_ROUNDS = 16
 _DRAWS = 2**15
 """Candidates that are drawn at a time from the halving grid, before those outside are dropped."""
 
@@ -47,7 +47,9 @@ def draw_halving(caps: FloatArray, *, number: int, smallest: float, seed: int) -
         weights[rows, last] = 0.0
         rest = 1.0 - weights.sum(axis=1)
         weights[rows, last] = rest
-        for mixture in weights[(rest >= 0.0) & (rest <= caps[last])]:
+        inside = weights[(rest >= 0.0) & (rest <= caps[last])]
+        _, firsts = np.unique(inside.round(12), axis=0, return_index=True)
+        for mixture in inside[np.sort(firsts)]:
             found.setdefault(mixture.round(12).tobytes(), mixture)
             if len(found) == number:
                 return np.stack([check_simplex(each) for each in found.values()])

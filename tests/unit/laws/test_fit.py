@@ -83,7 +83,7 @@ def test_a_larger_model_follows_a_law_of_sizes():
 
 def test_a_law_of_sizes_needs_three_of_the_same_mixtures():
     two = {size: at_size(size) for size in (10**6, 10**7)}
-    with pytest.raises(ConfigError, match="runs of at least 3 sizes, .* found 1,000,000, 10,000"):
+    with pytest.raises(ConfigError, match=r"runs of at least 3 sizes, .* found 1,000,000, 10,000"):
         extrapolate_sizes(two, 10**9)
     other = at_size(10**8)
     other = replace(other, weights=other.weights[:, ::-1])

@@ -65,7 +65,7 @@ def test_general_is_the_mean_of_the_domains():
     sets = ("specific=qa", "domain=a", "domain=b")
     assert objective_of("general", sets).tolist() == [0.0, 0.5, 0.5]
     assert objective_of("domain=b", sets).tolist() == [0.0, 0.0, 1.0]
-    with pytest.raises(ConfigError, match="expected one of general, specific=qa, .* found 'qa'"):
+    with pytest.raises(ConfigError, match=r"expected one of general, specific=qa, .* found 'qa'"):
         objective_of("qa", sets)
     with pytest.raises(ConfigError, match="expected losses of domains for general"):
         objective_of("general", ("specific=qa",))

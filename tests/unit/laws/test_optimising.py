@@ -60,7 +60,7 @@ def test_no_mixture_of_a_fine_grid_within_the_limits_is_better(limits, objective
 
 def test_caps_that_move_the_prior_too_far_are_refused():
     limits = Limits(np.array([0.1, 1.0, 1.0]), np.array([0.6, 0.2, 0.2]), 0.25)
-    with pytest.raises(ConfigError, match="max-distance: expected at least 0.500"):
+    with pytest.raises(ConfigError, match=r"max-distance: expected at least 0.500"):
         best_mixture(LAW, EQUAL, limits)
 
 

@@ -27,5 +27,5 @@ def test_trees_follow_what_is_not_linear_and_survive_their_text():
 
 
 def test_so_few_runs_that_no_tree_would_have_a_split_are_refused():
-    with pytest.raises(ConfigError, match="expected at least 40 runs, .* found 39"):
+    with pytest.raises(ConfigError, match=r"expected at least 40 runs, .* found 39"):
         fit_boosted(np.full((39, 2), 0.5), np.ones((39, 1)))
