@@ -9,7 +9,7 @@ from megadga.launch.hosts import count_devices
 from megadga.launch.plan import count
 from megadga.launch.supervision import STOPPED, StopSignal
 from megadga.sweep.config import load_sweep
-from megadga.sweep.planning import plan_sweep, write_runs
+from megadga.sweep.planning import plan_sweep
 from megadga.sweep.pool import Slots
 from megadga.sweep.training import check_outcome, sweep_table, train_sweep
 
@@ -27,6 +27,7 @@ SWEEP.yaml, whole (paths are relative to its folder):
   seeds: [0]                  # of the runs
   max_epochs: 4               # weights are capped so that no domain is read more often
   target_tokens: 20000000000  # nor in the run that the sweep is for
+  match_repetition: true      # read as much less of each domain as the runs are shorter than that
 
 examples:
   megadga sweep SWEEP.yaml --dry-run      # the mixtures, and what is left to train
@@ -52,21 +53,21 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    runs = plan_sweep(load_sweep(options.config))
+    sweep = plan_sweep(load_sweep(options.config))
     if options.dry_run:
-        for run in runs:
+        for run in sweep.runs:
             weights = run.config.mixing.model_dump()["weights"]
             shown = ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items())
             print(f"{run.name}  {'finished' if run.is_finished else 'to train'}  {shown}")
         return 0
-    write_runs(runs)
+    sweep.write(_report)
     with StopSignal() as stop:
         outcome = train_sweep(
-            runs,
+            sweep.runs,
             _slots(options.jobs),
             stop_requested=stop.requested,
             environment=os.environ,
-            report=lambda line: print(line, flush=True),
+            report=_report,
         )
     if outcome.finished:
         print(f"\n{sweep_table(outcome.finished)}")
@@ -75,6 +76,10 @@ def _sweep(options: argparse.Namespace) -> int:
         return STOPPED
     check_outcome(outcome)
     return 0
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)
 
 
 def _slots(jobs: int | None) -> Slots:

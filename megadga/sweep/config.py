@@ -22,6 +22,7 @@ from megadga.section import (
     PositiveFraction,
     PositiveInt,
     Section,
+    StrictBool,
     format_value,
 )
 
@@ -98,6 +99,17 @@ class SweepConfig(Section):
     target_tokens: PositiveInt | None = None
     """Tokens of the run that the sweep is for: max_epochs holds for that one, too, so that no
     mixture is tried that it has too little text for. null: for the runs of the sweep alone."""
+    match_repetition: StrictBool = False
+    """Train on subsets of the domains that are smaller than these by as much as the runs are
+    shorter than target_tokens, so that a mixture repeats text as often as it would there
+    (arXiv 2606.07597). They are written into the output folder."""
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        if self.match_repetition and self.target_tokens is None:
+            expected = "target_tokens beside it"
+            raise validation_error([ConfigIssue(("match_repetition",), expected, "none")])
+        return self
 
     _places: SourceMap = PrivateAttr(default_factory=SourceMap)
 

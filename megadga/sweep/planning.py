@@ -1,6 +1,6 @@
 """From a sweep's configuration to its runs: mixtures, a file each, and what is left to train."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -19,6 +19,7 @@ from megadga.run_folder.markers import finished_step
 from megadga.section import ConfigIssue, KeyPath
 from megadga.sweep.config import DirichletMixtures, HalvingMixtures, ListedMixtures, SweepConfig
 from megadga.sweep.drawing import draw_dirichlet, draw_halving
+from megadga.sweep.subsets import write_subsets
 from megadga.train.data import RunData, open_data
 from megadga.train.mixture import WeightResolver, misnamed
 
@@ -44,8 +45,41 @@ class SweepRun:
         return finished_step(self.config) is not None
 
 
-def plan_sweep(config: SweepConfig) -> tuple[SweepRun, ...]:
-    """Draw the mixtures of a sweep, and return its runs: all of one seed before the next.
+@final
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A sweep that may be trained.
+
+    Attributes:
+        runs: All of one seed before the next.
+        data: Of the configuration that they share.
+        subsets: Folder of the subsets that are read in the domains' place; None: none are.
+        share: Of each domain in its subset.
+    """
+
+    runs: tuple[SweepRun, ...]
+    data: RunData
+    subsets: Path | None
+    share: float
+
+    def write(self, report: Callable[[str], None]) -> None:
+        """Write the runs' files and the subsets.
+
+        Args:
+            report: Called with a line where it takes a while.
+
+        Raises:
+            ConfigError: If a file is there with other content, or a subset is too small.
+            ShardError: If a shard cannot be read, or a subset written.
+        """
+        write_runs(self.runs)
+        if self.subsets is not None:
+            data = self.data
+            write_subsets(self.subsets, data.domains, data.held_out, self.share, report=report)
+
+
+def plan_sweep(config: SweepConfig) -> Sweep:
+    """Draw the mixtures of a sweep, and plan its runs.
 
     Reads the shards' headers, and writes nothing.
 
@@ -55,14 +89,24 @@ def plan_sweep(config: SweepConfig) -> tuple[SweepRun, ...]:
     """
     proxy = load_config(config.run, _overrides(config, "uniform"))
     data = open_data(proxy)
+    subsets = None
+    share = _share(config, proxy)
+    if share is not None:
+        subsets = config.output.absolute() / f"subsets-{config.target_tokens}"
     names = [domain.name for domain in data.domains]
     mixtures = draw_mixtures(config, proxy, data)
     digits = max(3, len(str(len(mixtures) - 1)))
-    return tuple(
-        _run(config, f"m{index:0{digits}}-seed{seed}", seed, dict(zip(names, each, strict=True)))
+    shared = () if subsets is None else (f"data.domains={subsets}",)
+    runs = tuple(
+        _run(
+            config,
+            f"m{index:0{digits}}-seed{seed}",
+            (*_overrides(config, dict(zip(names, each, strict=True))), f"seed={seed}", *shared),
+        )
         for seed in config.seeds
         for index, each in enumerate(mixtures.tolist())
     )
+    return Sweep(runs, data, subsets, 1.0 if share is None else share)
 
 
 def draw_mixtures(config: SweepConfig, proxy: RunConfig, data: RunData) -> FloatArray:
@@ -126,11 +170,27 @@ def _overrides(config: SweepConfig, weights: str | Mapping[str, float]) -> tuple
     return (*config.set, f"mixing={mixing}", f"output={config.output.absolute()}")
 
 
-def _run(config: SweepConfig, name: str, seed: int, weights: Mapping[str, float]) -> SweepRun:
+def _run(config: SweepConfig, name: str, overrides: Sequence[str]) -> SweepRun:
     folder = config.output.absolute() / name
-    own = (f"seed={seed}", f"output={folder}")
-    complete = load_config(config.run, (*_overrides(config, weights), *own))
+    complete = load_config(config.run, (*overrides, f"output={folder}"))
     return SweepRun(name, complete, folder.with_name(f"{name}.yaml"))
+
+
+def _share(config: SweepConfig, proxy: RunConfig) -> float | None:
+    """Return the share of each domain that the runs read, to match repetition; None: all."""
+    if not config.match_repetition or config.target_tokens is None:
+        return None
+    tokens = _tokens(proxy)
+    if tokens >= config.target_tokens:
+        expected = f"more than the {tokens:,} tokens of a run of the sweep"
+        found = f"{config.target_tokens:,}"
+        raise config.error([ConfigIssue(("target_tokens",), expected, found)])
+    return tokens / config.target_tokens
+
+
+def _tokens(proxy: RunConfig) -> int:
+    sequences = proxy.training.steps * proxy.training.global_batch_size
+    return sequences * proxy.model.sequence_length
 
 
 def _weights(
@@ -159,7 +219,8 @@ def _caps(config: SweepConfig, proxy: RunConfig, data: RunData) -> FloatArray:
 def _epochs_at_one(config: SweepConfig, proxy: RunConfig, data: RunData) -> Iterator[FloatArray]:
     """Yield the epochs of each domain at weight 1, of a run of the sweep and of its target."""
     sequences = np.array([domain.num_sequences for domain in data.domains], dtype=np.float64)
-    yield proxy.training.steps * proxy.training.global_batch_size / sequences
+    if not config.match_repetition:
+        yield proxy.training.steps * proxy.training.global_batch_size / sequences
     if config.target_tokens is not None:
         tokens = np.array([domain.num_epoch_tokens for domain in data.domains], dtype=np.float64)
         yield config.target_tokens / tokens

@@ -54,7 +54,7 @@ def test_a_stopped_sweep_goes_on_with_what_is_left(tmp_path, capsys, monkeypatch
     write_run(tmp_path, RUN)
     write_sets(tmp_path, num_domains=2)
     (tmp_path / "sweep.yaml").write_text(SWEEP)
-    runs = plan_sweep(load_sweep(tmp_path / "sweep.yaml"))
+    runs = plan_sweep(load_sweep(tmp_path / "sweep.yaml")).runs
     write_runs(runs)
     lines: list[str] = []
 

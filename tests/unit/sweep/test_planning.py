@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def plan(folder: Path, text: str = SWEEP) -> tuple[SweepRun, ...]:
     path = folder / "sweep.yaml"
     path.write_text(text)
-    return plan_sweep(load_sweep(path))
+    return plan_sweep(load_sweep(path)).runs
 
 
 def refusal(folder: Path, text: str) -> str:
