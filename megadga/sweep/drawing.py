@@ -100,7 +100,7 @@ def draw_dirichlet(
         # At low strengths all gamma variates may underflow; their logarithms do not.
         shapes: FloatArray = scale * prior[support]
         gammas: FloatArray = rng.standard_gamma(shapes + 1.0)
-        uniforms = rng.random(shapes.size)
+        uniforms: FloatArray = rng.random(shapes.size)
         logs: FloatArray = np.log(gammas) + np.log(uniforms) / shapes
         drawn: FloatArray = np.exp(logs - logs.max())
         # A weight that is far below all others would not leave 0 however high its cap is.

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,19 @@ def test_a_stopped_sweep_goes_on_with_what_is_left(tmp_path, capsys, monkeypatch
         return metrics.exists() and len(read_metrics(metrics).of("train")) > 2
 
     with warm_starts(tmp_path) as start:
-        options = {"environment": rank_environment(), "report": lines.append, "start": start}
-        first = train_sweep(runs, ONE_AT_A_TIME, stop_requested=second_trains, **options)
+        train = partial(
+            train_sweep,
+            runs,
+            ONE_AT_A_TIME,
+            environment=rank_environment(),
+            report=lines.append,
+            start=start,
+        )
+        first = train(stop_requested=second_trains)
         assert first.stopped
         assert [run.name for run in first.finished] == ["m000-seed0"]
         assert lines[-1] == "m001-seed0: stopped, and saved"
-        second = train_sweep(runs, ONE_AT_A_TIME, stop_requested=lambda: False, **options)
+        second = train(stop_requested=lambda: False)
 
     assert not second.stopped
     assert second.finished == runs

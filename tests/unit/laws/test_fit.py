@@ -23,7 +23,7 @@ def loss_at(weight: float, tokens: float) -> float:
 
 
 def sweep(number: int = 8, evaluations: int = 6) -> list[RunHistory]:
-    tokens = TOKENS * np.arange(1, evaluations + 1)
+    tokens = [float(TOKENS * each) for each in range(1, evaluations + 1)]
     return [
         run_of(
             f"m{index}",
