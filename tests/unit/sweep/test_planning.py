@@ -7,6 +7,7 @@ from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.sweep.config import load_sweep
 from megadga.sweep.planning import SweepRun, plan_sweep, write_runs
+from tests.support.ranks import REPOSITORY
 from tests.support.runs import write_run
 from tests.support.shards import open_sets, write_sets
 
@@ -131,3 +132,10 @@ def test_what_is_wrong_is_named_with_file_line_and_key(folder, before, after, me
     line = "5" if before.startswith("seeds") else "4"
     lines = refusal(folder, SWEEP.replace(before, after)).splitlines()
     assert any(each.startswith(f"sweep.yaml:{line}: {message}") for each in lines)
+
+
+def test_the_sweep_of_law_trial_is_one():
+    shipped = load_sweep(REPOSITORY / "configs" / "laws" / "sweep.yaml")
+    proxy = load_config(shipped.run)
+    assert proxy.checkpoint is None
+    assert shipped.output == REPOSITORY / "build" / "law-trial"
