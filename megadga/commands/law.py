@@ -42,8 +42,8 @@ tokens that all were evaluated at; with --tokens beyond that, from a law of each
 e^c + (D0/D)^alpha, for which they are evaluated at least three times after their first quarter.
 With --parameters, from a law of sizes over runs of at least three sizes at the same mixtures.
 
-What is printed, and written, is honest about the fit: each set's error on mixtures that were held
-out, in turn, beside the error of predicting the mean, and Spearman's rank correlation.
+Printed, and written, are each set's error on mixtures that were held out, in turn, beside the
+error of predicting the mean, and Spearman's rank correlation of predicted and observed losses.
 """
 _PREDICT_EPILOG = """\
 example:
