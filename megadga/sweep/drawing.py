@@ -3,6 +3,8 @@
 Pure functions of a seed: the same arguments draw the same mixtures on any machine.
 """
 
+import math
+
 import numpy as np
 
 from megadga.arrays import FloatArray, check_simplex
@@ -94,9 +96,10 @@ def draw_dirichlet(
     """
     support = np.flatnonzero(prior)
     mixtures = np.zeros((number, prior.size))
+    low, high = (math.log(each) for each in strength)
     for index in range(number):
         rng = np.random.default_rng((seed, index))
-        scale = float(np.exp(rng.uniform(*np.log(strength))))
+        scale = float(np.exp(rng.uniform(low, high)))
         # At low strengths all gamma variates may underflow; their logarithms do not.
         shapes: FloatArray = scale * prior[support]
         gammas: FloatArray = rng.standard_gamma(shapes + 1.0)
