@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster test-faults test-scale lint format bench-sampler bench-revisions bench-reader \
 	bench-prepare bench-selection bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-logging bench-train \
-	bench-train-gpu bench-plan scale-report plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-quick evidence-report gpu-kit \
+	bench-train-gpu bench-plan scale-report plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-quick evidence-report law-trial gpu-kit \
 	gpu-check gpu-report clean
 
 # What benches read, a file per domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
@@ -122,6 +122,12 @@ bench-report: setup  ## Time a browser that draws a report over 4,096 domains, a
 
 evidence: setup  ## Train configs/evidence/targets on real text, with CORPUS=folder; hours, resumable.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)'
+
+law-trial: setup  ## Train 24 proxies on the demo's text, and fit a law of mixtures to them; in build/law-trial (15 minutes).
+	@test -d runs/demo/shards || $(BIN)/megadga demo
+	@$(BIN)/megadga sweep configs/laws/sweep.yaml
+	@$(BIN)/megadga law fit build/law-trial/m*-seed*/ --output build/law-trial/law.json
+	@$(BIN)/megadga law fit build/law-trial/m*-seed*/ --output build/law-trial/linear.json --law linear
 
 evidence-quick: setup  ## Seven short runs of them; a table in 15 minutes on two cores.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)' --quick

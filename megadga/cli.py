@@ -73,6 +73,11 @@ _MIXTURE = {
     "release": Entry("let the rule go on", "megadga.commands.mixture:RELEASE"),
     "show": Entry("print the weights, largest first", "megadga.commands.mixture:SHOW"),
 }
+_LAW = {
+    "fit": Entry("fit losses to the runs of a sweep", "megadga.commands.law:FIT"),
+    "predict": Entry("predict the losses of a mixture", "megadga.commands.law:PREDICT"),
+    "optimise": Entry("find the mixture of the lowest loss", "megadga.commands.law:OPTIMISE"),
+}
 MEGADGA = Entry(
     "online data mixing for language-model pretraining",
     commands={
@@ -86,6 +91,8 @@ MEGADGA = Entry(
         ),
         "launch": Entry("train a run on one machine or a cluster", commands=_LAUNCH),
         "train": Entry("train a run in this process", "megadga.commands.train:TRAIN"),
+        "sweep": Entry("train small runs at many mixtures", "megadga.commands.sweep:SWEEP"),
+        "law": Entry("fit losses to mixtures, and choose one", commands=_LAW),
         "batch": Entry("print the sequences of a run's step", "megadga.commands.batch:BATCH"),
         "mixture": Entry("set a run's weights by hand while it trains", commands=_MIXTURE),
         "evaluate": Entry(

@@ -354,7 +354,7 @@ def _start(command: Command) -> subprocess.Popen[bytes]:
         cwd=command.folder,
         stdin=subprocess.DEVNULL if command.input is None else subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509  (there are no threads here)
+        preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509  (there are no threads here)
     )
     if command.input is not None:
         assert process.stdin is not None
@@ -364,7 +364,7 @@ def _start(command: Command) -> subprocess.Popen[bytes]:
     return process
 
 
-def _die_with(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Make the kernel send SIGTERM to this process when its parent ends."""
     _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:

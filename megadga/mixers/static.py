@@ -160,6 +160,32 @@ def unimax_weights(tokens: IntArray, *, budget: float, max_epochs: float) -> Flo
     return handed_out / handed_out.sum()
 
 
+def epoch_caps(epochs_at_one: FloatArray, max_epochs: float) -> FloatArray:
+    """Return the largest constant weights at which no domain is read more often than it may be.
+
+    Args:
+        epochs_at_one: Epochs of each domain that a run takes at weight 1, above 0, shape ``(K,)``.
+        max_epochs: Passes over a domain at most, above 0.
+
+    Returns:
+        In ``(0, 1]``, shape ``(K,)``.
+
+    Raises:
+        ValueError: If a value is out of range, or there are too few tokens: the caps sum to less
+            than 1.
+    """
+    if not (np.isfinite(epochs_at_one) & (epochs_at_one > 0.0)).all() or not max_epochs > 0.0:
+        raise ValueError("epochs_at_one, max_epochs: expected finite numbers above 0")
+    caps: FloatArray = np.minimum(max_epochs / epochs_at_one, 1.0)
+    if caps.sum() < 1.0:
+        needed = 1.0 / float((1.0 / epochs_at_one).sum())
+        raise ValueError(
+            f"max_epochs: expected at least {needed:.2f}, which all domains together need, "
+            f"found {max_epochs:g}"
+        )
+    return caps
+
+
 def _filled(caps: FloatArray) -> FloatArray:
     """Return ``min(caps, level)`` of sum 1, or ``caps`` if they do not reach it."""
     ascending = np.sort(caps)

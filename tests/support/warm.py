@@ -74,6 +74,16 @@ class WarmProcess:
         """Return the exit code, negative for a signal; None: it runs."""
         return self._process.exitcode
 
+    def terminate(self) -> None:
+        """Send SIGTERM, unless it has ended."""
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Wait for its end, and return the exit code."""
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
 
 def run_warm(
     command: Sequence[str],

@@ -1,0 +1,1 @@
+"""Laws of mixtures: validation losses as functions of fixed weights, fitted to runs."""
