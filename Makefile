@@ -54,7 +54,7 @@ test-faults: setup  ## Kill runs again and again, and train 10,000 steps on 1,00
 	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/integration/test_elastic.py tests/integration/test_use.py
 
 test-scale: setup  ## Test alignments under all of DeepSpeed's features for large models (15 minutes).
-	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/distributed/test_scale.py
+	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/distributed/test_scale.py tests/distributed/test_alignment.py
 
 lint: setup  ## Check format, style, types and layers.
 	@$(BIN)/ruff format --check .

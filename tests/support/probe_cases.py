@@ -64,6 +64,17 @@ def architecture_cases(world_size: int, family: str) -> list[ProbeCase]:
     return [ProbeCase(k, "fp32", m) for k in kinds for m in ("qwen3", "gemma2", "gpt_neox")]
 
 
+def more_architecture_cases(family: str) -> list[ProbeCase]:
+    """The same of more architectures, which ``make test-scale`` adds.
+
+    Under ZeRO-3 parameters are released as soon as they can be. Of experts, blocks are no leaf
+    modules: as such they are refused.
+    """
+    kind, of_experts = {"zero0-2": ("2", "2"), "zero3": ("3-released", "3-leafless")}[family]
+    cases = [ProbeCase(kind, "fp32", model) for model in ("qwen2", "gemma3")]
+    return [*cases, ProbeCase(of_experts, "fp32", "mixtral", "examples")]
+
+
 def _models(world_size: int, kind: str) -> Sequence[str]:
     """Return the models of one kind of engine: two or more, so that both precisions are met."""
     stage = [each for kinds in FAMILIES.values() for each in kinds if each[0] == kind[0]]

@@ -146,6 +146,10 @@ def decoder_of(**config: Any) -> nn.Module:
     return architecture.build(vocabulary_size=VOCABULARY, seed=3)
 
 
+GEMMA3: Mapping[str, Any] = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4}
+GEMMA3_LAYERS = ("sliding_attention", "full_attention")
+
+
 def compile_engine(engine: Any) -> None:
     """Compile, under ZeRO-3 without AOTAutograd: its hooks cut a model into many small graphs."""
     partitioned = engine.zero_optimization_stage() == 3
@@ -171,11 +175,17 @@ PROBED_MODELS: dict[str, ProbedModel] = {
     "gpt2-dropout-checkpointed": ProbedModel(
         lambda: gpt2(dropout=0.1, checkpointed=True), causal_lm_loss
     ),
+    "qwen2": ProbedModel(lambda: decoder_of(model_type="qwen2", num_key_value_heads=1)),
     "qwen3": ProbedModel(
         lambda: decoder_of(model_type="qwen3", num_key_value_heads=1, head_dim=8)
     ),
     "gemma2": ProbedModel(
         lambda: decoder_of(model_type="gemma2", num_key_value_heads=1, head_dim=8)
+    ),
+    "gemma3": ProbedModel(
+        lambda: decoder_of(
+            model_type="gemma3_text", num_hidden_layers=2, layer_types=GEMMA3_LAYERS, **GEMMA3
+        )
     ),
     "gpt_neox": ProbedModel(lambda: decoder_of(model_type="gpt_neox")),
     "packed-row": ProbedModel(lambda: PackedRow(VOCABULARY, SEQUENCE_LENGTH)),
