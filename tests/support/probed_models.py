@@ -146,10 +146,6 @@ def decoder_of(**config: Any) -> nn.Module:
     return architecture.build(vocabulary_size=VOCABULARY, seed=3)
 
 
-GEMMA3: Mapping[str, Any] = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4}
-GEMMA3_LAYERS = ("sliding_attention", "full_attention")
-
-
 def compile_engine(engine: Any) -> None:
     """Compile, under ZeRO-3 without AOTAutograd: its hooks cut a model into many small graphs."""
     partitioned = engine.zero_optimization_stage() == 3
@@ -184,7 +180,12 @@ PROBED_MODELS: dict[str, ProbedModel] = {
     ),
     "gemma3": ProbedModel(
         lambda: decoder_of(
-            model_type="gemma3_text", num_hidden_layers=2, layer_types=GEMMA3_LAYERS, **GEMMA3
+            model_type="gemma3_text",
+            num_hidden_layers=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            sliding_window=4,
+            layer_types=["sliding_attention", "full_attention"],
         )
     ),
     "gpt_neox": ProbedModel(lambda: decoder_of(model_type="gpt_neox")),
