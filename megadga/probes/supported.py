@@ -232,10 +232,10 @@ def find_leaf_modules(module: Any) -> Iterator[ConfigIssue]:
     name, first = found[0]
     kind, more = type(first).__name__, f" and {len(found) - 1} more" if len(found) > 1 else ""
     yield ConfigIssue(
-        ("zero_optimization", "leaf_module"),
-        '{"classes": []}, or stage 2 (DeepSpeed reduces the gradients of a leaf module in a hook '
-        "of the whole module, which probes would run as well)",
-        f"the leaf module {name!r} ({kind}){more}",
+        ("zero_optimization", "stage"),
+        "2 or lower, or a mixture that measures nothing (DeepSpeed reduces the gradients of a leaf "
+        "module in a hook of the whole module, which a probe would run as well)",
+        f"3 with the leaf module {name!r} ({kind}){more}",
     )
 
 

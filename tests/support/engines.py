@@ -29,8 +29,7 @@ def zero_settings(kind: str) -> dict[str, Any]:
     With the optimizer kept on the CPU (``"2-offload"``); with parameters that ZeRO-3 releases as
     soon as it can (``"3-released"``), which it never does with those of small models by default.
     Released, and with parameters kept on the CPU as well (``"3-parameters"``), or a second copy of
-    them divided over pairs of ranks, as ZeRO++ does within a node (``"3-hpz"``); or without leaf
-    modules, which blocks of experts are otherwise (``"3-leafless"``).
+    them divided over pairs of ranks, as ZeRO++ does within a node (``"3-hpz"``).
     """
     stage, _, more = kind.partition("-")
     block: dict[str, Any] = {"stage": int(stage)}
@@ -42,7 +41,6 @@ def zero_settings(kind: str) -> dict[str, Any]:
             "released": RELEASED,
             "parameters": RELEASED | OFFLOADED | {"offload_param": {"device": "cpu"}},
             "hpz": RELEASED | {"zero_hpz_partition_size": 2},
-            "leafless": RELEASED | {"leaf_module": {"classes": []}},
         }[more]
     )
 
