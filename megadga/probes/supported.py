@@ -233,8 +233,8 @@ def find_leaf_modules(module: Any) -> Iterator[ConfigIssue]:
     kind, more = type(first).__name__, f" and {len(found) - 1} more" if len(found) > 1 else ""
     yield ConfigIssue(
         ("zero_optimization", "stage"),
-        "2 or lower, or a mixture that measures nothing (DeepSpeed reduces the gradients of a leaf "
-        "module in a hook of the whole module, which a probe would run as well)",
+        "2 or lower, or a mixture that measures nothing (DeepSpeed reduces the gradients of a "
+        "leaf module in a hook of the whole module, which a probe would run as well)",
         f"3 with the leaf module {name!r} ({kind}){more}",
     )
 
