@@ -93,6 +93,16 @@ def loss_scale(engine: Any) -> float:
     return float(engine._get_optimizer_loss_scale()) if engine.fp16_enabled() else 1.0
 
 
+def probe_loss_scale(engine: Any) -> float:
+    """Return what probes multiply the mean loss of a micro-batch by; 1 without fp16.
+
+    As much as training does, which divides it by the micro-batches of a step: where its gradients
+    do not overflow, those of a probe do not either.
+    """
+    scale = loss_scale(engine)
+    return scale / engine.gradient_accumulation_steps() if engine.fp16_enabled() else scale
+
+
 def lowest_loss_scale(engine: Any) -> float:
     """Return the loss scale below which the engine does not go; 1 without fp16.
 

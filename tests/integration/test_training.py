@@ -145,7 +145,7 @@ FP16 = [
     "output=../fp16",
     "training.precision=fp16",
     "training.steps=5",
-    "deepspeed.fp16={initial_scale_power: 17, hysteresis: 1}",
+    "deepspeed.fp16={initial_scale_power: 18, hysteresis: 1}",
     "deepspeed.scheduler.params.total_num_steps=6",
 ]
 # Everything overflows at this scale, and DeepSpeed may not lower it.
@@ -287,7 +287,7 @@ def _check_fp16(output: Path, code: int, text: str) -> None:
     scales = [line["loss_scale"] for line in lines if line["type"] == "train"]
     overflowed = [line["step"] for line in lines if line.get("event") == "update_overflowed"]
     assert overflowed == [1]
-    assert scales == [2.0**17] + [2.0**16] * 4
+    assert scales == [2.0**18] + [2.0**17] * 4
     assert [line["step"] for line in lines if line["type"] == "update"] == [2, 4]
     assert (output / "DONE").exists()
 
