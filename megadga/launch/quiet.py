@@ -17,6 +17,10 @@ VERBOSE = "MEGADGA_VERBOSE"
 _LOGGERS = ("DeepSpeed", "torch.distributed")
 
 
+_OF_LIBRARIES = r"(torch|deepspeed|transformers)\b"
+"""Modules whose deprecations are not its user's."""
+
+
 _NOTHING_TO_DO = (
     # A run says what it runs on.
     "Setting accelerator to CPU",
@@ -41,7 +45,9 @@ def quieten(environment: Mapping[str, str], *, rank: int) -> None:
     """
     if _is_verbose(environment):
         return
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b")
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"(torch|deepspeed|transformers)\b"
+    )
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|deepspeed)\b")
     if rank == 0:
         logging.getLogger("DeepSpeed").addFilter(_is_of_use)

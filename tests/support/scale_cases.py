@@ -21,4 +21,4 @@ THOROUGH: Mapping[str, ProbeCase] = {
     "fp16, ZeRO-3": ProbeCase("3-released", "fp16", "llama-untied"),
     "fp16, offloaded": ProbeCase("2-offload", "fp16", "small"),
 }
-"""Those of ``make test-scale`` alone, which measures all of them along ``v / D`` and factors too."""
+"""Those of ``make test-scale`` alone, which measures all along ``v / D`` and factors too."""

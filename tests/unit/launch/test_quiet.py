@@ -19,6 +19,7 @@ for level in (logging.INFO, logging.WARNING, logging.ERROR):
 logger.warning("Setting accelerator to CPU. If you have GPU ...")
 for kind in (FutureWarning, UserWarning):
     warnings.warn_explicit(kind.__name__, kind, "x.py", 1, module="torch.distributed.c10d")
+warnings.warn_explicit("deprecated", FutureWarning, "z.py", 1, module="transformers.generic")
 warnings.warn_explicit("of ours", UserWarning, "y.py", 1, module="megadga.train")
 with library_prints(os.environ, rank=rank):
     print("DeepSpeed deepspeed.ops.comm.deepspeed_shm_comm_op built successfully")
@@ -60,4 +61,4 @@ def test_everything_is_reported_if_it_is_wanted(rank):
     assert printed[0] == "DeepSpeed"
     assert printed[-2:] == ["printed", "after"]
     levels = ["INFO", "WARNING", "ERROR", "Setting accelerator to CPU"]
-    assert told == [*levels, "FutureWarning", "UserWarning", "of ours"]
+    assert told == [*levels, "FutureWarning", "UserWarning", "deprecated", "of ours"]
