@@ -29,7 +29,7 @@ def thorough(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """The same of all features, along all directions, for ``make test-scale``."""
     output = tmp_path_factory.mktemp("scale-thorough")
     names = (*QUICK, *THOROUGH, "refused")
-    return run_ranks(WORKER, 4, output, str(folder), str(output), "all", *names, timeout_s=1200)
+    return run_ranks(WORKER, 4, output, str(folder), str(output), "all", *names, timeout_s=900)
 
 
 @pytest.fixture
