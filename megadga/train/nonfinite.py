@@ -26,9 +26,8 @@ class NonFiniteSteps:
     A step is non-finite if the loss of a sequence, a reference model's loss, or the gradient norm
     is. Not so in fp16 if the norm alone is: then gradients times the loss scale have overflowed,
     and DeepSpeed has left out the update, lowered the scale and goes on; only where the scale
-    cannot be lowered the step counts. A model is non-finite if
-    its losses on the batch it was just trained on are: the gradient may be infinite where the loss
-    was finite.
+    cannot be lowered the step counts. A model is non-finite if its losses on the batch it was just
+    trained on are: the gradient may be infinite where the loss was finite.
 
     Args:
         limit: Consecutive non-finite steps that end the run, at least 1.
@@ -99,7 +98,7 @@ class NonFiniteSteps:
         except LowestScaleError as error:
             raise DivergedError(
                 f"training: expected gradients that float16 can hold, found an overflow in step "
-                f"{step} at {_lowest(error.scale)}: they are not finite or too large; "
+                f"{step} at {_lowest(error.scale)}: gradients are not finite or too large; "
                 f"precision: bf16, a lower learning rate or clipping may help; {self._kept()}"
             ) from error
 

@@ -297,8 +297,8 @@ def _check_lowest_scale(output: Path, code: int, text: str) -> None:
     assert code == 2
     assert text.splitlines()[-1] == (
         "training: expected gradients that float16 can hold, found an overflow in step 1 at the "
-        "lowest loss scale, 1.09951e+12 (deepspeed.fp16.min_loss_scale): they are not finite or "
-        "too large; precision: bf16, a lower learning rate or clipping may help; "
+        "lowest loss scale, 1.09951e+12 (deepspeed.fp16.min_loss_scale): gradients are not "
+        "finite or too large; precision: bf16, a lower learning rate or clipping may help; "
         "no checkpoint was written"
     )
     assert "Traceback" not in text

@@ -173,8 +173,8 @@ def test_that_deepspeed_gives_up_at_the_lowest_loss_scale_is_explained():
 
     assert str(error.value) == (
         "training: expected gradients that float16 can hold, found an overflow in step 7 at the "
-        "lowest loss scale, 4 (deepspeed.fp16.min_loss_scale): they are not finite or too large; "
-        "precision: bf16, a lower learning rate or clipping may help; "
+        "lowest loss scale, 4 (deepspeed.fp16.min_loss_scale): gradients are not finite or "
+        "too large; precision: bf16, a lower learning rate or clipping may help; "
         "the newest one is out/checkpoints/step-00000002"
     )
 
