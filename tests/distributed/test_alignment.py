@@ -116,7 +116,7 @@ def test_untested_engine_settings_are_refused_by_name(
 
     assert messages.pop("nothing") == ""
     assert len(messages) == 5
-    assert "'model.layers.0.mlp' (MixtralSparseMoeBlock)" in messages["leaf_module"]
+    assert "'model.layers.0.mlp' (MixtralSparseMoeBlock)" in messages["leaf module"]
     for setting, message in messages.items():
         assert setting in message
         assert "expected" in message

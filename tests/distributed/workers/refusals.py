@@ -71,7 +71,7 @@ def of_settings(folder: Path) -> dict[str, str]:
     messages["compiled_autograd_enabled"] = refusal(
         folder, settings("0", "fp32"), compiled_autograd_enabled=True
     )
-    messages["leaf_module"] = refusal(folder, settings("3", "fp32"), mixtral)
+    messages["leaf module"] = refusal(folder, settings("3", "fp32"), mixtral)
     messages["nothing"] = refusal(folder, settings("0", "fp32", fp16={"enabled": False}))
     return messages
 
