@@ -53,8 +53,9 @@ test-cluster: setup  ## Train on real hosts and SLURM, of namespaces; as root, o
 test-faults: setup  ## Kill runs again and again, and train 10,000 steps on 1,000 domains (1 hour).
 	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/integration/test_elastic.py tests/integration/test_use.py
 
-test-scale: setup  ## Test alignments under all of DeepSpeed's features for large models (15 minutes).
-	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/distributed/test_scale.py
+test-scale: setup  ## Test alignments under all of DeepSpeed's features for large models, and of more models (15 minutes).
+	@MEGADGA_TEST_FAULTS=1 $(BIN)/python -m pytest tests/distributed/test_scale.py \
+		tests/distributed/test_alignment.py::test_alignments_of_more_architectures_equal_float64_gradients
 
 lint: setup  ## Check format, style, types and layers.
 	@$(BIN)/ruff format --check .

@@ -28,6 +28,7 @@ from megadga.train.mixture import Mixture, RunBasis, make_mixture
 from megadga.train.models import llama_size, model_size
 from megadga.train.plausibility import find_warnings
 from megadga.train.saved import SavedRun
+from megadga.train.supported import check_supported_run
 from megadga.train.trained import open_initial
 
 MAX_ROWS = 40
@@ -54,7 +55,14 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
     """
     check_output(config)
     data = open_data(config)
-    mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
+    mixture = make_mixture(
+        config,
+        data.domains,
+        excluded=data.excluded.keys(),
+        basis=data.basis,
+        architecture=data.architecture,
+    )
+    check_supported_run(config, data, mixture)
     weights = mixture.scheduler.init().averaged_weights
     epochs = _epochs(config, data, weights)
     is_new = find_checkpoint(config.output / CHECKPOINTS) is None
@@ -123,7 +131,7 @@ def plan_verification(config: RunConfig) -> tuple[FolderCheck, ...]:
 
 
 def _model(config: RunConfig, data: RunData) -> str:
-    size = model_size(config, data.tokenizer)
+    size = model_size(config, data.tokenizer, data.architecture)
     vocabulary = f"{data.vocabulary_size:,} tokens in the vocabulary"
     return f"{size.description}, {size.num_parameters:,} parameters, {vocabulary}"
 

@@ -111,7 +111,13 @@ def _domains(
     config: RunConfig, data: RunData, checkpoint: Path, changes: ResumeChanges
 ) -> Iterator[str]:
     """Yield what becomes of the domains and the mixture's state."""
-    mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
+    mixture = make_mixture(
+        config,
+        data.domains,
+        excluded=data.excluded.keys(),
+        basis=data.basis,
+        architecture=data.architecture,
+    )
     record = read_domains(checkpoint)
     if record is None:
         check_unrevised(changes, checkpoint)

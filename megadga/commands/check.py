@@ -15,6 +15,8 @@ from megadga.console import shows_bars
 from megadga.data.verify import FolderCheck, verify_shard
 from megadga.errors import ConfigError, ShardError
 from megadga.launch.plan import count
+from megadga.launch.quiet import quieten
+from megadga.launch.ranks import rank_for_messages
 from megadga.prepare.leakage.search import (
     LeakageRule,
     LeakageSearch,
@@ -78,6 +80,7 @@ def _check(options: argparse.Namespace) -> int:
     if (options.allowed or options.resume_from is not None) and not options.resume:
         given = "--allow" if options.allowed else "--from"
         raise ConfigError(f"{given}: expected --resume beside it, found none")
+    quieten(os.environ, rank=rank_for_messages(os.environ))
     rule = LeakageRule(max_overlap=1.0 if options.max_leakage is None else options.max_leakage)
     config = load_config(options.config, options.overrides)
     lines = list(check(config, world_size=options.world_size))

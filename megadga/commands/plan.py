@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from megadga.accelerators import ACCELERATORS, Accelerator
 from megadga.commands.command import Command, add_run
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
+from megadga.launch.quiet import quieten
 from megadga.planning.constants import Constants, assumed_constants, read_measured
 from megadga.planning.duration import Cluster
 from megadga.planning.prediction import fastest_that_fit, largest_micro_batch, predict
@@ -109,6 +111,7 @@ def _constants(options: argparse.Namespace, accelerator: Accelerator) -> Constan
 def _plan(options: argparse.Namespace) -> int:
     accelerator = ACCELERATORS[options.accelerator]
     constants = _constants(options, accelerator)
+    quieten(os.environ, rank=0)
     config = load_config(options.config, options.overrides)
     run = read_planned_run(config, ranks=options.devices, num_domains=options.domains)
     cluster = Cluster(constants, options.gpus_per_node or accelerator.devices_per_node)

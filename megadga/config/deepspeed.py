@@ -1,7 +1,7 @@
 """DeepSpeed settings of a run for a given number of ranks."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from megadga.config.consistency import (
@@ -37,16 +37,27 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
             another number of accumulation steps.
     """
     training = config.training
-    settings = copy.deepcopy(config.deepspeed)
+    settings = settings_in_precision(config)
     settings["train_batch_size"] = training.global_batch_size
     settings["train_micro_batch_size_per_gpu"] = training.micro_batch_size
     settings["gradient_accumulation_steps"] = accumulation_steps(config, world_size)
-    _fill_precision(settings, BLOCKS_OF_PRECISION[training.precision])
     scheduler = settings.get("scheduler", {})
     if scheduler.get("type") == STABLE_DECAY:
         del settings["scheduler"]
     elif "params" in scheduler:
         scheduler["params"] = resolve_total_steps(scheduler["params"], training.steps)
+    return settings
+
+
+def settings_in_precision(config: RunConfig) -> dict[str, Any]:
+    """Return a copy of the settings in which ``training.precision`` is filled in."""
+    settings = copy.deepcopy(config.deepspeed)
+    names = BLOCKS_OF_PRECISION[config.training.precision]
+    if names and settings.keys().isdisjoint(names):  # bf16 has an old name, too
+        settings[names[0]] = {}
+    for block in PRECISION_BLOCKS:
+        if block in settings and not is_explicit(settings[block], "enabled"):
+            settings[block]["enabled"] = block in names
     return settings
 
 
@@ -156,11 +167,3 @@ def _schedule(config: RunConfig) -> str:
 def _grouped(value: Any) -> str:
     """Return a number with thousands separators; DeepSpeed rejects other values."""
     return f"{value:,}" if isinstance(value, int | float) else repr(value)
-
-
-def _fill_precision(settings: dict[str, Any], names: Sequence[str]) -> None:
-    if names and settings.keys().isdisjoint(names):  # bf16 has an old name, too
-        settings[names[0]] = {}
-    for block in PRECISION_BLOCKS:
-        if block in settings and not is_explicit(settings[block], "enabled"):
-            settings[block]["enabled"] = block in names

@@ -57,7 +57,8 @@ def exported_model(config: RunConfig, *, num_tokens: int, eod: int) -> ExportedM
         case HuggingFaceModel() as section:
             architecture = read_architecture(config, num_tokens=num_tokens, eod=eod)
             with model_errors(config):
-                built = architecture.on_meta(section.vocabulary_size or architecture.rows)
+                decoder = architecture.on_meta(section.vocabulary_size or architecture.rows)
+            built: Any = decoder.model
             values = {**built.config.to_dict(), "architectures": [type(built).__name__]}
             return ExportedModel(values, _unwrapped)
 

@@ -10,11 +10,17 @@ import warnings
 from collections.abc import Generator, Mapping
 from typing import TextIO, final
 
+from megadga.console import shows_bars
+
 VERBOSE = "MEGADGA_VERBOSE"
 """Variable that, set to 1, lets every rank's libraries say all that they have to say."""
 
 
 _LOGGERS = ("DeepSpeed", "torch.distributed")
+
+
+_OF_LIBRARIES = r"(torch|deepspeed|transformers)\b"
+"""Modules whose deprecations are not its user's."""
 
 
 _NOTHING_TO_DO = (
@@ -41,8 +47,10 @@ def quieten(environment: Mapping[str, str], *, rank: int) -> None:
     """
     if _is_verbose(environment):
         return
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b")
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|deepspeed)\b")
+    if rank > 0 or not shows_bars():  # of downloads, and of weights that are read
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=_OF_LIBRARIES)
     if rank == 0:
         logging.getLogger("DeepSpeed").addFilter(_is_of_use)
         return

@@ -119,8 +119,8 @@ class Architecture:
         """
         return [tuple(parameter.shape) for parameter in self.on_meta(vocabulary_size).parameters()]
 
-    def on_meta(self, vocabulary_size: int) -> Any:
-        """Return transformers' model without memory for its weights.
+    def on_meta(self, vocabulary_size: int) -> "HuggingFaceDecoder":
+        """Return the model without memory for its weights.
 
         Args:
             vocabulary_size: Rows of the embedding.
@@ -129,7 +129,7 @@ class Architecture:
             ModelError: As of `parameter_shapes`.
         """
         with torch.device("meta"):
-            return self._uninitialized(vocabulary_size, torch.float32)
+            return HuggingFaceDecoder(self._uninitialized(vocabulary_size, torch.float32))
 
     def load(self, dtype: torch.dtype) -> "HuggingFaceDecoder":
         """Return the model of the path, as it is, to evaluate it.

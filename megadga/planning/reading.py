@@ -27,7 +27,7 @@ from megadga.train.mixture import (
     importance_of_sets,
     make_mixture,
 )
-from megadga.train.models import read_architecture, vocabulary_rows
+from megadga.train.models import read_architecture
 
 _MAX_DEVIATION = 0.05
 """Share of a model's parameters that a decoder of equal blocks may miss (biases, norms)."""
@@ -174,11 +174,8 @@ def _transformers_decoder(config: RunConfig, data: RunData | None) -> Decoder:
         rows = _rows(config, None)
         architecture = read_architecture(config, num_tokens=rows, eod=0)
     else:
-        tokenizer = data.tokenizer
-        rows = vocabulary_rows(config, tokenizer)
-        architecture = read_architecture(
-            config, num_tokens=tokenizer.vocab_size, eod=tokenizer.eod
-        )
+        assert data.architecture is not None
+        rows, architecture = data.vocabulary_size, data.architecture
     size = sum(math.prod(shape) for shape in architecture.parameter_shapes(rows))
     text: Any = architecture.config.get_text_config()
     for gated in (True, False):
@@ -261,7 +258,11 @@ def _measuring(
         total = num_domains
     else:
         mixture = make_mixture(
-            config, data.domains, excluded=data.excluded.keys(), basis=data.basis
+            config,
+            data.domains,
+            excluded=data.excluded.keys(),
+            basis=data.basis,
+            architecture=data.architecture,
         )
         scheduler, probe, updates = mixture.scheduler, mixture.probe, mixture.updates
         total = len(data.domains)

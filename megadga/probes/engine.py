@@ -93,6 +93,60 @@ def loss_scale(engine: Any) -> float:
     return float(engine._get_optimizer_loss_scale()) if engine.fp16_enabled() else 1.0
 
 
+def probe_loss_scale(engine: Any) -> float:
+    """Return what probes multiply the mean loss of a micro-batch by; 1 without fp16.
+
+    As much as training does, which divides it by the micro-batches of a step: where its gradients
+    do not overflow, those of a probe do not either.
+    """
+    scale = loss_scale(engine)
+    return scale / engine.gradient_accumulation_steps() if engine.fp16_enabled() else scale
+
+
+def lowest_loss_scale(engine: Any) -> float:
+    """Return the loss scale below which the engine does not go; 1 without fp16.
+
+    A loss scale that is not dynamic (``fp16.loss_scale``) is its own lowest.
+    """
+    if not engine.fp16_enabled():
+        return 1.0
+    dynamic = engine.dynamic_loss_scale()
+    return float(engine.dynamic_loss_scale_args()["min_scale"] if dynamic else engine.loss_scale())
+
+
+class LowestScaleError(Exception):
+    """Gradients have overflowed in fp16 at the lowest loss scale, and DeepSpeed gives up.
+
+    Args:
+        scale: The loss scale.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(f"gradients overflow at the lowest loss scale, {scale:g}")
+        self.scale = scale
+
+
+def step_optimizer(engine: Engine) -> None:
+    """Step the optimizer at the end of an accumulation window. Collective.
+
+    Raises:
+        LowestScaleError: If the gradients of a window have overflowed in fp16 at the lowest loss
+            scale (ZeRO 1 to 3; ZeRO 0 leaves out such updates without end); on every rank.
+    """
+    try:
+        engine.step()
+    except Exception as error:
+        # DeepSpeed's has no class of its own: "Current loss scale already at minimum ...".
+        scale = loss_scale(engine)
+        if (
+            type(error) is Exception
+            and engine.fp16_enabled()
+            and scale <= lowest_loss_scale(engine)
+        ):
+            raise LowestScaleError(scale) from error
+        raise
+
+
 def uses_autocast(engine: Any) -> bool:
     """Tell whether DeepSpeed runs the engine's forward pass under ``torch.autocast``."""
     return engine.torch_autocast_enabled()

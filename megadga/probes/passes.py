@@ -24,9 +24,9 @@ from megadga.probes.engine import (
     Engine,
     eager,
     hold_gathered,
-    loss_scale,
     optimized_parameters,
     probe_autocast,
+    probe_loss_scale,
     release_gathered,
 )
 from megadga.probes.gradients import Direction, GradientShard, ShardedSum, ShardLayout, full_shape
@@ -188,7 +188,7 @@ class ProbePasses:
             all have passed.
         """
         num_targets = int(sequences.num_targets.sum())
-        counted, scale = 0.0, loss_scale(self.engine)
+        counted, scale = 0.0, probe_loss_scale(self.engine)
         with self._no_trace():
             for chunk, tokens in self._micro_batches(sequences, micro_batch_size):
                 absent = dict(enumerate(self.parameters))
@@ -334,7 +334,7 @@ class ProbePasses:
     ) -> Derivatives | None:
         """Run the passes; None if a rank could not distinguish sequences. Collective."""
         numbers = np.zeros((len(sequence_hooks) + 1, sequences.num_targets.size))
-        total, scale = 0.0, loss_scale(self.engine)
+        total, scale = 0.0, probe_loss_scale(self.engine)
         with self._no_trace(), _frozen(self.engine.module):
             for chunk, tokens in self._micro_batches(sequences, size):
                 epsilons = [

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from megadga.errors import UnsupportedEngineError
+from megadga.section import ConfigIssue, dotted, format_value
 
 # Top-level settings under which probes were tested, or which do not touch gradients.
 _KNOWN = frozenset(
@@ -52,8 +53,8 @@ _KNOWN = frozenset(
 _BFLOAT16 = ("bfloat16", "torch.bfloat16", "bf16")
 
 
-# Top-level settings that are refused for a known reason.
-_REASONS: Mapping[str, str] = {
+# Top-level settings by which ranks divide more than batches and states among themselves.
+_DIVIDING: Mapping[str, str] = {
     "tensor_parallel": "each rank has a part of every matrix and the whole of every norm",
     "expert_parallel": "each rank has other experts",
     "sequence_parallel_size": "each rank has the loss of a part of a sequence",
@@ -93,12 +94,18 @@ def check_supported(engine: Any) -> None:
         engine: A ``deepspeed.DeepSpeedEngine``.
 
     Raises:
-        UnsupportedEngineError: Naming the first setting that is not supported, its value and what
-            is expected instead.
+        UnsupportedEngineError: Naming the first setting or module that is not supported, what is
+            found and what is expected instead.
     """
     check_data_parallel(engine)
-    for problem in untested_settings(engine._config._param_dict):
-        raise UnsupportedEngineError(problem)
+    issues = list(unsupported_settings(engine._config._param_dict))
+    if engine.zero_optimization_partition_weights():
+        issues += find_leaf_modules(engine.module)
+    for issue in issues:
+        raise UnsupportedEngineError(
+            f"DeepSpeed setting {dotted(issue.path)!r}: expected {issue.expected}, "
+            f"found {issue.found}"
+        )
     if engine._is_compiled_autograd_enabled:
         raise UnsupportedEngineError(
             "engine.compile(): expected compiled_autograd_enabled=False, found True"
@@ -145,58 +152,104 @@ def _parallelism(engine: Any) -> Iterator[str]:
         yield "model parallelism: expected data parallelism alone, found an mpu"
 
 
-def untested_settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for each DeepSpeed setting under which probes were not tested.
+def unsupported_settings(
+    settings: Mapping[str, Any], *, measured: bool = True
+) -> Iterator[ConfigIssue]:
+    """Yield each DeepSpeed setting that is refused.
 
     Args:
-        settings: DeepSpeed's configuration, as in its JSON file.
+        settings: DeepSpeed's configuration, as in its JSON file; paths are from its root.
+        measured: Whether alignments are measured; False: only parallelism is refused, by which
+            ranks divide more than batches and states among themselves.
     """
     for key, value in settings.items():
-        switched_off = value in (None, False) or (
-            isinstance(value, Mapping) and value.get("enabled") is False
-        )
-        if key not in _KNOWN and not switched_off:
-            reason = _REASONS.get(key, "alignments have not been tested under it")
-            yield (
-                f"DeepSpeed setting {key!r}: {reason}; "
-                f"expected it absent or switched off, found {value!r}"
-            )
-    yield from _untested_autocast(settings.get("torch_autocast") or {})
-    fp16 = settings.get("fp16") or {}
-    for key in ("auto_cast", "fp16_master_weights_and_grads"):
-        if fp16.get("enabled") and fp16.get(key):
-            yield (
-                f"DeepSpeed setting 'fp16.{key}': alignments have not been tested under it; "
-                f"expected False, found {fp16[key]!r}"
-            )
-    yield from _untested_zero_settings(settings.get("zero_optimization", {}))
+        if key in _KNOWN or _is_off(key, value):
+            continue
+        if measured or key in _DIVIDING:
+            reason = _DIVIDING.get(key, "alignments have not been tested under it")
+            yield _issue(key, expected=f"none, or it switched off ({reason})", found=value)
+    if measured:
+        yield from _untested_precision(settings)
+        yield from _untested_zero_settings(settings.get("zero_optimization") or {})
 
 
-def _untested_autocast(autocast: Mapping[str, Any]) -> Iterator[str]:
+def _is_off(key: str, value: Any) -> bool:
+    if key == "tensor_parallel" and isinstance(value, Mapping):
+        return value.get("autotp_size") in (None, 0, 1)
+    if key == "sequence_parallel_size":
+        return value in (None, 1)
+    return value in (None, False) or (isinstance(value, Mapping) and value.get("enabled") is False)
+
+
+def _issue(*path: str, expected: str, found: Any) -> ConfigIssue:
+    return ConfigIssue(path, expected, format_value(found))
+
+
+def _untested_precision(settings: Mapping[str, Any]) -> Iterator[ConfigIssue]:
+    autocast, fp16 = (settings.get(name) or {} for name in ("torch_autocast", "fp16"))
     dtype = autocast.get("dtype")  # without one it is the device's, float16 on a GPU
     if autocast.get("enabled") and dtype not in _BFLOAT16:
-        yield (
-            "DeepSpeed setting 'torch_autocast.dtype': alignments have not been tested under it; "
-            f"expected 'bfloat16', found {dtype!r}"
-        )
+        yield _issue("torch_autocast", "dtype", expected=_untested("'bfloat16'"), found=dtype)
+    for key in ("auto_cast", "fp16_master_weights_and_grads"):
+        if fp16.get("enabled") and fp16.get(key):
+            yield _issue("fp16", key, expected=_untested("false"), found=fp16[key])
 
 
-def _untested_zero_settings(zero: Mapping[str, Any]) -> Iterator[str]:
+def _untested(expected: str) -> str:
+    return f"{expected} (alignments have not been tested under another)"
+
+
+def _untested_zero_settings(zero: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     for key, (off, reason) in _OFF_OF_ZERO.items():
         if (value := zero.get(key, off[0])) not in off:
-            yield (
-                f"DeepSpeed setting 'zero_optimization.{key}': {reason}; "
-                f"expected {off[0]!r}, found {value!r}"
-            )
+            expected = f"{format_value(off[0])} ({reason})"
+            yield _issue("zero_optimization", key, expected=expected, found=value)
     for key in ("offload_param", "offload_optimizer"):
         block = zero.get(key) or {}
-        if (device := block.get("device", "none")) not in _DEVICES:
-            yield (
-                f"DeepSpeed setting 'zero_optimization.{key}.device': alignments have not been "
-                f"tested under it; expected {' or '.join(map(repr, _DEVICES))}, found {device!r}"
-            )
+        if (device := block.get("device") or "none") not in _DEVICES:
+            expected = _untested(" or ".join(map(repr, _DEVICES)))
+            yield _issue("zero_optimization", key, "device", expected=expected, found=device)
     if (zero.get("offload_optimizer") or {}).get("super_offload"):
-        yield (
-            "DeepSpeed setting 'zero_optimization.offload_optimizer.super_offload': it needs an "
-            "NVIDIA GPU, and has not been tested on one; expected False, found True"
-        )
+        expected = "false (it needs an NVIDIA GPU, and has not been tested on one)"
+        path = ("zero_optimization", "offload_optimizer", "super_offload")
+        yield _issue(*path, expected=expected, found=True)
+
+
+def find_leaf_modules(module: Any) -> Iterator[ConfigIssue]:
+    """Yield an issue if a model has leaf modules of ZeRO-3.
+
+    DeepSpeed makes blocks of experts leaf modules: it reduces the gradients of all that is inside
+    in one backward hook of the block, which would run in a probe's backward pass as well.
+
+    Args:
+        module: The module of an engine, or one that `mark_leaf_modules` was called with.
+    """
+    from deepspeed.utils import z3_leaf_module  # noqa: PLC0415  (slow to import)
+
+    found = [(name, each) for name, each in module.named_modules() if z3_leaf_module(each)]
+    if not found:
+        return
+    name, first = found[0]
+    kind, more = type(first).__name__, f" and {len(found) - 1} more" if len(found) > 1 else ""
+    yield ConfigIssue(
+        ("zero_optimization", "stage"),
+        "2 or lower, or a mixture that measures nothing (DeepSpeed reduces the gradients of a "
+        "leaf module in a hook of the whole module, which a probe would run as well)",
+        f"3 with the leaf module {name!r} ({kind}){more}",
+    )
+
+
+def mark_leaf_modules(module: Any, zero: Mapping[str, Any]) -> None:
+    """Mark the modules that an engine of ZeRO-3 would make leaf modules by their classes or names.
+
+    Args:
+        module: A model; its weights are not looked at, and may be on torch's device meta.
+        zero: DeepSpeed's block ``zero_optimization``.
+    """
+    from deepspeed.runtime.zero.leaf_module_config import (  # noqa: PLC0415  (slow to import)
+        DeepSpeedZeroLeafModuleConfig,
+    )
+    from deepspeed.utils.z3_leaf_module import apply_zero_leaf_module_config  # noqa: PLC0415
+
+    config = DeepSpeedZeroLeafModuleConfig(**(zero.get("leaf_module") or {}))
+    apply_zero_leaf_module_config(module, config)

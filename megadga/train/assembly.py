@@ -22,7 +22,7 @@ from megadga.launch.ranks import rank_for_messages, read_deadline_s
 from megadga.plugin import Metrics, MixturePlugin, Plugin
 from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
-from megadga.probes.engine import limit_waiting
+from megadga.probes.engine import limit_waiting, lowest_loss_scale
 from megadga.probes.state import token_losses
 from megadga.report.history import START
 from megadga.run_folder import METRICS_FILE
@@ -372,6 +372,7 @@ def _assemble(
             losses=token_losses(engine, engine.module),
             ranks=collective,
             latest=checkpoints.finish,
+            lowest_scale=lowest_loss_scale(engine),
         ),
         spikes=response,
         parameters=ParameterAgreement(ranks, engine) if config.watch.compare_parameters else None,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megadga.config.mixing import ExtensionOptions
 from megadga.config.models import HuggingFaceModel
@@ -34,9 +34,12 @@ from megadga.mixers.doremi import DoremiOptions
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.best import check_best_loss
 from megadga.train.mixture import RunBasis, open_basis
-from megadga.train.models import check_model, vocabulary_rows
+from megadga.train.models import check_model, open_architecture, vocabulary_rows
 from megadga.train.saved import SavedRun
 from megadga.train.trained import open_reference
+
+if TYPE_CHECKING:
+    from megadga.train.models import Architecture
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -141,6 +144,7 @@ class RunData:
             without evaluation.
         held_out_specific: Validation splits of the specific sets that have one, and of the
             additional evaluation sets, in order.
+        architecture: What transformers knows about the model; None of our own decoder.
         vocabulary_size: Rows of the model's embedding.
         basis: Basis distributions of the mixture; None: weights are over domains.
         reference: The reference model; None if the mixture uses none.
@@ -159,6 +163,7 @@ class RunData:
     specific: tuple[SequenceSet, ...]
     held_out: tuple[Domain, ...]
     held_out_specific: tuple[SequenceSet, ...]
+    architecture: "Architecture | None"
     vocabulary_size: int
     basis: RunBasis | None
     reference: SavedRun | None
@@ -200,7 +205,8 @@ def open_data(config: RunConfig) -> RunData:
     _check_guarded(config, held_out)
     check_best_loss(config, domains=held_out, specific=held_out_specific)
     tokenizer = folders[0].manifest.tokenizer
-    architecture = check_model(config, tokenizer)
+    architecture = open_architecture(config, tokenizer)
+    check_model(config, tokenizer, architecture)
     reference = open_reference(config, tokenizer)
     digests = config.mixing.digests()
     return RunData(
@@ -209,7 +215,8 @@ def open_data(config: RunConfig) -> RunData:
         specific,
         held_out,
         held_out_specific,
-        vocabulary_size=vocabulary_rows(config, tokenizer),
+        architecture=architecture,
+        vocabulary_size=vocabulary_rows(config, tokenizer, architecture),
         basis=basis,
         reference=reference,
         identity={
@@ -223,7 +230,7 @@ def open_data(config: RunConfig) -> RunData:
             "basis": None if basis is None else basis.digest,
             "schedule": digests.get("schedule"),
             "reference": None if reference is None else reference.identity,
-            **({} if architecture is None else {"architecture": architecture}),
+            **({} if architecture is None else {"architecture": architecture.values}),
             **({"held_out": _held_out_digest(folders)} if config.mixing.reads_evaluations else {}),
         },
         files=_files(config, folders, targets),

@@ -25,7 +25,7 @@ from megadga.probes.supported import check_data_parallel
 from megadga.run_folder.checkpoints import find_damage
 from megadga.train.data import RunData
 from megadga.train.initial import load_initial
-from megadga.train.models import model_errors, read_architecture
+from megadga.train.models import model_errors
 from megadga.train.saved import SavedRun
 from megadga.train.trained import open_initial
 from megadga.train.weights import copy_weights, open_weights
@@ -115,10 +115,9 @@ def _build_model(
                     checkpoint_activations=section.activation_checkpointing,
                 )
         case HuggingFaceModel():
-            tokens = data.tokenizer
-            architecture = read_architecture(config, num_tokens=tokens.vocab_size, eod=tokens.eod)
+            assert data.architecture is not None
             with _deepspeed_errors(config), model_errors(config):
-                return architecture.build(
+                return data.architecture.build(
                     vocabulary_size=data.vocabulary_size,
                     seed=config.seed,
                     deepspeed=partitioning,

@@ -42,7 +42,8 @@ def training_flops(config: RunConfig, data: RunData) -> float | None:
                 sequence_length=section.sequence_length,
             )
         case HuggingFaceModel() as section:
-            found = decoder_shape(config, data.tokenizer, rows=data.vocabulary_size)
+            assert data.architecture is not None
+            found = decoder_shape(config, data.architecture, rows=data.vocabulary_size)
             return found and flops_per_token(
                 found.num_multiplied,
                 num_layers=found.num_layers,

@@ -29,6 +29,7 @@ from megadga.train.revision_files import (
     write_revision,
 )
 from megadga.train.revisions import Revision, plan_revision
+from megadga.train.supported import check_supported_run
 
 Opened = tuple[RunConfig, RunData, Mixture]
 """A run, its data, and its rule over their domains."""
@@ -230,11 +231,19 @@ def open_with_rule(config: RunConfig) -> Opened:
     """Open a run's data, and make its rule over their domains.
 
     Raises:
-        ConfigError: If the configuration contradicts the shards.
+        ConfigError: If the configuration contradicts the shards, or has DeepSpeed settings that
+            are not supported.
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
     """
     data = open_data(config)
-    mixture = make_mixture(config, data.domains, excluded=data.excluded.keys(), basis=data.basis)
+    mixture = make_mixture(
+        config,
+        data.domains,
+        excluded=data.excluded.keys(),
+        basis=data.basis,
+        architecture=data.architecture,
+    )
+    check_supported_run(config, data, mixture)
     return config, data, mixture
 
 

@@ -107,7 +107,8 @@ def train(run: Run) -> bool:
         batch = run.mixture.next_batch()
         run.times.lap("data", run.mixture.probed_s)
         run.stalls.enter(batch.step, "forward and backward passes")
-        metrics = run.trainer.step(batch)
+        with run.non_finite.at_lowest_scale(batch.step):
+            metrics = run.trainer.step(batch)
         run.times.lap("training", run.mixture.probed_s)
         events = _after_step(run, batch.step, metrics)
         metrics["train"] |= run.times.record(metrics["train"])

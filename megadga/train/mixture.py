@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from megadga.report.records import read_metrics
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.extension import make_extension
 from megadga.train.models import model_size
+
+if TYPE_CHECKING:
+    from megadga.train.models import Architecture
 
 MAX_NAMED = 5
 """Names in an error: there may be thousands."""
@@ -280,6 +283,7 @@ def make_mixture(
     *,
     excluded: AbstractSet[str] = frozenset(),
     basis: RunBasis | None = None,
+    architecture: "Architecture | None" = None,
 ) -> Mixture:
     """Return the run's mixture over its domains.
 
@@ -290,6 +294,7 @@ def make_mixture(
             to the others, in proportion; a weight that is written in the configuration must not
             name them.
         basis: What the rule lives on in the domains' place, if the configuration says so.
+        architecture: Of the run's model, if transformers has it.
 
     Raises:
         ConfigError: If weights or a histogram do not name exactly the domains, a setting is out of
@@ -311,7 +316,7 @@ def make_mixture(
         config,
         scheduler,
         num_domains=len(domains),
-        matrices=lambda: model_size(config, domains[0].tokenizer).matrices,
+        matrices=lambda: model_size(config, domains[0].tokenizer, architecture).matrices,
     )
     return Mixture(
         scheduler,

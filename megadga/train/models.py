@@ -5,12 +5,12 @@ tell what they are.
 """
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megadga.config.llama_shapes import PRESETS
 from megadga.config.models import HuggingFaceModel, LlamaModel
@@ -80,20 +80,34 @@ def read_architecture(config: RunConfig, *, num_tokens: int, eod: int) -> "Archi
         return Architecture.read(section, vocabulary_size=rows, eod=eod)
 
 
-def _architecture(config: RunConfig, tokenizer: TokenizerIdentity) -> "Architecture":
+def open_architecture(config: RunConfig, tokenizer: TokenizerIdentity) -> "Architecture | None":
+    """Return what transformers knows about a run's model; None of our own decoder.
+
+    Raises:
+        ConfigError: As of `read_architecture`.
+    """
+    if not isinstance(config.model, HuggingFaceModel):
+        return None
     return read_architecture(config, num_tokens=tokenizer.vocab_size, eod=tokenizer.eod)
 
 
-def vocabulary_rows(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
+def vocabulary_rows(
+    config: RunConfig, tokenizer: TokenizerIdentity, architecture: "Architecture | None"
+) -> int:
     """Return the rows of a run's embedding: as configured, or else of its weights or tokenizer.
+
+    Args:
+        config: The run.
+        tokenizer: Of its shards.
+        architecture: Of its model, by `open_architecture`.
 
     Raises:
         ConfigError: If they are fewer than the tokenizer's tokens, or than the weights have.
     """
     section = config.model
     least, whose, found = tokenizer.vocab_size, "the tokenizer's", section.vocabulary_size
-    if isinstance(section, HuggingFaceModel):
-        own = _architecture(config, tokenizer).rows
+    if architecture is not None:
+        own = architecture.rows
         if found is None and own < least:
             expected = f"at least {least}, {whose}: rows are added only if asked for"
             key = ("model", "vocabulary_size")
@@ -106,18 +120,25 @@ def vocabulary_rows(config: RunConfig, tokenizer: TokenizerIdentity) -> int:
     return least if found is None else found
 
 
-def model_size(config: RunConfig, tokenizer: TokenizerIdentity) -> ModelSize:
+def model_size(
+    config: RunConfig, tokenizer: TokenizerIdentity, architecture: "Architecture | None"
+) -> ModelSize:
     """Return the size of a run's model; nothing is allocated.
+
+    Args:
+        config: The run.
+        tokenizer: Of its shards.
+        architecture: Of its model, by `open_architecture`.
 
     Raises:
         ConfigError: As of `vocabulary_rows`.
     """
-    rows = vocabulary_rows(config, tokenizer)
+    rows = vocabulary_rows(config, tokenizer, architecture)
     match config.model:
         case LlamaModel() as section:
             return llama_size(section, rows)
         case HuggingFaceModel() as section:
-            architecture = _architecture(config, tokenizer)
+            assert architecture is not None
             with model_errors(config):
                 shapes = architecture.parameter_shapes(rows)
             matrices = tuple((shape[0], shape[1]) for shape in shapes if len(shape) == 2)
@@ -143,7 +164,7 @@ class DecoderShape:
 
 
 def decoder_shape(
-    config: RunConfig, tokenizer: TokenizerIdentity, *, rows: int
+    config: RunConfig, architecture: "Architecture", *, rows: int
 ) -> DecoderShape | None:
     """Return the shape of a model of transformers; None if its configuration does not say.
 
@@ -151,10 +172,9 @@ def decoder_shape(
 
     Args:
         config: The run.
-        tokenizer: Of its shards.
+        architecture: Of its model.
         rows: Of the embedding.
     """
-    architecture = _architecture(config, tokenizer)
     text = architecture.config.get_text_config()
     width, layers, heads = (
         getattr(text, name, None)
@@ -231,21 +251,24 @@ def check_tokenizer(
         raise config.invalid("model", key, expected=expected, found=f"{name} {found[:12]}")
 
 
-def check_model(config: RunConfig, tokenizer: TokenizerIdentity) -> Mapping[str, Any] | None:
+def check_model(
+    config: RunConfig, tokenizer: TokenizerIdentity, architecture: "Architecture | None"
+) -> None:
     """Check that a model can be trained on a tokenizer's tokens, and windows of their length.
 
-    Returns:
-        What identifies the architecture of a model of transformers, JSON-serializable; None of our
-        own, which the configuration does.
+    Args:
+        config: The run.
+        tokenizer: Of its shards.
+        architecture: Of its model, by `open_architecture`.
 
     Raises:
         ConfigError: If the path has another tokenizer, or none to compare, or the architecture
             has fewer positions than ``sequence_length``.
     """
     section = config.model
-    if not isinstance(section, HuggingFaceModel):
-        return None
-    architecture = _architecture(config, tokenizer)
+    if architecture is None:
+        return
+    assert isinstance(section, HuggingFaceModel)
     longest = architecture.longest
     if longest is not None and longest < section.sequence_length:
         expected = f"at most {longest}, the positions of the model (max_position_embeddings)"
@@ -253,7 +276,6 @@ def check_model(config: RunConfig, tokenizer: TokenizerIdentity) -> Mapping[str,
         raise config.invalid("model", "sequence_length", expected=expected, found=found)
     if section.path is not None:
         check_tokenizer(config, "path", section.path, tokenizer, revision=section.revision)
-    return architecture.values
 
 
 def file_of_model(path: str, name: str, revision: str | None) -> Path | None:

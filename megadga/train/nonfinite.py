@@ -1,7 +1,8 @@
 """Detects non-finite losses and gradients."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -10,6 +11,7 @@ import torch
 
 from megadga.errors import DivergedError
 from megadga.plugin import Batch, Metrics
+from megadga.probes.engine import LowestScaleError
 from megadga.train.ranks import DataParallelRanks
 from megadga.train.step import TokenLosses
 
@@ -23,15 +25,16 @@ class NonFiniteSteps:
 
     A step is non-finite if the loss of a sequence, a reference model's loss, or the gradient norm
     is. Not so in fp16 if the norm alone is: then gradients times the loss scale have overflowed,
-    and DeepSpeed has left out the update, lowered the scale and goes on. A model is non-finite if
-    its losses on the batch it was just trained on are: the gradient may be infinite where the loss
-    was finite.
+    and DeepSpeed has left out the update, lowered the scale and goes on; only where the scale
+    cannot be lowered the step counts. A model is non-finite if its losses on the batch it was just
+    trained on are: the gradient may be infinite where the loss was finite.
 
     Args:
         limit: Consecutive non-finite steps that end the run, at least 1.
         losses: Computes the model's losses without side effects.
         ranks: The data-parallel ranks.
         latest: Returns the newest checkpoint for messages, None if there is none.
+        lowest_scale: The loss scale that is not lowered any more in fp16.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class NonFiniteSteps:
         losses: TokenLosses,
         ranks: DataParallelRanks,
         latest: Callable[[], Path | None],
+        lowest_scale: float = 1.0,
     ) -> None:
         self._limit = limit
         self._losses = losses
         self._ranks = ranks
         self._latest = latest
+        self._lowest_scale = lowest_scale
         self._consecutive = 0
         self._description = ""
         self._step = 0
@@ -63,11 +68,12 @@ class NonFiniteSteps:
         self._step = step
         what = _not_finite(train)
         overflowed = what == ["gradient norm"] and "loss_scale" in train
-        if not what or overflowed:
+        stuck = overflowed and train["loss_scale"] <= self._lowest_scale
+        if not what or (overflowed and not stuck):
             self._consecutive = 0
         if not what:
             return {}
-        if overflowed:
+        if overflowed and not stuck:
             return {"event": {"event": "update_overflowed", "loss_scale": train["loss_scale"]}}
         self._consecutive += 1
         held = list(train["sequences_by_domain"])
@@ -75,8 +81,26 @@ class NonFiniteSteps:
         self._description = f"{' and '.join(what)} not finite, in a batch of {_format_names(held)}"
         if lost and len(lost) < len(held):
             self._description += f"; not finite: {_format_names(lost)}"
+        if stuck:
+            self._description += f", at {_lowest(train['loss_scale'])}"
         event = {"event": "step_not_finite", "what": what, "consecutive": self._consecutive}
         return {"event": {**event, "limit": self._limit, "domains": held, "not_finite": lost}}
+
+    @contextmanager
+    def at_lowest_scale(self, step: int) -> Generator[None]:
+        """Explain, inside, why DeepSpeed gives up a step in fp16.
+
+        Raises:
+            DivergedError: If gradients overflow at the lowest loss scale; on every rank.
+        """
+        try:
+            yield
+        except LowestScaleError as error:
+            raise DivergedError(
+                f"training: expected gradients that float16 can hold, found an overflow in step "
+                f"{step} at {_lowest(error.scale)}: gradients are not finite or too large; "
+                f"precision: bf16, a lower learning rate or clipping may help; {self._kept()}"
+            ) from error
 
     def check(self) -> None:
         """Raise if there were too many consecutive non-finite steps.
@@ -113,14 +137,20 @@ class NonFiniteSteps:
             raise self._error()
 
     def _error(self) -> DivergedError:
-        latest = self._latest()
-        kept = "no checkpoint was written" if latest is None else f"the newest one is {latest}"
         first = self._step - self._consecutive + 1
         return DivergedError(
             f"training: expected finite losses and gradients, found steps {first} to {self._step} "
             f"without (training.non_finite_limit: {self._limit}); step {self._step}: "
-            f"{self._description}; no checkpoint was written since, {kept}"
+            f"{self._description}; no checkpoint was written since, {self._kept()}"
         )
+
+    def _kept(self) -> str:
+        latest = self._latest()
+        return "no checkpoint was written" if latest is None else f"the newest one is {latest}"
+
+
+def _lowest(scale: float) -> str:
+    return f"the lowest loss scale, {scale:g} (deepspeed.fp16.min_loss_scale)"
 
 
 def _not_finite(train: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from megadga.mixers.loss_reweight import LossReweighting
 from megadga.model.losses import target_mask
 from megadga.plugin import Batch, Metrics
 from megadga.probes.discarding import discard_update
-from megadga.probes.engine import Engine, loss_scale
+from megadga.probes.engine import Engine, loss_scale, step_optimizer
 from megadga.train.ranks import StepAllReduce
 from megadga.train.timing import StepTimer
 
@@ -121,7 +121,7 @@ class WindowEnd:
 
     def _step(self) -> None:
         self._timer.begin_optimizer()
-        self._engine.step()
+        step_optimizer(self._engine)
         self._timer.end_optimizer()
 
 
@@ -353,6 +353,9 @@ class Trainer:
             ``effective_sequences``: the number of equally weighted sequences whose mean would have
             the same variance. With an objective, also ``objective_loss``: the weighted mean that
             is trained on, but for weights by losses. All other losses are not weighted.
+
+        Raises:
+            LowestScaleError: If gradients overflow in fp16 at the lowest scale; on every rank.
         """
         started = self._clock()
         _seed_generators(self._seed(batch.step), self._engine.device)

@@ -20,7 +20,7 @@ from megadga.export.folder import DTYPES, Dtype
 from megadga.export.models import exported_model, rename_weights
 from megadga.model.hugging_face import Architecture, HuggingFaceDecoder, ModelError
 from megadga.prepare.progress import Stages, no_progress
-from megadga.train.models import model_errors, read_architecture, vocabulary_rows
+from megadga.train.models import model_errors, open_architecture, vocabulary_rows
 from megadga.train.saved import SavedRun
 from megadga.train.weights import copy_weights, open_weights
 from megadga.use.text import ModelTokenizer
@@ -189,7 +189,8 @@ def _decoder_of_run(run: SavedRun, dtype: torch.dtype) -> tuple[HuggingFaceDecod
     """Return a run's model with the weights of its checkpoint, and the positions it reads."""
     config, place = run.config, run.checkpoint
     num_tokens, eod = run.tokenizer.vocab_size, run.tokenizer.eod
-    rows = vocabulary_rows(config, run.tokenizer)
+    architecture = open_architecture(config, run.tokenizer)
+    rows = vocabulary_rows(config, run.tokenizer, architecture)
     weights = open_weights(place, run.zero_stage)
     with model_errors(config):
         match config.model:
@@ -204,7 +205,7 @@ def _decoder_of_run(run: SavedRun, dtype: torch.dtype) -> tuple[HuggingFaceDecod
                     for key, stored in rename_weights(exported, weights, place=place).items():
                         targets[key].copy_(stored.read())
             case HuggingFaceModel():
-                architecture = read_architecture(config, num_tokens=num_tokens, eod=eod)
+                assert architecture is not None
                 decoder = architecture.empty(vocabulary_size=rows, dtype=dtype)
                 copy_weights(weights, decoder, place=place)
     return decoder, architecture.longest

@@ -15,6 +15,7 @@ from tests.support.probe_cases import (
     ProbeCase,
     architecture_cases,
     exactness_cases,
+    more_architecture_cases,
 )
 from tests.support.ranks import run_ranks
 
@@ -64,6 +65,22 @@ def test_alignments_equal_float64_gradients(
         assert result["errors"]["alignments"] < tolerance(result), result
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", FAMILIES)
+def test_alignments_of_more_architectures_equal_float64_gradients(
+    folder: Path, tmp_path: Path, family: str
+) -> None:
+    worker = "tests.distributed.workers.architectures"
+
+    results = run_ranks(worker, 2, tmp_path, str(folder), family, timeout_s=550)
+
+    cases = more_architecture_cases(family)
+    assert [r["model"] for r in results[:: len(PROBES)]] == [case.model for case in cases]
+    assert [r["probe"] for r in results] == PROBES * len(cases)
+    for result in results:
+        assert max(result["errors"].values()) < TOLERANCE["fp32"], result
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_standard_errors_equal_those_of_float64_gradients_of_single_sequences(
@@ -98,7 +115,8 @@ def test_untested_engine_settings_are_refused_by_name(
     messages = refusals["settings"].copy()
 
     assert messages.pop("nothing") == ""
-    assert len(messages) == 4
+    assert len(messages) == 5
+    assert "'model.layers.0.mlp' (MixtralSparseMoeBlock)" in messages["leaf module"]
     for setting, message in messages.items():
         assert setting in message
         assert "expected" in message

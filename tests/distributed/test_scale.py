@@ -20,15 +20,16 @@ WORKER = "tests.distributed.workers.scale"
 def quick(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ``workers.scale`` found, by feature."""
     output = tmp_path_factory.mktemp("scale")
-    names = (*QUICK, "faint", "overflowing", "refused")
-    return run_ranks(WORKER, 4, output, str(folder), str(output), *names)
+    names = (*QUICK, "faint", "overflowing")
+    return run_ranks(WORKER, 4, output, str(folder), str(output), "v", *names)
 
 
 @pytest.fixture(scope="module")
 def thorough(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same of those that ``make test-scale`` adds."""
+    """The same of all features, along all directions, for ``make test-scale``."""
     output = tmp_path_factory.mktemp("scale-thorough")
-    return run_ranks(WORKER, 4, output, str(folder), str(output), *THOROUGH, timeout_s=900)
+    names = (*QUICK, *THOROUGH, "refused")
+    return run_ranks(WORKER, 4, output, str(folder), str(output), "all", *names, timeout_s=900)
 
 
 @pytest.fixture
@@ -39,13 +40,26 @@ def found(request: pytest.FixtureRequest, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_alignments_equal_float64_gradients(found: dict[str, Any], name: str) -> None:
-    tolerance = TOLERANCE[{**QUICK, **THOROUGH}[name].precision]
-
     assert set(found["errors"]) == {"sharded", "directional", "in_flight"}
+    assert max(found["errors"].values()) < tolerance(name), found["errors"]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [*QUICK, *THOROUGH])
+def test_alignments_along_other_directions_equal_float64_gradients(
+    thorough: dict[str, Any], name: str
+) -> None:
+    found = thorough[name]
+
     assert set(found["errors along v / D"]) >= {"sharded", "directional", "in_flight"}
     assert set(found["errors along factors"]) == {"directional", "in_flight"}
     for along in ("errors", "errors along v / D", "errors along factors"):
-        assert max(found[along].values()) < tolerance, (along, found[along])
+        assert max(found[along].values()) < tolerance(name), (along, found[along])
+    assert found["equal_bits"] == [True] * 4
+
+
+def tolerance(name: str) -> float:
+    return TOLERANCE[{**QUICK, **THOROUGH}[name].precision]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,10 +102,11 @@ def test_a_step_that_overflows_in_fp16_is_an_update_that_is_left_out(
     assert updated[-1]
 
 
+@pytest.mark.thorough
 def test_ranks_that_divide_sequences_or_matrices_are_refused_by_name(
-    quick: dict[str, Any],
+    thorough: dict[str, Any],
 ) -> None:
-    messages = quick["refused"]
+    messages = thorough["refused"]
 
     assert messages["sequences"].startswith("sequence parallelism: expected whole sequences")
     assert messages["matrices"].startswith("tensor parallelism: expected every parameter whole")

@@ -141,6 +141,20 @@ DIVERGES = [
 ]
 
 
+FP16 = [
+    "output=../fp16",
+    "training.precision=fp16",
+    "training.steps=5",
+    "deepspeed.fp16={initial_scale_power: 18, hysteresis: 1}",
+    "deepspeed.scheduler.params.total_num_steps=6",
+]
+# Everything overflows at this scale, and DeepSpeed may not lower it.
+TOO_HIGH = [
+    *("output=../too_high", *FP16[1:3], FP16[4]),
+    "deepspeed.fp16={initial_scale_power: 40, min_loss_scale: 1099511627776, hysteresis: 1}",
+]
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return write_sets(tmp_path_factory.mktemp("data") / "shards", num_domains=3)
@@ -266,6 +280,31 @@ def _check_divergence(output: Path, code: int, text: str) -> None:
     assert kept == {"step-00000003", "step-00000004"}  # 4 was of no use, and 3 is
 
 
+def _check_fp16(output: Path, code: int, text: str) -> None:
+    """A run in fp16 leaves out steps that overflow, lowers the scale, trains and updates."""
+    assert code == 0, text
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    scales = [line["loss_scale"] for line in lines if line["type"] == "train"]
+    overflowed = [line["step"] for line in lines if line.get("event") == "update_overflowed"]
+    assert overflowed == [1]
+    assert scales == [2.0**18] + [2.0**17] * 4
+    assert [line["step"] for line in lines if line["type"] == "update"] == [2, 4]
+    assert (output / "DONE").exists()
+
+
+def _check_lowest_scale(output: Path, code: int, text: str) -> None:
+    """A run in fp16 whose scale cannot be lowered ends with an error, and not DeepSpeed's."""
+    assert code == 2
+    assert text.splitlines()[-1] == (
+        "training: expected gradients that float16 can hold, found an overflow in step 1 at the "
+        "lowest loss scale, 1.09951e+12 (deepspeed.fp16.min_loss_scale): gradients are not "
+        "finite or too large; precision: bf16, a lower learning rate or clipping may help; "
+        "no checkpoint was written"
+    )
+    assert "Traceback" not in text
+    assert not {path.name for path in output.iterdir()} & {"DONE", "REQUEUE"}
+
+
 def _check_refusals(folder: Path) -> None:
     """Try what must be refused in one line, with exit code 2 and nothing written."""
     lock = RunLock(folder / "out", heartbeat_s=3600)
@@ -283,12 +322,14 @@ def _check_refusals(folder: Path) -> None:
     }
 
     worker = "tests.integration.workers.refusals"
-    all_cases = json.dumps({**cases, "diverged": DIVERGES})
+    all_cases = json.dumps({**cases, "diverged": DIVERGES, "fp16": FP16, "too high": TOO_HIGH})
     job = run_job(alone(worker, "../found.json", "run.yaml", all_cases), folder)
 
     assert job.code == 0, job.text
     found = json.loads((folder / "../found.json").read_text())
     _check_divergence(folder.parent / "diverged", *found.pop("diverged"))
+    _check_fp16(folder.parent / "fp16", *found.pop("fp16"))
+    _check_lowest_scale(folder.parent / "too_high", *found.pop("too high"))
     assert {name: code for name, (code, _) in found.items()} == dict.fromkeys(cases, 2)
     messages = {name: message.rstrip("\n") for name, (_, message) in found.items()}
     assert all("\n" not in message for message in messages.values())

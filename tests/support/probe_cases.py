@@ -64,6 +64,16 @@ def architecture_cases(world_size: int, family: str) -> list[ProbeCase]:
     return [ProbeCase(k, "fp32", m) for k in kinds for m in ("qwen3", "gemma2", "gpt_neox")]
 
 
+def more_architecture_cases(family: str) -> list[ProbeCase]:
+    """The same of more architectures, which ``make test-scale`` adds.
+
+    Under ZeRO-3 parameters are released as soon as they can be. Experts are refused there.
+    """
+    if family == "zero3":
+        return [ProbeCase("3-released", "fp32", model) for model in ("qwen2", "gemma3")]
+    return [ProbeCase("2", "fp32", model) for model in ("qwen2", "gemma3", "mixtral")]
+
+
 def _models(world_size: int, kind: str) -> Sequence[str]:
     """Return the models of one kind of engine: two or more, so that both precisions are met."""
     stage = [each for kinds in FAMILIES.values() for each in kinds if each[0] == kind[0]]

@@ -171,11 +171,22 @@ PROBED_MODELS: dict[str, ProbedModel] = {
     "gpt2-dropout-checkpointed": ProbedModel(
         lambda: gpt2(dropout=0.1, checkpointed=True), causal_lm_loss
     ),
+    "qwen2": ProbedModel(lambda: decoder_of(model_type="qwen2", num_key_value_heads=1)),
     "qwen3": ProbedModel(
         lambda: decoder_of(model_type="qwen3", num_key_value_heads=1, head_dim=8)
     ),
     "gemma2": ProbedModel(
         lambda: decoder_of(model_type="gemma2", num_key_value_heads=1, head_dim=8)
+    ),
+    "gemma3": ProbedModel(
+        lambda: decoder_of(
+            model_type="gemma3_text",
+            num_hidden_layers=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            sliding_window=4,
+            layer_types=["sliding_attention", "full_attention"],
+        )
     ),
     "gpt_neox": ProbedModel(lambda: decoder_of(model_type="gpt_neox")),
     "packed-row": ProbedModel(lambda: PackedRow(VOCABULARY, SEQUENCE_LENGTH)),

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from tests.support.probe_cases import ProbeCase
 
 QUICK: Mapping[str, ProbeCase] = {
-    "parameters on the CPU": ProbeCase("3-parameters", "fp32", "llama-untied"),
     "ZeRO++ hpZ": ProbeCase("3-hpz", "fp32", "llama"),
     "fp16, ZeRO-2": ProbeCase("2", "fp16", "llama-checkpointed"),
 }
-"""Those of every run of the tests."""
+"""Those of every run of the tests, which measures along ``v`` alone."""
 
 
 THOROUGH: Mapping[str, ProbeCase] = {
+    "parameters on the CPU": ProbeCase("3-parameters", "fp32", "llama-untied"),
     "parameters on the CPU, bf16": ProbeCase("3-parameters", "bf16", "llama"),
     "ZeRO++ hpZ, bf16": ProbeCase("3-hpz", "bf16", "llama-untied"),
     "ZeRO++ hpZ, checkpointed": ProbeCase("3-hpz", "fp32", "llama-checkpointed"),
@@ -21,4 +21,4 @@ THOROUGH: Mapping[str, ProbeCase] = {
     "fp16, ZeRO-3": ProbeCase("3-released", "fp16", "llama-untied"),
     "fp16, offloaded": ProbeCase("2-offload", "fp16", "small"),
 }
-"""Those of ``make test-scale`` alone."""
+"""Those of ``make test-scale`` alone, which measures all along ``v / D`` and factors too."""

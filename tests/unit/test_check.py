@@ -530,6 +530,40 @@ def test_text_that_is_read_twice_is_reported(folder):
     ]
 
 
+@pytest.mark.parametrize(
+    ("settings", "place", "expected"),
+    [
+        (
+            {"tensor_parallel": {"autotp_size": 2}},
+            "zero.json:12: deepspeed.tensor_parallel",
+            "none, or it switched off (each rank has a part of every matrix and the whole",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}},
+            "zero.json:5: deepspeed.zero_optimization.offload_param.device",
+            "'none' or 'cpu' (alignments have not been tested under another), found 'nvme'",
+        ),
+    ],
+)
+def test_what_is_refused_of_deepspeed_is_reported_with_its_place(
+    folder, settings, place, expected
+):
+    config = load_config(write_run(folder, **settings), ())
+
+    with pytest.raises(ConfigError) as error:
+        list(check(config))
+
+    assert f"{place}: expected {expected}" in str(error.value)
+
+
+def test_what_only_probes_refuse_does_not_matter_without_one(folder):
+    offload = "deepspeed.zero_optimization={stage: 3, offload_param: {device: nvme}}"
+
+    assert report(folder, offload, "mixing={type: uniform}")
+    with pytest.raises(ConfigError, match="each rank has other experts"):
+        report(folder, "deepspeed.expert_parallel={enabled: true}", "mixing={type: uniform}")
+
+
 def test_an_output_that_cannot_be_made_is_refused(folder):
     with pytest.raises(ConfigError, match="override 1: output: expected a folder that can be"):
         report(folder, "output=zero.json/deeper")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from megadga.data.npz import ArraySpec, read_arrays, write_arrays
 from megadga.errors import ConfigError
-from megadga.prepare.extras import import_extra
+from megadga.prepare.extras import import_extra, restrain_comet
 
 EmbeddingKind = Literal["tfidf", "sentence-transformers"]
 
@@ -221,6 +221,7 @@ class SentenceEmbedder:
                 f"{path}: expected the directory of a sentence-transformers model, found no "
                 "modules.json in it"
             )
+        restrain_comet()  # transformers' Trainer, which comes with it, imports that
         library = import_extra("sentence_transformers", extra="embed")
         try:
             model = library.SentenceTransformer(str(path), local_files_only=True)

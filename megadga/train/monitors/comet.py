@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, final
 
 from megadga.config.sections import CometSection
-from megadga.prepare.extras import import_extra
+from megadga.prepare.extras import import_extra, restrain_comet
 from megadga.train.monitors.identity import ServiceIdentity
 
 
@@ -32,6 +32,7 @@ class CometMonitor:
         identity: ServiceIdentity,
         is_new: bool,
     ) -> None:
+        restrain_comet()
         comet = import_extra("comet_ml", extra="monitors")
         self._identity = identity
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from megadga.train.ranks import destroy_process_group
 from tests.distributed.workers import exactness
 from tests.support.engines import build_engine, init_ranks, settings
 from tests.support.probe_cases import ProbeCase
-from tests.support.probed_models import small
+from tests.support.probed_models import mixtral, small
 from tests.support.probes import METHODS
 from tests.support.schedulers import FrozenProbing
 from tests.support.shards import open_sets
@@ -47,10 +47,15 @@ def complaint_of(act: Callable[[], Any]) -> str:
     return ""
 
 
-def refusal(folder: Path, config: dict[str, Any], **compiled: Any) -> str:
+def refusal(
+    folder: Path,
+    config: dict[str, Any],
+    build: Callable[[], nn.Module] = small,
+    **compiled: Any,
+) -> str:
     """What an engine's settings are answered; with options of DeepSpeed's, it is compiled."""
     domains, specific = open_sets(folder)
-    engine = build_engine(small, config)
+    engine = build_engine(build, config)
     if compiled:
         engine.compile(backend="aot_eager", **compiled)
     sampling, scheduler = Sampling(seed=5), FrozenProbing(len(domains))
@@ -66,6 +71,7 @@ def of_settings(folder: Path) -> dict[str, str]:
     messages["compiled_autograd_enabled"] = refusal(
         folder, settings("0", "fp32"), compiled_autograd_enabled=True
     )
+    messages["leaf module"] = refusal(folder, settings("3", "fp32"), mixtral)
     messages["nothing"] = refusal(folder, settings("0", "fp32", fp16={"enabled": False}))
     return messages
 

@@ -29,11 +29,15 @@ from tests.support.trainings import SEED, start_training
 TAG = "step-00000002"
 
 
-def main(output: str, folder: str, scratch: str, *names: str) -> None:
+def main(output: str, folder: str, scratch: str, directions: str, *names: str) -> None:
     init_ranks()
+    of_case = {"v": along_v, "all": along_all}[directions]
     cases = {**QUICK, **THOROUGH}
     report: dict[str, Any] = {
-        name: results_of(Path(folder), cases[name], Path(scratch, str(nth)))
+        name: {
+            **of_case(Path(folder), cases[name]),
+            **saved_and_resumed(Path(folder), cases[name], Path(scratch, str(nth))),
+        }
         for nth, name in enumerate(names)
         if name in cases
     }
@@ -112,21 +116,32 @@ def overflowing(folder: Path) -> list[list[Any]]:
     return steps
 
 
-def results_of(folder: Path, case: ProbeCase, checkpoints: Path) -> dict[str, Any]:
-    """Measure in each way, along ``v``, ``v / D`` and factors of ``v``; then save and resume."""
+def along_v(folder: Path, case: ProbeCase) -> dict[str, Any]:
+    """Measure in each way along ``v``."""
     exact = exactness.results_of(folder, case)
+    errors = {each["probe"]: max(each["errors"].values()) for each in exact}
+    return {"errors": errors, "equal_bits": equal_bits(exact)}
+
+
+def along_all(folder: Path, case: ProbeCase) -> dict[str, Any]:
+    """Measure in each way along ``v``, ``v / D`` and factors of ``v``."""
+    exact = along_v(folder, case)
     adam = preconditioned.results_of(folder, case)
     factored = low_rank.errors_along_factors(folder, case)
-    measured = [each["numbers"] for each in (*exact, *adam, *factored)]
-    by_rank: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(by_rank, measured)
+    others = equal_bits([*adam, *factored])
     return {
-        "errors": {each["probe"]: max(each["errors"].values()) for each in exact},
+        "errors": exact["errors"],
         "errors along v / D": {each["probe"]: each["error"] for each in adam},
         "errors along factors": {each["probe"]: each["error"] for each in factored},
-        "equal_bits": [of_rank == by_rank[0] for of_rank in by_rank],
-        **saved_and_resumed(folder, case, checkpoints),
+        "equal_bits": [a and b for a, b in zip(exact["equal_bits"], others, strict=True)],
     }
+
+
+def equal_bits(results: list[dict[str, Any]]) -> list[bool]:
+    """Whether each rank has measured the first one's numbers. Collective."""
+    by_rank: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(by_rank, [each["numbers"] for each in results])
+    return [of_rank == by_rank[0] for of_rank in by_rank]
 
 
 def saved_and_resumed(folder: Path, case: ProbeCase, checkpoints: Path) -> dict[str, Any]:

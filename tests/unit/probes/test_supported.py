@@ -3,8 +3,14 @@
 from typing import Any
 
 import pytest
+from torch import nn
 
-from megadga.probes.supported import untested_settings
+from megadga.probes.supported import (
+    find_leaf_modules,
+    mark_leaf_modules,
+    unsupported_settings,
+)
+from megadga.section import dotted, format_value
 
 
 @pytest.mark.parametrize(
@@ -23,40 +29,41 @@ from megadga.probes.supported import untested_settings
         {"zero_optimization": {"stage": 3, "offload_param": {"device": "none"}}},
         {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
         {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}},
+        {"tensor_parallel": {"autotp_size": 1}, "sequence_parallel_size": 1},
     ],
 )
 def test_tested_settings_pass(settings: dict[str, Any]) -> None:
-    assert list(untested_settings(settings)) == []
+    assert list(unsupported_settings(settings)) == []
 
 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"fp16": {"enabled": True, "auto_cast": True}}, "'fp16.auto_cast'"),
+        ({"fp16": {"enabled": True, "auto_cast": True}}, "fp16.auto_cast"),
         (
             {"fp16": {"enabled": True, "fp16_master_weights_and_grads": True}},
-            "'fp16.fp16_master_weights_and_grads'",
+            "fp16.fp16_master_weights_and_grads",
         ),
-        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "'torch_autocast.dtype'"),
-        ({"torch_autocast": {"enabled": True}}, "'torch_autocast.dtype'"),
-        ({"compression_training": {"weight_quantization": {}}}, "'compression_training'"),
-        ({"tensor_parallel": {"autotp_size": 2}}, "'tensor_parallel': each rank has a part"),
-        ({"sequence_parallel_size": 2}, "'sequence_parallel_size': each rank has the loss"),
-        ({"expert_parallel": {"enabled": True}}, "'expert_parallel': each rank has other experts"),
+        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, "torch_autocast.dtype"),
+        ({"torch_autocast": {"enabled": True}}, "torch_autocast.dtype"),
+        ({"compression_training": {"weight_quantization": {}}}, "compression_training"),
+        ({"tensor_parallel": {"autotp_size": 2}}, "tensor_parallel"),
+        ({"sequence_parallel_size": 2}, "sequence_parallel_size"),
+        ({"expert_parallel": {"enabled": True}}, "expert_parallel"),
         (
             {"zero_optimization": {"offload_param": {"device": "nvme"}}},
-            "'zero_optimization.offload_param.device'",
+            "zero_optimization.offload_param.device",
         ),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
-            "'zero_optimization.offload_optimizer.device'",
+            "zero_optimization.offload_optimizer.device",
         ),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpu", "super_offload": True}}},
-            "'zero_optimization.offload_optimizer.super_offload'",
+            "zero_optimization.offload_optimizer.super_offload",
         ),
         *(
-            ({"zero_optimization": {key: value}}, f"'zero_optimization.{key}'")
+            ({"zero_optimization": {key: value}}, f"zero_optimization.{key}")
             for key, value in {
                 "cpu_offload_param": True,
                 "zenflow": {"topk_ratio": 0.1},
@@ -68,8 +75,49 @@ def test_tested_settings_pass(settings: dict[str, Any]) -> None:
     ],
 )
 def test_untested_settings_are_named(settings: dict[str, Any], named: str) -> None:
-    (complaint,) = untested_settings(settings)
+    (issue,) = unsupported_settings(settings)
 
-    assert named in complaint
-    assert "expected" in complaint
-    assert "found" in complaint
+    assert dotted(issue.path) == named
+    value: Any = settings
+    for key in issue.path:
+        value = value.get(key)
+    assert issue.found == format_value(value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"tensor_parallel": {"autotp_size": 2}}, "each rank has a part of every matrix"),
+        ({"sequence_parallel_size": 2}, "each rank has the loss of a part of a sequence"),
+        ({"expert_parallel": {"enabled": True}}, "each rank has other experts"),
+    ],
+)
+def test_parallelism_is_refused_also_where_nothing_is_measured(
+    settings: dict[str, Any], reason: str
+) -> None:
+    untested = {"zero_optimization": {"zenflow": {"topk_ratio": 0.1}}, "aio": {}}
+    (issue,) = unsupported_settings({**settings, **untested}, measured=False)
+
+    assert [*settings] == [*issue.path]
+    assert reason in issue.expected
+
+
+def test_blocks_that_zero3_would_make_leaf_modules_are_named() -> None:
+    module = nn.ModuleDict(
+        {"head": nn.Linear(2, 2), "experts": nn.ModuleList([nn.Bilinear(2, 2, 2)])}
+    )
+
+    mark_leaf_modules(module, {"leaf_module": {"classes": ["Bilinear"]}})
+    (issue,) = find_leaf_modules(module)
+
+    assert dotted(issue.path) == "zero_optimization.stage"
+    assert issue.expected.startswith("2 or lower, or a mixture that measures nothing (DeepSpeed")
+    assert issue.found == "3 with the leaf module 'experts.0' (Bilinear)"
+
+
+def test_a_model_without_such_blocks_has_none() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+
+    mark_leaf_modules(module, {})
+
+    assert list(find_leaf_modules(module)) == []

@@ -1,4 +1,5 @@
 from collections.abc import Collection
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,6 +48,7 @@ class Log:
             "storage": SimpleNamespace(take_events=list),
             "non_finite": SimpleNamespace(
                 after_step=self._watch,
+                at_lowest_scale=lambda step: nullcontext(),
                 was_finite=True,
                 check=self._check(lost_at),
                 is_finite_model=lambda batch: batch.step not in unsound,

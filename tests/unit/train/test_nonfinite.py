@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from megadga.errors import DivergedError
+from megadga.probes.engine import LowestScaleError
 from megadga.train.nonfinite import NonFiniteSteps
 from tests.unit.train.fakes import VOCABULARY, BigramModel, LoneRank, batch
 
@@ -153,6 +154,29 @@ def test_a_gradient_that_overflows_in_fp16_is_an_update_that_was_left_out():
     assert event == {"event": {"event": "update_overflowed", "loss_scale": 65536.0}}
     assert steps.was_finite
     steps.check()
+
+
+def test_an_overflow_counts_where_the_loss_scale_cannot_be_lowered():
+    steps = watch(limit=1)
+
+    event = steps.after_step(3, record(grad_norm=math.inf, loss_scale=1.0))["event"]
+
+    assert event["event"] == "step_not_finite"
+    with pytest.raises(DivergedError) as error:
+        steps.check()
+    assert "at the lowest loss scale, 1 (deepspeed.fp16.min_loss_scale)" in str(error.value)
+
+
+def test_that_deepspeed_gives_up_at_the_lowest_loss_scale_is_explained():
+    with pytest.raises(DivergedError) as error, watch().at_lowest_scale(7):
+        raise LowestScaleError(4.0)
+
+    assert str(error.value) == (
+        "training: expected gradients that float16 can hold, found an overflow in step 7 at the "
+        "lowest loss scale, 4 (deepspeed.fp16.min_loss_scale): gradients are not finite or "
+        "too large; precision: bf16, a lower learning rate or clipping may help; "
+        "the newest one is out/checkpoints/step-00000002"
+    )
 
 
 def test_a_loss_that_is_not_finite_counts_in_fp16_too():
