@@ -33,6 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) with $(PYTHON) (a few minutes, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "megadga needs Python 3.11 or newer, found " + sys.version)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# No bytecode: Python compiles what is imported, a small part of all that is installed.
 	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@echo "Compiling DeepSpeed's shared-memory op"
@@ -60,7 +61,7 @@ test-scale: setup  ## Test alignments under all of DeepSpeed's features for larg
 lint: setup  ## Check format, style, types and layers.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --threads
 	@$(BIN)/lint-imports
 
 format: setup  ## Format the code and mend what can be mended automatically.

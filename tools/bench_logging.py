@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import termios
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -174,7 +174,7 @@ def run_in_turns(folder: Path, run: str, steps: int, rounds: int) -> tuple[list[
 
 
 @contextmanager
-def terminal() -> Iterator[TextIO]:
+def terminal() -> Generator[TextIO]:
     """Open a terminal of 40 lines and 120 columns, of which everything is read."""
     end, name = pty.openpty()
     with os.fdopen(name, "w") as stream:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
@@ -178,10 +178,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    content = {"version": VERSION, **asdict(manifest)}
-    for entry in (entry for entries in content["splits"].values() for entry in entries):
-        if not entry["scores"]:  # a manifest without any is as it was before there were scores
-            del entry["scores"]
+    content: dict[str, Any] = {"version": VERSION, **asdict(manifest)}
+    for entries in content["splits"].values():
+        for entry in entries:
+            if not entry["scores"]:  # described as before there were scores
+                del entry["scores"]
     with atomic_write(manifest_path(folder)) as file:
         file.write(json.dumps(content, indent=2).encode() + b"\n")
 
