@@ -19,6 +19,7 @@ NEED_AN_EXTRA = {
     "megadga.plugin.trainer",
     "megadga.plugin.trainer_checks",
     "megadga.prepare.tokenizers.hugging_face",
+    "megadga.report.plot_labels",
     "megadga.report.plots",
     "megadga.use.choosing",
     "megadga.use.generating",
