@@ -24,11 +24,11 @@ from megadga.report.domains import DomainInfo
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
 from megadga.train.data import RunData, check_output, open_data
 from megadga.train.described import describe_domains
-from megadga.train.mixture import Mixture, RunBasis, make_mixture
+from megadga.train.mixture import Mixture, RunBasis
 from megadga.train.models import llama_size, model_size
+from megadga.train.opening import open_with_rule
 from megadga.train.plausibility import find_warnings
 from megadga.train.saved import SavedRun
-from megadga.train.supported import check_supported_run
 from megadga.train.trained import open_initial
 
 MAX_ROWS = 40
@@ -54,15 +54,7 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         ShardError: If a shard is missing, damaged, too short or by another tokenizer.
     """
     check_output(config)
-    data = open_data(config)
-    mixture = make_mixture(
-        config,
-        data.domains,
-        excluded=data.excluded.keys(),
-        basis=data.basis,
-        architecture=data.architecture,
-    )
-    check_supported_run(config, data, mixture)
+    _, data, mixture = open_with_rule(config)
     weights = mixture.scheduler.init().averaged_weights
     epochs = _epochs(config, data, weights)
     is_new = find_checkpoint(config.output / CHECKPOINTS) is None

@@ -59,6 +59,21 @@ def parse_whole_number(text: str, *, least: int, most: int = (1 << 31) - 1) -> i
     return int(digits)
 
 
+def parse_positive(text: str) -> float:
+    """Parse an option that is a number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is no number, not finite, or not above 0.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text[:80]!r}")
+    return value
+
+
 def parse_step(text: str) -> int | Literal["best"]:
     """Parse the option that names a checkpoint: its optimizer step, or ``best``.
 

@@ -24,7 +24,7 @@ from megadga.run_folder.checkpoints import (
 from megadga.run_folder.domains import read_domains
 from megadga.train.data import RunData, open_data
 from megadga.train.described import describe_domains
-from megadga.train.mixture import make_mixture
+from megadga.train.opening import mixture_over
 from megadga.train.revision_files import with_recorded_data
 from megadga.train.revisions import check_unrevised, describe_revision, plan_revision
 from megadga.train.waiting import format_bytes
@@ -111,13 +111,7 @@ def _domains(
     config: RunConfig, data: RunData, checkpoint: Path, changes: ResumeChanges
 ) -> Iterator[str]:
     """Yield what becomes of the domains and the mixture's state."""
-    mixture = make_mixture(
-        config,
-        data.domains,
-        excluded=data.excluded.keys(),
-        basis=data.basis,
-        architecture=data.architecture,
-    )
+    mixture = mixture_over(config, data)
     record = read_domains(checkpoint)
     if record is None:
         check_unrevised(changes, checkpoint)

@@ -13,6 +13,7 @@ from megadga.arrays import FloatArray
 from megadga.commands.command import Command
 from megadga.config.loading import load_config
 from megadga.config.yaml_source import dump_line, parse
+from megadga.console import parse_positive
 from megadga.data.files import atomic_write
 from megadga.errors import ConfigError
 from megadga.launch.plan import count, non_negative_int
@@ -81,7 +82,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--huber",
-        type=_positive,
+        type=parse_positive,
         default=DELTA,
         metavar="NATS",
         help=f"residual from which a run counts linearly ({DELTA}; 0.01 to 0.08 are usual)",
@@ -104,18 +105,8 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-    return value
-
-
 def _share(text: str) -> float:
-    value = _positive(text)
+    value = parse_positive(text)
     if value > 1.0:
         raise argparse.ArgumentTypeError(f"expected a number of at most 1, found {text!r}")
     return value
@@ -261,7 +252,7 @@ def _add_optimise_options(parser: argparse.ArgumentParser) -> None:
         help="what is to be low: general, specific=NAME or domain=NAME (general)",
     )
     add("--for", dest="target", type=Path, metavar="RUN", help="YAML file of the run it is for")
-    add("--max-epochs", type=_positive, metavar="E", help="passes over a domain at most")
+    add("--max-epochs", type=parse_positive, metavar="E", help="passes over a domain at most")
     add(
         "--prior",
         default="uniform",

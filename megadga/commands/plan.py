@@ -8,7 +8,9 @@ from pathlib import Path
 from megadga.accelerators import ACCELERATORS, Accelerator
 from megadga.commands.command import Command, add_run
 from megadga.config.loading import load_config
+from megadga.console import parse_positive
 from megadga.errors import ConfigError
+from megadga.launch.plan import count
 from megadga.launch.quiet import quieten
 from megadga.planning.constants import Constants, assumed_constants, read_measured
 from megadga.planning.duration import Cluster
@@ -28,26 +30,10 @@ The model behind it, and how it compares with measured runs: docs/scale.md.
 """
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-    return value
-
-
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add = parser.add_argument
-    add("--devices", type=_positive, required=True, metavar="N", help="ranks, one a device")
+    add("--devices", type=count, required=True, metavar="N", help="ranks, one a device")
     add(
         "--accelerator",
         required=True,
@@ -57,20 +43,20 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--gpus-per-node",
-        type=_positive,
+        type=count,
         metavar="N",
         help="devices of a node (default: those of the vendor's reference node)",
     )
     add(
         "--interconnect",
-        type=_rate,
+        type=parse_positive,
         metavar="GBITS",
         help="Gbit/s of the network between nodes, per device, as its data sheet has it (default: "
         "that of the vendor's reference node)",
     )
     add(
         "--storage",
-        type=_rate,
+        type=parse_positive,
         metavar="GB/S",
         help="GB/s that all ranks together write to the file system (default: 10)",
     )
@@ -82,7 +68,7 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--domains",
-        type=_positive,
+        type=count,
         metavar="K",
         help="plan for so many domains, or basis distributions, without reading shards; "
         "model.vocabulary_size has to be a number then",

@@ -25,9 +25,9 @@ from megadga.train.extension import make_extension
 from megadga.train.mixture import (
     choose_measurement,
     importance_of_sets,
-    make_mixture,
 )
 from megadga.train.models import read_architecture
+from megadga.train.opening import mixture_over
 
 _MAX_DEVIATION = 0.05
 """Share of a model's parameters that a decoder of equal blocks may miss (biases, norms)."""
@@ -257,13 +257,7 @@ def _measuring(
         )
         total = num_domains
     else:
-        mixture = make_mixture(
-            config,
-            data.domains,
-            excluded=data.excluded.keys(),
-            basis=data.basis,
-            architecture=data.architecture,
-        )
+        mixture = mixture_over(config, data)
         scheduler, probe, updates = mixture.scheduler, mixture.probe, mixture.updates
         total = len(data.domains)
     needs = scheduler.observes

@@ -63,8 +63,6 @@ from megadga.train.live import (
     DataInForce,
     DataReviser,
     LiveRevisions,
-    Opened,
-    open_with_rule,
     opened_in_force,
 )
 from megadga.train.loop import Run
@@ -72,6 +70,7 @@ from megadga.train.metrics import MetricFanOut
 from megadga.train.mixture import Mixture
 from megadga.train.monitors.opening import check_packages
 from megadga.train.nonfinite import NonFiniteSteps
+from megadga.train.opening import Opened, open_with_rule
 from megadga.train.output import (
     CollectiveMarkers,
     lock_output,

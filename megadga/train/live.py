@@ -15,9 +15,10 @@ from megadga.report.domains import write_domain_info
 from megadga.run_folder.domain_log import WINDOWS
 from megadga.run_folder.domains import DomainRecord, domain_files
 from megadga.train.checkpoints import CheckpointContent
-from megadga.train.data import RunData, open_data
+from megadga.train.data import RunData
 from megadga.train.described import describe_domains
-from megadga.train.mixture import Mixture, make_mixture
+from megadga.train.mixture import Mixture
+from megadga.train.opening import Opened, open_with_rule
 from megadga.train.ranks import CollectiveFlag, Ranks, on_every_rank, on_first_rank
 from megadga.train.revised import record_domains, revised_loaders
 from megadga.train.revision_files import (
@@ -29,10 +30,6 @@ from megadga.train.revision_files import (
     write_revision,
 )
 from megadga.train.revisions import Revision, plan_revision
-from megadga.train.supported import check_supported_run
-
-Opened = tuple[RunConfig, RunData, Mixture]
-"""A run, its data, and its rule over their domains."""
 
 Apply = Callable[[Proposal, int], Revision | None]
 """Opens a revision's data on every rank and goes on with them after an optimizer step; returns
@@ -225,26 +222,6 @@ class DataReviser:
             recorded = RecordedRevision(proposal.number, step, revision.hash, proposal.data)
             write_revision(config.output, recorded)
         return files
-
-
-def open_with_rule(config: RunConfig) -> Opened:
-    """Open a run's data, and make its rule over their domains.
-
-    Raises:
-        ConfigError: If the configuration contradicts the shards, or has DeepSpeed settings that
-            are not supported.
-        ShardError: If a shard is missing, damaged, too short or by another tokenizer.
-    """
-    data = open_data(config)
-    mixture = make_mixture(
-        config,
-        data.domains,
-        excluded=data.excluded.keys(),
-        basis=data.basis,
-        architecture=data.architecture,
-    )
-    check_supported_run(config, data, mixture)
-    return config, data, mixture
 
 
 def opened_in_force(given: RunConfig, opened: Opened, checkpoint: Path, ranks: Ranks) -> Opened:

@@ -21,8 +21,9 @@ from megadga.run_folder.checkpoints import (
 )
 from megadga.run_folder.domains import DomainRecord, domain_files, domains_path, read_domains
 from megadga.train.data import open_data
-from megadga.train.live import open_with_rule, opened_in_force
+from megadga.train.live import opened_in_force
 from megadga.train.mixture import make_mixture
+from megadga.train.opening import open_with_rule
 from megadga.train.revision_files import (
     RecordedRevision,
     RevisionWatch,
