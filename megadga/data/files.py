@@ -1,6 +1,7 @@
 """Atomic file writing, strict JSON parsing, and collected problems in files."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, final
 
 from megadga.arrays import IntArray
+from megadga.errors import ConfigError
 
 MAX_LISTED = 10
 """Problems of one kind per file that are listed individually; the rest are only counted."""
@@ -128,6 +130,28 @@ def atomic_write(path: Path, *, durable: bool = True) -> Generator[BinaryIO]:
         with suppress(OSError):  # keep the original error
             partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def exclusive(folder: Path, work: str) -> Generator[None]:
+    """Create a folder if there is none, and lock it against other processes for the block.
+
+    Args:
+        folder: It gets a file ``lock``.
+        work: What is done in it, as ``build``.
+
+    Raises:
+        ConfigError: If another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: expected no other {work} in progress, found one"
+            ) from None
+        yield
 
 
 def flush(path: Path) -> None:

@@ -1,6 +1,5 @@
 """The on-disk state of a build, from which an interrupted build resumes."""
 
-import fcntl
 import json
 import shutil
 import time
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, final
 
-from megadga.data.files import atomic_write
+from megadga.data.files import atomic_write, exclusive
 from megadga.data.manifest import ShardEntry
 from megadga.errors import ConfigError
 
@@ -123,14 +122,7 @@ class WorkFolder:
             ConfigError: If another process is using it, or it belongs to a different build; names
                 the difference.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{self.folder}: expected no other build in progress, found one"
-                ) from None
+        with exclusive(self.folder, "build"):
             shutil.rmtree(self._removed, ignore_errors=True)  # left by an interrupted removal
             self._continue(plan)
             yield

@@ -1,6 +1,5 @@
 """The on-disk state of a scoring, from which an interrupted one goes on."""
 
-import fcntl
 import json
 import shutil
 from collections.abc import Generator, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megadga.data.files import atomic_write
+from megadga.data.files import atomic_write, exclusive
 from megadga.errors import ConfigError
 
 
@@ -37,14 +36,7 @@ class ScoringFolder:
             ConfigError: If another process is using it, or it belongs to a different scoring;
                 names the difference.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{self.path}: expected no other scoring in progress, found one"
-                ) from None
+        with exclusive(self.path, "scoring"):
             self._continue(plan)
             yield
 
