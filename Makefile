@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 # DeepSpeed compiles its shared-memory op once, here, instead of into a cache that environments share.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch-extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Modules are compiled when they are first imported; where bytecode may not be kept, every process
+# compiles torch and DeepSpeed again, which takes 10 s of it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster test-faults test-scale lint format bench-sampler bench-revisions bench-reader \
