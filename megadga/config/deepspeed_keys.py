@@ -18,6 +18,23 @@ from megadga.section import (
     format_value,
 )
 
+REPORTING_SETTINGS = frozenset(
+    {
+        "comet",
+        "comms_logger",
+        "csv_monitor",
+        "dump_state",
+        "flops_profiler",
+        "log_level",
+        "memory_breakdown",
+        "steps_per_print",
+        "tensorboard",
+        "wall_clock_breakdown",
+        "wandb",
+    }
+)
+"""Top-level settings that say what is written down, and do not affect the training result."""
+
 STABLE_DECAY = "WarmupStableDecayLR"
 """The ``scheduler.type`` in DeepSpeed's JSON of the schedule below, which DeepSpeed lacks."""
 

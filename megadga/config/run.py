@@ -17,6 +17,7 @@ from megadga.config.consistency import (
     find_probe_inconsistencies,
     resolve_total_steps,
 )
+from megadga.config.deepspeed_keys import REPORTING_SETTINGS
 from megadga.config.mixing import ExtensionOptions, Mixing
 from megadga.config.models import HuggingFaceModel, Model
 from megadga.config.sections import (
@@ -75,23 +76,6 @@ NOT_TRAINED: dict[str, Any] = {
 """Keys that do not affect the training result, as pydantic's ``exclude``."""
 
 
-_REPORTING = frozenset(
-    {
-        "comet",
-        "comms_logger",
-        "csv_monitor",
-        "dump_state",
-        "flops_profiler",
-        "log_level",
-        "memory_breakdown",
-        "steps_per_print",
-        "tensorboard",
-        "wall_clock_breakdown",
-        "wandb",
-    }
-)
-
-
 def settings_identity(settings: Mapping[str, Any], training: TrainingSection) -> dict[str, Any]:
     """Return the part of DeepSpeed's settings that affects the training result.
 
@@ -100,7 +84,7 @@ def settings_identity(settings: Mapping[str, Any], training: TrainingSection) ->
     kept = {
         name: value
         for name, value in settings.items()
-        if name not in _REPORTING and name not in BATCH_SIZES
+        if name not in REPORTING_SETTINGS and name not in BATCH_SIZES
     }
     for block in PRECISION_BLOCKS:
         options = {key: value for key, value in kept.pop(block, {}).items() if key != "enabled"}

@@ -7,6 +7,7 @@ against float64 gradients or refused before training starts (docs/alignment.md h
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from megadga.config.deepspeed_keys import REPORTING_SETTINGS
 from megadga.errors import UnsupportedEngineError
 from megadga.section import ConfigIssue, dotted, format_value
 
@@ -32,20 +33,9 @@ _KNOWN = frozenset(
         "disable_allgather",
         "gradient_predivide_factor",
         "prescale_gradients",
-        # what is written down
-        "checkpoint",
-        "comet",
-        "comms_logger",
-        "csv_monitor",
-        "dump_state",
-        "flops_profiler",
-        "log_level",
-        "memory_breakdown",
-        "steps_per_print",
-        "tensorboard",
-        "wall_clock_breakdown",
-        "wandb",
+        "checkpoint",  # how states are written
     }
+    | REPORTING_SETTINGS
 )
 
 
