@@ -13,6 +13,7 @@ from trials.evidence_results import (
     cost_table,
     gain_table,
     general_table,
+    sensitivity_table,
     write_record,
 )
 from trials.evidence_runs import (
@@ -23,6 +24,7 @@ from trials.evidence_runs import (
     planned_targets,
     quick_runs,
     result_table,
+    sensitivity_runs,
     train_all,
 )
 
@@ -35,12 +37,12 @@ targets      six targets, with 20,000, 60,000, 200,000 and all tokens of each do
              weights, other rules, the paper's DGA, and DGA as it is by default; 400 steps
 few_tokens   20,000 tokens of each domain, aligned to pubmedqa: six rules, 1,000 steps
 clusters     the corpus in 256 clusters, aligned to 8 sequences: three rules
-sensitivity  few_tokens with the paper's DGA, other step sizes, intervals and averages
+sensitivity  targets with DGA as it is by default but for one key, a third of it or three times it
 
 The corpus is a folder of NAME.jsonl.gz, one per domain, with a folder `specific` of target sets. A
 run takes 3 to 12 minutes of a core. Stopped, the same command goes on with the runs that are
-missing; what is finished of `targets` is written to build/evidence/targets.json (with --quick:
-quick.json), from which `make evidence-report` writes docs/evidence.md.
+missing; what is finished of `targets` and `sensitivity` is written to build/evidence/targets.json
+(with --quick: quick.json), from which `make evidence-report` writes docs/evidence.md.
 """
 
 
@@ -66,21 +68,26 @@ def main() -> None:
     targets = planned_targets(args.seeds, args.tokens, args.rules, args.targets)
     if args.quick:
         targets = quick_runs()
-    others = [name for name in experiments if name != "targets"]
-    planned = [*(targets if "targets" in experiments else ()), *planned_runs(others, args.seeds)]
+    others = [name for name in experiments if name in EXPERIMENTS]
+    changed = sensitivity_runs(args.seeds, args.tokens, args.targets)
+    planned = [
+        *(targets if "targets" in experiments else ()),
+        *(changed if "sensitivity" in experiments else ()),
+        *planned_runs(others, args.seeds),
+    ]
     try:
         prepare(
             EvidenceFolder(args.corpus),
             experiments,
             tokens=("20k", "all") if args.quick else args.tokens,
-            histograms=any(run.config == "importance" for run in targets),
+            histograms=any(run.config == "importance" for run in planned),
         )
         train_all(planned, jobs=args.jobs, report=lambda line: print(line, flush=True))
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     tables = [result_table(name, planned_runs([name], args.seeds)) for name in others]
-    if "targets" in experiments:
-        results = finished_results(targets)
+    if {"targets", "sensitivity"} & set(experiments):
+        results = finished_results([*targets, *([] if args.quick else changed)])
         write_record(ROOT / ("quick.json" if args.quick else "targets.json"), results)
         tables = [*_tables(results), *tables]
     (ROOT / "results.md").write_text("\n".join(tables))
@@ -91,7 +98,7 @@ def _tables(results: Sequence[Result]) -> list[str]:
     """Return the gains at each number of tokens, and what they cost."""
     tokens = [each for each in TOKENS if any(result.tokens == each for result in results)]
     gains = [f"{each} tokens\n\n{gain_table(results, each)}" for each in tokens]
-    return [*gains, general_table(results), cost_table(results)]
+    return [*gains, general_table(results), cost_table(results), sensitivity_table(results)]
 
 
 if __name__ == "__main__":

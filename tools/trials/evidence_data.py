@@ -100,7 +100,7 @@ def prepare(
     Args:
         folder: What of.
         experiments: Names of them.
-        tokens: Of the third experiment.
+        tokens: Of the experiments on targets.
         histograms: Whether that needs to know to which domain each target's texts are close.
 
     Raises:
@@ -112,18 +112,18 @@ def prepare(
         prefix = ["--output", str(folder.tokenizer.with_suffix(""))]
         size = ["--vocab-size", str(VOCABULARY_SIZE)]
         _data("tokenizer", "--input", *domains, *size, *prefix)
-    clustered = {"few_tokens", "sensitivity", "clusters"} & set(experiments)
+    clustered = {"few_tokens", "clusters"} & set(experiments)
     if (clustered or histograms) and not folder.clustering.exists():
         levels = ["--levels", str(NUM_CLUSTERS)]
         output = ["--output", str(folder.clustering)]
         _data("cluster", "--input", *domains, *levels, *_pieces(folder), *output)
     tokenizer = load_tokenizer(folder.tokenizer)
-    if {"few_tokens", "sensitivity"} & set(experiments):
+    if "few_tokens" in experiments:
         _keep_few(folder, tokenizer, targets_root("20k"), KEPT["20k"])
         _prepare_few_tokens(folder)
     if "clusters" in experiments:
         _prepare_clusters(folder, tokenizer)
-    if "targets" in experiments:
+    if {"targets", "sensitivity"} & set(experiments):
         _prepare_targets(folder, tokenizer, tokens, histograms=histograms)
 
 

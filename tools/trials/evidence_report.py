@@ -10,6 +10,7 @@ from trials.evidence_results import (
     cost_table,
     gain_table,
     general_table,
+    sensitivity_table,
     summary_table,
 )
 
@@ -20,6 +21,7 @@ TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
     **{f"gains {tokens}": lambda r, tokens=tokens: gain_table(r, tokens) for tokens in TOKENS},
     "general": general_table,
     "cost": cost_table,
+    "sensitivity": sensitivity_table,
     "summary": summary_table,
 }
 """What may stand in a page, by name."""

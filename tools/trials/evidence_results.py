@@ -46,6 +46,7 @@ class Result:
         predicted_overhead: Of the run's later updates, a share of training; None without updates.
         observed_overhead: The same, measured: seconds for updates per second of training after the
             first tenth of the run; None without updates.
+        setting: What is not as in the rule's file, as ``step_size 6``; empty: nothing.
     """
 
     rule: str
@@ -57,6 +58,7 @@ class Result:
     epochs: float | None
     predicted_overhead: float | None
     observed_overhead: float | None
+    setting: str = ""
 
     @property
     def end(self) -> float:
@@ -72,7 +74,9 @@ class Result:
 _RESULTS = TypeAdapter(list[Result])
 
 
-def read_results(metrics: Path, *, rule: str, tokens: str, seed: int) -> Iterator[Result]:
+def read_results(
+    metrics: Path, *, rule: str, tokens: str, seed: int, setting: str = ""
+) -> Iterator[Result]:
     """Yield the results of a run, one for each specific set that it was evaluated on.
 
     Raises:
@@ -92,6 +96,7 @@ def read_results(metrics: Path, *, rule: str, tokens: str, seed: int) -> Iterato
             general=None if last["general"] is None else round(last["general"], 4),
             epochs=round(max(updates[-1]["epochs"].values()), 2) if updates else None,
             **_overheads(updates, last["step"]),
+            setting=setting,
         )
 
 
@@ -110,7 +115,7 @@ def _overheads(updates: Sequence[Mapping[str, Any]], steps: int) -> dict[str, fl
 
 def write_record(path: Path, results: Sequence[Result]) -> None:
     """Write results as JSON, a line for each, in an order that depends on nothing else."""
-    ordered = sorted(results, key=lambda r: (r.tokens, r.target, r.rule, r.seed))
+    ordered = sorted(results, key=lambda r: (r.tokens, r.target, r.rule, r.setting, r.seed))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[\n" + ",\n".join(json.dumps(asdict(each)) for each in ordered) + "\n]\n")
 
@@ -151,14 +156,17 @@ class Gain:
         return f"{self.mean:+.3f}{error}"
 
 
-def gain(results: Sequence[Result], rule: str, tokens: str, target: str) -> Gain | None:
+def gain(
+    results: Sequence[Result], rule: str, tokens: str, target: str, setting: str = ""
+) -> Gain | None:
     """Return a rule's gain on the seeds that it and uniform weights were trained with, if any."""
     cell = [each for each in results if (each.tokens, each.target) == (tokens, target)]
-    ends = {(each.rule, each.seed): each.end for each in cell}
-    seeds = [seed for name, seed in ends if name == rule and (BASELINE, seed) in ends]
+    uniform = {each.seed: each.end for each in cell if each.rule == BASELINE}
+    ends = {each.seed: each.end for each in cell if (each.rule, each.setting) == (rule, setting)}
+    seeds = ends.keys() & uniform.keys()
     if not seeds:
         return None
-    gains = [ends[BASELINE, seed] - ends[rule, seed] for seed in seeds]
+    gains = [uniform[seed] - ends[seed] for seed in seeds]
     error = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
     return Gain(mean(gains), error, len(gains))
 
@@ -171,6 +179,7 @@ def rules_of(results: Sequence[Result], tokens: str) -> list[str]:
 
 def gain_table(results: Sequence[Result], tokens: str) -> str:
     """Return a table in Markdown, a line a target: the loss, and each rule's gain over uniform."""
+    results = _as_in_files(results)
     rules = rules_of(results, tokens)
     rows: list[list[str]] = []
     for target in TARGETS:
@@ -194,6 +203,7 @@ def gain_table(results: Sequence[Result], tokens: str) -> str:
 
 def cost_table(results: Sequence[Result]) -> str:
     """Return a table in Markdown, a line a rule with updates: what it costs and repeats."""
+    results = _as_in_files(results)
     rows: list[list[str]] = []
     for tokens in TOKENS:
         for rule in rules_of(results, tokens):
@@ -211,6 +221,7 @@ def cost_table(results: Sequence[Result]) -> str:
 
 def general_table(results: Sequence[Result]) -> str:
     """Return a table in Markdown, a line a target: what DGA costs on the domains themselves."""
+    results = _as_in_files(results)
     rows: list[list[str]] = []
     for target in TARGETS:
         cell = [e for e in results if (e.tokens, e.target) == ("all", target)]
@@ -237,3 +248,20 @@ def summary_table(results: Sequence[Result]) -> str:
         if any(gains):
             rows.append([f"`{target}`", *("" if each is None else str(each) for each in gains)])
     return markdown_table(("target", *(f"{each} tokens" for each in tokens)), rows)
+
+
+def sensitivity_table(results: Sequence[Result]) -> str:
+    """Return a table in Markdown, a line a changed setting of DGA: its gains over uniform."""
+    changed = [each for each in results if each.setting]
+    cells = list(dict.fromkeys((each.tokens, each.target) for each in changed))
+    rows: list[list[str]] = []
+    for setting in ("", *dict.fromkeys(each.setting for each in changed)):
+        gains = [gain(results, DEFAULT, tokens, target, setting) for tokens, target in cells]
+        shown = ["" if each is None else str(each) for each in gains]
+        rows.append([f"`{setting}`" if setting else "default", *shown])
+    return markdown_table(("setting", *(f"`{t}`, {tokens}" for tokens, t in cells)), rows)
+
+
+def _as_in_files(results: Sequence[Result]) -> list[Result]:
+    """Return the results of rules as their files have them."""
+    return [each for each in results if not each.setting]

@@ -18,7 +18,7 @@ from megadga.errors import MegadgaError
 from megadga.report.records import read_metrics
 from trials.agreement import markdown_table
 from trials.evidence_data import targets_root
-from trials.evidence_results import TARGETS, Result, read_results
+from trials.evidence_results import DEFAULT, TARGETS, Result, read_results
 
 CONFIGS = Path("configs/evidence")
 EXPERIMENTS = {
@@ -39,14 +39,14 @@ RULES = {
 QUICK_TARGETS = ("pubmedqa", "black_python")
 QUICK_STEPS = 200
 SENSITIVITY = {
-    "step_size 0.3": ("mixing.step_size=0.3",),
-    "step_size 1": ("mixing.step_size=1.0",),
-    "interval 10": ("mixing.interval=10",),
-    "interval 50": ("mixing.interval=50",),
-    "ema 0.03": ("mixing.ema=0.03",),
-    "ema 0.3": ("mixing.ema=0.3",),
+    "step_size 0.67": ("mixing.step_size=0.67",),
+    "step_size 6": ("mixing.step_size=6.0",),
+    "overhead 0.0033": ("mixing.overhead=0.0033",),
+    "overhead 0.03": ("mixing.overhead=0.03",),
+    "epoch_budget 1.33": ("mixing.epoch_budget=1.33",),
+    "epoch_budget 12": ("mixing.epoch_budget=12.0",),
 }
-"""What is changed in ``few_tokens/dga_ema``, one thing at a time."""
+"""What is changed in ``targets/dga``, one thing at a time and by a factor of 3."""
 # glibc gives large blocks back to the system and asks for them again at every step otherwise.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
@@ -61,6 +61,7 @@ class EvidenceRun:
         seed: Of model, batches and probes.
         label: What tables call it.
         changes: Of the file, as ``--set`` takes them.
+        setting: What these change but for the data, as tables call it; empty: nothing.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class EvidenceRun:
     seed: int
     label: str
     changes: tuple[str, ...] = ()
+    setting: str = ""
 
     @property
     def folder(self) -> Path:
@@ -89,7 +91,10 @@ class EvidenceRun:
 def planned_runs(experiments: Sequence[str], seeds: Sequence[int]) -> list[EvidenceRun]:
     """Return all runs of some experiments: every rule with one seed before the next seed."""
     return [
-        run for seed in seeds for experiment in experiments for run in _planned(experiment, seed)
+        EvidenceRun(experiment, name, seed, name)
+        for seed in seeds
+        for experiment in experiments
+        for name in EXPERIMENTS[experiment]
     ]
 
 
@@ -125,15 +130,6 @@ def result_table(experiment: str, runs: Sequence[EvidenceRun]) -> str:
     return markdown_table(titles, rows)
 
 
-def _planned(experiment: str, seed: int) -> Iterator[EvidenceRun]:
-    if experiment == "sensitivity":
-        for label, changes in SENSITIVITY.items():
-            yield EvidenceRun("few_tokens", "dga_ema", seed, label, changes)
-        return
-    for name in EXPERIMENTS[experiment]:
-        yield EvidenceRun(experiment, name, seed, name)
-
-
 def planned_targets(
     seeds: Sequence[int], tokens: Sequence[str], rules: Sequence[str], targets: Sequence[str]
 ) -> list[EvidenceRun]:
@@ -147,6 +143,22 @@ def planned_targets(
         for kept in tokens
         for rule in rules
         for run in _with_rule(rule, kept, targets, seed)
+    ]
+
+
+def sensitivity_runs(
+    seeds: Sequence[int], tokens: Sequence[str], targets: Sequence[str]
+) -> list[EvidenceRun]:
+    """Return runs of DGA as it is by default but for one setting, each of `SENSITIVITY`."""
+    return [
+        replace(
+            run,
+            label=f"{run.label} {setting}",
+            changes=(*run.changes, *changes),
+            setting=setting,
+        )
+        for run in planned_targets(seeds, tokens, (DEFAULT,), targets)
+        for setting, changes in SENSITIVITY.items()
     ]
 
 
@@ -193,6 +205,7 @@ def finished_results(runs: Sequence[EvidenceRun]) -> list[Result]:
             rule=run.config,
             tokens=run.label.removeprefix("quick ").split()[0],
             seed=run.seed,
+            setting=run.setting,
         )
     ]
 

@@ -20,9 +20,10 @@ from tools.trials.evidence_results import (
     general_table,
     read_record,
     read_results,
+    sensitivity_table,
     write_record,
 )
-from tools.trials.evidence_runs import RULES, planned_targets, quick_runs
+from tools.trials.evidence_runs import RULES, planned_targets, quick_runs, sensitivity_runs
 
 
 def result(rule: str, seed: int, *losses: float, **more: Any) -> Result:
@@ -75,6 +76,16 @@ def test_a_table_has_a_line_a_target_and_how_far_dga_rose():
     titles, line = rows(gain_table(RESULTS, "20k"))
     assert titles == ["target", "uniform", "`dga`", "`odm`", "`dga`: largest rise above its best"]
     assert line == ["`pubmedqa`", "5.200", "+0.300 ± 0.200", "-0.500", "0.100"]
+
+
+def test_a_changed_setting_has_gains_of_its_own_and_none_in_other_tables():
+    changed = [result("dga", 0, 6.0, 4.6, setting="step_size 6"), *RESULTS]
+    titles, default, line = rows(sensitivity_table(changed))
+    assert titles == ["setting", "`pubmedqa`, 20k"]
+    assert default == ["default", "+0.300 ± 0.200"]
+    assert line == ["`step_size 6`", "+0.400"]
+    assert gain_table(changed, "20k") == gain_table(RESULTS, "20k")
+    assert cost_table(changed) == cost_table(RESULTS)
 
 
 def test_costs_are_of_runs_with_updates():
@@ -157,7 +168,11 @@ def test_the_figure_of_the_documentation_can_be_drawn_again(tmp_path):
 
 def test_every_planned_run_is_one_that_loads(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    runs = [*planned_targets([0, 1], TABLES_OF_TOKENS, list(RULES), ["licenses"]), *quick_runs()]
+    runs = [
+        *planned_targets([0, 1], TABLES_OF_TOKENS, list(RULES), ["licenses"]),
+        *sensitivity_runs([0], TABLES_OF_TOKENS, ["licenses"]),
+        *quick_runs(),
+    ]
     assert len({run.folder for run in runs}) == len(runs)
     for run in runs:
         config = load_config(run.path, run.settings)
