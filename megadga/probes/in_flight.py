@@ -336,7 +336,7 @@ class InFlightMeasurement:
         watch = self._probe.start(
             update,
             self._draws.target(update),
-            [self._draws.measured(update, int(index)) for index in absent_due],
+            self._draws.measured_each(update, absent_due),
         )
         self._prepared = _Prepared(batch, watch, absent_due)
 
