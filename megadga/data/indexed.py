@@ -139,7 +139,8 @@ class IndexedShard:
         """
         size = count * self.dtype.itemsize
         offsets = (starts * self.dtype.itemsize).tolist()
-        with _opened(tokens_path(self.prefix), "a shard's tokens") as descriptor:
+        # Not `tokens_path`: a `Path` takes longer to make than a file to open.
+        with _opened(f"{self.prefix}.bin", "a shard's tokens") as descriptor:
             rows = [os.pread(descriptor, size, offset) for offset in offsets]
             stamp = _stamp(os.fstat(descriptor))
         content = b"".join(rows)
@@ -267,7 +268,7 @@ class IndexedShard:
 
 
 @contextmanager
-def _opened(path: Path, content: str) -> Generator[int]:
+def _opened(path: Path | str, content: str) -> Generator[int]:
     """Open a file for reading; ``OSError`` becomes ``ShardError``."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

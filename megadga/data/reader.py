@@ -58,7 +58,7 @@ def read_windows(domains: Sequence[SequenceSet], selection: WindowSelection) -> 
         )
     tokens = np.empty((row_domains.size, width), dtype=np.int64)
     streams: defaultdict[TokenStream, list[tuple[IntArray, IntArray]]] = defaultdict(list)
-    for index, rows in _rows_by_domain(row_domains):
+    for index, rows in rows_by_domain(row_domains):
         domain, indices = domains[index], selection.sequences[rows]
         if isinstance(domain, Domain):
             streams[domain.stream].append((rows, domain.positions(indices)))
@@ -81,14 +81,18 @@ def count_targets(domains: Sequence[SequenceSet], selection: WindowSelection) ->
     """
     length = domains[0].sequence_length
     counts = np.full(selection.domains.size, length, dtype=np.int64)
-    for index, rows in _rows_by_domain(selection.domains):
+    for index, rows in rows_by_domain(selection.domains):
         if not trains_all_tokens(domains[index]):
             counts[rows] = domains[index].num_targets(selection.sequences[rows])
     return counts
 
 
-def _rows_by_domain(row_domains: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """Yield each domain that occurs, with its rows."""
+def rows_by_domain(row_domains: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Yield each domain that occurs, ascending, with its rows in their order.
+
+    Args:
+        row_domains: Domain of each row, at least 0, shape ``(N,)``, ``N >= 1``.
+    """
     order = row_domains.argsort(kind="stable")
     begins = np.flatnonzero(np.diff(row_domains[order], prepend=-1))
     for low, high in pairwise((*begins.tolist(), row_domains.size)):

@@ -21,6 +21,27 @@ _ALL_GATHER = "all_gather_single" if _RENAMED else "all_gather_into_tensor"
 
 
 @final
+class PendingGather:
+    """An all-gather that was started.
+
+    Args:
+        gathered: Where it puts its result, shape ``(world_size, elements)``.
+        work: What is waited for.
+    """
+
+    def __init__(self, gathered: Tensor, work: dist.Work) -> None:
+        self._gathered = gathered
+        self._work: dist.Work | None = work
+
+    def rows(self) -> Tensor:
+        """Wait, and return every rank's part, shape ``(world_size, elements)``."""
+        if self._work is not None:
+            self._work.wait()
+        self._work = None
+        return self._gathered
+
+
+@final
 class ProcessGroupCollective:
     """The ranks of one data-parallel process group.
 
@@ -76,9 +97,20 @@ class ProcessGroupCollective:
         Args:
             own: Shape ``(elements,)``, contiguous, as many on every rank.
         """
+        return self.start_all_gather(own).rows()
+
+    def start_all_gather(self, own: Tensor) -> PendingGather:
+        """Start an all-gather, and return at once. Collective.
+
+        Every rank starts it at the same place among its collectives.
+
+        Args:
+            own: Shape ``(elements,)``, contiguous, as many on every rank; not changed before the
+                end.
+        """
         gathered = own.new_empty(self.world_size * own.numel())
-        getattr(dist, _ALL_GATHER)(gathered, own, group=self._group)
-        return gathered.view(self.world_size, -1)
+        work = getattr(dist, _ALL_GATHER)(gathered, own, group=self._group, async_op=True)
+        return PendingGather(gathered.view(self.world_size, -1), work)
 
     def agreed_sum_of_tensors(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Sum each tensor over the ranks and broadcast rank 0's result. Collective.

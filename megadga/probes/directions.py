@@ -1,6 +1,6 @@
 """The direction of an update: the specific gradient, sharded, optionally preconditioned."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
@@ -12,23 +12,16 @@ from torch import Tensor, nn
 from megadga.errors import UnsupportedEngineError
 from megadga.mixers.probing import WithoutMoments
 from megadga.probes.engine import is_partitioned
+from megadga.probes.gathering import GatheredDirection, gathered
 from megadga.probes.gradients import (
     Direction,
-    Factors,
     GradientShard,
     ResidentDirection,
     ShardedSum,
-    full_shape,
-    num_elements,
     storage_scale,
 )
 from megadga.probes.passes import ProbePasses
 from megadga.probes.sequences import PackedSequences
-
-_BUCKET = 1 << 22  # elements that are gathered at once, and held twice while they are
-
-
-_SMALL = 1 << 16  # elements of a piece that every rank keeps, under ZeRO-3 too
 
 
 def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:
@@ -44,71 +37,8 @@ def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:
         for parameter, part in parts.items()
     }
     if is_partitioned(passes.engine):
-        return GatheredDirection(passes, own, scale=scale)
-    return ResidentDirection(gathered(passes, list(own), own), scale=scale)
-
-
-@final
-class GatheredDirection:
-    """A direction whose large pieces are sharded over the ranks.
-
-    Args:
-        passes: Says how pieces are divided.
-        own: This rank's part of each.
-        scale: See ``Direction``.
-    """
-
-    def __init__(
-        self, passes: ProbePasses, own: dict[nn.Parameter, Tensor], *, scale: float
-    ) -> None:
-        self.scale = scale
-        small = [p for p in own if num_elements(p) <= _SMALL]
-        self._passes = passes
-        self._resident = gathered(passes, small, own)
-        self._own = {p: part for p, part in own.items() if p not in self._resident}
-
-    def __contains__(self, parameter: nn.Parameter) -> bool:
-        """See ``Direction``."""
-        return parameter in self._resident or parameter in self._own
-
-    def factors(self, parameter: nn.Parameter) -> Factors | None:
-        """See ``Direction``: there are none."""
-        assert parameter in self
-        return None
-
-    def dense(self, parameter: nn.Parameter) -> Tensor:
-        """See ``Direction``. Collective unless the piece is small."""
-        if parameter in self._resident:
-            return self._resident[parameter]
-        return gathered(self._passes, [parameter], self._own)[parameter]
-
-
-def gathered(
-    passes: ProbePasses, parameters: Sequence[nn.Parameter], own: dict[nn.Parameter, Tensor]
-) -> dict[nn.Parameter, Tensor]:
-    """Return whole pieces, gathered bucket by bucket. Collective."""
-    pieces: dict[nn.Parameter, Tensor] = {}
-    for bucket in _buckets(parameters):
-        parts = [own[p].flatten() for p in bucket]
-        rows = passes.collective.all_gather(torch.cat(parts) if len(parts) > 1 else parts[0])
-        columns = rows.split([own[p].numel() for p in bucket], dim=1)
-        for parameter, column in zip(bucket, columns, strict=True):
-            whole = column.reshape(-1)[: num_elements(parameter)]
-            pieces[parameter] = whole.view(full_shape(parameter))
-    return pieces
-
-
-def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Group parameters into buckets of one dtype and limited size."""
-    bucket: list[nn.Parameter] = []
-    for parameter in parameters:
-        full = sum(map(num_elements, bucket)) >= _BUCKET
-        if bucket and (full or bucket[0].dtype != parameter.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(parameter)
-    if bucket:
-        yield bucket
+        return GatheredDirection(own, passes.collective, passes.piece_order, scale=scale)
+    return ResidentDirection(gathered(list(own), own, passes.collective), scale=scale)
 
 
 _MOMENT = "exp_avg_sq"

@@ -12,9 +12,9 @@ from megadga.mixers.probing import LowRank, LowRankEnergy
 from megadga.probes.directions import (
     Preconditioning,
     UpdateDirection,
-    gathered,
     specific_gradient,
 )
+from megadga.probes.gathering import gathered
 from megadga.probes.gradients import Factors, ResidentDirection, full_shape, storage_scale
 from megadga.probes.low_rank import fewest_directions, first_rank_factors, is_factored, qr
 from megadga.probes.passes import ProbePasses
@@ -136,7 +136,7 @@ class FactoredGradient:
         others = [p for p in passes.parameters if not self._is_factored(p)]
         found = _Found(
             factors=self._factor(parts, matrices, starts),
-            whole=list(gathered(passes, others, parts).values()),
+            whole=list(gathered(others, parts, passes.collective).values()),
             squared_norm=gradient.squared_norm,
             squared_length=gradient.length**2,
             preconditioned=gradient.preconditioned,

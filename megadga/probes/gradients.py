@@ -75,6 +75,13 @@ class Direction(Protocol):
         """
         ...
 
+    def begin_pass(self) -> None:
+        """Tell that a forward and a backward pass begin, which ask for pieces.
+
+        Collective where pieces are spread over ranks.
+        """
+        ...
+
 
 _TYPICAL = 2.0**-8  # of an element in float16: 2**-14 to 2**16 are kept to 11 bits
 
@@ -127,6 +134,9 @@ class ResidentDirection:
         piece = self._pieces[parameter]
         return piece.left @ piece.right.T if isinstance(piece, Factors) else piece
 
+    def begin_pass(self) -> None:
+        """See ``Direction``. Does nothing."""
+
 
 @final
 class OnePiece:
@@ -155,6 +165,9 @@ class OnePiece:
         """See ``Direction``, also for what is collective."""
         assert parameter in self
         return self._direction.dense(parameter)
+
+    def begin_pass(self) -> None:
+        """See ``Direction``. Does nothing: the whole direction's passes are begun once for all."""
 
 
 def num_elements(parameter: nn.Parameter) -> int:

@@ -101,7 +101,11 @@ class SequenceHooks:
         """Return a module's outputs, each tensor passed through the perturbed identity."""
         if self._epsilon is None or not torch.is_grad_enabled():
             return outputs
-        leaves, form = pytree.tree_flatten(outputs)
+        if isinstance(outputs, Tensor):  # as of nearly all: taking trees apart takes its time
+            form = None
+            leaves: list[Any] = [outputs]
+        else:
+            leaves, form = pytree.tree_flatten(outputs)
         places = [
             place
             for place, leaf in enumerate(leaves)
@@ -113,7 +117,8 @@ class SequenceHooks:
             self._lay_out(module, name, index, call, leaves[place])
             for index, place in enumerate(places)
         ]
-        with self._calling_again(module):
+        calls_again = isinstance(tangent, AnyModuleTangent)
+        with self._calling_again(module) if calls_again else nullcontext():
             trace = tangent.trace(call, [rows for _, rows in laid_out])
         tensors = [tensor for tensor, _ in laid_out]
         identical = _perturbed_identity(self._epsilon, trace, len(tensors), *tensors, *trace.kept)
@@ -121,7 +126,7 @@ class SequenceHooks:
             leaves[place] = tensor
             if self._following is not None and name not in self.unknown:
                 self._following.follow(tensor, rows)
-        return pytree.tree_unflatten(leaves, form)
+        return leaves[0] if form is None else pytree.tree_unflatten(leaves, form)
 
     def _lay_out(
         self, module: nn.Module, name: str, index: int, call: Call, output: Tensor
@@ -257,8 +262,9 @@ class _ModuleHook:
 
     def hook_onto(self, module: nn.Module, hooks: ExitStack) -> None:
         """Register the hooks; the stack removes them."""
-        before = module.register_forward_pre_hook(self._before)
-        hooks.callback(before.remove)
+        if isinstance(self._tangent, AnyModuleTangent):
+            before = module.register_forward_pre_hook(self._before)
+            hooks.callback(before.remove)
         # Before other hooks, so that ZeRO-3's gather what the module needs before the identity's
         # backward pass, and release it after.
         after = module.register_forward_hook(self._after, with_kwargs=True, prepend=True)
@@ -266,7 +272,7 @@ class _ModuleHook:
 
     def _before(self, module: nn.Module, _: tuple[Any, ...]) -> None:
         self._states = self._hooks.random_states()
-        if self._states and isinstance(self._tangent, AnyModuleTangent):
+        if self._states:
             self._restart = random_states_of(module)
 
     def _after(

@@ -143,7 +143,7 @@ class TrainingHooks:
                 hooked(self._engine.module, direction, layouts, hold=hold, following=following)
             )
             hook = self._engine.module.register_forward_pre_hook(
-                self._begin(sequence_hooks), prepend=True
+                self._begin(direction, sequence_hooks), prepend=True
             )
             stack.callback(hook.remove)
             seen = self._engine.module.register_forward_hook(self._see, with_kwargs=True)
@@ -210,13 +210,14 @@ class TrainingHooks:
         if torch.is_grad_enabled():
             self._scales.append(SeenScale(outputs, keywords.get("num_items_in_batch")))
 
-    def _begin(self, sequence_hooks: SequenceHooks) -> Any:
+    def _begin(self, direction: Direction, sequence_hooks: SequenceHooks) -> Any:
         size, device = self._engine.train_micro_batch_size_per_gpu(), self._engine.device
 
         def begin(_: nn.Module, positional: tuple[Any, ...]) -> None:
             if torch.is_grad_enabled():
                 tokens = positional[0] if positional else None
                 known = isinstance(tokens, Tensor) and len(tokens) == size
+                direction.begin_pass()
                 self._epsilons.append(
                     sequence_hooks.begin(size, device, tokens if known else None)
                 )
@@ -336,7 +337,7 @@ class InFlightMeasurement:
         watch = self._probe.start(
             update,
             self._draws.target(update),
-            [self._draws.measured(update, int(index)) for index in absent_due],
+            self._draws.measured_each(update, absent_due),
         )
         self._prepared = _Prepared(batch, watch, absent_due)
 

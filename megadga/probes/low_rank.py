@@ -1,7 +1,7 @@
 """The specific gradient in low-rank factors, found without reducing or keeping it whole."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, final
 
 import numpy as np
@@ -147,11 +147,13 @@ class LowRankGradient:
         self._rank, self._share = rank.most, rank.share
         self._interval = interval
         self._seed = seed
+        self._looked_at: list[nn.Parameter] | None = None
         self._names: list[str] = []
         self._matrices: dict[int, torch.Size] = {}
         self._whole: dict[int, torch.Size] = {}
         self._starts: list[Tensor] | None = None
         self._found: _Found | None = None
+        self._made: tuple[_Found, UpdateDirection] | None = None
 
     def direction(self, update: int, specific: PackedSequences) -> UpdateDirection:
         """See ``DirectionSource``; reused for ``interval`` updates. Collective."""
@@ -161,7 +163,12 @@ class LowRankGradient:
             if self._starts is None:
                 self._iterate(update, specific)
             found = self._iterate(update, specific)
-        return self._as_direction(found, age=update - found.update)
+        if self._made is None or self._made[0] is not found:
+            self._made = (found, self._as_direction(found))
+        _, made = self._made
+        if self._interval == 1:
+            self._made = None
+        return replace(made, age=update - found.update)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the next iteration starts, and the direction if it will be used again."""
@@ -186,7 +193,7 @@ class LowRankGradient:
         def placed(tensors: list[Tensor]) -> list[Tensor]:
             return [tensor.to(device) for tensor in tensors]
 
-        self._names = list(state["parameters"])
+        self._names, self._looked_at = list(state["parameters"]), None
         self._starts = None if state["starts"] is None else placed(state["starts"])
         self._found = None
         if (found := state.get("found")) is not None:
@@ -195,6 +202,9 @@ class LowRankGradient:
 
     def _look_again(self) -> None:
         """Begin anew if other parameters train than those that the last direction is of."""
+        if self._looked_at is self._passes.parameters:
+            return
+        self._looked_at, self._made = self._passes.parameters, None
         if (names := self._passes.names) != self._names:
             self._names, self._starts, self._found = names, None, None
         shapes = [full_shape(parameter) for parameter in self._passes.parameters]
@@ -205,7 +215,7 @@ class LowRankGradient:
 
     def _iterate(self, update: int, specific: PackedSequences) -> _Found:
         """Take two half-steps, and remember where they led. Collective."""
-        self._found = None  # nothing that is not needed is held during a pass
+        self._found = self._made = None  # nothing that is not needed is held during a pass
         lefts, residual = self._left_half(update, specific)
         self._starts = None
         shapes = [(shape[1], self._rank) for shape in self._matrices.values()]
@@ -276,7 +286,8 @@ class LowRankGradient:
             agreed = [each * scale for each in agreed]
         return agreed[: len(shapes)], agreed[len(shapes) :]
 
-    def _as_direction(self, found: _Found, *, age: int) -> UpdateDirection:
+    def _as_direction(self, found: _Found) -> UpdateDirection:
+        """Return the pieces that passes use, once for all updates that use them. Collective."""
         pairs = zip(found.lefts, found.rights, strict=True)
         factors = [Factors(left, right) for left, right in pairs]
         of_whole = _squared_norm(found.whole)
@@ -302,7 +313,6 @@ class LowRankGradient:
             squared_norm=total,
             length=kept**0.5,
             energy=kept / total if total else 1.0,
-            age=age,
         )
 
 

@@ -29,6 +29,7 @@ from megadga.probes.engine import (
     probe_loss_scale,
     release_gathered,
 )
+from megadga.probes.gathering import PieceOrder
 from megadga.probes.gradients import Direction, GradientShard, ShardedSum, ShardLayout, full_shape
 from megadga.probes.hooks import (
     SequenceHooks,
@@ -80,6 +81,7 @@ class ProbePasses:
             which are not frozen. Their numbers are places here.
         collective: The ranks that share the work.
         layout: How a gradient is divided over them.
+        piece_order: In which order a pass asks for the pieces of a direction that is divided, too.
         following: Whether sequences are followed through the functions of their micro-batch, as
             the outputs of some modules do not tell them by their places.
         single: Whether derivatives are measured a sequence at a time, as that did not tell either.
@@ -138,6 +140,7 @@ class ProbePasses:
             self._layouts: Layouts | None = None
             self.following = self.single = False
             self.layout = ShardLayout(training, self.collective.world_size)
+            self.piece_order = PieceOrder()
 
     @contextmanager
     def _no_trace(self) -> Generator[None]:
@@ -281,7 +284,7 @@ class ProbePasses:
             ) as sequence_hooks:
                 yield [sequence_hooks]
 
-        found = self._derivatives(sequences, hook_up, micro_batch_size)
+        found = self._derivatives(sequences, direction, hook_up, micro_batch_size)
         return Derivatives(found.along[0] / direction.scale, found.num_targets, found.loss)
 
     def derivatives_per_parameter(
@@ -309,34 +312,43 @@ class ProbePasses:
                 following=following,
             )
 
-        found = self._derivatives(sequences, hook_up, micro_batch_size)
+        found = self._derivatives(sequences, direction, hook_up, micro_batch_size)
         return Derivatives(found.along / direction.scale, found.num_targets, found.loss)
 
     def _derivatives(
-        self, sequences: PackedSequences, hook_up: _PerturbedIdentity, micro_batch_size: int | None
+        self,
+        sequences: PackedSequences,
+        direction: Direction,
+        hook_up: _PerturbedIdentity,
+        micro_batch_size: int | None,
     ) -> Derivatives:
         layouts = self.layouts(sequences)
         size = micro_batch_size or self.engine.train_micro_batch_size_per_gpu()
         size = 1 if self._counts_together else size
         while size > 1 and not self.single:
             with hook_up(layouts, self.following) as sequence_hooks:
-                found = self._through(sequence_hooks, sequences, size)
+                found = self._through(direction, sequence_hooks, sequences, size)
             if found is not None:
                 return found
             self.following, self.single = True, self.following
         with hook_up(layouts, False) as sequence_hooks:
-            found = self._through(sequence_hooks, sequences, 1)
+            found = self._through(direction, sequence_hooks, sequences, 1)
         assert found is not None
         return found
 
     def _through(
-        self, sequence_hooks: Sequence[SequenceHooks], sequences: PackedSequences, size: int
+        self,
+        direction: Direction,
+        sequence_hooks: Sequence[SequenceHooks],
+        sequences: PackedSequences,
+        size: int,
     ) -> Derivatives | None:
         """Run the passes; None if a rank could not distinguish sequences. Collective."""
         numbers = np.zeros((len(sequence_hooks) + 1, sequences.num_targets.size))
         total, scale = 0.0, probe_loss_scale(self.engine)
         with self._no_trace(), _frozen(self.engine.module):
             for chunk, tokens in self._micro_batches(sequences, size):
+                direction.begin_pass()
                 epsilons = [
                     each.begin(chunk.rows.size, self.engine.device, tokens)
                     for each in sequence_hooks

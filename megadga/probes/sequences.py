@@ -9,7 +9,7 @@ import numpy as np
 from megadga.arrays import IntArray
 from megadga.data.domain import SequenceSet
 from megadga.data.probe_draws import ProbeSampler
-from megadga.data.reader import count_targets, read_windows
+from megadga.data.reader import count_targets, read_windows, rows_by_domain
 from megadga.data.sampler import Selection
 from megadga.mixers.base import Mixtures
 from megadga.mixers.probing import Probe
@@ -140,13 +140,12 @@ class PackedSequences:
 
     def read(self, rows: IntArray) -> IntArray:
         """Return the tokens of some rows, in their order, shape ``(len(rows), S + 1)``."""
-        owners = self.sets_of_rows[rows]
-        order = np.argsort(owners, kind="stable")
-        read = [
-            self._sets[owner].read(rows[owners == owner] - self._starts[owner])
-            for owner in map(int, np.unique(owners))
-        ]
-        return np.concatenate(read)[np.argsort(order, kind="stable")]
+        owned = list(rows_by_domain(self.sets_of_rows[rows]))
+        read = [self._sets[owner].read(rows[own] - self._starts[owner]) for owner, own in owned]
+        found = np.concatenate(read)
+        tokens = np.empty_like(found)
+        tokens[np.concatenate([own for _, own in owned])] = found
+        return tokens
 
 
 @final
@@ -200,34 +199,48 @@ class ProbeSequenceSampler:
     def specific(self, update: int) -> DomainSequences:
         """Return an update's sequences of the specific set."""
         assert self._has_specific
-        return self._draw(update, len(self._domains), self._probe.specific_sequences)
+        index, count = len(self._domains), self._probe.specific_sequences
+        selection = self._sampler.draw(update, index, count)
+        return DomainSequences(self._sets[index], selection.sequences)
 
     def target(self, update: int) -> ProbeSequences:
         """Return the sequences whose gradient the others are compared with in an update."""
         if self._has_specific:
             return self.specific(update)
         # As many of each domain, so that every domain counts once in the mean over all.
-        domains = range(len(self._domains))
-        drawn = [self._draw(update, i, self._probe.sequences_per_domain) for i in domains]
-        owners = np.repeat(np.array(domains), [len(each) for each in drawn])
-        sequences = np.concatenate([each.sequences for each in drawn])
-        return MixtureSequences(self._domains, Selection(owners, sequences))
+        domains = np.arange(len(self._domains))
+        count = self._probe.sequences_per_domain
+        return MixtureSequences(self._domains, self._sampler.draw_each(update, domains, count))
 
     def measured(self, update: int, index: int) -> ProbeSequences:
         """Return an update's sequences of one domain, or of one mixture of them."""
+        (drawn,) = self.measured_each(update, np.array([index]))
+        return drawn
+
+    def all_measured(self, update: int) -> list[ProbeSequences]:
+        """Return an update's sequences of every domain, or of every mixture of them."""
+        return self.measured_each(update, np.arange(self.num_measured))
+
+    def measured_each(self, update: int, indices: IntArray) -> list[ProbeSequences]:
+        """Return an update's sequences of some domains, or of some mixtures of them.
+
+        Args:
+            update: Index of the update, from 0.
+            indices: In ``[0, num_measured)``, shape ``(n,)``.
+        """
         count = self._probe.sequences_per_domain
-        if self._mixtures is None:
-            return self._draw(update, index, count)
+        if self._mixtures is not None:
+            return [self._mixed(update, index, count) for index in indices.tolist()]
+        drawn = self._sampler.draw_each(update, indices, count).sequences.reshape(-1, count)
+        return [
+            DomainSequences(self._domains[index], sequences)
+            for index, sequences in zip(indices.tolist(), drawn, strict=True)
+        ]
+
+    def _mixed(self, update: int, index: int, count: int) -> MixtureSequences:
+        assert self._mixtures is not None
         domains, shares = self._mixtures.row(index)
         selection = self._sampler.draw_mixture(
             update, index, count, domains=domains, shares=shares
         )
         return MixtureSequences(self._domains, selection)
-
-    def all_measured(self, update: int) -> list[ProbeSequences]:
-        """Return an update's sequences of every domain, or of every mixture of them."""
-        return [self.measured(update, index) for index in range(self.num_measured)]
-
-    def _draw(self, update: int, index: int, count: int) -> DomainSequences:
-        selection = self._sampler.draw(update, index, count)
-        return DomainSequences(self._sets[index], selection.sequences)

@@ -459,8 +459,14 @@ def _conv1d(module: nn.Module, direction: Direction) -> Tangent:
 
 
 def _weight_and_bias(module: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
-    parameters = dict(module.named_parameters(recurse=False))
+    parameters = _registered(module)
     return parameters["weight"], parameters.get("bias")
+
+
+def _registered(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a module's own parameters by name; torch's own functions walk trees for that."""
+    registered: dict[str, nn.Parameter | None] = vars(module)["_parameters"]
+    return {name: each for name, each in registered.items() if each is not None}
 
 
 # By the exact class: a subclass may compute something else.
@@ -490,7 +496,7 @@ def own_parameters(module: nn.Module) -> list[nn.Parameter]:
     """
     if isinstance(module, nn.MultiheadAttention):
         return list(module.parameters())
-    own = list(module.parameters(recurse=False))
+    own = list(dict.fromkeys(_registered(module).values()))
     for child in module.children():
         if not is_callable_module(child):
             own += own_parameters(child)
@@ -504,11 +510,10 @@ def maps_rows(module: nn.Module) -> bool:
     ``torch.nn.utils`` and others replace a layer's parameters or its forward function.
     """
     kind = type(module)
-    names = {name for name, _ in module.named_parameters(recurse=False)}
     return (
         f"{kind.__module__}.{kind.__qualname__}" in _LAYERS
         and "forward" not in vars(module)
-        and {"weight"} <= names <= {"weight", "bias"}
+        and {"weight"} <= _registered(module).keys() <= {"weight", "bias"}
     )
 
 

@@ -94,6 +94,29 @@ def test_standard_errors_equal_those_of_float64_gradients_of_single_sequences(
         assert result["errors"]["standard errors"] < tolerance(result), result
 
 
+def test_derivatives_have_the_same_bits_whether_pieces_of_the_direction_travel_or_not(
+    measured: Measured,
+) -> None:
+    results = measured(2, "zero3")["gathered"]
+
+    assert [result["model"] for result in results] == ["llama", "llama-checkpointed"]
+    for result in results:
+        assert result["any"]
+        assert result["equal"]
+
+
+def test_from_the_second_pass_on_a_piece_travels_while_the_one_before_is_used(
+    measured: Measured,
+) -> None:
+    for result in measured(2, "zero3")["gathered"]:
+        first = result["under_way"].index(2) - 1  # of the second pass
+        assert first >= result["num_pieces"]
+        assert set(result["under_way"][:first]) == {1}
+        assert set(result["under_way"]) == {1, 2}
+        num_alone = result["under_way"][first:].count(1)
+        assert num_alone <= len(result["under_way"]) // first  # at most the first of each pass
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_all_that_is_measured_is_equal_bits_on_every_rank(

@@ -136,6 +136,18 @@ def wide_kinds(world_size: int, family: str) -> tuple[str, ...]:
     return {1: FAMILIES[family][:1], 2: FAMILIES[family], 4: ()}[world_size]
 
 
+def gathered_cases(world_size: int, family: str) -> list[ProbeCase]:
+    """What derivatives are taken of along a direction that travels in pieces: ZeRO-3 alone.
+
+    The models have a matrix that the first module and the last one use, and modules whose
+    forward pass is run again in the backward pass.
+    """
+    if (world_size, family) != (2, "zero3"):
+        return []
+    models = ("llama", "llama-checkpointed")
+    return [ProbeCase("3-released", "fp32", model) for model in models]
+
+
 def no_trace_cases(family: str) -> list[tuple[ProbeCase, Sequence[str]]]:
     """What is trained with and without probes, and which probes, by their names in ``METHODS``.
 

@@ -11,7 +11,7 @@ _COST = {
     "in_flight low rank": 1.12,
 }
 _DIRECTIONAL_ON_ZERO_3 = 1.2
-_FLATNESS = 1.1
+_FLATNESS = 1.03
 _NUMBERS = 1e-4  # of the parameters' size: each sequence gets a number of 8 bytes
 _EXTRA_MEMORY = {**dict.fromkeys(FULL_PROBES, 1.0), **dict.fromkeys(LOW_RANK_PROBES, 0.1)}
 

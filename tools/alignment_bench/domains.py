@@ -3,15 +3,20 @@
 from collections.abc import Callable
 from statistics import median
 
+import numpy as np
+
+from megadga.probes.sequences import PackedSequences, ProbeSequenceSampler
+
 from .case import Case, Row
 from .cost import Seconds
 from .workbench import Workbench
 
+DRAWING = "drawing and reading"
 _SHARDED_UP_TO = 64  # domains; its cost is linear in them
 
 
 def domain_variants(bench: Workbench) -> dict[str, Callable[[], object]]:
-    """Return whole updates to time, by ``PROBE/K``."""
+    """Return whole updates to time, and what they do before any pass, by ``PROBE/K``."""
     case = bench.case
     variants: dict[str, Callable[[], object]] = {}
     for probe in ("directional", "sharded"):
@@ -19,7 +24,17 @@ def domain_variants(bench: Workbench) -> dict[str, Callable[[], object]]:
             if probe == "directional" or count <= _SHARDED_UP_TO:
                 measurement = bench.measurement_of(probe, count, case.total_sequences)
                 variants[f"{probe}/{count}"] = lambda each=measurement: each.measure(0)
+    for count in case.num_domains:
+        draws = bench.draws_of(count, case.total_sequences)
+        variants[f"{DRAWING}/{count}"] = lambda each=draws: draw_and_read(each, case.micro_batch)
     return variants
+
+
+def draw_and_read(draws: ProbeSequenceSampler, micro_batch: int) -> None:
+    """Draw an update's sequences and read them, as its passes do."""
+    packed = PackedSequences(draws.all_measured(0))
+    for start in range(0, packed.num_targets.size, micro_batch):
+        packed.read(np.arange(start, min(start + micro_batch, packed.num_targets.size)))
 
 
 def domain_rows(case: Case, seconds: Seconds) -> list[Row]:

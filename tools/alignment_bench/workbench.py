@@ -111,6 +111,13 @@ class Workbench:
         budget = (total_sequences // num_domains, self.case.global_batch)
         return self._measurement(probe, cut(self.text, num_domains), budget)
 
+    def draws_of(self, num_domains: int, total_sequences: int) -> ProbeSequenceSampler:
+        """Return the sequences that such a measurement reads."""
+        budget = (total_sequences // num_domains, self.case.global_batch)
+        probe = _probe("directional", self.case.rank, budget)
+        domains = cut(self.text, num_domains)
+        return ProbeSequenceSampler(domains, self.specific_set, probe=probe, seed=0)
+
     def _measurement(
         self, probe: str, domains: Sequence[Domain], budget: tuple[int, int]
     ) -> Measurement:

@@ -1,6 +1,6 @@
 """Which segments of runs are timed when, and what their seconds say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
@@ -15,10 +15,12 @@ class Segment:
     Attributes:
         name: Of the run.
         seconds: That it took.
+        processor_s: Processor time that it took, of all ranks together.
     """
 
     name: str
     seconds: float
+    processor_s: float
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,14 @@ def order_of_round(names: Sequence[str], number: int) -> list[str]:
     return [PLAIN, *(name for turn in turns for name in (turn, PLAIN))]
 
 
-def overheads(rounds: Sequence[Sequence[Segment]]) -> Mapping[str, Overhead]:
+def overheads(
+    rounds: Sequence[Sequence[Segment]], clock: Callable[[Segment], float]
+) -> Mapping[str, Overhead]:
     """Hold each segment against the mean of the plain ones on both sides of it.
 
     Args:
         rounds: At least one, each in the order of :func:`order_of_round`.
+        clock: Returns which of its times counts.
     """
     found: dict[str, list[float]] = {}
     for segments in rounds:
@@ -59,8 +64,8 @@ def overheads(rounds: Sequence[Sequence[Segment]]) -> Mapping[str, Overhead]:
             segments[:-2:2], segments[1::2], segments[2::2], strict=True
         ):
             assert before.name == after.name == PLAIN  # noqa: S101  (what the order promises)
-            plain = (before.seconds + after.seconds) / 2
-            found.setdefault(segment.name, []).append(segment.seconds / plain - 1.0)
+            plain = (clock(before) + clock(after)) / 2
+            found.setdefault(segment.name, []).append(clock(segment) / plain - 1.0)
     return {
         name: Overhead(ratios, median(ratios), min(ratios), max(ratios))
         for name, ratios in found.items()

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from megadga.config.loading import load_config
@@ -21,10 +22,13 @@ from trials.interleaving import PLAIN, Segment, order_of_round
 def time_interval(name: str, run: Run, steps: int) -> Segment:
     """Train some steps. Collective."""
     dist.barrier()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     train(replace(run, total_steps=run.mixture.step + steps))
+    processor_s = torch.tensor(time.process_time() - used, dtype=torch.float64)
     dist.barrier()
-    return Segment(name, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    dist.all_reduce(processor_s)
+    return Segment(name, seconds, float(processor_s))
 
 
 def count_collectives(run: Run, steps: int) -> int:

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 
 from megadga.train.ranks import destroy_process_group
-from tests.distributed.workers import exactness, low_rank, preconditioned
+from tests.distributed.workers import exactness, gathering, low_rank, preconditioned
 from tests.support.engines import init_ranks
 from tests.support.probe_cases import (
     architecture_cases,
     exactness_cases,
     factored_cases,
+    gathered_cases,
     preconditioned_cases,
     wide_kinds,
 )
 
-PARTS = ("exactness", "preconditioned", "factored", "wide")
+PARTS = ("exactness", "preconditioned", "factored", "wide", "gathered")
 
 
 def main(output: str, folder: str, family: str) -> None:
@@ -33,6 +34,8 @@ def main(output: str, folder: str, family: str) -> None:
         results["factored"] += low_rank.errors_along_factors(root, case)
     for kind in wide_kinds(world_size, family):
         results["wide"] += low_rank.results_of_wide(root, kind)
+    for case in gathered_cases(world_size, family):
+        results["gathered"].append(gathering.results_of(root, case))
     everyone: list[Any] = [None] * world_size
     numbers = {name: [each["numbers"] for each in found] for name, found in results.items()}
     torch.distributed.all_gather_object(everyone, numbers)

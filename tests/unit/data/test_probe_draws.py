@@ -25,6 +25,23 @@ def test_every_window_is_probed_before_one_repeats(sizes, count, seed, data):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(sizes[domain]))
 
 
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=8),
+    update=st.integers(0, 50),
+    count=st.integers(1, 20),
+    data=st.data(),
+)
+def test_what_is_drawn_of_many_domains_at_once_is_what_each_has_alone(sizes, update, count, data):
+    domains = data.draw(st.lists(st.integers(0, len(sizes) - 1)))
+    sampler = ProbeSampler(np.array(sizes), seed=5)
+
+    found = sampler.draw_each(update, np.array(domains, dtype=np.int64), count)
+
+    alone = [sampler.draw(update, domain, count) for domain in domains]
+    assert found.domains.tolist() == [each for one in alone for each in one.domains.tolist()]
+    assert found.sequences.tolist() == [each for one in alone for each in one.sequences.tolist()]
+
+
 def test_a_draw_depends_only_on_its_address():
     sizes = np.array([1000, 2**40])
     one, other = ProbeSampler(sizes, seed=5), ProbeSampler(sizes, seed=5)

@@ -56,6 +56,18 @@ def test_what_an_update_measures_is_each_domains_own(folder: Path):
     assert found == [sequences_of(draws.measured(2, i)).sequences.tolist() for i in range(3)]
 
 
+def test_some_domains_are_drawn_as_they_are_among_all(folder: Path):
+    draws = draws_of(folder)
+
+    some = [sequences_of(each) for each in draws.measured_each(1, np.array([2, 0]))]
+
+    every = [sequences_of(each) for each in draws.all_measured(1)]
+    assert [each.domain.name for each in some] == ["d2", "d0"]
+    assert [each.sequences.tolist() for each in some] == [
+        every[index].sequences.tolist() for index in (2, 0)
+    ]
+
+
 def test_each_set_is_drawn_from_its_own_shards(folder: Path):
     draws = draws_of(folder)
     names = [sequences_of(draws.measured(0, i)).domain.name for i in range(draws.num_measured)]

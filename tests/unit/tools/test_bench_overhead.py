@@ -30,10 +30,10 @@ def test_runs_take_turns_and_their_overheads_are_printed_and_written(tmp_path):
 
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(output.read_text())
-    ways = ["directional", "directional_low_rank", "in_flight_low_rank"]
+    ways = ["directional", "directional_low_rank", "in_flight_low_rank", "every_step"]
     assert list(found["overheads"]) == ways
     order = [segment["name"] for segment in found["segments"][0]]
-    assert order == ["plain", ways[0], "plain", ways[1], "plain", ways[2], "plain"]
+    assert order == ["plain", *(name for way in ways for name in (way, "plain"))]
     # 0.9 * 2 * 4 = 7.2 sequences per update: 3 of the domains, and 4 specific ones or twice 2.
     predicted = [found["overheads"][way]["predicted"] for way in ways]
     assert predicted[:2] == pytest.approx([7 / 8, 7 / 8])
@@ -41,6 +41,7 @@ def test_runs_take_turns_and_their_overheads_are_printed_and_written(tmp_path):
     assert 7 / 8 < predicted[2] < 7 / 8 + 0.35 / 2
     assert all(found["overheads"][way]["observed"] > 0.0 for way in ways)
     assert all(way in done.stdout for way in ways)
+    assert all(found["overheads"][way]["processor"]["median"] > 0.0 for way in ways)
     # Losses and the wish to stop travel together.
     assert found["collectives_per_step"]["plain"] == 1.0
     assert "plain: 1.00 collectives per step" in done.stdout

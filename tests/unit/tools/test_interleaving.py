@@ -13,6 +13,10 @@ from tools.trials.interleaving import (
 )
 
 
+def wall(segment: Segment) -> float:
+    return segment.seconds
+
+
 def test_every_run_is_timed_between_two_plain_ones_and_odd_rounds_go_backwards() -> None:
     assert order_of_round(["a", "b"], 0) == [PLAIN, "a", PLAIN, "b", PLAIN]
     assert order_of_round(["a", "b"], 1) == [PLAIN, "b", PLAIN, "a", PLAIN]
@@ -20,23 +24,28 @@ def test_every_run_is_timed_between_two_plain_ones_and_odd_rounds_go_backwards()
 
 def test_a_machine_that_slows_down_steadily_shows_no_overhead() -> None:
     order = order_of_round(["a", "b"], 0)
-    rounds = [[Segment(name, 8.0 + place) for place, name in enumerate(order)]]
+    rounds = [[Segment(name, 8.0 + place, 0.0) for place, name in enumerate(order)]]
 
-    found = overheads(rounds)
+    found = overheads(rounds, wall)
 
     assert [found[name].median for name in ("a", "b")] == [0.0, 0.0]
 
 
 def test_an_overhead_is_the_median_of_its_rounds() -> None:
     rounds = [
-        [Segment(PLAIN, 4.0), Segment("a", 4.0 * (1.0 + extra)), Segment(PLAIN, 4.0)]
+        [
+            Segment(PLAIN, 4.0, 1.0),
+            Segment("a", 4.0 * (1.0 + extra), 2.0),
+            Segment(PLAIN, 4.0, 1.0),
+        ]
         for extra in (0.5, 0.0, 0.25)
     ]
 
-    found = overheads(rounds)["a"]
+    found = overheads(rounds, wall)["a"]
 
     assert list(found.rounds) == [0.5, 0.0, 0.25]
     assert (found.lowest, found.median, found.highest) == (0.0, 0.25, 0.5)
+    assert overheads(rounds, lambda each: each.processor_s)["a"].median == 1.0
 
 
 def test_pairs_of_turns_go_forwards_and_backwards_in_alternation() -> None:
