@@ -83,8 +83,8 @@ class WindowNorms:
         parts = np.split(after.values, np.cumsum(sizes)[:-1])  # views
         for part, source in zip(parts, sources.tolist(), strict=True):
             if source >= 0:
-                kept = before[source][: part.size]
-                part[: kept.size] = kept
+                num_kept = min(part.size, int(self.sizes[source]))
+                part[:num_kept] = before[source][:num_kept]
         return after
 
 
@@ -136,9 +136,18 @@ class Resampling:
         windows, factors = np.empty_like(domains), np.empty(domains.size)
         for domain in np.unique(domains).tolist():
             rows = domains == domain
-            shares = self.norms.probabilities(domain, uniform_share=self.uniform_share)
-            ends = np.cumsum(shares)
-            found = np.searchsorted(ends, points[rows] * ends[-1], side="right")
-            windows[rows] = np.minimum(found, shares.size - 1)  # where the product is rounded up
-            factors[rows] = 1.0 / (shares.size * shares[windows[rows]])
+            windows[rows], factors[rows] = self.at(domain, points[rows])
         return windows, factors
+
+    def at(self, domain: int, points: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Return the windows of a domain that points fall on, and what they count, both ``(n,)``.
+
+        Args:
+            domain: In ``[0, K)``.
+            points: In ``[0, 1)``, where window ``j`` has an interval of length ``p_j``, ``(n,)``.
+        """
+        shares = self.norms.probabilities(domain, uniform_share=self.uniform_share)
+        ends = np.cumsum(shares)
+        found = np.searchsorted(ends, points * float(ends[-1]), side="right")
+        windows = np.minimum(found, shares.size - 1)  # where the product is rounded up
+        return windows, 1.0 / (shares.size * shares[windows])

@@ -129,8 +129,7 @@ class MixturePlugin:
         if isinstance(scheduler.observes, TargetNeeds):
             self._identity["targets"] = [target.name for target in targets]
         self._sequence_length = domains[0].sequence_length
-        self._drawn: IntArray | None = None
-        self._drawn_windows: IntArray | None = None
+        self._drawn: BatchIndices | None = None
         self._clock = ProbeTimer(time.perf_counter)
         self._in_flight = isinstance(probe, InFlight)
         if self._in_flight:
@@ -195,6 +194,11 @@ class MixturePlugin:
         return self._records.averaged(self._mixture)
 
     @property
+    def observes_norms(self) -> bool:
+        """Whether ``observe_losses`` needs the norms of the loss's gradient at the output."""
+        return isinstance(self._needs, LossNeeds) and self._needs.output_norms
+
+    @property
     def frozen(self) -> bool:
         """Whether updates are skipped, as ``freeze`` has asked for."""
         return self._frozen
@@ -224,7 +228,8 @@ class MixturePlugin:
         """Names of the domains whose first epoch the last batch has ended."""
         if self._drawn is None:
             return ()
-        domains: list[int] = ended_first_epochs(self.order, self.cursors, self._drawn).tolist()
+        drawn = self._drawn.global_domains
+        domains: list[int] = ended_first_epochs(self.order, self.cursors, drawn).tolist()
         return tuple(self.names[domain] for domain in domains)
 
     @property
@@ -283,12 +288,12 @@ class MixturePlugin:
             return
         self._losses.add(domains, losses, reference_losses, num_targets, output_norms)
         if self._windows is not None and output_norms is not None:
-            if self._drawn_windows is None or not np.array_equal(domains, self._drawn):
+            if self._drawn is None or not np.array_equal(domains, self._drawn.global_domains):
                 raise ValueError(
                     "observe_losses: expected the domains of the last batch, in its order, "
                     "found others"
                 )
-            self._windows.add(domains, self._drawn_windows, output_norms)
+            self._windows.add(domains, self._drawn.global_sequences, output_norms)
 
     def observe_general(self, loss: float) -> None:
         """Report the domains' mean validation loss after an evaluation. Not collective.
@@ -478,7 +483,7 @@ class MixturePlugin:
 
     def _prepare(self, indices: BatchIndices) -> None:
         """Prepare the update after this batch, if one is due; then collective."""
-        self._drawn, self._drawn_windows = indices.global_domains, indices.global_sequences
+        self._drawn = indices
         due = self._is_update(indices.step) and not self._frozen
         if self._measurement is not None and due:
             batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)
