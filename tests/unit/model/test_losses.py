@@ -99,7 +99,8 @@ def test_norms_are_those_of_the_gradients_that_autograd_takes_in_float64(
     # Of a sequence: that of its mean loss's gradient, times the root of its targets' number.
     means = by_torch(exact, tokens).sum(-1) / (tokens[:, 1:] >= 0).sum(-1)
     (gradients,) = torch.autograd.grad(means.sum(), exact)
-    by_sequence = gradients.flatten(1).norm(dim=-1) * (tokens[:, 1:] >= 0).sum(-1).sqrt()
+    num_targets = (tokens[:, 1:] >= 0).sum(-1).double()
+    by_sequence = gradients.flatten(1).norm(dim=-1) * num_targets.sqrt()
     found = sequence_norms(norms, tokens[:, 1:]).double()
     torch.testing.assert_close(found, by_sequence, rtol=tolerance, atol=0.0)
 

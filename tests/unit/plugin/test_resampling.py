@@ -14,6 +14,11 @@ from tests.unit.train.fakes import FakeEngine
 INTERVAL = 3
 
 
+@pytest.fixture
+def streams(domains):
+    return [each.domain for each in domains]
+
+
 def plugin(group, domains, *, rule: Scheduler | None = None, order=None, share=0.1):
     engine = FakeEngine(accumulation=2, micro_batch_size=B // 2)
     engine.data_parallel_group = group
@@ -50,8 +55,8 @@ def as_lists(drawn: list[BatchIndices]):
     return [[None if array is None else array.tolist() for array in each] for each in arrays]
 
 
-def test_after_an_epoch_windows_of_large_norms_are_drawn_more_often_and_count_less(group, domains):
-    mixture = plugin(group, domains[:1])  # of 100 windows, 8 in a step
+def test_after_an_epoch_windows_of_large_norms_are_drawn_more_often_and_count_less(group, streams):
+    mixture = plugin(group, streams[:1])  # of 100 windows, 8 in a step
     drawn = train(mixture, 100)
     mixture.close()
 
@@ -68,8 +73,8 @@ def test_after_an_epoch_windows_of_large_norms_are_drawn_more_often_and_count_le
 
 
 @pytest.mark.parametrize("stop", [20, 22])  # an update is due after 21
-def test_a_resumed_run_draws_the_same_windows_to_the_bit(group, domains, stop):
-    whole, first, second = (plugin(group, domains[:2]) for _ in range(3))
+def test_a_resumed_run_draws_the_same_windows_to_the_bit(group, streams, stop):
+    whole, first, second = (plugin(group, streams[:2]) for _ in range(3))
     expected = as_lists(train(whole, 60))
     assert as_lists(train(first, stop)) == expected[:stop]
     second.load_state_dict(first.state_dict())
@@ -84,19 +89,19 @@ def test_a_resumed_run_draws_the_same_windows_to_the_bit(group, domains, stop):
     second.close()
 
 
-def test_batches_that_are_read_ahead_are_those_of_a_loop_that_reads_itself(group, domains):
-    ahead, itself = plugin(group, domains[:2]), plugin(group, domains[:2])
+def test_batches_that_are_read_ahead_are_those_of_a_loop_that_reads_itself(group, streams):
+    ahead, itself = plugin(group, streams[:2]), plugin(group, streams[:2])
     assert as_lists(train(ahead, 50)) == as_lists(train(itself, 50, reads=False))
     ahead.close()
     itself.close()
 
 
-def test_norms_go_on_when_domains_leave_and_enter(group, domains):
-    before = plugin(group, domains[:2])
+def test_norms_go_on_when_domains_leave_and_enter(group, streams):
+    before = plugin(group, streams[:2])
     train(before, 31)
     state = before.state_dict()
     before.close()
-    sources, chosen = np.array([-1, 1]), [domains[2], domains[1]]
+    sources, chosen = np.array([-1, 1]), [streams[2], streams[1]]
     sizes = np.array([each.num_sequences for each in chosen])
     revised = before.order.revised(before.cursors, sources, sizes)
     after = plugin(group, chosen, order=revised.order)
@@ -114,16 +119,18 @@ def test_norms_go_on_when_domains_leave_and_enter(group, domains):
     after.close()
 
 
-def test_a_rule_that_observes_no_norms_and_other_domains_than_the_batch_are_refused(
-    group, domains
+def test_rules_domains_and_losses_that_windows_cannot_be_drawn_by_are_refused(
+    group, domains, streams
 ):
-    with pytest.raises(ValueError, match="expected a scheduler that observes output_norms.*Odm"):
-        plugin(group, domains, rule=Odm(np.full(3, 1 / 3)))
-    mixture = plugin(group, domains)
+    with pytest.raises(ValueError, match=r"expected a scheduler that observes output_norms.*Odm"):
+        plugin(group, streams, rule=Odm(np.full(3, 1 / 3)))
+    with pytest.raises(ValueError, match="expected domains that are streams"):
+        plugin(group, domains)
+    mixture = plugin(group, streams)
     indices = mixture.next_indices()
     others = (indices.global_domains + 1) % 3
     with pytest.raises(ValueError, match="expected the domains of the last batch"):
         mixture.observe_losses(others, np.ones(B), output_norms=np.ones(B))
-    with pytest.raises(ValueError, match="expected norms of the loss's gradient.*found None"):
+    with pytest.raises(ValueError, match=r"expected norms of the loss's gradient.*found None"):
         mixture.observe_losses(indices.global_domains, np.ones(B))
     mixture.close()

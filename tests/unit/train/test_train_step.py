@@ -302,7 +302,7 @@ class BigramDecoder(Decoder):
         super().__init__()
         self.scores = BigramModel().scores
 
-    def logits(self, tokens_BS):
+    def logits(self, tokens_BS):  # noqa: N803
         return self.scores[tokens_BS]
 
 
