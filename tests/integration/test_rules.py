@@ -41,6 +41,8 @@ RULES = {
     "odm": ("mixing={type: odm, interval: 1, smoothing: 0.5}",),
     "gradient_norm, windows drawn again": (
         AGAIN,
+        "training.global_batch_size=32",  # so that a domain comes to its second epoch
+        "training.micro_batch_size=32",
         "training.domain_weights=uniform",
     ),
     "schedule": (f"mixing={SCHEDULE}",),
