@@ -73,7 +73,7 @@ def _carried_norms(
     state: Mapping[str, Any], fresh: Mapping[str, Any], change: MixtureChange
 ) -> dict[str, Tensor] | None:
     """Return the norms of windows of the domains that stay, with all that was observed."""
-    before, first = state.get("window_norms"), fresh["window_norms"]
+    before, first = state.get("window_norms"), fresh.get("window_norms")
     if before is None or first is None:
         return first
     old, new = (np.array(each["windows"], dtype=np.int64) for each in (state, fresh))
