@@ -19,7 +19,7 @@ def streams(domains):
     return [each.domain for each in domains]
 
 
-def plugin(group, domains, *, rule: Scheduler | None = None, order=None, share=0.1):
+def plugin(group, domains, *, rule: Scheduler | None = None, order=None, objective=None):
     engine = FakeEngine(accumulation=2, micro_batch_size=B // 2)
     engine.data_parallel_group = group
     return MixturePlugin(
@@ -27,7 +27,7 @@ def plugin(group, domains, *, rule: Scheduler | None = None, order=None, share=0
         domains,
         None,
         rule or GradientNorm(np.full(len(domains), 1 / len(domains))),
-        sampling=Sampling(seed=1, resampled_uniformly=share, order=order),
+        sampling=Sampling(seed=1, resampled_uniformly=0.1, order=order, objective=objective),
         interval=INTERVAL,
     )
 
@@ -94,6 +94,25 @@ def test_batches_that_are_read_ahead_are_those_of_a_loop_that_reads_itself(group
     assert as_lists(train(ahead, 50)) == as_lists(train(itself, 50, reads=False))
     ahead.close()
     itself.close()
+
+
+def test_a_windows_share_in_the_loss_is_times_that_of_its_domain_in_the_objective(group, streams):
+    plain, other = (
+        plugin(group, streams[:2], objective=objective)
+        for objective in (None, np.array([0.25, 0.75]))
+    )
+    seen: list[float] = []
+    for _ in range(40):
+        weights = plain.weights
+        (alone,), (both,) = train(plain, 1), train(other, 1)
+        assert alone.global_factors is not None
+        expected = alone.global_factors * (np.array([0.25, 0.75]) / weights)[alone.global_domains]
+        np.testing.assert_allclose(both.global_factors, expected, rtol=1e-14)
+        seen += alone.global_factors.tolist()
+    assert min(seen) < 0.5
+    assert max(seen) > 2.0
+    plain.close()
+    other.close()
 
 
 def test_norms_go_on_when_domains_leave_and_enter(group, streams):
