@@ -4,8 +4,7 @@ Three arms keep a share of one domain that all inputs are merged into: which doc
 decides the mixture, too. Three keep the inputs as domains: at equal weights, with DGA over them,
 and with DGA over tiers of each by influence. Both measure what a batch holds anyway. A proxy is
 trained on all of it; influence is that at two of its checkpoints. Losses are those of the target's
-validation split, and of the domains' (general): the mean over tokens where the inputs are merged,
-over domains where they are not, so arms of a kind are compared.
+validation split, and the mean over the inputs of theirs (general).
 
 What is finished is not done again: after an interruption, or with more seeds, the same command
 goes on.
@@ -41,7 +40,7 @@ data: {{domains: {shards}, specific: {{target: {{path: specific/target}}}}}}
 mixing: {mixing}
 training: {{steps: {steps}, global_batch_size: 16, micro_batch_size: 16}}
 deepspeed: deepspeed.json
-evaluation: {{interval: {steps}, sequences: 256}}
+evaluation: {{interval: {steps}, sequences: 256, sets: {sets}}}
 checkpoint: {checkpoint}
 """
 DEEPSPEED = {
@@ -61,13 +60,11 @@ class Arm:
         source: Scored shards, in the trial's folder.
         select: Options of `megadga data select`; none: the shards as they are.
         mixing: Of the run's configuration.
-        general: What its general loss is a mean over.
     """
 
     source: Literal["all", "domains"]
     select: tuple[str, ...]
     mixing: str
-    general: Literal["tokens", "domains"]
 
     @property
     def sampled(self) -> bool:
@@ -81,12 +78,12 @@ def arms(keep: float) -> dict[str, Arm]:
     tiers = ("--tiers", "4", "--scores", "influence")
     return {
         # At a temperature that no score matters at, a sample is one of all documents alike.
-        "random": Arm("all", (*kept, "density", "--temperature", "1e9"), UNIFORM, "tokens"),
-        "density": Arm("all", (*kept, "density", "--temperature", "1"), UNIFORM, "tokens"),
-        "influence": Arm("all", (*kept, "influence"), UNIFORM, "tokens"),
-        "domains": Arm("domains", (), UNIFORM, "domains"),
-        "dga-domains": Arm("domains", (), DGA, "domains"),
-        "dga-tiers": Arm("domains", tiers, DGA, "domains"),
+        "random": Arm("all", (*kept, "density", "--temperature", "1e9"), UNIFORM),
+        "density": Arm("all", (*kept, "density", "--temperature", "1"), UNIFORM),
+        "influence": Arm("all", (*kept, "influence"), UNIFORM),
+        "domains": Arm("domains", (), UNIFORM),
+        "dga-domains": Arm("domains", (), DGA),
+        "dga-tiers": Arm("domains", tiers, DGA),
     }
 
 
@@ -106,13 +103,13 @@ def main() -> None:
     inputs = expand_inputs(args.input)
     trial = _open_trial(args, inputs)
     _prepare(trial, inputs, args.target, size=args.text)
-    trial.train("proxy", "domains", "{type: static, weights: proportional}", seed=99)
+    trial.train("proxy", "domains", "{type: static, weights: proportional}", (), seed=99)
     _score(trial, args.steps)
     losses: dict[str, list[dict[str, float]]] = {}
     for seed in range(args.seeds):
         for name, arm in arms(args.keep).items():
             losses.setdefault(name, []).append(_run_arm(trial, name, arm, seed))
-            _report(trial.folder, losses, arms(args.keep))
+            _report(trial.folder, losses)
 
 
 @final
@@ -149,19 +146,35 @@ class Trial:
         with finished.open("a") as file:
             file.write(line + "\n")
 
-    def train(self, name: str, shards: str, mixing: str, *, seed: int) -> dict[str, float]:
-        """Train a run, unless it is finished; return its last losses, nats per token."""
+    def train(
+        self, name: str, shards: str, mixing: str, sets: Sequence[str], *, seed: int
+    ) -> dict[str, float]:
+        """Train a run, unless it is finished; return its last losses, nats per token.
+
+        Args:
+            name: Of the run.
+            shards: What it is trained on.
+            mixing: Of its configuration.
+            sets: Domains whose mean validation loss is the general one; none: the run's own.
+            seed: Of the run.
+        """
         half = self.steps // 2
         checkpoint = f"{{interval: {half}, keep_last: 2}}" if name == "proxy" else "null"
+        evaluated = ", ".join(f"{each}: {{path: domains/{each}}}" for each in sets)
         text = RUN.format(
             name=name, shards=shards, mixing=mixing, seed=seed, preset=self.preset,
-            steps=self.steps, half=half, checkpoint=checkpoint,
+            steps=self.steps, checkpoint=checkpoint, sets=f"{{{evaluated}}}",
         )  # fmt: skip
         (self.folder / f"{name}.yaml").write_text(text)
         self.megadga("train", f"{name}.yaml", makes=f"runs/{name}")
         lines = (self.folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
         *_, last = (each for each in map(json.loads, lines) if each["type"] == "evaluation")
-        return {"target": last["specific"]["target"], "general": last["general"]}
+        general = [last["specific"][each] for each in sets] or [last["general"]]
+        return {"target": last["specific"]["target"], "general": sum(general) / len(general)}
+
+    def domains(self) -> list[str]:
+        """Return the names of the domains that the inputs are."""
+        return sorted(path.parent.name for path in self.folder.glob("domains/*/manifest.json"))
 
 
 def _open_trial(args: Namespace, inputs: Sequence[Path]) -> Trial:
@@ -225,10 +238,9 @@ def _score(trial: Trial, steps: int) -> None:
         *score, "influence", "--model", "runs/proxy", "--step", str(steps // 2),
         "--step", str(steps), "--target", "specific/target",
     )  # fmt: skip
-    domains = trial.folder / "domains"
-    parts = sorted(f"domains/{path.parent.name}" for path in domains.glob("*/manifest.json"))
+    parts = [f"domains/{name}" for name in trial.domains()]
     trial.megadga("data", "merge", *parts, "--output", "all/web", makes="all")
-    (tokenizer,) = domains.glob("tokenizer-*")
+    (tokenizer,) = trial.folder.glob("domains/tokenizer-*")
     (trial.folder / "all" / tokenizer.name).write_bytes(tokenizer.read_bytes())
 
 
@@ -240,20 +252,18 @@ def _run_arm(trial: Trial, name: str, arm: Arm, seed: int) -> dict[str, float]:
         seeded = ("--seed", str(seed)) if arm.sampled else ()
         select = ["data", "select", arm.source, shards, *arm.select, *seeded]
         trial.megadga(*select, makes=shards)
-    return trial.train(f"{name}-{seed}", shards, arm.mixing, seed=seed)
+    sets = trial.domains() if arm.source == "all" else ()
+    return trial.train(f"{name}-{seed}", shards, arm.mixing, sets, seed=seed)
 
 
-def _report(
-    folder: Path, losses: dict[str, list[dict[str, float]]], named: dict[str, Arm]
-) -> None:
+def _report(folder: Path, losses: dict[str, list[dict[str, float]]]) -> None:
     """Print means with standard errors over seeds, and write all losses."""
     (folder / "losses.json").write_text(json.dumps(losses, indent=2) + "\n")
     for name, runs in losses.items():
-        for key, over in (("target", ""), ("general", named[name].general)):
+        for key in ("target", "general"):
             found = np.array([run[key] for run in runs])
             error = found.std(ddof=1) / found.size**0.5 if found.size > 1 else float("nan")
-            what = f"{key} {over}".rstrip()
-            print(f"{name:<12} {what:<16} {found.mean():.4f} ± {error:.4f} ({found.size} seeds)")
+            print(f"{name:<12} {key:<8} {found.mean():.4f} ± {error:.4f} ({found.size} seeds)")
     print(flush=True)
 
 
