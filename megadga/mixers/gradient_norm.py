@@ -92,6 +92,9 @@ class GradientNorm:
     where means over few updates are corrected for what they began with, and a domain that was
     never drawn has the mean norm of the others. With equal norms the weights are ``b``.
 
+    The aggregate by domain is ours, as is what the paper's abstract does not say: how a norm is
+    remembered, and what keeps a weight above 0.
+
     Drawing by ``w`` alone trains for another mixture than ``b``, as every rule does. It is the
     paper's importance sampling, which only lowers the variance, where the loss stays over ``b``
     (``training.domain_weights``, or ``Sampling.objective``), and within domains where windows are

@@ -141,6 +141,11 @@ class Passed(NamedTuple):
     means: Tensor
     norms: Tensor | None
 
+    def gathered(self) -> tuple[Tensor, ...]:
+        """Return what all ranks get of it: means, and norms if there are any."""
+        means = self.means.detach()
+        return (means,) if self.norms is None else (means, self.norms)
+
 
 @final
 class ForwardPass:
@@ -164,12 +169,6 @@ class ForwardPass:
         losses, norms = self._engine(tokens, with_norms=True)
         by_sequence = sequence_norms(norms, target_mask(tokens))
         return Passed(losses, sequence_means(losses, tokens, batch), by_sequence)
-
-
-def gathered_norms(passed: Sequence[Passed]) -> tuple[Tensor, ...]:
-    """Return the norms of a step's micro-batches as one tensor, none if they have none."""
-    norms = [each.norms for each in passed if each.norms is not None]
-    return (torch.stack(norms),) if norms else ()
 
 
 def step_losses(
@@ -204,7 +203,7 @@ class MeanLossStep:
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
         weights = batch.indices.sequence_weights()
-        own: list[Passed] = []
+        own: list[tuple[Tensor, ...]] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
             if own:
                 self._engine.step()  # of the micro-batch before
@@ -213,16 +212,10 @@ class MeanLossStep:
                 self._engine.backward(passed.losses.mean())
             else:
                 run_backward(self._engine, passed.means, weights[rows])
-            own.append(_detached(passed))
-        means = torch.stack([passed.means for passed in own])
-        gathered = self._end_window(batch, means, *extra, *gathered_norms(own))
+            own.append(passed.gathered())
+        means, *norms = (torch.stack(parts) for parts in zip(*own, strict=True))
+        gathered = self._end_window(batch, means, *extra, *norms)
         return step_losses(gathered, None, with_norms=self._forward.with_norms)
-
-
-def _detached(passed: Passed) -> Passed:
-    """Return the same without what the backward pass has needed."""
-    means = passed.means.detach()
-    return Passed(means, means, passed.norms)
 
 
 def sequence_means(losses: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
@@ -287,22 +280,22 @@ class WeightedLossStep:
         (known,) = self._step_sum(batch, _batch_means(model, batch))
         weights = self._weights(known, batch.step)
         shares = _with_planned(weights, batch)
-        own: list[Passed] = []
+        own: list[tuple[Tensor, ...]] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
             if own:
                 self._engine.step()  # of the micro-batch before
             passed = self._forward(tokens, batch)
             run_backward(self._engine, passed.means, shares[rows])
-            own.append(_detached(passed))
-        means = torch.stack([passed.means for passed in own])
-        gathered = self._end_window(batch, means, *extra, *gathered_norms(own))
+            own.append(passed.gathered())
+        means, *norms = (torch.stack(parts) for parts in zip(*own, strict=True))
+        gathered = self._end_window(batch, means, *extra, *norms)
         return step_losses(gathered, weights, with_norms=self._forward.with_norms)
 
     def _single_micro_batch(self, batch: Batch, *extra: Tensor) -> StepLosses:
         (tokens,), (rows,) = batch.tokens, batch.indices.rows
         passed = self._forward(tokens, batch)
-        norms = gathered_norms([passed])
-        gathered = self._step_sum(batch, passed.means.detach()[None], *extra, *norms)
+        means, *norms = (part[None] for part in passed.gathered())
+        gathered = self._step_sum(batch, means, *extra, *norms)
         losses = gathered[0]
         weights = self._weights(losses, batch.step)
         run_backward(self._engine, passed.means, _with_planned(weights, batch)[rows])
