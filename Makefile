@@ -83,7 +83,7 @@ bench-reader: setup  ## Time reading against Megatron's datasets; writes build/b
 bench-prepare: setup  ## Time building shards against encoding alone; writes build/bench/prepare.json.
 	@$(BIN)/python tools/bench_prepare.py $(if $(CORPUS),--input '$(CORPUS)')
 
-bench-selection: setup  ## Train on 30 % of CORPUS by influence on TARGET ('a.train.gz a.valid.gz'), density, at random.
+bench-selection: setup  ## Train on 30 % of CORPUS by influence on TARGET ('a.train.gz a.valid.gz'), density, at random; DGA over tiers.
 	@$(BIN)/python tools/bench_selection.py --input '$(CORPUS)' --target $(TARGET)
 
 bench-clusters: setup  ## Cluster a corpus into 64 and 4,096, and score it; writes build/bench/clusters.json.

@@ -17,6 +17,7 @@ from .mixers.basis import OverBasis as OverBasis
 from .mixers.dga import Dga as Dga
 from .mixers.doge import Doge as Doge
 from .mixers.doremi import Doremi as Doremi
+from .mixers.gradient_norm import GradientNorm as GradientNorm
 from .mixers.grape import Grape as Grape
 from .mixers.odm import Odm as Odm
 from .mixers.probing import Directional as Directional
@@ -30,6 +31,8 @@ from .mixers.static import uniform_weights as uniform_weights
 from .mixers.targets import OverTargets as OverTargets
 from .mixers.updates import UpdateSteps as UpdateSteps
 from .model.losses import inputs_and_targets as inputs_and_targets
+from .model.losses import losses_and_norms as losses_and_norms
+from .model.losses import sequence_norms as sequence_norms
 from .plugin import Batch as Batch
 from .plugin import BatchIndices as BatchIndices
 from .plugin import MixturePlugin as MixturePlugin

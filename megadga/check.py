@@ -249,6 +249,8 @@ def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:
         what = "go by the step" if isinstance(needs, StepNeeds) else "follow training's losses"
         if needs == LossNeeds(reference=True):
             what = f"{what} above the reference's"
+        if needs == LossNeeds(output_norms=True):
+            what = "follow the norms of the loss's gradient at the output"
         interval = 1 if mixture.updates is None else mixture.updates.interval
         return f"none: the weights {what}, every {_count(interval, 'step')}"
     if mixture.probe is None or mixture.updates is None:

@@ -136,9 +136,9 @@ class RunConfig(Section):
     data: DataSection
     """What it is trained on."""
     mixing: Mixing
-    """How the domain weights are determined: type dga, grape, doge, doremi, odm, ado, schedule,
-    importance, static or, for short, uniform, proportional, temperature or unimax; or that of an
-    installed extension."""
+    """How the domain weights are determined: type dga, grape, doge, doremi, odm, ado,
+    gradient_norm, schedule, importance, static or, for short, uniform, proportional, temperature
+    or unimax; or that of an installed extension."""
     sampling: SamplingSection = SamplingSection()
     """How batches are sampled from the weights."""
     training: TrainingSection

@@ -26,6 +26,7 @@ class RandomStream(IntEnum):
     PROBE_OFFSETS = 6
     GROWN_ORDER = 7
     KEPT_DOCUMENTS = 8
+    RESAMPLED_WINDOWS = 9
 
 
 def check_seed(seed: int) -> int:

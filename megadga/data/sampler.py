@@ -12,6 +12,7 @@ import numpy as np
 from megadga.arrays import FloatArray, IntArray, check_simplex
 from megadga.data.order import WindowOrder
 from megadga.data.permutation import GOLDEN, RandomStream, address_keys, check_seed
+from megadga.data.resampling import Resampling
 from megadga.errors import ExhaustedError
 
 
@@ -189,11 +190,14 @@ class BatchPlan:
         selection: The ``B`` windows of the batch.
         weights: Sampling weights after the cap on repetitions, shape ``(K,)``.
         state_after: The state after the batch has been consumed.
+        factors: What each window counts in the loss beside others of its domain, shape ``(B,)``;
+            None: all alike.
     """
 
     selection: Selection
     weights: FloatArray
     state_after: SamplerState
+    factors: FloatArray | None = None
 
 
 @final
@@ -242,12 +246,16 @@ class MixtureSampler:
         """Return the state before the first batch."""
         return SamplerState(step=0, cursors=np.zeros_like(self.order.sizes))
 
-    def plan(self, state: SamplerState, weights: FloatArray) -> BatchPlan:
+    def plan(
+        self, state: SamplerState, weights: FloatArray, resampling: Resampling | None = None
+    ) -> BatchPlan:
         """Plan the batch that follows ``state``. Pure: equal arguments give equal bits.
 
         Args:
             state: Progress so far; not modified.
             weights: Sampling weights on the simplex, shape ``(K,)``; weight 0 is never drawn.
+            resampling: How windows are drawn after the first epoch of their domain; None: every
+                epoch has each window once.
 
         Raises:
             ValueError: If the weights are not on the simplex or have the wrong length.
@@ -259,7 +267,15 @@ class MixtureSampler:
         domains = rng.permutation(domains)
         draws = state.cursors[domains] + occurrences(domains)
         sequences = self.order.windows(domains, draws, seed=self._seed)
-        return BatchPlan(Selection(domains, sequences), weights, self._after(state, domains))
+        factors = None
+        if resampling is not None:
+            factors = np.ones(domains.size)
+            again = np.flatnonzero(self.order.epochs_of(domains, draws) > 0)
+            sequences[again], factors[again] = resampling.draw(
+                domains[again], draws[again], self.order.numbers, seed=self._seed
+            )
+        after = self._after(state, domains)
+        return BatchPlan(Selection(domains, sequences), weights, after, factors)
 
     def advance(self, state: SamplerState, weights: FloatArray) -> SamplerState:
         """Return ``plan(state, weights).state_after``, without planning which windows are read.

@@ -288,9 +288,11 @@ class LossNeeds:
 
     Attributes:
         reference: Whether the loss of a reference model on the same sequences is read too.
+        output_norms: Whether the norms of the loss's gradient at the model's output are read too.
     """
 
     reference: bool = False
+    output_norms: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,27 +307,36 @@ class DomainLosses:
         step: Optimizer steps completed.
         reference_losses: Mean loss of a reference model on the same sequences, shape ``(K,)``;
             None if nobody asked for it.
+        output_norms: Mean norm of the loss's gradient at the output of each domain's sequences
+            (``sequence_norms``), at least 0, shape ``(K,)``; None if nobody asked for it.
 
     Raises:
-        ValueError: If the arrays are not all of one shape ``(K,)``.
+        ValueError: If the arrays are not all of one shape ``(K,)``, or a norm is negative.
     """
 
     losses: FloatArray
     counts: IntArray
     step: int
     reference_losses: FloatArray | None = None
+    output_norms: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        reference = self.losses if self.reference_losses is None else self.reference_losses
-        shapes = (self.losses.shape, self.counts.shape, reference.shape)
+        shapes = (self.losses.shape, self.counts.shape, *(each.shape for each in self._optional()))
         if self.losses.ndim != 1 or len(set(shapes)) != 1:
             found = ", ".join(map(str, shapes))
             raise ValueError(f"domain losses: expected arrays of one shape (K,), found {found}")
+        if self.output_norms is not None and (self.output_norms < 0.0).any():
+            raise ValueError(
+                f"domain losses: expected norms of at least 0, found {self.output_norms.min()}"
+            )
 
     def is_finite(self) -> bool:
-        """Tell whether every loss is neither infinite nor NaN."""
-        reference = self.losses if self.reference_losses is None else self.reference_losses
-        return _all_finite(self.losses, reference)
+        """Tell whether every number is neither infinite nor NaN."""
+        return _all_finite(self.losses, *self._optional())
+
+    def _optional(self) -> tuple[FloatArray, ...]:
+        optional = (self.reference_losses, self.output_norms)
+        return tuple(array for array in optional if array is not None)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,14 @@ class RuleOptions(Section):
         return None
 
     @property
+    def resampled_uniformly(self) -> float | None:
+        """Share of windows that are drawn alike where a domain's windows are drawn by their norms.
+
+        In ``(0, 1]``; None: every epoch has each window once.
+        """
+        return None
+
+    @property
     def least_effective_domains(self) -> float:
         """Effective domains below which an event is logged; 0: never."""
         return 0.0

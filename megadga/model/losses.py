@@ -8,7 +8,7 @@ are marked as inputs alone (``megadga.data.targets``).
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,15 @@ class Decoder(nn.Module, ABC):
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    @overload
+    def forward(self, tokens_BT: Tensor, *, with_norms: Literal[False] = False) -> Tensor: ...
+    @overload
+    def forward(
+        self, tokens_BT: Tensor, *, with_norms: bool
+    ) -> Tensor | tuple[Tensor, Tensor]: ...
+    def forward(
+        self, tokens_BT: Tensor, *, with_norms: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the cross-entropy of each next token in nats.
 
         Padding has no effect on other tokens: it is at the end of sequences, and attention is
@@ -65,13 +73,76 @@ class Decoder(nn.Module, ABC):
         Args:
             tokens_BT: Windows of token ids, ``PADDING`` at their ends, or ids marked as inputs
                 alone (see ``inputs_and_targets``), shape ``(b, S + 1)``.
+            with_norms: Whether norms of the losses' gradients at the scores are returned, too.
 
         Returns:
-            Losses, float32, shape ``(b, S)``; 0 where there is no target.
+            Losses, float32, shape ``(b, S)``; 0 where there is no target. With norms: these beside
+            them (see ``losses_and_norms``).
         """
         inputs_BS, targets_BS = inputs_and_targets(tokens_BT)
-        logits_BSV = self.logits(inputs_BS)
-        return next_token_losses(logits_BSV, targets_BS, overwrite=self.overwrites_scores)
+        logits_BSV, overwrite = self.logits(inputs_BS), self.overwrites_scores
+        if with_norms:
+            return losses_and_norms(logits_BSV, targets_BS, overwrite=overwrite)
+        return next_token_losses(logits_BSV, targets_BS, overwrite=overwrite)
+
+
+def losses_and_norms(
+    logits_BSV: Tensor, targets_BS: Tensor, *, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of each next token in nats, and how long its gradient is.
+
+    Of the gradient by the token's own scores, ``softmax - onehot(target)``, the Euclidean norm, in
+    ``[0, sqrt(2))``: as precise relative to itself as the dtype, also where the target is all but
+    certain. It takes the log-probabilities of the scores once more, of a block at a time, and no
+    backward pass.
+
+    Args:
+        logits_BSV: As of ``next_token_losses``.
+        targets_BS: Likewise.
+        overwrite: Likewise.
+
+    Returns:
+        Losses, and norms without a gradient, both as the losses of ``next_token_losses``, to the
+        bit, are: of their shape and dtype, 0 without a target.
+    """
+    logits_NV, targets_N = logits_BSV.flatten(0, 1), targets_BS.flatten()
+    with torch.no_grad():  # before the losses, which may take the place of the scores
+        norms_N = torch.cat(
+            [
+                _gradient_norms(
+                    logits_NV[rows].to(_precise(logits_NV)).log_softmax(-1), targets_N[rows]
+                )
+                for rows in _blocks(logits_NV)
+            ]
+        )
+    losses_BS = next_token_losses(logits_BSV, targets_BS, overwrite=overwrite)
+    return losses_BS, norms_N.view_as(targets_BS)
+
+
+def _gradient_norms(log_probabilities_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Return ``|softmax - onehot(target)|`` of each row, in whose place it is computed.
+
+    0 without a target.
+    """
+    columns_N1 = targets_N.clamp(min=0)[:, None]
+    missing_N1 = -log_probabilities_NV.gather(1, columns_N1).expm1()  # 1 - p of the target
+    others_NV = log_probabilities_NV.exp_().scatter_(1, columns_N1, missing_N1)
+    norms_N: Tensor = cast("Any", torch.linalg).vector_norm(others_NV, dim=-1)
+    return norms_N.masked_fill_(targets_N == PADDING, 0.0)
+
+
+def sequence_norms(norms_BS: Tensor, targets_BS: Tensor) -> Tensor:
+    """Return the root mean square of each sequence's norms over its targets, shape ``(b,)``.
+
+    Times ``1 / sqrt(T)`` it is the norm of the gradient of the mean loss over the sequence's ``T``
+    targets, by all its scores.
+
+    Args:
+        norms_BS: Of ``losses_and_norms``.
+        targets_BS: Where there are targets, true or at least 0; at least one in each sequence.
+    """
+    found_BS = targets_BS if targets_BS.dtype == torch.bool else targets_BS >= 0
+    return (norms_BS.square().sum(dim=-1) / found_BS.sum(dim=-1)).sqrt()
 
 
 def next_token_losses(

@@ -14,6 +14,7 @@ from megadga.arrays import FloatArray, IntArray, check_simplex
 from megadga.data.domain import SequenceSet, trains_all_tokens
 from megadga.data.order import WindowOrder
 from megadga.data.reader import BatchReader, PendingRead, count_targets
+from megadga.data.resampling import Resampling, WindowNorms
 from megadga.data.rows import rank_rows
 from megadga.data.sampler import BatchPlan, DrawMethod, MixtureSampler, SamplerState, Selection
 from megadga.errors import ExhaustedError
@@ -34,6 +35,9 @@ class Sampling:
             None: they have not.
         objective: Mixture that the loss is over, whatever batches are sampled from, shape ``(K,)``
             (see ``BatchIndices.sequence_weights``); None: that of the batches.
+        resampled_uniformly: Share of uniform draws where windows are drawn by their norms after
+            the first epoch of their domain (`Resampling`), in ``(0, 1]``, for a rule that observes
+            ``output_norms``; None: every epoch has each window once.
     """
 
     seed: int
@@ -42,6 +46,7 @@ class Sampling:
     prefetch: int = 2
     order: WindowOrder | None = None
     objective: FloatArray | None = None
+    resampled_uniformly: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class BatchIndices:
         global_targets: Targets of each sequence of the global batch, at least 1, shape ``(B,)``,
             equal on every rank; None: ``S`` of each, as all domains are windows of text.
         global_factors: Weight of each sequence's domain in the objective over its weight in the
-            sampling of this batch, shape ``(B,)``, equal on every rank; None: there is no
-            objective apart from the sampling.
+            sampling of this batch, times its window's likewise (`Resampling`), shape ``(B,)``,
+            equal on every rank; None: there is no objective apart from the sampling.
     """
 
     step: int
@@ -181,6 +186,14 @@ class BatchLoader:
         self._reader = BatchReader(domains, rows=self._rows)
         self._domains = tuple(domains)
         self._all_trained = all(map(trains_all_tokens, domains))
+        self._resampling: Resampling | None = None
+        if (share := sampling.resampled_uniformly) is not None:
+            if not self._all_trained:
+                raise ValueError(
+                    "resampled_uniformly: expected domains that are streams, every sequence with "
+                    "S targets, found one that is padded or masked"
+                )
+            self._resampling = Resampling(WindowNorms.unknown(self.sizes), share)
         self._prefetched: deque[tuple[BatchPlan, PendingRead]] = deque()
         self._speculative: PendingRead | None = None
         self.state = self._sampler.init()
@@ -225,9 +238,15 @@ class BatchLoader:
 
     def next_indices(self, weights: FloatArray) -> BatchIndices:
         """Return the windows of the next batch without reading them, and advance."""
-        plan = self._sampler.plan(self.state, weights)
+        plan = self._sampler.plan(self.state, weights, self._resampling)
         self.seek(plan.state_after)
         return self._indices(plan)
+
+    def resample(self, norms: WindowNorms) -> None:
+        """Draw windows by these norms from the next batch on, of which none was prefetched."""
+        assert self._resampling is not None
+        assert not self._prefetched
+        self._resampling = Resampling(norms, self._resampling.uniform_share)
 
     def seek(self, state: SamplerState) -> None:
         """Continue from ``state``, dropping prefetched batches."""
@@ -268,7 +287,7 @@ class BatchLoader:
                     )
                 return
             try:
-                plan = self._sampler.plan(state, weights)
+                plan = self._sampler.plan(state, weights, self._resampling)
             except ExhaustedError:
                 if not self._prefetched:
                     raise
@@ -278,7 +297,7 @@ class BatchLoader:
             self._prefetched.append((plan, reading))
 
     def _selected(self, state: SamplerState, weights: FloatArray) -> Selection:
-        return self._sampler.plan(state, weights).selection
+        return self._sampler.plan(state, weights, self._resampling).selection
 
     def _indices(self, plan: BatchPlan) -> BatchIndices:
         targets = None if self._all_trained else count_targets(self._domains, plan.selection)
@@ -294,11 +313,12 @@ class BatchLoader:
         )
 
     def _factors(self, plan: BatchPlan) -> FloatArray | None:
-        """Return ``w_k / q_k`` of each sequence's domain ``k``, shape ``(B,)``."""
+        """Return ``w_k / q_k`` of each sequence's domain ``k``, times its window's factor."""
         if self._objective is None:
-            return None
+            return plan.factors
         drawn = plan.selection.domains
-        return self._objective[drawn] / plan.weights[drawn]
+        factors = self._objective[drawn] / plan.weights[drawn]
+        return factors if plan.factors is None else factors * plan.factors
 
 
 def _selection(plan: BatchPlan) -> Selection:

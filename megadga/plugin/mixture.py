@@ -33,7 +33,12 @@ from megadga.mixers.carrying import MixtureChange, carried_state
 from megadga.mixers.probing import DIRECTIONAL, InFlight, Probe
 from megadga.mixers.updates import UpdateSteps
 from megadga.plugin.batches import Batch, BatchIndices, BatchLoader, Sampling
-from megadga.plugin.observing import TrainingLosses, as_target_sets, build_measurement
+from megadga.plugin.observing import (
+    ObservedWindows,
+    TrainingLosses,
+    as_target_sets,
+    build_measurement,
+)
 from megadga.plugin.protocol import Metrics
 from megadga.plugin.records import ProbeTimer, UpdateRecords
 from megadga.plugin.revising import mixture_of, revised_state, state_of
@@ -124,15 +129,25 @@ class MixturePlugin:
         if isinstance(scheduler.observes, TargetNeeds):
             self._identity["targets"] = [target.name for target in targets]
         self._sequence_length = domains[0].sequence_length
-        self._drawn: IntArray | None = None
+        self._drawn: BatchIndices | None = None
         self._clock = ProbeTimer(time.perf_counter)
         self._in_flight = isinstance(probe, InFlight)
         if self._in_flight:
             _check_streams(domains)
         self._synchronize = partial(_synchronize, engine.device)
         self._needs = scheduler.observes
-        wants_reference = self._needs == LossNeeds(reference=True)
-        self._losses = TrainingLosses(len(domains), reference=wants_reference)
+        losses = self._needs if isinstance(self._needs, LossNeeds) else LossNeeds()
+        self._losses = TrainingLosses(
+            len(domains), reference=losses.reference, output_norms=losses.output_norms
+        )
+        self._windows: ObservedWindows | None = None
+        if sampling.resampled_uniformly is not None:
+            if not losses.output_norms:
+                raise ValueError(
+                    "sampling.resampled_uniformly: expected a scheduler that observes "
+                    f"output_norms, found {type(scheduler).__name__}"
+                )
+            self._windows = ObservedWindows(self._batches.sizes)
         self._general_loss: float | None = None
         self._frozen = False
         self._measurement = build_measurement(
@@ -179,6 +194,11 @@ class MixturePlugin:
         return self._records.averaged(self._mixture)
 
     @property
+    def observes_norms(self) -> bool:
+        """Whether ``observe_losses`` needs the norms of the loss's gradient at the output."""
+        return isinstance(self._needs, LossNeeds) and self._needs.output_norms
+
+    @property
     def frozen(self) -> bool:
         """Whether updates are skipped, as ``freeze`` has asked for."""
         return self._frozen
@@ -208,7 +228,8 @@ class MixturePlugin:
         """Names of the domains whose first epoch the last batch has ended."""
         if self._drawn is None:
             return ()
-        domains: list[int] = ended_first_epochs(self.order, self.cursors, self._drawn).tolist()
+        drawn = self._drawn.global_domains
+        domains: list[int] = ended_first_epochs(self.order, self.cursors, drawn).tolist()
         return tuple(self.names[domain] for domain in domains)
 
     @property
@@ -240,6 +261,7 @@ class MixturePlugin:
         losses: FloatArray,
         reference_losses: FloatArray | None = None,
         num_targets: IntArray | None = None,
+        output_norms: FloatArray | None = None,
     ) -> None:
         """Report the training losses of an optimizer step, before ``after_step``. Not collective.
 
@@ -253,13 +275,25 @@ class MixturePlugin:
                 that compares the two (``Doremi``); ignored by others.
             num_targets: Targets of each, as ``indices.global_targets``, by which a domain's mean
                 is weighted, shape ``(B,)``; None: the same number.
+            output_norms: Norm of the loss's gradient at the output of each
+                (``sequence_norms``), for a scheduler that goes by it (``GradientNorm``), shape
+                ``(B,)``; ignored by others.
 
         Raises:
-            ValueError: If the shapes differ, a domain index is out of range, or required reference
-                losses are missing.
+            ValueError: If the shapes differ, a domain index is out of range, required reference
+                losses or norms are missing, or windows are resampled and these are not the domains
+                of the last batch.
         """
-        if isinstance(self._needs, LossNeeds):
-            self._losses.add(domains, losses, reference_losses, num_targets)
+        if not isinstance(self._needs, LossNeeds):
+            return
+        self._losses.add(domains, losses, reference_losses, num_targets, output_norms)
+        if self._windows is not None and output_norms is not None:
+            if self._drawn is None or not np.array_equal(domains, self._drawn.global_domains):
+                raise ValueError(
+                    "observe_losses: expected the domains of the last batch, in its order, "
+                    "found others"
+                )
+            self._windows.add(domains, self._drawn.global_sequences, output_norms)
 
     def observe_general(self, loss: float) -> None:
         """Report the domains' mean validation loss after an evaluation. Not collective.
@@ -306,6 +340,8 @@ class MixturePlugin:
                 observed, general_loss=self._general_loss, step=step, epochs=self.epochs
             )
         self._mixture = self._broadcast_state(self._scheduler.update(before, observed))
+        if self._windows is not None:
+            self._batches.resample(self._windows.renew())
         return self._update_metrics(before, observed)
 
     def set_by_hand(self, weights: Mapping[str, float]) -> Metrics:
@@ -367,6 +403,7 @@ class MixturePlugin:
             "general_loss": self._general_loss,
             "frozen": self._frozen,
             "observer": self._observer_state(),
+            "window_norms": None if self._windows is None else self._windows.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -381,6 +418,9 @@ class MixturePlugin:
                     f"checkpoint: {key}: expected {expected!r} as in this run, found {found!r}"
                 )
         self._batches.seek(SamplerState(step=state["step"], cursors=state["cursors"].numpy()))
+        if self._windows is not None and (saved := state.get("window_norms")) is not None:
+            self._windows.load_state_dict(saved)
+            self._batches.resample(self._windows.norms)
         mixture = mixture_of(state)
         # Of what the rule did not do before, such as a guard: its first memory.
         memory = {**self._scheduler.init().memory, **mixture.memory}
@@ -443,7 +483,7 @@ class MixturePlugin:
 
     def _prepare(self, indices: BatchIndices) -> None:
         """Prepare the update after this batch, if one is due; then collective."""
-        self._drawn = indices.global_domains
+        self._drawn = indices
         due = self._is_update(indices.step) and not self._frozen
         if self._measurement is not None and due:
             batch = TrainedBatch(indices.global_domains, indices.rows, self._sequence_length)

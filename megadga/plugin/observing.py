@@ -8,6 +8,7 @@ import torch
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.data.domain import SequenceSet
+from megadga.data.resampling import WindowNorms
 from megadga.mixers.base import (
     AlignmentNeeds,
     DomainLosses,
@@ -30,11 +31,15 @@ class TrainingLosses:
     Args:
         num_domains: ``K``.
         reference: Whether a reference model's losses are accumulated as well.
+        output_norms: Whether norms of the loss's gradient at the output are.
     """
 
-    def __init__(self, num_domains: int, *, reference: bool = False) -> None:
+    def __init__(
+        self, num_domains: int, *, reference: bool = False, output_norms: bool = False
+    ) -> None:
         self._num_domains = num_domains
         self._reference = reference
+        self._norms = output_norms
         self._reset()
 
     def add(
@@ -43,6 +48,7 @@ class TrainingLosses:
         losses: FloatArray,
         reference_losses: FloatArray | None = None,
         num_targets: IntArray | None = None,
+        output_norms: FloatArray | None = None,
     ) -> None:
         """Add the losses of sequences.
 
@@ -52,10 +58,12 @@ class TrainingLosses:
             reference_losses: A reference model's losses, same shape; ignored if not accumulated.
             num_targets: Targets of each, by which means are weighted, same shape; None: as many of
                 each.
+            output_norms: Norms of the loss's gradient at the output, same shape; ignored if not
+                accumulated.
 
         Raises:
             ValueError: If the shapes differ, a domain index is out of range, or required reference
-                losses are missing.
+                losses or norms are missing.
         """
         if domains.ndim != 1 or domains.shape != losses.shape:
             raise ValueError(
@@ -80,6 +88,14 @@ class TrainingLosses:
                     f"{domains.shape}, found {found}"
                 )
             self._reference_sums += self._summed(domains, reference_losses, num_targets)
+        if self._norms:
+            if output_norms is None or output_norms.shape != domains.shape:
+                found = None if output_norms is None else output_norms.shape
+                raise ValueError(
+                    "observe_losses: expected norms of the loss's gradient at the output, of "
+                    f"shape {domains.shape}, found {found}"
+                )
+            self._norm_sums += self._summed(domains, output_norms, num_targets)
         self._sums += self._summed(domains, losses, num_targets)
         counts = np.bincount(domains, num_targets, minlength=self._num_domains)
         self._counts += counts.astype(np.int64)
@@ -100,7 +116,8 @@ class TrainingLosses:
             )
         drawn = np.maximum(self._counts, 1)
         reference = self._reference_sums / drawn if self._reference else None
-        observed = DomainLosses(self._sums / drawn, self._counts, step, reference)
+        norms = self._norm_sums / drawn if self._norms else None
+        observed = DomainLosses(self._sums / drawn, self._counts, step, reference, norms)
         self._reset()
         return observed
 
@@ -112,6 +129,8 @@ class TrainingLosses:
         }
         if self._reference:
             state["reference_loss_sums"] = torch.from_numpy(self._reference_sums.copy())
+        if self._norms:
+            state["norm_sums"] = torch.from_numpy(self._norm_sums.copy())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -120,6 +139,8 @@ class TrainingLosses:
         self._counts = state["loss_counts"].numpy().copy()
         if self._reference:
             self._reference_sums = state["reference_loss_sums"].numpy().copy()
+        if self._norms:
+            self._norm_sums = state["norm_sums"].numpy().copy()
 
     def _summed(
         self, domains: IntArray, losses: FloatArray, num_targets: IntArray | None
@@ -130,7 +151,53 @@ class TrainingLosses:
     def _reset(self) -> None:
         self._sums = np.zeros(self._num_domains)
         self._reference_sums = np.zeros(self._num_domains)
+        self._norm_sums = np.zeros(self._num_domains)
         self._counts = np.zeros(self._num_domains, dtype=np.int64)
+
+
+@final
+class ObservedWindows:
+    """Norms of windows by which batches are drawn, and those that were observed since.
+
+    Batches are planned ahead until the next update of the weights, so what they are drawn by stays
+    until then.
+
+    Args:
+        sizes: Windows of each domain, shape ``(K,)``.
+
+    Attributes:
+        norms: What batches are drawn by.
+    """
+
+    def __init__(self, sizes: IntArray) -> None:
+        self.norms = WindowNorms.unknown(sizes)
+        self._places = np.empty(0, dtype=np.int64)
+        self._observed = np.empty(0)
+
+    def add(self, domains: IntArray, windows: IntArray, norms: FloatArray) -> None:
+        """Add the norms of a step's windows, all of shape ``(B,)``."""
+        self._places = np.append(self._places, self.norms.places(domains, windows))
+        self._observed = np.append(self._observed, norms)
+
+    def renew(self) -> WindowNorms:
+        """Return the norms that batches are drawn by from now on."""
+        self.norms = self.norms.observed(self._places, self._observed)
+        self._places, self._observed = np.empty(0, dtype=np.int64), np.empty(0)
+        return self.norms
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all norms."""
+        return {
+            "norms": torch.from_numpy(self.norms.values.copy()),
+            "places": torch.from_numpy(self._places.copy()),
+            "observed": torch.from_numpy(self._observed.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore ``state``."""
+        self.norms = WindowNorms(self.norms.sizes, state["norms"].numpy().copy())
+        self._places = state["places"].numpy().copy()
+        self._observed = state["observed"].numpy().copy()
 
 
 def as_target_sets(

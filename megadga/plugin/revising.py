@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from megadga.arrays import IntArray
+from megadga.data.resampling import WindowNorms
 from megadga.mixers.base import MixtureState
 from megadga.mixers.carrying import MixtureChange
 
@@ -64,7 +65,22 @@ def revised_state(
         "frozen": state.get("frozen", False),
         "general_loss": state["general_loss"] if change.same_validation else None,
         "observer": observer,
+        "window_norms": _carried_norms(state, fresh, change),
     }
+
+
+def _carried_norms(
+    state: Mapping[str, Any], fresh: Mapping[str, Any], change: MixtureChange
+) -> dict[str, Tensor] | None:
+    """Return the norms of windows of the domains that stay, with all that was observed."""
+    before, first = state.get("window_norms"), fresh.get("window_norms")
+    if before is None or first is None:
+        return first
+    old, new = (np.array(each["windows"], dtype=np.int64) for each in (state, fresh))
+    norms = WindowNorms(old, before["norms"].numpy())
+    norms = norms.observed(before["places"].numpy(), before["observed"].numpy())
+    values = norms.carried(change.sources, new).values
+    return {**first, "norms": torch.from_numpy(values)}
 
 
 def _carried(

@@ -66,6 +66,7 @@ def make_mixture_plugin(
             max_epochs=config.sampling.max_epochs,
             order=order,
             objective=mixture.objective,
+            resampled_uniformly=mixture.resampled_uniformly,
         ),
         interval=mixture.updates or config.training.steps,  # None for fixed mixtures
         probe=mixture.probe or DIRECTIONAL,
@@ -123,6 +124,7 @@ def make_trainer(
         reference=reference,
         reweighting=reweighting,
         watching=watching,
+        with_norms=plugin.observes_norms,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from megadga.arrays import FloatArray
 from megadga.config.mixing import ExtensionOptions
 from megadga.config.run import RunConfig
-from megadga.data.domain import Domain
+from megadga.data.domain import Domain, trains_all_tokens
 from megadga.data.folder import OpenedSplit, ShardFolder
 from megadga.data.manifest import manifest_path
 from megadga.errors import ConfigError
@@ -267,6 +267,7 @@ class Mixture:
         lost_mass: Share of a histogram that fell into domains that are left out, in ``[0, 1)``.
         min_effective_domains: Effective domains below which the weights are cause for alarm.
         objective: Mixture that the loss is over, shape ``(K,)``; None: that of the batches.
+        resampled_uniformly: See `Sampling`.
     """
 
     scheduler: Scheduler
@@ -275,6 +276,7 @@ class Mixture:
     lost_mass: float = 0.0
     min_effective_domains: float = 0.0
     objective: FloatArray | None = None
+    resampled_uniformly: float | None = None
 
 
 def make_mixture(
@@ -311,6 +313,7 @@ def make_mixture(
         rule = make_scheduler(options, _context_of_rows(config, mixtures))
         scheduler = OverBasis(rule, mixtures)
     _check_alarm(config, scheduler)
+    _check_resampled(config, domains)
     _check_supply(config, domains, scheduler.init().averaged_weights)
     probe, updates = choose_measurement(
         config,
@@ -325,7 +328,16 @@ def make_mixture(
         lost_mass=scheduler.lost_mass if isinstance(scheduler, Static) else 0.0,
         min_effective_domains=options.least_effective_domains,
         objective=_objective(resolver, scheduler),
+        resampled_uniformly=options.resampled_uniformly,
     )
+
+
+def _check_resampled(config: RunConfig, domains: Sequence[Domain]) -> None:
+    """Refuse to draw windows by their norms where they differ in their number of targets."""
+    others = [domain.name for domain in domains if not trains_all_tokens(domain)]
+    if config.mixing.resampled_uniformly is not None and others:
+        expected = "null with domains that are no streams of text"
+        raise config.invalid("mixing", "resample", expected=expected, found=others[0])
 
 
 def _objective(resolver: WeightResolver, scheduler: Scheduler) -> FloatArray | None:

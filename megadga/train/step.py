@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.loss_reweight import LossReweighting
-from megadga.model.losses import target_mask
+from megadga.model.losses import sequence_norms, target_mask
 from megadga.plugin import Batch, Metrics
 from megadga.probes.discarding import discard_update
 from megadga.probes.engine import Engine, loss_scale, step_optimizer
@@ -32,11 +32,14 @@ class StepLosses:
             shape ``(B,)``.
         extra: Additional values gathered with the losses, each of the same shape.
         weights: Weight of each sequence by its loss, with mean 1, same shape; None: equal weights.
+        norms: Norm of the loss's gradient at each sequence's output (``sequence_norms``), same
+            shape; None: nobody asked for it.
     """
 
     losses: FloatArray
     extra: tuple[FloatArray, ...] = ()
     weights: FloatArray | None = None
+    norms: FloatArray | None = None
 
 
 class TrainStep(Protocol):
@@ -125,6 +128,58 @@ class WindowEnd:
         self._timer.end_optimizer()
 
 
+class Passed(NamedTuple):
+    """What a forward pass of a micro-batch of ``b`` sequences returned.
+
+    Attributes:
+        losses: One per token, shape ``(b, S)``.
+        means: Of each sequence over its targets, shape ``(b,)``.
+        norms: Of the loss's gradient at each sequence's output, same shape; None: not asked for.
+    """
+
+    losses: Tensor
+    means: Tensor
+    norms: Tensor | None
+
+    def gathered(self) -> tuple[Tensor, ...]:
+        """Return what all ranks get of it: means, and norms if there are any."""
+        means = self.means.detach()
+        return (means,) if self.norms is None else (means, self.norms)
+
+
+@final
+class ForwardPass:
+    """Runs an engine's module on the micro-batches of steps.
+
+    Args:
+        engine: A DeepSpeed engine around a module that returns one loss per token.
+        with_norms: Whether the module is asked for the norms of the losses' gradients at its
+            output as well (``Decoder``).
+    """
+
+    def __init__(self, engine: Engine, *, with_norms: bool = False) -> None:
+        self._engine: Any = engine
+        self.with_norms = with_norms
+
+    def __call__(self, tokens: Tensor, batch: Batch) -> Passed:
+        """Return the losses of a micro-batch of ``batch``, tokens of shape ``(b, S + 1)``."""
+        if not self.with_norms:
+            losses = self._engine(tokens)
+            return Passed(losses, sequence_means(losses, tokens, batch), None)
+        losses, norms = self._engine(tokens, with_norms=True)
+        by_sequence = sequence_norms(norms, target_mask(tokens))
+        return Passed(losses, sequence_means(losses, tokens, batch), by_sequence)
+
+
+def step_losses(
+    gathered: Sequence[FloatArray], weights: FloatArray | None, *, with_norms: bool
+) -> StepLosses:
+    """Return a step's losses from what was gathered: losses, additional values, norms."""
+    losses, *others = gathered
+    norms = others.pop() if with_norms else None
+    return StepLosses(losses, tuple(others), weights, norms)
+
+
 @final
 class MeanLossStep:
     """Trains on the mean loss over all targets of the global batch; ``TrainStep``.
@@ -137,28 +192,30 @@ class MeanLossStep:
     Args:
         engine: A DeepSpeed engine around a module that returns one loss per token.
         end_window: Ends each step.
+        with_norms: Whether the norms of the losses' gradients at the output are gathered too.
     """
 
-    def __init__(self, engine: Engine, end_window: WindowEnd) -> None:
+    def __init__(self, engine: Engine, end_window: WindowEnd, *, with_norms: bool = False) -> None:
         self._engine = engine
+        self._forward = ForwardPass(engine, with_norms=with_norms)
         self._end_window = end_window
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
         weights = batch.indices.sequence_weights()
-        own: list[Tensor] = []
+        own: list[tuple[Tensor, ...]] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
             if own:
                 self._engine.step()  # of the micro-batch before
-            losses = self._engine(tokens)
-            means = sequence_means(losses, tokens, batch)
+            passed = self._forward(tokens, batch)
             if weights is None:
-                self._engine.backward(losses.mean())
+                self._engine.backward(passed.losses.mean())
             else:
-                run_backward(self._engine, means, weights[rows])
-            own.append(means.detach())
-        everyone, *others = self._end_window(batch, torch.stack(own), *extra)
-        return StepLosses(everyone, tuple(others))
+                run_backward(self._engine, passed.means, weights[rows])
+            own.append(passed.gathered())
+        means, *norms = (torch.stack(parts) for parts in zip(*own, strict=True))
+        gathered = self._end_window(batch, means, *extra, *norms)
+        return step_losses(gathered, None, with_norms=self._forward.with_norms)
 
 
 def sequence_means(losses: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
@@ -194,6 +251,7 @@ class WeightedLossStep:
         reweighting: Computes the weights.
         step_sum: Gathers per-sequence values over the ranks.
         end_window: Ends each step.
+        with_norms: Whether the norms of the losses' gradients at the output are gathered too.
     """
 
     def __init__(
@@ -202,12 +260,15 @@ class WeightedLossStep:
         reweighting: Reweighting,
         step_sum: StepAllReduce,
         end_window: WindowEnd,
+        *,
+        with_norms: bool = False,
     ) -> None:
         self._engine = engine
+        self._forward = ForwardPass(engine, with_norms=with_norms)
         self._reweighting = reweighting
         self._step_sum = step_sum
         self._end_window = end_window
-        self._mean = MeanLossStep(engine, end_window)
+        self._mean = MeanLossStep(engine, end_window, with_norms=with_norms)
 
     def __call__(self, batch: Batch, *extra: Tensor) -> StepLosses:
         """See ``TrainStep``."""
@@ -219,24 +280,27 @@ class WeightedLossStep:
         (known,) = self._step_sum(batch, _batch_means(model, batch))
         weights = self._weights(known, batch.step)
         shares = _with_planned(weights, batch)
-        own: list[Tensor] = []
+        own: list[tuple[Tensor, ...]] = []
         for tokens, rows in zip(batch.tokens, batch.indices.rows, strict=True):
             if own:
                 self._engine.step()  # of the micro-batch before
-            losses = sequence_means(self._engine(tokens), tokens, batch)
-            run_backward(self._engine, losses, shares[rows])
-            own.append(losses.detach())
-        everyone, *others = self._end_window(batch, torch.stack(own), *extra)
-        return StepLosses(everyone, tuple(others), weights)
+            passed = self._forward(tokens, batch)
+            run_backward(self._engine, passed.means, shares[rows])
+            own.append(passed.gathered())
+        means, *norms = (torch.stack(parts) for parts in zip(*own, strict=True))
+        gathered = self._end_window(batch, means, *extra, *norms)
+        return step_losses(gathered, weights, with_norms=self._forward.with_norms)
 
     def _single_micro_batch(self, batch: Batch, *extra: Tensor) -> StepLosses:
         (tokens,), (rows,) = batch.tokens, batch.indices.rows
-        own = sequence_means(self._engine(tokens), tokens, batch)
-        losses, *others = self._step_sum(batch, own.detach()[None], *extra)
+        passed = self._forward(tokens, batch)
+        means, *norms = (part[None] for part in passed.gathered())
+        gathered = self._step_sum(batch, means, *extra, *norms)
+        losses = gathered[0]
         weights = self._weights(losses, batch.step)
-        run_backward(self._engine, own, _with_planned(weights, batch)[rows])
+        run_backward(self._engine, passed.means, _with_planned(weights, batch)[rows])
         self._end_window.end(batch, losses)
-        return StepLosses(losses, tuple(others), weights)
+        return step_losses(gathered, weights, with_norms=self._forward.with_norms)
 
     def _weights(self, losses: FloatArray, step: int) -> FloatArray:
         if not np.isfinite(losses).all():
@@ -250,10 +314,13 @@ def _with_planned(weights: FloatArray, batch: Batch) -> FloatArray:
     return weights if planned is None else weights * planned
 
 
-ObserveLosses = Callable[[IntArray, FloatArray, FloatArray | None, IntArray | None], None]
+ObserveLosses = Callable[
+    [IntArray, FloatArray, FloatArray | None, IntArray | None, FloatArray | None], None
+]
 """Called after each step with the domain and the mean loss of every sequence of the global batch,
-a reference model's losses if there is one, and the sequences' numbers of targets if they differ;
-all of shape ``(B,)``, equal on every rank."""
+a reference model's losses if there is one, the sequences' numbers of targets if they differ, and
+the norms of the loss's gradient at their outputs if these are gathered; all of shape ``(B,)``,
+equal on every rank."""
 
 
 class BatchObserver(Protocol):
@@ -295,6 +362,8 @@ class Trainer:
         reference: Computes a reference model's losses of every batch.
         reweighting: Weighting of sequences; None: equal weights.
         watching: What watches the losses.
+        with_norms: Whether the norms of the losses' gradients at the module's output are observed:
+            it is a `Decoder`, which returns them.
     """
 
     def __init__(  # noqa: PLR0913  (each comes from another part of the assembly)
@@ -309,6 +378,7 @@ class Trainer:
         reference: TokenLosses | None = None,
         reweighting: Reweighting | None = None,
         watching: Watching = Watching(),
+        with_norms: bool = False,
     ) -> None:
         self._engine = engine
         self._names = tuple(names)
@@ -321,9 +391,9 @@ class Trainer:
         self._timer = StepTimer(engine.device)
         end_window = WindowEnd(engine, step_sum, watching.accepts, timer=self._timer)
         self._passes: TrainStep = (
-            MeanLossStep(engine, end_window)
+            MeanLossStep(engine, end_window, with_norms=with_norms)
             if reweighting is None
-            else WeightedLossStep(engine, reweighting, step_sum, end_window)
+            else WeightedLossStep(engine, reweighting, step_sum, end_window, with_norms=with_norms)
         )
 
     def revise(self, names: Sequence[str], observe_losses: ObserveLosses) -> None:
@@ -368,7 +438,7 @@ class Trainer:
         targets = batch.indices.global_targets
         reference_losses = trained.extra[0] if extra else None
         if self._observe_losses is not None:
-            self._observe_losses(domains, losses, reference_losses, targets)
+            self._observe_losses(domains, losses, reference_losses, targets, trained.norms)
         if self._watching.observer is not None:
             self._watching.observer.observe(batch, losses)
         num_tokens = losses.size * (batch.tokens.shape[-1] - 1)

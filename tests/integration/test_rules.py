@@ -27,6 +27,8 @@ CLUSTERING = "cd" * 32
 CLUSTERS = ("c0", "c1", "c2", "c3")
 SCHEDULE = """{type: schedule, between: linear, stages: [
     {step: 0, weights: uniform}, {step: 5, weights: {d0: 0.2, d1: 0.3, d2: 0.5}}]}"""
+AGAIN = """mixing={type: gradient_norm, interval: 2, initial: {d0: 0.8, d1: 0.1, d2: 0.1},
+    resample: {uniform_share: 0.3}}"""
 DROPOUT = """model={type: hugging_face, sequence_length: 8, config: {model_type: gpt2, n_embd: 16,
     n_layer: 1, n_head: 2, n_positions: 8, resid_pdrop: 0.2}}"""
 RULES = {
@@ -37,6 +39,12 @@ RULES = {
     "doge": ("mixing={type: doge, interval: 2, step_size: 0.01}",),
     "ado": ("mixing={type: ado, interval: 2, warmup: 4, ignored: 0, initial: uniform}",),
     "odm": ("mixing={type: odm, interval: 1, smoothing: 0.5}",),
+    "gradient_norm, windows drawn again": (
+        AGAIN,
+        "training.global_batch_size=32",  # so that a domain comes to its second epoch
+        "training.micro_batch_size=32",
+        "training.domain_weights=uniform",
+    ),
     "schedule": (f"mixing={SCHEDULE}",),
     "basis": (
         "data.domains=shards/clusters",

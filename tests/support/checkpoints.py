@@ -39,4 +39,4 @@ def _compare(place: str, one: Any, other: Any) -> Iterator[str]:
 
 def _bits(tensor: Tensor) -> Tensor:
     """Compared as they are stored: not a number is equal to itself, and 0.0 is not -0.0."""
-    return tensor.flatten().view(torch.uint8)
+    return tensor.flatten().view(torch.uint8) if tensor.numel() else tensor  # none to view

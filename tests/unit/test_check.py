@@ -84,6 +84,10 @@ def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
     assert entry(static, "probe") == "none: the weights stay as they are"
     odm = report(folder, "mixing={type: odm, interval: 2}")
     assert entry(odm, "probe") == "none: the weights follow training's losses, every 2 steps"
+    norms = report(folder, "mixing={type: gradient_norm, interval: 2}")
+    assert entry(norms, "probe") == (
+        "none: the weights follow the norms of the loss's gradient at the output, every 2 steps"
+    )
     stages = "stages: [{step: 0, weights: uniform}]"
     schedule = report(folder, f"mixing={{type: schedule, {stages}}}")
     assert entry(schedule, "probe") == "none: the weights go by the step, every 1 step"

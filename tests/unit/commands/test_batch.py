@@ -34,6 +34,15 @@ def run(tmp_path: Path) -> Path:
     return config.output
 
 
+def test_windows_that_were_drawn_by_their_norms_are_not_planned_again(run, capsys):
+    config = run / "config.yaml"
+    found = config.read_text()
+    again = found.replace("type: uniform", "{type: gradient_norm, resample: {}}", 1)
+    config.write_text(again)
+    assert main(["batch", str(run), "--step", "3"]) == 2
+    assert "mixing.resample: expected null: which windows were drawn" in capsys.readouterr().err
+
+
 def test_a_step_to_come_is_a_table_of_its_sequences(run, capsys):
     assert main(["batch", str(run), "--step", "3"]) == 0
     printed = capsys.readouterr()

@@ -23,6 +23,7 @@ from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
 from megadga.mixers.doremi import Doremi
 from megadga.mixers.filtering import posterior
+from megadga.mixers.gradient_norm import GradientNorm
 from megadga.mixers.grape import Grape, task_weights
 from megadga.mixers.odm import Odm
 from megadga.mixers.safeguards import GeneralGuard, read_guard
@@ -43,6 +44,7 @@ RULES = {
     "doge": lambda k: Doge(uniform(k), 0.5),
     "doremi": lambda k: Doremi(uniform(k)),
     "ado": lambda k: Ado(uniform(k), warmup=1),
+    "gradient_norm": lambda k: GradientNorm(uniform(k)),
     "odm": lambda k: Odm(uniform(k)),
     "odm by exponentials": lambda k: Odm(uniform(k), reward="exponential"),
     "grape": lambda k: Grape(uniform(k), TARGETS, 0.5, 0.5),
@@ -52,10 +54,10 @@ RULES = {
 
 def observation(rule, size, step, seed):
     rng = np.random.default_rng(seed)
-    if isinstance(rule, Ado | Doremi | Odm):
+    if isinstance(rule, Ado | Doremi | GradientNorm | Odm):
         losses, counts = rng.random(size), rng.integers(0, 3, size)
         counts[0] = 1
-        return DomainLosses(losses, counts, step, losses - 0.5)
+        return DomainLosses(losses, counts, step, losses - 0.5, losses)
     if isinstance(rule, Grape | OverTargets):
         return TargetAlignments(rng.normal(size=(2, size)), rng.random(2) + 1.0, np.ones(2))
     return Alignments(rng.normal(size=size), 1.0, np.ones(size), step=step, epochs=np.zeros(size))

@@ -23,6 +23,7 @@ from megadga.mixers.base import (
 from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
 from megadga.mixers.doremi import Doremi
+from megadga.mixers.gradient_norm import GradientNorm
 from megadga.mixers.grape import Grape
 from megadga.mixers.odm import Odm
 from megadga.mixers.safeguards import EpochBudget, GeneralGuard
@@ -54,6 +55,12 @@ def domain_losses(values: FloatArray, step: int) -> Observed:
     # A loss of 0 stands for a domain that was not drawn.
     counts = (values[0] != 0.0).astype(np.int64)
     return DomainLosses(values[0], counts, step, values[1])
+
+
+def output_norms(values: FloatArray, step: int) -> Observed:
+    observed = domain_losses(values, step)
+    assert isinstance(observed, DomainLosses)
+    return replace(observed, output_norms=np.abs(values[1]))
 
 
 def step_number(values: FloatArray, step: int) -> Observed:
@@ -120,6 +127,7 @@ RULES = {
     "ado": Rule(
         lambda initial: Ado(initial, warmup=1, min_weight=0.1 / initial.size), domain_losses
     ),
+    "gradient_norm": Rule(GradientNorm, output_norms),
     "odm": Rule(Odm, domain_losses),
     "odm as in code": Rule(
         lambda initial: Odm(initial, warmup=2, reward="exponential"), domain_losses

@@ -1,12 +1,14 @@
 """The cross-entropy of tokens, which stands in for torch's bit for bit."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from megadga.data.targets import PADDING
-from megadga.model.losses import next_token_losses
+from megadga.model.losses import losses_and_norms, next_token_losses, sequence_norms
 
 V = 20_000
 
@@ -72,3 +74,49 @@ def test_a_target_outside_the_vocabulary_is_refused():
 
     with pytest.raises(IndexError, match=f"Target {V} is out of bounds"):
         next_token_losses(logits, tokens[:, 1:])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 1e-5)]
+)
+def test_norms_are_those_of_the_gradients_that_autograd_takes_in_float64(
+    dtype, tolerance, overwrite
+):
+    logits, tokens = scores_and_tokens(dtype)
+    exact = logits.detach().double().requires_grad_()
+    (gradients,) = torch.autograd.grad(by_torch(exact, tokens).sum(), exact)
+
+    scores = logits.detach().clone().requires_grad_()
+    losses, norms = losses_and_norms(scores, tokens[:, 1:], overwrite=overwrite)
+
+    assert torch.equal(losses, by_torch(logits, tokens))
+    assert not norms.requires_grad
+    expected = gradients.norm(dim=-1)
+    torch.testing.assert_close(norms.double(), expected, rtol=tolerance, atol=0.0)
+    assert not norms[1, 19:].any()  # padding
+
+    # Of a sequence: that of its mean loss's gradient, times the root of its targets' number.
+    means = by_torch(exact, tokens).sum(-1) / (tokens[:, 1:] >= 0).sum(-1)
+    (gradients,) = torch.autograd.grad(means.sum(), exact)
+    num_targets = (tokens[:, 1:] >= 0).sum(-1).double()
+    by_sequence = gradients.flatten(1).norm(dim=-1) * num_targets.sqrt()
+    found = sequence_norms(norms, tokens[:, 1:]).double()
+    torch.testing.assert_close(found, by_sequence, rtol=tolerance, atol=0.0)
+
+
+def test_norms_equal_the_values_worked_out_by_hand():
+    # Scores log(1, 2, 5): p = (1, 2, 5) / 8. For the target 2: (1, 2, -3) / 8, of length
+    # sqrt(14) / 8; for the target 0: (-7, 2, 5) / 8, sqrt(78) / 8.
+    scores = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64).log().expand(1, 2, 3)
+    _, norms = losses_and_norms(scores, torch.tensor([[2, 0]]))
+    expected = torch.tensor([[14.0, 78.0]], dtype=torch.float64).sqrt() / 8
+    torch.testing.assert_close(norms, expected, rtol=1e-14, atol=0.0)
+    (norm,) = sequence_norms(norms, torch.tensor([[2, 0]]))
+    assert norm.item() == pytest.approx((92 / 2) ** 0.5 / 8, rel=1e-14)
+
+
+def test_a_norm_is_precise_where_the_target_is_all_but_certain():
+    # 1 - p and the p of the other are both e^-30 / (1 + e^-30): their length is sqrt(2) times it.
+    _, norms = losses_and_norms(torch.tensor([[[30.0, 0.0]]]), torch.tensor([[0]]))
+    assert norms.item() == pytest.approx(2**0.5 * math.exp(-30), rel=1e-6)

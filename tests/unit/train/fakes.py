@@ -56,8 +56,8 @@ class FakeEngine:
     data_parallel_group: dist.ProcessGroup = field(init=False)  # there is none
     micro_steps: int = 0
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return self.module(tokens)
+    def __call__(self, tokens: Tensor, **options: Any) -> Any:
+        return self.module(tokens, **options)
 
     def backward(self, loss: Tensor) -> None:
         (loss / self.accumulation).backward()

@@ -11,6 +11,7 @@ from megadga.errors import ConfigError
 from megadga.mixers.base import AlignmentNeeds, LossNeeds, TargetNeeds
 from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
+from megadga.mixers.gradient_norm import GradientNorm
 from megadga.mixers.grape import Grape
 from megadga.mixers.odm import Odm
 from megadga.mixers.probing import Directional, InFlight, LowRank, LowRankEnergy, Sharded
@@ -281,6 +282,21 @@ def test_odm_follows_losses_and_measures_nothing(folder):
     assert scheduler.observes == LossNeeds()
     assert (scheduler.smoothing, scheduler.warmup, scheduler.reward) == (0.5, 7, "exponential")
     assert (found.updates, found.probe) == (UpdateSteps(2), None)
+
+
+def test_gradient_norm_follows_norms_and_draws_windows_of_streams_again(folder):
+    again = "mixing={type: gradient_norm, momentum: 0.5, base_share: 0.2, resample: {}}"
+    found = mixture(folder, again, "mixing.resample.uniform_share=0.3")
+    scheduler = found.scheduler
+    assert isinstance(scheduler, GradientNorm)
+    assert (scheduler.momentum, scheduler.base_share) == (0.5, 0.2)
+    assert (found.updates, found.probe, found.resampled_uniformly) == (UpdateSteps(1), None, 0.3)
+
+    write_domain(folder / "talk", seed=3, chat=True)
+    chat = "data.domains=[{name: code, path: domains/code}, {name: t, path: talk, packing: chat}]"
+    assert mixture(folder, "mixing={type: gradient_norm}", chat).resampled_uniformly is None
+    with pytest.raises(ConfigError, match=r"mixing.resample: expected null with .* found t"):
+        mixture(folder, again, chat)
 
 
 def test_doge_aligns_domains_with_one_another_or_with_the_specific_set(folder):

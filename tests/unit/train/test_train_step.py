@@ -9,7 +9,7 @@ import torch
 
 from megadga.data.targets import INPUT_ONLY
 from megadga.mixers.loss_reweight import LossReweighting
-from megadga.model.losses import target_mask
+from megadga.model.losses import Decoder, losses_and_norms, sequence_norms, target_mask
 from megadga.plugin import Batch
 from megadga.train.ranks import StepAllReduce
 from megadga.train.step import (
@@ -20,7 +20,7 @@ from megadga.train.step import (
     WindowEnd,
 )
 from megadga.train.timing import StepTimer
-from tests.unit.train.fakes import VOCABULARY, FakeEngine, LoneRank, batch
+from tests.unit.train.fakes import VOCABULARY, BigramModel, FakeEngine, LoneRank, batch
 
 TOKENS = torch.randint(VOCABULARY, (2, 2, 6), generator=torch.Generator().manual_seed(0))
 RULE = LossReweighting("linupper", temperature=0.3)
@@ -205,7 +205,7 @@ def test_dialogues_train_on_the_mean_over_the_targets_of_the_whole_batch(accumul
         ["a", "b"],
         step_sum=StepAllReduce(Counted()),
         clock=iter([0.0, 1.0]).__next__,
-        observe_losses=lambda domains, losses, reference, targets: observed.append(targets),
+        observe_losses=lambda domains, losses, reference, targets, norms: observed.append(targets),
     )
 
     record = trainer.step(marked_batch(accumulation))["train"]
@@ -293,3 +293,74 @@ def test_a_step_with_an_objective_logs_the_loss_that_it_trains_on():
     assert record["loss"] == pytest.approx(losses.mean(), rel=1e-12)
     assert record["objective_loss"] == pytest.approx((FACTORS * losses).mean(), rel=1e-12)
     assert record["effective_sequences"] == pytest.approx(4.0**2 / (0.25 + 4.0 + 2.25))
+
+
+class BigramDecoder(Decoder):
+    """The bigram model, which returns the norms of its losses' gradients, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = BigramModel().scores
+
+    def logits(self, tokens_BS):  # noqa: N803
+        return self.scores[tokens_BS]
+
+
+def with_norms(accumulation: int, by: Reweighting | None = None):
+    """A step of the bigram decoder that gathers norms, and its engine."""
+    engine = FakeEngine(
+        accumulation=accumulation, micro_batch_size=4 // accumulation, module=BigramDecoder()
+    )
+    engine.module.double()
+    ranks = LoneRank()
+    if by is None:
+        return MeanLossStep(engine, window_end(engine, ranks), with_norms=True), engine
+    by = replace(by, losses=lambda tokens: engine.module(tokens).detach())
+    summed = StepAllReduce(ranks)
+    end = window_end(engine, ranks)
+    return WeightedLossStep(engine, by, summed, end, with_norms=True), engine
+
+
+@pytest.mark.parametrize("reweighted", [False, True])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_norms_of_every_sequence_are_gathered_and_change_no_bit_of_the_step(
+    accumulation, reweighted
+):
+    plain = double_engine(accumulation)
+    by = reweighting(plain) if reweighted else None
+    passes, engine = with_norms(accumulation, by)
+    tokens, places = TOKENS.flatten(0, 1), np.array(ROWS).ravel()
+    scores = BigramModel().double().scores[tokens[:, :-1]].detach()
+    expected = sequence_norms(*_norms_and_mask(scores, tokens))
+
+    trained = passes(batch_of(accumulation))
+    without = weighted(plain) if reweighted else MeanLossStep(plain, window_end(plain, LoneRank()))
+    same = without(batch_of(accumulation))
+
+    assert trained.norms is not None
+    np.testing.assert_allclose(trained.norms[places], expected.numpy(), rtol=1e-12)
+    np.testing.assert_array_equal(trained.losses, same.losses)
+    assert torch.equal(moved(engine), moved(plain))
+    assert same.norms is None
+
+
+def _norms_and_mask(scores, tokens):
+    return losses_and_norms(scores, tokens[:, 1:])[1], target_mask(tokens)
+
+
+def test_a_trainer_reports_the_norms_beside_the_losses():
+    _, engine = with_norms(2)
+    told = []
+    trainer = Trainer(
+        engine,
+        ["a"],
+        step_sum=StepAllReduce(LoneRank()),
+        clock=lambda: 0.0,
+        observe_losses=lambda domains, losses, reference, targets, norms: told.append(norms),
+        with_norms=True,
+    )
+    with pytest.raises(ZeroDivisionError):  # a clock that stands still has no tokens per second
+        trainer.step(batch_of(2))
+    (norms,) = told
+    assert norms.shape == (4,)
+    assert (norms > 0.0).all()

@@ -134,7 +134,7 @@ def test_losses_of_the_whole_batch_are_reported_with_their_domains():
         ["a", "b", "c"],
         step_sum=StepAllReduce(LoneRank()),
         clock=clock(0.0, 1.0),
-        observe_losses=lambda domains, losses, reference, targets: told.append(
+        observe_losses=lambda domains, losses, reference, targets, norms: told.append(
             (domains.tolist(), losses.tolist(), reference)
         ),
     )
@@ -158,7 +158,7 @@ def test_reference_losses_of_every_sequence_are_logged():
         ["a", "b", "c"],
         step_sum=StepAllReduce(LoneRank()),
         clock=clock(0.0, 1.0),
-        observe_losses=lambda domains, losses, reference, targets: told.append(reference),
+        observe_losses=lambda domains, losses, reference, targets, norms: told.append(reference),
         reference=lambda tokens: other(tokens).detach(),
     )
 
