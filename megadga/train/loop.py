@@ -16,9 +16,9 @@ from megadga.train.progress import Progress
 from megadga.train.ranks import CollectiveStop
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import SpikeResponse
+from megadga.train.step import StepTrainer
 from megadga.train.storage import Storage
 from megadga.train.timing import StepTimes
-from megadga.train.tracing import StepTrainer
 
 
 class Markers(Protocol):

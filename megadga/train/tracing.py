@@ -31,23 +31,12 @@ from megadga.run_folder.trace import (
     trace_path,
 )
 from megadga.train.appending import AppendedFile
+from megadga.train.components import checkpoint_plan
 from megadga.train.ranks import on_every_rank, on_first_rank
-from megadga.train.step import ObserveLosses
+from megadga.train.step import ObserveLosses, StepTrainer
 
 _CLIPPING_EPSILON = 1e-6
 """That DeepSpeed adds to the norm by which it clips."""
-
-
-class StepTrainer(Protocol):
-    """Executes optimizer steps; ``Trainer`` and what wraps it."""
-
-    def revise(self, names: Sequence[str], observe_losses: ObserveLosses) -> None:
-        """Go on with other domains."""
-        ...
-
-    def step(self, batch: Batch) -> Metrics:
-        """Complete one optimizer step. Collective."""
-        ...
 
 
 class StepRates(Protocol):

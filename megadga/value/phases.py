@@ -1,6 +1,7 @@
 """Values by domain and phase of a run, and the mixture that follows from them."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -58,7 +59,7 @@ def values_by_phase(found: SequenceValues, *, num_phases: int, num_domains: int)
         raise ValueError(f"num_phases: expected 1 to {num_steps}, found {num_phases}")
     bounds = np.linspace(0, num_steps, num_phases + 1).round().astype(np.int64)
     totals, squares, counts = (np.zeros((num_phases, num_domains)) for _ in range(3))
-    for phase, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for phase, (begin, end) in enumerate(pairwise(bounds.tolist())):
         domains = found.domains[begin:end].ravel()
         values = found.values[begin:end].ravel()
         counts[phase] = np.bincount(domains, minlength=num_domains)

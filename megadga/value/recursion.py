@@ -71,7 +71,7 @@ def sequence_values(
     steps: Iterable[tuple[TracedStep, ...]],
     *,
     num_steps: int,
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> SequenceValues:
     """Return what every sequence was worth for a target's loss.
 
