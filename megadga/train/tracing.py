@@ -225,10 +225,10 @@ def trace_trainer(
         parameters=tuple(TracedParameter(p.name, p.shape, p.kept) for p in gradients.pieces),
     )
     on_first_rank(
-        collective, lambda: _check_space(config, header, completed=completed, report=report)
+        collective, lambda: check_space(config, header, completed=completed, report=report)
     )
     path = trace_path(config.output, collective.rank)
-    on_every_rank(collective, lambda: _begin(path, header, completed=completed))
+    on_every_rank(collective, lambda: begin_file(path, header, completed=completed))
     due = checkpoint_plan(config).due
     return TracingTrainer(trainer, gradients, rates, AppendedFile(path), header=header, due=due)
 
@@ -238,10 +238,20 @@ def trace_bytes(header: TraceHeader, *, steps: int) -> int:
     return header.ranks * (len(header.encoded()) + steps * header.frame_bytes)
 
 
-def _check_space(
+def check_space(
     config: RunConfig, header: TraceHeader, *, completed: int, report: Callable[[str], None]
 ) -> None:
-    """Say how large the trace will be, or refuse it; on rank 0."""
+    """Say how large the trace will be, or refuse it; on rank 0.
+
+    Args:
+        config: The run, with a trace.
+        header: Of rank 0's file.
+        completed: Steps whose trace there is.
+        report: Called with a line for the user.
+
+    Raises:
+        ConfigError: If it would be larger than it may be, or than the disk allows.
+    """
     assert config.trace is not None
     total = trace_bytes(header, steps=config.training.steps)
     numbers = int(header.sizes.sum())
@@ -249,19 +259,24 @@ def _check_space(
     if total > config.trace.limit_gb * 1e9:
         raise config.invalid(
             *("trace", "limit_gb"),
-            expected=f"at least {total / 1e9:.2f}, for {what}, or a smaller trace.dimension",
+            expected=f"at least {total / 1e9:.4g}, for {what}, or a smaller trace.dimension",
             found=f"{config.trace.limit_gb:g}",
         )
     left = header.ranks * (config.training.steps - completed) * header.frame_bytes
     free = shutil.disk_usage(config.output).free
     if left > free:
-        expected = f"a disk with {left / 1e9:.2f} GB free for the trace ({what})"
-        raise config.invalid("output", expected=expected, found=f"{free / 1e9:.2f} GB")
-    report(f"{config.output / TRACE}: {total / 1e9:.3f} GB in the end, {what}")
+        expected = f"a disk with {left / 1e9:.4g} GB free for the trace ({what})"
+        raise config.invalid("output", expected=expected, found=f"{free / 1e9:.4g} GB")
+    report(f"{config.output / TRACE}: {total / 1e9:.4g} GB in the end, {what}")
 
 
-def _begin(path: Path, header: TraceHeader, *, completed: int) -> None:
-    """Write the beginning of a rank's file, or cut it to the completed steps."""
+def begin_file(path: Path, header: TraceHeader, *, completed: int) -> None:
+    """Write the beginning of a rank's file, or cut it to the completed steps.
+
+    Raises:
+        ConfigError: If it cannot be written.
+        ResumeError: If it does not have these steps of this run.
+    """
     try:
         path.parent.mkdir(exist_ok=True)
         if completed == 0:

@@ -109,7 +109,7 @@ class Optimizer:
         ]
 
     def rates(self, num_parameters: int) -> FloatArray:
-        """Return what gradients were multiplied by in the step, by parameter; see ``train.tracing``."""
+        """Return what gradients were multiplied by in the step, by parameter, for a trace."""
         if not self.adam:
             return np.full(num_parameters, self.rate)
         means = np.array([float(v.mean()) for _, v in self.moments])

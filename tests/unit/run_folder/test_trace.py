@@ -96,7 +96,9 @@ def test_a_damaged_header_and_another_file_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="expected a sound header, found another checksum"):
         open_trace_file(path)
     path.write_bytes(b"something else")
-    with pytest.raises(ConfigError, match=r"expected b'MDGATRC\\x01' at the beginning, found b'so"):
+    with pytest.raises(
+        ConfigError, match=r"expected b'MDGATRC\\x01' at the beginning, found b'so"
+    ):
         open_trace_file(path)
     path.unlink()
     with pytest.raises(ConfigError, match="expected a trace, found No such file or directory"):
@@ -107,12 +109,12 @@ def test_the_files_of_all_ranks_are_opened_together(tmp_path):
     write(tmp_path)
     write(tmp_path, replace(HEADER, rank=1), num_steps=2)
     assert [file.num_steps for file in open_trace(tmp_path, num_steps=2)] == [3, 2]
-    with pytest.raises(ConfigError, match="rank-00001.* the 3 steps of the checkpoint, found 2"):
+    with pytest.raises(ConfigError, match=r"rank-00001.* the 3 steps of the checkpoint, found 2"):
         open_trace(tmp_path, num_steps=3)
 
 
 def test_files_of_different_runs_are_no_trace(tmp_path):
     write(tmp_path)
     write(tmp_path, replace(HEADER, rank=1, seed=18))
-    with pytest.raises(ResumeError, match="rank-00001.trace: seed: expected 17, .*, found 18"):
+    with pytest.raises(ResumeError, match=r"rank-00001.trace: seed: expected 17, .*, found 18"):
         open_trace(tmp_path, num_steps=1)
