@@ -6,19 +6,17 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from megadga.arrays import FloatArray
 from megadga.commands.command import Command
 from megadga.config.yaml_source import dump
 from megadga.console import parse_step, parse_whole_number
 from megadga.data.files import atomic_write
-from megadga.data.located import DocumentPart, documents_of_window
+from megadga.data.located import documents_of_window
 from megadga.errors import ConfigError
 from megadga.launch.plan import count
 from megadga.launch.quiet import quieten
@@ -27,7 +25,8 @@ from megadga.run_folder.trace import TracedStep, TraceFile, TraceHeader, open_tr
 from megadga.train.replay import open_recorded
 from megadga.train.saved import SavedRun, open_saved
 from megadga.use.sets import EvaluatedSet, SetOptions, open_shard_sets
-from megadga.value.phases import PhaseValues, scheduled_weights, values_by_phase
+from megadga.value.output import ListedSequence, ValuedRun, as_json, tables
+from megadga.value.phases import scheduled_weights, values_by_phase
 from megadga.value.recursion import SequenceValues, sequence_values
 
 _EPILOG = """\
@@ -54,8 +53,6 @@ They are estimates: good for the last steps, rough for the first ones, and under
 right order only. docs/value.md says how good.
 """
 _BATCH_SIZE = 8
-_ROWS = 20
-"""Domains that the table shows of either end."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -95,28 +92,6 @@ def _strength(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number from 0 on, found {text[:80]!r}")
 
 
-@dataclass(frozen=True, eq=False)
-class _Valued:
-    """Values of a run, and what they are of."""
-
-    target: str
-    loss: float
-    header: TraceHeader
-    found: SequenceValues
-    phases: PhaseValues
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A sequence with its value."""
-
-    value: float
-    step: int
-    domain: str
-    window: int
-    documents: tuple[DocumentPart, ...]
-
-
 def _value(options: argparse.Namespace) -> int:
     run = open_saved(options.run, step=options.step)
     if options.phases > run.step:
@@ -135,14 +110,14 @@ def _value(options: argparse.Namespace) -> int:
         )
     header = files[0].header
     phases = values_by_phase(found, num_phases=options.phases, num_domains=len(header.domains))
-    valued = _Valued(name, loss, header, found, phases)
-    listed = _listed(options, valued)
-    summary = _as_json(options, run.step, valued, listed)
+    helpful, harmful = _listed(options, found, header)
+    valued = ValuedRun(options.run, run.step, name, loss, header, found, phases, helpful, harmful)
+    summary = as_json(valued)
     written = _write(options.run / "values", valued, summary)
     if options.json:
         print(json.dumps(summary, indent=2))
     else:
-        print("\n\n".join(_tables(options, run.step, valued, listed)))
+        print("\n\n".join(tables(valued)))
         print(f"\n{written}: written")
     if options.schedule is not None:
         _write_schedule(options, valued)
@@ -199,31 +174,33 @@ def _backwards(files: Sequence[TraceFile], last: int) -> Iterator[tuple[TracedSt
         yield tuple(file.read(step) for file in files)
 
 
-def _listed(options: argparse.Namespace, valued: _Valued) -> tuple[list[_Listed], list[_Listed]]:
+def _listed(
+    options: argparse.Namespace, found: SequenceValues, header: TraceHeader
+) -> tuple[list[ListedSequence], list[ListedSequence]]:
     """Return the most helpful sequences and the most harmful ones, with their documents."""
-    values = valued.found.values
+    values = found.values
     order = np.argsort(values, axis=None, kind="stable")
     number = min(options.top, order.size // 2)
     if not number:
         return [], []
     domains = open_recorded(options.run, step=1).domains
 
-    def listed(places: Sequence[int]) -> list[_Listed]:
-        found: list[_Listed] = []
+    def listed(places: Sequence[int]) -> list[ListedSequence]:
+        every: list[ListedSequence] = []
         for place in places:
             step, row = divmod(int(place), values.shape[1])
-            index = int(valued.found.domains[step, row])
-            window = int(valued.found.windows[step, row])
+            index = int(found.domains[step, row])
+            window = int(found.windows[step, row])
             documents = documents_of_window(domains[index], window)
             value = float(values[step, row])
-            name = valued.header.domains[index]
-            found.append(_Listed(value, step + 1, name, window, documents))
-        return found
+            name = header.domains[index]
+            every.append(ListedSequence(value, step + 1, name, window, documents))
+        return every
 
     return listed(order[::-1][:number].tolist()), listed(order[:number].tolist())
 
 
-def _write(folder: Path, valued: _Valued, summary: Mapping[str, Any]) -> Path:
+def _write(folder: Path, valued: ValuedRun, summary: Mapping[str, Any]) -> Path:
     """Write all values, and what is printed; return the file of the values."""
     path = folder / f"{valued.target.replace('/', '-')}.npz"
     found = valued.found
@@ -244,7 +221,7 @@ def _write(folder: Path, valued: _Valued, summary: Mapping[str, Any]) -> Path:
     return path
 
 
-def _write_schedule(options: argparse.Namespace, valued: _Valued) -> None:
+def _write_schedule(options: argparse.Namespace, valued: ValuedRun) -> None:
     weights = scheduled_weights(valued.phases, strength=options.strength)
     stages = [
         {
@@ -266,125 +243,6 @@ def _write_schedule(options: argparse.Namespace, valued: _Valued) -> None:
     except OSError as error:
         raise ConfigError(f"{path}: expected a file to write, found {error.strerror}") from None
     print(f"{path}: written", file=sys.stderr)
-
-
-def _as_json(
-    options: argparse.Namespace,
-    last: int,
-    valued: _Valued,
-    listed: tuple[Sequence[_Listed], Sequence[_Listed]],
-) -> dict[str, Any]:
-    phases, names = valued.phases, valued.header.domains
-
-    def of_domains(phase: int) -> dict[str, Any]:
-        return {
-            name: {
-                "total": float(phases.totals[phase, index]),
-                "sequences": int(phases.counts[phase, index]),
-                "mean": _finite(phases.means[phase, index]),
-                "standard_error": _finite(phases.errors[phase, index]),
-            }
-            for index, name in enumerate(names)
-        }
-
-    def sequences(each: Sequence[_Listed]) -> list[dict[str, Any]]:
-        return [
-            {
-                **vars(one),
-                "documents": [{**vars(part), "shard": str(part.shard)} for part in one.documents],
-            }
-            for one in each
-        ]
-
-    ends = [*phases.begins[1:].tolist(), last]
-    return {
-        "run": str(options.run),
-        "step": last,
-        "target": valued.target,
-        "loss": valued.loss,
-        "optimizer": valued.header.optimizer,
-        "unstable_steps": list(valued.found.unstable_steps),
-        "phases": [
-            {"after": begin, "until": end, "domains": of_domains(phase)}
-            for phase, (begin, end) in enumerate(zip(phases.begins.tolist(), ends, strict=True))
-        ],
-        "helpful": sequences(listed[0]),
-        "harmful": sequences(listed[1]),
-    }
-
-
-def _finite(number: float) -> float | None:
-    return float(number) if np.isfinite(number) else None
-
-
-def _tables(
-    options: argparse.Namespace,
-    last: int,
-    valued: _Valued,
-    listed: tuple[Sequence[_Listed], Sequence[_Listed]],
-) -> Iterator[str]:
-    yield (
-        f"{options.run}, step {last:,}: value of each sequence for {valued.target}, whose loss is "
-        f"{valued.loss:.4f}, in nats a token"
-    )
-    yield _table_of_domains(last, valued)
-    if unstable := valued.found.unstable_steps:
-        yield (
-            f"at {len(unstable):,} steps, the last of them {unstable[-1]:,}, the approximated "
-            "curvature times the rate exceeds 2: values of earlier steps are not to be trusted"
-        )
-    if valued.header.optimizer == "AdamW":
-        yield "under AdamW: with one rate a parameter, by its mean second moment"
-    for title, each in zip(("most helpful", "most harmful"), listed, strict=True):
-        if each:
-            rows = [(f"{title}", "step", "domain", "window", "documents")]
-            rows += [
-                (
-                    f"{one.value:+.3g}",
-                    f"{one.step:,}",
-                    one.domain,
-                    f"{one.window:,}",
-                    _documents(one.documents),
-                )
-                for one in each
-            ]
-            align = ("right", "right", "left", "right", "left")
-            yield tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
-
-
-def _table_of_domains(last: int, valued: _Valued) -> str:
-    """Return the domains, largest sum first; of many those at the ends."""
-    phases, names = valued.phases, valued.header.domains
-    whole = values_by_phase(valued.found, num_phases=1, num_domains=len(names))
-    ends = [*phases.begins[1:].tolist(), last]
-    spans = [f"{a + 1}-{b}" for a, b in zip(phases.begins.tolist(), ends, strict=True)]
-    rows = [("domain", "sequences", "a sequence", "+-", "all", *spans)]
-    order = np.argsort(-whole.totals[0], kind="stable").tolist()
-    left_out = len(order) - 2 * _ROWS
-    for index in order if left_out <= 0 else (*order[:_ROWS], *order[-_ROWS:]):
-        number = int(whole.counts[0, index])
-        mean, error = whole.means[0, index], whole.errors[0, index]
-        shown = (
-            "-" if np.isnan(each) else f"{each:{sign}.2g}"
-            for each, sign in ((mean, "+"), (error, ""))
-        )
-        sums = (whole.totals[0, index], *phases.totals[:, index])
-        rows.append((names[index], f"{number:,}", *shown, *(f"{each:+.4f}" for each in sums)))
-    sums = (whole.totals.sum(), *phases.totals.sum(axis=1))
-    total = f"{int(whole.counts.sum()):,}"
-    rows.append(("all", total, "", "", *(f"{each:+.4f}" for each in sums)))
-    align = ["left", *("right",) * (len(rows[0]) - 1)]
-    table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
-    return table if left_out <= 0 else f"{table}\nand {left_out:,} domains between: --json"
-
-
-def _documents(parts: Sequence[DocumentPart]) -> str:
-    """Return the documents of a window: their numbers in each shard."""
-    names = dict.fromkeys(part.shard.name for part in parts)
-    return "; ".join(
-        f"{name} {','.join(str(part.document) for part in parts if part.shard.name == name)}"
-        for name in names
-    )
 
 
 VALUE = Command(

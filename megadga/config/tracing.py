@@ -70,9 +70,9 @@ def _of_optimizer(settings: Mapping[str, Any], training: TrainingSection) -> Ite
     if name in _ADAM and options.get("adam_w_mode") is False:
         expected = "true with a trace: weight decay apart from the gradient"
         yield ConfigIssue((*place, "adam_w_mode"), expected, "false")
-    stage = (settings.get("zero_optimization") or {}).get("stage", 0)
+    zero: Mapping[str, Any] = settings.get("zero_optimization") or {}
     clipping = settings.get("gradient_clipping", DEFAULT_CLIPPING)
-    if stage == 0 and training.precision == "fp32" and clipping:
+    if zero.get("stage", 0) == 0 and training.precision == "fp32" and clipping:
         expected = (
             "0 with a trace under ZeRO stage 0 in fp32, where DeepSpeed reports no gradient norm, "
             "or stage 1 or higher"

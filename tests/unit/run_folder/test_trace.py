@@ -37,7 +37,7 @@ def step(number):
         rng.normal(size=2),
         rng.integers(2, size=3),
         rng.integers(1 << 40, size=3),
-        rng.normal(size=(3, 5)).astype(np.float32),
+        rng.normal(size=(3, 5)).astype(np.float32).astype(np.float64),
     )
 
 
