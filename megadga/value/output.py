@@ -119,8 +119,8 @@ def _finite(number: float) -> float | None:
 def tables(valued: ValuedRun) -> Iterator[str]:
     """Yield what is printed, in parts."""
     yield (
-        f"{valued.run}, step {valued.step:,}: value of each sequence for {valued.target}, whose loss is "
-        f"{valued.loss:.4f}, in nats a token"
+        f"{valued.run}, step {valued.step:,}: value of each sequence for {valued.target}, "
+        f"whose loss is {valued.loss:.4f}, in nats a token"
     )
     yield _table_of_domains(valued)
     if unstable := valued.found.unstable_steps:
@@ -154,7 +154,7 @@ def _table_of_domains(valued: ValuedRun) -> str:
     bounds = zip(phases.begins.tolist(), valued.ends, strict=True)
     spans = [f"{begin + 1}-{end}" for begin, end in bounds]
     rows: list[tuple[str, ...]] = [("domain", "sequences", "a sequence", "+-", "all", *spans)]
-    order = np.argsort(-whole.totals[0], kind="stable").tolist()
+    order: list[int] = np.argsort(-whole.totals[0], kind="stable").tolist()
     left_out = len(order) - 2 * _ROWS
     for index in order if left_out <= 0 else (*order[:_ROWS], *order[-_ROWS:]):
         number = int(whole.counts[0, index])

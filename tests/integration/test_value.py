@@ -61,7 +61,7 @@ def runs(tmp_path_factory):
         worker = "tests.integration.workers.traced_runs"
         job = run_job(on_ranks(worker, json.dumps(RUNS), json.dumps(["parts"])), folder)
         assert job.code == 0, job.text
-        assert re.search(r"whole/trace: \S+ GB in the end, \d,\d+ numbers", job.text)
+        assert re.search(r"whole/trace: \S+ GB in the end, [\d,]+ numbers", job.text)
         return str(folder)
 
     return Path(once(tmp_path_factory, "traced_runs", train))
