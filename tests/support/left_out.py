@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -204,3 +204,41 @@ def trace_training(
     sizes = np.array([piece.size for piece in gradients.pieces])
     target = found[0].sum(0).numpy()
     return TracedTraining(build, text, rate, adam, steps, target, sizes, loss.item())
+
+
+def _rank(values: FloatArray) -> IntArray:
+    return values.argsort().argsort()
+
+
+def _print_correlations(rate: float, *, adam: bool) -> None:
+    """Print how values and what leaving sequences out costs correlate, and their ranks."""
+    text = write_text(num_steps=300, batch_size=8)
+    run = trace_training(small_transformer, text, rate=rate, adam=adam)
+    chosen = [(step, step % 8) for step in range(2, 300, 5)]
+    true, found = run.left_out(chosen), run.values()
+    rates = np.full(len(run.sizes), rate / 8)
+    as_sgd = replace(run, steps=[replace(step, rates=rates) for step in run.steps])
+    rows = {"values": found.values, "first order": found.first_order}
+    rows |= {"one rate": as_sgd.values().values} if adam else {}
+    print(f"{'AdamW' if adam else 'SGD'}, rate {rate:g}: loss {run.loss:.3f}")
+    for name, array in rows.items():
+        values = np.array([array[each] for each in chosen])
+        late = slice(len(chosen) // 2, None)
+        numbers = [
+            np.corrcoef(*pair)[0, 1]
+            for pair in (
+                (values, true),
+                (_rank(values), _rank(true)),
+                (values[late], true[late]),
+                (_rank(values[late]), _rank(true[late])),
+            )
+        ]
+        print(f"  {name:12}", *(f"{number:.2f}" for number in numbers))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for sgd_rate in (0.02, 0.05, 0.2):
+        _print_correlations(sgd_rate, adam=False)
+    for adam_rate in (0.001, 0.003, 0.01):
+        _print_correlations(adam_rate, adam=True)
