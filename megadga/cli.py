@@ -94,6 +94,9 @@ MEGADGA = Entry(
         "sweep": Entry("train small runs at many mixtures", "megadga.commands.sweep:SWEEP"),
         "law": Entry("fit losses to mixtures, and choose one", commands=_LAW),
         "batch": Entry("print the sequences of a run's step", "megadga.commands.batch:BATCH"),
+        "value": Entry(
+            "say what trained text was worth for a target", "megadga.commands.value:VALUE"
+        ),
         "mixture": Entry("set a run's weights by hand while it trains", commands=_MIXTURE),
         "evaluate": Entry(
             "measure a model's losses, or its answers", "megadga.commands.evaluate:EVALUATE"

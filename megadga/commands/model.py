@@ -91,9 +91,9 @@ def load_model(
     # DeepSpeed logs to what is standard output while it is imported; that is for results.
     with redirect_stdout(sys.stderr):
         logging = import_extra("transformers.utils.logging", extra="hf")
+        from megadga.use.devices import choose_device  # noqa: PLC0415
         from megadga.use.loading import (  # noqa: PLC0415
             Placement,
-            choose_device,
             load_causal_lm,
         )
 

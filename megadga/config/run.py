@@ -27,9 +27,11 @@ from megadga.config.sections import (
     MetricsSection,
     MonitorSection,
     SamplingSection,
+    TraceSection,
     TrainingSection,
     WatchSection,
 )
+from megadga.config.tracing import find_untraceable
 from megadga.config.validation import (
     SourceMap,
     dotted,
@@ -51,6 +53,7 @@ NOT_TRAINED: dict[str, Any] = {
     "watch": True,
     "metrics": True,
     "monitor": True,
+    "trace": True,
     # Data may move; the shards' identity lists the domains that are used.
     "data": {
         "domains": True,
@@ -156,6 +159,9 @@ class RunConfig(Section):
     """What else it is logged to: TensorBoard, Weights & Biases, CSV, Comet."""
     watch: WatchSection = WatchSection()
     """What ends the run, or is logged, where it hangs, its ranks differ, or its loss spikes."""
+    trace: TraceSection | None = None
+    """Projected gradients of all trained sequences, by which `megadga value` tells what each was
+    worth: {dimension, limit_gb}, {} for the defaults; null: none."""
 
     _places: SourceMap = PrivateAttr(default_factory=SourceMap)
 
@@ -279,6 +285,13 @@ class RunConfig(Section):
             issue = ConfigIssue(("watch", "loss_spike", "on_spike"), expected, "rewind")
             raise validation_error([issue])
         return watch
+
+    @field_validator("trace")
+    @classmethod
+    def _check_trace(cls, trace: TraceSection | None, info: ValidationInfo) -> TraceSection | None:
+        if trace is not None and (issues := list(find_untraceable(info.data))):
+            raise validation_error(issues)
+        return trace
 
     @field_validator("monitor")
     @classmethod

@@ -454,3 +454,15 @@ class WatchSection(Section):
     written. Under ZeRO-3 there are no copies."""
     loss_spike: LossSpikeSection | None = LossSpikeSection()
     """Steps whose loss stands out; null: they are not looked for."""
+
+
+class TraceSection(Section):
+    """What is kept of every trained sequence, for `megadga value`: its projected gradient."""
+
+    dimension: PositiveInt | None = 16
+    """Numbers that the rows and the columns of each matrix's gradient are projected to at most, by
+    random signs: dimension² numbers of 4 bytes a matrix and sequence. null: no projection, which
+    only models of some thousand parameters allow."""
+    limit_gb: PositiveFloat = 100.0
+    """Gigabytes that the trace may take in the end, above 0. A run that would need more, or more
+    than the disk has, does not start."""

@@ -41,17 +41,23 @@ def spread_direction(passes: ProbePasses, shard: GradientShard) -> Direction:
     return ResidentDirection(gathered(list(own), own, passes.collective), scale=scale)
 
 
-_MOMENT = "exp_avg_sq"
+MOMENT = "exp_avg_sq"
+"""Name of the second moments in Adam's states."""
 
 
-_PARTITIONED = ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
+PARTITIONED = ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
+"""DeepSpeed's optimizers of which each rank keeps a part of the states."""
 
 
 _UNFUSED = "FP16_UnfusedOptimizer"  # also what keeps bf16 under ZeRO-0
 
 
-def check_moments(engine: Any) -> None:
+def check_moments(engine: Any, *, needed_by: str = "score adam") -> None:
     """Refuse optimizers whose second moments are not known to be read correctly.
+
+    Args:
+        engine: DeepSpeed's.
+        needed_by: What reads them, for the error.
 
     Raises:
         UnsupportedEngineError: If it is none of the Adam family, is wrapped in an unknown way, has
@@ -60,23 +66,23 @@ def check_moments(engine: Any) -> None:
     basic, wrapper = engine.basic_optimizer, engine.optimizer
     if "adam" not in type(basic).__name__.lower():
         raise UnsupportedEngineError(
-            "score adam: expected an optimizer with second moments (Adam, AdamW), "
+            f"{needed_by}: expected an optimizer with second moments (Adam, AdamW), "
             f"found {type(basic).__name__}"
         )
-    known = (*_PARTITIONED, _UNFUSED)
+    known = (*PARTITIONED, _UNFUSED)
     if wrapper is not basic and type(wrapper).__name__ not in known:
         raise UnsupportedEngineError(
-            f"score adam: expected second moments kept by one of {', '.join(known)}, found "
+            f"{needed_by}: expected second moments kept by one of {', '.join(known)}, found "
             f'{type(wrapper).__name__} ("torch_adam": true in the optimizer\'s params avoids it)'
         )
     if getattr(wrapper, "round_robin_gradients", False):
         # DeepSpeed's links from parameters to their states ignore the order that it makes.
         raise UnsupportedEngineError(
-            "score adam: expected zero_optimization.round_robin_gradients false, found true"
+            f"{needed_by}: expected zero_optimization.round_robin_gradients false, found true"
         )
     if len({(group["betas"], group["eps"]) for group in basic.param_groups}) > 1:
         raise UnsupportedEngineError(
-            "score adam: expected the same betas and eps in every parameter group, found several"
+            f"{needed_by}: expected the same betas and eps in every parameter group, found several"
         )
 
 
@@ -87,20 +93,27 @@ def denominators(passes: ProbePasses) -> Tensor | None:
     reached. Collective under ZeRO-1 and -2, whose optimizers cut their states elsewhere.
     """
     engine: Any = passes.engine
-    rule = _Rule.of(engine)
+    rule = MomentRule.of(engine)
     if rule is None:
         return None
     if is_partitioned(engine):
-        moments = [safe_get_local_optimizer_state(p, _MOMENT) for p in passes.parameters]
+        moments = [safe_get_local_optimizer_state(p, MOMENT) for p in passes.parameters]
         return torch.cat([rule.denominator(m).to(engine.device).flatten() for m in moments])
-    if type(engine.optimizer).__name__ in _PARTITIONED:
+    if type(engine.optimizer).__name__ in PARTITIONED:
         return _from_fragments(passes, rule)
     return _from_whole(passes, rule)
 
 
 @dataclass(frozen=True)
-class _Rule:
-    """How AdamW computes ``D`` from its second moments after a number of steps."""
+class MomentRule:
+    """How AdamW computes ``D`` from its second moments after a number of steps.
+
+    Attributes:
+        steps: That it has taken.
+        beta: Decay of the second moments.
+        epsilon: Added to their root.
+        bias_correction: Whether moments are divided by ``1 - beta ** steps``.
+    """
 
     steps: int
     beta: float
@@ -108,24 +121,26 @@ class _Rule:
     bias_correction: bool
 
     @classmethod
-    def of(cls, engine: Any) -> "_Rule | None":
+    def of(cls, engine: Any) -> "MomentRule | None":
+        """Return that of an engine's optimizer; None before it has taken a step."""
         optimizer = engine.basic_optimizer
         group = optimizer.param_groups[0]
         # One that this wrapper takes with gradients of zero, to have the states made.
         before_training = int(type(engine.optimizer).__name__ == _UNFUSED)
         for state in optimizer.state.values():
             steps = int(state.get("step", group.get("step", 0)))
-            if _MOMENT in state and steps > before_training:
+            if MOMENT in state and steps > before_training:
                 correction = group.get("bias_correction", True)  # FusedAdam's name
                 return cls(steps, group["betas"][1], group["eps"], correction)
         return None
 
     def denominator(self, moment: Tensor) -> Tensor:
+        """Return what AdamW divides by."""
         correction = 1.0 - self.beta**self.steps if self.bias_correction else 1.0
         return (moment.float() / correction).sqrt_().add_(self.epsilon)
 
 
-def _from_fragments(passes: ProbePasses, rule: _Rule) -> Tensor:
+def _from_fragments(passes: ProbePasses, rule: MomentRule) -> Tensor:
     """Collect ``D`` from ZeRO-1 and -2, where ranks have fragments of parameters. Collective."""
     engine: Any = passes.engine
     device = engine.device
@@ -137,27 +152,27 @@ def _from_fragments(passes: ProbePasses, rule: _Rule) -> Tensor:
         mapping: Any = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
         if mapping is not None:
             address = mapping.lp_fragment_address
-            moment = mapping.get_optim_state_fragment(_MOMENT)
+            moment = mapping.get_optim_state_fragment(MOMENT)
             values[address.start :][: address.numel] = rule.denominator(moment).to(device)
         total.add(index, values)
     return total.finish().values
 
 
-def _from_whole(passes: ProbePasses, rule: _Rule) -> Tensor:
+def _from_whole(passes: ProbePasses, rule: MomentRule) -> Tensor:
     """Return this rank's shard of ``D`` under ZeRO-0, where every rank has all of it."""
     engine: Any = passes.engine
-    states, owners = engine.basic_optimizer.state, _state_keys(engine)
+    states, owners = engine.basic_optimizer.state, state_keys(engine)
     shard = torch.zeros(passes.layout.offsets[-1], device=engine.device)
     for part, parameter in zip(passes.layout.parts(shard), passes.parameters, strict=True):
         state = states.get(owners.get(parameter, parameter), {})
-        if _MOMENT in state:
+        if MOMENT in state:
             start = passes.collective.rank * part.numel()
-            own = rule.denominator(state[_MOMENT]).flatten()[start:][: part.numel()]
+            own = rule.denominator(state[MOMENT]).flatten()[start:][: part.numel()]
             part[: own.numel()] = own
     return shard
 
 
-def _state_keys(engine: Any) -> dict[nn.Parameter, Tensor]:
+def state_keys(engine: Any) -> dict[nn.Parameter, Tensor]:
     """Map bf16 parameters to the optimizer's float32 copies; {} if it has none."""
     wrapper = engine.optimizer
     if type(wrapper).__name__ != _UNFUSED:

@@ -95,6 +95,7 @@ from megadga.train.spikes import LossSpikes
 from megadga.train.step import Watching
 from megadga.train.storage import Storage
 from megadga.train.timing import StepTimes
+from megadga.train.tracing import trace_trainer
 from megadga.train.watching import drops_updates, make_spikes, watch_progress
 
 
@@ -361,7 +362,16 @@ def _assemble(
     returns.log_left_out(plugin.step)
     run = Run(
         mixture=plugin,
-        trainer=make_trainer(config, data, plugin, engine, step_sum, collective, watching),
+        trainer=trace_trainer(
+            make_trainer(config, data, plugin, engine, step_sum, collective, watching),
+            config,
+            engine,
+            collective,
+            batch_layout(config, data, mixture, engine, collective),
+            domains=plugin.names,
+            completed=completed if monitored else None,
+            report=_print_stderr,
+        ),
         plugins=plugins,
         metrics=run_metrics,
         checkpoints=checkpoints,

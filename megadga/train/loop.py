@@ -16,7 +16,7 @@ from megadga.train.progress import Progress
 from megadga.train.ranks import CollectiveStop
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import SpikeResponse
-from megadga.train.step import Trainer
+from megadga.train.step import StepTrainer
 from megadga.train.storage import Storage
 from megadga.train.timing import StepTimes
 
@@ -57,7 +57,7 @@ class Run:
     """
 
     mixture: MixturePlugin
-    trainer: Trainer
+    trainer: StepTrainer
     plugins: tuple[Plugin, ...]
     metrics: CollectiveMetrics
     checkpoints: Checkpoints

@@ -347,6 +347,18 @@ class Watching:
     accepts: AcceptUpdate | None = None
 
 
+class StepTrainer(Protocol):
+    """Executes optimizer steps; ``Trainer`` and what wraps it."""
+
+    def revise(self, names: Sequence[str], observe_losses: ObserveLosses) -> None:
+        """Go on with other domains."""
+        ...
+
+    def step(self, batch: Batch) -> Metrics:
+        """Complete one optimizer step. Collective."""
+        ...
+
+
 @final
 class Trainer:
     """Trains a module that returns one loss per token, 0 where there is no target.

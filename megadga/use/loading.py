@@ -114,25 +114,6 @@ def fitting(what: str) -> Generator[None]:
         ) from error
 
 
-def choose_device(name: str | None) -> torch.device:
-    """Return a device by its name; None: the accelerator if there is one, else the CPU.
-
-    Raises:
-        ConfigError: If there is no such device.
-    """
-    if name is None:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if found is None else found
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        found = " ".join(str(error).split())[:200]
-        expected = "a device of this machine, as cpu or cuda:0"
-        raise ConfigError(f"--device: expected {expected}, found {name}: {found}") from error
-    return device
-
-
 def load_causal_lm(
     name: str,
     found: SavedRun | HuggingFaceModel,

@@ -96,9 +96,9 @@ def load_model(model: ScoringModel) -> "CausalLm":
         logging = import_extra("transformers.utils.logging", extra="hf")
         import torch  # noqa: PLC0415
 
+        from megadga.use.devices import choose_device  # noqa: PLC0415
         from megadga.use.loading import (  # noqa: PLC0415
             Placement,
-            choose_device,
             load_causal_lm,
         )
 

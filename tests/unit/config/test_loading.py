@@ -151,7 +151,7 @@ def test_wrong_settings_of_deepspeed_are_reported_beside_misspelt_keys(tmp_path)
     assert complaints(path) == [
         (
             "run.yaml:13: stepz: expected one of checkpoint, data, deepspeed, evaluation, "
-            "metrics, mixing, model, monitor, output, sampling, seed, training, watch, "
+            "metrics, mixing, model, monitor, output, sampling, seed, trace, training, watch, "
             "found 'stepz'"
         ),
         (

@@ -1,0 +1,253 @@
+"""`megadga value`: what every trained sequence was worth for a target, by domain and phase."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megadga.arrays import FloatArray
+from megadga.commands.command import Command
+from megadga.config.yaml_source import dump
+from megadga.console import parse_step, parse_whole_number
+from megadga.data.files import atomic_write
+from megadga.data.located import documents_of_window
+from megadga.errors import ConfigError
+from megadga.launch.plan import count
+from megadga.launch.quiet import quieten
+from megadga.prepare.progress import ProgressBars, Stages
+from megadga.run_folder.trace import TracedStep, TraceFile, TraceHeader, open_trace
+from megadga.train.replay import open_recorded
+from megadga.train.saved import SavedRun, open_saved
+from megadga.use.sets import EvaluatedSet, SetOptions, open_shard_sets
+from megadga.value.output import ListedSequence, ValuedRun, as_json, tables
+from megadga.value.phases import scheduled_weights, values_by_phase
+from megadga.value.recursion import SequenceValues, sequence_values
+
+_EPILOG = """\
+examples:
+  megadga value runs/example --target pubmedqa
+  megadga value runs/example --target pubmedqa --phases 8 --top 20
+  megadga value runs/example --target law=shards/law --split valid --json > law.json
+  megadga value runs/example --target pubmedqa --schedule schedule.yaml
+
+RUN is a run that was trained with `trace: {}` in its configuration, which keeps the projected
+gradient of every sequence. --target is a specific or evaluation set of the run, or NAME=SHARDS;
+its validation split is taken where it has one. The latest checkpoint is the end (or --step).
+
+The value of a sequence is by how much the target's loss at the end would be higher, in nats a
+token and to first order, had its gradient been left out of its step (data value embedding, arXiv
+2412.09538): above 0 it helped. The table has, of each domain, the mean over its sequences with a
+standard error, and the sum over each phase of the run: when the domain mattered. Values add up.
+
+All values are written to RUN/values/NAME.npz (values, first_order, domains, windows; each of
+shape steps x sequences) and what is printed to NAME.json. --schedule writes the `mixing` section
+of a run that gives each domain more weight in phases in which a sequence of it was worth more.
+
+They are estimates: good for the last steps, rough for the first ones, and under AdamW of the
+right order only. docs/value.md says how good.
+"""
+_BATCH_SIZE = 8
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the run's output folder")
+    add("--target", required=True, metavar="SET", help="a set of the run, or NAME=SHARDS")
+    add("--split", choices=("train", "valid"), help="of the target (default: valid if it has one)")
+    add("--limit", type=count, metavar="N", help="windows of the target at most (all)")
+    add("--step", type=parse_step, metavar="N", help="checkpoint that is the end (the latest)")
+    add("--phases", type=count, default=4, metavar="P", help="parts of the run (4)")
+    add(
+        "--top",
+        type=lambda text: parse_whole_number(text, least=0),
+        default=5,
+        metavar="N",
+        help="sequences that are listed, of the most helpful and of the most harmful (5)",
+    )
+    add("--schedule", type=Path, metavar="FILE", help="write a schedule's YAML")
+    add(
+        "--strength",
+        type=_strength,
+        default=1.0,
+        metavar="X",
+        help="of the schedule: exponent of a domain one deviation above the average, from 0 (1)",
+    )
+    add("--batch-size", type=count, default=_BATCH_SIZE, metavar="N", help="windows of a pass (8)")
+    add("--device", metavar="NAME", help="as cpu or cuda:1 (default: an accelerator if any)")
+    add("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _strength(text: str) -> float:
+    try:
+        if 0.0 <= (found := float(text)) < float("inf"):
+            return found
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number from 0 on, found {text[:80]!r}")
+
+
+def _value(options: argparse.Namespace) -> int:
+    run = open_saved(options.run, step=options.step)
+    if options.phases > run.step:
+        raise ConfigError(f"--phases: expected at most {run.step} steps, found {options.phases}")
+    files = open_trace(options.run, num_steps=run.step)
+    name, sets = _open_target(run, options)
+    with ProgressBars() as bars:
+        target, loss = _gradient(run, sets, files[0].header, options, bars)
+        advance = bars("values", run.step, " steps")
+        found = sequence_values(
+            target,
+            files[0].header.sizes,
+            _backwards(files, run.step),
+            num_steps=run.step,
+            advance=advance,
+        )
+    header = files[0].header
+    phases = values_by_phase(found, num_phases=options.phases, num_domains=len(header.domains))
+    helpful, harmful = _listed(options, found, header)
+    valued = ValuedRun(options.run, run.step, name, loss, header, found, phases, helpful, harmful)
+    summary = as_json(valued)
+    written = _write(options.run / "values", valued, summary)
+    if options.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print("\n\n".join(tables(valued)))
+        print(f"\n{written}: written")
+    if options.schedule is not None:
+        _write_schedule(options, valued)
+    return 0
+
+
+def _open_target(run: SavedRun, options: argparse.Namespace) -> tuple[str, Sequence[EvaluatedSet]]:
+    """Open the split of the target's shards that the loss is on."""
+    name, equals, given = str(options.target).partition("=")
+    path = Path(given)
+    if not equals:
+        evaluation = run.config.evaluation
+        named: Mapping[str, Any] = {
+            **run.config.data.specific,
+            **({} if evaluation is None else evaluation.sets),
+        }
+        if name not in named:
+            known = ", ".join(named) or "none"
+            expected = f"a set of the run ({known}) or NAME=SHARDS"
+            raise ConfigError(f"--target: expected {expected}, found {name!r}")
+        path = named[name].path
+    fingerprints = frozenset({run.tokenizer.fingerprint})
+    length = run.config.model.sequence_length
+    how = SetOptions(length, options.split, options.limit)
+    sets, notes = open_shard_sets(name, path, how, fingerprints=fingerprints)
+    for note in notes:
+        print(f"{options.prog}: {note}", file=sys.stderr)
+    splits = {each.split for each in sets}
+    wanted = "valid" if "valid" in splits else "train"
+    return name, [each for each in sets if each.split == wanted]
+
+
+def _gradient(
+    run: SavedRun,
+    sets: Sequence[EvaluatedSet],
+    header: TraceHeader,
+    options: argparse.Namespace,
+    stages: Stages,
+) -> tuple[FloatArray, float]:
+    quieten(os.environ, rank=0)
+    with redirect_stdout(sys.stderr):  # of libraries that are imported
+        from megadga.use.devices import choose_device  # noqa: PLC0415
+        from megadga.use.target_gradients import load_trained, target_gradient  # noqa: PLC0415
+
+        device = choose_device(options.device)
+        model = load_trained(run, device, stages)
+        return target_gradient(
+            model, sets, header, device=device, batch_size=options.batch_size, stages=stages
+        )
+
+
+def _backwards(files: Sequence[TraceFile], last: int) -> Iterator[tuple[TracedStep, ...]]:
+    for step in range(last, 0, -1):
+        yield tuple(file.read(step) for file in files)
+
+
+def _listed(
+    options: argparse.Namespace, found: SequenceValues, header: TraceHeader
+) -> tuple[list[ListedSequence], list[ListedSequence]]:
+    """Return the most helpful sequences and the most harmful ones, with their documents."""
+    values = found.values
+    order = np.argsort(values, axis=None, kind="stable")
+    number = min(options.top, order.size // 2)
+    if not number:
+        return [], []
+    domains = open_recorded(options.run, step=1).domains
+
+    def listed(places: Sequence[int]) -> list[ListedSequence]:
+        every: list[ListedSequence] = []
+        for place in places:
+            step, row = divmod(int(place), values.shape[1])
+            index = int(found.domains[step, row])
+            window = int(found.windows[step, row])
+            documents = documents_of_window(domains[index], window)
+            value = float(values[step, row])
+            name = header.domains[index]
+            every.append(ListedSequence(value, step + 1, name, window, documents))
+        return every
+
+    return listed(order[::-1][:number].tolist()), listed(order[:number].tolist())
+
+
+def _write(folder: Path, valued: ValuedRun, summary: Mapping[str, Any]) -> Path:
+    """Write all values, and what is printed; return the file of the values."""
+    path = folder / f"{valued.target.replace('/', '-')}.npz"
+    found = valued.found
+    try:
+        folder.mkdir(exist_ok=True)
+        with atomic_write(path) as file:
+            np.savez(
+                file,
+                values=found.values,
+                first_order=found.first_order,
+                domains=found.domains,
+                windows=found.windows,
+            )
+        with atomic_write(path.with_suffix(".json")) as file:
+            file.write(json.dumps(summary, indent=2).encode())
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a file to write, found {error.strerror}") from None
+    return path
+
+
+def _write_schedule(options: argparse.Namespace, valued: ValuedRun) -> None:
+    weights = scheduled_weights(valued.phases, strength=options.strength)
+    stages = [
+        {
+            "step": int(begin),
+            "weights": {
+                name: round(float(weight), 6)
+                for name, weight in zip(valued.header.domains, row, strict=True)
+            },
+        }
+        for begin, row in zip(valued.phases.begins, weights, strict=True)
+    ]
+    path: Path = options.schedule
+    command = f"megadga value {options.run} --target {options.target}"
+    text = f"# By `{command} --strength {options.strength:g}`: the section of a run.\n"
+    text += dump({"mixing": {"type": "schedule", "stages": stages}})
+    try:
+        with atomic_write(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a file to write, found {error.strerror}") from None
+    print(f"{path}: written", file=sys.stderr)
+
+
+VALUE = Command(
+    "Say what every trained sequence was worth for a target: by domain, phase and sequence.",
+    _add_options,
+    _value,
+    epilog=_EPILOG,
+)

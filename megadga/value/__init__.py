@@ -1,0 +1,1 @@
+"""What trained sequences were worth: values by the trace of a run, and schedules of them."""
