@@ -6,6 +6,7 @@ from typing import Any
 from megadga.config.deepspeed_keys import DEFAULT_CLIPPING, optimizer_name
 from megadga.config.models import LlamaModel
 from megadga.config.sections import DataSection, TrainingSection, WatchSection
+from megadga.mixers.rule import RuleOptions
 from megadga.section import ConfigIssue, format_value
 
 _ADAM = ("Adam", "AdamW")
@@ -22,8 +23,12 @@ def find_untraceable(sections: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     training: TrainingSection | None = sections.get("training")
     watch: WatchSection | None = sections.get("watch")
     settings: Mapping[str, Any] | None = sections.get("deepspeed")
+    mixing: RuleOptions | None = sections.get("mixing")
     if data is not None:
         yield from _of_data(data)
+    if mixing is not None and mixing.resampled_uniformly is not None:
+        expected = "null with a trace, in which all sequences of a batch count the same"
+        yield ConfigIssue(("mixing", "resample"), expected, "a section")
     if training is not None:
         yield from _of_training(training)
     spikes = None if watch is None else watch.loss_spike

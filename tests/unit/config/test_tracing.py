@@ -12,6 +12,7 @@ CASES = {
     "model.compile=true": "model.compile: expected false with a trace",
     "training.loss_reweighting={}": "training.loss_reweighting: expected null with a trace",
     "training.domain_weights=uniform": "training.domain_weights: expected null with a trace",
+    "mixing={type: gradient_norm, resample: {}}": "mixing.resample: expected null with a trace",
     "data.revisions=live.yaml": "data.revisions: expected null with a trace",
     "data.packing=chat": "data.packing: expected stream with a trace",
     "deepspeed.optimizer={type: Lion}": "optimizer.type: expected SGD, Adam or AdamW with a trace",
