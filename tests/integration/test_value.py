@@ -45,6 +45,10 @@ RUNS = {
         *("trace={dimension: 4}", "training.steps=1", "checkpoint=null"),
         f"deepspeed.zero_optimization={json.dumps({'stage': 3, **RELEASED})}",
     ],
+    "bf16": [
+        *("trace={dimension: 4}", "training.steps=1", "checkpoint=null"),
+        *("training.precision=bf16", "model.activation_checkpointing=true"),
+    ],
     "sgd": [
         *("trace={dimension: null}", "training.steps=1", "checkpoint={interval: 1}"),
         *(f"deepspeed.optimizer={SGD}", "deepspeed.zero_allow_untested_optimizer=true"),
@@ -118,6 +122,18 @@ def test_under_zero_3_the_trace_is_that_of_zero_2_up_to_rounding(runs):
         np.testing.assert_allclose(
             found.gradients, expected.gradients, rtol=0, atol=1e-5 * largest
         )
+
+
+def test_in_bf16_with_checkpointed_activations_the_trace_is_that_in_fp32_up_to_rounding(runs):
+    for whole, rounded in zip(
+        open_trace(runs / "whole", num_steps=1),
+        open_trace(runs / "bf16", num_steps=1),
+        strict=True,
+    ):
+        expected, found = whole.read(1).gradients, rounded.read(1).gradients
+        np.testing.assert_array_equal(rounded.read(1).windows, whole.read(1).windows)
+        lengths = np.linalg.norm(expected, axis=1)
+        assert (np.linalg.norm(found - expected, axis=1) < 0.05 * lengths).all()
 
 
 def test_values_are_told_by_domain_and_phase_and_make_a_schedule(runs, capsys):
