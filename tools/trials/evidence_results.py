@@ -220,23 +220,23 @@ def cost_table(results: Sequence[Result]) -> str:
 
 
 def general_table(results: Sequence[Result]) -> str:
-    """Return a table in Markdown, a line a target: what DGA costs on the domains themselves."""
+    """Return a table in Markdown, a line a target: what rules cost on the domains themselves."""
     results = _as_in_files(results)
+    rules = rules_of(results, "all")
     rows: list[list[str]] = []
     for target in TARGETS:
         cell = [e for e in results if (e.tokens, e.target) == ("all", target)]
         general = {(e.rule, e.seed): e.general for e in cell if e.general is not None}
-        both = [s for rule, s in general if rule == DEFAULT and (BASELINE, s) in general]
-        found = gain(results, DEFAULT, "all", target)
-        if not both or found is None:
+        uniform = {seed: loss for (rule, seed), loss in general.items() if rule == BASELINE}
+        if not uniform:
             continue
-        uniform = mean(general[BASELINE, seed] for seed in both)
-        own = mean(general[DEFAULT, seed] for seed in both)
-        rows.append(
-            [f"`{target}`", str(found), f"{uniform:.3f}", f"{own:.3f}", f"{own - uniform:+.3f}"]
-        )
-    titles = ("target", "gain on the target", "general, uniform", "general, `dga`", "difference")
-    return markdown_table(titles, rows)
+        shown: list[str] = []
+        for rule in rules:
+            own = {seed: general[rule, seed] for seed in uniform if (rule, seed) in general}
+            above = [loss - uniform[seed] for seed, loss in own.items()]
+            shown.append(f"{mean(own.values()):.3f} ({mean(above):+.3f})" if own else "")
+        rows.append([f"`{target}`", f"{mean(uniform.values()):.3f}", *shown])
+    return markdown_table(("target", BASELINE, *(f"`{rule}`" for rule in rules)), rows)
 
 
 def summary_table(results: Sequence[Result]) -> str:
@@ -251,12 +251,17 @@ def summary_table(results: Sequence[Result]) -> str:
 
 
 def sensitivity_table(results: Sequence[Result]) -> str:
-    """Return a table in Markdown, a line a changed setting of DGA: its gains over uniform."""
+    """Return a table in Markdown, a line a changed setting of DGA: its gains over uniform.
+
+    The default's are of the same seeds.
+    """
     changed = [each for each in results if each.setting]
+    trained = {(each.tokens, each.target, each.seed) for each in changed}
+    compared = [e for e in results if (e.tokens, e.target, e.seed) in trained]
     cells = list(dict.fromkeys((each.tokens, each.target) for each in changed))
     rows: list[list[str]] = []
-    for setting in ("", *dict.fromkeys(each.setting for each in changed)):
-        gains = [gain(results, DEFAULT, tokens, target, setting) for tokens, target in cells]
+    for setting in ("", *sorted({each.setting for each in changed})):
+        gains = [gain(compared, DEFAULT, tokens, target, setting) for tokens, target in cells]
         shown = ["" if each is None else str(each) for each in gains]
         rows.append([f"`{setting}`" if setting else "default", *shown])
     return markdown_table(("setting", *(f"`{t}`, {tokens}" for tokens, t in cells)), rows)
