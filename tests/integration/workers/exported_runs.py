@@ -16,6 +16,7 @@ from megadga.config.loading import load_config
 from megadga.train.assembly import open_run
 from megadga.train.loop import train
 from megadga.train.ranks import process_group
+from megadga.train.step import Trainer
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
             config = load_config(Path("run.yaml"), [*overrides, f"output={name}"])
             with open_run(config) as run:
                 train(run)
+                assert isinstance(run.trainer, Trainer)
                 weights = masters(run.trainer._engine)
             if torch.distributed.get_rank() == 0:
                 torch.save(weights, f"{name}.weights.pt")

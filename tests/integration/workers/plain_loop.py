@@ -20,6 +20,7 @@ from megadga.train.assembly import open_run
 from megadga.train.data import open_data
 from megadga.train.loop import train
 from megadga.train.ranks import process_group
+from megadga.train.step import Trainer
 from tests.support.engines import fingerprint, full_parameters
 from tests.support.ranks import REPOSITORY
 
@@ -36,6 +37,7 @@ def outcome(engine: Any, mixture: MixturePlugin) -> dict[str, Any]:
 def in_megadgas_loop(config: RunConfig) -> dict[str, Any]:
     with open_run(config) as run:
         train(run)
+        assert isinstance(run.trainer, Trainer)
         return outcome(run.trainer._engine, run.mixture)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from megadga.arrays import FloatArray
 from megadga.mixers.base import Scheduler
 from megadga.mixers.carrying import MixtureChange
 from megadga.mixers.gradient_norm import GradientNorm
@@ -50,6 +51,11 @@ def train(mixture: MixturePlugin, steps: int, *, reads: bool = True) -> list[Bat
     return drawn
 
 
+def factors_of(indices: BatchIndices) -> FloatArray:
+    assert indices.global_factors is not None
+    return indices.global_factors
+
+
 def as_lists(drawn: list[BatchIndices]):
     arrays = [(i.global_domains, i.global_sequences, i.global_factors) for i in drawn]
     return [[None if array is None else array.tolist() for array in each] for each in arrays]
@@ -63,7 +69,7 @@ def test_after_an_epoch_windows_of_large_norms_are_drawn_more_often_and_count_le
     first = np.concatenate([indices.global_sequences for indices in drawn[:12]])
     assert len(set(first.tolist())) == 96  # of 100: one epoch has 12.5 batches
     later = np.concatenate([indices.global_sequences for indices in drawn[15:]])
-    factors = np.concatenate([indices.global_factors for indices in drawn[15:]])
+    factors = np.concatenate([factors_of(indices) for indices in drawn[15:]])
     # q is 1.0 of 10 windows and 0.01 of 90: 0.9 10 / 10.9 + 0.1 0.1 of draws go to the ten.
     share = 0.9 * 10 / 10.9 + 0.01
     large = later % 10 == 0
@@ -105,10 +111,10 @@ def test_a_windows_share_in_the_loss_is_times_that_of_its_domain_in_the_objectiv
     for _ in range(40):
         weights = plain.weights
         (alone,), (both,) = train(plain, 1), train(other, 1)
-        assert alone.global_factors is not None
-        expected = alone.global_factors * (np.array([0.25, 0.75]) / weights)[alone.global_domains]
-        np.testing.assert_allclose(both.global_factors, expected, rtol=1e-14)
-        seen += alone.global_factors.tolist()
+        own = factors_of(alone)
+        expected = own * (np.array([0.25, 0.75]) / weights)[alone.global_domains]
+        np.testing.assert_allclose(factors_of(both), expected, rtol=1e-14)
+        seen += own.tolist()
     assert min(seen) < 0.5
     assert max(seen) > 2.0
     plain.close()
