@@ -26,9 +26,9 @@ def find_untraceable(sections: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     mixing: RuleOptions | None = sections.get("mixing")
     if data is not None:
         yield from _of_data(data)
-    if mixing is not None and mixing.resampled_uniformly is not None:
+    if mixing is not None and (share := mixing.resampled_uniformly) is not None:
         expected = "null with a trace, in which all sequences of a batch count the same"
-        yield ConfigIssue(("mixing", "resample"), expected, "a section")
+        yield ConfigIssue(("mixing", "resample"), expected, f"{{uniform_share: {share:g}}}")
     if training is not None:
         yield from _of_training(training)
     spikes = None if watch is None else watch.loss_spike

@@ -224,9 +224,10 @@ def open_recorded(folder: Path, *, step: int) -> RecordedRun:
     applied = [revision for revision in recorded_revisions(folder) if revision.step < step]
     if applied:
         config = revised_config(config, applied[-1].data)
-    if config.mixing.resampled_uniformly is not None:
+    if (share := config.mixing.resampled_uniformly) is not None:
         expected = "null: which windows were drawn depends on norms that are not in the metrics"
-        raise config.invalid("mixing", "resample", expected=expected, found="one that is not")
+        found = f"{{uniform_share: {share:g}}}"
+        raise config.invalid("mixing", "resample", expected=expected, found=found)
     domains, basis, identity = open_training(config)
     mixtures = None if basis is None else basis.mixtures
     return RecordedRun(folder, config, domains, mixtures, shards_digest(identity), identity)

@@ -40,7 +40,9 @@ def test_windows_that_were_drawn_by_their_norms_are_not_planned_again(run, capsy
     again = found.replace("type: uniform", "{type: gradient_norm, resample: {}}", 1)
     config.write_text(again)
     assert main(["batch", str(run), "--step", "3"]) == 2
-    assert "mixing.resample: expected null: which windows were drawn" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "mixing.resample: expected null: which windows were drawn" in told
+    assert "found {uniform_share: 0.2}" in told
 
 
 def test_a_step_to_come_is_a_table_of_its_sequences(run, capsys):
