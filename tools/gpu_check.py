@@ -1,4 +1,4 @@
-"""Check megadga on a GPU: exactness, no trace, speed, memory, a training run.
+"""Check megadga on a GPU: exactness, no trace, resuming, speed, memory, a training run.
 
 On a machine with the project's environment:
 

@@ -13,6 +13,7 @@ def test_every_stage_of_the_gpu_check_passes_in_tiny_on_a_cpu(tmp_path: Path) ->
     for index in range(3):
         write_domain(tmp_path / "shards" / "domains" / f"d{index}", seed=index)
     write_domain(tmp_path / "shards" / "specific" / "target", seed=1)
+    (tmp_path / "shards" / "specific" / "tokenizer.model").touch()  # as the kit has
 
     done = run_job(
         [
@@ -31,7 +32,7 @@ def test_every_stage_of_the_gpu_check_passes_in_tiny_on_a_cpu(tmp_path: Path) ->
     checks = {row["check"] for stage in stages.values() for row in stage["rows"]}
     assert checks == {
         *("versions", "device", "nccl", "matmul", "step", "exactness", "two ranks", "no trace"),
-        *("speed", "probe", "constants", "profile", "memory", "training"),
+        *("resuming", "speed", "probe", "constants", "profile", "memory", "training"),
     }
     rows = [row for stage in stages.values() for row in stage["rows"]]
     assert not [row for row in rows if row["check"] == "speed" and "error" in row]
@@ -39,3 +40,4 @@ def test_every_stage_of_the_gpu_check_passes_in_tiny_on_a_cpu(tmp_path: Path) ->
     assert exact["error in fp32, of |g||v|"]
     assert exact["error in bf16, of |g||v|"]
     assert exact["no trace: losses and parameters equal to the bit"]
+    assert exact["resumed: losses, weights and evaluations equal to the bit"]

@@ -14,6 +14,7 @@ def verdicts(rows: Sequence[Row]) -> list[Row]:
     """Return each expectation with its worst measurement; None where there is none."""
     exact = [row for row in rows if row["check"] == "exactness"]
     equal = [float(row["equal"]) for row in rows if row["check"] == "no trace"]
+    resumed = [float(row["equal"]) for row in rows if row["check"] == "resuming"]
     speeds = [row for row in rows if row["check"] == "speed" and "error" not in row]
     dga = [row for row in speeds if row["variant"] == "dga" and row["mfu"] is not None]
     costs = [row for row in rows if row["check"] == "probe"]
@@ -21,6 +22,7 @@ def verdicts(rows: Sequence[Row]) -> list[Row]:
         _at_most("error in fp32, of |g||v|", 1e-5, _errors(exact, "fp32")),
         _at_most("error in bf16, of |g||v|", 5e-2, _errors(exact, "bf16")),
         _at_least("no trace: losses and parameters equal to the bit", 1.0, equal),
+        _at_least("resumed: losses, weights and evaluations equal to the bit", 1.0, resumed),
         _at_least("utilisation with DGA, 350m", 0.45, _best(dga, "350m")),
         _at_least("utilisation with DGA, 1b", 0.50, _best(dga, "1b")),
         _at_least("tokens per second against Hugging Face's loop", 1.15, _against_rival(speeds)),

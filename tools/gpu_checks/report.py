@@ -11,8 +11,8 @@ _INTRODUCTION = """\
 <!-- Written by `make gpu-report` from docs/gpu/*.json. -->
 
 `make gpu-check` checks megadga on a machine with CUDA: exactness of every probe against float64,
-no trace to the bit, speed, memory, a training run. `make gpu-kit` collects what a bare machine
-needs for it; `tools/gpu_check.py --help` says how.
+no trace and resuming to the bit, speed, memory, a training run. `make gpu-kit` collects what a
+bare machine needs for it; `tools/gpu_check.py --help` says how.
 """
 _NOTHING = """
 Nothing has been measured on a GPU yet: there is no record in `docs/gpu/`. All figures elsewhere in
@@ -21,6 +21,7 @@ these pages are from CPUs.
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "exactness": ("ranks", "stage", "precision", "probe", "error", "left_out"),
     "no trace": ("stage", "precision", "probe", "steps", "equal"),
+    "resuming": ("stage", "precision", "probe", "steps", "equal"),
     "speed": (
         *("model", "sequence_length", "compiled", "variant", "tokens_per_s", "mfu"),
         *("ratio_to_plain", "overhead", "peak_bytes"),
@@ -39,6 +40,8 @@ _NOTES: Mapping[str, str] = {
     "low-rank direction leave out, of |g||v|.",
     "no trace": "Losses of every step and parameters at the end against training without a probe, "
     "under SDPA's flash kernel and deterministic algorithms.",
+    "resuming": "Losses, gradient norms, alignments, weights and evaluations of a run that was "
+    "stopped halfway and resumed, against one that never stopped.",
     "speed": "One rank's share of a node of eight: 32 sequences per step, K = 64, T_r = 100. "
     "Utilisation counts 6 N + 12 L D S FLOPs a token against the data sheet's peak. `overhead`: "
     "an update's time over that of T_r steps. Peak memory is beyond what engines hold.",

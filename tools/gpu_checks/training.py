@@ -16,11 +16,7 @@ from megadga.train.loop import Run, train
 from .environment import synchronize
 from .setting import Deadline, Row, Setting
 
-_MIXING = {
-    "dga": "{{type: dga, preset: paper, interval: {interval}, step_size: {{spread: 0.3}}, "
-    "ema: 0.1, probe: {{type: directional, sequences_per_domain: 8, specific_sequences: 32}}}}",
-    "uniform": "{{type: static, weights: uniform}}",
-}
+_MIXING = {"dga": "{type: dga}", "uniform": "{type: static, weights: uniform}"}
 _RUN = """\
 seed: 0
 output: {output}
@@ -92,15 +88,20 @@ def _recorded(metrics: Path) -> Row:
     return found
 
 
+def target_shard(setting: Setting) -> Path:
+    """Return the folder of the specific set; beside it may be its tokenizer."""
+    (folder,) = (path for path in (setting.shards / "specific").iterdir() if path.is_dir())
+    return folder
+
+
 def _write(setting: Setting, name: str, interval: int) -> Path:
-    (specific,) = sorted((setting.shards / "specific").iterdir())
     text = _RUN.format(
         output=json.dumps(str(setting.scratch / name)),
         preset="tiny" if setting.quick else "125m",
         length=8 if setting.quick else 1024,
         shards=setting.shards,
-        specific=specific,
-        mixing=_MIXING[name].format(interval=interval),
+        specific=json.dumps(str(target_shard(setting))),
+        mixing=_MIXING[name],
         batch=4 if setting.quick else 64,
         micro=2 if setting.quick else 16,
         precision="fp32" if setting.quick else "bf16",

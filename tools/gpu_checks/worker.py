@@ -26,6 +26,7 @@ from .environment import environment
 from .exactness import exactness, two_ranks
 from .no_trace import no_trace
 from .profiling import profiling
+from .resuming import resuming
 from .setting import Deadline, Setting, StageFunction
 from .speed import speed
 from .training import training
@@ -35,6 +36,7 @@ FUNCTIONS: Mapping[str, StageFunction] = {
     "exactness": exactness,
     "two_ranks": two_ranks,
     "no_trace": no_trace,
+    "resuming": resuming,
     "speed": speed,
     "constants": constants,
     "profiling": profiling,
