@@ -4,18 +4,17 @@ A finished run is not trained again.
 """
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
 from megadga.config.loading import load_config
 from megadga.errors import MegadgaError
+from megadga.launch.supervision import STOPPED, StopSignal
 from megadga.report.records import read_metrics
+from megadga.sweep.pool import Job, Slots, run_jobs
+from megadga.sweep.training import LOG
 from trials.agreement import markdown_table
 from trials.evidence_data import targets_root
 from trials.evidence_results import DEFAULT, TARGETS, Result, read_results
@@ -47,8 +46,6 @@ SENSITIVITY = {
     "epoch_budget 12": ("mixing.epoch_budget=12.0",),
 }
 """What is changed in ``targets/dga``, one thing at a time and by a factor of 3."""
-# glibc gives large blocks back to the system and asks for them again at every step otherwise.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
 @dataclass(frozen=True)
@@ -99,21 +96,40 @@ def planned_runs(experiments: Sequence[str], seeds: Sequence[int]) -> list[Evide
 
 
 def train_all(runs: Sequence[EvidenceRun], *, jobs: int, report: Callable[[str], None]) -> None:
-    """Train what is not finished, ``jobs`` processes at a time, each with its part of the cores.
+    """Train what is not finished as a sweep does, ``jobs`` at a time, each with its part of cores.
+
+    Ctrl-C or SIGTERM saves those that train; the next call goes on.
 
     Raises:
         MegadgaError: If a run fails; its ``output.log`` says why.
+        SystemExit: If it was asked to stop.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     waiting = [run for run in runs if not is_finished(run)]
     report(f"{len(runs) - len(waiting)} of {len(runs)} runs are there")
-    with ThreadPoolExecutor(jobs) as pool:
-        trained = [pool.submit(_train, run, threads) for run in waiting]
-        try:
-            for done, future in enumerate(trained, 1):
-                report(f"{future.result().folder}: trained, {done} of {len(waiting)}")
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with StopSignal() as stop:
+        ended_jobs = run_jobs(
+            [_job(run) for run in waiting],
+            Slots.on_cores(jobs, os.environ),
+            stop_requested=stop.requested,
+            environment=os.environ,
+        )
+        for done, ended in enumerate(ended_jobs, 1):
+            if stop.requested():
+                report(f"{ended.job.name}: stopped")
+            elif ended.code:
+                expected = f"expected training to end with 0, found {ended.code}"
+                raise MegadgaError(f"{ended.job.log}: {expected}")
+            else:
+                report(f"{ended.job.name}: trained, {done} of {len(waiting)}")
+        if stop.requested():
+            report("stopped; the same command continues")
+            raise SystemExit(STOPPED)
+
+
+def _job(run: EvidenceRun) -> Job:
+    settings = [part for each in run.settings for part in ("--set", each)]
+    arguments = ("-m", "megadga.cli", "train", str(run.path), *settings)
+    return Job(str(run.folder), arguments, run.folder / LOG)
 
 
 def result_table(experiment: str, runs: Sequence[EvidenceRun]) -> str:
@@ -208,22 +224,6 @@ def finished_results(runs: Sequence[EvidenceRun]) -> list[Result]:
             setting=run.setting,
         )
     ]
-
-
-def _train(run: EvidenceRun, threads: int) -> EvidenceRun:
-    shutil.rmtree(run.folder, ignore_errors=True)  # of a run that was stopped
-    run.folder.mkdir(parents=True)
-    settings = [part for each in run.settings for part in ("--set", each)]
-    command = [sys.executable, "-m", "megadga.cli", "train", str(run.path), *settings]
-    environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)}
-    log = run.folder / "output.log"
-    with log.open("wb") as file:
-        status = subprocess.run(  # noqa: S603  (our own command, and no shell)
-            command, env=environment, stdout=file, stderr=file, check=False
-        ).returncode
-    if status:
-        raise MegadgaError(f"{log}: expected training to end with 0, found {status}")
-    return run
 
 
 def is_finished(run: EvidenceRun) -> bool:

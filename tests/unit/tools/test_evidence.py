@@ -1,13 +1,14 @@
 """Results of runs, their tables, and the pages that have them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megadga.config.loading import load_config
-from megadga.errors import ConfigError
+from megadga.errors import ConfigError, MegadgaError
 from tests.support.ranks import REPOSITORY
 from tools.report_evidence import PAGES, RECORD
 from tools.trials.evidence_figure import draw
@@ -23,7 +24,14 @@ from tools.trials.evidence_results import (
     sensitivity_table,
     write_record,
 )
-from tools.trials.evidence_runs import RULES, planned_targets, quick_runs, sensitivity_runs
+from tools.trials.evidence_runs import (
+    RULES,
+    EvidenceRun,
+    planned_targets,
+    quick_runs,
+    sensitivity_runs,
+    train_all,
+)
 
 
 def result(rule: str, seed: int, *losses: float, **more: Any) -> Result:
@@ -182,3 +190,19 @@ def test_every_planned_run_is_one_that_loads(monkeypatch):
 
 
 TABLES_OF_TOKENS = [name.removeprefix("gains ") for name in TABLES if name.startswith("gains ")]
+
+
+def test_a_run_that_fails_ends_the_others_and_its_output_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(REPOSITORY / "configs" / "evidence", tmp_path / "configs" / "evidence")
+    run = EvidenceRun("targets", "uniform", 0, "20k uniform")
+    log = run.folder / "output.log"
+    lines: list[str] = []
+
+    with pytest.raises(MegadgaError, match=f"^{log}: expected training to end with 0, found 2$"):
+        train_all([run], jobs=1, report=lines.append)
+
+    assert lines == ["0 of 1 runs are there"]
+    assert "build/evidence/targets/domains" in log.read_text()  # which nobody has made
