@@ -98,7 +98,7 @@ def assumed_constants(accelerator: Accelerator) -> Constants:
         collective_latency_s=Constant(30e-6),
         overlap_cost=Constant(0.55),
         factorization_s=Constant(1e-3),
-        draw_s=Constant(0.5e-3),
+        draw_s=Constant(1.5e-6),
         storage_bandwidth=Constant(10e9),
     )
 
