@@ -155,7 +155,9 @@ class DataReviser:
         build: Makes plugins.
         identity: Returns the run's identity with some data, after checking that it is the same on
             every rank. Collective.
-        adopt: Makes the run go on with other data.
+
+    Attributes:
+        current: The data in force: after a revision, others.
     """
 
     def __init__(
@@ -165,16 +167,14 @@ class DataReviser:
         ranks: Ranks,
         build: Build,
         identity: Callable[[Opened], Mapping[str, Any]],
-        adopt: Callable[[DataInForce], None],
     ) -> None:
         self.current = current
         self._ranks = ranks
         self._build = build
         self._identity = identity
-        self._adopt = adopt
 
     def apply(self, proposal: Proposal, step: int) -> Revision | None:
-        """Go on with a revision's data after an optimizer step; see ``Apply``. Collective."""
+        """Put a revision's data in force after an optimizer step; see ``Apply``. Collective."""
         before, ranks = self.current, self._ranks
         opened: list[Opened] = []
         revised = revised_config(before.config, proposal.data)
@@ -188,7 +188,6 @@ class DataReviser:
         if revision.is_none:
             if proposal.is_recorded:
                 self.current = replace(before, number=proposal.number)
-                self._adopt(self.current)
             return None
         files = on_first_rank(ranks, lambda: self._begin(config, data, proposal, step, revision))
         state = before.plugin.state_dict()
@@ -209,7 +208,6 @@ class DataReviser:
             identity=identity,
             number=proposal.number,
         )
-        self._adopt(self.current)
         return revision
 
     def _begin(
