@@ -75,10 +75,10 @@ from megadga.train.start import (
     check_same_everywhere,
     find_start,
 )
-from megadga.train.step import StepTrainer, Watching
 from megadga.train.storage import Storage
 from megadga.train.timing import StepTimes
 from megadga.train.tracing import trace_trainer
+from megadga.train.trainer import StepTrainer, Watching
 from megadga.train.watching import SpikeWatch, watch_progress, watch_spikes
 
 

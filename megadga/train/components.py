@@ -44,7 +44,8 @@ from megadga.train.progress import NoProgress, Progress, ProgressLines, shown_we
 from megadga.train.ranks import Ranks, StepAllReduce, on_first_rank
 from megadga.train.replay import shards_digest
 from megadga.train.spikes import LossSpikes
-from megadga.train.step import Reweighting, Trainer, Watching, step_seed
+from megadga.train.step import Reweighting
+from megadga.train.trainer import Trainer, Watching, step_seed
 from megadga.train.waiting import Waiting
 
 

@@ -17,9 +17,9 @@ from megadga.train.ranks import CollectiveStop
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import SpikeResponse
 from megadga.train.spikes import LossSpikes
-from megadga.train.step import StepTrainer
 from megadga.train.storage import Storage
 from megadga.train.timing import StepTimes
+from megadga.train.trainer import StepTrainer
 
 
 class Markers(Protocol):
