@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from megadga.data.create import merge_domains, read_merge_sources
-from megadga.data.folder import DomainSource, Examples, open_chat, open_examples
+from megadga.data.examples import Examples, open_chat, open_examples
+from megadga.data.folder import DomainSource
 from megadga.data.indexed import ShardWriter, best_dtype
 from megadga.data.manifest import Manifest, read_manifest, write_manifest
 from megadga.data.targets import INPUT_ONLY, PADDING, mark_targets, spans_path
