@@ -32,7 +32,7 @@ from megadga.train.revision_files import (
 from megadga.train.revisions import Revision, plan_revision
 
 Apply = Callable[[Proposal, int], Revision | None]
-"""Opens a revision's data on every rank and goes on with them after an optimizer step; returns
+"""Opens a revision's data on every rank and puts them in force after an optimizer step; returns
 what has changed, None for nothing. Collective. A ``MegadgaError``, on every rank, leaves the run
 as it was."""
 
@@ -148,6 +148,8 @@ Build = Callable[[RunConfig, RunData, Mixture, WindowOrder], tuple[Plugin, ...]]
 @final
 class DataReviser:
     """Exchanges the data in force; its ``apply`` is an ``Apply``.
+
+    Whoever trains goes on with what is ``current`` after that.
 
     Args:
         current: The data that the run starts with.
