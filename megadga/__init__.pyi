@@ -1,8 +1,8 @@
+from .data.examples import open_chat as open_chat
+from .data.examples import open_examples as open_examples
 from .data.folder import DomainSource as DomainSource
-from .data.folder import open_chat as open_chat
 from .data.folder import open_domain as open_domain
 from .data.folder import open_domains as open_domains
-from .data.folder import open_examples as open_examples
 from .errors import ConfigError as ConfigError
 from .errors import MegadgaError as MegadgaError
 from .errors import ResumeError as ResumeError

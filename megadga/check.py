@@ -12,7 +12,8 @@ from megadga.config.models import LlamaModel
 from megadga.config.run import RunConfig
 from megadga.config.sections import LossReweightingSection
 from megadga.data.domain import Domain, SequenceSet
-from megadga.data.folder import DomainSource, Examples
+from megadga.data.examples import Examples
+from megadga.data.folder import DomainSource
 from megadga.data.manifest import read_manifest
 from megadga.data.sampler import cap_weights
 from megadga.data.verify import FolderCheck, find_folders, plan_checks

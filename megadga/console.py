@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal, NoReturn, TextIO
 
 CLOSED = 141
@@ -95,6 +96,12 @@ def tool_parser(description: str | None, epilog: str) -> argparse.ArgumentParser
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def print_stderr(line: str) -> None:
+    """Print a line for the user on standard error; a closed terminal does not end the program."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def shows_bars(stream: TextIO | None = None) -> bool:

@@ -1,7 +1,7 @@
 """`megadga data build`: options and execution."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from megadga.commands.command import Command
@@ -76,6 +76,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="output: one folder per domain; with --grouped, one folder for all",
     )
+    _add_record_options(add)
+    _add_shard_options(add)
+    _add_execution_options(parser.add_argument_group("execution").add_argument)
+
+
+def _add_record_options(add: Callable[..., object]) -> None:
+    """Add what says what is in a record, and of which domain it is."""
     add(
         "--text-key",
         metavar="KEY",
@@ -103,6 +110,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="new location of the clustering's embedding model",
     )
+
+
+def _add_shard_options(add: Callable[..., object]) -> None:
+    """Add what says how documents are divided, shuffled and stored."""
     add("--grouped", action="store_true", help="one folder of shards for all domains")
     add("--piece-tokens", type=int, metavar="N", help="cut documents into pieces of N tokens")
     add(
@@ -121,7 +132,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="approximate tokens per shard (%(default)s)",
     )
-    add = parser.add_argument_group("execution").add_argument
+
+
+def _add_execution_options(add: Callable[..., object]) -> None:
     add(
         "--max-bad",
         default="0",

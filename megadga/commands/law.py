@@ -166,9 +166,13 @@ def _aligned(number: int) -> tuple[str, ...]:
     return ("left", *("right" for _ in range(number - 1)))
 
 
+def _add_law(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("law", type=Path, metavar="LAW", help="by `megadga law fit`")
+
+
 def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+    _add_law(parser)
     add = parser.add_argument
-    add("law", type=Path, metavar="LAW", help="by `megadga law fit`")
     add(
         "--weights",
         nargs="+",
@@ -243,8 +247,8 @@ def _prediction_table(predicted: Mapping[str, Mapping[str, float | None]]) -> st
 
 
 def _add_optimise_options(parser: argparse.ArgumentParser) -> None:
+    _add_law(parser)
     add = parser.add_argument
-    add("law", type=Path, metavar="LAW", help="by `megadga law fit`")
     add(
         "--objective",
         default=GENERAL,

@@ -10,13 +10,7 @@ from tqdm import tqdm
 
 from megadga.commands.command import Command
 from megadga.console import parse_whole_number, shows_bars
-from megadga.data.create import (
-    SHARD_TOKENS,
-    adopt_shards,
-    count_token_bytes,
-    merge_domains,
-    read_merge_sources,
-)
+from megadga.data.create import SHARD_TOKENS, adopt_shards, count_token_bytes
 from megadga.data.folder import open_split, read_folders
 from megadga.data.inspection import (
     TRAINED_MARKS,
@@ -30,6 +24,7 @@ from megadga.data.inspection import (
 )
 from megadga.data.labels import Labels, read_labels
 from megadga.data.manifest import manifest_path
+from megadga.data.merge import merge_domains, read_merge_sources
 from megadga.data.verify import find_folders, plan_checks, verify_shard
 from megadga.errors import ConfigError
 from megadga.prepare.leakage.search import (

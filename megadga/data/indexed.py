@@ -53,7 +53,12 @@ def index_path(prefix: Path) -> Path:
 
 def tokens_path(prefix: Path) -> Path:
     """Return the path of a shard's tokens; the prefix may contain dots."""
-    return Path(f"{prefix}.bin")
+    return Path(_tokens_name(prefix))
+
+
+def _tokens_name(prefix: Path) -> str:
+    """Return the name of the same file, in less time than it takes to make a ``Path``."""
+    return f"{prefix}.bin"
 
 
 def ids_path(prefix: Path) -> Path:
@@ -140,7 +145,7 @@ class IndexedShard:
         size = count * self.dtype.itemsize
         offsets = (starts * self.dtype.itemsize).tolist()
         # Not `tokens_path`: a `Path` takes longer to make than a file to open.
-        with _opened(f"{self.prefix}.bin", "a shard's tokens") as descriptor:
+        with _opened(_tokens_name(self.prefix), "a shard's tokens") as descriptor:
             rows = [os.pread(descriptor, size, offset) for offset in offsets]
             stamp = _stamp(os.fstat(descriptor))
         content = b"".join(rows)

@@ -1,6 +1,6 @@
 """Windows of domains that repeat, drawn by their last norms in place of another epoch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -10,6 +10,42 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.data.permutation import RandomStream, address_keys
 
 NormArray = NDArray[np.float32]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DomainNorms:
+    """Norms of the ``N`` windows of one domain, and what its probabilities follow from.
+
+    Attributes:
+        values: At least 0, NaN where a window was not trained on yet, shape ``(N,)``.
+        mean: Of those that are known: it stands for the others.
+        total: Sum over all windows.
+    """
+
+    values: NormArray
+    mean: float
+    total: float
+
+    @classmethod
+    def of(cls, values: NormArray) -> "DomainNorms":
+        """Return the norms with their mean and total, of equal bits on every processor."""
+        # By sums one after the other; ranks draw by them.
+        known = np.cumsum(values[~np.isnan(values)], dtype=np.float64)
+        mean = float(known[-1] / known.size) if known.size else 1.0
+        return cls(values, mean, float(np.cumsum(_with_mean(values, mean))[-1]))
+
+    def probabilities(self, windows: IntArray | slice, *, uniform_share: float) -> FloatArray:
+        """Return the probability of drawing each of some windows; see ``Resampling``."""
+        norms = _with_mean(self.values[windows], self.mean)
+        uniform = 1.0 / self.values.size
+        if self.total == 0.0:
+            return np.full(norms.size, uniform)
+        return (1.0 - uniform_share) * (norms / self.total) + uniform_share * uniform
+
+
+def _with_mean(values: NormArray, mean: float) -> FloatArray:
+    return np.where(np.isnan(values), mean, values.astype(np.float64))
 
 
 @final
@@ -59,16 +95,12 @@ class WindowNorms:
             uniform_share: In ``(0, 1]``: no window is drawn less often than in this share of a
                 uniform draw.
         """
+        return self.of_domain(domain).probabilities(slice(None), uniform_share=uniform_share)
+
+    def of_domain(self, domain: int) -> DomainNorms:
+        """Return what is known of the windows of a domain, in ``[0, K)``."""
         end = int(self.sizes[: domain + 1].sum())
-        norms = self.values[end - int(self.sizes[domain]) : end].astype(np.float64)
-        unknown = np.isnan(norms)
-        # Sums one after the other have equal bits on every processor; ranks draw by them.
-        known = np.cumsum(norms[~unknown])
-        norms[unknown] = known[-1] / known.size if known.size else 1.0
-        uniform = np.full(norms.size, 1.0 / norms.size)
-        if (total := np.cumsum(norms)[-1]) == 0.0:
-            return uniform
-        return (1.0 - uniform_share) * (norms / total) + uniform_share * uniform
+        return DomainNorms.of(self.values[end - int(self.sizes[domain]) : end])
 
     def carried(self, sources: IntArray, sizes: IntArray) -> "WindowNorms":
         """Return the norms of other domains, of which some are these, and may have grown.
@@ -100,6 +132,9 @@ class Resampling:
     and counts ``1 / (N p_j)`` in the loss, at most ``1 / uniform_share``: the expected gradient is
     the mean over the domain's windows, as of an epoch's draws, whatever the norms ``q`` are.
 
+    What draws from a domain follow from is computed once and kept, 8 bytes for each window of the
+    domains that were drawn from: norms stay until the next update, over many batches.
+
     Attributes:
         norms: Of every window.
         uniform_share: In ``(0, 1]``.
@@ -110,6 +145,9 @@ class Resampling:
 
     norms: WindowNorms
     uniform_share: float
+    _intervals: dict[int, tuple[DomainNorms, FloatArray]] = field(
+        default_factory=dict[int, tuple[DomainNorms, FloatArray]], init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if not 0.0 < self.uniform_share <= 1.0:
@@ -146,8 +184,16 @@ class Resampling:
             domain: In ``[0, K)``.
             points: In ``[0, 1)``, where window ``j`` has an interval of length ``p_j``, ``(n,)``.
         """
-        shares = self.norms.probabilities(domain, uniform_share=self.uniform_share)
-        ends = np.cumsum(shares)
+        norms, ends = self._intervals_of(domain)
         found = np.searchsorted(ends, points * float(ends[-1]), side="right")
-        windows = np.minimum(found, shares.size - 1)  # where the product is rounded up
-        return windows, 1.0 / (shares.size * shares[windows])
+        windows = np.minimum(found, ends.size - 1)  # where the product is rounded up
+        shares = norms.probabilities(windows, uniform_share=self.uniform_share)
+        return windows, 1.0 / (ends.size * shares)
+
+    def _intervals_of(self, domain: int) -> tuple[DomainNorms, FloatArray]:
+        """Return a domain's norms, and where the interval of each window ends, shape ``(N,)``."""
+        if (kept := self._intervals.get(domain)) is None:
+            norms = self.norms.of_domain(domain)
+            shares = norms.probabilities(slice(None), uniform_share=self.uniform_share)
+            kept = self._intervals[domain] = norms, np.cumsum(shares)
+        return kept

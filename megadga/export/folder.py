@@ -3,7 +3,6 @@
 checkpoint ──mmap──▶ one shard at a time ──▶ .OUT.exporting/folder ──rename──▶ OUT
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Generator, Mapping, Sequence
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from megadga.data.files import atomic_write, flush
+from megadga.data.files import atomic_write, exclusive, flush
 from megadga.data.manifest import TokenizerIdentity
 from megadga.errors import ConfigError
 from megadga.export.card import ModelFacts, model_card
@@ -37,7 +36,7 @@ DTYPES: Mapping[Dtype, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-_LOCK = "lock"
+_CONFIG = "config.json"
 _MARGIN_BYTES = 16 << 20
 """Room for all files but the weights."""
 
@@ -154,14 +153,7 @@ def _written(output: Path) -> Generator[Path]:
     path = output.absolute()
     work = path.with_name(f".{path.name}.exporting")
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / _LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{work}: expected no other export to {output}, found one in progress"
-                ) from None
+        with exclusive(work, f"export to {output}"):
             folder = work / "folder"
             shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted export
             folder.mkdir()
@@ -213,7 +205,7 @@ def _write_weights(weights: Weights, folder: Path, options: ExportOptions, stage
     for file, names in split.filename_to_tensors.items():
         tensors = {name: _converted(name, weights[name], DTYPES[options.dtype]) for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
-        shutil.copymode(folder.parent / _LOCK, folder / file)  # else readable for its owner alone
+        shutil.copymode(folder / _CONFIG, folder / file)  # else readable for its owner alone
         flush(folder / file)
         advance(sum(tensor.nbytes for tensor in tensors.values()))
         del tensors  # before the next file's are read
@@ -247,7 +239,7 @@ def _write_configs(config: Mapping[str, Any], folder: Path, dtype: Dtype, *, eod
     made_by = {"transformers_version": version("transformers")}
     name = _torch_name(dtype)
     # Older readers know torch_dtype, newer ones dtype.
-    _write_json(folder / "config.json", {**config, "dtype": name, "torch_dtype": name, **made_by})
+    _write_json(folder / _CONFIG, {**config, "dtype": name, "torch_dtype": name, **made_by})
     ids = {"bos_token_id": eod, "eos_token_id": eod, "pad_token_id": eod}
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids, **made_by})
 

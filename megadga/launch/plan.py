@@ -274,25 +274,7 @@ def common_parser(
     """
     parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     add = parser.add_argument
-    add("config", type=Path, metavar="CONFIG", help="the run's YAML file")
-    add(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a dotted key of CONFIG with a YAML value; paths in it are relative to the "
-        "working directory, those in CONFIG to its folder; repeatable",
-    )
-    add(
-        "--allow",
-        dest="allowed",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="continue although this dotted key is not what it was in the checkpoint; see "
-        "`megadga train --help`; repeatable",
-    )
+    _add_run_options(add)
     if nodes:
         add("--nodes", type=machines, default=1, metavar="N", help="machines (1)")
     add(
@@ -334,6 +316,29 @@ def common_parser(
         )
     add("--dry-run", action="store_true", help="print exactly what would run; run nothing")
     return parser
+
+
+def _add_run_options(add: Callable[..., object]) -> None:
+    """Add what says which run is launched, and how it may differ."""
+    add("config", type=Path, metavar="CONFIG", help="the run's YAML file")
+    add(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a dotted key of CONFIG with a YAML value; paths in it are relative to the "
+        "working directory, those in CONFIG to its folder; repeatable",
+    )
+    add(
+        "--allow",
+        dest="allowed",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="continue although this dotted key is not what it was in the checkpoint; see "
+        "`megadga train --help`; repeatable",
+    )
 
 
 def to_request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> LaunchRequest:

@@ -40,13 +40,7 @@ def extrapolate_steps(runs: Sequence[RunLosses], tokens: int) -> Observations:
             )
         x = run.tokens[late].astype(np.float64)
         losses.append(fit_tied(x, run.losses[late], delta=STEP_DELTA).predict(tokens))
-    return Observations(
-        tuple(run.name for run in runs),
-        runs[0].domains,
-        runs[0].sets,
-        np.stack([run.weights for run in runs]),
-        np.stack(losses),
-    )
+    return Observations.at(runs, losses)
 
 
 def extrapolate_sizes(by_size: Mapping[int, Observations], parameters: int) -> Observations:

@@ -60,6 +60,17 @@ class Observations:
     weights: FloatArray
     losses: FloatArray
 
+    @classmethod
+    def at(cls, runs: "Sequence[RunLosses]", losses: Sequence[FloatArray]) -> "Observations":
+        """Return those of runs, at least one, whose losses of each set were ``losses``."""
+        return cls(
+            tuple(run.name for run in runs),
+            runs[0].domains,
+            runs[0].sets,
+            np.stack([run.weights for run in runs]),
+            np.stack(losses),
+        )
+
     def of(self, rows: IntArray) -> "Observations":
         """Return some runs, in any order and perhaps several times."""
         chosen: list[int] = rows.tolist()
@@ -161,13 +172,7 @@ def common_tokens(runs: Sequence[RunLosses]) -> int:
 def observe(runs: Sequence[RunLosses], tokens: int) -> Observations:
     """Return the losses of runs after so many tokens, of which each has an evaluation."""
     losses = [run.losses[int(np.flatnonzero(run.tokens == tokens)[0])] for run in runs]
-    return Observations(
-        tuple(run.name for run in runs),
-        runs[0].domains,
-        runs[0].sets,
-        np.stack([run.weights for run in runs]),
-        np.stack(losses),
-    )
+    return Observations.at(runs, losses)
 
 
 def objective_of(name: str, sets: Sequence[str]) -> FloatArray:

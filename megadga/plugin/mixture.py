@@ -20,6 +20,7 @@ from megadga.mixers.base import (
     Alignments,
     LossNeeds,
     MixtureState,
+    Needs,
     Observed,
     Scheduler,
     StepNeeds,
@@ -117,17 +118,15 @@ class MixturePlugin:
                 f"scheduler: expected weights over {len(domains)} domains, "
                 f"found shape {self._mixture.weights.shape}"
             )
-        # A saved state must match this, or its cursors would refer to different sequences.
-        self._identity: dict[str, Any] = {
-            "domains": list(self.names),
-            "windows": self._batches.sizes.tolist(),
-            "global_batch_size": engine.train_batch_size(),
-            "seed": sampling.seed,
-            "order": None if self.order.is_initial else self.order.digest,
-        }
         targets = as_target_sets(specific)
-        if isinstance(scheduler.observes, TargetNeeds):
-            self._identity["targets"] = [target.name for target in targets]
+        # A saved state must match this, or its cursors would refer to different sequences.
+        self._identity = _identify(
+            domains,
+            self.order,
+            global_batch_size=engine.train_batch_size(),
+            seed=sampling.seed,
+            targets=targets if isinstance(scheduler.observes, TargetNeeds) else None,
+        )
         self._sequence_length = domains[0].sequence_length
         self._drawn: BatchIndices | None = None
         self._clock = ProbeTimer(time.perf_counter)
@@ -142,11 +141,7 @@ class MixturePlugin:
         )
         self._windows: ObservedWindows | None = None
         if sampling.resampled_uniformly is not None:
-            if not losses.output_norms:
-                raise ValueError(
-                    "sampling.resampled_uniformly: expected a scheduler that observes "
-                    f"output_norms, found {type(scheduler).__name__}"
-                )
+            _check_observes_norms(scheduler)
             self._windows = ObservedWindows(self._batches.sizes)
         self._general_loss: float | None = None
         self._frozen = False
@@ -160,15 +155,7 @@ class MixturePlugin:
             seed=sampling.seed,
             numbers=np.append(self._batches.order.numbers, self._batches.order.reserved),
         )
-        self._update_cost = 0.0
-        if isinstance(self._needs, AlignmentNeeds | TargetNeeds):
-            self._update_cost = update_cost(
-                probe,
-                num_domains=num_measured(self._needs, len(domains)),
-                global_batch_size=engine.train_batch_size(),
-                needs=self._needs,
-                matrices=trained_matrices(engine.module),
-            )
+        self._update_cost = _predict_cost(probe, self._needs, engine, num_domains=len(domains))
         self._records = UpdateRecords(
             self.names, self._needs, tuple(target.name for target in targets)
         )
@@ -562,6 +549,50 @@ class MixturePlugin:
                 return {}  # a schedule is evaluated at each step; within a stage nothing changes
             case _:
                 return {"update": weights}
+
+
+def _identify(
+    domains: Sequence[SequenceSet],
+    order: WindowOrder,
+    *,
+    global_batch_size: int,
+    seed: int,
+    targets: Sequence[SequenceSet] | None,
+) -> dict[str, Any]:
+    """Return what the plugin of a saved state must equal; ``targets``: if the rule has them."""
+    identity: dict[str, Any] = {
+        "domains": [domain.name for domain in domains],
+        "windows": order.sizes.tolist(),
+        "global_batch_size": global_batch_size,
+        "seed": seed,
+        "order": None if order.is_initial else order.digest,
+    }
+    if targets is not None:
+        identity["targets"] = [target.name for target in targets]
+    return identity
+
+
+def _predict_cost(probe: Probe, needs: Needs | None, engine: Engine, *, num_domains: int) -> float:
+    """Return the predicted cost of an update, in steps of training; 0 without alignments."""
+    if not isinstance(needs, AlignmentNeeds | TargetNeeds):
+        return 0.0
+    return update_cost(
+        probe,
+        num_domains=num_measured(needs, num_domains),
+        global_batch_size=engine.train_batch_size(),
+        needs=needs,
+        matrices=trained_matrices(engine.module),
+    )
+
+
+def _check_observes_norms(scheduler: Scheduler) -> None:
+    """Refuse a scheduler whose measurements have no norms that windows could be drawn by."""
+    needs = scheduler.observes
+    if not isinstance(needs, LossNeeds) or not needs.output_norms:
+        raise ValueError(
+            "sampling.resampled_uniformly: expected a scheduler that observes output_norms, "
+            f"found {type(scheduler).__name__}"
+        )
 
 
 def _check_streams(domains: Sequence[SequenceSet]) -> None:

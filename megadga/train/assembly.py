@@ -1,22 +1,23 @@
-"""Assembles a run that is ready to train from its configuration."""
+"""Assembles a run that is ready to train from its configuration.
+
+Configuration, ranks ──▶ ``RunStart`` ──▶ ``_Restored`` ──▶ ``Run``: what the run starts from; its
+model, data and folder, as they were at the checkpoint; and what trains, watches and shows it.
+"""
 
 import os
-import socket
-import sys
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from megadga.config.changes import find_changes, run_identity, with_allowed
-from megadga.config.deepspeed import deepspeed_settings
-from megadga.config.run import RunConfig, differences
-from megadga.data.order import WindowOrder
-from megadga.data.verify import DataFileWatcher, check_checksums
-from megadga.errors import ConfigError
+from megadga.config.changes import find_changes
+from megadga.config.run import RunConfig
+from megadga.console import print_stderr
 from megadga.launch.operators import SHARED_MEMORY, missing_ops, needed_ops, wait_for_ops
 from megadga.launch.ranks import rank_for_messages, read_deadline_s
 from megadga.plugin import Metrics, MixturePlugin, Plugin
@@ -28,60 +29,37 @@ from megadga.report.history import START
 from megadga.run_folder import METRICS_FILE
 from megadga.run_folder.checkpoints import CHECKPOINTS
 from megadga.run_folder.domain_log import WINDOWS
-from megadga.run_folder.domains import read_domains
-from megadga.run_folder.lock import FILE_NAME, RunLock
+from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.run_folder.requests import RequestFolder
-from megadga.run_folder.rewinds import read_rewinds
+from megadga.run_folder.stalls import StallWatch
 from megadga.train.agreement import ParameterAgreement, StepAgreement
-from megadga.train.checkpoints import (
-    Checkpoints,
-    ResumePoint,
-    check_intact,
-    find_resume_point,
-)
+from megadga.train.checkpoints import Checkpoints
 from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.components import (
     batch_layout,
     checkpoint_plan,
     make_advisor,
-    make_alarms,
-    make_evaluation,
-    make_mixture_plugin,
     make_monitors,
+    make_plugins,
     make_progress,
     make_trainer,
-    mean_weights_file,
-    thinned_records,
     utilization,
     waiting_of,
 )
-from megadga.train.data import RunData, check_output, no_checkpoint
-from megadga.train.described import describe_domains
+from megadga.train.data import check_output
 from megadga.train.engine import make_engine
-from megadga.train.live import (
-    DataInForce,
-    DataReviser,
-    LiveRevisions,
-    opened_in_force,
-)
+from megadga.train.live import DataInForce, DataReviser, LiveRevisions
 from megadga.train.loop import Run
-from megadga.train.metrics import MetricFanOut
-from megadga.train.mixture import Mixture
-from megadga.train.monitors.opening import check_packages
+from megadga.train.monitors.sink import Monitors
 from megadga.train.nonfinite import NonFiniteSteps
-from megadga.train.opening import Opened, open_with_rule
-from megadga.train.output import (
-    CollectiveMarkers,
-    lock_output,
-    log_files,
-    open_output,
-)
+from megadga.train.opening import open_with_rule
+from megadga.train.output import CollectiveMarkers, RunLogs, open_logs, open_output
+from megadga.train.progress import Progress
 from megadga.train.ranks import (
     CollectiveStop,
     Ranks,
     StepAllReduce,
-    on_every_rank,
     on_first_rank,
     process_group,
 )
@@ -90,13 +68,18 @@ from megadga.train.responses import CheckpointReturns, SpikeResponse
 from megadga.train.restoring import ResumableEngine
 from megadga.train.revised import revised_loaders
 from megadga.train.revision_files import RevisionWatch, with_recorded_data
-from megadga.train.revisions import Revision, check_unrevised, describe_revision, plan_revision
-from megadga.train.spikes import LossSpikes
-from megadga.train.step import Watching
+from megadga.train.start import (
+    ResumeRequest,
+    RunStart,
+    agreed_identity,
+    check_same_everywhere,
+    find_start,
+)
 from megadga.train.storage import Storage
 from megadga.train.timing import StepTimes
 from megadga.train.tracing import trace_trainer
-from megadga.train.watching import drops_updates, make_spikes, watch_progress
+from megadga.train.trainer import StepTrainer, Watching
+from megadga.train.watching import SpikeWatch, watch_progress, watch_spikes
 
 
 @contextmanager
@@ -136,35 +119,21 @@ def open_run(
     check_output(config)
     opened = open_with_rule(with_recorded_data(config, wanted=resume_from))
     _wait_for_operators(config)
-    lock = RunLock(config.output, report=_print_stderr)
+    lock = RunLock(config.output, report=print_stderr)
     try:
         with process_group() as deadline:
             accelerator: Any = get_accelerator()
             ranks = ProcessGroupCollective(None, torch.device(accelerator.current_device_name()))
-            _check_same_everywhere(opened, ranks)
+            check_same_everywhere(opened, ranks)
             finished = on_first_rank(ranks, lambda: finished_step(config))
             if finished is None or resume_from is not None or evaluate_only:
                 finished = None
-                # Before the model is built, which takes minutes.
-                point = _resume_point(opened, ranks, lock, resume_from, allowed)
-                if evaluate_only and point is None:
-                    raise no_checkpoint(config)
-                if point is not None:
-                    opened = opened_in_force(config, opened, point.path, ranks)
-                    _check_same_everywhere(opened, ranks)
-                if resume_from is not None and point is not None:
-                    _discard_requests(config, point, ranks)
-                on_first_rank(ranks, lambda: check_packages(config))
-                run = _assemble(
-                    config,
-                    opened,
-                    stop_requested,
-                    ranks,
-                    lock,
-                    point,
-                    allowed,
-                    monitored=not evaluate_only,
+                wanted = ResumeRequest(resume_from, allowed, required=evaluate_only)
+                start = find_start(
+                    config, opened, wanted, lock=lock, ranks=ranks, report=print_stderr
                 )
+                restored = _restore(start, lock, ranks, stop_requested)
+                run = _make_run(start, restored, ranks, stop_requested, trains=not evaluate_only)
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 try:
                     yield run
@@ -179,35 +148,6 @@ def open_run(
         raise RunFinishedError(finished)
 
 
-def _discard_requests(config: RunConfig, point: ResumePoint, ranks: Ranks) -> None:
-    """Discard requests with the steps after a checkpoint that a user names. Collective."""
-    folder, step = RequestFolder(config.output), point.header.step
-    on_first_rank(ranks, lambda: folder.abandon_after(step))
-
-
-def _print_stderr(line: str) -> None:
-    with suppress(OSError):  # a closed terminal must not end the run
-        print(line, file=sys.stderr, flush=True)
-
-
-def _check_same_everywhere(opened: Opened, ranks: Ranks) -> None:
-    """Check that every rank has read the same configuration and shards. Collective.
-
-    Every rank plans batches, evaluations and checkpoints by itself: with different inputs, ranks
-    would train on different data or deadlock.
-    """
-    config, data, _ = opened
-    own = {"config": config.model_dump(mode="json"), "shards": data.identity}
-    first: Mapping[str, Any] = ranks.object_of_first_rank(own)
-
-    def compare() -> None:
-        if differing := differences(first, own):
-            who = f"rank {ranks.rank} on {socket.gethostname()}"
-            raise ConfigError(f"{who}: differs from rank 0: {differing[0]}")
-
-    on_every_rank(ranks, compare)
-
-
 def _wait_for_operators(config: RunConfig) -> None:
     accelerator: Any = get_accelerator()
     on_cpu = accelerator.device_name() == "cpu"
@@ -216,194 +156,124 @@ def _wait_for_operators(config: RunConfig) -> None:
         names,
         os.environ,
         deadline_s=read_deadline_s(os.environ),
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        tell=print_stderr,
     )
     if rank_for_messages(os.environ) == 0 and (missing := missing_ops(names, os.environ)):
-        _print_stderr(
+        print_stderr(
             f"compiling {', '.join(missing)} of DeepSpeed's, which takes a minute or more, once"
         )
 
 
-def _assemble(
-    given: RunConfig,
-    opened: Opened,
-    stop_requested: Callable[[], bool],
-    ranks: Ranks,
-    lock: RunLock,
-    point: ResumePoint | None,
-    allowed: Collection[str],
-    *,
-    monitored: bool,
-) -> Run:
-    """Build all components, then create the output folder, then resume from its checkpoint.
+@final
+@dataclass(frozen=True, eq=False)
+class _Restored:
+    """A run's model, data and folder, as they are at its start or were at the checkpoint.
 
-    ``given`` is the run as it is configured; ``opened`` has the data of the revision in force.
+    Attributes:
+        engine: DeepSpeed's, around the model.
+        collective: Its data-parallel ranks.
+        spike_watch: What the run does about loss spikes.
+        reviser: Has the data in force.
+        revisions: Revises the data while the run trains; None: they stay.
+        requests: Applies requests to the mixture.
+        stalls: Watches this rank's progress.
+        storage: The run's file system.
+        logs: What its records are logged in.
+        checkpoints: Its checkpoints.
     """
-    config, data, mixture = opened
-    settings = deepspeed_settings(config, dist.get_world_size())
-    before = None if point is None else point.header.identity
-    identity = with_allowed(_identity(config, data), before, allowed)
-    revision = _revision(config, data, mixture, ranks, point)
-    files = on_first_rank(ranks, lambda: DataFileWatcher(data.files))
-    if point is not None:
-        _check_unchanged(data, files.changed_since(point.header.data), ranks)
-    info = on_first_rank(ranks, lambda: describe_domains(config, data, is_new=point is None))
-    engine = make_engine(config, settings, data, is_new=point is None)
-    order = None if revision is None else revision.order
+
+    engine: Any
+    collective: ProcessGroupCollective
+    spike_watch: SpikeWatch
+    reviser: DataReviser
+    revisions: LiveRevisions | None
+    requests: MixtureRequests
+    stalls: StallWatch
+    storage: Storage
+    logs: RunLogs
+    checkpoints: Checkpoints
+
+    @property
+    def plugin(self) -> MixturePlugin:
+        """The mixture over the data in force."""
+        return self.reviser.current.plugin
+
+
+def _restore(
+    start: RunStart, lock: RunLock, ranks: Ranks, stop_requested: Callable[[], bool]
+) -> _Restored:
+    """Build the model and what is over the data, create the folder, then resume. Collective."""
+    config = start.config
+    engine = make_engine(config, start.settings, start.data, is_new=start.is_new)
     collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
-    rewinds = () if point is None else on_first_rank(ranks, lambda: read_rewinds(config.output))
-    spikes = make_spikes(config.watch, [domain.name for domain in data.domains])
-    completed = 0 if point is None else point.header.step
-    drops = drops_updates(config.watch, rewinds, engine, step=completed)
-
-    def build(
-        config: RunConfig, data: RunData, mixture: Mixture, order: WindowOrder | None
-    ) -> tuple[MixturePlugin, *tuple[Plugin, ...]]:
-        plugin = make_mixture_plugin(config, data, mixture, engine, order)
-        return (
-            plugin,
-            *make_alarms(mixture, plugin),
-            SamplerRecords(plugin, batch_layout(config, data, mixture, engine, collective)),
-            *make_evaluation(config, data, plugin, engine, collective),
-            *(() if spikes is None else (spikes,)),
-        )
-
-    plugins = build(config, data, mixture, order)
-    plugin = plugins[0]
-    number = 0 if revision is None else revision.before.revision
-    reviser = DataReviser(
-        DataInForce(config, data, mixture, plugin, plugins, files, identity, number),
-        ranks=ranks,
-        build=build,
-        identity=lambda opened: _agreed_identity(opened, ranks, before=identity),
-        adopt=lambda data: _adopt(data, run, spikes),
-    )
-    revisions = _revisions(config, reviser, ranks, number)
+    spike_watch = watch_spikes(start, engine, ranks)
+    reviser = _make_reviser(start, engine, collective, spike_watch, ranks)
+    revisions = _make_revisions(config, reviser, ranks)
     requests = MixtureRequests(RequestFolder(config.output), lambda: reviser.current.plugin, ranks)
-    on_first_rank(ranks, lambda: open_output(given, lock, info, is_new=point is None))
+    on_first_rank(ranks, lambda: open_output(start.given, lock, start.info, is_new=start.is_new))
     stalls = watch_progress(config, engine, ranks)
     storage = Storage(
         config.output,
         ranks=ranks,
         waiting=waiting_of(config),
         stop_requested=stop_requested,
-        report=_print_stderr,
+        report=print_stderr,
         advance=stalls.advance,
     )
-    metrics, domain_log = log_files(config, ranks)
-
-    def watch() -> Mapping[str, Any]:
-        sinks.check()
-        lock.check()
-        reviser.current.files.check()
-        return reviser.current.files.stamps
-
-    checkpoints = Checkpoints(
-        ResumableEngine(engine),
-        config.output / CHECKPOINTS,
-        plan=checkpoint_plan(config),
-        content=reviser.current.content,
-        metrics=metrics,
-        domain_log=domain_log,
-        storage=storage,
-        watch=watch,
+    logs = open_logs(config, start.mixture.updates, ranks)
+    checkpoints = _make_checkpoints(config, engine, reviser, storage, logs, lock)
+    checkpoints.resume(
+        start.point, loaders=revised_loaders(reviser.current.plugin, start.revision)
     )
-    checkpoints.resume(point, loaders=revised_loaders(plugin, revision))
     requests.resume()
-    monitors = make_monitors(
-        config, reviser, engine, metrics if monitored else None, info.groups, ranks
-    )
-    progress = make_progress(config, plugin, engine.device, ranks)
-    sinks = MetricFanOut(
-        ()
-        if metrics is None or domain_log is None
-        else (
-            domain_log,
-            thinned_records(config, metrics, mixture.updates),
-            mean_weights_file(config),
-            progress,
-            monitors,
-        ),
-        retries=waiting_of(config).pauses,
-    )
-    run_metrics = CollectiveMetrics(sinks, storage, make_advisor(config, ranks))
-    # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
-    stop = CollectiveStop(lambda: stop_requested() or sinks.failed)
-    step_sum = StepAllReduce(
-        collective,
-        *(stop, requests, run_metrics.waiting, checkpoints.being_written),
-        *(() if revisions is None else (revisions.flag,)),
-        terms=(StepAgreement(ranks, lambda: reviser.current.plugin.weights),),
-    )
-    returns = CheckpointReturns(
-        config.output,
-        rewinds,
-        checkpoints=checkpoints,
-        folder=config.output / CHECKPOINTS,
-        identity=identity,
-        allowed=allowed,
-        ranks=ranks,
-        log=run_metrics.log,
-    )
-    response = SpikeResponse(
-        config.watch.loss_spike,
-        spikes,
-        returns=returns,
-        newest=lambda: checkpoints.newest,
-        log=run_metrics.log,
-    )
-    watching = Watching(spikes, response.accepts if drops else None)
-    markers = CollectiveMarkers(
-        RunMarkers(config, writes=ranks.rank == 0), storage, before_end=sinks.check
-    )
-    markers.start()
-    for record in _first_records(config, plugins, point, identity, revision):
-        sinks.log(plugin.step, record)
-    returns.log_left_out(plugin.step)
-    run = Run(
-        mixture=plugin,
-        trainer=trace_trainer(
-            make_trainer(config, data, plugin, engine, step_sum, collective, watching),
-            config,
-            engine,
-            collective,
-            batch_layout(config, data, mixture, engine, collective),
-            domains=plugin.names,
-            completed=completed if monitored else None,
-            report=_print_stderr,
-        ),
-        plugins=plugins,
-        metrics=run_metrics,
-        checkpoints=checkpoints,
-        storage=storage,
-        non_finite=NonFiniteSteps(
-            config.training.non_finite_limit,
-            losses=token_losses(engine, engine.module),
-            ranks=collective,
-            latest=checkpoints.finish,
-            lowest_scale=lowest_loss_scale(engine),
-        ),
-        spikes=response,
-        parameters=ParameterAgreement(ranks, engine) if config.watch.compare_parameters else None,
-        stalls=stalls,
-        progress=progress,
-        requests=requests,
-        stop=stop,
-        markers=markers,
-        total_steps=config.training.steps,
+    return _Restored(
+        engine=engine,
+        collective=collective,
+        spike_watch=spike_watch,
+        reviser=reviser,
         revisions=revisions,
-        times=StepTimes(utilization=utilization(config, data, engine.device, ranks)),
-        monitors=monitors,
+        requests=requests,
+        stalls=stalls,
+        storage=storage,
+        logs=logs,
+        checkpoints=checkpoints,
     )
-    return run
 
 
-def _revisions(
-    config: RunConfig, reviser: DataReviser, ranks: Ranks, number: int
-) -> LiveRevisions | None:
+def _make_reviser(
+    start: RunStart,
+    engine: Any,
+    collective: ProcessGroupCollective,
+    spike_watch: SpikeWatch,
+    ranks: Ranks,
+) -> DataReviser:
+    """Return what has the data in force, with the plugins over those that the run starts with."""
+    build = partial(make_plugins, engine=engine, collective=collective, spikes=spike_watch.spikes)
+    config, data, mixture, revision = start.config, start.data, start.mixture, start.revision
+    plugins = build(config, data, mixture, None if revision is None else revision.order)
+    current = DataInForce(
+        config,
+        data,
+        mixture,
+        plugins[0],
+        plugins,
+        files=start.files,
+        identity=start.identity,
+        number=0 if revision is None else revision.before.revision,
+    )
+    return DataReviser(
+        current,
+        ranks=ranks,
+        build=build,
+        identity=partial(agreed_identity, ranks=ranks, before=start.identity),
+    )
+
+
+def _make_revisions(config: RunConfig, reviser: DataReviser, ranks: Ranks) -> LiveRevisions | None:
     """Return what revises the data while the run trains, if it asks for it. Collective then."""
     if config.data.revisions is None:
         return None
+    number = reviser.current.number
     watch = on_first_rank(ranks, lambda: RevisionWatch(config, number=number))
     return LiveRevisions(
         watch if ranks.rank == 0 else None,
@@ -421,104 +291,202 @@ def _sampler(plugins: Sequence[Plugin]) -> SamplerRecords:
     return next(each for each in plugins if isinstance(each, SamplerRecords))
 
 
-def _adopt(data: DataInForce, run: Run, spikes: LossSpikes | None) -> None:
-    """Make a run go on with other data, on every rank."""
-    run.mixture, run.plugins = data.plugin, data.plugins
-    if spikes is not None:
-        spikes.revise(data.plugin.names)
-    run.trainer.revise(data.plugin.names, data.plugin.observe_losses)
-    run.checkpoints.revise(data.content)
-
-
-def _agreed_identity(opened: Opened, ranks: Ranks, *, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the run's identity with other data, equal on every rank. Collective."""
-    _check_same_everywhere(opened, ranks)
-    return with_allowed(_identity(*opened[:2]), before, ())
-
-
-def _first_records(
+def _make_checkpoints(
     config: RunConfig,
-    plugins: Sequence[Plugin],
-    point: ResumePoint | None,
-    identity: Mapping[str, Any],
-    revision: Revision | None,
-) -> Iterator[Metrics]:
+    engine: Any,
+    reviser: DataReviser,
+    storage: Storage,
+    logs: RunLogs,
+    lock: RunLock,
+) -> Checkpoints:
+    """Return the run's checkpoints, each of which is preceded by checks on rank 0."""
+
+    def check() -> Mapping[str, Any]:
+        logs.sinks.check()
+        lock.check()
+        reviser.current.files.check()
+        return reviser.current.files.stamps
+
+    return Checkpoints(
+        ResumableEngine(engine),
+        config.output / CHECKPOINTS,
+        plan=checkpoint_plan(config),
+        content=reviser.current.content,
+        metrics=logs.metrics,
+        domain_log=logs.domain_log,
+        storage=storage,
+        watch=check,
+    )
+
+
+def _make_run(
+    start: RunStart,
+    restored: _Restored,
+    ranks: Ranks,
+    stop_requested: Callable[[], bool],
+    *,
+    trains: bool,
+) -> Run:
+    """Return the run: what trains, watches and shows it around what was restored. Collective.
+
+    Its start is marked and logged. A run that does not train has no monitors and no trace.
+    """
+    config, engine, logs = start.config, restored.engine, restored.logs
+    data = restored.reviser.current
+    monitors, progress = _open_views(start, restored, ranks, trains=trains)
+    metrics = CollectiveMetrics(logs.sinks, restored.storage, make_advisor(config, ranks))
+    # A failure of a metric sink on rank 0 is signalled to all ranks as a request to stop.
+    stop = CollectiveStop(lambda: stop_requested() or logs.sinks.failed)
+    step_sum = _make_step_sum(restored, stop, metrics, ranks)
+    returns, response = _make_response(start, restored, metrics, ranks)
+    markers = _mark_start(start, restored, returns, ranks)
+    return Run(
+        mixture=data.plugin,
+        trainer=_make_trainer(start, restored, step_sum, response, trains=trains),
+        plugins=data.plugins,
+        metrics=metrics,
+        checkpoints=restored.checkpoints,
+        storage=restored.storage,
+        non_finite=_make_non_finite(config, restored),
+        spikes=response,
+        parameters=ParameterAgreement(ranks, engine) if config.watch.compare_parameters else None,
+        stalls=restored.stalls,
+        progress=progress,
+        requests=restored.requests,
+        stop=stop,
+        markers=markers,
+        total_steps=config.training.steps,
+        revisions=restored.revisions,
+        reviser=restored.reviser,
+        times=StepTimes(utilization=utilization(config, start.data, engine.device, ranks)),
+        monitors=monitors,
+    )
+
+
+def _open_views(
+    start: RunStart, restored: _Restored, ranks: Ranks, *, trains: bool
+) -> tuple[Monitors, Progress]:
+    """Open what the run is seen in, and log to it from here on. Collective."""
+    config, engine, logs = start.config, restored.engine, restored.logs
+    monitors = make_monitors(
+        config,
+        restored.reviser,
+        engine,
+        logs.metrics if trains else None,
+        start.info.groups,
+        ranks,
+    )
+    progress = make_progress(config, restored.plugin, engine.device, ranks)
+    if ranks.rank == 0:
+        logs.sinks.add(progress, monitors)
+    return monitors, progress
+
+
+def _make_step_sum(
+    restored: _Restored, stop: CollectiveStop, metrics: CollectiveMetrics, ranks: Ranks
+) -> StepAllReduce:
+    """Return the all-reduce of each step, with what the ranks tell each other in it."""
+    revisions = restored.revisions
+    return StepAllReduce(
+        restored.collective,
+        *(stop, restored.requests, metrics.waiting, restored.checkpoints.being_written),
+        *(() if revisions is None else (revisions.flag,)),
+        terms=(StepAgreement(ranks, lambda: restored.plugin.weights),),
+    )
+
+
+def _make_response(
+    start: RunStart, restored: _Restored, metrics: CollectiveMetrics, ranks: Ranks
+) -> tuple[CheckpointReturns, SpikeResponse]:
+    """Return what goes back to checkpoints, and what follows from loss spikes."""
+    config, checkpoints = start.config, restored.checkpoints
+    returns = CheckpointReturns(
+        config.output,
+        restored.spike_watch.rewinds,
+        checkpoints=checkpoints,
+        folder=config.output / CHECKPOINTS,
+        identity=start.identity,
+        allowed=start.allowed,
+        ranks=ranks,
+        log=metrics.log,
+    )
+    response = SpikeResponse(
+        config.watch.loss_spike,
+        restored.spike_watch.spikes,
+        returns=returns,
+        newest=lambda: checkpoints.newest,
+        log=metrics.log,
+    )
+    return returns, response
+
+
+def _mark_start(
+    start: RunStart, restored: _Restored, returns: CheckpointReturns, ranks: Ranks
+) -> CollectiveMarkers:
+    """Mark and log that the run starts or goes on; return what marks its end. Collective."""
+    sinks, plugin = restored.logs.sinks, restored.plugin
+    markers = CollectiveMarkers(
+        RunMarkers(start.config, writes=ranks.rank == 0), restored.storage, before_end=sinks.check
+    )
+    markers.start()
+    for record in _first_records(start, restored.reviser.current.plugins):
+        sinks.log(plugin.step, record)
+    returns.log_left_out(plugin.step)
+    return markers
+
+
+def _make_trainer(
+    start: RunStart,
+    restored: _Restored,
+    step_sum: StepAllReduce,
+    response: SpikeResponse,
+    *,
+    trains: bool,
+) -> StepTrainer:
+    """Return what executes the run's steps, and traces them if it is to. Collective."""
+    config, data, mixture, plugin = start.config, start.data, start.mixture, restored.plugin
+    engine, collective = restored.engine, restored.collective
+    accepts = response.accepts if restored.spike_watch.drops_updates else None
+    watching = Watching(restored.spike_watch.spikes, accepts)
+    return trace_trainer(
+        make_trainer(config, data, plugin, engine, step_sum, collective, watching),
+        config,
+        engine,
+        collective,
+        batch_layout(config, data, mixture, engine, collective),
+        domains=plugin.names,
+        completed=start.completed if trains else None,
+        report=print_stderr,
+    )
+
+
+def _make_non_finite(config: RunConfig, restored: _Restored) -> NonFiniteSteps:
+    """Return what finds losses and gradients that are not finite."""
+    engine = restored.engine
+    return NonFiniteSteps(
+        config.training.non_finite_limit,
+        losses=token_losses(engine, engine.module),
+        ranks=restored.collective,
+        latest=restored.checkpoints.finish,
+        lowest_scale=lowest_loss_scale(engine),
+    )
+
+
+def _first_records(start: RunStart, plugins: Sequence[Plugin]) -> Iterator[Metrics]:
     """Yield the records of a start or a resume; prints on rank 0 what has changed since."""
     mixture, is_first = plugins[0], dist.get_rank() == 0
     assert isinstance(mixture, MixturePlugin)
     if mixture.step == 0:
-        start = {"event": START, **mixture.initial_weights(), WINDOWS: mixture.windows_by_name}
-        yield {"event": start}
-    if is_first and (sampler := _sampler(plugins).first(config.output / METRICS_FILE)):
+        first = {"event": START, **mixture.initial_weights(), WINDOWS: mixture.windows_by_name}
+        yield {"event": first}
+    if is_first and (sampler := _sampler(plugins).first(start.config.output / METRICS_FILE)):
         yield sampler
-    changes = None if point is None else find_changes(point.header.identity, identity)
-    if point is not None and changes is not None and changes.changes:
-        yield {"event": {"event": "changed", "keys": changes.event}}
-        if is_first:
-            for each in changes.changes:
-                _print_stderr(f"changed since {point.path.name}: {each}")
-    if revision is not None and not revision.is_none:
-        yield {"event": {**revision.event(), WINDOWS: mixture.windows_by_name}}
-
-
-def _check_unchanged(data: RunData, names: Sequence[str], ranks: Ranks) -> None:
-    """Verify the checksums of data files whose size or time has changed. Collective."""
-    if names and ranks.rank == 0:
-        size = sum(data.files[name].path.stat().st_size for name in names)
-        _print_stderr(
-            f"{len(names)} shard files have changed sizes or times since the checkpoint was "
-            f"written: verifying their checksums, {size / 1e9:.2f} GB"
-        )
-    own = [data.files[name] for name in names[ranks.rank :: ranks.world_size]]
-    on_every_rank(ranks, lambda: check_checksums(own))
-
-
-def _resume_point(
-    opened: Opened,
-    ranks: Ranks,
-    lock: RunLock,
-    resume_from: str | None,
-    allowed: Collection[str],
-) -> ResumePoint | None:
-    """Return the checkpoint to resume from, after verifying it. Collective.
-
-    If there is one, the folder belongs to this run and is locked from here on. It is, too, if the
-    run was started before: its last owner may still be saving.
-    """
-    config, data, _ = opened
-    folder = config.output / CHECKPOINTS
-    identity = _identity(config, data)
-
-    def find() -> ResumePoint | None:
-        return find_resume_point(
-            folder, identity=identity, ranks=ranks, wanted=resume_from, allowed=allowed
-        )
-
-    if find() is None and not on_first_rank(ranks, (config.output / FILE_NAME).exists):
-        return None
-    on_first_rank(ranks, lambda: lock_output(config, lock))
-    point = find()  # again: the previous owner of the lock may have written newer ones
-    if point is not None:
-        check_intact(point, ranks)
-    return point
-
-
-def _identity(config: RunConfig, data: RunData) -> dict[str, Any]:
-    return run_identity(config, shards=data.identity, ranks=dist.get_world_size())
-
-
-def _revision(
-    config: RunConfig, data: RunData, mixture: Mixture, ranks: Ranks, point: ResumePoint | None
-) -> Revision | None:
-    """Return what has changed since the checkpoint; None: there is none. Collective."""
-    if point is None:
-        return None
-    identity = point.header.identity
-    record = on_first_rank(ranks, lambda: read_domains(point.path))
-    if record is None:
-        check_unrevised(find_changes(identity, _identity(config, data)), point.path)
-        return None
-    revision = plan_revision(config, data, mixture.scheduler, record, identity)
-    if ranks.rank == 0 and not revision.is_none:
-        _print_stderr("\n".join(describe_revision(revision)))
-    return revision
+    if (point := start.point) is not None:
+        changes = find_changes(point.header.identity, start.identity)
+        if changes.changes:
+            yield {"event": {"event": "changed", "keys": changes.event}}
+            if is_first:
+                for each in changes.changes:
+                    print_stderr(f"changed since {point.path.name}: {each}")
+    if start.revision is not None and not start.revision.is_none:
+        yield {"event": {**start.revision.event(), WINDOWS: mixture.windows_by_name}}

@@ -12,13 +12,14 @@ import torch
 
 from megadga.accelerators import peak_flops
 from megadga.config.run import RunConfig
+from megadga.console import print_stderr
 from megadga.data.files import parse_strictly
 from megadga.data.order import WindowOrder
 from megadga.launch.ranks import DEADLINE, read_deadline_s
 from megadga.mixers.loss_reweight import LossReweighting
 from megadga.mixers.probing import DIRECTIONAL
-from megadga.mixers.updates import UpdateSteps
 from megadga.plugin import CollapseAlarm, MixturePlugin, Plugin, RepeatAlarm, Sampling
+from megadga.plugin.sampling import SamplerRecords
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import Engine
 from megadga.probes.state import token_losses
@@ -34,7 +35,7 @@ from megadga.train.evaluation import Evaluation, EvaluationPlan
 from megadga.train.flops import training_flops
 from megadga.train.live import DataReviser
 from megadga.train.live_view import LiveView, ShownWeights, Status
-from megadga.train.metrics import MeanWeightsFile, MetricsFile
+from megadga.train.metrics import MetricsFile
 from megadga.train.mixture import Mixture
 from megadga.train.monitors.opening import open_monitors
 from megadga.train.monitors.sink import Monitors
@@ -42,12 +43,34 @@ from megadga.train.monitors.values import RecordValues
 from megadga.train.progress import NoProgress, Progress, ProgressLines, shown_weights
 from megadga.train.ranks import Ranks, StepAllReduce, on_first_rank
 from megadga.train.replay import shards_digest
-from megadga.train.step import Reweighting, Trainer, Watching, step_seed
-from megadga.train.thinning import ThinnedRecords
+from megadga.train.spikes import LossSpikes
+from megadga.train.step import Reweighting
+from megadga.train.trainer import Trainer, Watching, step_seed
 from megadga.train.waiting import Waiting
 
 
-def make_mixture_plugin(
+def make_plugins(
+    config: RunConfig,
+    data: RunData,
+    mixture: Mixture,
+    order: WindowOrder | None,
+    *,
+    engine: Engine,
+    collective: ProcessGroupCollective,
+    spikes: LossSpikes | None,
+) -> tuple[MixturePlugin, *tuple[Plugin, ...]]:
+    """Return what is called after every step, in this order; the mixture is first. Collective."""
+    plugin = _make_mixture_plugin(config, data, mixture, engine, order)
+    return (
+        plugin,
+        *_make_alarms(mixture, plugin),
+        SamplerRecords(plugin, batch_layout(config, data, mixture, engine, collective)),
+        *_make_evaluation(config, data, plugin, engine, collective),
+        *(() if spikes is None else (spikes,)),
+    )
+
+
+def _make_mixture_plugin(
     config: RunConfig,
     data: RunData,
     mixture: Mixture,
@@ -128,7 +151,7 @@ def make_trainer(
     )
 
 
-def make_alarms(mixture: Mixture, plugin: MixturePlugin) -> tuple[Plugin, ...]:
+def _make_alarms(mixture: Mixture, plugin: MixturePlugin) -> tuple[Plugin, ...]:
     """Return what tells of domains that repeat, and of weights on too few, if the rule does."""
     repeats = RepeatAlarm(lambda: plugin.ended)
     least = mixture.min_effective_domains
@@ -137,7 +160,7 @@ def make_alarms(mixture: Mixture, plugin: MixturePlugin) -> tuple[Plugin, ...]:
     return repeats, CollapseAlarm(lambda: plugin.weights, min_effective=least)
 
 
-def make_evaluation(
+def _make_evaluation(
     config: RunConfig,
     data: RunData,
     plugin: MixturePlugin,
@@ -191,29 +214,6 @@ def waiting_of(config: RunConfig) -> Waiting:
         pauses=True,
         limit_s=None if minutes is None else 60.0 * minutes,
         limit_key="checkpoint.pause_minutes",
-    )
-
-
-def thinned_records(
-    config: RunConfig, metrics: MetricsFile, updates: UpdateSteps | None
-) -> ThinnedRecords:
-    """Return the metrics file behind what bounds its size."""
-    steps, section = config.training.steps, config.evaluation
-    return ThinnedRecords(
-        metrics,
-        every=config.metrics.by_domain_every,
-        updates=updates,
-        evaluation_interval=steps if section is None else section.interval,
-        last_step=steps,
-    )
-
-
-def mean_weights_file(config: RunConfig) -> MeanWeightsFile:
-    """Return the file of the weights' mean over the run, for a run that follows."""
-    return MeanWeightsFile(
-        config.output / "mean_weights.yaml",
-        due=checkpoint_plan(config).due,
-        last_step=config.training.steps,
     )
 
 
@@ -296,8 +296,7 @@ def make_progress(
     steps, step = config.training.steps, mixture.step
     where = f"{ranks.world_size} rank{'s' * (ranks.world_size > 1)} on {_device_name(device)}"
     after = f", continues after step {step}" if step else ""
-    with suppress(OSError):  # a closed terminal must not end the run
-        print(f"{config.output}: {steps:,} steps, {where}{after}", file=sys.stderr, flush=True)
+    print_stderr(f"{config.output}: {steps:,} steps, {where}{after}")
     weights = shown_weights(mixture.initial_weights())
     rows = PinnedRows.on(sys.stderr) if can_pin_rows(sys.stderr, os.environ) else None
     if rows is None:

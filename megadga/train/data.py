@@ -14,6 +14,7 @@ from megadga.config.run import RunConfig
 from megadga.config.sections import EvaluatedSet, Packing
 from megadga.data.content import Prefix, read_prefixes
 from megadga.data.domain import Domain, SequenceSet
+from megadga.data.examples import open_chat, open_examples
 from megadga.data.folder import (
     DomainSource,
     OpenedSplit,
@@ -21,8 +22,6 @@ from megadga.data.folder import (
     check_same_tokenizer,
     check_trained,
     open_all_domains,
-    open_chat,
-    open_examples,
     open_split,
     read_folder,
     read_folders,

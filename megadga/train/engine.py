@@ -27,8 +27,8 @@ from megadga.train.data import RunData
 from megadga.train.initial import load_initial
 from megadga.train.models import model_errors
 from megadga.train.saved import SavedRun
+from megadga.train.saved_models import build_decoder, copy_checkpoint
 from megadga.train.trained import open_initial
-from megadga.train.weights import copy_weights, open_weights
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,7 @@ def load_reference(
     Raises:
         ConfigError: If the checkpoint cannot be read or does not fit the model; on every rank.
     """
-    section = reference.config.model
-    assert isinstance(section, LlamaModel)  # by `open_reference`
-    model = Llama(
-        section.shape,
-        vocabulary_size=section.vocabulary_size or reference.tokenizer.vocab_size,
-        sequence_length=section.sequence_length,
-        seed=0,
-    )
+    model = build_decoder(reference)
     failure = [None if collective.rank > 0 else _read_into(model, reference)]
     dist.broadcast_object_list(failure, group=engine.data_parallel_group, group_src=0)
     if failure[0] is not None:
@@ -199,15 +192,13 @@ def load_reference(
     return token_losses(engine, model)
 
 
-def _read_into(model: Llama, reference: SavedRun) -> str | None:
+def _read_into(model: nn.Module, reference: SavedRun) -> str | None:
     """Load a checkpoint's weights; return a description of the problem if that fails."""
-    checkpoint = reference.checkpoint
-    damage = find_damage(checkpoint, reference.header)
+    damage = find_damage(reference.checkpoint, reference.header)
     if damage is not None:
         return damage
     try:
-        weights = open_weights(checkpoint, reference.zero_stage)
-        copy_weights(weights, model, place=checkpoint)
+        copy_checkpoint(reference, model)
     except ResumeError as error:
         return str(error)
     return None

@@ -32,7 +32,7 @@ from megadga.train.revision_files import (
 from megadga.train.revisions import Revision, plan_revision
 
 Apply = Callable[[Proposal, int], Revision | None]
-"""Opens a revision's data on every rank and goes on with them after an optimizer step; returns
+"""Opens a revision's data on every rank and puts them in force after an optimizer step; returns
 what has changed, None for nothing. Collective. A ``MegadgaError``, on every rank, leaves the run
 as it was."""
 
@@ -149,13 +149,17 @@ Build = Callable[[RunConfig, RunData, Mixture, WindowOrder], tuple[Plugin, ...]]
 class DataReviser:
     """Exchanges the data in force; its ``apply`` is an ``Apply``.
 
+    Whoever trains goes on with what is ``current`` after that.
+
     Args:
         current: The data that the run starts with.
         ranks: All ranks.
         build: Makes plugins.
         identity: Returns the run's identity with some data, after checking that it is the same on
             every rank. Collective.
-        adopt: Makes the run go on with other data.
+
+    Attributes:
+        current: The data in force: after a revision, others.
     """
 
     def __init__(
@@ -165,16 +169,14 @@ class DataReviser:
         ranks: Ranks,
         build: Build,
         identity: Callable[[Opened], Mapping[str, Any]],
-        adopt: Callable[[DataInForce], None],
     ) -> None:
         self.current = current
         self._ranks = ranks
         self._build = build
         self._identity = identity
-        self._adopt = adopt
 
     def apply(self, proposal: Proposal, step: int) -> Revision | None:
-        """Go on with a revision's data after an optimizer step; see ``Apply``. Collective."""
+        """Put a revision's data in force after an optimizer step; see ``Apply``. Collective."""
         before, ranks = self.current, self._ranks
         opened: list[Opened] = []
         revised = revised_config(before.config, proposal.data)
@@ -188,7 +190,6 @@ class DataReviser:
         if revision.is_none:
             if proposal.is_recorded:
                 self.current = replace(before, number=proposal.number)
-                self._adopt(self.current)
             return None
         files = on_first_rank(ranks, lambda: self._begin(config, data, proposal, step, revision))
         state = before.plugin.state_dict()
@@ -209,7 +210,6 @@ class DataReviser:
             identity=identity,
             number=proposal.number,
         )
-        self._adopt(self.current)
         return revision
 
     def _begin(

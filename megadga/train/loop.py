@@ -9,16 +9,17 @@ from megadga.train.agreement import ParameterAgreement
 from megadga.train.checkpoints import Checkpoints
 from megadga.train.collective_metrics import CollectiveMetrics
 from megadga.train.evaluation import Evaluation
-from megadga.train.live import LiveRevisions
+from megadga.train.live import DataInForce, DataReviser, LiveRevisions
 from megadga.train.monitors.sink import Monitors
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.progress import Progress
 from megadga.train.ranks import CollectiveStop
 from megadga.train.requests import MixtureRequests
 from megadga.train.responses import SpikeResponse
-from megadga.train.step import StepTrainer
+from megadga.train.spikes import LossSpikes
 from megadga.train.storage import Storage
 from megadga.train.timing import StepTimes
+from megadga.train.trainer import StepTrainer
 
 
 class Markers(Protocol):
@@ -52,6 +53,7 @@ class Run:
         markers: Records how the run ended.
         total_steps: Optimizer steps of the whole run.
         revisions: Revises the data at updates of the mixture; None: they stay.
+        reviser: Has the data in force, for ``revisions``.
         times: Divides this rank's time in each step.
         monitors: What else is written to; on ranks that do not log, nothing.
     """
@@ -72,8 +74,18 @@ class Run:
     markers: Markers
     total_steps: int
     revisions: LiveRevisions | None = None
+    reviser: DataReviser | None = None
     times: StepTimes = field(default_factory=StepTimes)
     monitors: Monitors = field(default_factory=lambda: Monitors(()))
+
+    def adopt(self, data: DataInForce) -> None:
+        """Go on with other data, on every rank."""
+        self.mixture, self.plugins = data.plugin, data.plugins
+        for each in data.plugins:
+            if isinstance(each, LossSpikes):
+                each.revise(data.plugin.names)
+        self.trainer.revise(data.plugin.names, data.plugin.observe_losses)
+        self.checkpoints.revise(data.content)
 
 
 def evaluate(run: Run) -> Metrics:
@@ -118,7 +130,7 @@ def train(run: Run) -> bool:
             run.metrics.log(batch.step, event)
         for applied in run.requests.after_step(batch.step):
             run.metrics.log(batch.step, applied)
-        if run.revisions is not None and (revised := run.revisions.after_step(batch.step)):
+        if revised := _revise(run, batch.step):
             run.metrics.log(batch.step, revised)
         if _respond(run, batch, metrics["train"]):
             run.requests.resume()
@@ -156,6 +168,18 @@ def _after_step(run: Run, step: int, metrics: Metrics) -> list[Metrics]:
             events.append({"event": found.pop("event")})
         metrics |= found
     return events
+
+
+def _revise(run: Run, step: int) -> Metrics:
+    """Revise the data if that is due, and go on with those in force then. Collective."""
+    if run.revisions is None:
+        return {}
+    assert run.reviser is not None
+    before = run.reviser.current
+    revised = run.revisions.after_step(step)
+    if run.reviser.current is not before:
+        run.adopt(run.reviser.current)
+    return revised
 
 
 def _respond(run: Run, batch: Batch, train: dict[str, Any]) -> bool:

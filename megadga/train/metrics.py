@@ -42,6 +42,10 @@ class MetricFanOut:
         self._failure: Exception | None = None
         self._waiting = deque[tuple[MetricSink, int, Metrics]]()
 
+    def add(self, *sinks: MetricSink) -> None:
+        """Forward records to more sinks, behind those that there are."""
+        self._sinks = (*self._sinks, *sinks)
+
     def log(self, step: int, metrics: Metrics) -> None:
         """Log the records of optimizer step ``step``; a no-op after a failure."""
         if self._failure is not None:

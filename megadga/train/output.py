@@ -1,11 +1,13 @@
 """A run's output folder: locked and written at the start, logged in, marked at the end."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 from megadga.config.run import RunConfig
 from megadga.data.files import atomic_write
 from megadga.errors import ConfigError, ResumeError
+from megadga.mixers.updates import UpdateSteps
 from megadga.report.domains import DomainInfo, write_domain_info
 from megadga.run_folder import CONFIG_FILE, METRICS_FILE
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
@@ -13,10 +15,12 @@ from megadga.run_folder.domain_log import DOMAIN_LOG
 from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunMarkers
 from megadga.run_folder.rewinds import clear_rewinds
+from megadga.train.components import checkpoint_plan, waiting_of
 from megadga.train.domain_log import DomainLogFile
-from megadga.train.metrics import MetricsFile
+from megadga.train.metrics import MeanWeightsFile, MetricFanOut, MetricsFile
 from megadga.train.ranks import Ranks
 from megadga.train.storage import Storage
+from megadga.train.thinning import ThinnedRecords
 
 
 def open_output(config: RunConfig, lock: RunLock, info: DomainInfo, *, is_new: bool) -> None:
@@ -69,13 +73,60 @@ def _unwritable(config: RunConfig, error: OSError) -> ConfigError:
     return config.invalid("output", expected="a folder that can be written", found=found)
 
 
-def log_files(
-    config: RunConfig, ranks: Ranks
-) -> tuple[MetricsFile, DomainLogFile] | tuple[None, None]:
-    """Return the files that a run is logged in; of rank 0."""
+@final
+@dataclass(frozen=True, eq=False)
+class RunLogs:
+    """What a run's records are logged in; nothing on other ranks than the first.
+
+    Attributes:
+        metrics: ``metrics.jsonl``; None: on the others.
+        domain_log: ``by_domain.log``; None: on the others.
+        sinks: Receives every record.
+    """
+
+    metrics: MetricsFile | None
+    domain_log: DomainLogFile | None
+    sinks: MetricFanOut
+
+
+def open_logs(config: RunConfig, updates: UpdateSteps | None, ranks: Ranks) -> RunLogs:
+    """Return what a run's records are logged in.
+
+    Args:
+        config: The run.
+        updates: When its weights are updated; None: never.
+        ranks: All ranks.
+    """
+    retries = waiting_of(config).pauses
     if ranks.rank > 0:
-        return None, None
-    return MetricsFile(config.output / METRICS_FILE), DomainLogFile(config.output / DOMAIN_LOG)
+        return RunLogs(None, None, MetricFanOut((), retries=retries))
+    metrics = MetricsFile(config.output / METRICS_FILE)
+    domain_log = DomainLogFile(config.output / DOMAIN_LOG)
+    sinks = (domain_log, _thinned_records(config, metrics, updates), _mean_weights_file(config))
+    return RunLogs(metrics, domain_log, MetricFanOut(sinks, retries=retries))
+
+
+def _thinned_records(
+    config: RunConfig, metrics: MetricsFile, updates: UpdateSteps | None
+) -> ThinnedRecords:
+    """Return the metrics file behind what bounds its size."""
+    steps, section = config.training.steps, config.evaluation
+    return ThinnedRecords(
+        metrics,
+        every=config.metrics.by_domain_every,
+        updates=updates,
+        evaluation_interval=steps if section is None else section.interval,
+        last_step=steps,
+    )
+
+
+def _mean_weights_file(config: RunConfig) -> MeanWeightsFile:
+    """Return the file of the weights' mean over the run, for a run that follows."""
+    return MeanWeightsFile(
+        config.output / "mean_weights.yaml",
+        due=checkpoint_plan(config).due,
+        last_step=config.training.steps,
+    )
 
 
 @final

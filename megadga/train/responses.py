@@ -1,6 +1,6 @@
 """What a run does about loss spikes: it logs them, leaves batches out, stops, or goes back."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -155,7 +155,7 @@ class CheckpointReturns:
         *,
         checkpoints: Checkpoints,
         folder: Path,
-        identity: dict[str, Any],
+        identity: Mapping[str, Any],
         allowed: Collection[str] = (),
         ranks: Ranks,
         log: Callable[[int, Metrics], None],

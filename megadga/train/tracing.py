@@ -33,7 +33,7 @@ from megadga.run_folder.trace import (
 from megadga.train.appending import AppendedFile
 from megadga.train.components import checkpoint_plan
 from megadga.train.ranks import on_every_rank, on_first_rank
-from megadga.train.step import ObserveLosses, StepTrainer
+from megadga.train.trainer import ObserveLosses, StepTrainer
 
 _CLIPPING_EPSILON = 1e-6
 """That DeepSpeed adds to the norm by which it clips."""

@@ -2,33 +2,63 @@
 
 import socket
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 from megadga.config.run import RunConfig
 from megadga.config.sections import WatchSection
 from megadga.probes.discarding import check_discarding
-from megadga.run_folder.rewinds import Rewind
+from megadga.run_folder.rewinds import Rewind, read_rewinds
 from megadga.run_folder.stacks import keep_earlier_stacks
 from megadga.run_folder.stalls import StallWatch
 from megadga.train.ranks import Ranks, on_every_rank, on_first_rank
 from megadga.train.spikes import LossSpikes, SpikeRule
+from megadga.train.start import RunStart
 
 
-def make_spikes(section: WatchSection, names: Sequence[str]) -> LossSpikes | None:
-    """Return what looks for loss spikes; None if the run does not."""
-    if (spikes := section.loss_spike) is None:
-        return None
-    return LossSpikes(SpikeRule(spikes.sigma, spikes.window), names)
+@final
+@dataclass(frozen=True, eq=False)
+class SpikeWatch:
+    """What a run does about loss spikes, as far as it is known before its first step.
+
+    Attributes:
+        spikes: Looks for them; None: nothing does.
+        rewinds: The run's returns to checkpoints so far, equal on every rank.
+        drops_updates: Whether an update may be dropped, and so losses precede updates.
+    """
+
+    spikes: LossSpikes | None
+    rewinds: tuple[Rewind, ...]
+    drops_updates: bool
 
 
-def drops_updates(
-    section: WatchSection, rewinds: Sequence[Rewind], engine: Any, *, step: int
-) -> bool:
-    """Return whether an update may be dropped after ``step``, and so losses precede updates.
+def watch_spikes(start: RunStart, engine: Any, ranks: Ranks) -> SpikeWatch:
+    """Return what a run does about loss spikes. Collective.
+
+    Args:
+        start: What the run starts from.
+        engine: DeepSpeed's.
+        ranks: All ranks.
 
     Raises:
-        UnsupportedEngineError: If so, and that is not known to be exact on the engine.
+        ResumeError: If the rewinds cannot be read; on every rank.
+        UnsupportedEngineError: If updates may be dropped, and that is not known to be exact on the
+            engine.
     """
+    section, output = start.config.watch, start.config.output
+    rewinds = () if start.is_new else on_first_rank(ranks, lambda: read_rewinds(output))
+    spikes = None
+    if (found := section.loss_spike) is not None:
+        names = [domain.name for domain in start.data.domains]
+        spikes = LossSpikes(SpikeRule(found.sigma, found.window), names)
+    drops = _drops_updates(section, rewinds, engine, step=start.completed)
+    return SpikeWatch(spikes, rewinds, drops)
+
+
+def _drops_updates(
+    section: WatchSection, rewinds: Sequence[Rewind], engine: Any, *, step: int
+) -> bool:
+    """Return whether an update may be dropped after ``step``; see ``watch_spikes``."""
     responds = section.loss_spike is not None and section.loss_spike.on_spike in ("skip", "rewind")
     if not responds and not any(max(rewind.left_out) > step for rewind in rewinds):
         return False

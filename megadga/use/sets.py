@@ -20,14 +20,8 @@ import numpy as np
 
 from megadga.arrays import IntArray
 from megadga.data.domain import SequenceSet
-from megadga.data.folder import (
-    DomainSource,
-    ShardFolder,
-    open_chat,
-    open_split,
-    read_folder,
-    read_folders,
-)
+from megadga.data.examples import open_chat
+from megadga.data.folder import DomainSource, ShardFolder, open_split, read_folder, read_folders
 from megadga.data.manifest import manifest_path, read_manifest
 from megadga.data.targets import PADDING
 from megadga.errors import ConfigError, ShardError

@@ -6,15 +6,13 @@ import numpy as np
 import torch
 
 from megadga.arrays import FloatArray
-from megadga.config.models import HuggingFaceModel, LlamaModel
 from megadga.errors import ConfigError, ResumeError
 from megadga.model.losses import Decoder
 from megadga.prepare.progress import Stages
 from megadga.probes.sequence_gradients import Projection, SequenceGradients
 from megadga.run_folder.trace import TracedParameter, TraceHeader
-from megadga.train.models import model_errors, open_architecture, vocabulary_rows
 from megadga.train.saved import SavedRun
-from megadga.train.weights import copy_weights, open_weights
+from megadga.train.saved_models import build_decoder, copy_checkpoint
 from megadga.use.sets import EvaluatedSet
 
 
@@ -26,24 +24,8 @@ def load_trained(run: SavedRun, device: torch.device, stages: Stages) -> Decoder
         ResumeError: If the checkpoint is damaged, or not of the model in its configuration.
     """
     run.verify(stages)
-    architecture = open_architecture(run.config, run.tokenizer)
-    rows = vocabulary_rows(run.config, run.tokenizer, architecture)
-    model: Decoder
-    match run.config.model:
-        case LlamaModel() as section:
-            from megadga.model.llama import Llama  # noqa: PLC0415  (beside transformers')
-
-            model = Llama(
-                section.shape,
-                vocabulary_size=rows,
-                sequence_length=section.sequence_length,
-                seed=0,
-            )
-        case HuggingFaceModel():
-            assert architecture is not None
-            with model_errors(run.config):
-                model = architecture.empty(vocabulary_size=rows, dtype=torch.float32)
-    copy_weights(open_weights(run.checkpoint, run.zero_stage), model, place=run.checkpoint)
+    model = build_decoder(run)
+    copy_checkpoint(run, model)
     return model.to(device)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from megadga.data.create import adopt_shards, merge_domains, read_merge_sources
+from megadga.data.create import adopt_shards
 from megadga.data.folder import DomainSource, open_domain
 from megadga.data.indexed import DTYPE_CODES, IndexedShard, ShardWriter, best_dtype
 from megadga.data.manifest import TokenizerIdentity
+from megadga.data.merge import merge_domains, read_merge_sources
 from megadga.errors import ShardError
 from tests.support.raw_shards import problems_of
 

@@ -8,14 +8,8 @@ import numpy as np
 
 from megadga.arrays import IntArray
 from megadga.data.domain import Domain
-from megadga.data.folder import (
-    DomainSource,
-    Examples,
-    open_chat,
-    open_domain,
-    open_domains,
-    open_examples,
-)
+from megadga.data.examples import Examples, open_chat, open_examples
+from megadga.data.folder import DomainSource, open_domain, open_domains
 from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
 from megadga.data.manifest import (
     Bounds,

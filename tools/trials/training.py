@@ -19,7 +19,7 @@ from megadga.plugin import Metrics, MixturePlugin, Sampling
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.sequences import ProbeSequenceSampler
 from megadga.train.ranks import StepAllReduce
-from megadga.train.step import Trainer
+from megadga.train.trainer import Trainer
 from trials.agreement import Update
 from trials.directions import DirectionTrial, Kept, Measured
 

@@ -21,7 +21,7 @@ from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.measuring import make_measurement
 from megadga.probes.sequences import ProbeSequences, ProbeSequenceSampler
 from megadga.train.ranks import StepAllReduce, destroy_process_group
-from megadga.train.step import Trainer
+from megadga.train.trainer import Trainer
 from tests.distributed.workers.exactness import largest_error, measured_numbers
 from tests.support.engines import build_engine, init_ranks, settings
 from tests.support.probed_models import PROBED_MODELS

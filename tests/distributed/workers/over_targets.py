@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from megadga.arrays import IntArray
 from megadga.data.domain import SequenceSet
-from megadga.data.folder import DomainSource, open_examples
+from megadga.data.examples import open_examples
+from megadga.data.folder import DomainSource
 from megadga.errors import ResumeError
 from megadga.mixers.base import AlignmentNeeds, Scheduler, TargetAlignments, TargetNeeds
 from megadga.mixers.dga import Dga

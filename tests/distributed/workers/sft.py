@@ -14,7 +14,8 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from megadga.data.folder import DomainSource, Examples, open_chat
+from megadga.data.examples import Examples, open_chat
+from megadga.data.folder import DomainSource
 from megadga.errors import MegadgaError
 from megadga.mixers.base import Scheduler
 from megadga.mixers.probing import Directional, InFlight, Probe

@@ -16,7 +16,7 @@ from megadga.config.loading import load_config
 from megadga.train.assembly import open_run
 from megadga.train.loop import train
 from megadga.train.ranks import process_group
-from megadga.train.step import Trainer
+from megadga.train.trainer import Trainer
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from megadga.train.assembly import open_run
 from megadga.train.data import open_data
 from megadga.train.loop import train
 from megadga.train.ranks import process_group
-from megadga.train.step import Trainer
+from megadga.train.trainer import Trainer
 from tests.support.engines import fingerprint, full_parameters
 from tests.support.ranks import REPOSITORY
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.data.create import merge_domains, read_merge_sources
-from megadga.data.folder import DomainSource, Examples, open_chat, open_examples
+from megadga.data.examples import Examples, open_chat, open_examples
+from megadga.data.folder import DomainSource
 from megadga.data.indexed import ShardWriter, best_dtype
 from megadga.data.manifest import Manifest, read_manifest, write_manifest
+from megadga.data.merge import merge_domains, read_merge_sources
 from megadga.data.targets import INPUT_ONLY, PADDING, mark_targets, spans_path
 from megadga.data.verify import plan_checks, verify_shard
 from megadga.errors import ShardError

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.data.create import create_domain
-from megadga.data.folder import DomainSource, Examples, open_domain, open_examples
+from megadga.data.examples import Examples, open_examples
+from megadga.data.folder import DomainSource, open_domain
 from megadga.data.indexed import IndexedShard, ShardWriter, best_dtype
 from megadga.data.targets import PADDING
 from megadga.errors import ShardError

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.data.create import adopt_shards, merge_domains, read_merge_sources
+from megadga.data.create import adopt_shards
 from megadga.data.documents import read_documents
 from megadga.data.folder import DomainSource, open_shards
 from megadga.data.indexed import ShardWriter, best_dtype
 from megadga.data.manifest import GroupingEntry, Manifest, read_manifest, write_manifest
+from megadga.data.merge import merge_domains, read_merge_sources
 from megadga.errors import ConfigError, ShardError
 from tests.support.raw_shards import overwrite, problems_of, write_raw_shard
 from tests.support.streams import IDENTITY

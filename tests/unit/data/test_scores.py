@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from megadga.data.append import append_shards
-from megadga.data.create import merge_domains, read_merge_sources
 from megadga.data.files import Problems
 from megadga.data.manifest import ScoresEntry, read_manifest
+from megadga.data.merge import merge_domains, read_merge_sources
 from megadga.data.scores import (
     read_scores,
     remove_scores,

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megadga.data.folder import DomainSource, open_chat
+from megadga.data.examples import open_chat
+from megadga.data.folder import DomainSource
 from megadga.data.manifest import read_manifest
 from tests.support.dialogues import (
     EOD,

@@ -8,7 +8,7 @@ import pytest
 from megadga.config.loading import load_config
 from megadga.config.run import differences
 from megadga.data.domain import Domain
-from megadga.data.folder import Examples
+from megadga.data.examples import Examples
 from megadga.data.manifest import Manifest, TokenizerIdentity, read_manifest, write_manifest
 from megadga.data.targets import spans_path
 from megadga.errors import ConfigError, ShardError

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from megadga.data.create import create_domain
-from megadga.data.folder import DomainSource, open_domain, open_examples
+from megadga.data.examples import open_examples
+from megadga.data.folder import DomainSource, open_domain
 from megadga.data.manifest import TokenizerIdentity
 from megadga.train.evaluation import Evaluation, EvaluationPlan
 from tests.unit.train.fakes import VOCABULARY, FakeEngine, LoneRank

@@ -17,7 +17,6 @@ from megadga.probes.sequence_gradients import Projection, SequenceGradients
 from megadga.run_folder.trace import TracedParameter, TraceHeader, open_trace_file
 from megadga.train.appending import AppendedFile
 from megadga.train.ranks import StepAllReduce
-from megadga.train.step import Trainer
 from megadga.train.tracing import (
     OptimizerRates,
     TracingTrainer,
@@ -25,6 +24,7 @@ from megadga.train.tracing import (
     check_space,
     trace_bytes,
 )
+from megadga.train.trainer import Trainer
 from tests.support.left_out import small_transformer
 from tests.support.runs import write_run
 from tests.unit.train.fakes import FakeEngine, LoneRank, batch

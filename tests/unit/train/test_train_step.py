@@ -15,11 +15,11 @@ from megadga.train.ranks import StepAllReduce
 from megadga.train.step import (
     MeanLossStep,
     Reweighting,
-    Trainer,
     WeightedLossStep,
     WindowEnd,
 )
 from megadga.train.timing import StepTimer
+from megadga.train.trainer import Trainer
 from tests.unit.train.fakes import VOCABULARY, BigramModel, FakeEngine, LoneRank, batch
 
 TOKENS = torch.randint(VOCABULARY, (2, 2, 6), generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from megadga.train.ranks import CollectiveStop, StepAllReduce
-from megadga.train.step import Trainer
+from megadga.train.trainer import Trainer
 from tests.unit.train.fakes import VOCABULARY, BigramModel, FakeEngine, LoneRank, batch
 
 TOKENS = torch.randint(VOCABULARY, (2, 2, 6), generator=torch.Generator().manual_seed(0))
