@@ -42,7 +42,8 @@ def resuming(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: AR
     """
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when cuBLAS starts, which is later
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # of ZeRO's buffers takes seconds
+    # Filling ZeRO's buffers takes seconds a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     precision = "fp32" if setting.device == "cpu" else "bf16"
     cases = [(stage, probe) for stage in (2, 3) for probe in ("in_flight", "directional")]
     try:
