@@ -16,6 +16,9 @@ _HERE = Path(__file__).parent
 # DeepSpeed decorates functions with torch.compile that no test calls: what that imports takes 3 s
 # of each process that tests start. Those of `tests.support.warm` have it imported, and compile.
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
+# Models of tests are tiny, and several processes share the cores: threads of one operation would
+# only wait for one another, and spin meanwhile.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 FAULTS = "MEGADGA_TEST_FAULTS"

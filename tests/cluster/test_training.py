@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import Host, hosts
+from tests.cluster.hosts import Host
 from tests.cluster.packages import PDSH, SLURM, why_not
 from tests.cluster.runs import Trial, write_trial
 from tests.cluster.slurm import slurm
+from tests.support.jobs import on_ranks, run_job
 from tests.support.shards import write_sets
 
 pytestmark = pytest.mark.timeout(900)
@@ -30,10 +31,8 @@ def local(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     if reason := why_not(PDSH):
         pytest.skip(reason)
     trial = write_trial(tmp_path_factory.mktemp("local") / "run", shards)
-    with hosts(1) as (host,):
-        command = trial.launch("local", "--accelerators-per-node=4")
-        environment = trial.environment()
-        done = host.run(*command, env=environment, cwd=trial.folder, timeout_s=TIMEOUT_S)
+    train = on_ranks("megadga.cli", "train", "run.yaml", ranks=4)
+    done = run_job(train, trial.folder, timeout_s=TIMEOUT_S)
     assert done.code == 0, done.text
     return trial
 

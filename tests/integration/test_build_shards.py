@@ -46,16 +46,16 @@ def corpus(tmp_path_factory) -> Path:
     return folder
 
 
+def build_to(output: Path, corpus: Path, tokenizer: Path) -> list[str]:
+    return [
+        *BUILD, "--input", f"{corpus}/*", "--tokenizer", str(tokenizer), "--id-key", "id",
+        "--output", str(output), "--max-bad", "1", "--shard-tokens", "10000", "--memory", "1",
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def arguments(corpus, tokenizer, tmp_path):
-    def to(output: str) -> list[str]:
-        return [
-            *BUILD, "--input", f"{corpus}/*", "--tokenizer", str(tokenizer), "--id-key", "id",
-            "--output", str(tmp_path / output), "--max-bad", "1", "--shard-tokens", "10000",
-            "--memory", "1",
-        ]  # fmt: skip
-
-    return to
+    return lambda output: build_to(tmp_path / output, corpus, tokenizer)
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,14 @@ def contained(monkeypatch):
         monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT", "1")
         monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
         yield
+
+
+@pytest.fixture(scope="module")
+def one(corpus, tokenizer, tmp_path_factory) -> tuple[Path, str]:
+    """What one process writes, in a folder called ``one``, and what it prints."""
+    folder = tmp_path_factory.mktemp("one")
+    printed = run([sys.executable, *build_to(folder / "one", corpus, tokenizer), "--workers", "1"])
+    return folder, printed
 
 
 def environment() -> dict[str, str]:
@@ -89,25 +97,27 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_ranks_workers_and_one_process_write_the_same_bytes(arguments, tmp_path):
+def test_ranks_workers_and_one_process_write_the_same_bytes(arguments, tmp_path, one):
+    folder, text = one
     printed = [
-        run([sys.executable, *arguments("one"), "--workers", "1"]),
+        text,
         run([sys.executable, *arguments("two"), "--workers", "2"]),
         run([str(MPIRUN), "--oversubscribe", "-n", "4", sys.executable, *arguments("ranks")]),
     ]
-    one, two, ranks = (read_tree(tmp_path / name) for name in ("one", "two", "ranks"))
-    assert len([name for name in one if name.endswith(".bin")]) > 24
-    assert one == two
-    assert one == ranks
+    alone, two, ranks = map(read_tree, (folder / "one", tmp_path / "two", tmp_path / "ranks"))
+    assert len([name for name in alone if name.endswith(".bin")]) > 24
+    assert alone == two
+    assert alone == ranks
     tables = [text.splitlines()[:-1] for text in printed]
     assert tables[0] == tables[1] == tables[2]
-    rejects = [path.read_bytes() for path in tmp_path.glob("*.rejects-*.jsonl")]
+    rejects = [
+        path.read_bytes() for at in (folder, tmp_path) for path in at.glob("*.rejects-*.jsonl")
+    ]
     assert len(rejects) == 3
     assert len(set(rejects)) == 1
 
 
-def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(arguments, tmp_path):
-    run([sys.executable, *arguments("whole"), "--workers", "2"])
+def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(arguments, tmp_path, one):
     command = [sys.executable, *arguments("killed"), "--workers", "2"]
     rng = random.Random(17)
     finished = 0
@@ -120,18 +130,17 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(arguments,
         finished = count_finished(tmp_path)
         assert_nothing_is_half(tmp_path)
     run(command)
-    assert read_tree(tmp_path / "killed") == read_tree(tmp_path / "whole")
+    assert read_tree(tmp_path / "killed") == read_tree(one[0] / "one")
     assert not (tmp_path / ".killed.building").exists()
 
 
-def test_ranks_that_were_killed_go_on_as_workers(arguments, tmp_path):
-    run([sys.executable, *arguments("whole"), "--workers", "1"])
+def test_ranks_that_were_killed_go_on_as_workers(arguments, tmp_path, one):
     ranks = [str(MPIRUN), "--oversubscribe", "-n", "3", sys.executable, *arguments("killed")]
     process = start(ranks)
     wait_for_finished(tmp_path, 4, process)
     kill_with_workers(process)
     run([sys.executable, *arguments("killed"), "--workers", "2"])
-    assert read_tree(tmp_path / "killed") == read_tree(tmp_path / "whole")
+    assert read_tree(tmp_path / "killed") == read_tree(one[0] / "one")
 
 
 def test_a_killed_worker_ends_the_build_with_one_line(arguments, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from tests.support.jobs import Finished, run_job
+from tests.support.jobs import Finished, on_ranks, run_job
 from tests.support.ranks import REPOSITORY, own_session, rank_environment
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
@@ -37,11 +37,12 @@ evaluation: {interval: 12, sequences: 3}
 checkpoint: {interval: 1000, keep_last: 2}
 """
 LAUNCH = [sys.executable, str(REPOSITORY / "launch/local")]
-COMMAND = [*LAUNCH, "--accelerators-per-node", "2", "my run.yaml", "--set", "seed=18"]
+RUN_OF_COMMAND = ["my run.yaml", "--set", "seed=18"]
+COMMAND = [*LAUNCH, "--accelerators-per-node", "2", *RUN_OF_COMMAND]
 OUTPUT = Path("out put/$run")
 TIMES = ("tokens_per_s", "seconds", "probe_s", "observed_overhead")
 KNOWN = re.compile(
-    rf"{re.escape(str(OUTPUT))}: 24 steps, 2 ranks on cpu"
+    rf"{re.escape(str(OUTPUT))}: 24 steps, 2 ranks on cpu, continues after step \d+"
     r"|step \d+/24  loss [\d.]+  [\d,]+ tokens/s  d\d [\d., d]+(  \d\d:\d\d left)?"
     r"|step \d+: (validation target [\d.]+, general [\d.]+|checkpoint of .* written in .*)"
 )
@@ -103,7 +104,7 @@ def test_a_stopped_run_saves_ends_and_goes_on_as_if_nothing_had_happened(tmp_pat
     shards = write_sets(tmp_path / "shards", num_domains=3)
     whole, parts = (new_folder(tmp_path / name, shards) for name in ("whole", "two $parts"))
 
-    undisturbed = run_job(COMMAND, whole)
+    undisturbed = run_job(on_ranks("megadga.cli", "train", *RUN_OF_COMMAND), whole)
     stopped, processes = run_and_signal(parts, after_step=3)
     markers = {path.name for path in (parts / OUTPUT).iterdir()} & {"DONE", "REQUEUE"}
     last = records(parts)[-1]["step"]
@@ -112,8 +113,6 @@ def test_a_stopped_run_saves_ends_and_goes_on_as_if_nothing_had_happened(tmp_pat
     assert stopped.code == 75, stopped.text
     assert "asked to stop" in stopped.text
     assert f"{OUTPUT}: saved at step {last}; the same command continues\n" in stopped.text
-    assert unknown_lines(undisturbed.text) == []
-    assert f"{OUTPUT}: step 24 of 24, finished\n" in undisturbed.text
     assert markers == {"REQUEUE"}
     assert 3 <= last < 24
     assert (parts / OUTPUT / f"checkpoints/step-{last:08d}").is_dir()
@@ -123,6 +122,8 @@ def test_a_stopped_run_saves_ends_and_goes_on_as_if_nothing_had_happened(tmp_pat
     resumed = run_job(COMMAND, parts)
 
     assert resumed.code == 0, resumed.text
+    assert unknown_lines(resumed.text) == []
+    assert f"{OUTPUT}: step 24 of 24, finished\n" in resumed.text
     assert f"{OUTPUT}: 24 steps, 2 ranks on cpu, continues after step {last}\n" in resumed.text
     assert summary(resumed.text) == summary(undisturbed.text)
     found = records(parts)

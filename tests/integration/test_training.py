@@ -62,7 +62,8 @@ class Case:
         scheduler: DeepSpeed's block.
         overrides: What the run says otherwise than ``RUN``.
         before_death: What the part that is killed says otherwise than the whole.
-        launched: Whether it is started by launchers, before its death by another than after it.
+        launched: Whether the parts are started by launchers, after the death by another than
+            before it.
     """
 
     stage: int
@@ -198,7 +199,7 @@ def test_a_run_killed_after_a_checkpoint_ends_like_the_uninterrupted_one(tmp_pat
     killed_run = ["tests.integration.workers.killed_run", "run.yaml", "5"]
 
     start, start_again = (by_torchrun, by_deepspeed) if case.launched else (on_ranks, on_ranks)
-    uninterrupted = run_job(start(*train_arguments(*case.overrides)), whole)
+    uninterrupted = run_job(on_ranks(*train_arguments(*case.overrides)), whole)
     killed = run_job(start(*killed_run, *case.overrides, *case.before_death), parts)
     written_before = records(parts)
     resumed = run_job(start_again(*train_arguments(*case.overrides)), parts)

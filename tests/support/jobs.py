@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.ranks import (
+    REPOSITORY,
     environments_of_ranks,
     free_port,
     own_session,
@@ -103,6 +104,15 @@ def run_job(
     ) as process:
         text, _ = process.communicate(timeout=timeout_s)
     return Finished(process.returncode, text.decode())
+
+
+def run_tool(
+    name: str, folder: Path, *arguments: object, timeout_s: float = 300, **variables: str
+) -> Finished:
+    """Run a program of ``tools/`` in a folder to its end, as one process."""
+    program = alone(name, *map(str, arguments))
+    tools = REPOSITORY / "tools"
+    return run_job(program, folder, timeout_s=timeout_s, packages=tools, **variables)
 
 
 def _run_program(

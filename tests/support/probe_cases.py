@@ -148,18 +148,19 @@ def gathered_cases(world_size: int, family: str) -> list[ProbeCase]:
     return [ProbeCase("3-released", "fp32", model) for model in models]
 
 
-def no_trace_cases(family: str) -> list[tuple[ProbeCase, Sequence[str]]]:
+def no_trace_cases(world_size: int, family: str) -> list[tuple[ProbeCase, Sequence[str]]]:
     """What is trained with and without probes, and which probes, by their names in ``METHODS``.
 
-    With dropout, and where it is drawn twice. Every kind of engine meets every probe, in one
-    precision or the other.
+    On two ranks with dropout, and where it is drawn twice: every kind of engine meets every probe,
+    in one precision or the other. On one rank what is compiled, which takes seconds of each rank.
     """
     kinds = FAMILIES[family]
     whole = ("sharded", "directional", "in_flight")
     low_rank = ("directional-low-rank", "in_flight-low-rank")
+    if world_size == 1:
+        return [(ProbeCase(kinds[0], "fp32", "llama-compiled"), ("directional", "in_flight"))]
     return [
         *((ProbeCase(kind, "fp32", "small-dropout"), whole) for kind in kinds),
         *((ProbeCase(kind, "bf16", "small-dropout"), low_rank) for kind in kinds),
         (ProbeCase(kinds[-1], "bf16", "gpt2-dropout-checkpointed"), whole),
-        (ProbeCase(kinds[0], "fp32", "llama-compiled"), ("directional", "in_flight")),
     ]

@@ -1,9 +1,15 @@
-"""Gradients in float64 by plain autograd, in one process: what probes are compared with."""
+"""Gradients in float64 by plain autograd, in one process: what probes are compared with.
 
-from dataclasses import dataclass
+Workers report what the first rank finds. The other ranks, which would find the same, leave it out.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from megadga.arrays import IntArray
@@ -20,10 +26,12 @@ class Reference:
     Attributes:
         module: The copy.
         loss: From it and tokens to the mean loss.
+        known: Gradients that were computed, by their tokens.
     """
 
     module: nn.Module
     loss: Loss
+    known: dict[tuple[int, bytes], Tensor] = field(default_factory=dict[tuple[int, bytes], Tensor])
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -49,11 +57,11 @@ class Reference:
         total, count = torch.zeros((), dtype=torch.float64), 0
         for sequence in sequences:
             ids = torch.where(sequence <= INPUT_ONLY, INPUT_ONLY - sequence, sequence)
+            up_to = cache(lambda end, ids=ids: self._summed_loss(ids[:end]))
             for place in range(1, len(ids)):
                 if sequence[place] >= 0:
                     count += 1
-                    total = total + self._summed_loss(ids[: place + 1])
-                    total = total - self._summed_loss(ids[:place])
+                    total = total + up_to(place + 1) - up_to(place)
         return total / count
 
     def _summed_loss(self, ids: Tensor) -> Tensor:
@@ -63,7 +71,18 @@ class Reference:
         return self.loss(self.module, ids[None]) * num_targets
 
     def gradient(self, tokens: IntArray) -> Tensor:
-        """Return the gradient of the mean over all targets, of every parameter in one vector."""
+        """Return the gradient of the mean over all targets, of every parameter in one vector.
+
+        On other ranks than the first it is all ones.
+        """
+        key = (len(tokens), tokens.astype(np.int64).tobytes())
+        if key not in self.known:
+            self.known[key] = self._gradient(tokens)
+        return self.known[key]
+
+    def _gradient(self, tokens: IntArray) -> Tensor:
+        if dist.is_initialized() and dist.get_rank():
+            return torch.ones(sum(p.numel() for p in self.parameters), dtype=torch.float64)
         gradients = torch.autograd.grad(
             self.mean_loss(tokens), self.parameters, allow_unused=True, materialize_grads=True
         )

@@ -1,8 +1,10 @@
 """Runs commands of `megadga` in this process, as their users run them in a shell."""
 
 import io
+import os
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
+from unittest.mock import patch
 
 from megadga.cli import main
 
@@ -13,9 +15,17 @@ def run_data(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command of `megadga` to its end, whatever it says."""
+    """Run a command of `megadga` to its end, whatever it says.
+
+    By default commands use all cores. Here there is one: what they do takes less time than more
+    processes take to start.
+    """
     words = [*map(str, arguments)]
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
+    with (
+        patch.object(os, "cpu_count", return_value=1),
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as errors,
+    ):
         try:
             code = main(words)
         except SystemExit as ended:  # of argparse

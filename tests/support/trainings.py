@@ -49,6 +49,7 @@ class Training:
     batches: MixturePlugin
     budget: tuple[int, int]
     _checked: set[bool] = field(default_factory=set[bool])
+    _references: dict[int, Reference] = field(default_factory=dict[int, Reference])
 
     def measurement(
         self, method: Probe, needs: AlignmentNeeds = AlignmentNeeds(), *, raw: bool = False
@@ -73,8 +74,11 @@ class Training:
         return measurement
 
     def reference(self) -> Reference:
-        """Copy the present parameters. Collective."""
-        return reference_of(self.engine, self.probed)
+        """Copy the present parameters, once after each step. Collective."""
+        steps = self.engine.global_steps
+        if steps not in self._references:
+            self._references[steps] = reference_of(self.engine, self.probed)
+        return self._references[steps]
 
     def drawn_of_specific(self, update: int) -> IntArray:
         """The tokens that an update's direction is measured on."""

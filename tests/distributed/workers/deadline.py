@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -88,11 +89,14 @@ def main() -> None:
         failed = fail_alone(ranks)
         shared = ranks.objects(on_first_rank(ranks, lambda: ranks.rank))
         if dist.get_rank() == 0:
-            waits = [wait_in(group) for group in groups]
+            with ThreadPoolExecutor(len(groups)) as pool:  # one deadline's time for all of them
+                waits = list(pool.map(wait_in, groups))
             found = {"waits": waits, "failed": failed, "shared": shared, "finished": finished}
             output.write_text(json.dumps(found))
         else:
-            time.sleep(float(deadline_s) * (len(groups) + 2))
+            until = time.monotonic() + 3.0 * float(deadline_s)
+            while not output.exists() and time.monotonic() < until:
+                time.sleep(0.05)
         sys.stdout.flush()
         os._exit(0)  # the groups are beyond leaving in good order
 

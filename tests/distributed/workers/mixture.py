@@ -20,6 +20,7 @@ from megadga.mixers.probing import Directional, Probe
 from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import Batch, MixturePlugin, Sampling
 from megadga.train.ranks import destroy_process_group
+from tests.support.checks import checked_already
 from tests.support.engines import build_engine, settings
 from tests.support.models import SmallDecoder
 from tests.support.probes import METHODS, sized
@@ -262,19 +263,18 @@ def odm_and_resumed(folder: Path) -> dict[str, Any]:
 
 def main(output: str, folder: str) -> None:
     root = Path(folder)
-    report: dict[str, Any] = {
-        "run": uninterrupted_and_resumed(root),
-        "tokens": tokens_are_those_of_the_indices(root),
-        "poisoned": poisoned(root),
-        "complaints": complaints(root),
-        "odm": odm_and_resumed(root),
-        "exhausted": batches_until_exhausted(root),
-    }
-    report |= {
-        "kept_estimates": kept_estimates(root),
-        "resumed": {name: resumed(root, METHODS[name]) for name in REMEMBERING},
-        "unfinished": unfinished(root),
-    }
+    report: dict[str, Any] = {"run": uninterrupted_and_resumed(root)}
+    with checked_already():  # the model and the settings are those of the first engine
+        report |= {
+            "tokens": tokens_are_those_of_the_indices(root),
+            "poisoned": poisoned(root),
+            "complaints": complaints(root),
+            "odm": odm_and_resumed(root),
+            "exhausted": batches_until_exhausted(root),
+            "kept_estimates": kept_estimates(root),
+            "resumed": {name: resumed(root, METHODS[name]) for name in REMEMBERING},
+            "unfinished": unfinished(root),
+        }
     if dist.get_rank() == 0:
         Path(output).write_text(json.dumps(report))
     destroy_process_group()

@@ -14,7 +14,13 @@ from megadga.mixers.static import Static, uniform_weights
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.train.ranks import destroy_process_group
 from tests.support.checks import checked_already
-from tests.support.engines import build_engine, fingerprint, full_parameters, settings
+from tests.support.engines import (
+    build_engine,
+    fingerprint,
+    full_parameters,
+    init_ranks,
+    settings,
+)
 from tests.support.probe_cases import ProbeCase, no_trace_cases
 from tests.support.probed_models import PROBED_MODELS
 from tests.support.probes import BETWEEN_STEPS, METHODS, sized
@@ -75,19 +81,21 @@ def _check_once(names: Sequence[str]) -> dict[str, bool]:
     return {name: derivatives[nth] in derivatives[:nth] for nth, name in enumerate(names)}
 
 
+def results_of(folder: Path, case: ProbeCase, names: Sequence[str]) -> dict[str, Any]:
+    """Train without a probe, and with each."""
+    return {
+        **dataclasses.asdict(case),
+        "without": train(folder, case, None),
+        "with": {
+            name: train(folder, case, name, checked=checked)
+            for name, checked in _check_once(names).items()
+        },
+    }
+
+
 def main(output: str, folder: str, family: str) -> None:
-    root = Path(folder)
-    results = [
-        {
-            **dataclasses.asdict(case),
-            "without": train(root, case, None),
-            "with": {
-                name: train(root, case, name, checked=checked)
-                for name, checked in _check_once(names).items()
-            },
-        }
-        for case, names in no_trace_cases(family)
-    ]
+    cases = no_trace_cases(init_ranks(), family)
+    results = [results_of(Path(folder), *each) for each in cases]
     if torch.distributed.get_rank() == 0:
         Path(output).write_text(json.dumps(results))
     destroy_process_group()

@@ -1,21 +1,18 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from megadga.probes.collective import ProcessGroupCollective
+from tests.support.jobs import run_tool
 from tools.alignment_bench.bars import verdicts
 from tools.alignment_bench.case import Case, Row, Section, llama_shape
 from tools.alignment_bench.storages import LiveStorages
 from tools.alignment_bench.tables import merged, table
 from tools.alignment_bench.traffic import Traffic
 
-TOOL = Path(__file__).parents[3] / "tools" / "bench_alignment.py"
+TOOL = "bench_alignment"
 LABELS = {"model": "m", "ranks": 2, "precision": "fp32"}
 
 
@@ -118,30 +115,21 @@ def test_sections_of_one_probe_are_one_row():
 
 def test_without_a_cuda_device_nothing_is_measured(tmp_path):
     output = tmp_path / "alignment.json"
-    done = subprocess.run(
-        [sys.executable, TOOL, "--gpu", "--output", output],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout.startswith("skipped: needs a CUDA device")
+    done = run_tool(TOOL, tmp_path, "--gpu", "--output", output, CUDA_VISIBLE_DEVICES="")
+    assert done.code == 0
+    assert done.text.startswith("skipped: needs a CUDA device")
     assert not output.exists()
 
 
 def test_the_numbers_are_printed_and_written(tmp_path):
     output = tmp_path / "bench" / "alignment.json"
-    sizes = {"ranks": 2, "stages": 2, "width": 64, "layers": 1, "vocab-size": 128}
+    sizes = {"ranks": 1, "stages": 2, "width": 64, "layers": 1, "vocab-size": 128}
     sizes |= {"sequence-length": 16, "micro-batch": 1, "rank": 2, "rounds": 1}
     options = [text for key, size in sizes.items() for text in (f"--{key}", str(size))]
-    printed = subprocess.run(
-        [sys.executable, TOOL, *options, "--only", "cost", "communication", "--output", output],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    ).stdout
+    done = run_tool(
+        TOOL, tmp_path, *options, "--only", "cost", "communication", "--output", output
+    )
+    assert done.code == 0, done.text
     found = json.loads(output.read_text())
     sharded = next(row for row in found["rows"] if row["probe"] == "sharded")
     assert sharded["ratio"] > 0.0 < sharded["seconds_per_probe_sequence"]
@@ -149,4 +137,4 @@ def test_the_numbers_are_printed_and_written(tmp_path):
         sharded["communicated"]["reduce_scatter_base"] == sharded["expected_reduce_scatter_bytes"]
     )
     assert len(found["rows"]) == 8
-    assert all(bar["bar"] in printed for bar in found["bars"])
+    assert all(bar["bar"] in done.text for bar in found["bars"])

@@ -1,11 +1,9 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+from tests.support.jobs import run_tool
 from tests.support.shards import write_sets
 
-TOOL = Path(__file__).parents[3] / "tools" / "bench_directions.py"
+TOOL = "bench_directions"
 SIZES = {
     "steps": 6,
     "interval": 2,
@@ -18,20 +16,15 @@ SIZES = {
 }
 
 
-def run_tool(*options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, TOOL, *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_a_run_is_measured_printed_written_and_drawn(tmp_path):
     sets = write_sets(tmp_path, num_domains=3)
     sizes = [text for key, size in SIZES.items() for text in (f"--{key}", size)]
     shards = ("--domains", sets / "domains", "--specific", sets / "specific")
 
-    done = run_tool(*shards, *sizes, "--output", tmp_path / "bench")
+    done = run_tool(TOOL, tmp_path, *shards, *sizes, "--output", tmp_path / "bench")
 
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "bench" / "directions.md").read_text() in done.stdout
+    assert done.code == 0, done.text
+    assert (tmp_path / "bench" / "directions.md").read_text() in done.text
     assert (tmp_path / "bench" / "directions.png").stat().st_size > 0
     found = json.loads((tmp_path / "bench" / "directions.json").read_text())
     assert [update["step"] for update in found["updates"]] == [2, 4, 6]
@@ -48,7 +41,7 @@ def test_a_run_is_measured_printed_written_and_drawn(tmp_path):
 
 
 def test_domains_without_a_specific_set_are_refused(tmp_path):
-    done = run_tool("--domains", tmp_path)
+    done = run_tool(TOOL, tmp_path, "--domains", tmp_path)
 
-    assert done.returncode == 2
-    assert "expected --domains and --specific or neither" in done.stderr
+    assert done.code == 2
+    assert "expected --domains and --specific or neither" in done.text

@@ -13,6 +13,7 @@ SIZES = {
     "sequence-length": 8,
     "share": 0.9,
     "rounds": 1,
+    "ranks": 1,
 }
 
 

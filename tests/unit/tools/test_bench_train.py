@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.jobs import run_tool
 from tools.train_bench.case import Case, Workload, parse_workload
 from tools.train_bench.turns import Memory, Turn, order_of_round, row_of
 
-TOOL = Path(__file__).parents[3] / "tools" / "bench_train.py"
 CASE = Case(
     workload=Workload("tiny", 128, "fp32"),
     ranks=2, stage=1, micro_batch=4, vocabulary_size=64, folder=Path("unused"),
@@ -51,22 +49,16 @@ def test_both_train_within_the_minutes_and_the_numbers_are_printed_and_written(t
     output = tmp_path / "bench" / "train.json"
     options = ("--quick", "--stages", "0", "1", "--minutes", "0", "--output", output)
 
-    done = subprocess.run(
-        [sys.executable, TOOL, *options],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = run_tool("bench_train", tmp_path, *options)
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.text
     record = json.loads(output.read_text())
     (row,) = record["rows"]
     assert len(row["speed"]["rounds"]) == 2
     for side in ("megadga", "transformers"):
         assert row[side]["tokens_per_s"] > 0.0
         assert row[side]["peak_bytes"] > row[side]["added_bytes"] > 0
-    assert "speed of at least 1 in every case" in done.stdout
+    assert "speed of at least 1 in every case" in done.text
     # The first case is always measured; the next one would begin after the time is over.
     assert record["left_out"] == ["nano:16:fp32, ranks 1, ZeRO-1"]
-    assert "left out, as --minutes are over: nano:16:fp32, ranks 1, ZeRO-1" in done.stdout
+    assert "left out, as --minutes are over: nano:16:fp32, ranks 1, ZeRO-1" in done.text
