@@ -123,7 +123,7 @@ def test_without_a_cuda_device_nothing_is_measured(tmp_path):
 
 def test_the_numbers_are_printed_and_written(tmp_path):
     output = tmp_path / "bench" / "alignment.json"
-    sizes = {"ranks": 1, "stages": 2, "width": 64, "layers": 1, "vocab-size": 128}
+    sizes = {"ranks": 2, "stages": 2, "width": 64, "layers": 1, "vocab-size": 128}
     sizes |= {"sequence-length": 16, "micro-batch": 1, "rank": 2, "rounds": 1}
     options = [text for key, size in sizes.items() for text in (f"--{key}", str(size))]
     done = run_tool(
