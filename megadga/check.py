@@ -30,6 +30,7 @@ from megadga.train.models import llama_size, model_size
 from megadga.train.opening import open_with_rule
 from megadga.train.plausibility import find_warnings
 from megadga.train.saved import SavedRun
+from megadga.train.trace_size import check_limit, predict_trace
 from megadga.train.trained import open_initial
 
 MAX_ROWS = 40
@@ -79,6 +80,8 @@ def check(config: RunConfig, *, world_size: int | None = None) -> Iterator[str]:
         entries["reference"] = _reference(data.reference)
     if config.training.loss_reweighting is not None:
         entries["reweighting"] = _reweighting(config, config.training.loss_reweighting, world_size)
+    if config.trace is not None:
+        entries["trace"] = _trace(config, data, world_size)
     if data.excluded:
         entries["left out"] = _excluded(data, mixture)
     for label, text in entries.items():
@@ -242,6 +245,15 @@ def _ranks(config: RunConfig, world_size: int | None) -> str:
         return f"any number that divides {most} (micro-batches of {_count(micro, 'sequence')})"
     steps = accumulation_steps(config, world_size)
     return f"{world_size} x {_count(micro, 'sequence')} x {_count(steps, 'accumulation step')}"
+
+
+def _trace(config: RunConfig, data: RunData, world_size: int | None) -> str:
+    """Return the size of the trace, refusing one that may not be so large."""
+    if not isinstance(config.model, LlamaModel):
+        return "said when the run starts"
+    size = predict_trace(config, config.model, data.vocabulary_size, ranks=world_size or 1)
+    check_limit(config, size)
+    return str(size)
 
 
 def _probe(config: RunConfig, data: RunData, mixture: Mixture) -> str:

@@ -83,10 +83,15 @@ class LlamaShape:
         embeddings = [(vocabulary_size, self.hidden_size)] * (1 if self.tied_embeddings else 2)
         return embeddings + self.num_layers * (attention + feed_forward)
 
+    @property
+    def norm_lengths(self) -> list[int]:
+        """Lengths of the norms' weights: two of each layer, and one behind the last."""
+        return [self.hidden_size] * (2 * self.num_layers + 1)
+
     def num_parameters(self, vocabulary_size: int) -> int:
         """Return the number of parameters, with tied matrices counted once."""
-        norms = (2 * self.num_layers + 1) * self.hidden_size
-        return sum(rows * columns for rows, columns in self.matrices(vocabulary_size)) + norms
+        matrices = sum(rows * columns for rows, columns in self.matrices(vocabulary_size))
+        return matrices + sum(self.norm_lengths)
 
 
 PRESETS: dict[str, LlamaShape] = {

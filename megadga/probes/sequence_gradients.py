@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from megadga.errors import UnsupportedEngineError
 from megadga.probes.gradients import full_shape
+from megadga.run_folder.trace import kept_shape
 
 _MATRIX = 2
 
@@ -41,9 +42,7 @@ class Projection:
 
     def kept(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of a parameter's gradient after it was projected."""
-        return tuple(
-            size if self.dimension is None else min(size, self.dimension) for size in shape
-        )
+        return kept_shape(shape, self.dimension)
 
     def matrix(self, name: str, side: int, size: int) -> Tensor | None:
         """Return random signs over the root of their number, float32, shape ``(size, dimension)``.

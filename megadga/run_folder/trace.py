@@ -15,7 +15,7 @@ incomplete, as it is being written or its writer was killed: readers ignore it.
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,28 @@ MAGIC = b"MDGATRC\x01"
 
 _LENGTHS = struct.Struct("<II")
 _STEP = struct.Struct("<IQd")
+
+
+def kept_shape(shape: Sequence[int], dimension: int | None) -> tuple[int, ...]:
+    """Return the shape of a parameter's gradient after each side was projected.
+
+    Args:
+        shape: Of the parameter.
+        dimension: Numbers that a side is projected to; one that has no more is kept as it is.
+            None: all are.
+    """
+    return tuple(size if dimension is None else min(size, dimension) for size in shape)
+
+
+def frame_bytes(sizes: IntArray, num_sequences: int) -> int:
+    """Return the bytes of a frame: ``20 + 8 P + n (12 + 4 p)``, with ``p`` numbers a sequence.
+
+    Args:
+        sizes: Numbers of each parameter's projected gradient, shape ``(P,)``.
+        num_sequences: Of the frame (n).
+    """
+    of_sequence = 4 + 8 + 4 * int(sizes.sum())
+    return _STEP.size + 8 * sizes.size + num_sequences * of_sequence
 
 
 @final
@@ -92,9 +114,8 @@ class TraceHeader:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of a frame: ``20 + 8 P + n (12 + 4 p)``, with ``p`` numbers of a sequence."""
-        of_sequence = 4 + 8 + 4 * int(self.sizes.sum())
-        return _STEP.size + 8 * len(self.parameters) + self.num_sequences * of_sequence
+        """Bytes of a frame."""
+        return frame_bytes(self.sizes, self.num_sequences)
 
     def encoded(self) -> bytes:
         """Return the beginning of a file, before its frames."""

@@ -33,6 +33,7 @@ from megadga.run_folder.trace import (
 from megadga.train.appending import AppendedFile
 from megadga.train.components import checkpoint_plan
 from megadga.train.ranks import on_every_rank, on_first_rank
+from megadga.train.trace_size import TraceSize, check_limit
 from megadga.train.trainer import ObserveLosses, StepTrainer
 
 _CLIPPING_EPSILON = 1e-6
@@ -252,22 +253,18 @@ def check_space(
     Raises:
         ConfigError: If it would be larger than it may be, or than the disk allows.
     """
-    assert config.trace is not None
-    total = trace_bytes(header, steps=config.training.steps)
-    numbers = int(header.sizes.sum())
-    what = f"{numbers:,} numbers of each of {header.global_batch_size} sequences a step"
-    if total > config.trace.limit_gb * 1e9:
-        raise config.invalid(
-            *("trace", "limit_gb"),
-            expected=f"at least {total / 1e9:.4g}, for {what}, or a smaller trace.dimension",
-            found=f"{config.trace.limit_gb:g}",
-        )
+    size = TraceSize(
+        int(header.sizes.sum()),
+        trace_bytes(header, steps=config.training.steps),
+        header.global_batch_size,
+    )
+    check_limit(config, size)
     left = header.ranks * (config.training.steps - completed) * header.frame_bytes
     free = shutil.disk_usage(config.output).free
     if left > free:
-        expected = f"a disk with {left / 1e9:.4g} GB free for the trace ({what})"
+        expected = f"a disk with {left / 1e9:.4g} GB free for the trace ({size.content})"
         raise config.invalid("output", expected=expected, found=f"{free / 1e9:.4g} GB")
-    report(f"{config.output / TRACE}: {total / 1e9:.4g} GB in the end, {what}")
+    report(f"{config.output / TRACE}: {size}")
 
 
 def begin_file(path: Path, header: TraceHeader, *, completed: int) -> None:

@@ -75,6 +75,17 @@ def test_it_counts_the_parameters(folder):
     assert shown == "llama tiny, 795,776 parameters, 64 tokens in the vocabulary"
 
 
+def test_the_size_of_a_trace_is_said_and_limited(folder):
+    # 29 matrices of 16 x 16 numbers and 9 vectors of 16; 10 x (20 + 8 x 38 + 8 x (12 + 4 x 7,568))
+    numbers = "7,568 numbers of each of 8 sequences a step"
+    assert entry(report(folder, "trace={}"), "trace") == f"0.002426 GB in the end, {numbers}"
+    assert not any(line.startswith("trace") for line in report(folder))
+    with pytest.raises(
+        ConfigError, match=r"trace.limit_gb: expected at least 0.002426, for 7,568"
+    ):
+        report(folder, "trace={limit_gb: 0.001}")
+
+
 def test_the_probe_costs_its_sequences_a_training_sequence_each(folder):
     assert entry(report(folder, PAPER), "probe") == (
         "every 4 steps: (3 x 8 + 32) / (4 x 8) = 175.0% more sequences; "
