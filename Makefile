@@ -47,7 +47,7 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## Train on text found on this machine, with DGA and with uniform weights (5 minutes).
 	@$(BIN)/megadga demo
 
-test: setup  ## Run the tests (15 minutes on two cores).
+test: setup  ## Run the tests (11 minutes on two cores).
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-cluster: setup  ## Train on real hosts and SLURM, of namespaces; as root, on Debian (20 minutes).
