@@ -81,9 +81,12 @@ class Slurm:
         wait_until(lambda: self.state(job) in ENDED, timeout_s, self.logs)
 
     def start_again(self, job: str, timeout_s: float) -> None:
-        """Wait until a job is back in the queue, and have it start at once."""
+        """Wait until a job is back in the queue, and have it start in seconds instead of a minute.
+
+        Not at once: a host refuses to start a job in the second in which it has left it.
+        """
         wait_until(lambda: self.state(job) == "PENDING", timeout_s, self.logs)
-        self.login.sh(f"scontrol update JobId={job} StartTime=now")
+        self.login.sh(f"scontrol update JobId={job} StartTime=now+5")
 
     def state(self, job: str) -> str:
         """What SLURM calls a job's state, such as RUNNING; empty once it is forgotten."""
