@@ -42,8 +42,8 @@ def resuming(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: AR
     """
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when cuBLAS starts, which is later
     torch.use_deterministic_algorithms(True)
-    # Filling ZeRO's buffers takes seconds a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    memory: Any = torch.utils.deterministic
+    memory.fill_uninitialized_memory = False  # filling ZeRO's buffers takes seconds a step
     precision = "fp32" if setting.device == "cpu" else "bf16"
     cases = [(stage, probe) for stage in (2, 3) for probe in ("in_flight", "directional")]
     try:
@@ -62,6 +62,7 @@ def resuming(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: AR
                 "equal": found[0] == found[1],
             }
     finally:
+        memory.fill_uninitialized_memory = True
         torch.use_deterministic_algorithms(False)
 
 
