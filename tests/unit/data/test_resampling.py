@@ -126,6 +126,24 @@ def test_a_draw_is_a_function_of_seed_domain_and_number_alone():
         assert (other[0] != windows).sum() > 10
 
 
+def test_later_batches_of_the_same_norms_are_drawn_as_the_first_ones_would_be():
+    norms = WindowNorms(SIZES, np.linspace(0.1, 1.0, SIZES.sum(), dtype=np.float32))
+    used, numbers = Resampling(norms, 0.2), np.array([4, 9])
+    domains, draws = np.tile([1, 0], 20), np.arange(40)
+    used.draw(domains[:3], draws[:3], numbers, seed=1)
+
+    found = used.draw(domains, draws, numbers, seed=1)
+
+    windows, factors = Resampling(norms, 0.2).draw(domains, draws, numbers, seed=1)
+    assert found[0].tolist() == windows.tolist()
+    assert found[1].tolist() == factors.tolist()
+    for domain in (0, 1):
+        shares = norms.probabilities(domain, uniform_share=0.2)
+        rows = domains == domain
+        expected = 1.0 / (SIZES[domain] * shares[windows[rows]])
+        assert factors[rows].tolist() == expected.tolist()
+
+
 def test_a_share_out_of_range_is_refused():
     with pytest.raises(ValueError, match="uniform_share: expected 0 < uniform_share <= 1"):
         of_one_domain([1.0], 0.0)

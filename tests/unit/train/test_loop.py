@@ -222,3 +222,35 @@ def test_older_checkpoints_are_pruned_after_a_finite_step():
 
     assert log.pruned == [1, 2, 4, 6, 6]  # the last time, at the end
     assert log.logged[3] == {"event": "not finite"}
+
+
+def test_a_run_goes_on_with_the_data_that_a_revision_puts_in_force():
+    log, told = Log(completed=0, total_steps=4), list[Any]()
+    run: Any = log.run
+
+    def in_force(name: str, mixture: Any) -> Any:
+        mixture.names, mixture.observe_losses = (name,), f"losses of {name}"
+        plugin = SimpleNamespace(
+            name=name, after_step=lambda step: {name: told.append((name, step))}
+        )
+        return SimpleNamespace(plugin=mixture, plugins=(plugin,), content=f"content of {name}")
+
+    def revise(step: int) -> dict[str, Any]:
+        if step != 2:
+            return {}
+        log.mixture = SimpleNamespace(**vars(log.mixture))  # over other data, from that step on
+        run.reviser.current = in_force("new", log.mixture)
+        return {"event": "revised"}
+
+    old = in_force("old", log.mixture)
+    run.plugins, run.reviser = old.plugins, SimpleNamespace(current=old)
+    run.revisions = SimpleNamespace(after_step=revise)
+    run.trainer.revise = lambda names, observe: told.append((names, observe))
+    run.checkpoints.revise = told.append
+
+    assert train(run)
+
+    revised = [(("new",), "losses of new"), "content of new"]
+    assert told == [("old", 1), ("old", 2), *revised, ("new", 3), ("new", 4)]
+    assert log.logged[2] == {"event": "revised"}
+    assert run.mixture is log.mixture is not old.plugin

@@ -1,4 +1,6 @@
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -105,3 +107,17 @@ def test_records_are_forwarded_to_all_sinks_in_order():
     MetricFanOut([Sink("file"), Sink("bar")]).log(4, {"train": {}})
 
     assert told == [("file", 4, {"train": {}}), ("bar", 4, {"train": {}})]
+
+
+def test_a_sink_that_is_added_gets_later_records_after_the_others():
+    told: list[tuple[str, int]] = []
+
+    def sink(name: str) -> Any:
+        return SimpleNamespace(log=lambda step, metrics: told.append((name, step)))
+
+    sinks = MetricFanOut([sink("file")])
+    sinks.log(1, {"train": {}})
+    sinks.add(sink("bar"), sink("monitor"))
+    sinks.log(2, {"train": {}})
+
+    assert told == [("file", 1), ("file", 2), ("bar", 2), ("monitor", 2)]
