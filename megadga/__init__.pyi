@@ -19,6 +19,7 @@ from .mixers.doge import Doge as Doge
 from .mixers.doremi import Doremi as Doremi
 from .mixers.gradient_norm import GradientNorm as GradientNorm
 from .mixers.grape import Grape as Grape
+from .mixers.matching import matched_weights as matched_weights
 from .mixers.odm import Odm as Odm
 from .mixers.probing import Directional as Directional
 from .mixers.probing import InFlight as InFlight

@@ -56,7 +56,7 @@ from megadga.mixers.simplex import (
     project_to_floor,
 )
 from megadga.mixers.targets import OverTargets
-from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
+from megadga.mixers.weights import MatchedWeights, TemperatureWeights, UnimaxWeights, Weights
 from megadga.section import (
     ConfigIssue,
     Fraction,
@@ -74,6 +74,7 @@ _PAPER: Mapping[str, object] = {
     "interval": 100,
     "step_size": 0.1,
     "score": "raw",
+    "initial": "uniform",
     "without_moments": "refuse",
     "filtered": False,
     "epoch_budget": None,
@@ -101,8 +102,8 @@ class DgaOptions(RuleOptions):
     """How the domains' weights are set."""
     preset: Literal["filtered", "paper"] = "filtered"
     """What the other keys are by default; filtered: as told with each; paper: Algorithm 1
-    (interval 100, step_size 0.1, score raw, without_moments refuse, filtered false, epoch_budget
-    null, general_guard null, probe directional)."""
+    (interval 100, step_size 0.1, score raw, initial uniform, without_moments refuse, filtered
+    false, epoch_budget null, general_guard null, probe directional)."""
     interval: PositiveInt | None = None
     """Optimizer steps between updates of the weights (T_r), at least 1; null: as few as `overhead`
     allows."""
@@ -135,10 +136,12 @@ class DgaOptions(RuleOptions):
     """File of basis distributions over the domains (`megadga data histogram`), relative to this
     file: the rule (initial, prior, floor too) weights these in the domains' place, and probes draw
     from them; null: it weights the domains."""
-    initial: Weights = "uniform"
-    """Weights at step 0: uniform, proportional (to tokens), {type: temperature, temperature: T},
-    {type: unimax, max_epochs: N}, or {domain: weight} for every domain. With a basis: uniform, or
-    {name: weight} for every distribution in it."""
+    initial: Weights = MatchedWeights(type="matched")
+    """Weights at step 0: {type: matched, uniform_share: 0.5}, half uniform and half the mixture
+    whose token frequencies are closest to the specific sets'; uniform; proportional (to tokens);
+    {type: temperature, temperature: T}; {type: unimax, max_epochs: N}; or {domain: weight} for
+    every domain. With a basis: matched, uniform, or {name: weight} for every distribution in it.
+    """
     floor: Fraction = 0.0
     """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
     prior: Weights | None = None
@@ -256,7 +259,8 @@ class DgaOptions(RuleOptions):
             else:
                 continue
             expected = (
-                "uniform or {name: weight} with mixing.basis, whose distributions hold no tokens"
+                "matched, uniform or {name: weight} with mixing.basis, whose distributions are of "
+                "no size"
             )
             yield ConfigIssue(("mixing", key), expected, found)
 

@@ -19,7 +19,7 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.errors import ConfigError
 from megadga.mixers.base import AlignmentNeeds, Scheduler, TargetNeeds
 from megadga.mixers.probing import DIRECTIONAL, Probe
-from megadga.mixers.weights import Weights
+from megadga.mixers.weights import MatchedWeights, Weights
 from megadga.section import ConfigIssue, KeyPath, Section, dotted
 
 
@@ -145,6 +145,11 @@ class RuleOptions(Section):
     def aligns_to_specific(self) -> bool:
         """Whether the specific sets decide the weights."""
         return False
+
+    @property
+    def matches_specific(self) -> bool:
+        """Whether weights that the section has are matched to the specific sets."""
+        return any(isinstance(part, MatchedWeights) for part in (self, *dict(self).values()))
 
     @property
     def reads_evaluations(self) -> bool:

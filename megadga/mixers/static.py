@@ -18,7 +18,8 @@ class StaticOptions(RuleOptions):
     """How the domains' weights are set."""
     weights: Weights
     """uniform, proportional (to tokens), {type: temperature, temperature: T},
-    {type: unimax, max_epochs: N}, or {domain: weight} for every domain."""
+    {type: unimax, max_epochs: N}, {type: matched} (to the specific sets), or {domain: weight} for
+    every domain."""
 
 
 class UniformOptions(RuleOptions):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 from pydantic import AfterValidator, Discriminator, Tag
 from pydantic_core import PydanticCustomError
 
-from megadga.section import NonNegativeFloat, PositiveFloat, Section
+from megadga.section import Fraction, NonNegativeFloat, PositiveFloat, Section
 
 ROUNDING = 1e-3
 """How far weights that a person wrote down may be from a sum of 1."""
@@ -30,6 +30,19 @@ class UnimaxWeights(Section):
     """Passes over a domain that the whole run makes at most at these weights, above 0."""
 
 
+class MatchedWeights(Section):
+    """Weights at which the domains' token frequencies are closest to the specific sets'."""
+
+    type: Literal["matched"]
+    """Rule that makes the weights."""
+    uniform_share: Fraction = 0.5
+    """Share of uniform weights in them, in [0, 1]; 1: they are uniform."""
+
+
+DERIVED = TemperatureWeights | UnimaxWeights | MatchedWeights
+"""Weights that are derived from the domains, by a rule with a type."""
+
+
 def _sums_to_one(weights: dict[str, float]) -> dict[str, float]:
     """Refuse weights with mass missing; the rest of the rounding is divided out at their use."""
     total = sum(weights.values())
@@ -43,7 +56,7 @@ def _sums_to_one(weights: dict[str, float]) -> dict[str, float]:
 
 
 def _weights_form(value: object) -> str:
-    if isinstance(value, TemperatureWeights | UnimaxWeights):
+    if isinstance(value, DERIVED):
         return value.type
     if isinstance(value, Mapping):
         # A domain may be called "type"; its weight is a number, the rule's name is not.
@@ -56,8 +69,10 @@ Weights = Annotated[
     Annotated[Literal["uniform", "proportional"], Tag("<named>")]
     | Annotated[TemperatureWeights, Tag("temperature")]
     | Annotated[UnimaxWeights, Tag("unimax")]
+    | Annotated[MatchedWeights, Tag("matched")]
     | Annotated[dict[str, NonNegativeFloat], AfterValidator(_sums_to_one), Tag("<explicit>")],
     Discriminator(_weights_form),
 ]
 """uniform, proportional (to tokens), {type: temperature, temperature: T}, {type: unimax,
-max_epochs: N}, or {domain: weight} for every domain, with a sum of 1."""
+max_epochs: N}, {type: matched} (to the specific sets), or {domain: weight} for every domain, with
+a sum of 1."""

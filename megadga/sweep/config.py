@@ -70,7 +70,7 @@ class ListedMixtures(Section):
     """How mixtures are drawn: they are not."""
     weights: Annotated[tuple[Weights, ...], Field(min_length=1)]
     """Each as the weights of type static: uniform, proportional, {type: temperature, temperature:
-    T}, {type: unimax, max_epochs: N}, or {domain: weight}."""
+    T}, {type: unimax, max_epochs: N}, {type: matched}, or {domain: weight}."""
 
 
 Mixtures = Annotated[

@@ -30,6 +30,7 @@ from megadga.data.manifest import Manifest, TokenizerIdentity, manifest_path, re
 from megadga.data.verify import DataFile, shard_files
 from megadga.errors import ConfigError
 from megadga.mixers.doremi import DoremiOptions
+from megadga.mixers.weights import MatchedWeights
 from megadga.section import ConfigIssue, KeyPath
 from megadga.train.best import check_best_loss
 from megadga.train.mixture import RunBasis, open_basis
@@ -138,7 +139,8 @@ class RunData:
     Attributes:
         domains: Training splits of the K domains, in the order of the weights.
         excluded: Training tokens of each domain shorter than a window, by name.
-        specific: Training splits of the specific sets used for alignment, in order; may be empty.
+        specific: Training splits of the specific sets that the mixture depends on, in order; may
+            be empty.
         held_out: Validation splits with at least one sequence of the domains, in order; empty
             without evaluation.
         held_out_specific: Validation splits of the specific sets that have one, and of the
@@ -192,7 +194,7 @@ def open_data(config: RunConfig) -> RunData:
     length = config.model.sequence_length
     folders = read_folders(_domain_sources(config))
     targets = _read_targets(config)
-    aligned = targets if _may_align(config) else ()
+    aligned = targets if _reads_specific(config) else ()
     check_same_tokenizer((*folders, *targets))
     chat = _chat_domains(config, folders)
     opened = open_split(folders, split="train", sequence_length=length, chat=chat)
@@ -350,11 +352,14 @@ def _files(
     return files
 
 
-def _may_align(config: RunConfig) -> bool:
-    """Return whether the mixture may align to the specific sets.
+def _reads_specific(config: RunConfig) -> bool:
+    """Return whether the mixture may depend on the specific sets.
 
     An extension's needs are unknown until its scheduler is created for the domains.
     """
+    objective = config.training.domain_weights
+    if config.mixing.matches_specific or isinstance(objective, MatchedWeights):
+        return True
     if isinstance(config.mixing, ExtensionOptions):
         return len(config.data.specific) == 1
     return config.mixing.aligns_to_specific

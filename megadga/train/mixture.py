@@ -13,12 +13,13 @@ import numpy as np
 from megadga.arrays import FloatArray
 from megadga.config.mixing import ExtensionOptions
 from megadga.config.run import RunConfig
-from megadga.data.domain import Domain, trains_all_tokens
+from megadga.data.domain import Domain, SequenceSet, trains_all_tokens
 from megadga.data.folder import OpenedSplit, ShardFolder
 from megadga.data.manifest import manifest_path
 from megadga.errors import ConfigError
 from megadga.mixers.base import AlignmentNeeds, Mixtures, Scheduler, TargetNeeds, row_sums
 from megadga.mixers.basis import Basis, OverBasis, read_basis
+from megadga.mixers.matching import matched_weights
 from megadga.mixers.probing import Probe
 from megadga.mixers.rule import RuleContext, make_scheduler
 from megadga.mixers.safeguards import effective_domains
@@ -30,7 +31,7 @@ from megadga.mixers.static import (
     unimax_weights,
 )
 from megadga.mixers.updates import UpdateSteps, affordable_updates
-from megadga.mixers.weights import TemperatureWeights, UnimaxWeights, Weights
+from megadga.mixers.weights import MatchedWeights, TemperatureWeights, UnimaxWeights, Weights
 from megadga.probes.overhead import num_measured, update_cost
 from megadga.report.history import read_all_weights
 from megadga.report.records import read_metrics
@@ -95,11 +96,13 @@ class WeightResolver:
     Attributes:
         config: The run.
         domains: Its training domains, ``K`` of them.
-        excluded: Names of those that are too short for a window.
+        specific: Its specific sets, if any weights depend on them.
+        excluded: Names of the domains that are too short for a window.
     """
 
     config: RunConfig
     domains: Sequence[Domain]
+    specific: Sequence[SequenceSet]
     excluded: AbstractSet[str] = frozenset()
 
     @property
@@ -115,7 +118,9 @@ class WeightResolver:
             rule: Written in one of the ways.
 
         Raises:
-            ConfigError: If weights do not name exactly the domains.
+            ConfigError: If weights do not name exactly the domains, or are to be matched to
+                specific sets and there are none.
+            ShardError: If a shard is damaged whose tokens are counted.
         """
         tokens = np.array([domain.num_epoch_tokens for domain in self.domains], dtype=np.int64)
         match rule:
@@ -129,12 +134,58 @@ class WeightResolver:
                 training, length = self.config.training, self.config.model.sequence_length
                 budget = training.steps * training.global_batch_size * length
                 return unimax_weights(tokens, budget=budget, max_epochs=rule.max_epochs)
+            case MatchedWeights():
+                return self.matched(path, rule)
             case _:
                 issues = list(misnamed(path, rule, self.names, self.excluded))
                 if issues:
                     raise self.config.error(issues)
                 weights = np.array([rule[name] for name in self.names], dtype=np.float64)
                 return weights / weights.sum()
+
+    def of_rows(self, path: KeyPath, rule: Weights, mixtures: Mixtures) -> FloatArray:
+        """Return the weights over basis distributions that a rule gives, shape ``(n,)``.
+
+        Args:
+            path: Where the run has the rule.
+            rule: Written in one of the ways that need no sizes.
+            mixtures: The basis distributions.
+
+        Raises:
+            ConfigError: If they do not name exactly the basis distributions, or are to be matched
+                to specific sets and there are none.
+            ShardError: If a shard is damaged whose tokens are counted.
+        """
+        if isinstance(rule, MatchedWeights):
+            return self.matched(path, rule, mixtures)
+        if not isinstance(rule, Mapping):
+            assert rule == "uniform", "what goes by tokens is refused where the file is read"
+            return uniform_weights(len(mixtures.names))
+        noun = "basis distribution"
+        if issues := list(misnamed(path, rule, mixtures.names, frozenset(), noun=noun)):
+            raise self.config.error(issues)
+        weights = np.array([rule[name] for name in mixtures.names], dtype=np.float64)
+        return weights / weights.sum()
+
+    def matched(
+        self, path: KeyPath, rule: MatchedWeights, mixtures: Mixtures | None = None
+    ) -> FloatArray:
+        """Return weights that are matched to the run's specific sets; see ``matched_weights``.
+
+        Raises:
+            ConfigError: If there are no specific sets.
+            ShardError: If a shard is damaged.
+        """
+        if not self.specific:
+            expected = "specific sets (data.specific) to match the domains to"
+            raise self.config.invalid(*path, expected=expected, found="none")
+        return matched_weights(
+            self.domains,
+            self.specific,
+            uniform_share=rule.uniform_share,
+            importance=importance_of_sets(self.config),
+            mixtures=mixtures,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,24 +226,6 @@ def open_basis(
     _check_domains(path, basis, names, opened.too_short.keys())
     mixtures, lost_mass = _over(path, basis, names)
     return RunBasis(mixtures, lost_mass, _digest(basis))
-
-
-def weights_of_rows(
-    config: RunConfig, path: KeyPath, rule: Weights, mixtures: Mixtures
-) -> FloatArray:
-    """Return the weights over basis distributions that are written at a key, shape ``(n,)``.
-
-    Raises:
-        ConfigError: If they do not name exactly the basis distributions.
-    """
-    if not isinstance(rule, Mapping):
-        assert rule == "uniform", "what goes by tokens is refused where the configuration is read"
-        return uniform_weights(len(mixtures.names))
-    noun = "basis distribution"
-    if issues := list(misnamed(path, rule, mixtures.names, frozenset(), noun=noun)):
-        raise config.error(issues)
-    weights = np.array([rule[name] for name in mixtures.names], dtype=np.float64)
-    return weights / weights.sum()
 
 
 def _check_clustering(path: Path, basis: Basis, folders: Sequence[ShardFolder]) -> None:
@@ -283,6 +316,7 @@ def make_mixture(
     config: RunConfig,
     domains: Sequence[Domain],
     *,
+    specific: Sequence[SequenceSet] = (),
     excluded: AbstractSet[str] = frozenset(),
     basis: RunBasis | None = None,
     architecture: "Architecture | None" = None,
@@ -292,7 +326,8 @@ def make_mixture(
     Args:
         config: The run.
         domains: Its training domains.
-        excluded: Names of those that are too short for a window. What a histogram has there goes
+        specific: Its specific sets, if any weights depend on them.
+        excluded: Names of domains that are too short for a window. What a histogram has there goes
             to the others, in proportion; a weight that is written in the configuration must not
             name them.
         basis: What the rule lives on in the domains' place, if the configuration says so.
@@ -301,8 +336,9 @@ def make_mixture(
     Raises:
         ConfigError: If weights or a histogram do not name exactly the domains, a setting is out of
             range for their number, or they hold too little for the run under `max_epochs`.
+        ShardError: If a shard is damaged whose tokens weights are matched by.
     """
-    resolver = WeightResolver(config, domains, excluded)
+    resolver = WeightResolver(config, domains, specific, excluded)
     options = config.mixing
     if isinstance(options, ExtensionOptions):
         scheduler = make_extension(options, _context(resolver), tuple(config.data.specific))
@@ -310,7 +346,7 @@ def make_mixture(
         scheduler = make_scheduler(options, _context(resolver))
     else:
         mixtures = basis.mixtures
-        rule = make_scheduler(options, _context_of_rows(config, mixtures))
+        rule = make_scheduler(options, _context_of_rows(resolver, mixtures))
         scheduler = OverBasis(rule, mixtures)
     _check_alarm(config, scheduler)
     _check_resampled(config, domains)
@@ -374,13 +410,14 @@ def _context(resolver: WeightResolver) -> RuleContext:
     )
 
 
-def _context_of_rows(config: RunConfig, mixtures: Mixtures) -> RuleContext:
+def _context_of_rows(resolver: WeightResolver, mixtures: Mixtures) -> RuleContext:
     """Return the context of a rule that weights basis distributions."""
+    config = resolver.config
     return RuleContext(
         domains=mixtures.names,
         tokens=np.zeros(len(mixtures.names), dtype=np.int64),
         total_steps=config.training.steps,
-        weights=lambda key, rule: weights_of_rows(config, _path(key), rule, mixtures),
+        weights=lambda key, rule: resolver.of_rows(_path(key), rule, mixtures),
         noun="basis distributions",
         importance=importance_of_sets(config),
         error=config.error,

@@ -32,6 +32,7 @@ def mixture_over(config: RunConfig, data: RunData) -> Mixture:
     return make_mixture(
         config,
         data.domains,
+        specific=data.specific,
         excluded=data.excluded.keys(),
         basis=data.basis,
         architecture=data.architecture,

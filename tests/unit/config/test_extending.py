@@ -16,8 +16,8 @@ from tests.support.runs import write_run
 Write = Callable[..., Path]
 STAYING = "mixing={type: staying, interval: 3}"
 BUILT_IN = (
-    "'ado', 'dga', 'doge', 'doremi', 'gradient_norm', 'grape', 'importance', 'odm', "
-    "'proportional', 'schedule', 'static', 'temperature', 'uniform'"
+    "'ado', 'dga', 'doge', 'doremi', 'gradient_norm', 'grape', 'importance', "
+    "'matched', 'odm', 'proportional', 'schedule', 'static', 'temperature', 'uniform'"
 )
 
 

@@ -137,8 +137,8 @@ def test_all_issues_are_reported_at_once_in_source_order(tmp_path):
         ),
         (
             "run.yaml:8: mixing.type: expected 'ado', 'dga', 'doge', 'doremi', 'gradient_norm', "
-            "'grape', 'importance', 'odm', 'proportional', 'schedule', 'static', 'temperature', "
-            "'uniform' or 'unimax', found 'dag'; did you mean 'dga'?"
+            "'grape', 'importance', 'matched', 'odm', 'proportional', 'schedule', 'static', "
+            "'temperature', 'uniform' or 'unimax', found 'dag'; did you mean 'dga'?"
         ),
         "run.yaml:11: training.steps: expected a number greater than or equal to 1, found 0",
         "zero.json:5: deepspeed.optimizer: expected a mapping, found 'AdamW'",

@@ -124,7 +124,7 @@ def complaints(folder, *overrides: str) -> list[str]:
         (
             ["mixing={type: static, weights: {type: unimx, max_epochs: 2}}"],
             (
-                "override 1: mixing.weights.type: expected 'temperature' or 'unimax', "
+                "override 1: mixing.weights.type: expected 'temperature', 'unimax' or 'matched', "
                 "found 'unimx'; did you mean 'unimax'?"
             ),
         ),
@@ -307,10 +307,13 @@ def test_what_can_be_measured_is_no_contradiction(tmp_path, overrides):
     ("override", "complaint"),
     [
         (IN_FLIGHT, "mixing.probe.type: expected directional or sharded with mixing.basis"),
-        ("mixing.initial=proportional", "mixing.initial: expected uniform or {name: weight} with"),
+        (
+            "mixing.initial=proportional",
+            "mixing.initial: expected matched, uniform or {name: weight} with",
+        ),
         (
             "mixing.prior={type: temperature, temperature: 2}",
-            "mixing.prior: expected uniform or {name: weight} with mixing.basis",
+            "mixing.prior: expected matched, uniform or {name: weight} with mixing.basis",
         ),
     ],
 )

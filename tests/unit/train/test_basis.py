@@ -10,6 +10,8 @@ from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
 from megadga.mixers.basis import Basis, OverBasis, write_basis
+from megadga.mixers.matching import matched_weights
+from megadga.mixers.weights import MatchedWeights
 from megadga.train.data import RunData, open_data
 from megadga.train.mixture import Mixture, make_mixture
 from tests.support.runs import write_run
@@ -19,6 +21,7 @@ CLUSTERING = "ab" * 32
 NAMES = ("c0", "c1", "c2", "c3")
 OVERRIDES = ("mixing.basis=basis.npz", "model.sequence_length=4")
 LEAVE_OUT = ("model.sequence_length=40", "data.too_short=leave_out")
+UNIFORM = "mixing.initial=uniform"
 ROWS = [[0.5, 0.5, 0.0, 0.0], [0.25, 0.0, 0.25, 0.5]]
 
 
@@ -50,7 +53,9 @@ def load(folder: Path, *overrides: str) -> tuple[RunConfig, RunData]:
 def mixture(folder: Path, *overrides: str) -> Mixture:
     config, data = load(folder, *overrides)
     excluded = data.excluded.keys()
-    return make_mixture(config, data.domains, excluded=excluded, basis=data.basis)
+    return make_mixture(
+        config, data.domains, specific=data.specific, excluded=excluded, basis=data.basis
+    )
 
 
 def test_the_domains_weights_are_those_of_the_basis(folder):
@@ -63,7 +68,7 @@ def test_the_domains_weights_are_those_of_the_basis(folder):
 
 def test_columns_are_matched_by_name(folder):
     write(folder, [row[::-1] for row in ROWS], domains=NAMES[::-1])
-    weights = mixture(folder).scheduler.init().averaged_weights
+    weights = mixture(folder, UNIFORM).scheduler.init().averaged_weights
     np.testing.assert_allclose(weights, [0.375, 0.25, 0.125, 0.25], rtol=1e-15)
 
 
@@ -72,6 +77,17 @@ def test_floor_and_prior_are_of_the_basis(folder):
     assert scheduler.init().averaged_weights.size == 4
     with pytest.raises(ConfigError, match=r"floor: expected at most 1 / 2 basis distributions"):
         mixture(folder, "mixing.floor=0.6")
+
+
+def test_by_default_it_starts_from_rows_matched_to_the_specific_set(folder):
+    _, data = load(folder)
+    assert data.basis is not None
+    share = MatchedWeights(type="matched").uniform_share
+    rows = matched_weights(
+        data.domains, data.specific, uniform_share=share, mixtures=data.basis.mixtures
+    )
+    weights = mixture(folder, "mixing.preset=filtered").scheduler.init().averaged_weights
+    np.testing.assert_allclose(weights, rows @ np.array(ROWS), rtol=1e-12)
 
 
 def test_mass_in_domains_that_are_excluded_goes_to_the_others(folder):
@@ -85,7 +101,7 @@ def test_mass_in_domains_that_are_excluded_goes_to_the_others(folder):
 
     np.testing.assert_allclose(data.basis.lost_mass, 1.0 - rows.sum(axis=1), atol=1e-15)
     expected = (rows / rows.sum(axis=1, keepdims=True)).mean(axis=0)
-    weights = mixture(folder, *LEAVE_OUT).scheduler.init().averaged_weights
+    weights = mixture(folder, *LEAVE_OUT, UNIFORM).scheduler.init().averaged_weights
     np.testing.assert_allclose(weights, expected, rtol=1e-15)
 
 

@@ -13,6 +13,7 @@ from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
 from megadga.mixers.gradient_norm import GradientNorm
 from megadga.mixers.grape import Grape
+from megadga.mixers.matching import matched_weights
 from megadga.mixers.odm import Odm
 from megadga.mixers.probing import Directional, InFlight, LowRank, LowRankEnergy, Sharded
 from megadga.mixers.safeguards import GeneralGuard
@@ -20,6 +21,7 @@ from megadga.mixers.scores import AutoStep
 from megadga.mixers.static import Static, unimax_weights
 from megadga.mixers.targets import OverTargets
 from megadga.mixers.updates import UpdateSteps
+from megadga.mixers.weights import MatchedWeights
 from megadga.train.data import RunData, open_data
 from megadga.train.mixture import Mixture, make_mixture
 from tests.support.probes import sized
@@ -44,7 +46,9 @@ def load(folder: Path, *overrides: str) -> tuple[RunConfig, RunData]:
 
 def mixture(folder: Path, *overrides: str) -> Mixture:
     config, data = load(folder, *overrides)
-    return make_mixture(config, data.domains, excluded=data.excluded.keys())
+    return make_mixture(
+        config, data.domains, specific=data.specific, excluded=data.excluded.keys()
+    )
 
 
 def initial_weights(folder: Path, *overrides: str) -> Any:
@@ -65,6 +69,7 @@ def static(weights: str) -> str:
         ("{type: proportional}", "proportional"),
         ("{type: temperature, temperature: 2}", "{type: temperature, temperature: 2}"),
         ("{type: unimax, max_epochs: 0.5}", "{type: unimax, max_epochs: 0.5}"),
+        ("{type: matched, uniform_share: 0.2}", "{type: matched, uniform_share: 0.2}"),
     ],
 )
 def test_a_type_with_a_name_is_static_with_these_weights(folder, short, weights):
@@ -115,6 +120,34 @@ def test_what_cannot_be_measured_in_flight_is_by_default_measured_between_steps(
     assert found.probe == Directional(sequences_per_domain=2, specific_sequences=8)
 
 
+def test_dga_starts_from_weights_matched_to_its_specific_sets(folder):
+    sets = "data.specific={a: {path: specific}, b: {path: domains/code, importance: 3.0}}"
+    _config, data = load(folder, "mixing={type: dga}", sets)
+    found = mixture(folder, "mixing={type: dga}", sets).scheduler.init().averaged_weights
+    share = MatchedWeights(type="matched").uniform_share
+    expected = matched_weights(
+        data.domains, data.specific, uniform_share=share, importance=np.array([1.0, 3.0])
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert found.argmax() == [domain.name for domain in data.domains].index("code")
+    np.testing.assert_array_equal(initial_weights(folder, PAPER), np.full(3, 1 / 3))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["mixing.weights", "training.domain_weights"],
+)
+def test_weights_are_matched_only_where_there_are_specific_sets(folder, key):
+    static = ["mixing={type: static, weights: uniform}", f"{key}={{type: matched}}"]
+    assert initial_weights(folder, *static).shape == (3,)
+    with pytest.raises(ConfigError) as error:
+        mixture(folder, *static, "data.specific={}")
+    assert str(error.value) == (
+        f"override 2: {key}: expected specific sets (data.specific) to match the domains to, "
+        "found none"
+    )
+
+
 def test_the_preset_gives_way_to_keys_that_are_given(folder):
     found = mixture(folder, "mixing={type: dga, preset: paper, interval: 7, score: adam}")
     scheduler = found.scheduler
@@ -127,7 +160,7 @@ def test_the_preset_gives_way_to_keys_that_are_given(folder):
 
 def test_the_budget_counts_epochs_of_the_runs_batches(folder):
     config, data = load(folder, "mixing={type: dga, epoch_budget: 2.5}")
-    scheduler = make_mixture(config, data.domains).scheduler
+    scheduler = make_mixture(config, data.domains, specific=data.specific).scheduler
     assert isinstance(scheduler, Dga)
     assert scheduler.budget is not None
     assert scheduler.budget.max_epochs == 2.5
@@ -204,7 +237,8 @@ def test_dga_takes_every_guard(folder):
 
 
 def test_the_alarm_threshold_is_at_most_that_of_the_initial_mixture(folder):
-    assert mixture(folder, "mixing.min_effective_domains=3.0").min_effective_domains == 3.0
+    found = mixture(folder, "mixing.min_effective_domains=3.0", "mixing.initial=uniform")
+    assert found.min_effective_domains == 3.0
     with pytest.raises(ConfigError) as error:
         mixture(
             folder,

@@ -57,7 +57,7 @@ def checkpoint_of(folder: Path, *overrides: str, revision: int = 0) -> Path:
     """Write what a run's checkpoint says of its domains, and its header."""
     config = config_of(folder, *overrides)
     data = open_data(config)
-    mixture = make_mixture(config, data.domains, basis=data.basis)
+    mixture = make_mixture(config, data.domains, specific=data.specific, basis=data.basis)
     sizes = np.array([domain.num_sequences for domain in data.domains])
     checkpoint = folder / "out/checkpoints/step-00000006"
     checkpoint.mkdir(parents=True)
@@ -85,7 +85,7 @@ def checkpoint_of(folder: Path, *overrides: str, revision: int = 0) -> Path:
 def planned(folder: Path, checkpoint: Path, *overrides: str) -> Revision:
     config = config_of(folder, *overrides)
     data = open_data(config)
-    mixture = make_mixture(config, data.domains, basis=data.basis)
+    mixture = make_mixture(config, data.domains, specific=data.specific, basis=data.basis)
     record = read_domains(checkpoint)
     assert record is not None
     identity = load_header(checkpoint).identity
