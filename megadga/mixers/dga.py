@@ -55,6 +55,7 @@ from megadga.mixers.simplex import (
     project_to_caps,
     project_to_floor,
 )
+from megadga.mixers.static import uniform_weights
 from megadga.mixers.targets import OverTargets
 from megadga.mixers.weights import MatchedWeights, TemperatureWeights, UnimaxWeights, Weights
 from megadga.section import (
@@ -137,11 +138,11 @@ class DgaOptions(RuleOptions):
     file: the rule (initial, prior, floor too) weights these in the domains' place, and probes draw
     from them; null: it weights the domains."""
     initial: Weights = MatchedWeights(type="matched")
-    """Weights at step 0: {type: matched, uniform_share: 0.5}, half uniform and half the mixture
-    whose token frequencies are closest to the specific sets'; uniform; proportional (to tokens);
-    {type: temperature, temperature: T}; {type: unimax, max_epochs: N}; or {domain: weight} for
-    every domain. With a basis: matched, uniform, or {name: weight} for every distribution in it.
-    """
+    """Weights at step 0: {type: matched, uniform_share: 0.1}, nine tenths the mixture whose token
+    frequencies are closest to the specific sets', and one tenth uniform; uniform; proportional (to
+    tokens); {type: temperature, temperature: T}; {type: unimax, max_epochs: N}; or {domain:
+    weight} for every domain. With a basis: matched, uniform, or {name: weight} for every
+    distribution in it."""
     floor: Fraction = 0.0
     """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
     prior: Weights | None = None
@@ -166,9 +167,10 @@ class DgaOptions(RuleOptions):
     """Effective domains (exp of the entropy of the averaged weights) below which an event is
     logged when the weights fall there; at most those of the first mixture; 0: never."""
     general_guard: GeneralGuard | None = _GUARD
-    """{max_rise, pull}: a stronger pull to the prior while the mean validation loss over the
-    domains is more than max_rise above its best, by default 0.1 nats and half; null: none, as in
-    the paper. Without validation losses of domains the default does nothing."""
+    """{max_rise, pull}: a pull, by default half, while the mean validation loss over the domains
+    is more than max_rise above its best, by default 0.1 nats; to uniform weights where `initial`
+    is matched and `prior` null, else to the prior. null: none, as in the paper. Without validation
+    losses of domains the default does nothing."""
     probe: Probe | None = None
     """How alignments are measured and on how many sequences: type directional, in_flight or
     sharded. null: in flight, at rank 16 along a direction of 8 specific sequences that 10 updates
@@ -372,6 +374,7 @@ class Dga:
             were left out; None for never.
         general_guard: When to pull harder, and how hard; None for never. Alignments then have to
             come with the loss of the last evaluation.
+        general: Mixture that the guard pulls to, above 0, shape ``(K,)``; None: the prior.
         without_moments: What the score ``adam`` does before AdamW has second moments: ``refuse``
             is an error, ``raw`` measures inner products as they are.
         filtered: Whether weights follow filtered scores; ``initial`` is then where they start, and
@@ -396,6 +399,7 @@ class Dga:
     warmup: int = 0
     freeze_after: int | None = None
     general_guard: GeneralGuard | None = None
+    general: FloatArray | None = None
     without_moments: WithoutMoments = "refuse"
     filtered: bool = False
     budget: EpochBudget | None = None
@@ -420,6 +424,11 @@ class Dga:
         prior = initial if self.prior is None else check_simplex(self.prior, name="prior")
         if prior.shape != initial.shape:
             raise ValueError(f"prior: expected shape {initial.shape}, found {prior.shape}")
+        if self.general is not None:
+            general = check_simplex(self.general, name="general")
+            if general.shape != initial.shape or not general.all():
+                expected = f"shape {initial.shape} and weights above 0"
+                raise ValueError(f"general: expected {expected}, found {general}")
         if self.floor == 0.0 and ((prior == 0.0) & (initial > 0.0)).any():
             raise ValueError("prior: expected > 0 wherever initial is, found 0")
         if not 0.0 <= self.prior_pull <= 1.0:
@@ -480,7 +489,7 @@ class Dga:
             memory = self._filtered(memory, scores, observed)
             step = self._from_prior(memory, pull)
         else:
-            step = self._step(state.weights, scores, pull)
+            step = self._step(state.weights, scores, memory, pull)
         if self.budget is not None:
             step = project_to_caps(step, _caps(self.budget, observed))
         weights = limit_change(state.weights, step, self.max_change)
@@ -504,12 +513,14 @@ class Dga:
         memory = state.memory
         if self.filtered:
             assert not isinstance(self.step_size, AutoStep)
-            guard, pull = self.general_guard, self.prior_pull
-            reading = read_guard(memory)
-            if guard is not None and reading is not None and reading.is_on:
-                pull = max(pull, guard.pull)
-            back = -posterior(memory).standardized
-            prior = exponentiated_step(weights, back, (1.0 - pull) * self.step_size)
+            pull = self.prior_pull
+            if self.general_guard is not None and _guard_is_on(memory):
+                pull = max(pull, self.general_guard.pull)
+            unpulled, step = weights, (1.0 - pull) * self.step_size
+            if self.general is not None and _guard_is_on(memory) and pull < 1.0:
+                unpulled = geometric_mixture(weights, self.general, -pull / (1.0 - pull))
+                step = self.step_size
+            prior = exponentiated_step(unpulled, -posterior(memory).standardized, step)
             memory = {**memory, _PRIOR_BY_HAND: prior}
         return replace(
             state, weights=weights.copy(), averaged_weights=weights.copy(), memory=memory
@@ -573,15 +584,23 @@ class Dga:
         scores = posterior(memory).standardized
         weights = exponentiated_step(prior, scores, self.step_size)
         if pull > 0.0:
-            weights = geometric_mixture(weights, prior, pull)
+            weights = geometric_mixture(weights, self._pulled_to(memory, prior), pull)
         return project_to_floor(weights, self.floor)
 
-    def _step(self, weights: FloatArray, scores: FloatArray, pull: float) -> FloatArray:
+    def _step(
+        self, weights: FloatArray, scores: FloatArray, memory: Memory, pull: float
+    ) -> FloatArray:
         if pull > 0.0:
-            weights = geometric_mixture(weights, self._floored_prior(), pull)
+            towards = self._pulled_to(memory, self._floored_prior())
+            weights = geometric_mixture(weights, towards, pull)
         size = self.step_size
         eta = size.for_scores(scores) if isinstance(size, AutoStep) else size
         return project_to_floor(exponentiated_step(weights, scores, eta), self.floor)
+
+    def _pulled_to(self, memory: Memory, prior: FloatArray) -> FloatArray:
+        if self.general is None or not _guard_is_on(memory):
+            return prior
+        return check_simplex(self.general)
 
     def _signal(self, observed: Alignments) -> float:
         if self.min_signal == 0.0:
@@ -595,6 +614,11 @@ class Dga:
     def _floored_prior(self) -> FloatArray:
         prior = self.initial if self.prior is None else self.prior
         return project_to_floor(check_simplex(prior), self.floor)
+
+
+def _guard_is_on(memory: Memory) -> bool:
+    reading = read_guard(memory)
+    return reading is not None and reading.is_on
 
 
 def _caps(budget: EpochBudget, observed: Alignments) -> FloatArray:
@@ -626,6 +650,7 @@ def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
         if ((prior == 0.0) & (initial > 0.0)).any():
             expected = "a weight above 0 wherever mixing.initial has one"
             raise context.invalid("prior", expected=expected, found="0")
+    matched = isinstance(options.initial, MatchedWeights)
     several = context.importance.size > 1
     rule = Dga(
         initial=initial,
@@ -640,6 +665,7 @@ def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
         warmup=options.warmup,
         freeze_after=options.freeze_after,
         general_guard=options.general_guard,
+        general=uniform_weights(initial.size) if matched and prior is None else None,
         without_moments=options.without_moments,
         filtered=options.filtered,
         budget=_budget(options, context),

@@ -192,7 +192,9 @@ class GuardReading:
 
 @final
 class GeneralGuard(Section):
-    """A stronger pull to the prior while the mean validation loss over the domains has risen.
+    """A stronger pull while the mean validation loss over the domains has risen.
+
+    To the prior, or to the mixture that a rule has for it.
 
     With ``L`` that loss at the last evaluation before an update, and ``rho0`` the pull that a rule
     has anyway,
@@ -206,7 +208,8 @@ class GeneralGuard(Section):
     max_rise: PositiveFloat
     """Nats per token above its best so far that this loss may be, above 0."""
     pull: PositiveFraction
-    """Share of the prior in updates meanwhile, if `prior_pull` is less, in (0, 1]."""
+    """Share of the mixture that is pulled to in updates meanwhile, if `prior_pull` is less, in
+    (0, 1]."""
 
     def first(self) -> Memory:
         """Return the memory before any evaluation."""

@@ -30,6 +30,7 @@ RULES = {
     "unimax": False,
     "odm": False,
     "importance": True,
+    "matched": True,
     "doge": True,
     "paper": True,
     "dga": True,

@@ -14,11 +14,13 @@ from megadga.mixers.basis import OverBasis, basis_weights
 from megadga.mixers.by_hand import continue_from, set_weights
 from megadga.mixers.dga import Dga
 from megadga.mixers.odm import Odm
+from megadga.mixers.safeguards import GeneralGuard
 from tests.support.mixtures import mixtures_of
 from tests.unit.mixers.test_every_scheduler import RULES, every_rule, runs, states
 
 NAMES = ("code", "web", "books", "news")
 CURRENT = np.array([0.4, 0.3, 0.2, 0.1])
+GUARD = GeneralGuard(max_rise=0.5, pull=0.6)
 
 
 @pytest.mark.parametrize(
@@ -82,18 +84,31 @@ def test_mirror_descent_goes_on_from_the_weights(name):
     np.testing.assert_allclose(after.weights, CURRENT, atol=1e-3)  # DoReMi smooths by 1e-3
 
 
-@pytest.mark.parametrize("pull", [0.0, 0.3])
-def test_filtered_weights_stay_where_they_were_set_until_something_new_is_observed(pull):
-    rule = Dga(np.full(4, 0.25), step_size=2.0, filtered=True, prior_pull=pull)
+@pytest.mark.parametrize(
+    ("options", "general_losses"),
+    [
+        ({}, (None, None)),
+        ({"prior_pull": 0.3}, (None, None)),
+        ({"general_guard": GUARD}, (2.0, 3.0)),
+        ({"general_guard": GUARD, "general": np.array([0.1, 0.2, 0.3, 0.4])}, (2.0, 3.0)),
+        ({"general_guard": GUARD, "general": np.array([0.1, 0.2, 0.3, 0.4])}, (2.0, 1.0)),
+    ],
+)
+def test_filtered_weights_stay_where_they_were_set_until_something_new_is_observed(
+    options, general_losses
+):
+    rule = Dga(np.full(4, 0.25), step_size=2.0, filtered=True, **options)
     state = rule.init()
-    for scores in ([3.0, 1.0, 0.0, -1.0], [2.0, 1.0, 1.0, -2.0]):
+    before = zip(([3.0, 1.0, 0.0, -1.0], [2.0, 1.0, 1.0, -2.0]), general_losses, strict=True)
+    for scores, loss in before:
         observed = Alignments(np.array(scores), 1.0, standard_errors=np.full(4, 0.1))
-        state = rule.update(state, replace(observed, counts=np.full(4, 8)))
+        state = rule.update(state, replace(observed, counts=np.full(4, 8), general_loss=loss))
     assert np.abs(state.weights - 0.25).max() > 0.1
     target = np.array([0.1, 0.2, 0.7, 0.0])
 
     set_ = continue_from(rule, state, target)
     nothing = Alignments(np.zeros(4), 1.0, counts=np.zeros(4, dtype=np.int64))
+    nothing = replace(nothing, general_loss=general_losses[-1])
     after = rule.update(set_, nothing)
 
     # An update of no sequence forgets a little of the scores.

@@ -44,6 +44,33 @@ def test_updates_are_pulled_while_the_loss_is_above_its_best_as_worked_out_by_ha
     assert [each.best for each in read if each] == [math.inf, 3.0, 2.0, 2.0, 2.0, 2.0]
 
 
+def test_it_pulls_to_the_general_mixture_where_there_is_one():
+    # As above, from odds of 9: 18 and 36. At 2.6 they are pulled half of the way to odds of 1, to
+    # 6, and doubled.
+    start, general = np.array([0.9, 0.1]), np.array([0.5, 0.5])
+    rule = Dga(start, step_size=1.0, general_guard=GUARD, general=general)
+    odds = [state.weights[0] / state.weights[1] for state in states(rule, 3.0, 2.0, 2.6, 2.0)]
+    np.testing.assert_allclose(odds, [18, 36, 12, 24], rtol=1e-13)
+
+
+def test_filtered_weights_are_pulled_to_the_general_mixture_after_their_step():
+    start, general = np.array([0.9, 0.1]), np.array([0.5, 0.5])
+    free = Dga(start, step_size=1.0, filtered=True)
+    guarded = replace(free, general_guard=GUARD, general=general)
+    for plain, pulled in zip(states(free, 2.0, 2.6), states(guarded, 2.0, 2.6), strict=True):
+        reading = read_guard(pulled.memory)
+        assert reading is not None
+        share = 0.5 if reading.is_on else 0.0
+        odds = plain.weights[0] / plain.weights[1]
+        np.testing.assert_allclose(pulled.weights[0] / pulled.weights[1], odds ** (1.0 - share))
+
+
+@pytest.mark.parametrize("general", [np.array([1.0, 0.0]), np.full(3, 1 / 3)])
+def test_a_general_mixture_has_weight_in_every_domain(general):
+    with pytest.raises(ValueError, match="general: expected"):
+        Dga(np.array([0.5, 0.5]), step_size=1.0, general_guard=GUARD, general=general)
+
+
 def test_the_guard_never_weakens_the_pull_that_there_is_anyway():
     rule = Dga(np.array([0.5, 0.5]), step_size=1.0, prior_pull=0.75)
     guarded = replace(rule, general_guard=GUARD)

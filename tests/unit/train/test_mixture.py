@@ -122,7 +122,7 @@ def test_what_cannot_be_measured_in_flight_is_by_default_measured_between_steps(
 
 def test_dga_starts_from_weights_matched_to_its_specific_sets(folder):
     sets = "data.specific={a: {path: specific}, b: {path: domains/code, importance: 3.0}}"
-    _config, data = load(folder, "mixing={type: dga}", sets)
+    _, data = load(folder, "mixing={type: dga}", sets)
     found = mixture(folder, "mixing={type: dga}", sets).scheduler.init().averaged_weights
     share = MatchedWeights(type="matched").uniform_share
     expected = matched_weights(
