@@ -111,7 +111,7 @@ class DgaOptions(RuleOptions):
     overhead: PositiveFraction = 0.01
     """Share of training that updates may cost by prediction, in (0, 1], where `interval` is null;
     three times that in the first tenth of the run."""
-    step_size: StepSize = 2.0
+    step_size: StepSize = 1.0
     """Step (eta), above 0. Filtered: standard deviation of the weights' logarithms over domains
     that are well known. Else of mirror descent, in units of one over the score's; {spread: s}
     then chooses it for each update, so that the exponents differ by s in standard deviation."""

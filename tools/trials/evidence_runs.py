@@ -34,13 +34,16 @@ RULES = {
     "doge": True,
     "paper": True,
     "dga": True,
+    "dga_uniform": True,
 }
 """Files of the third experiment, and whether what they do depends on the target."""
 QUICK_TARGETS = ("pubmedqa", "black_python")
 QUICK_STEPS = 200
 SENSITIVITY = {
-    "step_size 0.67": ("mixing.step_size=0.67",),
-    "step_size 6": ("mixing.step_size=6.0",),
+    "step_size 0.33": ("mixing.step_size=0.33",),
+    "step_size 3": ("mixing.step_size=3.0",),
+    "uniform_share 0.033": ("mixing.initial={type: matched, uniform_share: 0.033}",),
+    "uniform_share 0.3": ("mixing.initial={type: matched, uniform_share: 0.3}",),
     "overhead 0.0033": ("mixing.overhead=0.0033",),
     "overhead 0.03": ("mixing.overhead=0.03",),
     "epoch_budget 1.33": ("mixing.epoch_budget=1.33",),
