@@ -9,10 +9,13 @@ from megadga.mixers.probing import Directional, InFlight, Probe, Sharded
 _FULL_STEP_SHARE = 0.35
 """What measuring a batch while it is trained takes of a step, along a whole direction; see
 docs/alignment.md."""
-_LOW_RANK_STEP_SHARE = 1.5
+_LOW_RANK_STEP_SHARE = 2.0
 """The same at low rank, times the rank over the matrices' mean width. Of a matrix ``m x n``,
 products with factors ``r`` wide take ``r (m + n)`` operations a token where training takes
-``3 m n``; narrow ones are slower, and about twice that was measured (docs/alignment.md)."""
+``3 m n``; narrow ones are slower, and about three times that was measured (docs/evidence.md)."""
+_LEAST_STEP_SHARE = 0.04
+"""The same at low rank, however wide: inputs and output gradients of the matrices are read once
+more (docs/scale.md)."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def update_cost(
     if probe.direction == "full" or not matrices:
         return share + _FULL_STEP_SHARE
     low_rank = _LOW_RANK_STEP_SHARE * probe.direction.most / _mean_width(matrices)
-    return share + min(low_rank, _FULL_STEP_SHARE)
+    return share + min(max(low_rank, _LEAST_STEP_SHARE), _FULL_STEP_SHARE)
 
 
 def _mean_width(matrices: Sequence[tuple[int, int]]) -> float:

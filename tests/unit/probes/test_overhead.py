@@ -66,7 +66,8 @@ def test_an_update_reads_the_sequences_that_are_worked_out_here(method, needs, s
     [
         (Directional(), (20 * 8 + 32) / 512),
         (InFlight(refresh_every=None), 32 / 512 + 0.35),
-        (InFlight(direction=LowRank(rank=16), refresh_every=None), 2 * 32 / 512 + 1.5 * 16 / 140),
+        (InFlight(direction=LowRank(rank=16), refresh_every=None), 2 * 32 / 512 + 2 * 16 / 140),
+        (InFlight(direction=LowRank(rank=1), refresh_every=None), 2 * 32 / 512 + 0.04),
         (InFlight(direction=LowRank(rank=64), refresh_every=None), 2 * 32 / 512 + 0.35),
     ],
 )
