@@ -24,7 +24,7 @@ _GIB = 2**30
 _H100 = ACCELERATORS["h100"]
 _PROBES = {
     "in flight, rank 16 (default)": (),
-    "in flight, rank 16, every 4 steps": ("mixing.interval=4",),
+    "in flight, rank 16, every step": ("mixing.interval=1",),
     "directional, rank 16": (
         "mixing.interval=100",
         "mixing.probe={type: directional, specific_sequences: 64, direction: {rank: 16}}",

@@ -102,7 +102,7 @@ def test_dga_without_any_key_is_filtered_and_measures_in_flight_as_often_as_it_m
         direction_interval=10,
         refresh_every=None,
     )
-    assert found.updates == UpdateSteps(interval=25, early_interval=9, early_steps=99)
+    assert found.updates == UpdateSteps(interval=30, early_interval=10, early_steps=100)
 
 
 @pytest.mark.parametrize(
