@@ -137,7 +137,7 @@ law-trial: setup  ## Train 24 proxies on the demo's text, and fit a law of mixtu
 evidence-quick: setup  ## Seven short runs of them; a table in 15 minutes on two cores.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)' --quick
 
-evidence-report: setup  ## Write the tables and the figure of docs/evidence.md from docs/evidence.
+evidence-report: setup  ## Write the tables and figures of docs/evidence.md from docs/evidence.
 	@$(BIN)/python tools/report_evidence.py
 
 scale-report: setup  ## Write the tables of docs/scale.md.

@@ -1,10 +1,10 @@
-"""Write the tables and the figure of docs/evidence.md from the results of runs."""
+"""Write the tables and figures of docs/evidence.md from the results of runs."""
 
 from pathlib import Path
 
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
-from trials.evidence_figure import draw
+from trials.evidence_figure import draw, draw_bargain
 from trials.evidence_report import rebuilt
 from trials.evidence_results import read_record
 
@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).absolute().parents[1]
 RECORD = REPOSITORY / "docs" / "evidence" / "targets.json"
 PAGES = (REPOSITORY / "docs" / "evidence.md", REPOSITORY / "README.md")
 FIGURE = REPOSITORY / "docs" / "evidence.svg"
+BARGAIN = REPOSITORY / "docs" / "evidence-bargain.svg"
 EPILOG = """\
 example:
   make evidence CORPUS=text
@@ -34,7 +35,8 @@ def main() -> None:
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     draw(results, FIGURE)
-    print(FIGURE)
+    draw_bargain(results, BARGAIN)
+    print(f"{FIGURE}\n{BARGAIN}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws the gains of rules over uniform weights, and what the default costs on the domains."""
+"""Draws the gains of rules over uniform weights, and these against what they cost the domains."""
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trials.evidence_results import DEFAULT, TARGETS, TOKENS, Result, gain, rules_of
+from trials.evidence_results import DEFAULT, TARGETS, TOKENS, Result, cost, gain, rules_of
 
 _COLOURS = ("#0072b2", "#d55e00", "#117733", "#aa3377", "#b8860b", "#888888", "#44aa99")
 
@@ -16,8 +16,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#117733", "#aa3377", "#b8860b", "#888888", "#
 def draw(results: Sequence[Result], output: Path) -> None:
     """Write the figure as SVG: a panel for each number of tokens that there are results of."""
     tokens = [each for each in TOKENS if rules_of(results, each)]
-    # Without a salt, every run writes other names; without text, letters are paths.
-    mpl.rcParams.update({"svg.hashsalt": "evidence", "svg.fonttype": "none"})
+    _reproducible()
     figure = Figure(figsize=(4.6 * len(tokens), 3.4), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, len(tokens), squeeze=False)[0]
     rules = list(dict.fromkeys(rule for each in tokens for rule in rules_of(results, each)))
@@ -26,6 +25,47 @@ def draw(results: Sequence[Result], output: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(rules), frameon=False)
     figure.savefig(output, metadata={"Date": None})
+
+
+def draw_bargain(results: Sequence[Result], output: Path) -> None:
+    """Write the figure of gains on the targets against costs on the domains, as SVG.
+
+    With all tokens, a panel for each target: what is further up gains more, what is further left
+    costs less, so that a rule is dominated by those above it to the left. DGA with other settings
+    is there too, in small.
+    """
+    _reproducible()
+    figure = Figure(figsize=(9.2, 5.4), layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(2, 3, squeeze=False).flatten().tolist()
+    rules = rules_of(results, "all")
+    for panel, target in zip(panels, TARGETS, strict=True):
+        panel.axvline(0.0, color="#444444", linewidth=0.8)
+        panel.axhline(0.0, color="#444444", linewidth=0.8)
+        for nth, rule in enumerate(rules):
+            settings = {r.setting for r in results if (r.rule, r.target) == (rule, target)}
+            for setting in sorted(settings):
+                gained = gain(results, rule, "all", target, setting)
+                paid = cost(results, rule, target, setting)
+                if gained is not None and paid is not None:
+                    panel.errorbar(
+                        [paid.mean],
+                        [gained.mean],
+                        xerr=[paid.standard_error or 0.0],
+                        yerr=[gained.standard_error or 0.0],
+                        fmt="o" if rule == DEFAULT else "s",
+                        markersize=3 if setting else 6 if rule == DEFAULT else 4,
+                        color=_COLOURS[nth % len(_COLOURS)],
+                        label="" if setting else rule,
+                    )
+        panel.set(title=target, xlabel="cost on the domains", ylabel="gain on the target")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(rules), frameon=False)
+    figure.savefig(output, metadata={"Date": None})
+
+
+def _reproducible() -> None:
+    """Without a salt, every run writes other names; without text, letters are paths."""
+    mpl.rcParams.update({"svg.hashsalt": "evidence", "svg.fonttype": "none"})
 
 
 def _draw_gains(panel: Axes, results: Sequence[Result], tokens: str, rules: list[str]) -> None:

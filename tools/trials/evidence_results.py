@@ -139,10 +139,10 @@ def read_record(path: Path) -> list[Result]:
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much a rule's last loss is below that at uniform weights, seed by seed.
+    """By how much a rule's last loss is below that at uniform weights, or above (`cost`).
 
     Attributes:
-        mean: Over the seeds, nats per token; above 0: the rule is better.
+        mean: Over the seeds, nats per token.
         standard_error: Of the mean; None for a single seed.
         seeds: How many.
     """
@@ -163,12 +163,31 @@ def gain(
     cell = [each for each in results if (each.tokens, each.target) == (tokens, target)]
     uniform = {each.seed: each.end for each in cell if each.rule == BASELINE}
     ends = {each.seed: each.end for each in cell if (each.rule, each.setting) == (rule, setting)}
-    seeds = ends.keys() & uniform.keys()
-    if not seeds:
+    return _mean_over_seeds([uniform[seed] - ends[seed] for seed in ends.keys() & uniform.keys()])
+
+
+def _mean_over_seeds(found: Sequence[float]) -> Gain | None:
+    if not found:
         return None
-    gains = [uniform[seed] - ends[seed] for seed in seeds]
-    error = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
-    return Gain(mean(gains), error, len(gains))
+    error = stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
+    return Gain(mean(found), error, len(found))
+
+
+def cost(results: Sequence[Result], rule: str, target: str, setting: str = "") -> Gain | None:
+    """Return how far a rule ends above uniform weights on the domains, with all tokens.
+
+    By their mean validation loss, on the seeds that both were trained with; None without any.
+    """
+    cell = [
+        e for e in results if (e.tokens, e.target) == ("all", target) and e.general is not None
+    ]
+    general = {(e.rule, e.setting, e.seed): e.general for e in cell if e.general is not None}
+    paid = [
+        loss - general[BASELINE, "", seed]
+        for (of_rule, of_setting, seed), loss in general.items()
+        if (of_rule, of_setting) == (rule, setting) and (BASELINE, "", seed) in general
+    ]
+    return _mean_over_seeds(paid)
 
 
 def rules_of(results: Sequence[Result], tokens: str) -> list[str]:
@@ -232,9 +251,9 @@ def general_table(results: Sequence[Result]) -> str:
             continue
         shown: list[str] = []
         for rule in rules:
-            own = {seed: general[rule, seed] for seed in uniform if (rule, seed) in general}
-            above = [loss - uniform[seed] for seed, loss in own.items()]
-            shown.append(f"{mean(own.values()):.3f} ({mean(above):+.3f})" if own else "")
+            own = [general[rule, seed] for seed in uniform if (rule, seed) in general]
+            above = cost(results, rule, target)
+            shown.append("" if above is None else f"{mean(own):.3f} ({above.mean:+.3f})")
         rows.append([f"`{target}`", f"{mean(uniform.values()):.3f}", *shown])
     return markdown_table(("target", BASELINE, *(f"`{rule}`" for rule in rules)), rows)
 

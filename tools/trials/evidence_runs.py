@@ -22,7 +22,7 @@ from trials.evidence_results import DEFAULT, TARGETS, Result, read_results
 CONFIGS = Path("configs/evidence")
 EXPERIMENTS = {
     "few_tokens": ("uniform", "importance", "odm", "dga", "dga_ema", "dga_capped"),
-    "clusters": ("uniform", "importance", "distribution_dga"),
+    "clusters": ("uniform", "importance", "distribution_dga", "dga", "matched", "dga_basis"),
 }
 RULES = {
     "uniform": False,

@@ -11,10 +11,12 @@ from megadga.config.loading import load_config
 from megadga.errors import ConfigError, MegadgaError
 from tests.support.ranks import REPOSITORY
 from tools.report_evidence import PAGES, RECORD
-from tools.trials.evidence_figure import draw
+from tools.trials.evidence_figure import draw, draw_bargain
 from tools.trials.evidence_report import TABLES, rebuilt
 from tools.trials.evidence_results import (
+    TARGETS,
     Result,
+    cost,
     cost_table,
     gain,
     gain_table,
@@ -112,6 +114,20 @@ def test_the_general_loss_is_compared_where_domains_were_evaluated():
     assert line == ["`pubmedqa`", "5.500", "5.750 (+0.250)"]
 
 
+def test_a_cost_is_of_the_seeds_that_both_were_trained_with():
+    of_all = [
+        result("uniform", 0, 5.0, tokens="all", general=5.5),
+        result("uniform", 1, 5.0, tokens="all", general=5.0),
+        result("dga", 0, 4.0, tokens="all", general=5.75),
+        result("dga", 1, 4.0, tokens="all", general=5.75),
+        result("dga", 2, 4.0, tokens="all", general=9.0),
+        result("dga", 0, 4.0, tokens="all", general=6.5, setting="step_size 3"),
+    ]
+    assert str(cost(of_all, "dga", "pubmedqa")) == "+0.500 ± 0.250"
+    assert str(cost(of_all, "dga", "pubmedqa", "step_size 3")) == "+1.000"
+    assert cost(of_all, "odm", "pubmedqa") is None
+
+
 def test_results_are_read_from_a_run_and_written_and_read_again(tmp_path):
     records = [
         {"type": "evaluation", "step": 50, "specific": {"a": 6.0, "b": 7.0}, "general": None},
@@ -173,6 +189,9 @@ def test_the_pages_say_what_the_results_say(page):
 def test_the_figure_of_the_documentation_can_be_drawn_again(tmp_path):
     draw(read_record(RECORD), tmp_path / "evidence.svg")
     assert "<svg" in (tmp_path / "evidence.svg").read_text()
+    draw_bargain(read_record(RECORD), tmp_path / "bargain.svg")
+    text = (tmp_path / "bargain.svg").read_text()
+    assert all(f">{name}</text>" in text for name in (*TARGETS, "dga", "importance"))
 
 
 def test_every_planned_run_is_one_that_loads(monkeypatch):
