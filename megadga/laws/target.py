@@ -14,7 +14,8 @@ from megadga.mixers.static import epoch_caps
 from megadga.mixers.weights import Weights
 from megadga.section import format_value
 from megadga.train.data import RunData, open_data
-from megadga.train.mixture import WeightResolver, misnamed
+from megadga.train.mixture import misnamed
+from megadga.train.opening import weights_over
 
 _WEIGHTS: TypeAdapter[Weights] = TypeAdapter(Weights)
 
@@ -71,7 +72,7 @@ class Target:
             raise ConfigError(
                 f"{key}: expected {expected}, found {format_value(written)}"
             ) from None
-        resolver = WeightResolver(self.config, self.data.domains, self.data.excluded.keys())
+        resolver = weights_over(self.config, self.data)
         if isinstance(rule, Mapping):
             for issue in misnamed((), rule, resolver.names, self.data.excluded.keys()):
                 raise ConfigError(f"{key}: expected {issue.expected}, found {issue.found}")

@@ -21,7 +21,8 @@ from megadga.sweep.config import DirichletMixtures, HalvingMixtures, ListedMixtu
 from megadga.sweep.drawing import draw_dirichlet, draw_halving
 from megadga.sweep.subsets import write_subsets
 from megadga.train.data import RunData, open_data
-from megadga.train.mixture import WeightResolver, misnamed
+from megadga.train.mixture import misnamed
+from megadga.train.opening import weights_over
 
 
 @final
@@ -197,7 +198,7 @@ def _weights(
     config: SweepConfig, proxy: RunConfig, data: RunData, key: KeyPath, rule: Weights
 ) -> FloatArray:
     """Return what a mixture of the sweep's file comes to, shape ``(K,)``."""
-    resolver = WeightResolver(proxy, data.domains, data.excluded.keys())
+    resolver = weights_over(proxy, data)
     if isinstance(rule, Mapping):
         issues = list(misnamed(key, rule, resolver.names, data.excluded.keys()))
         if issues:

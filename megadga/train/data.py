@@ -257,6 +257,15 @@ def open_held_out(config: RunConfig) -> tuple[SequenceSet, ...]:
     return (*held_out, *specific)
 
 
+def open_specific(config: RunConfig) -> tuple[SequenceSet, ...]:
+    """Open the training splits of a run's specific sets, whether or not its rule reads them.
+
+    Raises:
+        ShardError: If a set is missing, damaged or too short.
+    """
+    return _open_specific(config, _read_targets(config), split="train")
+
+
 def open_training(
     config: RunConfig,
 ) -> tuple[tuple[Domain, ...], RunBasis | None, Mapping[str, str] | str]:

@@ -1,8 +1,8 @@
 """Opens what a run is over: its data, and its rule over their domains."""
 
 from megadga.config.run import RunConfig
-from megadga.train.data import RunData, open_data
-from megadga.train.mixture import Mixture, make_mixture
+from megadga.train.data import RunData, open_data, open_specific
+from megadga.train.mixture import Mixture, WeightResolver, make_mixture
 from megadga.train.supported import check_supported_run
 
 Opened = tuple[RunConfig, RunData, Mixture]
@@ -21,6 +21,15 @@ def open_with_rule(config: RunConfig) -> Opened:
     mixture = mixture_over(config, data)
     check_supported_run(config, data, mixture)
     return config, data, mixture
+
+
+def weights_over(config: RunConfig, data: RunData) -> WeightResolver:
+    """Return what turns mixtures that are written elsewhere into weights over a run's domains.
+
+    Raises:
+        ShardError: If a specific set is missing, damaged or too short.
+    """
+    return WeightResolver(config, data.domains, open_specific(config), data.excluded.keys())
 
 
 def mixture_over(config: RunConfig, data: RunData) -> Mixture:

@@ -5,6 +5,7 @@ import pytest
 
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
+from megadga.mixers.matching import matched_weights
 from megadga.sweep.config import load_sweep
 from megadga.sweep.planning import SweepRun, plan_sweep, write_runs
 from tests.support.ranks import REPOSITORY
@@ -71,9 +72,11 @@ def test_files_of_another_sweep_are_not_replaced(folder):
 
 
 def test_mixtures_that_are_written_down_are_those(folder):
-    listed = "{type: listed, weights: [uniform, {d1: 0.75, d0: 0.25}]}"
+    listed = "{type: listed, weights: [uniform, {d1: 0.75, d0: 0.25}, {type: matched}]}"
     runs = plan(folder, SWEEP.replace("{type: dirichlet, number: 3, prior: uniform}", listed))
-    assert [weights(run) for run in runs[:2]] == [[0.5, 0.5], [0.25, 0.75]]
+    domains, specific = open_sets(folder)
+    matched = matched_weights(domains, [specific]).tolist()
+    assert [weights(run) for run in runs[:3]] == [[0.5, 0.5], [0.25, 0.75], matched]
 
 
 WIDE = SWEEP.replace(
