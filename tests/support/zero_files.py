@@ -33,9 +33,7 @@ def in_halves(values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def in_sub_groups(values: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Cut as ZeRO-3 does: each rank's halves of all, in sub-groups of four values."""
-    halves = [
-        padded(value, 2 * -(-value.numel() // 2)).chunk(2) for value in values.values()
-    ]
+    halves = [padded(value, 2 * -(-value.numel() // 2)).chunk(2) for value in values.values()]
     of_ranks = [torch.cat([pair[rank] for pair in halves]) for rank in range(2)]
     first, second = ([part.clone() for part in flat.split(4)] for flat in of_ranks)
     return first, second

@@ -164,9 +164,9 @@ def test_each_probe_says_what_it_reads_and_forms(folder, overrides, cost):
 
 def test_without_an_interval_updates_are_as_frequent_as_their_cost_allows(folder):
     probe = entry(report(folder, "mixing={type: dga}", "training.steps=1000"), "probe")
-    # 8 sequences in 10 updates, of 8 in a step, and 1.5 x 16 / 160 of the step: 0.25 of a step.
-    assert probe.startswith("every 9 steps up to step 99, then every 25 steps: (8 / 10) / (25 x")
-    assert "at most 0.4% more sequences" in probe
+    # 8 sequences in 10 updates, of 8 in a step, and 2 x 16 / 160 of the step: 0.3 of a step.
+    assert probe.startswith("every 10 steps up to step 100, then every 30 steps: (8 / 10) / (30 x")
+    assert "at most 0.3% more sequences" in probe
     once = entry(report(folder, "mixing={type: dga, overhead: 1.0}"), "probe")
     assert once.startswith("every 1 steps up to step 1, then every 1 steps: ")
 

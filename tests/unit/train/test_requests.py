@@ -53,11 +53,12 @@ class Clock:
 
 
 def requests_of(
-    folder: Path, mixture: Mixture, *, ranks: Any = LoneRank(), clock: Clock | None = None
+    folder: Path, mixture: Mixture, *, ranks: Any = None, clock: Clock | None = None
 ) -> MixtureRequests:
     untyped: Any = mixture
-    clock = Clock() if clock is None else clock
-    return MixtureRequests(RequestFolder(folder), lambda: untyped, ranks, clock=clock)
+    return MixtureRequests(
+        RequestFolder(folder), lambda: untyped, ranks or LoneRank(), clock=clock or Clock()
+    )
 
 
 def step_of(requests: MixtureRequests, mixture: Mixture, step: int, *, others: float = 0.0) -> Any:

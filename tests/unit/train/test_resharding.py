@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -161,12 +162,16 @@ def zero_engine(stage: int, *, round_robin: bool = False) -> FakeEngine:
     return FakeEngine(stage, model, optimizer, basic)
 
 
+def half_of(parameter: Tensor) -> int:
+    return -(-parameter.numel() // 2)
+
+
 def zero_3_engine(rank: int) -> FakeEngine:
     """ZeRO-3 on two ranks, in a sub-group for each of the parameters."""
     model = Model()
     for each in model.trained:
         vars(each)["ds_numel"] = each.numel()
-        vars(each)["partition_numel"] = lambda number=each.numel(): -(-number // 2)
+        vars(each)["partition_numel"] = partial(half_of, each)
     flats = [torch.zeros(5), torch.zeros(3)]
     basic = basic_over(flats)
     optimizer = ZeroOptimizer({"optimizer_state_dict": basic.state_dict(), "zero_stage": 3})
@@ -223,8 +228,9 @@ def test_states_of_float32_parameters_are_those_that_torchs_optimizer_goes_on_wi
         [each.detach() for each in other.module.trained],
     )
     assert torch.equal(engine.module.frozen, FROZEN)
-    assert torch.equal(engine.module.scale, SCALE)
-    assert engine.module.cache.item() == 5.0
+    buffers = dict(engine.module.named_buffers())
+    assert torch.equal(buffers["scale"], SCALE)
+    assert buffers["cache"].item() == 5.0
     assert (engine.global_steps, engine.global_samples, engine.skipped_steps) == (12, 96, 2)
     assert read == num_values(engine, found_states()) - 14 == 28  # weights are copied
 
@@ -277,7 +283,7 @@ def test_round_robin_gradients_have_an_order_of_their_own(rank):
 
     ((_, options),) = engine.optimizer.loaded
     (flat,) = options["state_dict_list"][rank]["single_partition_of_fp32_groups"]
-    reversed_order = dict(reversed(VALUES.items()))
+    reversed_order = dict(reversed(list(VALUES.items())))
     assert torch.equal(flat, in_halves(reversed_order)[rank])
 
 
@@ -290,8 +296,7 @@ def test_zero_3_loads_this_ranks_half_of_each_parameter(rank):
     ((_, options),) = engine.optimizer.loaded
     saved = options["state_dict_list"][rank]
     first, second = (
-        torch.cat(in_sub_groups(values)[rank])
-        for values in (VALUES, STATES["exp_avg_sq"])
+        torch.cat(in_sub_groups(values)[rank]) for values in (VALUES, STATES["exp_avg_sq"])
     )
     assert_equal(saved["fp32_flat_groups"], [*map(without_padding, first.split([5, 3]))])
     states = saved["optimizer_state_dict"]["state"]
@@ -304,9 +309,10 @@ def test_zero_3_copies_buffers_and_untrained_parameters_itself():
 
     load(engine)
 
-    assert torch.equal(engine.module.scale, SCALE)
+    buffers = dict(engine.module.named_buffers())
+    assert torch.equal(buffers["scale"], SCALE)
     assert torch.equal(engine.module.frozen, FROZEN)
-    assert engine.module.cache.item() == 5.0  # not in a checkpoint
+    assert buffers["cache"].item() == 5.0  # not in a checkpoint
     assert not engine.module.first.any()  # the optimizer has it
 
 
@@ -413,15 +419,19 @@ def test_an_optimizer_that_has_not_stepped_needs_no_states():
         (
             {},
             torch_engine(nvme=True),
-            "expected optimizer states in memory, to divide them otherwise, found "
-            "zero_optimization.offload_optimizer.device: nvme",
+            (
+                "expected optimizer states in memory, to divide them otherwise, found "
+                "zero_optimization.offload_optimizer.device: nvme"
+            ),
         ),
         ({"states": {}}, torch_engine(), "expected states of AdamW in its files, found none"),
         (
             {},
             torch_engine(Muon),
-            "expected an optimizer with one state for each weight, to divide its states "
-            "otherwise, found Muon",
+            (
+                "expected an optimizer with one state for each weight, to divide its states "
+                "otherwise, found Muon"
+            ),
         ),
     ],
     ids=["shape", "missing", "nvme", "no states", "muon"],
@@ -443,13 +453,16 @@ def test_partitions_of_several_groups_are_one_for_each(rank):
 
     found = partitions_of(engine)
 
-    assert found == [
-        [
-            Partition((5,), (Piece("first", 0, 5, 0),)),
-            Partition((3,), (Piece("second", 0, 3, 0),)),
-        ],
-        [
-            Partition((5,), (Piece("first", 5, 9, 0),)),
-            Partition((3,), (Piece("second", 3, 5, 0),)),
-        ],
-    ][rank]
+    assert (
+        found
+        == [
+            [
+                Partition((5,), (Piece("first", 0, 5, 0),)),
+                Partition((3,), (Piece("second", 0, 3, 0),)),
+            ],
+            [
+                Partition((5,), (Piece("first", 5, 9, 0),)),
+                Partition((3,), (Piece("second", 3, 5, 0),)),
+            ],
+        ][rank]
+    )

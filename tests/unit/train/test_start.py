@@ -1,15 +1,11 @@
 """What a run starts from, as all ranks agree on it: nothing, or a checkpoint that is verified."""
 
 import hashlib
-import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Generator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +97,7 @@ def write_checkpoint(config: RunConfig, *, step: int = 6, knows_domains: bool = 
 
 def start_of(
     config: RunConfig,
-    wanted: ResumeRequest = ResumeRequest(),
+    wanted: ResumeRequest | None = None,
     *,
     report: Callable[[str], None] = lambda _: None,
 ) -> RunStart:
@@ -109,6 +105,7 @@ def start_of(
     lock = RunLock(config.output)
     opened = open_with_rule(config)
     try:
+        wanted = wanted or ResumeRequest()
         return find_start(config, opened, wanted, lock=lock, ranks=ALONE, report=report)
     finally:
         lock.release()
@@ -251,8 +248,10 @@ def test_a_data_file_with_another_time_is_verified_by_its_checksum(folder):
     start_of(config, report=said.append)
 
     assert said == [
-        "1 shard files have changed sizes or times since the checkpoint was written: verifying "
-        f"their checksums, {touched.stat().st_size / 1e9:.2f} GB"
+        (
+            "1 shard files have changed sizes or times since the checkpoint was written: verifying "
+            f"their checksums, {touched.stat().st_size / 1e9:.2f} GB"
+        )
     ]
 
 

@@ -106,8 +106,13 @@ def assert_states_are(found: TrainingStates, expected: Mapping[str, Mapping[str,
 
 @pytest.mark.parametrize(
     ("write", "stage"),
-    [(write_parameters, 0), (write_fused, 0), (write_halves, 1), (write_halves, 2),
-     (write_sub_groups, 3)],
+    [
+        (write_parameters, 0),
+        (write_fused, 0),
+        (write_halves, 1),
+        (write_halves, 2),
+        (write_sub_groups, 3),
+    ],
 )
 def test_states_are_by_parameter_whatever_the_stage(tmp_path, write, stage):
     found = open_states(write(tmp_path / "saved"), stage)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -38,8 +39,10 @@ def write_halves(folder, *, shapes=SHAPES, flats=None, paddings=None, **optimize
     more = {"param_alignment_paddings": paddings} if paddings else {}
     return write_ranks(
         folder,
-        [model_states(param_shapes=shapes, module={"scale": torch.tensor([3.0, 4.0 + rank])})
-         for rank in range(2)],
+        [
+            model_states(param_shapes=shapes, module={"scale": torch.tensor([3.0, 4.0 + rank])})
+            for rank in range(2)
+        ],
         [{"single_partition_of_fp32_groups": [flat], **more, **optimizer} for flat in flats],
     )
 
@@ -139,11 +142,11 @@ def test_a_range_of_values_is_copied_from_the_parts_that_have_it(begin):
 
 
 def test_a_range_beyond_the_values_is_an_error():
-    with pytest.raises(ValueError, match="^3 values in the partitions, less than the 4 of a sh"):
+    with pytest.raises(ValueError, match=r"^3 values in the partitions, less than the 4 of a sh"):
         StoredTensor((3,), (torch.zeros(3),)).copy_to(torch.zeros(2), 2)
 
 
-def whole(**more):
+def whole(**more: Any) -> dict[str, Any]:
     """What ZeRO-0 writes of `VALUES`, the first of them tied to another name, in bfloat16."""
     first, second = (value.bfloat16() for value in VALUES.values())
     module = {"first": first, "scale": torch.tensor([3.0]), "second": second, "tied": first}
@@ -195,29 +198,30 @@ def damaged(folder, kind):
     match kind:
         case "no files":
             folder.mkdir()
-            return 1
+            stage = 1
         case "no file of the model":
             folder.mkdir()
-            return 0
+            stage = 0
         case "a rank's file is missing":
             write_halves(folder)
             (folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
-            return 2
+            stage = 2
         case "a rank's file is missing, counted by groups":
             write_halves(folder, partition_count=[1, 3])
-            return 2
+            stage = 2
         case "too few values":
             write_halves(folder, flats=(halves[0], halves[1][:-1]))
-            return 1
+            stage = 1
         case "other master weights":
             write_whole(folder, whole(optimizer={"fp32_groups": [[VALUES["second"] + 1.0]]}))
-            return 0
+            stage = 0
         case "a function":
             write_whole(folder, whole(other=os.getcwd))
-            return 0
+            stage = 0
         case _:
             write_whole(folder, {"module": VALUES, "optimizer": {"fp32_groups_flat": []}})
-            return 0
+            stage = 0
+    return stage
 
 
 @pytest.mark.parametrize(
@@ -226,8 +230,10 @@ def damaged(folder, kind):
         ("no files", "ValueError: no *_model_states.pt"),
         (
             "no file of the model",
-            "FileNotFoundError: [Errno 2] No such file or directory: "
-            "'{folder}/mp_rank_00_model_states.pt'",
+            (
+                "FileNotFoundError: [Errno 2] No such file or directory: "
+                "'{folder}/mp_rank_00_model_states.pt'"
+            ),
         ),
         ("a rank's file is missing", "ValueError: optimizer states of 1 ranks, of 2"),
         (

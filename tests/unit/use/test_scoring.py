@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def ids(text: str, *, length: int) -> list[int]:
 
 
 def nats_of(text: str) -> float:
-    return sum(loss_of(ord(one), ord(other)) for one, other in zip(text, text[1:], strict=False))
+    return sum(loss_of(ord(one), ord(other)) for one, other in pairwise(text))
 
 
 ROWS = (ids("abcdef", length=6), ids("fgéij", length=6))
