@@ -249,8 +249,8 @@ def test_a_data_file_with_another_time_is_verified_by_its_checksum(folder):
 
     assert said == [
         (
-            "1 shard files have changed sizes or times since the checkpoint was written: verifying "
-            f"their checksums, {touched.stat().st_size / 1e9:.2f} GB"
+            "1 shard files have changed sizes or times since the checkpoint was written: "
+            f"verifying their checksums, {touched.stat().st_size / 1e9:.2f} GB"
         )
     ]
 
