@@ -198,7 +198,7 @@ def test_a_resumed_run_applies_requests_again_after_the_same_steps(tmp_path):
     for step, weight in ((4, 0.125), (6, 0.25), (8, 0.375)):
         number = folder.submit("set", {"law": weight})
         folder.take(number)
-        folder.reply(number, Answer(step, "", {"law": weight}))
+        folder.reply(number, Answer(step, "", {"law": weight, "code": 0.5}))
     mixture.step = 5
     later = folder.submit("freeze", {})
     requests = requests_of(tmp_path, mixture)
@@ -213,7 +213,7 @@ def test_a_resumed_run_applies_requests_again_after_the_same_steps(tmp_path):
     assert applied == [(6, 2), (8, 3), (9, later)]
     assert mixture.weights["law"] == 0.375
     assert mixture.frozen
-    assert folder.answer(2) == Answer(6, "", {"law": 0.25})  # as it was answered then
+    assert folder.answer(2) == Answer(6, "", {"law": 0.25, "code": 0.5})  # as it was answered then
 
 
 def test_requests_that_all_ranks_apply_are_taken_by_rank_0_alone(tmp_path):
