@@ -127,7 +127,7 @@ def match_frequencies(
     A domain's frequencies are smoothed: what its sample lacks by estimate has the frequencies of
     all samples (Good-Turing, backing off to their mean). Tokens that are in no sample tell nothing
     of the weights, and are left out. The divergence of the result is at most 1e-4 nats above the
-    least.
+    least, unless 2,000 iterations do not come so close.
 
     Args:
         samples: Of the domains, ``K`` of them.
