@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 
 from megadga.config.llama_shapes import LlamaShape
 from megadga.model.fused import gated, rms_norm, rotate
-from megadga.model.losses import Decoder
+from megadga.model.losses import Decoder, LossKernels
 
 Initializer = Callable[[Tensor], None]
 
@@ -136,6 +137,9 @@ class RotaryEmbedding(nn.Module):
         head_width: Features of a head (E), even.
         sequence_length: Positions, at least 1.
         base: Base of the frequencies.
+
+    Attributes:
+        rotate: ``megadga.model.fused.rotate``, possibly compiled.
     """
 
     cosines: Tensor
@@ -143,6 +147,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, head_width: int, sequence_length: int, base: float) -> None:
         super().__init__()
+        self.rotate = rotate
         # By numpy: zero.Init makes torch.arange and torch.tensor of the training dtype.
         frequencies = base ** (-np.arange(0, head_width, 2) / head_width)
         angles = np.tile(np.outer(np.arange(sequence_length), frequencies), 2)
@@ -165,7 +170,7 @@ class RotaryEmbedding(nn.Module):
             raise ValueError(
                 f"tokens: expected at most {len(self.cosines)} positions, found {length}"
             )
-        return rotate(heads_BHSE, self.cosines[:length], self.sines[:length])
+        return self.rotate(heads_BHSE, self.cosines[:length], self.sines[:length])
 
 
 NORM_EPSILON = 1e-5
@@ -216,10 +221,15 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: ``down(silu(gate(x)) * up(x))`` (arXiv 2002.05202)."""
+    """SwiGLU: ``down(silu(gate(x)) * up(x))`` (arXiv 2002.05202).
+
+    Attributes:
+        gated: ``megadga.model.fused.gated``, possibly compiled.
+    """
 
     def __init__(self, shape: LlamaShape, initialization: DecoderInitialization) -> None:
         super().__init__()
+        self.gated = gated
         self.gate = Linear(
             shape.hidden_size, shape.intermediate_size, initialization.inner("gate")
         )
@@ -230,7 +240,7 @@ class FeedForward(nn.Module):
 
     def forward(self, stream_BSD: Tensor) -> Tensor:
         """Transform every position by itself: ``(b, S, D)`` to ``(b, S, D)``."""
-        return self.down(gated(self.gate(stream_BSD), self.up(stream_BSD)))
+        return self.down(self.gated(self.gate(stream_BSD), self.up(stream_BSD)))
 
 
 class Block(nn.Module):
@@ -292,14 +302,25 @@ class Llama(Decoder):
             self.head.weight = self.embedding.weight
 
     def compile_blocks(self, *, backend: str = "inductor") -> None:
-        """Compile the blocks when they are first called; losses agree up to rounding.
+        """Compile blocks and losses when they are first called; losses agree up to rounding.
 
-        Each shape of batches is compiled apart, so that bits do not depend on which came first.
+        Passes with hooks, which run the blocks eagerly, have the functions between the matrix
+        products compiled. Each shape of batches is compiled apart, so that bits do not depend on
+        which came first.
 
         Args:
             backend: Of ``torch.compile``.
         """
+        compile_function: Any = torch.compile
+        turned, activated = (
+            compile_function(each, fullgraph=True, dynamic=False, backend=backend)
+            for each in (rotate, gated)
+        )
+        self.loss_kernels = LossKernels.compiled(backend=backend)
+        self.rotary.rotate = turned
         for block in self.blocks:
+            assert isinstance(block, Block)
+            block.feed_forward.gated = activated
             block.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def logits(self, tokens_BS: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ are marked as inputs alone (``megadga.data.targets``).
 # ruff: noqa: N803, N806 (shape suffixes are capitals)
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, overload
 
 import torch
@@ -52,6 +53,9 @@ class Decoder(nn.Module, ABC):
     """Whether the loss may overwrite what ``logits`` returns: nothing else needs it, not even the
     backward pass of what has computed it."""
 
+    loss_kernels: "LossKernels | None" = None
+    """What takes the losses of scores in the place of torch's operations; None: those do."""
+
     @abstractmethod
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""
@@ -83,7 +87,9 @@ class Decoder(nn.Module, ABC):
         logits_BSV, overwrite = self.logits(inputs_BS), self.overwrites_scores
         if with_norms:
             return losses_and_norms(logits_BSV, targets_BS, overwrite=overwrite)
-        return next_token_losses(logits_BSV, targets_BS, overwrite=overwrite)
+        return next_token_losses(
+            logits_BSV, targets_BS, overwrite=overwrite, kernels=self.loss_kernels
+        )
 
 
 def losses_and_norms(
@@ -146,12 +152,16 @@ def sequence_norms(norms_BS: Tensor, targets_BS: Tensor) -> Tensor:
 
 
 def next_token_losses(
-    logits_BSV: Tensor, targets_BS: Tensor, *, overwrite: bool = False
+    logits_BSV: Tensor,
+    targets_BS: Tensor,
+    *,
+    overwrite: bool = False,
+    kernels: "LossKernels | None" = None,
 ) -> Tensor:
     """Return the cross-entropy of each next token in nats.
 
     Losses and gradients have the bits of ``functional.cross_entropy``, which takes more time and
-    memory. They can be differentiated once.
+    memory; with kernels they agree up to rounding. They can be differentiated once.
 
     Memory of the scores' size, beside the scores: with ``overwrite`` none. Without it, one tensor
     of float32 from the forward pass on, or of a lower precision in the backward pass.
@@ -161,6 +171,7 @@ def next_token_losses(
         targets_BS: Ids, or ``PADDING`` where no loss is taken (see ``inputs_and_targets``).
         overwrite: Whether nobody else needs the scores: log-probabilities or gradients take their
             place.
+        kernels: What computes them in fewer passes over the scores.
 
     Returns:
         Losses, float32 or the scores' higher precision, shape ``(b, S)``; 0 without a target.
@@ -170,9 +181,12 @@ def next_token_losses(
         losses_N = functional.cross_entropy(
             logits_NV.to(_precise(logits_NV)), targets_N, ignore_index=PADDING, reduction="none"
         )
+    elif kernels is not None:
+        losses_N = cast("Any", _CompiledCrossEntropy).apply(
+            logits_NV, targets_N, overwrite, kernels
+        )
     else:
-        apply: Any = _CrossEntropy.apply  # pyright: ignore[reportUnknownVariableType]
-        losses_N: Tensor = apply(logits_NV, targets_N, overwrite)
+        losses_N = cast("Any", _CrossEntropy).apply(logits_NV, targets_N, overwrite)
     return losses_N.view_as(targets_BS)
 
 
@@ -229,6 +243,84 @@ class _CrossEntropy(torch.autograd.Function):
             )
             of_log.scatter_(1, columns, 0.0)
         return result_NV, None, None
+
+
+@dataclass(frozen=True)
+class LossKernels:
+    """Compiled losses of rows of scores, and their gradient: each reads the scores once.
+
+    Attributes:
+        losses: From scores ``(N, V)`` and targets ``(N,)`` to losses and log-normalizers, each
+            ``(N,)``.
+        write_gradient: Writes the gradient of the scores to its first argument, shape ``(N, V)``,
+            from the scores (possibly the same tensor), log-normalizers, targets, and the gradient
+            of the losses.
+    """
+
+    losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    write_gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+
+    @classmethod
+    def compiled(cls, *, backend: str = "inductor") -> "LossKernels":
+        """Return what is compiled when it is first called, for each shape apart.
+
+        Args:
+            backend: Of ``torch.compile``.
+        """
+        compile_function: Any = torch.compile
+        functions = (
+            compile_function(each, fullgraph=True, dynamic=False, backend=backend)
+            for each in (_losses_and_normalizers, _write_gradient)
+        )
+        return cls(*functions)
+
+
+def _losses_and_normalizers(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    precise_NV = logits_NV.to(_precise(logits_NV))
+    normalizers_N = precise_NV.logsumexp(-1)
+    found_N = precise_NV.gather(1, targets_N.clamp(min=0)[:, None])[:, 0]
+    losses_N = torch.where(targets_N == PADDING, 0.0, normalizers_N - found_N)
+    return losses_N, normalizers_N
+
+
+def _write_gradient(
+    result_NV: Tensor,
+    logits_NV: Tensor,
+    normalizers_N: Tensor,
+    targets_N: Tensor,
+    gradient_N: Tensor,
+) -> None:
+    precise_NV = logits_NV.to(normalizers_N.dtype)
+    probabilities_NV = (precise_NV - normalizers_N[:, None]).exp()
+    ids_V = torch.arange(logits_NV.shape[1], device=logits_NV.device)
+    hits_NV = (ids_V == targets_N[:, None]).to(probabilities_NV.dtype)
+    scale_N = torch.where(targets_N == PADDING, 0.0, gradient_N)
+    result_NV.copy_((probabilities_NV - hits_NV) * scale_N[:, None])
+
+
+class _CompiledCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of rows of scores by kernels that keep nothing of the scores' size."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_NV: Tensor, targets_N: Tensor, overwrite: bool, kernels: LossKernels
+    ) -> Tensor:
+        """Return the loss of each row, shape ``(N,)``."""
+        losses_N, normalizers_N = kernels.losses(logits_NV, targets_N)
+        ctx.save_for_backward(logits_NV, normalizers_N, targets_N)
+        ctx.overwrite, ctx.write_gradient = overwrite, kernels.write_gradient
+        return losses_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient_N: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        """Return the gradient of the scores, shape and dtype as theirs."""
+        logits_NV, normalizers_N, targets_N = ctx.saved_tensors
+        result_NV = logits_NV if ctx.overwrite else torch.empty_like(logits_NV)
+        ctx.write_gradient(result_NV, logits_NV, normalizers_N, targets_N, gradient_N)
+        return result_NV, None, None, None
 
 
 def _precise(logits: Tensor) -> torch.dtype:

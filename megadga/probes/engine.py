@@ -229,16 +229,21 @@ def eager(engine: Any) -> Generator[None]:
     """Run compiled modules eagerly, as compiled code does not run hooks.
 
     Nothing is compiled again for the shapes of probes, and nothing that is compiled is lost.
+    Functions that a module calls stay compiled, unless the whole module is.
     """
-    if not engine.is_compiled and not any(map(_is_compiled, engine.module.modules())):
-        yield
+    modules: list[Any] = list(engine.module.modules())
+    if engine.is_compiled or any(type(each).__name__ == "OptimizedModule" for each in modules):
+        with torch.compiler.set_stance("force_eager"):
+            yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    compiled = {each: each._compiled_call_impl for each in modules if each._compiled_call_impl}
+    try:
+        for each in compiled:
+            each._compiled_call_impl = None
         yield
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+    finally:
+        for each, call in compiled.items():
+            each._compiled_call_impl = call
 
 
 def probe_autocast(engine: Any) -> torch.autocast:

@@ -11,11 +11,11 @@ from torch.utils import _pytree as pytree
 from megadga.probes.gradients import Direction, OnePiece
 from megadga.probes.layouts import Layouts
 from megadga.probes.routing import SequenceTracker
+from megadga.probes.sequence_rows import SequenceRows
 from megadga.probes.state import random_states, random_states_of
 from megadga.probes.tangents import (
     AnyModuleTangent,
     Call,
-    SequenceRows,
     Tangent,
     Trace,
     choose_tangent,

@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from megadga.probes.routing import ELEMENTWISE, UNARY
-from megadga.probes.tangents import SequenceRows, maps_rows, output_tensors
+from megadga.probes.sequence_rows import SequenceRows
+from megadga.probes.tangents import maps_rows, output_tensors
 
 Signature = TypeVar("Signature")
 

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from megadga.probes.tangents import SequenceRows
+from megadga.probes.sequence_rows import SequenceRows
 
 
 @final

@@ -4,7 +4,6 @@ A tangent gives the change of a module's output when its parameters move along a
 layers, embeddings and normalisations have closed forms; any other module is differentiated twice.
 """
 
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils import _pytree as pytree
 
 from megadga.probes.gradients import Direction, Factors
+from megadga.probes.sequence_rows import SequenceRows, sequence_dots
 from megadga.probes.state import from_states, preserved
-
-_CONVERTED = 1 << 22  # elements that are held in another precision at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,46 +66,6 @@ class Trace:
     derivatives: Callable[[Sequence[Tensor | None], tuple[Tensor, ...]], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class SequenceRows:
-    """Which elements of a tensor belong to which sequence of the micro-batch.
-
-    Attributes:
-        num_sequences: Of the micro-batch.
-        axis: The axis along which the sequences lie, each as many elements of it; every element of
-            the tensor belongs to the only one where there is one.
-        interleaved: Whether the sequences take turns along the axis, instead of lying one after
-            another.
-        numbers: The sequence of each index of the first axes where that follows no such rule,
-            int64, of the tensor's leading shape; None where it does.
-    """
-
-    num_sequences: int
-    axis: int = 0
-    interleaved: bool = False
-    numbers: Tensor | None = None
-
-    def matrix(self, tensor: Tensor) -> Tensor:
-        """Return a tensor with one row per sequence, or one per number if rows are numbered."""
-        if self.numbers is not None:
-            trailing = math.prod(tensor.shape[self.numbers.ndim :])  # there may be no rows
-            return tensor.reshape(self.numbers.numel(), trailing)
-        if self.num_sequences == 1 or (self.axis == 0 and not self.interleaved):
-            return tensor.reshape(self.num_sequences, -1)
-        if self.interleaved:
-            shape = tensor.shape
-            turns = (shape[self.axis] // self.num_sequences, self.num_sequences)
-            sequences = tensor.reshape(*shape[: self.axis], *turns, *shape[self.axis + 1 :])
-            return sequences.movedim(self.axis + 1, 0).reshape(self.num_sequences, -1)
-        return tensor.movedim(self.axis, 0).reshape(self.num_sequences, -1)
-
-    def total(self, dots: Tensor) -> Tensor:
-        """Return the sum of each sequence's rows of `matrix`, shape ``(num_sequences,)``."""
-        if self.numbers is None:
-            return dots
-        return dots.new_zeros(self.num_sequences).index_add(0, self.numbers.flatten(), dots)
-
-
 class Tangent(Protocol):
     """The derivative ``dy`` of one module's outputs along a direction of its own parameters."""
 
@@ -119,32 +77,6 @@ class Tangent(Protocol):
             rows: Of each of its outputs that is a floating-point tensor, in their order.
         """
         ...
-
-
-def sequence_dots(left: Tensor, right: Tensor, rows: SequenceRows) -> Tensor:
-    """Return the inner product of each sequence's part, float64, shape ``(num_sequences,)``.
-
-    It is multiplied and added up in float32 at least: products of bfloat16 that are rounded to
-    bfloat16 again are off by 1e-3 of the inner product.
-
-    Args:
-        left: Has the sequences where ``rows`` says.
-        right: Of a shape that broadcasts to ``left``'s.
-        rows: Says which elements of ``left`` are of which sequence.
-    """
-    right, left = rows.matrix(right.expand_as(left)), rows.matrix(left)
-    precise = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
-    if left.dtype == right.dtype == precise:
-        return rows.total(_vecdot(left, right).double())
-    dots = torch.zeros(left.shape[0], dtype=torch.float64, device=left.device)
-    columns = max(1, _CONVERTED // max(1, left.shape[0]))  # so that no whole copy is ever held
-    for start in range(0, left.shape[1], columns):
-        part = slice(start, start + columns)
-        dots += _vecdot(left[:, part].to(precise), right[:, part].to(precise)).double()
-    return rows.total(dots)
-
-
-_vecdot = cast("Callable[[Tensor, Tensor], Tensor]", torch.linalg.vecdot)
 
 
 _Hook = WeightNorm | SpectralNorm | BasePruningMethod

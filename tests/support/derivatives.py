@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from megadga.probes.gradients import Direction, Factors
+from megadga.probes.sequence_rows import SequenceRows
 from megadga.probes.state import random_states
-from megadga.probes.tangents import Call, SequenceRows, choose_tangent, output_tensors
+from megadga.probes.tangents import Call, choose_tangent, output_tensors
 
 ROUNDINGS = 4096
 """Bounds the terms of any sum that a test differentiates; each rounds by an epsilon at most."""

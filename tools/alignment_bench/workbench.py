@@ -29,7 +29,8 @@ from megadga.probes.sequences import (
 from .case import Case
 from .tokens import cut
 
-_REDUCE_BUCKET = 1 << 22  # elements; DeepSpeed's 2 GB would be all that memory consists of
+_REDUCE_BUCKET_ON_CPU = 1 << 22
+"""Elements; DeepSpeed's own 500 million would be all that memory consists of."""
 
 
 @final
@@ -152,6 +153,22 @@ def _probe(name: str, rank: int, budget: tuple[int, int]) -> Probe:
     return probes[name]
 
 
+def training_settings(case: Case) -> dict[str, Any]:
+    """Return DeepSpeed's settings for a case, of whatever model."""
+    zero: dict[str, Any] = {"stage": case.stage}
+    if not torch.accelerator.is_available():
+        zero["reduce_bucket_size"] = _REDUCE_BUCKET_ON_CPU
+    adamw = {"lr": 1e-4, "torch_adam": True, "fused": True}
+    return {
+        "train_micro_batch_size_per_gpu": case.micro_batch,
+        "gradient_accumulation_steps": case.accumulation,
+        "gradient_clipping": 1.0,
+        "optimizer": {"type": "AdamW", "params": adamw},
+        "zero_optimization": zero,
+        "bf16": {"enabled": case.precision == "bf16"},
+    }
+
+
 def make_engine(case: Case, zero: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """Return an engine around a Llama of the case's sizes. Collective.
 
@@ -159,18 +176,8 @@ def make_engine(case: Case, zero: Mapping[str, Any] = MappingProxyType({})) -> A
         case: Describes it.
         zero: More of ZeRO's settings.
     """
-    settings = {
-        "train_micro_batch_size_per_gpu": case.micro_batch,
-        "gradient_accumulation_steps": case.accumulation,
-        "gradient_clipping": 1.0,
-        "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True}},
-        "zero_optimization": {
-            "stage": case.stage,
-            "reduce_bucket_size": _REDUCE_BUCKET,
-            **zero,
-        },
-        "bf16": {"enabled": case.precision == "bf16"},
-    }
+    settings = training_settings(case)
+    settings["zero_optimization"] |= zero
     with deepspeed.zero.Init(config_dict_or_path=settings, enabled=case.stage == 3):
         model = Llama(
             case.shape,

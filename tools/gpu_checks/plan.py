@@ -29,9 +29,9 @@ STAGES = (
     Stage("exactness", "each probe against float64 on one rank", 90, ends_processes=True),
     Stage("two_ranks", "the same on two ranks", 60, ranks=2, ends_processes=True),
     Stage("no_trace", "training with and without probes, to the bit", 90, ends_processes=True),
-    Stage("resuming", "a run stopped and resumed, to the bit", 60, ends_processes=True),
-    Stage("speed", "tokens per second, utilisation, cost of probes", 240),
+    Stage("resuming", "a run stopped and resumed, to the bit", 90, ends_processes=True),
     Stage("constants", "what the device reaches, for `megadga plan`", 45),
+    Stage("speed", "tokens per second, utilisation, cost of probes", 300),
     Stage("profiling", "memory and kernels of a step", 45),
     Stage("training", "DGA and uniform weights on real text", 300),
 )

@@ -90,7 +90,7 @@ class Setting:
             micro_batch=micro_batch,
             accumulation=accumulation,
             rank=4 if self.quick else 16,
-            rounds=1 if self.quick else 3,
+            rounds=1 if self.quick else 5,
             num_domains=(),
             total_sequences=0,
         )

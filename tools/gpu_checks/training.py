@@ -28,8 +28,8 @@ training: {{steps: 1000000, global_batch_size: {batch}, micro_batch_size: {micro
 deepspeed:
   zero_optimization: {{stage: 2}}
   gradient_clipping: 1.0
-  optimizer: {{type: AdamW, params: {{torch_adam: true, lr: {rate}, betas: [0.9, 0.95],
-    weight_decay: 0.1}}}}
+  optimizer: {{type: AdamW, params: {{torch_adam: true, fused: true, lr: {rate},
+    betas: [0.9, 0.95], weight_decay: 0.1}}}}
   scheduler: {{type: WarmupLR, params: {{warmup_num_steps: {interval}, warmup_max_lr: {rate}}}}}
 evaluation: {{interval: {interval}, sequences: {sequences}}}
 checkpoint: null

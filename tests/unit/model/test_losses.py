@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from megadga.data.targets import PADDING
-from megadga.model.losses import losses_and_norms, next_token_losses, sequence_norms
+from megadga.model.losses import LossKernels, losses_and_norms, next_token_losses, sequence_norms
 
 V = 20_000
 
@@ -47,6 +47,33 @@ def test_losses_and_gradients_have_the_bits_of_torch(dtype, overwrite):
 
     assert torch.equal(of_found, of_expected)
     # In place of the scores, or beside them.
+    assert (of_found.data_ptr() == scores.data_ptr()) is overwrite
+    assert torch.equal(scores, logits) is not overwrite
+
+
+# Of torch's own, which looks at the inputs of what it compiles.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_losses_and_gradients_are_those_of_torch_up_to_rounding(
+    monkeypatch, dtype, overwrite
+):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
+    logits, tokens = scores_and_tokens(dtype)
+    weights = torch.rand(3, 40, generator=torch.Generator().manual_seed(1))
+    expected = by_torch(logits.double(), tokens)
+    (of_expected,) = torch.autograd.grad((expected * weights).sum(), logits)
+    scores = logits.detach().clone().requires_grad_()
+    kernels = LossKernels.compiled(backend="aot_eager")
+    found = next_token_losses(scores, tokens[:, 1:], overwrite=overwrite, kernels=kernels)
+
+    torch.testing.assert_close(found.double(), expected, rtol=2**-20, atol=0)
+    assert found[1, 20:].eq(0.0).all()
+    (of_found,) = torch.autograd.grad((found * weights).sum(), scores)
+
+    # Differences of float32, rounded to the dtype.
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(of_found, of_expected, rtol=rounding, atol=2**-22)
     assert (of_found.data_ptr() == scores.data_ptr()) is overwrite
     assert torch.equal(scores, logits) is not overwrite
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.routing import SequenceTracker
-from megadga.probes.tangents import SequenceRows
+from megadga.probes.sequence_rows import SequenceRows
 from tests.support.derivatives import assert_along, filled, normal, pieces_of
 from tests.support.hooking import alone, derivatives, layouts_of, of_outputs, tokens_of
 from tests.support.shards import VOCABULARY

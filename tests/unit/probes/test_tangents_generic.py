@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from megadga.probes.gradients import ResidentDirection
+from megadga.probes.sequence_rows import SequenceRows
 from megadga.probes.state import random_states
-from megadga.probes.tangents import AnyModuleTangent, Call, SequenceRows, Trace, choose_tangent
+from megadga.probes.tangents import AnyModuleTangent, Call, Trace, choose_tangent
 from tests.support.derivatives import (
     assert_along,
     check_tangent,

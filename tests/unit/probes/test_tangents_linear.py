@@ -8,7 +8,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from megadga.probes.gradients import ResidentDirection
-from megadga.probes.tangents import Call, SequenceRows, choose_tangent, sequence_dots
+from megadga.probes.sequence_rows import SequenceRows, sequence_dots
+from megadga.probes.tangents import Call, choose_tangent
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
 B, S, INPUTS, OUTPUTS = 3, 5, 4, 6

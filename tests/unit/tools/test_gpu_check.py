@@ -114,7 +114,7 @@ def test_stages_of_one_number_of_ranks_share_processes_until_one_ends_them() -> 
         ("two_ranks",),
         ("no_trace",),
         ("resuming",),
-        ("speed", "constants", "profiling", "training"),
+        ("constants", "speed", "profiling", "training"),
     ]
 
 
