@@ -16,6 +16,7 @@ from megadga.planning.constants import assumed_constants
 from megadga.planning.duration import Cluster
 from megadga.planning.prediction import Prediction, fastest_that_fit, predict
 from megadga.planning.reading import read_planned_run
+from plan_bench.measured import read_measured_steps
 from plan_bench.published import read_published
 
 ROOT = Path(__file__).parents[1]
@@ -148,6 +149,25 @@ def published_table() -> str:
     return _markdown(header, rows)
 
 
+def measured_table() -> str:
+    """Return predictions of steps that the GPU kit has timed."""
+    rows = [
+        (
+            each.record,
+            each.accelerator,
+            each.row["model"],
+            "yes" if each.row["compiled"] else "no",
+            each.row["variant"],
+            f"{each.row['step_s']:.3f}",
+            f"{each.predicted_s:.3f}",
+            f"{each.ratio:.2f}",
+        )
+        for each in read_measured_steps(ROOT / "docs" / "gpu")
+    ]
+    header = ("record", "device", "model", "compiled", "variant", "step, s", "predicted", "ratio")
+    return _markdown(header, rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "settings of 7B": lambda: settings_table("7b", 64),
     "parts of 7B": lambda: parts_table("7b", 64),
@@ -155,6 +175,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "settings of 70B": lambda: settings_table("70b", 512),
     "parts of 70B": lambda: parts_table("70b", 512),
     "updates of 70B": lambda: probes_table("70b", 512),
+    "steps on a GPU": measured_table,
     "published runs": published_table,
 }
 

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -311,7 +311,7 @@ class Llama(Decoder):
         Args:
             backend: Of ``torch.compile``.
         """
-        compile_function: Any = torch.compile
+        compile_function = cast("Any", torch.compile)
         turned, activated = (
             compile_function(each, fullgraph=True, dynamic=False, backend=backend)
             for each in (rotate, gated)

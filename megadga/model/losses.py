@@ -267,7 +267,7 @@ class LossKernels:
         Args:
             backend: Of ``torch.compile``.
         """
-        compile_function: Any = torch.compile
+        compile_function = cast("Any", torch.compile)
         functions = (
             compile_function(each, fullgraph=True, dynamic=False, backend=backend)
             for each in (_losses_and_normalizers, _write_gradient)

@@ -55,7 +55,10 @@ def forward_kernels(workload: Workload) -> Iterator[Kernels]:
     for each in _block_forward(workload):
         yield each.times(decoder.num_layers)
     yield _product(workload, decoder.hidden_size, decoder.vocabulary_size)
-    yield _loss(workload, 14.0 if workload.element_bytes == 2 else 12.0, 4)
+    if decoder.compiled_loss:
+        yield _loss(workload, 2.0 * workload.element_bytes, 2)
+    else:
+        yield _loss(workload, 14.0 if workload.element_bytes == 2 else 12.0, 4)
     yield _elementwise(workload, 2.0 * decoder.hidden_size * workload.element_bytes, 1)
 
 
@@ -84,7 +87,10 @@ def backward_kernels(workload: Workload, *, weights: bool = True) -> Iterator[Ke
             yield each.times(decoder.num_layers)
     head = _product(workload, decoder.hidden_size, decoder.vocabulary_size)
     yield head.times(2 if weights else 1)
-    yield _loss(workload, 26.0 if workload.element_bytes == 2 else 16.0, 6)
+    if decoder.compiled_loss:
+        yield _loss(workload, 2.0 * workload.element_bytes, 2)
+    else:
+        yield _loss(workload, 26.0 if workload.element_bytes == 2 else 16.0, 6)
 
 
 def tangent_kernels(workload: Workload, rank: int | None) -> Iterator[Kernels]:
@@ -101,11 +107,13 @@ def tangent_kernels(workload: Workload, rank: int | None) -> Iterator[Kernels]:
         (decoder.hidden_size, decoder.vocabulary_size),
     ]
     for inputs, outputs in matrices:
-        # The product with what is passed back, summed by sequence, in float32.
-        moved = workload.tokens * outputs * (workload.element_bytes + 4.0)
+        if workload.on_cpu:  # the product with what is passed back, copied to float32 in parts
+            moved, count = 2.0 * workload.tokens * outputs * (workload.element_bytes + 4.0), 3
+        else:  # both are read once
+            moved, count = 2.0 * workload.tokens * outputs * workload.element_bytes, 2
         if rank is None or rank * (inputs + outputs) >= inputs * outputs:
             yield _product(workload, inputs, outputs)
-            yield Kernels("memory", 0.0, 2.0 * moved, 3)
+            yield Kernels("memory", 0.0, moved, count)
         else:
             flops = 2.0 * workload.tokens * rank * (inputs + outputs)
             read = workload.tokens * (inputs + outputs) * workload.element_bytes

@@ -76,18 +76,20 @@ class _Reached:
 _REACHED: Mapping[str, _Reached] = {
     "a100": _Reached(matmul=0.76, attention=0.50, memory=0.42),
     "h100": _Reached(matmul=0.66, attention=0.23, memory=0.36),
+    "h200": _Reached(matmul=0.74, attention=0.33, memory=0.62),
 }
-"""As fitted to MosaicML's runs of 1b, 7b and 70b (docs/scale.md)."""
+"""Of A100 and H100 as fitted to MosaicML's runs of 1b, 7b and 70b, of H200 as the kernels of one
+training step of 350m took (docs/scale.md)."""
 
 
 def assumed_constants(accelerator: Accelerator) -> Constants:
     """Return what is reached of an accelerator's published limits, by assumption.
 
-    A100s as fitted to published runs, all others as H100s. 0.8 of links; a collective starts in
-    30 us, as between tens of nodes.
+    A100s and H100s as fitted to published runs, H200s as measured, all others as H100s. 0.8 of
+    links; a collective starts in 30 us, as between tens of nodes.
     """
-    generation = "a100" if accelerator.name.startswith("a100") else "h100"
-    reached = _REACHED[generation]
+    generation = accelerator.name.partition("-")[0]
+    reached = _REACHED.get(generation, _REACHED["h100"])
     return Constants(
         matmul_flops=Constant(reached.matmul * accelerator.peak_flops),
         attention_flops=Constant(reached.attention * accelerator.peak_flops),

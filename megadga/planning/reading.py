@@ -159,6 +159,7 @@ def _decoder(config: RunConfig, data: RunData | None) -> Decoder:
                 vocabulary_size=_rows(config, data),
                 tied_embeddings=shape.tied_embeddings,
                 compiled=compiled,
+                compiled_loss=compiled,
             )
         case HuggingFaceModel():
             return _transformers_decoder(config, data)

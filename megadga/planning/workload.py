@@ -28,7 +28,8 @@ class Decoder:
         arithmetic: Whose functions compute what is between the matrices.
         gated: Whether the feed-forward has three matrices (SwiGLU), or two.
         rotary: Whether queries and keys are rotated.
-        compiled: Whether what is not a matrix product is fused, as by ``torch.compile``.
+        compiled: Whether what is not a matrix product is fused in blocks, as by ``torch.compile``.
+        compiled_loss: Whether the losses of the scores are, too.
     """
 
     num_layers: int
@@ -42,6 +43,7 @@ class Decoder:
     gated: bool = True
     rotary: bool = True
     compiled: bool = False
+    compiled_loss: bool = False
 
     @cached_property
     def block_matrices(self) -> tuple[tuple[int, int], ...]:

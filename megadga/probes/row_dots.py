@@ -8,6 +8,7 @@ imported on a GPU: Triton comes with torch for CUDA and ROCm.
 # pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUntypedFunctionDecorator=false, reportIndexIssue=false
 # (the language of kernels has no types)
 
 import torch

@@ -23,10 +23,13 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "no trace": ("stage", "precision", "probe", "steps", "equal"),
     "resuming": ("stage", "precision", "probe", "steps", "equal"),
     "speed": (
-        *("model", "sequence_length", "compiled", "variant", "tokens_per_s", "mfu"),
-        *("ratio_to_plain", "overhead", "peak_bytes"),
+        *("model", "sequence_length", "micro_batch", "compiled", "variant"),
+        *("tokens_per_s", "mfu", "ratio_to_plain", "overhead", "peak_bytes"),
     ),
-    "probe": ("model", "sequence_length", "probe", "ratio", "ratio_with_specific"),
+    "probe": (
+        *("model", "sequence_length", "micro_batch", "compiled", "probe"),
+        *("ratio", "ratio_with_specific"),
+    ),
     "constants": (
         *("device", "matmul_flops", "attention_flops", "memory_bandwidth"),
         "seconds_per_operation",

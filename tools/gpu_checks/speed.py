@@ -99,6 +99,7 @@ def _labels(case: SpeedCase) -> Row:
     return {
         "model": case.preset,
         "sequence_length": case.sequence_length,
+        "micro_batch": case.micro_batch,
         "compiled": case.compiled,
     }
 

@@ -23,6 +23,7 @@ from tests.support.ranks import REPOSITORY
 from tests.support.runs import write_run
 from tests.support.shards import write_sets
 from tests.unit.planning.test_memory import BF16, P, of_stage
+from tools.plan_bench.measured import read_measured_steps
 from tools.plan_bench.published import read_published
 
 H100 = ACCELERATORS["h100"]
@@ -196,3 +197,10 @@ def test_published_runs_are_predicted_within_15_percent_but_for_three() -> None:
         ("30b", "a100", 8192),
         ("3b", "a100", 8192),
     ]
+
+
+def test_steps_that_were_timed_on_a_gpu_are_predicted_within_15_percent() -> None:
+    steps = read_measured_steps(REPOSITORY / "docs" / "gpu")
+
+    assert {step.row["variant"] for step in steps} >= {"plain training", "hugging face"}
+    assert [step for step in steps if abs(step.ratio - 1.0) >= 0.15] == []
