@@ -155,6 +155,33 @@ def read_deadline_s(environment: Mapping[str, str]) -> float:
     return seconds
 
 
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+
+def check_visible_devices(
+    local_rank: int, num_visible: int, environment: Mapping[str, str]
+) -> None:
+    """Refuse a rank without a device of its own: torch would say "invalid device ordinal".
+
+    Args:
+        local_rank: The rank's number on its machine, which is that of its device.
+        num_visible: Devices that this process may use, at least 1.
+        environment: Its variables.
+
+    Raises:
+        ConfigError: If there is no such device; the message names the variables that hide some.
+    """
+    if local_rank < num_visible:
+        return
+    named = [f"{name}={environment[name]}" for name in _VISIBLE if name in environment]
+    hidden = ", ".join(named) or "no variable hides any"
+    raise ConfigError(
+        "LOCAL_RANK: expected a device for each rank of this machine, found "
+        f"{num_visible} visible to rank {local_rank} ({hidden}): start no more ranks than devices, "
+        "and let every rank see all of them (srun without --gpus-per-task and --gpu-bind)"
+    )
+
+
 def _started(names: _Names, environment: Mapping[str, str]) -> RankEnvironment:
     rank = _number(names.rank, environment)
     size = _number(names.size, environment)

@@ -23,7 +23,13 @@ from torch import Tensor
 
 from megadga.arrays import FloatArray
 from megadga.errors import MegadgaError, TrainingError
-from megadga.launch.ranks import RankEnvironment, interface_variables, read_deadline_s, read_ranks
+from megadga.launch.ranks import (
+    RankEnvironment,
+    check_visible_devices,
+    interface_variables,
+    read_deadline_s,
+    read_ranks,
+)
 from megadga.launch.supervision import killed_after
 from megadga.plugin import Batch
 from megadga.probes.engine import limit_waiting
@@ -275,20 +281,23 @@ def process_group() -> Generator[timedelta]:
         The time-out of collectives, for groups that are created later.
 
     Raises:
-        ConfigError: If the launcher's variables are invalid, or the number of ranks is not the
-            requested one.
+        ConfigError: If the launcher's variables are invalid, the number of ranks is not the
+            requested one, or there is no device for this rank.
     """
     formed_here = not dist.is_initialized()
     deadline = timedelta(seconds=read_deadline_s(os.environ))
     if formed_here:
         _export_variables(read_ranks(os.environ))
+    accelerator: Any = get_accelerator()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if accelerator.device_name() != "cpu":
+        check_visible_devices(local_rank, accelerator.device_count(), os.environ)
     _prepend_own_programs()
     # Where a rank was killed, another would wait for its shared memory or its lock without end.
     with killed_after(deadline.total_seconds() + _AFTER_DEADLINE_S):
         deepspeed.init_distributed(timeout=deadline)
     limit_waiting(deadline)
-    accelerator: Any = get_accelerator()
-    accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    accelerator.set_device(local_rank)
     _share_cores()
     _remove_shared_buffer()
     try:

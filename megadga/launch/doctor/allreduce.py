@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 
 from megadga.console import run_program
+from megadga.errors import ConfigError
+from megadga.launch.ranks import check_visible_devices
 
 _NUM_BYTES = 16 * 2**20
 
@@ -30,6 +32,7 @@ def measure(deadline_s: float) -> float:
         deadline_s: Time-out of collectives in seconds, above 0.
 
     Raises:
+        ConfigError: If there is no device for this rank.
         RuntimeError: If a rank times out, or the sum is wrong.
     """
     device = _device(int(os.environ["LOCAL_RANK"]))
@@ -53,6 +56,7 @@ def _device(local_rank: int) -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return torch.device("cpu")
+    check_visible_devices(local_rank, torch.accelerator.device_count(), os.environ)
     torch.accelerator.set_device_index(local_rank)
     return torch.device(accelerator.type, local_rank)
 
@@ -69,7 +73,7 @@ def main() -> None:
     rank = os.environ["RANK"]
     try:
         bandwidth = measure(deadline_s)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, ConfigError) as error:
         sys.exit(f"rank {rank} ended with {type(error).__name__}: {' '.join(str(error).split())}")
     if rank == "0":
         print(bandwidth, flush=True)

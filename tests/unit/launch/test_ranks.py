@@ -1,7 +1,13 @@
 import pytest
 
 from megadga.errors import ConfigError
-from megadga.launch.ranks import RankEnvironment, rank_for_messages, read_deadline_s, read_ranks
+from megadga.launch.ranks import (
+    RankEnvironment,
+    check_visible_devices,
+    rank_for_messages,
+    read_deadline_s,
+    read_ranks,
+)
 
 MASTER = {"MASTER_ADDR": "node-0", "MASTER_PORT": "4711"}
 TORCH = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", **MASTER}
@@ -126,3 +132,19 @@ def test_a_deadline_is_a_number_of_seconds():
     for text in ("0", "-1", "inf", "nan", "soon", ""):
         with pytest.raises(ConfigError, match="MEGADGA_DEADLINE_S: expected a number of seconds"):
             read_deadline_s({"MEGADGA_DEADLINE_S": text})
+
+
+def test_a_rank_has_the_device_of_its_number():
+    check_visible_devices(3, 4, {})
+
+
+@pytest.mark.parametrize(
+    ("environment", "hidden_by"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "1"}, r"\(CUDA_VISIBLE_DEVICES=1\)"),
+        ({}, r"\(no variable hides any\)"),
+    ],
+)
+def test_a_rank_that_sees_too_few_devices_is_refused(environment, hidden_by):
+    with pytest.raises(ConfigError, match=f"LOCAL_RANK: .* found 1 visible to rank 1 {hidden_by}"):
+        check_visible_devices(1, 1, environment)
