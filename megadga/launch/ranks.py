@@ -177,8 +177,8 @@ def check_visible_devices(
     hidden = ", ".join(named) or "no variable hides any"
     raise ConfigError(
         "LOCAL_RANK: expected a device for each rank of this machine, found "
-        f"{num_visible} visible to rank {local_rank} ({hidden}): start no more ranks than devices, "
-        "and let every rank see all of them (srun without --gpus-per-task and --gpu-bind)"
+        f"{num_visible} visible to rank {local_rank} ({hidden}): start no more ranks than "
+        "devices, and let each see all of them (srun without --gpus-per-task and --gpu-bind)"
     )
 
 
