@@ -82,8 +82,10 @@ def row_dots_by_torch(left: Tensor, right: Tensor) -> Tensor:
     precise = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     if left.dtype == right.dtype == precise:
         return _vecdot(left, right).double()
-    dots = torch.zeros(left.shape[0], dtype=torch.float64, device=left.device)
     columns = max(1, _CONVERTED // max(1, left.shape[0]))  # so that no whole copy is ever held
+    if left.shape[1] <= columns:
+        return _vecdot(left.to(precise), right.to(precise)).double()
+    dots = torch.zeros(left.shape[0], dtype=torch.float64, device=left.device)
     for start in range(0, left.shape[1], columns):
         part = slice(start, start + columns)
         dots += _vecdot(left[:, part].to(precise), right[:, part].to(precise)).double()
