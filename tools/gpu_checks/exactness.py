@@ -1,4 +1,4 @@
-"""Every probe against gradients in float64 on the same device."""
+"""Every probe against gradients in float64 on the same device, and what it multiplies with."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +16,7 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.mixers.probing import LowRank
 from megadga.model.llama import Llama
 from megadga.probes.low_rank import LowRankGradient
+from megadga.probes.sequence_rows import SequenceRows, sequence_dots
 from megadga.probes.sequences import ProbeSequences
 
 from .setting import Deadline, Row, Setting
@@ -35,6 +36,7 @@ def exactness(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: A
     """Yield each probe's largest error on one rank, ZeRO 0-3, fp32 and bf16."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    yield from _inner_products(setting)
     engines = [(stage, precision) for stage in range(4) for precision in ("fp32", "bf16")]
     for stage, precision in QUICK_ENGINES if setting.quick else engines:
         yield from _errors(setting, stage, precision)
@@ -46,6 +48,30 @@ def two_ranks(setting: Setting, deadline: Deadline) -> Iterator[Row]:  # noqa: A
     engines = [(stage, precision) for stage in (2, 3) for precision in ("fp32", "bf16")]
     for stage, precision in engines[:1] if setting.quick else engines:
         yield from _errors(setting, stage, precision)
+
+
+def _inner_products(setting: Setting) -> Iterator[Row]:
+    """Yield errors of sequences' inner products, on a GPU those of the kernel."""
+    sequences, length = (2, 8) if setting.quick else (8, 2048)
+    rows = SequenceRows(sequences)
+    for dtype in (torch.float32, torch.bfloat16):
+        for width in (16, 1000, 4096):
+            generator = torch.Generator(setting.device).manual_seed(width)
+            left, right = (
+                torch.randn(
+                    (sequences, length, width), generator=generator, device=setting.device
+                ).to(dtype)
+                for _ in range(2)
+            )
+            found = sequence_dots(left, right, rows)
+            products = (left.double() * right.double()).flatten(1)
+            error = (found - products.sum(1)).abs() / products.abs().sum(1)
+            yield {
+                "check": "inner products",
+                "precision": str(dtype).removeprefix("torch."),
+                "elements": length * width,
+                "error": float(error.max()),
+            }
 
 
 def _errors(setting: Setting, stage: int, precision: str) -> Iterator[Row]:

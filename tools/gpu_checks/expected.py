@@ -13,12 +13,14 @@ RIVAL = "hugging face"
 def verdicts(rows: Sequence[Row]) -> list[Row]:
     """Return each expectation with its worst measurement; None where there is none."""
     exact = [row for row in rows if row["check"] == "exactness"]
+    products = [float(row["error"]) for row in rows if row["check"] == "inner products"]
     equal = [float(row["equal"]) for row in rows if row["check"] == "no trace"]
     resumed = [float(row["equal"]) for row in rows if row["check"] == "resuming"]
     speeds = [row for row in rows if row["check"] == "speed" and "error" not in row]
     dga = [row for row in speeds if row["variant"] == "dga" and row["mfu"] is not None]
     costs = [row for row in rows if row["check"] == "probe"]
     return [
+        _at_most("error of inner products, of the sum of |l r|", 1e-6, products),
         _at_most("error in fp32, of |g||v|", 1e-5, _errors(exact, "fp32")),
         _at_most("error in bf16, of |g||v|", 5e-2, _errors(exact, "bf16")),
         _at_least("no trace: losses and parameters equal to the bit", 1.0, equal),

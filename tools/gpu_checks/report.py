@@ -19,6 +19,7 @@ Nothing has been measured on a GPU yet: there is no record in `docs/gpu/`. All f
 these pages are from CPUs.
 """
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "inner products": ("precision", "elements", "error"),
     "exactness": ("ranks", "stage", "precision", "probe", "error", "left_out"),
     "no trace": ("stage", "precision", "probe", "steps", "equal"),
     "resuming": ("stage", "precision", "probe", "steps", "equal"),
@@ -39,6 +40,8 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "training": ("run", "step", "loss", "specific", "general", "tokens_per_s", "overhead"),
 }
 _NOTES: Mapping[str, str] = {
+    "inner products": "Largest error of 8 sequences', by the kernel, against float64: of the sum "
+    "of the products without their signs.",
     "exactness": "Largest deviation of an alignment, of |g||d|; `left out`: what the factors of a "
     "low-rank direction leave out, of |g||v|.",
     "no trace": "Losses of every step and parameters at the end against training without a probe, "
