@@ -23,10 +23,11 @@ from megadga.mixers.base import (
 from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
 from megadga.mixers.doremi import Doremi
+from megadga.mixers.general_guard import GeneralGuard
 from megadga.mixers.gradient_norm import GradientNorm
 from megadga.mixers.grape import Grape
 from megadga.mixers.odm import Odm
-from megadga.mixers.safeguards import EpochBudget, GeneralGuard
+from megadga.mixers.safeguards import EpochBudget
 from megadga.mixers.schedule import Schedule
 from megadga.mixers.scores import AutoStep
 from megadga.mixers.static import Static
