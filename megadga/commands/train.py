@@ -106,7 +106,8 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from megadga.demo.run import STEPS, run_demo  # noqa: PLC0415
+    from megadga.demo.run import run_demo  # noqa: PLC0415
+    from megadga.demo.runs import STEPS  # noqa: PLC0415
 
     run_demo(
         options.output,
