@@ -44,6 +44,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # Hypothesis, imported to say how it went, looks for what refers to something
+
+
 def _place(item: pytest.Item) -> int:
     place = LONGEST_FIRST.index(item.path.relative_to(_HERE).parts[0])
     return max(place, 3) if item.path.name in FOLLOWING else place
