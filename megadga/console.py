@@ -6,8 +6,11 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Literal, NoReturn, TextIO
 
+USER_ERROR = 2
+"""Exit code for errors of the user, as in argparse: starting again would not help."""
 CLOSED = 141
 """Exit code after the output pipe was closed, as by ``| head``: that of SIGPIPE in shells."""
 INTERRUPTED = 130
@@ -58,6 +61,14 @@ def parse_whole_number(text: str, *, least: int, most: int = (1 << 31) - 1) -> i
             f"expected a whole number of at least {least}, at most {most}, found {text[:80]!r}"
         )
     return int(digits)
+
+
+count = partial(parse_whole_number, least=1)
+"""Parses a whole number of at least 1, below 2^31."""
+
+
+non_negative_int = partial(parse_whole_number, least=0)
+"""Parses a whole number from 0, below 2^31."""
 
 
 def parse_positive(text: str) -> float:

@@ -4,6 +4,7 @@ So that processes (``pytest -n --dist loadfile``) end at the same time. Files th
 others have measured follow when it is there.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,10 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"
 # only wait for one another, and spin meanwhile.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What is imported for all tests is never garbage. Left among what is looked through, it takes the
+# collector 0.5 s each time that it does, in every process.
+gc.disable()
+
 
 FAULTS = "MEGADGA_TEST_FAULTS"
 """Variable that asks for the thorough tests, too; ``make test-faults`` and its like set it."""
@@ -32,6 +37,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.path.parent.name != "cluster" and "thorough" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # Hypothesis, imported to say how it went, looks for what refers to something
 
 
 def _place(item: pytest.Item) -> int:

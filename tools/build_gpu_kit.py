@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from megadga.console import run_program, tool_parser
-from megadga.demo.run import DemoFolder, collect_documents, train_demo_tokenizer, write_shards
+from megadga.demo.folder import DemoFolder, collect_documents, train_demo_tokenizer, write_shards
 
 TOOLS = Path(__file__).absolute().parent
 ROOT = TOOLS.parent

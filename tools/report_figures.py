@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from megadga.console import run_program, tool_parser
-from megadga.demo.run import (
+from megadga.demo.folder import (
     SPECIFIC,
     DemoFolder,
     collect_documents,

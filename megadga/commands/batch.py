@@ -16,13 +16,12 @@ from tqdm import tqdm
 
 from megadga.arrays import IntArray, TokenArray
 from megadga.commands.command import Command
-from megadga.console import shows_bars
+from megadga.console import count, shows_bars
 from megadga.data.located import DocumentPart, documents_of_window
 from megadga.data.reader import read_windows
 from megadga.data.sampler import Selection
 from megadga.data.targets import BoolArray, unmark_targets
 from megadga.errors import ConfigError
-from megadga.launch.plan import count
 from megadga.prepare.tokenizers.kept import find_tokenizer, kept_file
 from megadga.train.replay import PlannedBatch, RecordedRun, open_recorded
 

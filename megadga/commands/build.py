@@ -10,7 +10,7 @@ from megadga.data.inspection import render_table, summarize
 from megadga.errors import ConfigError
 from megadga.prepare.chat.encoding import ChatEncoder
 from megadga.prepare.chat.template import CHATML
-from megadga.prepare.classifier import Classifier
+from megadga.prepare.pieces import Classifier
 from megadga.prepare.pipeline.build import Build, BuildResult, build_shards, format_names
 from megadga.prepare.pipeline.corpus import Corpus, Recipe, corpus_by_input, corpus_of_files
 from megadga.prepare.pipeline.merging import BuildOutput

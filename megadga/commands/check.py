@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from megadga.check import check, plan_leakage, plan_verification
-from megadga.commands.command import Command, add_run, complain
+from megadga.commands.command import Command, complain
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
 from megadga.config.validation import describe
-from megadga.console import shows_bars
+from megadga.console import count, shows_bars
 from megadga.data.verify import FolderCheck, verify_shard
 from megadga.errors import ConfigError, ShardError
-from megadga.launch.plan import count
+from megadga.launch.options import add_allow, add_from, add_run
 from megadga.launch.quiet import quieten
 from megadga.launch.ranks import rank_for_messages
 from megadga.prepare.leakage.search import (
@@ -41,20 +41,8 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
         help="report what the run would do with its latest checkpoint: what has changed since, "
         "with old and new values and what becomes of it, and what is refused",
     )
-    add(
-        "--from",
-        dest="resume_from",
-        metavar="NAME",
-        help="with --resume: another checkpoint, e.g. step-00000500",
-    )
-    add(
-        "--allow",
-        dest="allowed",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="with --resume: as `megadga train` would be given it; repeatable",
-    )
+    add_from(parser, condition="with --resume: ")
+    add_allow(parser, condition="with --resume: ")
     add(
         "--verify",
         action="store_true",

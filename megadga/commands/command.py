@@ -1,19 +1,15 @@
-"""Commands: parsing, execution and error reporting; options that several commands share."""
+"""Commands: parsing, execution and error reporting."""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
-from megadga.console import INTERRUPTED
+from megadga.console import INTERRUPTED, USER_ERROR
 from megadga.errors import MegadgaError, TrainingError
 from megadga.launch.ranks import rank_for_messages
-
-USER_ERROR = 2
-"""Exit code for user errors, as in argparse."""
 
 
 @final
@@ -78,22 +74,3 @@ def complain(message: str) -> None:
     prefix = "" if rank == 0 else f"[rank {rank}] "
     for line in message.splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the run's configuration file and ``--set``."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="the run's YAML file")
-    add_overrides(parser)
-
-
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add ``--set``."""
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a dotted key with a YAML value, as mixing.step_size=0.5; paths in it are "
-        "relative to the working directory, those in CONFIG to its folder; repeatable",
-    )

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from megadga.commands.command import Command, add_overrides
+from megadga.commands.command import Command
 from megadga.config.loading import load_config
 from megadga.console import parse_whole_number
 from megadga.launch.doctor.diagnosis import run_doctor
-from megadga.launch.plan import machines, ranks
+from megadga.launch.options import add_overrides, machines, ranks
 
 _UNFIT = 1
 """Exit code if a check failed."""

@@ -14,8 +14,8 @@ from tabulate import tabulate
 from megadga.commands.command import Command
 from megadga.commands.model import MODEL, add_model_options, load_model, named_model
 from megadga.config.loading import load_config
+from megadga.console import count
 from megadga.errors import ConfigError
-from megadga.launch.plan import count
 from megadga.launch.quiet import library_prints, quieten
 from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.prepare.progress import ProgressBars

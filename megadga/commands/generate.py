@@ -6,8 +6,8 @@ from functools import partial
 
 from megadga.commands.command import Command
 from megadga.commands.model import MODEL, add_model_options, load_model, named_model
+from megadga.console import count, non_negative_int
 from megadga.errors import ConfigError
-from megadga.launch.plan import count, non_negative_int
 from megadga.prepare.progress import ProgressBars
 
 _EPILOG = f"""\

@@ -13,10 +13,9 @@ from megadga.arrays import FloatArray
 from megadga.commands.command import Command
 from megadga.config.loading import load_config
 from megadga.config.yaml_source import dump_line, parse
-from megadga.console import parse_positive
+from megadga.console import count, non_negative_int, parse_positive
 from megadga.data.files import atomic_write
 from megadga.errors import ConfigError
-from megadga.launch.plan import count, non_negative_int
 from megadga.laws.assessing import interval
 from megadga.laws.coverage import find_extrapolation
 from megadga.laws.exponential import DELTA

@@ -14,8 +14,8 @@ import numpy as np
 from tabulate import tabulate
 
 from megadga.commands.command import Command
+from megadga.console import count
 from megadga.errors import ConfigError
-from megadga.launch.plan import count
 from megadga.report.domains import DomainInfo, read_domain_info
 from megadga.report.sampling import last_domain_weights, read_sampling, weighted_names
 from megadga.run_folder import CONFIG_FILE, METRICS_FILE

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from megadga.accelerators import ACCELERATORS, Accelerator
-from megadga.commands.command import Command, add_run
+from megadga.commands.command import Command
 from megadga.config.loading import load_config
-from megadga.console import parse_positive
+from megadga.console import count, parse_positive
 from megadga.errors import ConfigError
-from megadga.launch.plan import count
+from megadga.launch.options import add_run
 from megadga.launch.quiet import quieten
 from megadga.planning.constants import Constants, assumed_constants, read_measured
 from megadga.planning.duration import Cluster

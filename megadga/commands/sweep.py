@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from megadga.commands.command import Command
+from megadga.console import count
 from megadga.launch.hosts import count_devices
-from megadga.launch.plan import count
 from megadga.launch.supervision import STOPPED, StopSignal
 from megadga.sweep.config import load_sweep
 from megadga.sweep.planning import plan_sweep

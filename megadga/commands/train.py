@@ -4,16 +4,18 @@ Torch and DeepSpeed are imported only after the configuration has been validated
 """
 
 import argparse
+import gc
 import os
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from megadga.commands.command import Command, add_run
+from megadga.commands.command import Command
 from megadga.config.loading import load_config
 from megadga.config.run import RunConfig
+from megadga.console import count
 from megadga.errors import MegadgaError
-from megadga.launch.plan import count, ranks
+from megadga.launch.options import add_allow, add_from, add_run, ranks
 from megadga.launch.quiet import library_prints, quieten
 from megadga.launch.ranks import rank_for_messages, read_ranks
 from megadga.launch.supervision import STOPPED, StopSignal
@@ -26,23 +28,8 @@ from megadga.run_folder.markers import RunFinishedError, finished_step
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument(
-        "--from",
-        dest="resume_from",
-        metavar="NAME",
-        help="continue from this checkpoint, e.g. step-00000500, or best (checkpoint.keep_best), "
-        "and not from the latest; later steps are discarded",
-    )
-    parser.add_argument(
-        "--allow",
-        dest="allowed",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="continue although this dotted key, as mixing.floor, is not what it was in the "
-        "checkpoint; many keys may change without it, some never may (docs/reliability.md); "
-        "repeatable",
-    )
+    add_from(parser)
+    add_allow(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -59,8 +46,14 @@ def _train(options: argparse.Namespace) -> int:
                 return _nothing_left(config, step)
         rank = rank_for_messages(os.environ)
         quieten(os.environ, rank=rank)
+        # What is imported is no garbage: to look through it takes a tenth of a second each time,
+        # and DeepSpeed collects often.
+        gc.disable()
         from megadga.train.assembly import open_run  # noqa: PLC0415
         from megadga.train.loop import train  # noqa: PLC0415
+
+        gc.freeze()
+        gc.enable()
 
         try:
             with record_failures(config.output, rank=rank), ExitStack() as stack:
@@ -120,7 +113,8 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from megadga.demo.run import STEPS, run_demo  # noqa: PLC0415
+    from megadga.demo.run import run_demo  # noqa: PLC0415
+    from megadga.demo.runs import STEPS  # noqa: PLC0415
 
     run_demo(
         options.output,

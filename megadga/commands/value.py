@@ -14,11 +14,10 @@ import numpy as np
 from megadga.arrays import FloatArray
 from megadga.commands.command import Command
 from megadga.config.yaml_source import dump
-from megadga.console import parse_step, parse_whole_number
+from megadga.console import count, parse_step, parse_whole_number
 from megadga.data.files import atomic_write
 from megadga.data.located import documents_of_window
 from megadga.errors import ConfigError
-from megadga.launch.plan import count
 from megadga.launch.quiet import quieten
 from megadga.prepare.progress import ProgressBars, Stages
 from megadga.run_folder.trace import TracedStep, TraceFile, TraceHeader, open_trace

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from megadga.demo.run import DemoFolder, collect_documents, write_domains
+from megadga.demo.folder import DemoFolder, collect_documents, write_domains
 from megadga.errors import ConfigError
 from megadga.prepare.reading.inputs import expand_inputs
 from megadga.prepare.tokenizers.loading import load_tokenizer

@@ -12,15 +12,10 @@ from typing import Any
 
 import yaml
 
+from megadga.console import USER_ERROR, non_negative_int
 from megadga.errors import ConfigError
-from megadga.launch.plan import (
-    USER_ERROR,
-    LaunchRequest,
-    common_parser,
-    exit_code_of,
-    non_negative_int,
-    to_request,
-)
+from megadga.launch.options import LaunchRequest, common_parser, to_request
+from megadga.launch.plan import exit_code_of
 
 _PORT = 29500
 

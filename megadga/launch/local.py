@@ -11,19 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megadga.config.run import RunConfig
-from megadga.console import run_program
+from megadga.console import count, non_negative_int, run_program
 from megadga.launch.hosts import Host, Node, count_accelerators, rank_commands
-from megadga.launch.plan import (
-    LaunchRequest,
-    Plan,
-    common_parser,
-    count,
-    hosts_or_here,
-    launch,
-    non_negative_int,
-    timeouts_for,
-    to_request,
-)
+from megadga.launch.options import LaunchRequest, common_parser, to_request
+from megadga.launch.plan import Plan, hosts_or_here, launch, timeouts_for
 
 _END_S = 10.0
 """What ending the ranks of a machine takes."""

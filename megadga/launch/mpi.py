@@ -16,15 +16,8 @@ from megadga.console import run_program
 from megadga.errors import ConfigError
 from megadga.launch.doctor.diagnosis import preflight
 from megadga.launch.hosts import LOCALHOST, Host, LaunchContext, unreachable
-from megadga.launch.plan import (
-    LaunchRequest,
-    Plan,
-    common_parser,
-    hosts_or_here,
-    launch,
-    timeouts_for,
-    to_request,
-)
+from megadga.launch.options import LaunchRequest, common_parser, to_request
+from megadga.launch.plan import Plan, hosts_or_here, launch, timeouts_for
 from megadga.launch.supervision import Command
 
 _KEEP_ALIVE = {

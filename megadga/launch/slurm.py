@@ -14,18 +14,10 @@ from pathlib import Path
 
 from megadga.config.deepspeed import accumulation_steps
 from megadga.config.loading import load_config
+from megadga.console import USER_ERROR
 from megadga.errors import ConfigError
-from megadga.launch.plan import (
-    USER_ERROR,
-    LaunchRequest,
-    common_parser,
-    exit_code_of,
-    here_document,
-    is_finished,
-    make_output,
-    shown_duration,
-    to_request,
-)
+from megadga.launch.options import LaunchRequest, common_parser, shown_duration, to_request
+from megadga.launch.plan import exit_code_of, here_document, is_finished, make_output
 from megadga.launch.ranks import EXPECTED_RANKS
 from megadga.launch.supervision import STOPPED
 from megadga.run_folder.failures import FOLDER as FAILURES

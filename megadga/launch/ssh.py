@@ -15,16 +15,8 @@ from pathlib import Path
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
 from megadga.launch.hosts import JOB_FROM_FILE, SSH_OPTIONS, Host, Job, LaunchContext, unreachable
-from megadga.launch.plan import (
-    LaunchRequest,
-    Plan,
-    PrivateFile,
-    common_parser,
-    launch,
-    requested_hosts,
-    timeouts_for,
-    to_request,
-)
+from megadga.launch.options import LaunchRequest, common_parser, to_request
+from megadga.launch.plan import Plan, PrivateFile, launch, requested_hosts, timeouts_for
 from megadga.launch.supervision import Command
 
 _EXPORTED = ("MLFLOW", "MV2", "NCCL", "PYTHON", "UCX")

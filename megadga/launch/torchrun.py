@@ -12,15 +12,8 @@ from functools import partial
 from megadga.config.run import RunConfig
 from megadga.errors import ConfigError
 from megadga.launch.hosts import JOB_FROM_INPUT, SSH_OPTIONS, Host, Job, LaunchContext, unreachable
-from megadga.launch.plan import (
-    LaunchRequest,
-    Plan,
-    common_parser,
-    hosts_or_here,
-    launch,
-    timeouts_for,
-    to_request,
-)
+from megadga.launch.options import LaunchRequest, common_parser, to_request
+from megadga.launch.plan import Plan, hosts_or_here, launch, timeouts_for
 from megadga.launch.supervision import Command
 
 _WATCHED = "megadga.launch.supervision"

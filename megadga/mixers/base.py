@@ -14,6 +14,9 @@ import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
 
+Memory = Mapping[str, FloatArray]
+"""What a rule remembers beside its weights, by name."""
+
 TOLERANCE = 1e-12
 """How far a row may be from a sum of 1. Mixtures of rows are no further off than their weights and
 this, which is far less than what samplers accept, so that nothing has to be divided out."""
@@ -379,7 +382,7 @@ class MixtureState:
     averaged_weights: FloatArray
     num_updates: int
     num_skipped: int
-    memory: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+    memory: Memory = field(default_factory=dict[str, FloatArray])
 
 
 class Scheduler(Protocol):
@@ -471,12 +474,12 @@ def keeps_average(state: MixtureState) -> bool:
     return AVERAGE_WEIGHTS in state.memory
 
 
-def first_average(weights: FloatArray) -> Mapping[str, FloatArray]:
+def first_average(weights: FloatArray) -> Memory:
     """Return the memory of an average over no update yet."""
     return {AVERAGE_WEIGHTS: weights.copy()}
 
 
-def next_average(state: MixtureState, weights: FloatArray) -> Mapping[str, FloatArray]:
+def next_average(state: MixtureState, weights: FloatArray) -> Memory:
     """Return the memory after one more update, which led from ``state`` to ``weights``."""
     average = state.memory[AVERAGE_WEIGHTS]
     return {AVERAGE_WEIGHTS: average + (weights - average) / (state.num_updates + 1)}

@@ -12,6 +12,7 @@ from megadga.arrays import FloatArray, check_simplex
 from megadga.mixers.base import (
     AlignmentNeeds,
     Alignments,
+    Memory,
     MixtureState,
     Observed,
     Scheduler,
@@ -27,6 +28,7 @@ from megadga.mixers.filtering import (
     first_memory,
     posterior,
 )
+from megadga.mixers.general_guard import GUARD_MEMORY, GeneralGuard, Pull, pull_of
 from megadga.mixers.probing import (
     Directional,
     InFlight,
@@ -38,20 +40,10 @@ from megadga.mixers.probing import (
     unusable_probe,
 )
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
-from megadga.mixers.safeguards import (
-    GUARD_MEMORY,
-    EpochBudget,
-    GeneralGuard,
-    Memory,
-    is_active,
-    limit_change,
-    read_guard,
-    signal_to_noise,
-)
+from megadga.mixers.safeguards import EpochBudget, is_active, limit_change, signal_to_noise
 from megadga.mixers.scores import SCORES, AutoStep, ScoreName, StepSize
 from megadga.mixers.simplex import (
     exponentiated_step,
-    geometric_mixture,
     project_to_caps,
     project_to_floor,
 )
@@ -483,13 +475,16 @@ class Dga:
         state = self._watched(state, observed)
         if not self._counts(state, observed):
             return skip_update(state)
-        memory, pull = self._guarded(state, observed)
+        memory = state.memory
+        if (guard := self.general_guard) is not None:
+            memory = guard.apply(memory, observed.general_loss)
+        pull = self._pull(memory)
         scores = SCORES[self.score].of(observed)
         if self.filtered:
             memory = self._filtered(memory, scores, observed)
             step = self._from_prior(memory, pull)
         else:
-            step = self._step(state.weights, scores, memory, pull)
+            step = self._step(state.weights, scores, pull)
         if self.budget is not None:
             step = project_to_caps(step, _caps(self.budget, observed))
         weights = limit_change(state.weights, step, self.max_change)
@@ -513,14 +508,8 @@ class Dga:
         memory = state.memory
         if self.filtered:
             assert not isinstance(self.step_size, AutoStep)
-            pull = self.prior_pull
-            if self.general_guard is not None and _guard_is_on(memory):
-                pull = max(pull, self.general_guard.pull)
-            unpulled, step = weights, (1.0 - pull) * self.step_size
-            if self.general is not None and _guard_is_on(memory) and pull < 1.0:
-                unpulled = geometric_mixture(weights, self.general, -pull / (1.0 - pull))
-                step = self.step_size
-            prior = exponentiated_step(unpulled, -posterior(memory).standardized, step)
+            scores = posterior(memory).standardized
+            prior = self._pull(memory).prior_before(weights, scores, self.step_size)
             memory = {**memory, _PRIOR_BY_HAND: prior}
         return replace(
             state, weights=weights.copy(), averaged_weights=weights.copy(), memory=memory
@@ -554,11 +543,10 @@ class Dga:
             return state
         return replace(state, memory=guard.watch(state.memory, observed.general_loss))
 
-    def _guarded(self, state: MixtureState, observed: Alignments) -> tuple[Memory, float]:
-        """Return what is remembered of an update, and its pull."""
-        if (guard := self.general_guard) is None:
-            return state.memory, self.prior_pull
-        return guard.apply(state.memory, observed.general_loss, self.prior_pull)
+    def _pull(self, memory: Memory) -> Pull:
+        return pull_of(
+            self.general_guard, memory, prior_pull=self.prior_pull, general=self.general
+        )
 
     def _counts(self, state: MixtureState, observed: Alignments) -> bool:
         measured = state.num_updates + state.num_skipped
@@ -576,31 +564,21 @@ class Dga:
         errors = SCORES[self.score].standard_errors(observed)
         return {**memory, **filtered(memory, scores, counts, errors)}
 
-    def _from_prior(self, memory: Memory, pull: float) -> FloatArray:
-        """Return the prior's weights after a step along filtered scores, pulled back to it."""
+    def _from_prior(self, memory: Memory, pull: Pull) -> FloatArray:
+        """Return the prior's weights after a step along filtered scores, pulled back."""
         assert not isinstance(self.step_size, AutoStep)
         by_hand = memory.get(_PRIOR_BY_HAND)
         prior = self._floored_prior() if by_hand is None else by_hand
         scores = posterior(memory).standardized
-        weights = exponentiated_step(prior, scores, self.step_size)
-        if pull > 0.0:
-            weights = geometric_mixture(weights, self._pulled_to(memory, prior), pull)
+        weights = pull.pulled(exponentiated_step(prior, scores, self.step_size), prior)
         return project_to_floor(weights, self.floor)
 
-    def _step(
-        self, weights: FloatArray, scores: FloatArray, memory: Memory, pull: float
-    ) -> FloatArray:
-        if pull > 0.0:
-            towards = self._pulled_to(memory, self._floored_prior())
-            weights = geometric_mixture(weights, towards, pull)
+    def _step(self, weights: FloatArray, scores: FloatArray, pull: Pull) -> FloatArray:
+        """Return the pulled weights after a step of mirror descent."""
+        weights = pull.pulled(weights, self._floored_prior())
         size = self.step_size
         eta = size.for_scores(scores) if isinstance(size, AutoStep) else size
         return project_to_floor(exponentiated_step(weights, scores, eta), self.floor)
-
-    def _pulled_to(self, memory: Memory, prior: FloatArray) -> FloatArray:
-        if self.general is None or not _guard_is_on(memory):
-            return prior
-        return check_simplex(self.general)
 
     def _signal(self, observed: Alignments) -> float:
         if self.min_signal == 0.0:
@@ -614,11 +592,6 @@ class Dga:
     def _floored_prior(self) -> FloatArray:
         prior = self.initial if self.prior is None else self.prior
         return project_to_floor(check_simplex(prior), self.floor)
-
-
-def _guard_is_on(memory: Memory) -> bool:
-    reading = read_guard(memory)
-    return reading is not None and reading.is_on
 
 
 def _caps(budget: EpochBudget, observed: Alignments) -> FloatArray:

@@ -24,7 +24,7 @@ from typing import final
 import numpy as np
 
 from megadga.arrays import FloatArray, IntArray
-from megadga.mixers.safeguards import Memory
+from megadga.mixers.base import Memory
 
 TAUS = np.sqrt([0.02, 0.1, 0.5, 2.5])
 """Standard deviations of the domains' own parts that are tried, in units of a sequence's noise."""

@@ -1,14 +1,12 @@
-"""Limits on how a mixture moves: largest change, warm-up, freeze, noise, general loss."""
+"""Limits on how a mixture moves: largest change, warm-up, freeze, noise, epochs."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.section import PositiveFloat, PositiveFraction, Section
 
 
 def total_variation(first: FloatArray, second: FloatArray) -> float:
@@ -162,79 +160,3 @@ class EpochBudget:
         most = max(self.max_epochs, _SLACK * mean)
         left = max(self.total_steps - step, 1)
         return np.maximum(most - epochs, 0.0) / (self.epochs_per_step * left)
-
-
-_BEST = "best_general_loss"
-
-
-_ON = "general_guard"
-
-
-GUARD_MEMORY = frozenset({_BEST, _ON})
-"""Names of what a guard remembers of the mean loss over the domains."""
-
-
-Memory = Mapping[str, FloatArray]
-
-
-@dataclass(frozen=True)
-class GuardReading:
-    """What a guard remembers.
-
-    Attributes:
-        is_on: Whether the last update that was applied was pulled by it.
-        best: The least general loss that updates saw, nats per token; infinite before the first.
-    """
-
-    is_on: bool
-    best: float
-
-
-@final
-class GeneralGuard(Section):
-    """A stronger pull while the mean validation loss over the domains has risen.
-
-    To the prior, or to the mixture that a rule has for it.
-
-    With ``L`` that loss at the last evaluation before an update, and ``rho0`` the pull that a rule
-    has anyway,
-
-        best <- min(best, L)
-        rho  =  max(rho0, pull)  if L > best + max_rise,  else rho0
-
-    A loss that is not a number is above any other. Before the first evaluation nothing is.
-    """
-
-    max_rise: PositiveFloat
-    """Nats per token above its best so far that this loss may be, above 0."""
-    pull: PositiveFraction
-    """Share of the mixture that is pulled to in updates meanwhile, if `prior_pull` is less, in
-    (0, 1]."""
-
-    def first(self) -> Memory:
-        """Return the memory before any evaluation."""
-        return {_BEST: np.array([math.inf]), _ON: np.zeros(1)}
-
-    def watch(self, memory: Memory, loss: float | None) -> Memory:
-        """Return the memory that has taken in the last evaluation; None: there was none."""
-        return memory if loss is None else {**memory, _BEST: np.fmin(memory[_BEST], loss)}
-
-    def apply(self, memory: Memory, loss: float | None, prior_pull: float) -> tuple[Memory, float]:
-        """Return the memory after an update that is applied, and rho of that update.
-
-        Args:
-            memory: After `watch` has taken in the loss.
-            loss: Of the last evaluation; None: there was none.
-            prior_pull: rho0, in ``[0, 1]``.
-        """
-        best = float(memory[_BEST][0])
-        is_on = loss is not None and not loss <= best + self.max_rise
-        pull = max(prior_pull, self.pull) if is_on else prior_pull
-        return {**memory, _ON: np.array([float(is_on)])}, pull
-
-
-def read_guard(memory: Memory) -> GuardReading | None:
-    """Return what a guard remembers in the memory of a rule; None if the rule has none."""
-    if _ON not in memory:
-        return None
-    return GuardReading(bool(memory[_ON][0]), float(memory[_BEST][0]))

@@ -13,6 +13,7 @@ from megadga.mixers.base import (
     AlignmentNeeds,
     Alignments,
     DomainLosses,
+    Memory,
     Mixtures,
     MixtureState,
     Needs,
@@ -24,8 +25,9 @@ from megadga.mixers.base import (
 )
 from megadga.mixers.basis import basis_weights, rule_state
 from megadga.mixers.filtering import read_posterior
+from megadga.mixers.general_guard import read_guard
 from megadga.mixers.grape import task_weights
-from megadga.mixers.safeguards import Memory, effective_domains, entropy_alarm, read_guard
+from megadga.mixers.safeguards import effective_domains, entropy_alarm
 from megadga.mixers.targets import inner_state
 from megadga.plugin.protocol import Metrics
 

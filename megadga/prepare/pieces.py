@@ -1,14 +1,33 @@
-"""Splits long documents into pieces of bounded length."""
+"""Splits long documents into pieces of bounded length; what assigns texts to domains."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
-from megadga.arrays import TokenArray
+from megadga.arrays import IntArray, TokenArray
 from megadga.errors import ConfigError
 from megadga.prepare.tokenizers.base import Tokenizer
 
 TextCutter = Callable[[Sequence[str]], list[str]]
 """Splits non-empty documents into the texts to cluster; picklable."""
+
+
+class Classifier(Protocol):
+    """Assigns texts to domains; picklable, for worker processes."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The domains' names, ``K`` of them, all different."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits, different for different classifiers."""
+        ...
+
+    def assign(self, texts: Sequence[str]) -> IntArray:
+        """Return each text's domain, in ``[0, K)``, shape ``(len(texts),)``."""
+        ...
 
 
 def text_cutter(tokenizer: Tokenizer | None, piece_tokens: int | None) -> TextCutter:

@@ -9,7 +9,7 @@ from typing import final
 from tabulate import tabulate
 
 from megadga.errors import MegadgaError
-from megadga.launch.plan import shown_duration
+from megadga.launch.options import shown_duration
 from megadga.launch.supervision import STOPPED
 from megadga.report.compare import GENERAL, UNKNOWN, Comparison, Group, compare
 from megadga.report.runs import RunHistory, read_run

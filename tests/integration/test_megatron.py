@@ -2,8 +2,10 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +19,15 @@ from megadga.data.merge import merge_domains, read_merge_sources
 from megadga.errors import ShardError
 from tests.support.raw_shards import problems_of
 
-with warnings.catch_warnings(action="ignore"):  # importing it makes torch warn of its own code
-    from megatron.core.datasets.indexed_dataset import (
-        DType,
-        IndexedDataset,
-        IndexedDatasetBuilder,
-    )
-
 VOCAB_SIZES = (50_000, 200_000)
+
+
+@cache
+def megatron() -> Any:
+    """Import Megatron's own, where it is needed alone: it takes a process two seconds."""
+    with warnings.catch_warnings(action="ignore"):  # torch warns of its own code
+        from megatron.core.datasets import indexed_dataset  # noqa: PLC0415
+    return indexed_dataset
 
 
 def random_documents(vocab_size: int, *, count: int = 20) -> list[np.ndarray]:
@@ -35,7 +38,7 @@ def random_documents(vocab_size: int, *, count: int = 20) -> list[np.ndarray]:
 def build_with_megatron(
     prefix: Path, documents: Sequence[np.ndarray], dtype: type, *, sentences: int = 1
 ) -> None:
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    builder = megatron().IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
     for document in documents:
         for sentence in np.array_split(document, sentences):
             builder.add_item(torch.from_numpy(sentence))
@@ -57,7 +60,7 @@ def test_megatron_reads_our_shards(tmp_path, vocab_size):
     with ShardWriter(tmp_path / "train-00000", best_dtype(vocab_size)) as writer:
         for document in documents:
             writer.add_document(document)
-    dataset = IndexedDataset(str(tmp_path / "train-00000"))
+    dataset = megatron().IndexedDataset(str(tmp_path / "train-00000"))
     assert len(dataset) == len(documents)
     assert dataset.index.dtype == best_dtype(vocab_size)
     assert dataset.document_indices.tolist() == list(range(len(documents) + 1))
@@ -68,7 +71,7 @@ def test_megatron_reads_our_shards(tmp_path, vocab_size):
 @pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
 def test_our_files_are_megatrons_byte_for_byte(tmp_path, vocab_size):
     documents = random_documents(vocab_size)
-    build_with_megatron(tmp_path / "theirs", documents, DType.optimal_dtype(vocab_size))
+    build_with_megatron(tmp_path / "theirs", documents, megatron().DType.optimal_dtype(vocab_size))
     with ShardWriter(tmp_path / "ours", best_dtype(vocab_size)) as writer:
         for document in documents:
             writer.add_document(document)
@@ -82,7 +85,10 @@ def test_our_files_are_megatrons_byte_for_byte(tmp_path, vocab_size):
 def test_we_read_megatrons_shards(tmp_path, code, sentences):
     documents = random_documents(100)
     build_with_megatron(
-        tmp_path / "theirs.v1", documents, DType.dtype_from_code(code), sentences=sentences
+        tmp_path / "theirs.v1",
+        documents,
+        megatron().DType.dtype_from_code(code),
+        sentences=sentences,
     )
     shard = IndexedShard.open(tmp_path / "theirs.v1")
     assert shard.num_documents == len(documents)
@@ -121,7 +127,7 @@ def test_megatrons_shards_of_any_shape_are_adopted_and_verify(tmp_path):
     assert adopted.without_eod == 2
     assert problems_of(folder) == []
     merge_domains(read_merge_sources([folder]), tmp_path / "merged")
-    merged = IndexedDataset(str(tmp_path / "merged" / "train-00000"))
+    merged = megatron().IndexedDataset(str(tmp_path / "merged" / "train-00000"))
     for index, document in enumerate(documents):
         assert merged[index].tolist() == document.tolist()  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -136,7 +142,7 @@ def test_merged_megatron_shards_are_read_as_one(tmp_path):
     documents = random_documents(100)
     build_with_megatron(tmp_path / "a", documents[:5], np.uint16)
     build_with_megatron(tmp_path / "b", documents[5:], np.uint16)
-    builder = IndexedDatasetBuilder(f"{tmp_path / 'merged'}.bin", dtype=np.uint16)
+    builder = megatron().IndexedDatasetBuilder(f"{tmp_path / 'merged'}.bin", dtype=np.uint16)
     builder.add_index(str(tmp_path / "a"))
     builder.add_index(str(tmp_path / "b"))
     builder.finalize(f"{tmp_path / 'merged'}.idx")
@@ -145,7 +151,9 @@ def test_merged_megatron_shards_are_read_as_one(tmp_path):
 
 
 def test_a_multimodal_shard_is_refused_as_what_it_is(tmp_path):
-    builder = IndexedDatasetBuilder(f"{tmp_path / 'm'}.bin", dtype=np.int32, multimodal=True)
+    builder = megatron().IndexedDatasetBuilder(
+        f"{tmp_path / 'm'}.bin", dtype=np.int32, multimodal=True
+    )
     builder.add_item(torch.tensor([1, 2]), mode=0)
     builder.end_document()
     builder.finalize(f"{tmp_path / 'm'}.idx")

@@ -132,8 +132,12 @@ def factored_cases(world_size: int, family: str) -> list[ProbeCase]:
 
 
 def wide_kinds(world_size: int, family: str) -> tuple[str, ...]:
-    """Stages under which thin factors themselves are looked at."""
-    return {1: FAMILIES[family][:1], 2: FAMILIES[family], 4: ()}[world_size]
+    """Stages under which thin factors themselves are looked at.
+
+    They are of gradients alone, whatever the optimizer's states are kept on.
+    """
+    kinds = tuple(kind for kind in FAMILIES[family] if not kind.endswith("-offload"))
+    return {1: kinds[:1], 2: kinds, 4: ()}[world_size]
 
 
 def gathered_cases(world_size: int, family: str) -> list[ProbeCase]:

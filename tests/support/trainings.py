@@ -131,9 +131,22 @@ class Training:
 
 
 def start_training(
-    folder: Path, case: ProbeCase, *, budget: tuple[int, int] = BUDGET, **more: Any
+    folder: Path,
+    case: ProbeCase,
+    *,
+    budget: tuple[int, int] = BUDGET,
+    checked: bool = False,
+    **more: Any,
 ) -> Training:
-    """Build a case's engine, with ``more`` of DeepSpeed's settings."""
+    """Build a case's engine, with ``more`` of DeepSpeed's settings.
+
+    Args:
+        folder: As ``write_sets`` writes it.
+        case: The engine.
+        budget: Sequences per domain, and of the specific set, of a measurement.
+        checked: Whether others check what measures on such an engine.
+        more: Settings.
+    """
     domains, stream = open_sets(folder)
     opened = {"examples": open_unequal, "chat": open_dialogues}.get(case.packing)
     specific = stream if opened is None else opened(folder)
@@ -145,7 +158,8 @@ def start_training(
     weights[-1] = 0.0  # in flight it is measured apart
     sampling = Sampling(seed=SEED)
     batches = MixturePlugin(engine, domains, None, Static(weights), sampling=sampling)
-    return Training(engine, probed, domains, specific, batches, budget)
+    known = {True, False} if checked else set[bool]()
+    return Training(engine, probed, domains, specific, batches, budget, known)
 
 
 def global_tokens(batch: Batch) -> IntArray:

@@ -12,7 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 NEED_AN_EXTRA = {
-    "megadga.demo.benchmark",
     "megadga.demo.run",
     "megadga.export",
     "megadga.model.hugging_face",

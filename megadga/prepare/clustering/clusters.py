@@ -15,7 +15,6 @@ from megadga.arrays import IntArray
 from megadga.data.files import atomic_write
 from megadga.data.npz import ArraySpec, read_arrays, write_arrays
 from megadga.errors import ConfigError
-from megadga.prepare.classifier import Classifier
 from megadga.prepare.clustering.embedding import (
     Embedder,
     EmbeddingKind,
@@ -24,7 +23,7 @@ from megadga.prepare.clustering.embedding import (
 )
 from megadga.prepare.clustering.tree import ClusterTree, check_levels
 from megadga.prepare.extras import import_extra
-from megadga.prepare.pieces import TextCutter
+from megadga.prepare.pieces import Classifier, TextCutter
 from megadga.prepare.reading.documents import chunk_texts, read_texts
 from megadga.prepare.workers import open_processes
 

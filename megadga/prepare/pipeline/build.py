@@ -21,7 +21,7 @@ from megadga.arrays import IntArray
 from megadga.data.manifest import Manifest
 from megadga.errors import ConfigError, ShardError
 from megadga.prepare.chat.encoding import ChatEncoder
-from megadga.prepare.classifier import Classifier
+from megadga.prepare.pieces import Classifier
 from megadga.prepare.pipeline.corpus import Corpus, Recipe, plan_tasks
 from megadga.prepare.pipeline.merging import (
     BuildOutput,
@@ -33,8 +33,9 @@ from megadga.prepare.pipeline.merging import (
     SortedRun,
     plan_shards,
 )
+from megadga.prepare.pipeline.runs import run_dtype
 from megadga.prepare.pipeline.stages import Execution, tokenize_all, write_all
-from megadga.prepare.pipeline.tokenizing import TaskTokenizer, run_dtype
+from megadga.prepare.pipeline.tokenizing import TaskTokenizer
 from megadga.prepare.pipeline.work_folder import TaskRecord
 from megadga.prepare.tokenizers.base import Tokenizer
 

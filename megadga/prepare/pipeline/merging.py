@@ -24,7 +24,7 @@ from megadga.data.manifest import (
 )
 from megadga.errors import ShardError
 from megadga.prepare.pipeline.corpus import SPLITS
-from megadga.prepare.pipeline.tokenizing import (
+from megadga.prepare.pipeline.runs import (
     SPLIT_SHIFT,
     RunReader,
     SortPosition,

@@ -7,7 +7,8 @@ from pathlib import Path
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import Task
 from megadga.prepare.pipeline.merging import ShardMerger, ShardTask
-from megadga.prepare.pipeline.tokenizing import TaskTokenizer, find_rejects, write_rejects
+from megadga.prepare.pipeline.rejects import find_rejects, write_rejects
+from megadga.prepare.pipeline.tokenizing import TaskTokenizer
 from megadga.prepare.pipeline.work_folder import TaskRecord, read_progress
 from megadga.prepare.progress import Stages, no_progress
 from megadga.prepare.reading.records import MaxBad

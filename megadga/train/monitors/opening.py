@@ -9,8 +9,7 @@ from megadga.train.monitors.comet import CometMonitor
 from megadga.train.monitors.csv import CsvMonitor
 from megadga.train.monitors.deepspeed import DeepSpeedMonitor
 from megadga.train.monitors.identity import ServiceIdentity
-from megadga.train.monitors.protocol import Monitor
-from megadga.train.monitors.sink import Monitors
+from megadga.train.monitors.sink import Monitor, Monitors
 from megadga.train.monitors.tensorboard import TensorBoardMonitor
 from megadga.train.monitors.values import RecordValues
 from megadga.train.monitors.wandb import WandbMonitor

@@ -78,7 +78,7 @@ def num_columns(training: Training, direction: Direction) -> list[int]:
 
 def errors_along_factors(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
     """Alignments with a direction of few columns, whatever it holds, equal float64's with it."""
-    training = start_training(folder, case)
+    training = start_training(folder, case, checked=True)
     training.train_step()
     results: list[dict[str, Any]] = []
     for name, method in {
@@ -140,12 +140,14 @@ def another_processor() -> Generator[None]:
 
 def results_of_wide(folder: Path, kind: str) -> list[dict[str, Any]]:
     """What there is to know of a model all of whose matrices are factored."""
-    few = start_training(folder, ProbeCase(kind, "fp32", "llama-wide"), budget=ONE_SEQUENCE)
+    few = start_training(
+        folder, ProbeCase(kind, "fp32", "llama-wide"), budget=ONE_SEQUENCE, checked=True
+    )
     few.train_step()
     with another_processor():
         complete = _complete(few)
     few.engine.destroy()
-    many = start_training(folder, ProbeCase(kind, "fp32", "llama-wide"))
+    many = start_training(folder, ProbeCase(kind, "fp32", "llama-wide"), checked=True)
     many.train_step()
     with another_processor():
         energy, memory = _energies(many), _memory(many)

@@ -159,7 +159,7 @@ def best_energy(training: Training, whole: Tensor) -> float:
 
 def results_of(folder: Path, case: ProbeCase) -> list[dict[str, Any]]:
     """Measure before the first step, and after a few."""
-    training = start_training(folder, case, optimizer=OPTIMIZER)
+    training = start_training(folder, case, checked=True, optimizer=OPTIMIZER)
     first = before_a_step(training)
     for _ in range(STEPS):
         training.train_step()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from megadga.cli import main
+from tests.support.jobs import alone, run_job
 from tests.support.ranks import REPOSITORY, rank_environment
 
 SCALE = REPOSITORY / "configs" / "scale"
@@ -105,15 +106,8 @@ def test_calibration_writes_what_plan_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "constants.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "megadga.cli", "calibrate", str(path)],
-        env=rank_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_job(alone("megadga.cli", "calibrate", str(path)), tmp_path)
+    assert done.code == 0, done.text
 
     assert plan("--json", "--constants", str(path)) == 0
 

@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 
-from megadga.demo.run import RUNS, SPECIFIC, DemoFolder, run_demo
+from megadga.demo.folder import SPECIFIC, DemoFolder
+from megadga.demo.run import run_demo
+from megadga.demo.runs import RUNS
 from megadga.errors import ConfigError
 from megadga.prepare.training import train_tokenizer
 

@@ -4,16 +4,8 @@ from pathlib import Path
 import pytest
 
 from megadga.config.loading import load_config
-from megadga.demo.run import (
-    DGA,
-    RUNS,
-    SPECIFIC,
-    UNIFORM,
-    DemoFolder,
-    DemoRunSize,
-    is_finished,
-    write_config,
-)
+from megadga.demo.folder import SPECIFIC, DemoFolder
+from megadga.demo.runs import DGA, RUNS, UNIFORM, DemoRunSize, is_finished, write_config
 from megadga.errors import ConfigError
 from megadga.mixers.dga import DgaOptions
 from megadga.mixers.static import StaticOptions

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from megadga.demo.run import DomainSize, RunSummary, render_comparison, summarise_run, table
+from megadga.demo.summary import DomainSize, RunSummary, render_comparison, summarise_run, table
 from megadga.errors import ConfigError
 
 

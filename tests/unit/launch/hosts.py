@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megadga.launch.hosts import Host, LaunchContext
-from megadga.launch.plan import LaunchRequest
+from megadga.launch.options import LaunchRequest
 
 HOSTILE = "a b$HOME`id`'q'\"d\"\\%n;&*"
 PYTHON = "/env/bin/python"

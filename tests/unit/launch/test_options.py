@@ -2,10 +2,10 @@ import argparse
 
 import pytest
 
-from megadga.launch.plan import (
+from megadga.console import count
+from megadga.launch.options import (
     LaunchRequest,
     common_parser,
-    count,
     duration,
     shown_duration,
     to_request,

@@ -7,7 +7,8 @@ import pytest
 
 from megadga.config.loading import load_config
 from megadga.launch.hosts import Host
-from megadga.launch.plan import LaunchRequest, Plan, launch, timeouts_for
+from megadga.launch.options import LaunchRequest
+from megadga.launch.plan import Plan, launch, timeouts_for
 from megadga.launch.supervision import Command
 from megadga.run_folder.checkpoints import CheckpointHeader, mark_latest, write_header
 from megadga.run_folder.markers import RunMarkers

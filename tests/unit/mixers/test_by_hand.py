@@ -13,8 +13,8 @@ from megadga.mixers.base import Alignments, DomainLosses
 from megadga.mixers.basis import OverBasis, basis_weights
 from megadga.mixers.by_hand import continue_from, set_weights
 from megadga.mixers.dga import Dga
+from megadga.mixers.general_guard import GeneralGuard
 from megadga.mixers.odm import Odm
-from megadga.mixers.safeguards import GeneralGuard
 from tests.support.mixtures import mixtures_of
 from tests.unit.mixers.test_every_scheduler import RULES, every_rule, runs, states
 

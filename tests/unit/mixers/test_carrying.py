@@ -23,10 +23,10 @@ from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
 from megadga.mixers.doremi import Doremi
 from megadga.mixers.filtering import posterior
+from megadga.mixers.general_guard import GeneralGuard, read_guard
 from megadga.mixers.gradient_norm import GradientNorm
 from megadga.mixers.grape import Grape, task_weights
 from megadga.mixers.odm import Odm
-from megadga.mixers.safeguards import GeneralGuard, read_guard
 from megadga.mixers.schedule import Schedule
 from megadga.mixers.static import Static
 from megadga.mixers.targets import OverTargets

@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from megadga.mixers.base import Alignments, MixtureState, Scheduler
 from megadga.mixers.dga import Dga
-from megadga.mixers.safeguards import EpochBudget, GeneralGuard, signal_to_noise
+from megadga.mixers.general_guard import GeneralGuard
+from megadga.mixers.safeguards import EpochBudget, signal_to_noise
 from megadga.mixers.scores import SCORES, AutoStep
 
 LN2, LN3 = math.log(2), math.log(3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from megadga.mixers.base import Alignments, MixtureState, Scheduler
 from megadga.mixers.basis import OverBasis, rule_state
 from megadga.mixers.dga import Dga
-from megadga.mixers.safeguards import GeneralGuard, GuardReading, read_guard
+from megadga.mixers.general_guard import GeneralGuard, GuardReading, read_guard
 from tests.support.mixtures import identity
 
 GUARD = GeneralGuard(max_rise=0.5, pull=0.5)

@@ -15,7 +15,7 @@ from megadga.check import check
 from megadga.config.loading import load_config
 from megadga.config.yaml_source import parse
 from megadga.data.manifest import manifest_path, read_manifest
-from megadga.demo.run import summarise_run
+from megadga.demo.summary import summarise_run
 from megadga.errors import ConfigError, MegadgaError
 from megadga.launch.hosts import read_hostfile
 from megadga.mixers.basis import Basis, read_basis, write_basis

@@ -9,7 +9,7 @@ from megadga.mixers.base import Alignments, TargetAlignments
 from megadga.mixers.basis import OverBasis
 from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
-from megadga.mixers.safeguards import GeneralGuard
+from megadga.mixers.general_guard import GeneralGuard
 from megadga.mixers.static import uniform_weights
 from megadga.mixers.targets import OverTargets
 from megadga.plugin.protocol import MAX_DOMAINS, bounded, flatten

@@ -10,7 +10,7 @@ import pytest
 from megadga.errors import ResumeError
 from megadga.mixers.base import Alignments
 from megadga.mixers.dga import Dga
-from megadga.mixers.safeguards import GeneralGuard
+from megadga.mixers.general_guard import GeneralGuard
 from megadga.mixers.static import uniform_weights
 from megadga.mixers.updates import UpdateSteps
 from megadga.plugin import MixturePlugin, Sampling

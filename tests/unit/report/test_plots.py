@@ -88,7 +88,9 @@ def test_more_domains_than_areas_have_one_together(tmp_path):
 
 def test_a_name_is_no_mathematics(tmp_path):
     names = ("$x^$", "$", "a$b")
-    written = write_figures(report_of(tmp_path, replace(RUN, names=names)), tmp_path / "figures")
+    report = report_of(tmp_path, replace(RUN, names=names))
+    # Mathematics is looked for where text is laid out, in the same way for every format.
+    written = write_figures(report, tmp_path / "figures", formats=["png"])
     assert all(path.stat().st_size for path in written)
 
 

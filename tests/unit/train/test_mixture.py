@@ -11,12 +11,12 @@ from megadga.errors import ConfigError
 from megadga.mixers.base import AlignmentNeeds, LossNeeds, TargetNeeds
 from megadga.mixers.dga import Dga
 from megadga.mixers.doge import Doge
+from megadga.mixers.general_guard import GeneralGuard
 from megadga.mixers.gradient_norm import GradientNorm
 from megadga.mixers.grape import Grape
 from megadga.mixers.matching import matched_weights
 from megadga.mixers.odm import Odm
 from megadga.mixers.probing import Directional, InFlight, LowRank, LowRankEnergy, Sharded
-from megadga.mixers.safeguards import GeneralGuard
 from megadga.mixers.scores import AutoStep
 from megadga.mixers.static import Static, unimax_weights
 from megadga.mixers.targets import OverTargets

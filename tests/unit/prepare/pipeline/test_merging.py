@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megadga.prepare.pipeline.merging import plan_shards
-from megadga.prepare.pipeline.tokenizing import SortPosition
+from megadga.prepare.pipeline.runs import SortPosition
 
 SIZES = st.lists(st.integers(0, 10**12), min_size=1, max_size=12)
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from megadga.errors import ConfigError
 from megadga.prepare.pipeline.corpus import corpus_of_files, plan_tasks
-from megadga.prepare.pipeline.tokenizing import find_rejects
+from megadga.prepare.pipeline.rejects import find_rejects
 from megadga.prepare.pipeline.work_folder import TaskRecord, TaskReject, WorkFolder
 from megadga.prepare.reading.documents import iterate_records
 from megadga.prepare.reading.records import InvalidRecord, Keys, MaxBad, SpanEnd

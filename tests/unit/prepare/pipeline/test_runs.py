@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadga.prepare.pipeline.tokenizing import (
+from megadga.prepare.pipeline.runs import (
     RunReader,
     SortPosition,
     TokenizedDocuments,
