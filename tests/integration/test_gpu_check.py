@@ -32,11 +32,13 @@ def test_every_stage_of_the_gpu_check_passes_in_tiny_on_a_cpu(tmp_path: Path) ->
     checks = {row["check"] for stage in stages.values() for row in stage["rows"]}
     assert checks == {
         *("versions", "device", "nccl", "matmul", "step", "exactness", "two ranks", "no trace"),
-        *("resuming", "speed", "probe", "constants", "profile", "memory", "training"),
+        *("inner products", "resuming", "speed", "probe", "constants", "profile", "memory"),
+        "training",
     }
     rows = [row for stage in stages.values() for row in stage["rows"]]
     assert not [row for row in rows if row["check"] == "speed" and "error" in row]
     exact = {each["what"]: each["met"] for each in record["expected"]}
+    assert exact["error of inner products, of the sum of |l r|"]
     assert exact["error in fp32, of |g||v|"]
     assert exact["error in bf16, of |g||v|"]
     assert exact["no trace: losses and parameters equal to the bit"]
