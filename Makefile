@@ -25,7 +25,7 @@ CORPUS ?=
 TARGET ?=
 
 # Processes that tests run in; many a test starts several ranks of its own.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 24
