@@ -82,7 +82,10 @@ def _head(args: argparse.Namespace) -> Row:
     return {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "command": shlex.join(["gpu_check.py", *sys.argv[1:]]),
+        # Folders by their names alone: their places are the machine's own.
+        "command": shlex.join(
+            ["gpu_check.py", *(Path(each).name if "/" in each else each for each in sys.argv[1:])]
+        ),
         "device": args.device,
         "quick": args.quick,
     }

@@ -54,8 +54,8 @@ class LlamaModel(ModelSection):
     tied_embeddings: StrictBool | None = None
     """Share input and output embedding."""
     compile: StrictBool = False
-    """Compile the blocks with torch.compile, which takes minutes at the first start, and on CPUs a
-    C++ compiler. Losses agree up to rounding. Under ZeRO 0 to 2 alone."""
+    """Compile blocks and losses with torch.compile, which takes minutes at the first start, and on
+    CPUs a C++ compiler. Losses agree up to rounding. Under ZeRO 0 to 2 alone."""
 
     @property
     def shape(self) -> LlamaShape:

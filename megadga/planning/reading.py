@@ -150,17 +150,8 @@ def _rows(config: RunConfig, data: RunData | None) -> int:
 def _decoder(config: RunConfig, data: RunData | None) -> Decoder:
     match config.model:
         case LlamaModel(shape=shape, compile=compiled):
-            return Decoder(
-                num_layers=shape.num_layers,
-                hidden_size=shape.hidden_size,
-                num_heads=shape.num_heads,
-                kv_width=shape.num_kv_heads * shape.head_width,
-                intermediate_size=shape.intermediate_size,
-                vocabulary_size=_rows(config, data),
-                tied_embeddings=shape.tied_embeddings,
-                compiled=compiled,
-                compiled_loss=compiled,
-            )
+            rows = _rows(config, data)
+            return Decoder.of_llama(shape, vocabulary_size=rows, compiled=compiled)
         case HuggingFaceModel():
             return _transformers_decoder(config, data)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, final
 
+from megadga.config.llama_shapes import LlamaShape
 from megadga.mixers.probing import Probe
 
 Stage = Literal[0, 1, 2, 3]
@@ -44,6 +45,36 @@ class Decoder:
     rotary: bool = True
     compiled: bool = False
     compiled_loss: bool = False
+
+    @classmethod
+    def of_llama(
+        cls,
+        shape: LlamaShape,
+        *,
+        vocabulary_size: int,
+        arithmetic: Arithmetic = "megadga",
+        compiled: bool = False,
+    ) -> "Decoder":
+        """Return a Llama's; ours compiles its losses with its blocks, others their layers alone.
+
+        Args:
+            shape: Its sizes.
+            vocabulary_size: Rows of the embedding (V).
+            arithmetic: Whose functions compute what is between the matrices.
+            compiled: Whether it is compiled.
+        """
+        return cls(
+            num_layers=shape.num_layers,
+            hidden_size=shape.hidden_size,
+            num_heads=shape.num_heads,
+            kv_width=shape.num_kv_heads * shape.head_width,
+            intermediate_size=shape.intermediate_size,
+            vocabulary_size=vocabulary_size,
+            tied_embeddings=shape.tied_embeddings,
+            arithmetic=arithmetic,
+            compiled=compiled,
+            compiled_loss=compiled and arithmetic == "megadga",
+        )
 
     @cached_property
     def block_matrices(self) -> tuple[tuple[int, int], ...]:

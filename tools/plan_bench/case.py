@@ -50,15 +50,9 @@ class Case:
 
     def workload(self, ranks: int) -> Workload:
         """Return what is planned for it."""
-        shape = PRESETS[self.preset]
-        decoder = Decoder(
-            num_layers=shape.num_layers,
-            hidden_size=shape.hidden_size,
-            num_heads=shape.num_heads,
-            kv_width=shape.num_kv_heads * shape.head_width,
-            intermediate_size=shape.intermediate_size,
+        decoder = Decoder.of_llama(
+            PRESETS[self.preset],
             vocabulary_size=self.vocabulary_size,
-            tied_embeddings=shape.tied_embeddings,
             arithmetic="transformers" if self.transformers else "megadga",
         )
         given = {_ZERO_KEYS[key]: value for key, value in self.zero.items() if key in _ZERO_KEYS}

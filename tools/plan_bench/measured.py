@@ -18,6 +18,7 @@ _VARIANTS: Mapping[str, Arithmetic] = {
     "hugging face": "transformers",
 }
 """Whose arithmetic the kit's variants have."""
+_VOCABULARY_SIZE = 32_000  # of every model that the kit times
 _FIRST_MICRO_BATCH = 8  # of records that do not name it
 
 
@@ -61,19 +62,11 @@ def _steps(path: Path) -> Iterator[MeasuredStep]:
 
 
 def _predicted_s(accelerator: str, row: dict[str, Any]) -> float:
-    shape, vocabulary_size = PRESETS[row["model"]], 32_000
-    arithmetic = _VARIANTS[row["variant"]]
-    decoder = Decoder(
-        num_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        num_heads=shape.num_heads,
-        kv_width=shape.num_kv_heads * shape.head_width,
-        intermediate_size=shape.intermediate_size,
-        vocabulary_size=vocabulary_size,
-        tied_embeddings=shape.tied_embeddings,
-        arithmetic=arithmetic,
+    decoder = Decoder.of_llama(
+        PRESETS[row["model"]],
+        vocabulary_size=_VOCABULARY_SIZE,
+        arithmetic=_VARIANTS[row["variant"]],
         compiled=row["compiled"],
-        compiled_loss=row["compiled"] and arithmetic == "megadga",
     )
     micro_batch = row.get("micro_batch", _FIRST_MICRO_BATCH)
     sequences = round(row["tokens_per_s"] * row["step_s"] / row["sequence_length"])
