@@ -36,7 +36,6 @@ examples:
 targets      six targets, with 20,000, 60,000, 200,000 and all tokens of each domain: fixed
              weights, other rules, the paper's DGA, and DGA as it is by default; 400 steps
 few_tokens   20,000 tokens of each domain, aligned to pubmedqa: six rules, 1,000 steps
-clusters     the corpus in 256 clusters, aligned to 8 sequences: six rules
 sensitivity  targets with DGA as it is by default but for one key, a third of it or three times it
 
 The corpus is a folder of NAME.jsonl.gz, one per domain, with a folder `specific` of target sets. A

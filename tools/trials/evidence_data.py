@@ -25,13 +25,13 @@ from trials.evidence_results import KEPT, TARGETS
 
 VOCABULARY_SIZE = 8192
 PIECE_TOKENS = 256
-NUM_CLUSTERS = 256
+LEVELS = (64, 256, 4096)
+"""Numbers of clusters, coarsest first."""
 ROOT = Path("build/evidence")
 """What the files of the runs say."""
 FEW_TARGET = "pubmedqa"
 SHORT_TARGET = "mmlu_social_sciences"
-SHORT_TOKENS = 8 * 128 + 1
-"""Eight windows of 128 tokens and their targets."""
+SHORT_WINDOW = 128
 VALID_DOCUMENTS = 500
 """Documents of the short target that are held out."""
 
@@ -48,7 +48,7 @@ class EvidenceFolder:
 
     @property
     def clustering(self) -> Path:
-        """The clusters of the second experiment, whose embedding the first one uses too."""
+        """Clusters at `LEVELS`, and the embedding that tells which domains texts are close to."""
         return ROOT / "clustering"
 
     @property
@@ -83,9 +83,19 @@ class EvidenceFolder:
 
 
 def targets_root(tokens: str) -> Path:
-    """Return the folder of the shards of the third experiment with so many tokens of a domain."""
+    """Return the folder of the shards of `targets` with so many tokens of a domain."""
     names = {"20k": "few_tokens", "all": "targets"}
     return ROOT / names.get(tokens, f"targets_{tokens}")
+
+
+def clusters_root(number: int) -> Path:
+    """Return the folder of the shards of so many clusters, and of histograms over them."""
+    return ROOT / "clusters" / str(number)
+
+
+def short_target_root(examples: int) -> Path:
+    """Return the folder of the shards of the target of `clusters`, of so many sequences."""
+    return ROOT / "clusters" / "specific" / str(examples)
 
 
 def prepare(
@@ -95,7 +105,7 @@ def prepare(
     tokens: Collection[str] = (),
     histograms: bool = False,
 ) -> None:
-    """Make the tokenizer, and what some experiments read: clustering, shards, histograms.
+    """Make the tokenizer, and what some experiments read: shards, histograms.
 
     Args:
         folder: What of.
@@ -106,25 +116,53 @@ def prepare(
     Raises:
         MegadgaError: If the corpus lacks something, or a tool fails; it has said why.
     """
-    domains = [str(path) for path in folder.domain_files()]
-    ROOT.mkdir(parents=True, exist_ok=True)
-    if not folder.tokenizer.exists():
-        prefix = ["--output", str(folder.tokenizer.with_suffix(""))]
-        size = ["--vocab-size", str(VOCABULARY_SIZE)]
-        _data("tokenizer", "--input", *domains, *size, *prefix)
-    clustered = {"few_tokens", "clusters"} & set(experiments)
-    if (clustered or histograms) and not folder.clustering.exists():
-        levels = ["--levels", str(NUM_CLUSTERS)]
-        output = ["--output", str(folder.clustering)]
-        _data("cluster", "--input", *domains, *levels, *_pieces(folder), *output)
+    _prepare_tokenizer(folder)
+    if histograms or "few_tokens" in experiments:
+        _prepare_clustering(folder)
     tokenizer = load_tokenizer(folder.tokenizer)
     if "few_tokens" in experiments:
         _keep_few(folder, tokenizer, targets_root("20k"), KEPT["20k"])
         _prepare_few_tokens(folder)
-    if "clusters" in experiments:
-        _prepare_clusters(folder, tokenizer)
     if {"targets", "sensitivity"} & set(experiments):
         _prepare_targets(folder, tokenizer, tokens, histograms=histograms)
+
+
+def prepare_clusters(folder: EvidenceFolder, cells: Collection[tuple[int, int]]) -> None:
+    """Make what the experiment `clusters` reads: tokenizer, clustering, shards, histograms.
+
+    Args:
+        folder: What of.
+        cells: How many clusters, one of `LEVELS`, and how many specific sequences.
+
+    Raises:
+        MegadgaError: If the corpus lacks something, or a tool fails; it has said why.
+    """
+    _prepare_tokenizer(folder)
+    _prepare_clustering(folder)
+    tokenizer = load_tokenizer(folder.tokenizer)
+    for examples in sorted({examples for _, examples in cells}):
+        _prepare_short_target(folder, tokenizer, examples)
+    for number, examples in cells:
+        _prepare_level(folder, number, examples)
+
+
+def _prepare_tokenizer(folder: EvidenceFolder) -> None:
+    ROOT.mkdir(parents=True, exist_ok=True)
+    if not folder.tokenizer.exists():
+        prefix = ["--output", str(folder.tokenizer.with_suffix(""))]
+        size = ["--vocab-size", str(VOCABULARY_SIZE)]
+        _data("tokenizer", "--input", *_domains(folder), *size, *prefix)
+
+
+def _prepare_clustering(folder: EvidenceFolder) -> None:
+    if not folder.clustering.exists():
+        levels = ["--levels", *map(str, LEVELS)]
+        output = ["--output", str(folder.clustering)]
+        _data("cluster", "--input", *_domains(folder), *levels, *_pieces(folder), *output)
+
+
+def _domains(folder: EvidenceFolder) -> list[str]:
+    return [str(path) for path in folder.domain_files()]
 
 
 def _keep_few(folder: EvidenceFolder, tokenizer: Tokenizer, root: Path, kept: int) -> None:
@@ -147,23 +185,34 @@ def _prepare_few_tokens(folder: EvidenceFolder) -> None:
         write_histogram(root / "histogram.json", shares)
 
 
-def _prepare_clusters(folder: EvidenceFolder, tokenizer: Tokenizer) -> None:
-    """Build the clusters; keep eight windows of the target; measure it and the other targets."""
-    root = ROOT / "clusters"
-    train, valid = (root / "documents" / f"{SHORT_TARGET}.{s}.jsonl" for s in ("train", "valid"))
+def _prepare_short_target(folder: EvidenceFolder, tokenizer: Tokenizer, examples: int) -> None:
+    """Keep so many windows of the target, and hold out the same documents for any number."""
+    train, valid = _short_documents(examples)
     if not valid.exists():
         texts = _shuffled(folder.target_files(SHORT_TARGET))
-        _write_texts(train, _first_tokens(texts[VALID_DOCUMENTS:], tokenizer, SHORT_TOKENS))
+        most = examples * SHORT_WINDOW + 1
+        _write_texts(train, _first_tokens(texts[VALID_DOCUMENTS:], tokenizer, most))
         _write_texts(valid, texts[:VALID_DOCUMENTS])
-    _build(folder, [str(train), str(valid)], root / "specific")
-    clusters = ["--clusters", str(folder.clustering), "--level", str(NUM_CLUSTERS)]
-    domains = [str(path) for path in folder.domain_files()]
+    _build(folder, [str(train), str(valid)], short_target_root(examples))
+
+
+def _short_documents(examples: int) -> tuple[Path, Path]:
+    root = ROOT / "clusters" / "documents" / str(examples)
+    return root / f"{SHORT_TARGET}.train.jsonl", root / f"{SHORT_TARGET}.valid.jsonl"
+
+
+def _prepare_level(folder: EvidenceFolder, number: int, examples: int) -> None:
+    """Build so many clusters; measure so many windows of the target, and the other targets."""
+    root = clusters_root(number)
+    clusters = ["--clusters", str(folder.clustering), "--level", str(number)]
     pieces = ["--piece-tokens", str(PIECE_TOKENS)]
-    _build(folder, domains, root / "domains", *clusters, *pieces)
+    _build(folder, _domains(folder), root / "domains", *clusters, *pieces)
     measure = [*clusters, *_pieces(folder), "--output"]
-    if not (root / "histogram.json").exists():
-        own = ["--input", f"{SHORT_TARGET}={train}"]
-        _data("histogram", *measure, str(root / "histogram.json"), *own)
+    histogram = root / "histograms" / f"{examples}.json"
+    if not histogram.exists():
+        histogram.parent.mkdir(exist_ok=True)
+        own = ["--input", f"{SHORT_TARGET}={_short_documents(examples)[0]}"]
+        _data("histogram", *measure, str(histogram), *own)
     if not (root / "basis.npz").exists():
         others = [
             f"{name}={folder.corpus}/specific/{name}.*"
@@ -183,7 +232,7 @@ def _prepare_targets(
         root = targets_root(name)
         if name == "all":
             documents = folder.domain_files()
-            _build(folder, list(map(str, documents)), root / "domains", valid_fraction="0.002")
+            _build(folder, _domains(folder), root / "domains", valid_fraction="0.002")
         else:
             _keep_few(folder, tokenizer, root, KEPT[name])
             documents = sorted((root / "documents").iterdir())

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,6 +29,9 @@ BASELINE = "uniform"
 DEFAULT = "dga"
 _SETTLED = 0.1
 """Part of a run in which updates are more frequent, which observed overheads leave out."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,22 @@ class Result:
     @property
     def end(self) -> float:
         """The loss at the last step."""
-        return self.losses[max(self.losses)]
+        return last_loss(self.losses)
 
     @property
     def rise(self) -> float:
         """How far the last loss is above the least one, at least 0."""
-        return self.end - min(self.losses.values())
+        return rise(self.losses)
+
+
+def last_loss(losses: Mapping[int, float]) -> float:
+    """Return the loss at the last of some steps."""
+    return losses[max(losses)]
+
+
+def rise(losses: Mapping[int, float]) -> float:
+    """Return how far the last loss is above the least one, at least 0."""
+    return last_loss(losses) - min(losses.values())
 
 
 _RESULTS = TypeAdapter(list[Result])
@@ -116,8 +129,7 @@ def _overheads(updates: Sequence[Mapping[str, Any]], steps: int) -> dict[str, fl
 def write_record(path: Path, results: Sequence[Result]) -> None:
     """Write results as JSON, a line for each, in an order that depends on nothing else."""
     ordered = sorted(results, key=lambda r: (r.tokens, r.target, r.rule, r.setting, r.seed))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join(json.dumps(asdict(each)) for each in ordered) + "\n]\n")
+    write_list(path, [asdict(each) for each in ordered])
 
 
 def read_record(path: Path) -> list[Result]:
@@ -126,8 +138,23 @@ def read_record(path: Path) -> list[Result]:
     Raises:
         ConfigError: If it is not one that `write_record` wrote.
     """
+    return read_list(path, _RESULTS)
+
+
+def write_list(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Write results as JSON, a line for each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[\n" + ",\n".join(map(json.dumps, results)) + "\n]\n")
+
+
+def read_list(path: Path, adapter: TypeAdapter[list[T]]) -> list[T]:
+    """Return the results in a file.
+
+    Raises:
+        ConfigError: If it is not one that `write_list` wrote.
+    """
     try:
-        return _RESULTS.validate_json(path.read_bytes())
+        return adapter.validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -163,10 +190,11 @@ def gain(
     cell = [each for each in results if (each.tokens, each.target) == (tokens, target)]
     uniform = {each.seed: each.end for each in cell if each.rule == BASELINE}
     ends = {each.seed: each.end for each in cell if (each.rule, each.setting) == (rule, setting)}
-    return _mean_over_seeds([uniform[seed] - ends[seed] for seed in ends.keys() & uniform.keys()])
+    return mean_over_seeds([uniform[seed] - ends[seed] for seed in ends.keys() & uniform.keys()])
 
 
-def _mean_over_seeds(found: Sequence[float]) -> Gain | None:
+def mean_over_seeds(found: Sequence[float]) -> Gain | None:
+    """Return the mean of one number a seed; None without any."""
     if not found:
         return None
     error = stdev(found) / len(found) ** 0.5 if len(found) > 1 else None
@@ -187,7 +215,7 @@ def cost(results: Sequence[Result], rule: str, target: str, setting: str = "") -
         for (of_rule, of_setting, seed), loss in general.items()
         if (of_rule, of_setting) == (rule, setting) and (BASELINE, "", seed) in general
     ]
-    return _mean_over_seeds(paid)
+    return mean_over_seeds(paid)
 
 
 def rules_of(results: Sequence[Result], tokens: str) -> list[str]:

@@ -22,7 +22,6 @@ from trials.evidence_results import DEFAULT, TARGETS, Result, read_results
 CONFIGS = Path("configs/evidence")
 EXPERIMENTS = {
     "few_tokens": ("uniform", "importance", "odm", "dga", "dga_ema", "dga_capped"),
-    "clusters": ("uniform", "importance", "distribution_dga", "dga", "matched", "dga_basis"),
 }
 RULES = {
     "uniform": False,
@@ -36,7 +35,7 @@ RULES = {
     "dga": True,
     "dga_uniform": True,
 }
-"""Files of the third experiment, and whether what they do depends on the target."""
+"""Files of `targets`, and whether what they do depends on the target."""
 QUICK_TARGETS = ("pubmedqa", "black_python")
 QUICK_STEPS = 200
 SENSITIVITY = {
@@ -75,7 +74,7 @@ class EvidenceRun:
     @property
     def folder(self) -> Path:
         """Where its metrics go."""
-        name = f"{self.label.replace(' ', '-')}-{self.seed}"
+        name = "-".join([*self.label.split(), str(self.seed)])
         return Path("build/evidence") / self.kind / "runs" / name
 
     @property
@@ -153,7 +152,7 @@ def result_table(experiment: str, runs: Sequence[EvidenceRun]) -> str:
 def planned_targets(
     seeds: Sequence[int], tokens: Sequence[str], rules: Sequence[str], targets: Sequence[str]
 ) -> list[EvidenceRun]:
-    """Return runs of the third experiment: everything with one seed before the next seed.
+    """Return runs of `targets`: everything with one seed before the next seed.
 
     A rule that does not depend on the target is trained once, and evaluated on all of them.
     """
@@ -215,7 +214,7 @@ def _specific(target: str) -> str:
 
 
 def finished_results(runs: Sequence[EvidenceRun]) -> list[Result]:
-    """Return the results of those runs of the third experiment that are finished."""
+    """Return the results of those runs of `targets` that are finished."""
     return [
         result
         for run in runs
