@@ -56,7 +56,7 @@ class ClusterRun:
     def run(self) -> EvidenceRun:
         """What is trained."""
         root, examples = clusters_root(self.clusters), self.examples or EXAMPLES[0]
-        specific = f"{SHORT_TARGET}: {{path: {short_target_root(examples)}}}"
+        specific = f"{SHORT_TARGET}: {{path: {short_target_root(examples) / SHORT_TARGET}}}"
         changes = [f"data.domains={root / 'domains'}", f"data.specific={{{specific}}}"]
         if self.rule == "importance":
             changes.append(f"mixing.histogram={root / 'histograms' / str(examples)}.json")
