@@ -5,18 +5,17 @@ from pathlib import Path
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from trials.evidence_figure import draw, draw_bargain
-from trials.evidence_report import rebuilt
-from trials.evidence_results import read_record
+from trials.evidence_report import read_evidence, rebuilt
 
 REPOSITORY = Path(__file__).absolute().parents[1]
-RECORD = REPOSITORY / "docs" / "evidence" / "targets.json"
+RECORDS = REPOSITORY / "docs" / "evidence"
 PAGES = (REPOSITORY / "docs" / "evidence.md", REPOSITORY / "README.md")
 FIGURE = REPOSITORY / "docs" / "evidence.svg"
 BARGAIN = REPOSITORY / "docs" / "evidence-bargain.svg"
 EPILOG = """\
 example:
   make evidence CORPUS=text
-  cp build/evidence/targets.json docs/evidence/; python tools/report_evidence.py
+  cp build/evidence/*.json docs/evidence/; python tools/report_evidence.py
 
 A table goes between the lines <!-- evidence: NAME --> and <!-- end of evidence -->; what else the
 pages say is not touched.
@@ -28,14 +27,14 @@ def main() -> None:
     parser = tool_parser(__doc__, EPILOG)
     parser.parse_args()
     try:
-        results = read_record(RECORD)
+        evidence = read_evidence(RECORDS)
         for page in PAGES:
-            page.write_text(rebuilt(page.read_text(), results, name=page.name))
+            page.write_text(rebuilt(page.read_text(), evidence, name=page.name))
             print(page)
     except MegadgaError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    draw(results, FIGURE)
-    draw_bargain(results, BARGAIN)
+    draw(evidence.targets, FIGURE)
+    draw_bargain(evidence.targets, BARGAIN)
     print(f"{FIGURE}\n{BARGAIN}")
 
 

@@ -2,37 +2,66 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from megadga.errors import ConfigError
+from trials.evidence_clusters import ClusterResult, clusters_table, read_clusters, rises_table
 from trials.evidence_results import (
     TOKENS,
     Result,
     cost_table,
     gain_table,
     general_table,
+    read_record,
     sensitivity_table,
     summary_table,
 )
 
+
+@dataclass(frozen=True)
+class Evidence:
+    """Results of all runs.
+
+    Attributes:
+        targets: Of the experiments `targets` and `sensitivity`.
+        clusters: Of the experiment `clusters`.
+    """
+
+    targets: Sequence[Result]
+    clusters: Sequence[ClusterResult]
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """Return the results in a folder's records, ``targets.json`` and ``clusters.json``.
+
+    Raises:
+        ConfigError: If one of them is missing or no record.
+    """
+    return Evidence(read_record(folder / "targets.json"), read_clusters(folder / "clusters.json"))
+
+
 _PLACE = re.compile(
     r"<!-- evidence: (?P<name>.*?) -->\n(?P<table>.*?)<!-- end of evidence -->", re.DOTALL
 )
-TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
-    **{f"gains {tokens}": lambda r, tokens=tokens: gain_table(r, tokens) for tokens in TOKENS},
-    "general": general_table,
-    "cost": cost_table,
-    "sensitivity": sensitivity_table,
-    "summary": summary_table,
+TABLES: dict[str, Callable[[Evidence], str]] = {
+    **{f"gains {kept}": lambda e, kept=kept: gain_table(e.targets, kept) for kept in TOKENS},
+    "general": lambda evidence: general_table(evidence.targets),
+    "cost": lambda evidence: cost_table(evidence.targets),
+    "sensitivity": lambda evidence: sensitivity_table(evidence.targets),
+    "summary": lambda evidence: summary_table(evidence.targets),
+    "clusters": lambda evidence: clusters_table(evidence.clusters),
+    "clusters rises": lambda evidence: rises_table(evidence.clusters),
 }
 """What may stand in a page, by name."""
 
 
-def rebuilt(text: str, results: Sequence[Result], *, name: str) -> str:
+def rebuilt(text: str, evidence: Evidence, *, name: str) -> str:
     """Return a page with its tables made anew.
 
     Args:
         text: The page.
-        results: Of all runs.
+        evidence: Of all runs.
         name: Of the page, for errors.
 
     Raises:
@@ -47,7 +76,7 @@ def rebuilt(text: str, results: Sequence[Result], *, name: str) -> str:
         )
 
     def filled(place: re.Match[str]) -> str:
-        table = TABLES[place[1]](results)
+        table = TABLES[place[1]](evidence)
         return f"<!-- evidence: {place['name']} -->\n\n{table}\n<!-- end of evidence -->"
 
     return _PLACE.sub(filled, text)

@@ -10,9 +10,9 @@ import pytest
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError, MegadgaError
 from tests.support.ranks import REPOSITORY
-from tools.report_evidence import PAGES, RECORD
+from tools.report_evidence import PAGES, RECORDS
 from tools.trials.evidence_figure import draw, draw_bargain
-from tools.trials.evidence_report import TABLES, rebuilt
+from tools.trials.evidence_report import TABLES, Evidence, read_evidence, rebuilt
 from tools.trials.evidence_results import (
     TARGETS,
     Result,
@@ -60,6 +60,7 @@ RESULTS = [
     result("dga", 3, 6.0, 1.0),  # there is no uniform run of this seed
     result("odm", 0, 6.0, 5.5),
 ]
+EVIDENCE = Evidence(RESULTS, [])
 
 
 def rows(table: str) -> list[list[str]]:
@@ -166,30 +167,31 @@ def test_a_file_that_is_no_record_is_refused_by_name(tmp_path, text):
 
 def test_pages_that_name_no_table_or_one_that_there_is_not_are_refused():
     with pytest.raises(ConfigError, match=r"page\.md: expected a line '<!-- evidence: NAME -->'"):
-        rebuilt("text", RESULTS, name="page.md")
+        rebuilt("text", EVIDENCE, name="page.md")
     with pytest.raises(ConfigError, match=r"page\.md: expected one of .*, found 'gians'"):
-        rebuilt("<!-- evidence: gians -->\n<!-- end of evidence -->", RESULTS, name="page.md")
+        rebuilt("<!-- evidence: gians -->\n<!-- end of evidence -->", EVIDENCE, name="page.md")
 
 
 def test_what_stands_around_a_table_stays():
     text = "before\n<!-- evidence: gains 20k -->\nold\n<!-- end of evidence -->\nafter\n"
-    once = rebuilt(text, RESULTS, name="page.md")
+    once = rebuilt(text, EVIDENCE, name="page.md")
     assert once.startswith("before\n<!-- evidence: gains 20k -->\n\n| target")
     assert once.endswith("|\n\n<!-- end of evidence -->\nafter\n")
     assert "old" not in once
-    assert rebuilt(once, RESULTS, name="page.md") == once
+    assert rebuilt(once, EVIDENCE, name="page.md") == once
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_pages_say_what_the_results_say(page):
     text = page.read_text()
-    assert rebuilt(text, read_record(RECORD), name=page.name) == text
+    assert rebuilt(text, read_evidence(RECORDS), name=page.name) == text
 
 
 def test_the_figure_of_the_documentation_can_be_drawn_again(tmp_path):
-    draw(read_record(RECORD), tmp_path / "evidence.svg")
+    results = read_evidence(RECORDS).targets
+    draw(results, tmp_path / "evidence.svg")
     assert "<svg" in (tmp_path / "evidence.svg").read_text()
-    draw_bargain(read_record(RECORD), tmp_path / "bargain.svg")
+    draw_bargain(results, tmp_path / "bargain.svg")
     text = (tmp_path / "bargain.svg").read_text()
     assert all(f">{name}</text>" in text for name in (*TARGETS, "dga", "importance"))
 
