@@ -15,7 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster test-faults test-scale lint format bench-sampler bench-revisions bench-reader \
 	bench-prepare bench-selection bench-clusters bench-alignment bench-alignment-gpu bench-directions bench-overhead bench-logging bench-train \
-	bench-train-gpu bench-plan scale-report plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-clusters evidence-quick evidence-report law-trial \
+	bench-train-gpu bench-plan scale-report plot-mixers plot-sensitivity docs-figures bench-report evidence evidence-clusters evidence-continued \
+	evidence-quick evidence-report law-trial \
 	gpu-kit gpu-check gpu-report clean
 
 # What benches read, a file per domain: make bench-prepare CORPUS='text/*.jsonl.gz'; and what the
@@ -130,6 +131,9 @@ evidence: setup  ## Train configs/evidence/targets on real text, with CORPUS=fol
 
 evidence-clusters: setup  ## Train configs/evidence/clusters: 64 to 4,096 clusters of the same text, few specific examples.
 	@$(BIN)/python tools/run_cluster_evidence.py --corpus '$(CORPUS)'
+
+evidence-continued: setup  ## Train configs/evidence/continued: a model goes on for new targets, and is fine-tuned.
+	@$(BIN)/python tools/run_continued_evidence.py --corpus '$(CORPUS)'
 
 law-trial: setup  ## Train 24 proxies on the demo's text, and fit a law of mixtures to them; in build/law-trial (15 minutes).
 	@test -d runs/demo/shards || $(BIN)/megadga demo

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megadga.errors import ConfigError
 from trials.evidence_clusters import ClusterResult, clusters_table, read_clusters, rises_table
+from trials.evidence_continued import ContinuedResult, continued_table, read_continued
 from trials.evidence_results import (
     TOKENS,
     Result,
@@ -26,19 +27,25 @@ class Evidence:
     Attributes:
         targets: Of the experiments `targets` and `sensitivity`.
         clusters: Of the experiment `clusters`.
+        continued: Of the experiment `continued`.
     """
 
     targets: Sequence[Result]
     clusters: Sequence[ClusterResult]
+    continued: Sequence[ContinuedResult]
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """Return the results in a folder's records, ``targets.json`` and ``clusters.json``.
+    """Return the results in a folder's records, ``targets.json``, ``clusters.json`` and others.
 
     Raises:
         ConfigError: If one of them is missing or no record.
     """
-    return Evidence(read_record(folder / "targets.json"), read_clusters(folder / "clusters.json"))
+    return Evidence(
+        targets=read_record(folder / "targets.json"),
+        clusters=read_clusters(folder / "clusters.json"),
+        continued=read_continued(folder / "continued.json"),
+    )
 
 
 _PLACE = re.compile(
@@ -52,6 +59,7 @@ TABLES: dict[str, Callable[[Evidence], str]] = {
     "summary": lambda evidence: summary_table(evidence.targets),
     "clusters": lambda evidence: clusters_table(evidence.clusters),
     "clusters rises": lambda evidence: rises_table(evidence.clusters),
+    "continued": lambda evidence: continued_table(evidence.continued),
 }
 """What may stand in a page, by name."""
 
