@@ -249,7 +249,11 @@ def gain_table(results: Sequence[Result], tokens: str) -> str:
 
 
 def cost_table(results: Sequence[Result]) -> str:
-    """Return a table in Markdown, a line a rule with updates: what it costs and repeats."""
+    """Return a table in Markdown, a line a rule with updates: what it costs and repeats.
+
+    The last column makes comparisons those of equal compute: what uniform weights would have
+    gained in the time that updates took, at most, by their last two evaluations.
+    """
     results = _as_in_files(results)
     rows: list[list[str]] = []
     for tokens in TOKENS:
@@ -261,9 +265,26 @@ def cost_table(results: Sequence[Result]) -> str:
             if not observed:
                 continue
             share = f"{100 * mean(predicted):.1f} %, {100 * mean(observed):.1f} %"
-            rows.append([f"`{rule}`", tokens, share, f"{max(epochs):.1f}"])
-    titles = ("rule", "tokens", "overhead predicted, observed", "epochs of any domain, at most")
+            uniform = [e for e in results if (e.tokens, e.rule) == (tokens, BASELINE)]
+            worth = max((mean(observed) * _last_fall(e.losses) for e in uniform), default=0.0)
+            rows.append([f"`{rule}`", tokens, share, f"{max(epochs):.1f}", f"{worth:.4f}"])
+    titles = (
+        "rule",
+        "tokens",
+        "overhead predicted, observed",
+        "epochs of any domain, at most",
+        f"`{BASELINE}` in that time",
+    )
     return markdown_table(titles, rows)
+
+
+def _last_fall(losses: Mapping[int, float]) -> float:
+    """Return by how much a loss would fall in as many steps again as the run had, as it last did.
+
+    0 with a single evaluation.
+    """
+    *_, before, last = (min(losses), *sorted(losses))
+    return max(losses[before] - losses[last], 0.0) / max(last - before, 1) * last
 
 
 def general_table(results: Sequence[Result]) -> str:
