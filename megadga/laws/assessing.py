@@ -36,6 +36,8 @@ class HeldOutError:
         rank_correlation: Spearman's, of predicted and observed losses over all held-out runs; 0
             where one of them is the same for all.
         rank_interval: From 5 to 95 % of it over mixtures drawn with replacement.
+        noise: Standard deviation of the losses of runs of one mixture, in nats; None where no
+            mixture has several. No law can be nearer than that.
     """
 
     set: str
@@ -43,6 +45,7 @@ class HeldOutError:
     constant_error: float
     rank_correlation: float
     rank_interval: tuple[float, float]
+    noise: float | None
 
 
 def cross_validate(
@@ -102,7 +105,18 @@ def _error(
         constant_error=float(np.abs(constant - observed).mean()),
         rank_correlation=rank_correlation(found, observed),
         rank_interval=_rank_interval(found, observed, mixtures, seed),
+        noise=_noise(observed, mixtures),
     )
+
+
+def _noise(observed: FloatArray, mixtures: IntArray) -> float | None:
+    """Return the standard deviation within mixtures, pooled; None if each has one run."""
+    counts = np.bincount(mixtures)
+    freedom = int((counts - 1).sum())
+    if not freedom:
+        return None
+    means = np.bincount(mixtures, weights=observed) / counts
+    return float(np.sqrt(np.square(observed - means[mixtures]).sum() / freedom))
 
 
 def _rank_interval(

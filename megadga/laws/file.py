@@ -107,6 +107,8 @@ class HeldOut(Section):
     """Spearman's, of predicted and observed losses."""
     rank_interval: tuple[Correlation, Correlation] | None = None
     """From 5 to 95 % of it over mixtures drawn with replacement; null: not known."""
+    noise: NonNegativeFloat | None = None
+    """Standard deviation of the losses of runs of one mixture; null: each mixture has one run."""
 
 
 class LawFile(Section):
@@ -204,6 +206,7 @@ def describe_law(
                 constant_error=each.constant_error,
                 rank_correlation=each.rank_correlation,
                 rank_interval=each.rank_interval,
+                noise=each.noise,
             )
             for each in held_out
         ),

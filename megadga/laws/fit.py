@@ -21,8 +21,8 @@ from megadga.laws.power import PowerLaw, fit_power
 from megadga.laws.regression import fit_boosted, fit_linear
 from megadga.report.runs import RunHistory
 
-Kind = Literal["exponential", "power", "linear", "lightgbm"]
-KINDS: tuple[Kind, ...] = ("exponential", "power", "linear", "lightgbm")
+Kind = Literal["power", "exponential", "linear", "lightgbm"]
+KINDS: tuple[Kind, ...] = ("power", "exponential", "linear", "lightgbm")
 
 
 @final
@@ -41,7 +41,7 @@ class LawRequest:
         seed: Of starts, folds and resampling.
     """
 
-    kind: Kind = "exponential"
+    kind: Kind = "power"
     tokens: int | None = None
     parameters: int | None = None
     delta: float = DELTA
