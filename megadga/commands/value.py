@@ -141,7 +141,7 @@ def _value(options: argparse.Namespace) -> int:
     else:
         print("\n\n".join(tables(valued)))
         print(f"\n{written}: written")
-    if documents is not None:
+    if options.documents is not None and documents is not None:
         _write_file(options.documents, encode_documents(documents))
     if options.schedule is not None:
         _write_schedule(options, valued)

@@ -126,11 +126,13 @@ def _rank_interval(
 
     The laws that predict them stay as they are.
     """
-    rows_of = [np.flatnonzero(mixtures == each) for each in range(int(mixtures.max()) + 1)]
+    rows_of: list[IntArray] = [
+        np.flatnonzero(mixtures == each) for each in range(int(mixtures.max()) + 1)
+    ]
     correlations: list[float] = []
     for replicate in range(_RESAMPLED):
         drawn = np.random.default_rng((seed, replicate)).integers(len(rows_of), size=len(rows_of))
-        rows = np.concatenate([rows_of[each] for each in drawn])
+        rows: IntArray = np.concatenate([rows_of[each] for each in drawn.tolist()])
         correlations.append(rank_correlation(found[rows], observed[rows]))
     low, high = interval(np.array(correlations))
     return float(low), float(high)

@@ -118,8 +118,9 @@ def _starts(
     for start in range(number):
         share, exponent = pairs[start % len(pairs)]
         floor = share * float(losses.min())
+        gains: FloatArray
         gains, _ = optimize.nnls(weights**exponent, 1.0 / (losses - floor))
-        logs = np.log(np.maximum(gains, np.exp(_GAINS[0])))
+        logs: FloatArray = np.log(np.maximum(gains, np.exp(_GAINS[0])))
         if start >= len(pairs):
             rng = np.random.default_rng((*seed, start))
             logs = logs + rng.normal(0.0, _SPREAD, logs.size)

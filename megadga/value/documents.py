@@ -104,7 +104,7 @@ def share_by_targets(
     parts = values[sequences] * tokens / sequence_length
     return DocumentShares(
         documents=found,
-        values=np.bincount(rows, weights=parts, minlength=found.size),
+        values=np.bincount(rows, weights=parts, minlength=found.size).astype(np.float64),
         tokens=np.bincount(rows, weights=tokens, minlength=found.size).astype(np.int64),
         sequences=np.bincount(rows, minlength=found.size),
         domains=domains[sequences[first_rows]],
@@ -125,9 +125,8 @@ def value_documents(
     """
     streams: dict[int, TokenStream] = {id(each.stream): each.stream for each in domains}
     stream_of = np.array([list(streams).index(id(each.stream)) for each in domains])
-    values, indices, windows = (
-        each.ravel() for each in (found.values, found.domains, found.windows)
-    )
+    values, indices = found.values.ravel(), found.domains.ravel()
+    windows = found.windows.ravel()
     documents: list[ValuedDocument] = []
     for number, stream in enumerate(streams.values()):
         rows = np.flatnonzero(stream_of[indices] == number)
@@ -162,7 +161,7 @@ def _of_stream(
     for shard_number, (shard, _, _) in enumerate(shards):
         rows = np.flatnonzero(shard_of == shard_number)
         places = shared.documents[rows] - numbers[shard_number]
-        ids = _ids(shard.prefix, places) if rows.size else {}
+        ids = _ids(shard.prefix, places)
         for row, place in zip(rows.tolist(), places.tolist(), strict=True):
             yield ValuedDocument(
                 domain=domains[int(shared.domains[row])].name,
@@ -178,7 +177,7 @@ def _of_stream(
 def _ids(prefix: Path, documents: IntArray) -> Mapping[int, str]:
     """Return the ids of some documents of a shard, in ascending order; empty if it has none."""
     path = ids_path(prefix)
-    if not path.exists():
+    if not documents.size or not path.exists():
         return {}
     wanted = set(documents.tolist())
     found = {place: each for place, each in enumerate(iterate_ids(path)) if place in wanted}

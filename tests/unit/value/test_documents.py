@@ -47,7 +47,8 @@ def sets(tmp_path: Path) -> Path:
 def drawn(domains: list[int], windows: list[int]) -> SequenceValues:
     """Sequences in steps of two, whose values are powers of two: their sums are exact."""
     shape = (len(domains) // 2, 2)
-    values = (2.0 ** np.arange(len(domains)) * np.resize([1.0, -1.0], len(domains))).reshape(shape)
+    powers = [2.0**number * (-1.0) ** number for number in range(len(domains))]
+    values = np.array(powers).reshape(shape)
     return SequenceValues(
         values, np.reshape(domains, shape), np.reshape(windows, shape), values, ()
     )
