@@ -131,8 +131,9 @@ def _rank_interval(
     ]
     correlations: list[float] = []
     for replicate in range(_RESAMPLED):
-        drawn = np.random.default_rng((seed, replicate)).integers(len(rows_of), size=len(rows_of))
-        rows: IntArray = np.concatenate([rows_of[each] for each in drawn.tolist()])
+        rng = np.random.default_rng((seed, replicate))
+        drawn: list[int] = rng.integers(len(rows_of), size=len(rows_of)).tolist()
+        rows = np.concatenate([rows_of[each] for each in drawn])
         correlations.append(rank_correlation(found[rows], observed[rows]))
     low, high = interval(np.array(correlations))
     return float(low), float(high)
