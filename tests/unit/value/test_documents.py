@@ -56,7 +56,7 @@ def drawn(domains: list[int], windows: list[int]) -> SequenceValues:
 
 def test_documents_of_shards_are_those_of_each_window_and_their_values_add_up(sets):
     domains, _ = open_sets(sets)
-    found = drawn([0, 2, 2, 0, 2, 0], [3, 0, 7, 4, 0, 3])
+    found = drawn([0, 2] * 12, [*range(12), *range(6), *range(6)])
 
     documents = value_documents(found, domains)
 
@@ -72,7 +72,7 @@ def test_documents_of_shards_are_those_of_each_window_and_their_values_add_up(se
             expected[key] = expected.get(key, 0.0) + value * targets / SEQUENCE_LENGTH
     assert {(str(each.shard), each.document): each.value for each in documents} == expected
     assert sum(each.value for each in documents) == found.values.sum()
-    assert sum(each.tokens for each in documents) == 6 * SEQUENCE_LENGTH
+    assert sum(each.tokens for each in documents) == 24 * SEQUENCE_LENGTH
     assert {each.domain for each in documents} == {"d0", "d2"}
     values = [each.value for each in documents]
     assert values == sorted(values, reverse=True)
