@@ -135,11 +135,14 @@ evidence-clusters: setup  ## Train configs/evidence/clusters: 64 to 4,096 cluste
 evidence-continued: setup  ## Train configs/evidence/continued: a model goes on for new targets, and is fine-tuned.
 	@$(BIN)/python tools/run_continued_evidence.py --corpus '$(CORPUS)'
 
-law-trial: setup  ## Train 24 proxies on the demo's text, and fit a law of mixtures to them; in build/law-trial (15 minutes).
+law-trial: setup  ## Train 24 proxies on the demo's text, and fit a law of mixtures to them; in build/law-trial (an hour of one core).
 	@test -d runs/demo/shards || $(BIN)/megadga demo
 	@$(BIN)/megadga sweep configs/laws/sweep.yaml
-	@$(BIN)/megadga law fit build/law-trial/m*-seed*/ --output build/law-trial/law.json
-	@$(BIN)/megadga law fit build/law-trial/m*-seed*/ --output build/law-trial/linear.json --law linear
+	@$(BIN)/megadga sweep configs/laws/noise.yaml
+	@$(BIN)/megadga law fit build/law-trial/m*-seed0/ --output build/law-trial/law.json
+	@$(BIN)/megadga law fit build/law-trial/m*-seed0/ --output build/law-trial/exponential.json --law exponential
+	@$(BIN)/megadga law fit build/law-trial/m*-seed0/ --output build/law-trial/linear.json --law linear
+	@$(BIN)/megadga law fit build/law-trial/m*-seed*/ --output build/law-trial/noise.json
 
 evidence-quick: setup  ## Seven short runs of them; a table in 15 minutes on two cores.
 	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)' --quick

@@ -17,6 +17,7 @@ from megadga.console import run_program, tool_parser
 from megadga.laws.assessing import Fit, cross_validate, rank_correlation
 from megadga.laws.exponential import fit_exponential
 from megadga.laws.observations import DOMAIN, GENERAL, Observations
+from megadga.laws.power import fit_power
 from megadga.laws.regression import fit_boosted, fit_linear
 
 EPILOG = """\
@@ -28,6 +29,7 @@ LAWS: Mapping[str, Fit] = {
     "linear": fit_linear,
     "lightgbm": fit_boosted,
     "exponential": fit_exponential,
+    "power": fit_power,
 }
 NUMBERS = (512, 128, 64, 32)
 """First mixtures of RegMix's that laws are fitted to."""
@@ -112,7 +114,7 @@ def read_mixing_laws(data: Path) -> Observations:
 
 def _mixing_laws(observations: Observations) -> Iterator[tuple[str, str, float, float, float]]:
     """Yield how well laws of each validation set predict the mean over all."""
-    for name in ("linear", "exponential"):
+    for name in ("linear", "exponential", "power"):
         errors = cross_validate(observations, LAWS[name], folds=FOLDS, seed=0)
         (error,) = (each for each in errors if each.set == GENERAL)
         yield (

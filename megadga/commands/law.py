@@ -30,11 +30,14 @@ from megadga.report.runs import read_run
 _FIT_EPILOG = """\
 examples:
   megadga law fit runs/sweep/m*-seed*/ --output law.json
+  megadga law fit runs/sweep/m*-seed*/ --output law.json --law exponential
   megadga law fit runs/sweep/m*-seed*/ --output law.json --tokens 20000000000
   megadga law fit runs/8m/m*/ runs/30m/m*/ runs/125m/m*/ --output law.json --parameters 750000000
 
-exponential  L_i(r) = c_i + k_i exp(sum_j t_ij r_j) for each set i and the weights r of the domains
-             (data mixing laws, arXiv 2403.16952)
+power        L_i(r) = c_i + 1 / sum_j b_ij r_j^g_i for each set i and the weights r of the domains:
+             the first per cent of a domain does more than the next (additive law of arXiv
+             2507.09404, with one exponent a set, at most 1)
+exponential  L_i(r) = c_i + k_i exp(sum_j t_ij r_j) (data mixing laws, arXiv 2403.16952)
 linear, lightgbm  regression (RegMix, arXiv 2407.01492); lightgbm takes 40 runs or more
 
 Runs are those of a sweep, or any at a fixed mixture. Losses are taken after the last number of
@@ -43,7 +46,9 @@ e^c + (D0/D)^alpha, for which they are evaluated at least three times after thei
 With --parameters, from a law of sizes over runs of at least three sizes at the same mixtures.
 
 Printed, and written, are each set's error on mixtures that were held out, in turn, beside the
-error of predicting the mean, and Spearman's rank correlation of predicted and observed losses.
+error of predicting the mean, and Spearman's rank correlation of predicted and observed losses,
+with an interval from 5 to 95 % over mixtures drawn with replacement. Where mixtures were trained
+with several seeds, noise is how much their losses differ: no law predicts better than that.
 """
 _PREDICT_EPILOG = """\
 example:
@@ -71,7 +76,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", type=Path, nargs="+", metavar="RUN", help="a run's output folder")
     add("--output", type=Path, required=True, metavar="LAW", help="JSON file of the law")
-    add("--law", choices=KINDS, default="exponential", help="what is fitted (exponential)")
+    add("--law", choices=KINDS, default="power", help="what is fitted (power)")
     add("--tokens", type=count, metavar="T", help="tokens of training that losses are after")
     add(
         "--parameters",
@@ -140,20 +145,29 @@ def _fit_lines(law: LawFile) -> Iterator[str]:
     if law.parameters is not None:
         yield f"of a model of {law.parameters:,} parameters, by a law of sizes"
     if law.held_out:
-        headers = ("held-out mixtures", "mean abs. error", "of the mean", "rank correlation")
+        headers = (
+            "held-out mixtures",
+            "mean abs. error",
+            "of the mean",
+            "rank corr.",
+            "5-95 %",
+            "noise",
+        )
         rows = [
             (
                 each.set,
                 f"{each.mean_absolute_error:.4f}",
                 f"{each.constant_error:.4f}",
                 f"{each.rank_correlation:.3f}",
+                "-" if each.rank_interval is None else "{:.3f}-{:.3f}".format(*each.rank_interval),
+                "-" if each.noise is None else f"{each.noise:.4f}",
             )
             for each in law.held_out
         ]
         yield ""
-        yield tabulate(rows, headers=headers, disable_numparse=True, colalign=_aligned(4))
+        yield tabulate(rows, headers=headers, disable_numparse=True, colalign=_aligned(6))
         yield ""
-    unknown = len(law.domains) + (law.law.type == "exponential")
+    unknown = len(law.domains) + {"exponential": 1, "power": 2}.get(law.law.type, 0)
     if law.law.type != "lightgbm" and mixtures <= unknown:
         yield (
             f"warning: {mixtures} mixtures for {unknown} unknowns of each set: the law fits them "

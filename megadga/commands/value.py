@@ -15,16 +15,18 @@ from megadga.arrays import FloatArray
 from megadga.commands.command import Command
 from megadga.config.yaml_source import dump
 from megadga.console import count, parse_step, parse_whole_number
+from megadga.data.domain import Domain
 from megadga.data.files import atomic_write
 from megadga.data.located import documents_of_window
-from megadga.errors import ConfigError
+from megadga.errors import ConfigError, ShardError
 from megadga.launch.quiet import quieten
 from megadga.prepare.progress import ProgressBars, Stages
 from megadga.run_folder.trace import TracedStep, TraceFile, TraceHeader, open_trace
 from megadga.train.replay import open_recorded
 from megadga.train.saved import SavedRun, open_saved
 from megadga.use.sets import EvaluatedSet, SetOptions, open_shard_sets
-from megadga.value.output import ListedSequence, ValuedRun, as_json, tables
+from megadga.value.documents import encode_documents, value_documents
+from megadga.value.output import ListedDocuments, ListedSequence, ValuedRun, as_json, tables
 from megadga.value.phases import scheduled_weights, values_by_phase
 from megadga.value.recursion import SequenceValues, sequence_values
 
@@ -33,6 +35,7 @@ examples:
   megadga value runs/example --target pubmedqa
   megadga value runs/example --target pubmedqa --phases 8 --top 20
   megadga value runs/example --target law=shards/law --split valid --json > law.json
+  megadga value runs/example --target pubmedqa --documents documents.jsonl
   megadga value runs/example --target pubmedqa --schedule schedule.yaml
 
 RUN is a run that was trained with `trace: {}` in its configuration, which keeps the projected
@@ -45,8 +48,13 @@ token and to first order, had its gradient been left out of its step (data value
 standard error, and the sum over each phase of the run: when the domain mattered. Values add up.
 
 All values are written to RUN/values/NAME.npz (values, first_order, domains, windows; each of
-shape steps x sequences) and what is printed to NAME.json. --schedule writes the `mixing` section
-of a run that gives each domain more weight in phases in which a sequence of it was worth more.
+shape steps x sequences) and what is printed to NAME.json. --documents writes a JSON line for each
+document that was trained on, the largest value first: domain, shard, number in it, id (where
+shards carry ids), value, tokens, sequences. A sequence's value is shared over the documents that
+it spans by the targets that each has in it; which of them made it is not known.
+
+--schedule writes the `mixing` section of a run that gives each domain more weight in phases in
+which a sequence of it was worth more.
 
 They are estimates: good for the last steps, rough for the first ones, and under AdamW of the
 right order only. docs/value.md says how good.
@@ -67,8 +75,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=lambda text: parse_whole_number(text, least=0),
         default=5,
         metavar="N",
-        help="sequences that are listed, of the most helpful and of the most harmful (5)",
+        help="sequences and documents that are listed, of the most helpful and of the most "
+        "harmful (5)",
     )
+    add("--documents", type=Path, metavar="FILE", help="write what each document was worth")
     add("--schedule", type=Path, metavar="FILE", help="write a schedule's YAML")
     add(
         "--strength",
@@ -109,8 +119,21 @@ def _value(options: argparse.Namespace) -> int:
         )
     header = files[0].header
     phases = values_by_phase(found, num_phases=options.phases, num_domains=len(header.domains))
-    helpful, harmful = _listed(options, found, header)
-    valued = ValuedRun(options.run, run.step, name, loss, header, found, phases, helpful, harmful)
+    domains = _trained_domains(options, header)
+    helpful, harmful = _listed(options, found, domains)
+    documents = None if options.documents is None else value_documents(found, domains)
+    valued = ValuedRun(
+        options.run,
+        run.step,
+        name,
+        loss,
+        header,
+        found,
+        phases,
+        helpful,
+        harmful,
+        None if documents is None else ListedDocuments.of(documents, options.top),
+    )
     summary = as_json(valued)
     written = _write(options.run / "values", valued, summary)
     if options.json:
@@ -118,6 +141,8 @@ def _value(options: argparse.Namespace) -> int:
     else:
         print("\n\n".join(tables(valued)))
         print(f"\n{written}: written")
+    if options.documents is not None and documents is not None:
+        _write_file(options.documents, encode_documents(documents))
     if options.schedule is not None:
         _write_schedule(options, valued)
     return 0
@@ -173,8 +198,21 @@ def _backwards(files: Sequence[TraceFile], last: int) -> Iterator[tuple[TracedSt
         yield tuple(file.read(step) for file in files)
 
 
+def _trained_domains(options: argparse.Namespace, header: TraceHeader) -> Sequence[Domain]:
+    """Open the domains that the run was trained on, if anything of their documents is asked."""
+    if not options.top and options.documents is None:
+        return ()
+    run = open_recorded(options.run, step=1)
+    if run.shards != header.shards:
+        raise ShardError(
+            f"{run.config.data.domains}: expected the shards that the run was trained on "
+            f"({header.shards}), found others ({run.shards})"
+        )
+    return run.domains
+
+
 def _listed(
-    options: argparse.Namespace, found: SequenceValues, header: TraceHeader
+    options: argparse.Namespace, found: SequenceValues, domains: Sequence[Domain]
 ) -> tuple[list[ListedSequence], list[ListedSequence]]:
     """Return the most helpful sequences and the most harmful ones, with their documents."""
     values = found.values
@@ -182,7 +220,6 @@ def _listed(
     number = min(options.top, order.size // 2)
     if not number:
         return [], []
-    domains = open_recorded(options.run, step=1).domains
 
     def listed(places: Sequence[int]) -> list[ListedSequence]:
         every: list[ListedSequence] = []
@@ -192,7 +229,7 @@ def _listed(
             window = int(found.windows[step, row])
             documents = documents_of_window(domains[index], window)
             value = float(values[step, row])
-            name = header.domains[index]
+            name = domains[index].name
             every.append(ListedSequence(value, step + 1, name, window, documents))
         return every
 
@@ -232,13 +269,16 @@ def _write_schedule(options: argparse.Namespace, valued: ValuedRun) -> None:
         }
         for begin, row in zip(valued.phases.begins, weights, strict=True)
     ]
-    path: Path = options.schedule
     command = f"megadga value {options.run} --target {options.target}"
     text = f"# By `{command} --strength {options.strength:g}`: the section of a run.\n"
     text += dump({"mixing": {"type": "schedule", "stages": stages}})
+    _write_file(options.schedule, text.encode())
+
+
+def _write_file(path: Path, content: bytes) -> None:
     try:
         with atomic_write(path) as file:
-            file.write(text.encode())
+            file.write(content)
     except OSError as error:
         raise ConfigError(f"{path}: expected a file to write, found {error.strerror}") from None
     print(f"{path}: written", file=sys.stderr)

@@ -15,12 +15,14 @@ from megadga.errors import ConfigError
 from megadga.laws.assessing import HeldOutError, Law
 from megadga.laws.exponential import ExponentialLaw
 from megadga.laws.observations import Observations
+from megadga.laws.power import PowerLaw
 from megadga.laws.regression import BoostedLaw, LinearLaw
 from megadga.section import (
     ConfigIssue,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PositiveFraction,
     PositiveInt,
     Section,
     format_value,
@@ -28,6 +30,7 @@ from megadga.section import (
 
 VERSION = 1
 Numbers = tuple[float, ...]
+Correlation = Annotated[float, Field(ge=-1.0, le=1.0)]
 
 
 class ExponentialParameters(Section):
@@ -41,6 +44,19 @@ class ExponentialParameters(Section):
     """Likewise."""
     t: tuple[Numbers, ...]
     """Of each set, of each domain; those of a set sum to 0."""
+
+
+class PowerParameters(Section):
+    """``L_i(r) = c_i + 1 / sum_j b_ij r_j^g_i``, sets and domains in the file's order."""
+
+    type: Literal["power"]
+    """Kind of law."""
+    c: tuple[PositiveFloat, ...]
+    """Of each set, nats per token."""
+    b: tuple[tuple[PositiveFloat, ...], ...]
+    """Of each set, of each domain, one over nats per token."""
+    g: tuple[PositiveFraction, ...]
+    """Of each set, in (0, 1]."""
 
 
 class LinearParameters(Section):
@@ -62,7 +78,8 @@ class BoostedParameters(Section):
 
 
 Parameters = Annotated[
-    ExponentialParameters | LinearParameters | BoostedParameters, Field(discriminator="type")
+    ExponentialParameters | PowerParameters | LinearParameters | BoostedParameters,
+    Field(discriminator="type"),
 ]
 
 
@@ -86,8 +103,12 @@ class HeldOut(Section):
     """In nats."""
     constant_error: NonNegativeFloat
     """Likewise, of predicting the mean of the mixtures that were fitted."""
-    rank_correlation: Annotated[float, Field(ge=-1.0, le=1.0)]
+    rank_correlation: Correlation
     """Spearman's, of predicted and observed losses."""
+    rank_interval: tuple[Correlation, Correlation] | None = None
+    """From 5 to 95 % of it over mixtures drawn with replacement; null: not known."""
+    noise: NonNegativeFloat | None = None
+    """Standard deviation of the losses of runs of one mixture; null: each mixture has one run."""
 
 
 class LawFile(Section):
@@ -184,6 +205,8 @@ def describe_law(
                 mean_absolute_error=each.mean_absolute_error,
                 constant_error=each.constant_error,
                 rank_correlation=each.rank_correlation,
+                rank_interval=each.rank_interval,
+                noise=each.noise,
             )
             for each in held_out
         ),
@@ -239,6 +262,8 @@ def _fits(law: Parameters, sets: int, domains: int) -> bool:
     match law:
         case ExponentialParameters(c=c, k=k, t=t):
             return len(c) == len(k) == len(t) == sets and all(len(row) == domains for row in t)
+        case PowerParameters(c=c, b=b, g=g):
+            return len(c) == len(b) == len(g) == sets and all(len(row) == domains for row in b)
         case LinearParameters(b=b):
             return len(b) == sets and all(len(row) == domains for row in b)
         case BoostedParameters(models=models):
@@ -249,6 +274,8 @@ def _law(parameters: Parameters) -> Law:
     match parameters:
         case ExponentialParameters(c=c, k=k, t=t):
             return ExponentialLaw(np.array(c), np.array(k), np.array(t))
+        case PowerParameters(c=c, b=b, g=g):
+            return PowerLaw(np.array(c), np.array(b), np.array(g))
         case LinearParameters(b=b):
             return LinearLaw(np.array(b))
         case BoostedParameters(models=models):
@@ -263,6 +290,13 @@ def _parameters(law: Law) -> Parameters:
                 c=tuple(floors.tolist()),
                 k=tuple(scales.tolist()),
                 t=tuple(map(tuple, slopes.tolist())),
+            )
+        case PowerLaw(floors=floors, gains=gains, exponents=exponents):
+            return PowerParameters(
+                type="power",
+                c=tuple(floors.tolist()),
+                b=tuple(map(tuple, gains.tolist())),
+                g=tuple(exponents.tolist()),
             )
         case LinearLaw(coefficients=coefficients):
             return LinearParameters(type="linear", b=tuple(map(tuple, coefficients.tolist())))

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, final
 
-import numpy as np
-
 from megadga.errors import ConfigError
-from megadga.laws.assessing import Fit, cross_validate, resample
+from megadga.laws.assessing import Fit, Law, cross_validate, resample
 from megadga.laws.exponential import DELTA, ExponentialLaw, fit_exponential
 from megadga.laws.extrapolating import extrapolate_sizes, extrapolate_steps, parameters_of
 from megadga.laws.file import LawFile, describe_law
@@ -19,11 +17,12 @@ from megadga.laws.observations import (
     observe,
     read_losses,
 )
+from megadga.laws.power import PowerLaw, fit_power
 from megadga.laws.regression import fit_boosted, fit_linear
 from megadga.report.runs import RunHistory
 
-Kind = Literal["exponential", "linear", "lightgbm"]
-KINDS: tuple[Kind, ...] = ("exponential", "linear", "lightgbm")
+Kind = Literal["power", "exponential", "linear", "lightgbm"]
+KINDS: tuple[Kind, ...] = ("power", "exponential", "linear", "lightgbm")
 
 
 @final
@@ -35,14 +34,14 @@ class LawRequest:
         kind: The law.
         tokens: Of training, after which losses are; None: the most that all runs have.
         parameters: Of the model, without its embedding; None: the runs' own.
-        delta: Huber's, of the exponential law, in nats, above 0.
-        starts: Of each fit of it, at least 1.
+        delta: Huber's, of the exponential law and the power law, in nats, above 0.
+        starts: Of each fit of these, at least 1.
         folds: Of mixtures that are held out in turn, at least 2; 0: none are.
         replicates: Laws of resampled runs; of LightGBM, whose files would be large, none are made.
         seed: Of starts, folds and resampling.
     """
 
-    kind: Kind = "exponential"
+    kind: Kind = "power"
     tokens: int | None = None
     parameters: int | None = None
     delta: float = DELTA
@@ -79,7 +78,7 @@ def fit_law(runs: Sequence[RunHistory], request: LawRequest) -> LawFile:
         raise ConfigError(f"{what}, found 1")
     fit = _fit(request)
     law = fit(observations.weights, observations.losses)
-    again = partial(_again, law, request) if isinstance(law, ExponentialLaw) else fit
+    again = _again(law, request) or fit
     return describe_law(
         observations,
         law,
@@ -129,14 +128,22 @@ def _fit(request: LawRequest) -> Fit:
             return partial(
                 fit_exponential, delta=request.delta, starts=request.starts, seed=request.seed
             )
+        case "power":
+            return partial(
+                fit_power, delta=request.delta, starts=request.starts, seed=request.seed
+            )
         case "linear":
             return fit_linear
         case "lightgbm":
             return partial(fit_boosted, seed=request.seed)
 
 
-def _again(
-    law: ExponentialLaw, request: LawRequest, weights: np.ndarray, losses: np.ndarray
-) -> ExponentialLaw:
-    """Fit to resampled runs, from the law of all of them."""
-    return fit_exponential(weights, losses, delta=request.delta, near=law)
+def _again(law: Law, request: LawRequest) -> Fit | None:
+    """Return the fit to resampled runs that starts from the law of all of them, if it has one."""
+    match law:
+        case ExponentialLaw():
+            return partial(fit_exponential, delta=request.delta, near=law)
+        case PowerLaw():
+            return partial(fit_power, delta=request.delta, near=law)
+        case _:
+            return None

@@ -10,6 +10,7 @@ from megadga.errors import ConfigError
 from megadga.laws.assessing import Law
 from megadga.laws.exponential import ExponentialLaw
 from megadga.laws.fitting import EXTRA
+from megadga.laws.power import PowerLaw
 from megadga.mixers.simplex import project_to_caps
 from megadga.prepare.extras import import_extra
 
@@ -59,10 +60,10 @@ class Limits:
 def best_mixture(law: Law, objective: FloatArray, limits: Limits, *, seed: int = 0) -> FloatArray:
     """Return the mixture of the lowest weighted sum of losses, shape ``(K,)``.
 
-    Of the exponential law the sum is convex in the weights, and SLSQP finds its minimum. Of
-    regressions, as in RegMix's code, 100,000 mixtures from a Dirichlet around the prior are
-    predicted, and the mean of the best 128 is the result; those beyond the limits are moved
-    towards a mixture within until they are not.
+    Of the exponential law and the power law the sum is convex in the weights, and SLSQP finds its
+    minimum. Of regressions, as in RegMix's code, 100,000 mixtures from a Dirichlet around the
+    prior are predicted, and the mean of the best 128 is the result; those beyond the limits are
+    moved towards a mixture within until they are not.
 
     Args:
         law: Of ``M`` sets and ``K`` domains.
@@ -75,7 +76,7 @@ def best_mixture(law: Law, objective: FloatArray, limits: Limits, *, seed: int =
     """
     start = limits.feasible()
     match law:
-        case ExponentialLaw():
+        case ExponentialLaw() | PowerLaw():
             return _minimum(law, objective, limits, start)
         case _:
             candidates = _candidates(limits, start, seed)
@@ -85,7 +86,7 @@ def best_mixture(law: Law, objective: FloatArray, limits: Limits, *, seed: int =
 
 
 def _minimum(
-    law: ExponentialLaw, objective: FloatArray, limits: Limits, start: FloatArray
+    law: ExponentialLaw | PowerLaw, objective: FloatArray, limits: Limits, start: FloatArray
 ) -> FloatArray:
     """Minimise over weights, and over excesses of them above the prior if these are limited."""
     optimize: Any = import_extra("scipy.optimize", extra=EXTRA)

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from megadga.data.located import DocumentPart
 from megadga.run_folder.trace import TraceHeader
+from megadga.value.documents import ValuedDocument
 from megadga.value.phases import PhaseValues, values_by_phase
 from megadga.value.recursion import SequenceValues
 
@@ -38,6 +39,40 @@ class ListedSequence:
 
 
 @final
+@dataclass(frozen=True)
+class ListedDocuments:
+    """Documents of a run at both ends, by value.
+
+    Attributes:
+        number: All that were trained on.
+        helpful: Of the largest values, largest first.
+        harmful: Of the smallest values, smallest first.
+    """
+
+    number: int
+    helpful: Sequence[ValuedDocument]
+    harmful: Sequence[ValuedDocument]
+
+    @classmethod
+    def of(cls, documents: Sequence[ValuedDocument], top: int) -> "ListedDocuments":
+        """Return those at the ends.
+
+        Args:
+            documents: All, the largest value first.
+            top: Number of each end, at most half of all.
+        """
+        number = min(top, len(documents) // 2)
+        ends = documents[:number], documents[::-1][:number]
+        return cls(len(documents), *ends)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return them JSON-serializable."""
+        ends = {"helpful": self.helpful, "harmful": self.harmful}
+        listed = {name: [one.as_json() for one in each] for name, each in ends.items()}
+        return {"number": self.number, **listed}
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class ValuedRun:
     """Values of a run, and what they are of.
@@ -52,6 +87,7 @@ class ValuedRun:
         phases: By domain and phase.
         helpful: Sequences of the largest values, largest first.
         harmful: Sequences of the smallest values, smallest first.
+        documents: Documents of the largest and of the smallest values; None: not asked for.
     """
 
     run: Path
@@ -63,6 +99,7 @@ class ValuedRun:
     phases: PhaseValues
     helpful: Sequence[ListedSequence]
     harmful: Sequence[ListedSequence]
+    documents: "ListedDocuments | None"
 
     @property
     def ends(self) -> list[int]:
@@ -109,6 +146,7 @@ def as_json(valued: ValuedRun) -> dict[str, Any]:
         ],
         "helpful": sequences(valued.helpful),
         "harmful": sequences(valued.harmful),
+        **({} if valued.documents is None else {"documents": valued.documents.as_json()}),
     }
 
 
@@ -145,6 +183,25 @@ def tables(valued: ValuedRun) -> Iterator[str]:
             ]
             align = ("right", "right", "left", "right", "left")
             yield tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
+    if valued.documents is not None:
+        yield from _tables_of_documents(valued.documents)
+
+
+def _tables_of_documents(listed: ListedDocuments) -> Iterator[str]:
+    for title, each in (("helpful", listed.helpful), ("harmful", listed.harmful)):
+        rows = [(f"most {title} of {listed.number:,}", "tokens", "domain", "document", "id")]
+        rows += [
+            (
+                f"{one.value:+.3g}",
+                f"{one.tokens:,}",
+                one.domain,
+                f"{one.shard.name} {one.document}",
+                one.id or "",
+            )
+            for one in each
+        ]
+        align = ("right", "right", "left", "left", "left")
+        yield tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
 
 
 def _table_of_domains(valued: ValuedRun) -> str:

@@ -163,6 +163,37 @@ def test_values_are_told_by_domain_and_phase_and_make_a_schedule(runs, capsys):
     load_config(runs / "run.yaml", [f"mixing={json.dumps(mixing)}", "output=other"])
 
 
+def test_documents_share_what_their_sequences_were_worth(runs, capsys):
+    path = runs / "documents.jsonl"
+    asked = ["value", str(runs / "whole"), "--target", "target", "--top", "2"]
+
+    assert main([*asked, "--documents", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert main([*asked, "--documents", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["documents"]
+
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    values = [line["value"] for line in lines]
+    saved = np.load(runs / "whole" / "values" / "target.npz")["values"]
+    assert sum(values) == pytest.approx(saved.sum())
+    assert values == sorted(values, reverse=True)
+    assert sum(line["tokens"] for line in lines) == 4 * 8 * 8
+    assert told == {"number": len(lines), "helpful": lines[:2], "harmful": lines[:-3:-1]}
+    assert f"most helpful of {len(lines)}" in printed
+    assert f"{values[0]:+.3g}" in printed
+
+
+def test_documents_of_other_shards_than_the_run_has_seen_are_refused(runs, capsys):
+    manifest = runs / "shards" / "domains" / "d0" / "manifest.json"
+    before = manifest.read_text()
+    manifest.write_text(before.replace('"bin_sha256": "', '"bin_sha256": "0'))
+    try:
+        assert main(["value", str(runs / "whole"), "--target", "target"]) == 2
+    finally:
+        manifest.write_text(before)
+    assert "expected the shards that the run was trained on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

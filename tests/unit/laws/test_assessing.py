@@ -63,3 +63,25 @@ def test_without_noise_all_of_them_agree():
 def test_ranks_are_compared_whatever_the_values_are():
     assert rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([5.0, 50.0, 51.0])) == 1.0
     assert rank_correlation(np.array([1.0, 2.0, 3.0]), np.ones(3)) == 0.0
+
+
+def test_the_interval_of_a_rank_correlation_is_wide_for_few_mixtures_and_narrow_for_many():
+    widths: list[float] = []
+    for number in (8, 80):
+        general, *sets = cross_validate(observed(number, noise=0.3), fit_linear, folds=8, seed=0)
+        for each in (general, *sets):
+            low, high = each.rank_interval
+            assert -1.0 <= low <= each.rank_correlation <= high <= 1.0
+        widths.append(sets[0].rank_interval[1] - sets[0].rank_interval[0])
+    assert widths[1] < 0.5 * widths[0]
+
+
+def test_runs_of_one_mixture_tell_the_noise_that_no_law_can_predict():
+    weights = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.5, 0.5]])
+    losses = np.array([[1.0], [1.2], [3.0], [3.4], [2.0]])
+    several = Observations(tuple("abcde"), ("a", "b"), ("specific=qa",), weights, losses)
+    (found,) = cross_validate(several, fit_linear, folds=3, seed=0)
+    # Deviations of 0.1, 0.1, 0.2, 0.2 from two means, with two degrees of freedom.
+    assert found.noise == pytest.approx(0.05**0.5, rel=1e-12)
+    (once,) = cross_validate(several.of(np.array([0, 2, 4])), fit_linear, folds=3, seed=0)
+    assert once.noise is None

@@ -96,7 +96,7 @@ def test_one_mixture_is_no_law():
         fit_law([sweep()[0], replace(sweep()[0], folder=Path("runs/again"))], QUICK)
 
 
-@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("kind", ["exponential", "power", "linear"])
 def test_a_law_survives_its_file(tmp_path, kind):
     law = fit_law(sweep(), replace(QUICK, kind=kind))
     write_law(tmp_path / "law.json", law)
@@ -105,7 +105,7 @@ def test_a_law_survives_its_file(tmp_path, kind):
 
 def test_what_is_wrong_in_a_file_is_named_with_its_key(tmp_path):
     path = tmp_path / "law.json"
-    write_law(path, fit_law(sweep(), QUICK))
+    write_law(path, fit_law(sweep(), replace(QUICK, kind="exponential")))
     content = json.loads(path.read_text())
     content["version"] = 2
     path.write_text(json.dumps(content))

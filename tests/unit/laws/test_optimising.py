@@ -5,6 +5,7 @@ from megadga.arrays import FloatArray
 from megadga.errors import ConfigError
 from megadga.laws.exponential import ExponentialLaw
 from megadga.laws.optimising import Limits, best_mixture
+from megadga.laws.power import PowerLaw
 from megadga.laws.regression import LinearLaw
 
 UNIFORM = np.full(3, 1.0 / 3.0)
@@ -13,6 +14,12 @@ LAW = ExponentialLaw(
     floors=np.array([1.0, 1.0]),
     scales=np.array([1.0, 1.0]),
     slopes=np.array([[-2.0, 1.0, 1.0], [1.0, -2.0, 1.0]]),
+)
+# The same, where little weight does much.
+POWER = PowerLaw(
+    floors=np.array([1.0, 1.0]),
+    gains=np.array([[2.0, 0.3, 0.1], [0.2, 1.5, 0.1]]),
+    exponents=np.array([0.4, 0.7]),
 )
 EQUAL = np.array([0.5, 0.5])
 
@@ -47,15 +54,16 @@ def test_it_is_where_the_derivatives_are_equal():
     ids=["caps", "near a prior", "both"],
 )
 @pytest.mark.parametrize("objective", [EQUAL, np.array([0.9, 0.1])], ids=["equal", "first"])
-def test_no_mixture_of_a_fine_grid_within_the_limits_is_better(limits, objective):
-    found = best_mixture(LAW, objective, limits)
+@pytest.mark.parametrize("law", [LAW, POWER], ids=["exponential", "power"])
+def test_no_mixture_of_a_fine_grid_within_the_limits_is_better(law, limits, objective):
+    found = best_mixture(law, objective, limits)
     assert (found <= limits.caps + 1e-9).all()
     assert 0.5 * np.abs(found - limits.prior).sum() <= limits.distance + 1e-6
     points = grid(0.005)
     inside = (points <= limits.caps).all(axis=1)
     inside &= 0.5 * np.abs(points - limits.prior).sum(axis=1) <= limits.distance
-    losses = LAW.predict(points[inside]) @ objective
-    assert LAW.predict(found[None])[0] @ objective <= losses.min() + 1e-9
+    losses = law.predict(points[inside]) @ objective
+    assert law.predict(found[None])[0] @ objective <= losses.min() + 1e-9
 
 
 def test_caps_that_move_the_prior_too_far_are_refused():
@@ -76,3 +84,10 @@ def test_a_regression_is_followed_as_far_as_the_limits_allow(distance):
     assert found == pytest.approx(best, abs=0.02)
     assert (found <= limits.caps + 1e-12).all()
     assert 0.5 * np.abs(found - UNIFORM).sum() <= distance + 1e-9
+
+
+def test_a_power_law_gives_a_little_to_all_domains_within_their_caps():
+    found = best_mixture(POWER, EQUAL, Limits(np.ones(3), UNIFORM))
+    assert 0.0 < found[2] < 0.1
+    none = best_mixture(POWER, EQUAL, Limits(np.array([1.0, 1.0, 1e-3]), UNIFORM))
+    assert none[2] == pytest.approx(1e-3)

@@ -6,7 +6,7 @@ import pytest
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
 from megadga.mixers.matching import matched_weights
-from megadga.sweep.config import load_sweep
+from megadga.sweep.config import DirichletMixtures, load_sweep
 from megadga.sweep.planning import SweepRun, plan_sweep, write_runs
 from tests.support.ranks import REPOSITORY
 from tests.support.runs import write_run
@@ -142,3 +142,15 @@ def test_the_sweep_of_law_trial_is_one():
     proxy = load_config(shipped.run)
     assert proxy.checkpoint is None
     assert shipped.output == REPOSITORY / "build" / "law-trial"
+
+
+def test_the_runs_that_tell_the_noise_of_law_trial_are_of_its_first_mixtures():
+    sweep, noise = (
+        load_sweep(REPOSITORY / "configs" / "laws" / f"{name}.yaml") for name in ("sweep", "noise")
+    )
+    assert noise.seeds == (0, 1)
+    assert isinstance(noise.mixtures, DirichletMixtures)
+    assert isinstance(sweep.mixtures, DirichletMixtures)
+    assert noise.mixtures.number < sweep.mixtures.number
+    same = {"mixtures": sweep.mixtures, "seeds": sweep.seeds}
+    assert noise.model_copy(update=same) == sweep
