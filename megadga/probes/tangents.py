@@ -267,6 +267,9 @@ class NormTangent:
         if weight is None:
             weight = torch.zeros(shape, dtype=inputs.dtype, device=inputs.device)
         if isinstance(module, nn.RMSNorm):
+            if inputs.device.type == "cpu" and len(shape) == 1 and module.eps is not None:
+                sums.add(*_rms_norm_factors(gradient, inputs, weight, module.eps), its_rows)
+                return
             change = functional.rms_norm(inputs, shape, weight, module.eps)
         else:
             bias = self._piece(module.bias, inputs)
@@ -277,6 +280,29 @@ class NormTangent:
         if parameter is None or parameter not in self._direction:
             return None
         return self._direction.dense(parameter).to(inputs.dtype)
+
+
+def _rms_norm_factors(
+    gradient: Tensor, inputs: Tensor, weight: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Return two numbers of each token whose product is its ``<delta, normalised * weight>``.
+
+    ``<delta, x * weight>``, and what ``x`` is multiplied by to be normalised. An accelerator has
+    one kernel for ``normalised * weight``; on a CPU it is five operations over all features, and
+    here they are three.
+
+    Args:
+        gradient: ``delta``, shape ``(..., D)``.
+        inputs: ``x``, same shape.
+        weight: Shape ``(D,)``.
+        epsilon: Added to the mean square.
+    """
+    precise = torch.promote_types(torch.promote_types(gradient.dtype, inputs.dtype), torch.float32)
+    inputs = inputs.to(precise)
+    with torch.autocast(inputs.device.type, enabled=False):  # which would round the products
+        products = (gradient.to(precise) * inputs) @ weight.to(precise)
+    norms = cast("Tensor", cast("Any", torch.linalg).vector_norm(inputs, dim=-1))
+    return products, norms.square_().div_(inputs.shape[-1]).add_(epsilon).rsqrt_()
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
