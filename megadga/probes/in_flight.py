@@ -219,6 +219,8 @@ class TrainingHooks:
                 tokens = positional[0] if positional else None
                 known = isinstance(tokens, Tensor) and len(tokens) == size
                 direction.begin_pass()
+                if self._sums:
+                    self._sums[-1].total()  # of the micro-batch before, which holds memory
                 self._sums.append(sequence_hooks.begin(size, device, tokens if known else None))
 
         return begin

@@ -11,6 +11,8 @@ from torch import Tensor
 
 _PRECISE = (torch.float32, torch.float64)  # that inner products are computed in
 _CONVERTED = 1 << 22  # elements that are held in another precision at once
+_WAITING = 1 << 22  # elements that are kept to be multiplied together, at most
+_FEW = 1 << 18  # elements of a module that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,23 +85,44 @@ def sequence_dots(left: Tensor, right: Tensor, rows: SequenceRows) -> Tensor:
 class SequenceSums:
     """The sums, over modules, of inner products of the sequences of a micro-batch.
 
-    Inner products wait as they are and are added up at the end, in float64: one operation instead
-    of one and a conversion of every module.
+    A module costs no operations of its own but those of its operands: where they are small, as
+    along a direction of low rank, they wait for those of other modules and are multiplied with
+    them; inner products are added up once at the end, in float64.
     """
 
     def __init__(self) -> None:
-        self._waiting: list[Tensor] = []
+        self._dots: list[Tensor] = []
+        self._lefts: list[Tensor] = []
+        self._rights: list[Tensor] = []
+        self._num_waiting = 0
 
     def add(self, left: Tensor, right: Tensor, rows: SequenceRows) -> None:
         """Add the inner product of each sequence's part; see ``sequence_dots``."""
-        self._waiting.append(sequence_dots(left, right, rows))
+        if left.numel() > _FEW or rows.numbers is not None or left.shape != right.shape:
+            self._dots.append(sequence_dots(left, right, rows))
+            return
+        self._lefts.append(rows.matrix(left).detach())  # a gradient may have a graph of its own
+        self._rights.append(rows.matrix(right))
+        self._num_waiting += left.numel()
+        if self._num_waiting > _WAITING:
+            self._multiply()
 
     def total(self) -> Tensor | None:
-        """Return the sums, float64, shape ``(num_sequences,)``; None if nothing was added."""
-        if not self._waiting:
+        """Return the sums so far, float64, shape ``(num_sequences,)``; None: nothing was added.
+
+        Nothing but the sums is held afterwards.
+        """
+        if self._lefts:
+            self._multiply()
+        if not self._dots:
             return None
-        self._waiting = [torch.cat(self._waiting, dim=1).sum(1, keepdim=True, dtype=torch.float64)]
-        return self._waiting[0][:, 0]
+        self._dots = [torch.cat(self._dots, dim=1).sum(1, keepdim=True, dtype=torch.float64)]
+        return self._dots[0][:, 0]
+
+    def _multiply(self) -> None:
+        left, right = torch.cat(self._lefts, dim=1), torch.cat(self._rights, dim=1)
+        self._dots.append(sequence_dots(left, right, SequenceRows(len(left))))
+        self._lefts, self._rights, self._num_waiting = [], [], 0
 
 
 def row_dots_by_torch(left: Tensor, right: Tensor) -> Tensor:
