@@ -94,15 +94,16 @@ class SequenceHooks:
         finally:
             self._micro_batch = before
 
-    def perturb(
+    def measure(
         self, module: nn.Module, name: str, tangent: Tangent, call: Call, outputs: Any
     ) -> Any:
-        """Return a module's outputs, each tensor passed through the perturbed identity."""
+        """Return a module's outputs, each tensor passed through the measuring identity."""
         micro_batch = self._micro_batch
         if micro_batch is None or not torch.is_grad_enabled():
             return outputs
         if isinstance(outputs, Tensor):  # as of nearly all: taking trees apart takes its time
-            leaves, form = [outputs], None
+            form = None
+            leaves: list[Any] = [outputs]
         else:
             leaves, form = pytree.tree_flatten(outputs)
         places: list[int] = []
@@ -120,7 +121,7 @@ class SequenceHooks:
             return outputs
         calls_again = isinstance(tangent, AnyModuleTangent)
         with self._calling_again(module) if calls_again else nullcontext():
-            identical = _perturbed_identity(
+            identical = _measuring_identity(
                 micro_batch.anchor, tangent, call, rows, micro_batch.sums, *tensors
             )
         for place, tensor, its_rows in zip(places, identical, rows, strict=True):
@@ -307,10 +308,10 @@ class _ModuleHook:
         outputs: Any,
     ) -> Any:
         call = Call(positional, named, self._states, self._restart)
-        return self._hooks.perturb(module, self._name, self._tangent, call, outputs)
+        return self._hooks.measure(module, self._name, self._tangent, call, outputs)
 
 
-class _PerturbedIdentity(torch.autograd.Function):
+class _MeasuringIdentity(torch.autograd.Function):
     """Identity on a module's outputs, whose backward pass adds up each sequence's derivative."""
 
     @staticmethod
@@ -338,4 +339,4 @@ class _PerturbedIdentity(torch.autograd.Function):
         return (None, None, None, None, None, *gradients)
 
 
-_perturbed_identity = cast("Callable[..., tuple[Tensor, ...]]", _PerturbedIdentity.apply)
+_measuring_identity = cast("Callable[..., tuple[Tensor, ...]]", _MeasuringIdentity.apply)

@@ -48,7 +48,7 @@ TakeGradient = Callable[[int, Tensor], None]
 """Takes the number of a parameter and its gradient on this rank, which nobody keeps."""
 
 
-_PerturbedIdentity = Callable[[Layouts, bool], AbstractContextManager[Sequence[SequenceHooks]]]
+_HookUp = Callable[[Layouts, bool], AbstractContextManager[Sequence[SequenceHooks]]]
 """From layouts, and whether sequences are followed, to a context in which a module is hooked."""
 
 
@@ -319,7 +319,7 @@ class ProbePasses:
         self,
         sequences: PackedSequences,
         direction: Direction,
-        hook_up: _PerturbedIdentity,
+        hook_up: _HookUp,
         micro_batch_size: int | None,
     ) -> Derivatives:
         layouts = self.layouts(sequences)

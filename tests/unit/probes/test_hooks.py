@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.hooks import hooked

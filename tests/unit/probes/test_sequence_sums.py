@@ -74,7 +74,7 @@ def test_nothing_added_has_no_sums():
 
 def test_operands_that_wait_are_few_and_gone_when_the_sums_are_read():
     sums, rows = SequenceSums(), SequenceRows(1)
-    held: list[weakref.ref[Tensor]] = []
+    held: list[weakref.ref[torch.UntypedStorage]] = []
     most = 0
     for _ in range(40):
         left = torch.ones(1, 1 << 18)

@@ -45,7 +45,7 @@ def test_a_norm(kind: str):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_rms_norm_on_a_cpu_has_the_derivatives_that_its_kernel_gives(dtype: torch.dtype):
-    """Accelerators multiply by what ``rms_norm`` returns, which is rounded; also under autocast."""
+    """By two numbers of each token, whatever autocast would round."""
     width = 257
     module = nn.RMSNorm(width, eps=0.1).to(dtype)
     inputs, delta, piece = (normal(B, S, width, seed=seed).to(dtype) for seed in (1, 2, 3))
