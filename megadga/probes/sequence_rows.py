@@ -12,7 +12,7 @@ from torch import Tensor
 _PRECISE = (torch.float32, torch.float64)  # that inner products are computed in
 _CONVERTED = 1 << 22  # elements that are held in another precision at once
 _WAITING = 1 << 22  # elements that are kept to be multiplied together, at most
-_FEW = 1 << 18  # elements of a module that are kept
+_FEW, _FEW_ON_CPU = 1 << 18, 1 << 15  # elements of an operand whose copy takes less than a call
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,8 @@ class SequenceSums:
 
     def add(self, left: Tensor, right: Tensor, rows: SequenceRows) -> None:
         """Add the inner product of each sequence's part; see ``sequence_dots``."""
-        if left.numel() > _FEW or rows.numbers is not None or left.shape != right.shape:
+        few = left.numel() <= (_FEW_ON_CPU if left.is_cpu else _FEW)
+        if not few or rows.numbers is not None or left.shape != right.shape:
             self._dots.append(sequence_dots(left, right, rows))
             return
         self._lefts.append(rows.matrix(left).detach())  # a gradient may have a graph of its own

@@ -29,7 +29,7 @@ def total_of(sums: SequenceSums) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize("times", [1, 50_000], ids=["few elements", "many elements"])
+@pytest.mark.parametrize("times", [1, 5_000], ids=["few elements", "many elements"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_sequence_has_the_sum_of_its_products(layout: str, times: int):
     rows, shape, places = LAYOUTS[layout]
@@ -76,14 +76,14 @@ def test_operands_that_wait_are_few_and_gone_when_the_sums_are_read():
     sums, rows = SequenceSums(), SequenceRows(1)
     held: list[weakref.ref[torch.UntypedStorage]] = []
     most = 0
-    for _ in range(40):
-        left = torch.ones(1, 1 << 18)
+    for _ in range(200):
+        left = torch.ones(1, 1 << 15)
         held.append(weakref.ref(left.untyped_storage()))
         sums.add(left, torch.ones_like(left), rows)
         del left
         most = max(most, sum(each() is not None for each in held))
-    assert most <= 17
-    assert total_of(sums).tolist() == [40.0 * (1 << 18)]
+    assert 100 < most <= 129
+    assert total_of(sums).tolist() == [200.0 * (1 << 15)]
     assert all(each() is None for each in held)
 
 
