@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, cast, final
 
 import torch
@@ -9,15 +10,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from megadga.probes.gradients import Direction, OnePiece
-from megadga.probes.layouts import Layouts
+from megadga.probes.layouts import Layout, Layouts
 from megadga.probes.routing import SequenceTracker
-from megadga.probes.sequence_rows import SequenceRows
+from megadga.probes.sequence_rows import SequenceRows, SequenceSums
 from megadga.probes.state import random_states, random_states_of
 from megadga.probes.tangents import (
     AnyModuleTangent,
     Call,
     Tangent,
-    Trace,
     choose_tangent,
     is_callable_module,
     maps_rows,
@@ -45,15 +45,16 @@ class SequenceHooks:
     """
 
     def __init__(self, layouts: Layouts, following: SequenceTracker | None, hold: Hold) -> None:
-        self._epsilon: Tensor | None = None
+        self._micro_batch: _MicroBatch | None = None
         self._layouts = layouts
         self._following = following
         self._hold = hold
+        self._laid_out: dict[tuple[str, int, torch.Size, int], Layout | None] = {}
         self.unknown: dict[str, tuple[int, ...]] = {}
 
     def begin(
         self, num_sequences: int, device: torch.device, tokens: Tensor | None = None
-    ) -> Tensor:
+    ) -> SequenceSums:
         """Start a micro-batch.
 
         Args:
@@ -63,21 +64,19 @@ class SequenceHooks:
                 needed where sequences are followed.
 
         Returns:
-            Zeros whose ``.grad`` will hold the derivatives of whatever loss is differentiated,
-            float64, shape ``(num_sequences,)``.
+            What will hold the derivatives of whatever loss is differentiated.
         """
         if self._following is not None:
             self._following.begin(tokens)
-        self._epsilon = torch.zeros(
-            num_sequences, dtype=torch.float64, device=device, requires_grad=True
-        )
-        return self._epsilon
+        anchor = torch.zeros((), device=device, requires_grad=True)
+        self._micro_batch = _MicroBatch(num_sequences, SequenceSums(), anchor)
+        return self._micro_batch.sums
 
     def random_states(self) -> tuple[Tensor, ...]:
         """Return the random states before a module is called; nothing if hooks are paused."""
-        if self._epsilon is None or not torch.is_grad_enabled():
+        if self._micro_batch is None or not torch.is_grad_enabled():
             return ()
-        return random_states(self._epsilon.device)
+        return random_states(self._micro_batch.anchor.device)
 
     @contextmanager
     def _calling_again(self, module: nn.Module) -> Generator[None]:
@@ -89,54 +88,64 @@ class SequenceHooks:
     @contextmanager
     def paused(self) -> Generator[None]:
         """Pause the hooks."""
-        epsilon, self._epsilon = self._epsilon, None
+        before, self._micro_batch = self._micro_batch, None
         try:
             yield
         finally:
-            self._epsilon = epsilon
+            self._micro_batch = before
 
-    def perturb(
+    def measure(
         self, module: nn.Module, name: str, tangent: Tangent, call: Call, outputs: Any
     ) -> Any:
-        """Return a module's outputs, each tensor passed through the perturbed identity."""
-        if self._epsilon is None or not torch.is_grad_enabled():
+        """Return a module's outputs, each tensor passed through the measuring identity."""
+        micro_batch = self._micro_batch
+        if micro_batch is None or not torch.is_grad_enabled():
             return outputs
         if isinstance(outputs, Tensor):  # as of nearly all: taking trees apart takes its time
             form = None
             leaves: list[Any] = [outputs]
         else:
             leaves, form = pytree.tree_flatten(outputs)
-        places = [
-            place
-            for place, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor) and leaf.is_floating_point()
-        ]
+        places: list[int] = []
+        tensors: list[Tensor] = []
+        rows: list[SequenceRows] = []
+        for place, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                tensor, its_rows = self._lay_out(
+                    module, name, len(places), call, leaf, micro_batch.num_sequences
+                )
+                places.append(place)
+                tensors.append(tensor)
+                rows.append(its_rows)
         if not places:
             return outputs
-        laid_out = [
-            self._lay_out(module, name, index, call, leaves[place])
-            for index, place in enumerate(places)
-        ]
         calls_again = isinstance(tangent, AnyModuleTangent)
         with self._calling_again(module) if calls_again else nullcontext():
-            trace = tangent.trace(call, [rows for _, rows in laid_out])
-        tensors = [tensor for tensor, _ in laid_out]
-        identical = _perturbed_identity(self._epsilon, trace, len(tensors), *tensors, *trace.kept)
-        for place, tensor, (_, rows) in zip(places, identical, laid_out, strict=True):
+            identical = _measuring_identity(
+                micro_batch.anchor, tangent, call, rows, micro_batch.sums, *tensors
+            )
+        for place, tensor, its_rows in zip(places, identical, rows, strict=True):
             leaves[place] = tensor
             if self._following is not None and name not in self.unknown:
-                self._following.follow(tensor, rows)
+                self._following.follow(tensor, its_rows)
         return leaves[0] if form is None else pytree.tree_unflatten(leaves, form)
 
     def _lay_out(
-        self, module: nn.Module, name: str, index: int, call: Call, output: Tensor
+        self,
+        module: nn.Module,
+        name: str,
+        index: int,
+        call: Call,
+        output: Tensor,
+        num_sequences: int,
     ) -> tuple[Tensor, SequenceRows]:
         """Return an output with one row per sequence, and the sequences' positions in it."""
-        assert self._epsilon is not None
-        num_sequences = self._epsilon.numel()
         if num_sequences == 1:
             return output, SequenceRows(1)
-        layout = self._layouts.find(name, index, output.shape, num_sequences)
+        key = (name, index, output.shape, num_sequences)
+        if key not in self._laid_out:
+            self._laid_out[key] = self._layouts.find(name, index, output.shape, num_sequences)
+        layout = self._laid_out[key]
         if layout is not None:
             return layout.apply(output, num_sequences)
         if self._following is not None:
@@ -148,6 +157,22 @@ class SequenceHooks:
         # Not left out: where a direction is gathered, every rank asks for the same pieces.
         first = torch.zeros((), dtype=torch.int64, device=output.device)
         return output, SequenceRows(num_sequences, numbers=first)
+
+
+@dataclass(frozen=True, eq=False)
+class _MicroBatch:
+    """What the hooks add up during a micro-batch.
+
+    Attributes:
+        num_sequences: Of the micro-batch.
+        sums: Of their derivatives.
+        anchor: Requires a gradient, and so lets a backward pass come by every module, whether
+            parameters need gradients or not; it gets none.
+    """
+
+    num_sequences: int
+    sums: SequenceSums
+    anchor: Tensor
 
 
 @contextmanager
@@ -283,35 +308,35 @@ class _ModuleHook:
         outputs: Any,
     ) -> Any:
         call = Call(positional, named, self._states, self._restart)
-        return self._hooks.perturb(module, self._name, self._tangent, call, outputs)
+        return self._hooks.measure(module, self._name, self._tangent, call, outputs)
 
 
-class _PerturbedIdentity(torch.autograd.Function):
-    """Identity on a module's outputs that is also differentiable in ``epsilon``."""
+class _MeasuringIdentity(torch.autograd.Function):
+    """Identity on a module's outputs, whose backward pass adds up each sequence's derivative."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        epsilon: Tensor,  # noqa: ARG004  (only its gradient is of interest)
-        trace: Trace,
-        num_outputs: int,
-        *tensors: Tensor,
+        anchor: Tensor,  # noqa: ARG004  (requires a gradient)
+        tangent: Tangent,
+        call: Call,
+        rows: Sequence[SequenceRows],
+        sums: SequenceSums,
+        *outputs: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the outputs; save the remaining tensors."""
+        """Return the outputs; save what the tangent keeps of the call."""
         ctx.set_materialize_grads(False)
-        ctx.derivatives = trace.derivatives
-        ctx.num_kept = len(tensors) - num_outputs
-        ctx.save_for_backward(*tensors[num_outputs:])
+        ctx.tangent, ctx.rows, ctx.sums = tangent, rows, sums
+        ctx.save_for_backward(*tangent.kept(call))
         # Not views: what follows may write into its input.
-        return tuple(output.detach() for output in tensors[:num_outputs])
+        return tuple([output.detach() for output in outputs])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients, and each sequence's derivative."""
-        derivatives = None
+        """Return the gradients."""
         if any(gradient is not None for gradient in gradients):
-            derivatives = ctx.derivatives(gradients, ctx.saved_tensors)
-        return (derivatives, None, None, *gradients, *(None,) * ctx.num_kept)
+            ctx.tangent.add_derivatives(ctx.sums, gradients, ctx.saved_tensors, ctx.rows)
+        return (None, None, None, None, None, *gradients)
 
 
-_perturbed_identity = cast("Callable[..., tuple[Tensor, ...]]", _PerturbedIdentity.apply)
+_measuring_identity = cast("Callable[..., tuple[Tensor, ...]]", _MeasuringIdentity.apply)

@@ -25,6 +25,7 @@ from megadga.probes.hooks import SequenceHooks, hooked
 from megadga.probes.layouts import Layouts
 from megadga.probes.passes import ProbePasses
 from megadga.probes.protocols import InFlightStart, MeasuredSequences, TrainingProbe
+from megadga.probes.sequence_rows import SequenceSums
 from megadga.probes.sequences import (
     PackedSequences,
     ProbeSequences,
@@ -122,7 +123,7 @@ class TrainingHooks:
         self._collective = passes.collective
         self._open: ExitStack | None = None
         self._hooks: SequenceHooks | None = None
-        self._epsilons: list[Tensor] = []
+        self._sums: list[SequenceSums] = []
         self._scales: list[SeenScale] = []
         self._loss_scale = self._direction_scale = 1.0
 
@@ -154,7 +155,7 @@ class TrainingHooks:
         """Take all hooks off, if there are any."""
         if self._open is not None:
             self._open.close()
-        self._open, self._hooks, self._epsilons, self._scales = None, None, [], []
+        self._open, self._hooks, self._sums, self._scales = None, None, [], []
 
     def finish(self, batch: TrainedBatch) -> FloatArray:
         """Take the hooks off and return the derivative of each sequence's summed loss, ``(B,)``.
@@ -167,12 +168,12 @@ class TrainingHooks:
                 module has returned what it had not before, and the sequences in it cannot be told
                 from one another.
         """
-        epsilons, scales, sequence_hooks = self._epsilons, self._scales, self._hooks
+        micro_batches, scales, sequence_hooks = self._sums, self._scales, self._hooks
         self.stop()
-        if len(epsilons) != len(batch.rows):
+        if len(micro_batches) != len(batch.rows):
             raise ValueError(
                 f"in-flight probe: expected the {len(batch.rows)} micro-batches of the step to "
-                f"pass through the engine, found {len(epsilons)}"
+                f"pass through the engine, found {len(micro_batches)}"
             )
         # Two more: what was refused or cannot be told apart, which every rank is to know.
         numbers = torch.zeros(batch.domains.size + 2, dtype=torch.float64)
@@ -180,13 +181,13 @@ class TrainingHooks:
         # and multiplies it in fp16.
         expected = self._loss_scale / batch.rows.size
         scale = batch.sequence_length / expected / self._direction_scale
-        for rows, epsilon, seen in zip(
-            torch.from_numpy(batch.rows), epsilons, scales, strict=True
+        for rows, sums, seen in zip(
+            torch.from_numpy(batch.rows), micro_batches, scales, strict=True
         ):
-            if epsilon.grad is None:
+            if (total := sums.total()) is None:
                 continue
             weights = seen.weights(len(rows), batch.sequence_length)
-            of_rows = epsilon.grad.cpu() * scale
+            of_rows = total.cpu() * scale
             if weights is not None and not bool((weights / expected - 1.0).abs().max() < _CLOSE):
                 of_rows = of_rows * (expected / weights)
                 numbers[-2] += float(not bool((weights != 0.0).all()))
@@ -218,9 +219,9 @@ class TrainingHooks:
                 tokens = positional[0] if positional else None
                 known = isinstance(tokens, Tensor) and len(tokens) == size
                 direction.begin_pass()
-                self._epsilons.append(
-                    sequence_hooks.begin(size, device, tokens if known else None)
-                )
+                if self._sums:
+                    self._sums[-1].total()  # of the micro-batch before, which holds memory
+                self._sums.append(sequence_hooks.begin(size, device, tokens if known else None))
 
         return begin
 

@@ -48,7 +48,7 @@ TakeGradient = Callable[[int, Tensor], None]
 """Takes the number of a parameter and its gradient on this rank, which nobody keeps."""
 
 
-_PerturbedIdentity = Callable[[Layouts, bool], AbstractContextManager[Sequence[SequenceHooks]]]
+_HookUp = Callable[[Layouts, bool], AbstractContextManager[Sequence[SequenceHooks]]]
 """From layouts, and whether sequences are followed, to a context in which a module is hooked."""
 
 
@@ -319,7 +319,7 @@ class ProbePasses:
         self,
         sequences: PackedSequences,
         direction: Direction,
-        hook_up: _PerturbedIdentity,
+        hook_up: _HookUp,
         micro_batch_size: int | None,
     ) -> Derivatives:
         layouts = self.layouts(sequences)
@@ -349,7 +349,7 @@ class ProbePasses:
         with self._no_trace(), _frozen(self.engine.module):
             for chunk, tokens in self._micro_batches(sequences, size):
                 direction.begin_pass()
-                epsilons = [
+                sums = [
                     each.begin(chunk.rows.size, self.engine.device, tokens)
                     for each in sequence_hooks
                 ]
@@ -365,9 +365,9 @@ class ProbePasses:
                 release_gathered(self.engine)
                 if not chunk.share:
                     continue
-                for row, epsilon in zip(numbers, epsilons, strict=False):
-                    if epsilon.grad is not None:
-                        row[chunk.rows] = epsilon.grad.cpu().numpy() * (counts.sum() / scale)
+                for row, each in zip(numbers, sums, strict=False):
+                    if (found := each.total()) is not None:
+                        row[chunk.rows] = found.cpu().numpy() * (counts.sum() / scale)
                 numbers[-1, chunk.rows] = counts
         unknown = {name: shape for each in sequence_hooks for name, shape in each.unknown.items()}
         *along_and_counts, total, num_unknown = self.collective.agreed_sum(

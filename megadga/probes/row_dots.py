@@ -21,7 +21,7 @@ _PROGRAMS = 1024  # at least, if rows are long enough: some for each multiproces
 
 
 def row_dots(left: Tensor, right: Tensor) -> Tensor:
-    """Return the inner product of each row, float64, shape ``(rows,)``.
+    """Return the inner product of each row in summands, shape ``(rows, summands)``.
 
     Multiplied and added up in float32 in a fixed order, or in float64 if an operand is: equal bits
     for equal operands.
@@ -37,7 +37,7 @@ def row_dots(left: Tensor, right: Tensor) -> Tensor:
     precise = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     sums = torch.empty((num_rows, parts), dtype=precise, device=left.device)
     _row_dots[(num_rows, parts)](left, right, sums, num_columns, parts, BLOCK=block, num_warps=8)
-    return sums.sum(1, dtype=torch.float64)
+    return sums
 
 
 @triton.jit

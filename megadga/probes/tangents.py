@@ -7,7 +7,6 @@ layers, embeddings and normalisations have closed forms; any other module is dif
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, cast, final
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils import _pytree as pytree
 
 from megadga.probes.gradients import Direction, Factors
-from megadga.probes.sequence_rows import SequenceRows, sequence_dots
+from megadga.probes.sequence_rows import SequenceRows, SequenceSums
 from megadga.probes.state import from_states, preserved
 
 
@@ -50,31 +49,32 @@ class Call:
         return argument
 
 
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """What a forward call keeps for the backward pass.
-
-    Attributes:
-        kept: The tensors that the derivative needs; they go through autograd's saved tensors, so
-            that activation checkpointing can drop and recompute them.
-        derivatives: From the gradients with respect to the module's outputs (those that are
-            tensors; None where the loss does not depend on one) and the kept tensors
-            to ``<delta_s, dy_s>`` of each sequence, float64, shape ``(num_sequences,)``.
-    """
-
-    kept: tuple[Tensor, ...]
-    derivatives: Callable[[Sequence[Tensor | None], tuple[Tensor, ...]], Tensor]
-
-
 class Tangent(Protocol):
     """The derivative ``dy`` of one module's outputs along a direction of its own parameters."""
 
-    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
-        """Return what the derivative of one forward call will need, and how it is computed.
+    def kept(self, call: Call) -> tuple[Tensor | None, ...]:
+        """Return what the derivative of one forward call will need; called without gradients.
+
+        It goes through autograd's saved tensors, so that activation checkpointing can drop it and
+        compute it again.
+        """
+        ...
+
+    def add_derivatives(
+        self,
+        sums: SequenceSums,
+        gradients: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
+        rows: Sequence[SequenceRows],
+    ) -> None:
+        """Add ``<delta_s, dy_s>`` of each sequence.
 
         Args:
-            call: What the module was called with.
-            rows: Of each of its outputs that is a floating-point tensor, in their order.
+            sums: Of the micro-batch.
+            gradients: With respect to each of the module's outputs that is a floating-point
+                tensor; None where the loss does not depend on one.
+            kept: Of the forward call.
+            rows: Where the sequences lie in each of the outputs.
         """
         ...
 
@@ -147,40 +147,46 @@ class LinearTangent:
         self._bias = bias if bias is not None and bias in direction else None
         self._direction = direction
         self._transposed = transposed
+        self._factors = self._of_weight() if self._weight is not None else None
 
-    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+    def kept(self, call: Call) -> tuple[Tensor | None, ...]:
         """Keep the input, or its projection onto the right factor; nothing without a weight."""
-        kept: tuple[Tensor, ...] = ()
-        if self._weight is not None:
-            inputs = call.input.detach()
-            factors = self._factors(self._weight)
-            kept = (inputs if factors is None else inputs @ factors.right.to(inputs.dtype),)
-        return Trace(kept, partial(self._derivatives, *rows))
+        if self._weight is None:
+            return ()
+        inputs = call.input
+        if self._factors is None:
+            return (inputs.detach(),)
+        return (inputs @ self._factors.right.to(inputs.dtype),)
 
-    def _derivatives(
-        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
-    ) -> Tensor:
-        (gradient,) = gradients
+    def add_derivatives(
+        self,
+        sums: SequenceSums,
+        gradients: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
+        rows: Sequence[SequenceRows],
+    ) -> None:
+        """See ``Tangent``."""
+        (gradient,), (its_rows,) = gradients, rows
         assert gradient is not None
         bias = None
         if self._bias is not None:
             bias = self._direction.dense(self._bias).to(gradient.dtype)
-        if self._weight is None:
-            assert bias is not None
-            return sequence_dots(gradient, bias, rows)
-        (inputs,) = kept
-        if (factors := self._factors(self._weight)) is None:
-            matrix = self._direction.dense(self._weight).to(gradient.dtype)
-            change = functional.linear(
-                inputs.to(gradient.dtype), matrix.T if self._transposed else matrix, bias
-            )
-            return sequence_dots(gradient, change, rows)
-        reduced = gradient @ factors.left.to(gradient.dtype)
-        dots = sequence_dots(reduced, inputs.to(gradient.dtype), rows)
-        return dots if bias is None else dots + sequence_dots(gradient, bias, rows)
+        if self._weight is not None:
+            (inputs,) = kept
+            assert inputs is not None
+            inputs = inputs.to(gradient.dtype)
+            if self._factors is None:
+                matrix = self._direction.dense(self._weight).to(gradient.dtype)
+                matrix = matrix.T if self._transposed else matrix
+                sums.add(gradient, functional.linear(inputs, matrix, bias), its_rows)
+                return
+            sums.add(gradient @ self._factors.left.to(gradient.dtype), inputs, its_rows)
+        if bias is not None:
+            sums.add(gradient, bias, its_rows)
 
-    def _factors(self, weight: nn.Parameter) -> Factors | None:
-        factors = self._direction.factors(weight)
+    def _of_weight(self) -> Factors | None:
+        assert self._weight is not None
+        factors = self._direction.factors(self._weight)
         if factors is None or not self._transposed:
             return factors
         return Factors(factors.right, factors.left)
@@ -200,16 +206,21 @@ class EmbeddingTangent:
         self._padding = module.padding_idx
         self._direction = direction
 
-    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+    def kept(self, call: Call) -> tuple[Tensor | None, ...]:
         """Keep the ids."""
-        return Trace((call.input,), partial(self._derivatives, *rows))
+        return (call.input,)
 
-    def _derivatives(
-        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
-    ) -> Tensor:
-        (gradient,) = gradients
-        (ids,) = kept
+    def add_derivatives(
+        self,
+        sums: SequenceSums,
+        gradients: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
+        rows: Sequence[SequenceRows],
+    ) -> None:
+        """See ``Tangent``."""
+        (gradient,), (ids,), (its_rows,) = gradients, kept, rows
         assert gradient is not None
+        assert ids is not None
         factors = self._direction.factors(self._weight)
         if factors is None:
             table = self._direction.dense(self._weight)
@@ -219,7 +230,7 @@ class EmbeddingTangent:
         change = functional.embedding(ids, table).to(gradient.dtype)
         if self._padding is not None:
             change = torch.where((ids == self._padding).unsqueeze(-1), 0.0, change)
-        return sequence_dots(gradient, change, rows)
+        sums.add(gradient, change, its_rows)
 
 
 @final
@@ -235,32 +246,63 @@ class NormTangent:
         self._module = module
         self._direction = direction
 
-    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+    def kept(self, call: Call) -> tuple[Tensor | None, ...]:
         """Keep the input."""
-        return Trace((call.input.detach(),), partial(self._derivatives, *rows))
+        return (call.input.detach(),)
 
-    def _derivatives(
-        self, rows: SequenceRows, gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]
-    ) -> Tensor:
-        (gradient,) = gradients
-        (inputs,) = kept
+    def add_derivatives(
+        self,
+        sums: SequenceSums,
+        gradients: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
+        rows: Sequence[SequenceRows],
+    ) -> None:
+        """See ``Tangent``."""
+        (gradient,), (inputs,), (its_rows,) = gradients, kept, rows
         assert gradient is not None
+        assert inputs is not None
         module = self._module
         shape = list(module.normalized_shape)
         weight = self._piece(module.weight, inputs)
         if weight is None:
             weight = torch.zeros(shape, dtype=inputs.dtype, device=inputs.device)
         if isinstance(module, nn.RMSNorm):
+            if inputs.device.type == "cpu" and len(shape) == 1 and module.eps is not None:
+                sums.add(*_rms_norm_factors(gradient, inputs, weight, module.eps), its_rows)
+                return
             change = functional.rms_norm(inputs, shape, weight, module.eps)
         else:
             bias = self._piece(module.bias, inputs)
             change = functional.layer_norm(inputs, shape, weight, bias, module.eps)
-        return sequence_dots(gradient, change.to(gradient.dtype), rows)
+        sums.add(gradient, change.to(gradient.dtype), its_rows)
 
     def _piece(self, parameter: nn.Parameter | None, inputs: Tensor) -> Tensor | None:
         if parameter is None or parameter not in self._direction:
             return None
         return self._direction.dense(parameter).to(inputs.dtype)
+
+
+def _rms_norm_factors(
+    gradient: Tensor, inputs: Tensor, weight: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Return two numbers of each token whose product is its ``<delta, normalised * weight>``.
+
+    ``<delta, x * weight>``, and what ``x`` is multiplied by to be normalised. An accelerator has
+    one kernel for ``normalised * weight``; on a CPU it is five operations over all features, and
+    here they are three.
+
+    Args:
+        gradient: ``delta``, shape ``(..., D)``.
+        inputs: ``x``, same shape.
+        weight: Shape ``(D,)``.
+        epsilon: Added to the mean square.
+    """
+    precise = torch.promote_types(torch.promote_types(gradient.dtype, inputs.dtype), torch.float32)
+    inputs = inputs.to(precise)
+    with torch.autocast(inputs.device.type, enabled=False):  # which would round the products
+        products = (gradient.to(precise) * inputs) @ weight.to(precise)
+    norms = cast("Tensor", cast("Any", torch.linalg).vector_norm(inputs, dim=-1))
+    return products, norms.square_().div_(inputs.shape[-1]).add_(epsilon).rsqrt_()
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
@@ -286,7 +328,7 @@ class AnyModuleTangent:
         self._parameters = tuple(parameters)
         self._direction = direction
 
-    def trace(self, call: Call, rows: Sequence[SequenceRows]) -> Trace:
+    def kept(self, call: Call) -> tuple[Tensor | None, ...]:
         """Call the module again, on the numbers that it has drawn, and keep how outputs move.
 
         That is done in the forward pass, not where the derivatives are needed: there a module
@@ -296,23 +338,24 @@ class AnyModuleTangent:
         leaves, form = pytree.tree_flatten((call.positional, dict(call.named)))
         detached = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         positional, named = pytree.tree_unflatten(detached, form)
-        device = self._parameters[0].device
         with (
             preserved(self._module, restart=call.restart),
-            from_states(call.random_states, device),
+            from_states(call.random_states, self._parameters[0].device),
             _saved_as_they_are(),
         ):
-            changes = self._changes(positional, named)
-        moving = [place for place, change in enumerate(changes) if change is not None]
+            return self._changes(positional, named)
 
-        def derivatives(gradients: Sequence[Tensor | None], kept: tuple[Tensor, ...]) -> Tensor:
-            total = torch.zeros(rows[0].num_sequences, dtype=torch.float64, device=device)
-            for place, change in zip(moving, kept, strict=True):
-                if (gradient := gradients[place]) is not None:
-                    total += sequence_dots(gradient, change, rows[place])
-            return total
-
-        return Trace(tuple(change for change in changes if change is not None), derivatives)
+    def add_derivatives(
+        self,
+        sums: SequenceSums,
+        gradients: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
+        rows: Sequence[SequenceRows],
+    ) -> None:
+        """See ``Tangent``."""
+        for gradient, change, its_rows in zip(gradients, kept, rows, strict=True):
+            if gradient is not None and change is not None:
+                sums.add(gradient, change, its_rows)
 
     def _changes(
         self, positional: tuple[Any, ...], named: dict[str, Any]

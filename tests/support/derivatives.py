@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from megadga.probes.gradients import Direction, Factors
-from megadga.probes.sequence_rows import SequenceRows
+from megadga.probes.sequence_rows import SequenceRows, SequenceSums
 from megadga.probes.state import random_states
 from megadga.probes.tangents import Call, choose_tangent, output_tensors
 
@@ -117,11 +117,15 @@ def check_tangent(
     tensors = output_tensors(module(*positional, **named))
     tangent = choose_tangent(module, direction)
     assert tangent is not None
-    trace = tangent.trace(call, [SequenceRows(num_sequences)] * len(tensors))
+    with torch.no_grad():  # as in the hooks' identity function
+        kept = tangent.kept(call)
     batched = [tensor.expand(num_sequences, *tensor.shape[1:]) for tensor in tensors]
     leaves = [tensor.detach().requires_grad_() for tensor in batched]
     loss = losses_of(leaves[in_loss]).sum()
     deltas = torch.autograd.grad(loss, leaves, allow_unused=True)
+    sums = SequenceSums()
     with torch.no_grad():  # as in a backward pass
-        found = trace.derivatives(deltas, trace.kept)
+        tangent.add_derivatives(sums, deltas, kept, [SequenceRows(num_sequences)] * len(tensors))
+    found = sums.total()
+    assert found is not None
     assert_along(found, list(losses_of(batched[in_loss])), pieces)

@@ -47,11 +47,12 @@ def derivatives(
     """Of the mean loss of each sequence, shape ``(B,)``, in one backward pass."""
     layouts = layouts_of(module, tokens, lambda pair: loss(module, pair))
     with hooked(module, direction, layouts, following=bool(layouts.unknown)) as sequence_hooks:
-        epsilon = sequence_hooks.begin(len(tokens), CPU, tokens)
+        sums = sequence_hooks.begin(len(tokens), CPU, tokens)
         loss(module, tokens).backward()
     assert not sequence_hooks.unknown
-    assert epsilon.grad is not None
-    return epsilon.grad * len(tokens)
+    total = sums.total()
+    assert total is not None
+    return total * len(tokens)
 
 
 def alone(module: nn.Module, tokens: Tensor, loss: Loss = mean_loss) -> list[Tensor]:
@@ -63,8 +64,9 @@ def of_outputs(module: nn.Module, direction: Direction, inputs: Tensor) -> Tenso
     """Derivatives of the sum of what a module makes of each sequence, shape ``(B,)``."""
     layouts = layouts_of(module, inputs)
     with hooked(module, direction, layouts, following=bool(layouts.unknown)) as sequence_hooks:
-        epsilon = sequence_hooks.begin(len(inputs), CPU)
+        sums = sequence_hooks.begin(len(inputs), CPU)
         module(inputs).sum().backward()
     assert not sequence_hooks.unknown
-    assert epsilon.grad is not None
-    return epsilon.grad
+    total = sums.total()
+    assert total is not None
+    return total

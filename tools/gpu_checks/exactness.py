@@ -63,7 +63,7 @@ def _inner_products(setting: Setting) -> Iterator[Row]:
                 ).to(dtype)
                 for _ in range(2)
             )
-            found = sequence_dots(left, right, rows)
+            found = sequence_dots(left, right, rows).double().sum(1)
             products = (left.double() * right.double()).flatten(1)
             error = (found - products.sum(1)).abs() / products.abs().sum(1)
             yield {

@@ -167,11 +167,12 @@ class GradientProducts:
             for begin in range(0, len(windows), self._batch):
                 part = slice(begin, begin + self._batch)
                 rows = windows[part]
-                epsilon = sequence_hooks.begin(len(rows), self._device)
+                sums = sequence_hooks.begin(len(rows), self._device)
                 self._losses(rows).sum().backward()
-                assert epsilon.grad is not None  # pyright: ignore[reportUnnecessaryComparison]
+                found = sums.total()
+                assert found is not None
                 assert not sequence_hooks.unknown
-                yield part, epsilon.grad.cpu().numpy()
+                yield part, found.cpu().numpy()
 
     def _windows(
         self, documents: Sequence[IntArray]

@@ -20,9 +20,9 @@ as it stands, with these differences:
   code averages cosines with each of them.
 
 ``similarity="dot"`` leaves the norms out: ``<g_d, v>``, the first-order decrease of the target's
-loss by a step on the document. That needs no gradient of a document: a forward hook on each module
-perturbs its output along ``v`` (``probes.hooks``), and one backward pass without weight gradients
-has the inner products of all windows of a micro-batch.
+loss by a step on the document. That needs no gradient of a document: forward hooks know how each
+module's output moves along ``v`` (``probes.hooks``), and one backward pass without weight
+gradients has the inner products of all windows of a micro-batch.
 """
 
 from collections.abc import Sequence

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.hooks import hooked
 from megadga.probes.layouts import NO_LAYOUTS
 from megadga.probes.loss import Loss, causal_lm_loss, mean_loss
+from megadga.probes.sequence_rows import SequenceSums
 from tests.support.derivatives import assert_along, filled, pieces_of, thin
 from tests.support.hooking import CPU, alone, derivatives, layouts_of, tokens_of
 from tests.support.models import SmallDecoder
@@ -90,14 +91,15 @@ def test_micro_batches_have_numbers_of_their_own():
     pieces = pieces_of(module)
     first, second = tokens_of(3), tokens_of(2)
     with hooked(module, ResidentDirection(pieces), layouts_of(module, first)) as sequence_hooks:
-        epsilons: list[Tensor] = []
+        begun: list[SequenceSums] = []
         for tokens in (first, second):
-            epsilons.append(sequence_hooks.begin(len(tokens), CPU))
+            begun.append(sequence_hooks.begin(len(tokens), CPU))
             mean_loss(module, tokens).backward()
 
-    for epsilon, tokens in zip(epsilons, (first, second), strict=True):
-        assert epsilon.grad is not None
-        assert_along(epsilon.grad * len(tokens), alone(module, tokens), pieces)
+    for sums, tokens in zip(begun, (first, second), strict=True):
+        total = sums.total()
+        assert total is not None
+        assert_along(total * len(tokens), alone(module, tokens), pieces)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +154,11 @@ def test_without_gradients_a_model_is_as_it_was():
         hooked(module, ResidentDirection(pieces_of(module)), NO_LAYOUTS) as sequence_hooks,
         torch.no_grad(),
     ):
-        epsilon = sequence_hooks.begin(3, CPU)
+        sums = sequence_hooks.begin(3, CPU)
         found = module(tokens)
     assert torch.equal(found, expected)
     assert not found.requires_grad
-    assert epsilon.grad is None
+    assert sums.total() is None
 
 
 def test_nothing_is_measured_before_a_micro_batch_begins():

@@ -262,12 +262,13 @@ def test_what_was_not_seen_before_is_named_and_adds_up_to_the_whole(
     module = filled(build())
     pieces, x = pieces_of(module), normal(2, S, WIDTH)
     with hooked(module, ResidentDirection(pieces), NO_LAYOUTS) as sequence_hooks:
-        epsilon = sequence_hooks.begin(2, CPU)
+        sums = sequence_hooks.begin(2, CPU)
         module(x).sum().backward()
 
     assert name in sequence_hooks.unknown
-    assert epsilon.grad is not None
-    assert_along(epsilon.grad.sum()[None], [module(x).sum()], pieces)
+    total = sums.total()
+    assert total is not None
+    assert_along(total.sum()[None], [module(x).sum()], pieces)
 
 
 @pytest.mark.parametrize("build", [build for build, _ in NOT_TOLD])
@@ -275,8 +276,9 @@ def test_a_sequence_alone_is_measured_in_any_module(build: Callable[[], nn.Modul
     module = filled(build())
     pieces, x = pieces_of(module), normal(1, S, WIDTH)
     with hooked(module, ResidentDirection(pieces), NO_LAYOUTS) as sequence_hooks:
-        epsilon = sequence_hooks.begin(1, CPU)
+        sums = sequence_hooks.begin(1, CPU)
         module(x).sum().backward()
 
-    assert epsilon.grad is not None
-    assert_along(epsilon.grad, [module(x).sum()], pieces)
+    total = sums.total()
+    assert total is not None
+    assert_along(total, [module(x).sum()], pieces)

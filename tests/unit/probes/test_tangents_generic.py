@@ -1,6 +1,7 @@
 """Modules of which nothing is known against autograd, a sequence at a time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from megadga.probes.gradients import ResidentDirection
-from megadga.probes.sequence_rows import SequenceRows
+from megadga.probes.sequence_rows import SequenceRows, SequenceSums
 from megadga.probes.state import random_states
-from megadga.probes.tangents import AnyModuleTangent, Call, Trace, choose_tangent
+from megadga.probes.tangents import AnyModuleTangent, Call, choose_tangent
 from tests.support.derivatives import (
     assert_along,
     check_tangent,
@@ -74,13 +75,24 @@ class Moody(nn.Module):
         return self.child(x * self.scale if bool((x > 0).all()) else x)
 
 
-def trace_of(
-    module: nn.Module, direction: ResidentDirection, inputs: Tensor, *, num_outputs: int = 1
-) -> Trace:
+@dataclass(frozen=True, eq=False)
+class Called:
+    """A tangent, and what it has kept of a call."""
+
+    tangent: AnyModuleTangent
+    kept: tuple[Tensor | None, ...]
+
+    def derivatives(self, *deltas: Tensor | None) -> Tensor | None:
+        sums = SequenceSums()
+        self.tangent.add_derivatives(sums, deltas, self.kept, [SequenceRows(B)] * len(deltas))
+        return sums.total()
+
+
+def called(module: nn.Module, direction: ResidentDirection, inputs: Tensor) -> Called:
     call = Call((inputs,), {}, random_states(torch.device("cpu")))
     tangent = choose_tangent(module, direction)
     assert isinstance(tangent, AnyModuleTangent)
-    return tangent.trace(call, [SequenceRows(B)] * num_outputs)
+    return Called(tangent, tangent.kept(call))
 
 
 def test_a_module_with_a_parameter_of_its_own():
@@ -160,9 +172,8 @@ def test_a_parameter_that_a_call_has_not_used_adds_nothing(*, trainable: bool):
     module = filled(Moody())
     module.requires_grad_(trainable)
     pieces = {parameter: torch.ones_like(parameter) for parameter in module.parameters()}
-    trace = trace_of(module, ResidentDirection(pieces), -normal(B, S, WIDTH).abs())
-    found = trace.derivatives([torch.ones(B, S, WIDTH, dtype=torch.float64)], trace.kept)
-    assert found.tolist() == [0.0] * B
+    moved = called(module, ResidentDirection(pieces), -normal(B, S, WIDTH).abs())
+    assert moved.derivatives(torch.ones(B, S, WIDTH, dtype=torch.float64)) is None
 
 
 class Returned(nn.Module):
@@ -191,10 +202,10 @@ def test_a_returned_parameter_moves_whether_or_not_it_is_trained_now(*, trainabl
     module = filled(Returned())
     pieces = pieces_of(module)
     module.requires_grad_(trainable)
-    trace = trace_of(module, ResidentDirection(pieces), normal(B, WIDTH), num_outputs=5)
+    moved = called(module, ResidentDirection(pieces), normal(B, WIDTH))
     delta = normal(B, WIDTH, seed=1)
 
-    found = trace.derivatives([delta, None, None, None, None], trace.kept)
+    found = moved.derivatives(delta, None, None, None, None)
 
     torch.testing.assert_close(found, (delta * pieces[module.rows]).sum(1))
 
@@ -227,11 +238,14 @@ def test_a_computed_weight_is_found_again_after_later_calls(*, trainable: bool):
     call = Call((x,), {}, random_states(torch.device("cpu")))
     tangent = choose_tangent(module, ResidentDirection(pieces))
     assert tangent is not None
-    trace = tangent.trace(call, [SequenceRows(B)])
+    kept = tangent.kept(call)
     module(x)
     weight = module.weight
 
-    found = trace.derivatives([delta], trace.kept)
+    sums = SequenceSums()
+    tangent.add_derivatives(sums, [delta], kept, [SequenceRows(B)])
+    found = sums.total()
+    assert found is not None
 
     module.requires_grad_(True)
     assert_along(found, list(losses), pieces)
@@ -269,8 +283,8 @@ def test_calling_again_leaves_parameters_and_random_numbers_as_they_are(*, train
     torch.manual_seed(3)
     before = torch.get_rng_state()
 
-    trace = trace_of(module, direction, normal(B, S, WIDTH))
-    trace.derivatives([torch.ones(B, S, WIDTH, dtype=torch.float64)], trace.kept)
+    moved = called(module, direction, normal(B, S, WIDTH))
+    moved.derivatives(torch.ones(B, S, WIDTH, dtype=torch.float64))
 
     assert torch.equal(torch.get_rng_state(), before)
     assert module.scale.requires_grad is trainable
@@ -293,10 +307,10 @@ def test_the_call_is_repeated_under_the_autocast_that_it_ran_under():
     module = Noting()
     direction = ResidentDirection({module.matrix: torch.ones(WIDTH, WIDTH)})
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = trace_of(module, direction, torch.ones(B, WIDTH))
-    outside = trace_of(module, direction, torch.ones(B, WIDTH))
+        inside = called(module, direction, torch.ones(B, WIDTH))
+    outside = called(module, direction, torch.ones(B, WIDTH))
 
-    inside.derivatives([torch.ones(B, WIDTH, dtype=torch.bfloat16)], inside.kept)
-    outside.derivatives([torch.ones(B, WIDTH)], outside.kept)
+    inside.derivatives(torch.ones(B, WIDTH, dtype=torch.bfloat16))
+    outside.derivatives(torch.ones(B, WIDTH))
 
     assert seen == [torch.bfloat16, torch.float32]

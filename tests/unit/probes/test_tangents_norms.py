@@ -3,10 +3,13 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import nn
+from torch.nn import functional
 
 from megadga.model.llama import RMSNorm
 from megadga.probes.gradients import ResidentDirection
+from megadga.probes.sequence_rows import SequenceRows, SequenceSums
 from megadga.probes.tangents import NormTangent, choose_tangent
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
@@ -27,6 +30,7 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
     "RMS norm": lambda: nn.RMSNorm(WIDTH),
     "RMS norm of our decoder": lambda: RMSNorm(WIDTH),
     "RMS norm with an epsilon": lambda: nn.RMSNorm(WIDTH, eps=0.1),
+    "RMS norm over two axes": lambda: nn.RMSNorm([S, WIDTH], eps=0.1),
 }
 
 
@@ -37,6 +41,26 @@ def test_a_norm(kind: str):
     direction = ResidentDirection(pieces)
     check_tangent(module, direction, pieces, normal(B, S, WIDTH), num_sequences=B)
     assert isinstance(choose_tangent(module, direction), NormTangent)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_rms_norm_on_a_cpu_has_the_derivatives_that_its_kernel_gives(dtype: torch.dtype):
+    """By two numbers of each token, whatever autocast would round."""
+    width = 257
+    module = nn.RMSNorm(width, eps=0.1).to(dtype)
+    inputs, delta, piece = (normal(B, S, width, seed=seed).to(dtype) for seed in (1, 2, 3))
+    tangent = choose_tangent(module, ResidentDirection({module.weight: piece[0, 0]}))
+    assert isinstance(tangent, NormTangent)
+    sums = SequenceSums()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tangent.add_derivatives(sums, [delta], [inputs], [SequenceRows(B)])
+    found = sums.total()
+
+    x, piece = inputs.double(), piece[0, 0].double()
+    expected = delta.double() * functional.rms_norm(x, [width], piece, 0.1)
+    allowed = torch.finfo(torch.float32).eps * expected.abs().sum((1, 2))
+    assert found is not None
+    assert ((found - expected.sum((1, 2))).abs() <= allowed).all()
 
 
 def test_a_norm_whose_weight_is_a_matrix_takes_thin_factors_of_it():
