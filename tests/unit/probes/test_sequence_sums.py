@@ -55,6 +55,14 @@ def test_modules_of_all_sizes_and_dtypes_add_up():
     torch.testing.assert_close(total_of(sums), expected, rtol=0.0, atol=1e-5)
 
 
+def test_what_cancels_between_modules_is_added_up_in_float64():
+    sums, features = SequenceSums(), 1 << 16  # too many to wait
+    for value in (1e8, 1.0, -1e8):  # in float32 the second one would be lost
+        left = torch.full((B, features), value / features)
+        sums.add(left, torch.ones(B, features), SequenceRows(B))
+    assert total_of(sums).tolist() == [1.0] * B
+
+
 def test_more_may_be_added_after_the_sums_were_read():
     (first, second), rows = (pair(B, 4, seed=seed) for seed in (1, 3)), SequenceRows(B)
     sums = SequenceSums()
