@@ -1,6 +1,7 @@
 """`megadga law`, as it is called, on runs that a sweep would leave behind."""
 
 import json
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,28 @@ def write_swept(folder: Path, weight: float) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    write_sweep(tmp_path)
+    return tmp_path
+
+
+def write_sweep(folder: Path) -> None:
     for index, weight in enumerate(np.linspace(0.1, 0.9, 7).tolist()):
-        write_swept(tmp_path / "swept" / f"m{index}", weight)
+        write_swept(folder / "swept" / f"m{index}", weight)
+
+
+@pytest.fixture(scope="module")
+def law_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("law")
+    write_sweep(folder)
+    with chdir(folder):
+        assert fit() == 0
+    return (folder / "law.json").read_bytes()
+
+
+@pytest.fixture
+def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, law_file: bytes) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "law.json").write_bytes(law_file)
     return tmp_path
 
 
@@ -75,8 +96,7 @@ def test_fewer_mixtures_than_unknowns_are_warned_of(folder, capsys):
     assert "warning: 2 mixtures for 4 unknowns of each set" in capsys.readouterr().out
 
 
-def test_a_prediction_says_when_it_extrapolates(folder, capsys):
-    fit()
+def test_a_prediction_says_when_it_extrapolates(fitted, capsys):
     capsys.readouterr()
     assert main(["law", "predict", "law.json", "--weights", "d0=0.4", "d1=0.6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -100,17 +120,15 @@ def test_a_prediction_says_when_it_extrapolates(folder, capsys):
         (["d0"], "--weights: expected DOMAIN=W once, with W in [0, 1], found 'd0'"),
     ],
 )
-def test_weights_that_are_no_mixture_are_one_line(folder, capsys, weights, message):
-    fit()
+def test_weights_that_are_no_mixture_are_one_line(fitted, capsys, weights, message):
     capsys.readouterr()
     assert main(["law", "predict", "law.json", "--weights", *weights]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_best_mixture_is_a_section_that_a_run_takes(folder, capsys):
-    fit()
-    write_sets(folder, num_domains=2)
-    run = write_run(folder)
+def test_the_best_mixture_is_a_section_that_a_run_takes(fitted, capsys):
+    write_sets(fitted, num_domains=2)
+    run = write_run(fitted)
     assert main(["law", "optimise", "law.json", "--output", "mixture.yaml"]) == 0
     lines = capsys.readouterr().out.splitlines()
     # Both domains alike: half of each.
@@ -121,10 +139,9 @@ def test_the_best_mixture_is_a_section_that_a_run_takes(folder, capsys):
     assert load_config(run, [override]).mixing.model_dump()["weights"] == section["weights"]
 
 
-def test_the_run_that_it_is_for_says_how_often_domains_are_read(folder, capsys):
-    fit()
-    write_sets(folder, num_domains=2)
-    write_run(folder)
+def test_the_run_that_it_is_for_says_how_often_domains_are_read(fitted, capsys):
+    write_sets(fitted, num_domains=2)
+    write_run(fitted)
     best = ["law", "optimise", "law.json", "--objective", "specific=qa", "--for", "run.yaml"]
     assert main([*best, "--max-epochs", "0.6"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -145,17 +162,15 @@ def test_the_run_that_it_is_for_says_how_often_domains_are_read(folder, capsys):
         (["--objective", "qa"], "objective: expected one of general, specific=qa, domain=d0"),
     ],
 )
-def test_what_cannot_be_optimised_is_one_line(folder, capsys, options, message):
-    fit()
+def test_what_cannot_be_optimised_is_one_line(fitted, capsys, options, message):
     capsys.readouterr()
     assert main(["law", "optimise", "law.json", *options]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_run_of_other_domains_is_refused(folder, capsys):
-    fit()
-    write_sets(folder, num_domains=3)
-    write_run(folder)
+def test_a_run_of_other_domains_is_refused(fitted, capsys):
+    write_sets(fitted, num_domains=3)
+    write_run(fitted)
     assert main(["law", "optimise", "law.json", "--for", "run.yaml"]) == 2
     assert "data.domains: expected those of the law, d0, d1, found d0, d1, d2" in (
         capsys.readouterr().err
