@@ -9,20 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from megadga.probes.gradients import Direction, OnePiece
-from megadga.probes.layouts import Layout, Layouts
-from megadga.probes.routing import SequenceTracker
-from megadga.probes.sequence_rows import SequenceRows, SequenceSums
-from megadga.probes.state import random_states, random_states_of
-from megadga.probes.tangents import (
-    AnyModuleTangent,
-    Call,
-    Tangent,
+from megadga.probes.choosing_tangents import (
     choose_tangent,
     is_callable_module,
     maps_rows,
     own_parameters,
 )
+from megadga.probes.gradients import Direction, OnePiece
+from megadga.probes.layouts import Layout, Layouts
+from megadga.probes.routing import SequenceTracker
+from megadga.probes.sequence_rows import SequenceRows, SequenceSums
+from megadga.probes.state import random_states, random_states_of
+from megadga.probes.tangents import AnyModuleTangent, BackwardCall, Call, Tangent
 
 Hold = Callable[[nn.Module], AbstractContextManager[Any]]
 """From a module to a context in which its parameters, once gathered, stay so (ZeRO-3)."""
@@ -335,7 +333,8 @@ class _MeasuringIdentity(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients."""
         if any(gradient is not None for gradient in gradients):
-            ctx.tangent.add_derivatives(ctx.sums, gradients, ctx.saved_tensors, ctx.rows)
+            backward = BackwardCall(gradients, ctx.saved_tensors, ctx.rows)
+            ctx.tangent.add_derivatives(ctx.sums, backward)
         return (None, None, None, None, None, *gradients)
 
 

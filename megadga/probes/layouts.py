@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from megadga.probes.choosing_tangents import maps_rows
 from megadga.probes.routing import ELEMENTWISE, UNARY
 from megadga.probes.sequence_rows import SequenceRows
-from megadga.probes.tangents import maps_rows, output_tensors
+from megadga.probes.tangents import output_tensors
 
 Signature = TypeVar("Signature")
 

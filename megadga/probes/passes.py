@@ -19,6 +19,7 @@ from megadga.arrays import FloatArray, IntArray
 from megadga.data.rows import WeightedRows, weighted_rank_rows
 from megadga.data.targets import PADDING
 from megadga.errors import UnsupportedEngineError
+from megadga.probes.choosing_tangents import own_parameters
 from megadga.probes.collective import ProcessGroupCollective
 from megadga.probes.engine import (
     Engine,
@@ -42,7 +43,6 @@ from megadga.probes.loss import CountedLoss, Loss, as_counted, loss_of, watching
 from megadga.probes.sequences import PackedSequences
 from megadga.probes.state import evaluating, preserved, seed_everything
 from megadga.probes.supported import check_supported
-from megadga.probes.tangents import own_parameters
 
 TakeGradient = Callable[[int, Tensor], None]
 """Takes the number of a parameter and its gradient on this rank, which nobody keeps."""

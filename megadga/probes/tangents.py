@@ -49,32 +49,47 @@ class Call:
         return argument
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class BackwardCall:
+    """What a backward pass brings of one forward call.
+
+    Attributes:
+        gradients: With respect to each of the module's outputs that is a floating-point tensor, of
+            its shape; None where the loss does not depend on one.
+        kept: What ``Tangent.kept`` returned of the call.
+        rows: Where the sequences lie in each of these outputs.
+    """
+
+    gradients: Sequence[Tensor | None]
+    kept: Sequence[Tensor | None]
+    rows: Sequence[SequenceRows]
+
+    @property
+    def of_one_output(self) -> tuple[Tensor, SequenceRows]:
+        """The gradient and the rows of a module with one output."""
+        (gradient,), (rows,) = self.gradients, self.rows
+        assert gradient is not None
+        return gradient, rows
+
+
 class Tangent(Protocol):
     """The derivative ``dy`` of one module's outputs along a direction of its own parameters."""
 
     def kept(self, call: Call) -> tuple[Tensor | None, ...]:
-        """Return what the derivative of one forward call will need; called without gradients.
+        """Return what the derivative of one forward call will need, tensors of any shape.
 
-        It goes through autograd's saved tensors, so that activation checkpointing can drop it and
-        compute it again.
+        Called where no operations are recorded. It goes through autograd's saved tensors, so that
+        activation checkpointing can drop it and compute it again.
         """
         ...
 
-    def add_derivatives(
-        self,
-        sums: SequenceSums,
-        gradients: Sequence[Tensor | None],
-        kept: Sequence[Tensor | None],
-        rows: Sequence[SequenceRows],
-    ) -> None:
+    def add_derivatives(self, sums: SequenceSums, backward: BackwardCall) -> None:
         """Add ``<delta_s, dy_s>`` of each sequence.
 
         Args:
             sums: Of the micro-batch.
-            gradients: With respect to each of the module's outputs that is a floating-point
-                tensor; None where the loss does not depend on one.
-            kept: Of the forward call.
-            rows: Where the sequences lie in each of the outputs.
+            backward: Of one forward call.
         """
         ...
 
@@ -158,31 +173,24 @@ class LinearTangent:
             return (inputs.detach(),)
         return (inputs @ self._factors.right.to(inputs.dtype),)
 
-    def add_derivatives(
-        self,
-        sums: SequenceSums,
-        gradients: Sequence[Tensor | None],
-        kept: Sequence[Tensor | None],
-        rows: Sequence[SequenceRows],
-    ) -> None:
+    def add_derivatives(self, sums: SequenceSums, backward: BackwardCall) -> None:
         """See ``Tangent``."""
-        (gradient,), (its_rows,) = gradients, rows
-        assert gradient is not None
+        gradient, rows = backward.of_one_output
         bias = None
         if self._bias is not None:
             bias = self._direction.dense(self._bias).to(gradient.dtype)
         if self._weight is not None:
-            (inputs,) = kept
+            (inputs,) = backward.kept
             assert inputs is not None
             inputs = inputs.to(gradient.dtype)
             if self._factors is None:
                 matrix = self._direction.dense(self._weight).to(gradient.dtype)
                 matrix = matrix.T if self._transposed else matrix
-                sums.add(gradient, functional.linear(inputs, matrix, bias), its_rows)
+                sums.add(gradient, functional.linear(inputs, matrix, bias), rows)
                 return
-            sums.add(gradient @ self._factors.left.to(gradient.dtype), inputs, its_rows)
+            sums.add(gradient @ self._factors.left.to(gradient.dtype), inputs, rows)
         if bias is not None:
-            sums.add(gradient, bias, its_rows)
+            sums.add(gradient, bias, rows)
 
     def _of_weight(self) -> Factors | None:
         assert self._weight is not None
@@ -210,16 +218,9 @@ class EmbeddingTangent:
         """Keep the ids."""
         return (call.input,)
 
-    def add_derivatives(
-        self,
-        sums: SequenceSums,
-        gradients: Sequence[Tensor | None],
-        kept: Sequence[Tensor | None],
-        rows: Sequence[SequenceRows],
-    ) -> None:
+    def add_derivatives(self, sums: SequenceSums, backward: BackwardCall) -> None:
         """See ``Tangent``."""
-        (gradient,), (ids,), (its_rows,) = gradients, kept, rows
-        assert gradient is not None
+        (gradient, rows), (ids,) = backward.of_one_output, backward.kept
         assert ids is not None
         factors = self._direction.factors(self._weight)
         if factors is None:
@@ -230,7 +231,7 @@ class EmbeddingTangent:
         change = functional.embedding(ids, table).to(gradient.dtype)
         if self._padding is not None:
             change = torch.where((ids == self._padding).unsqueeze(-1), 0.0, change)
-        sums.add(gradient, change, its_rows)
+        sums.add(gradient, change, rows)
 
 
 @final
@@ -250,16 +251,9 @@ class NormTangent:
         """Keep the input."""
         return (call.input.detach(),)
 
-    def add_derivatives(
-        self,
-        sums: SequenceSums,
-        gradients: Sequence[Tensor | None],
-        kept: Sequence[Tensor | None],
-        rows: Sequence[SequenceRows],
-    ) -> None:
+    def add_derivatives(self, sums: SequenceSums, backward: BackwardCall) -> None:
         """See ``Tangent``."""
-        (gradient,), (inputs,), (its_rows,) = gradients, kept, rows
-        assert gradient is not None
+        (gradient, rows), (inputs,) = backward.of_one_output, backward.kept
         assert inputs is not None
         module = self._module
         shape = list(module.normalized_shape)
@@ -268,13 +262,13 @@ class NormTangent:
             weight = torch.zeros(shape, dtype=inputs.dtype, device=inputs.device)
         if isinstance(module, nn.RMSNorm):
             if inputs.device.type == "cpu" and len(shape) == 1 and module.eps is not None:
-                sums.add(*_rms_norm_factors(gradient, inputs, weight, module.eps), its_rows)
+                sums.add(*_rms_norm_factors(gradient, inputs, weight, module.eps), rows)
                 return
             change = functional.rms_norm(inputs, shape, weight, module.eps)
         else:
             bias = self._piece(module.bias, inputs)
             change = functional.layer_norm(inputs, shape, weight, bias, module.eps)
-        sums.add(gradient, change.to(gradient.dtype), its_rows)
+        sums.add(gradient, change.to(gradient.dtype), rows)
 
     def _piece(self, parameter: nn.Parameter | None, inputs: Tensor) -> Tensor | None:
         if parameter is None or parameter not in self._direction:
@@ -345,17 +339,12 @@ class AnyModuleTangent:
         ):
             return self._changes(positional, named)
 
-    def add_derivatives(
-        self,
-        sums: SequenceSums,
-        gradients: Sequence[Tensor | None],
-        kept: Sequence[Tensor | None],
-        rows: Sequence[SequenceRows],
-    ) -> None:
+    def add_derivatives(self, sums: SequenceSums, backward: BackwardCall) -> None:
         """See ``Tangent``."""
-        for gradient, change, its_rows in zip(gradients, kept, rows, strict=True):
+        parts = zip(backward.gradients, backward.kept, backward.rows, strict=True)
+        for gradient, change, rows in parts:
             if gradient is not None and change is not None:
-                sums.add(gradient, change, its_rows)
+                sums.add(gradient, change, rows)
 
     def _changes(
         self, positional: tuple[Any, ...], named: dict[str, Any]
@@ -409,97 +398,3 @@ def _trainable(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     finally:
         for parameter, required in zip(parameters, before, strict=True):
             parameter.requires_grad_(required)
-
-
-def _linear(module: nn.Module, direction: Direction) -> Tangent:
-    assert isinstance(module, nn.Linear)
-    return LinearTangent(*_weight_and_bias(module), direction)
-
-
-def _embedding(module: nn.Module, direction: Direction) -> Tangent:
-    assert isinstance(module, nn.Embedding)
-    if module.scale_grad_by_freq or module.max_norm is not None:  # changes more than it looks up
-        return AnyModuleTangent(module, own_parameters(module), direction)
-    return EmbeddingTangent(module, direction)
-
-
-def _norm(module: nn.Module, direction: Direction) -> Tangent:
-    assert isinstance(module, nn.LayerNorm | nn.RMSNorm)
-    return NormTangent(module, direction)
-
-
-def _conv1d(module: nn.Module, direction: Direction) -> Tangent:
-    """GPT-2's projection in Hugging Face's models: a linear layer with its matrix transposed."""
-    return LinearTangent(*_weight_and_bias(module), direction, transposed=True)
-
-
-def _weight_and_bias(module: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
-    parameters = _registered(module)
-    return parameters["weight"], parameters.get("bias")
-
-
-def _registered(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return a module's own parameters by name; torch's own functions walk trees for that."""
-    registered: dict[str, nn.Parameter | None] = vars(module)["_parameters"]
-    return {name: each for name, each in registered.items() if each is not None}
-
-
-# By the exact class: a subclass may compute something else.
-_LAYERS: Mapping[str, Callable[[nn.Module, Direction], Tangent]] = {
-    "torch.nn.modules.linear.Linear": _linear,
-    "torch.nn.modules.sparse.Embedding": _embedding,
-    "torch.nn.modules.normalization.LayerNorm": _norm,
-    "torch.nn.modules.normalization.RMSNorm": _norm,
-    "megadga.model.llama.Linear": _linear,
-    "megadga.model.llama.Embedding": _embedding,
-    "megadga.model.llama.RMSNorm": _norm,
-    "transformers.pytorch_utils.Conv1D": _conv1d,
-}
-
-
-def is_callable_module(module: nn.Module) -> bool:
-    """Tell whether a module has a forward function; ``nn.ParameterDict`` and such have none."""
-    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
-
-
-def own_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that a module uses by itself, whatever its children do.
-
-    Among them are those of children that cannot be called and hold parameters for it, such as
-    ``nn.ParameterDict``. ``nn.MultiheadAttention`` never calls its output projection, but uses its
-    weights.
-    """
-    if isinstance(module, nn.MultiheadAttention):
-        return list(module.parameters())
-    own = list(dict.fromkeys(_registered(module).values()))
-    for child in module.children():
-        if not is_callable_module(child):
-            own += own_parameters(child)
-    return own
-
-
-def maps_rows(module: nn.Module) -> bool:
-    """Tell whether a module has one input and makes each row of its output of the same row of it.
-
-    So it does if it is known by its class, and is what its class made it: ``weight_norm`` of
-    ``torch.nn.utils`` and others replace a layer's parameters or its forward function.
-    """
-    kind = type(module)
-    return (
-        f"{kind.__module__}.{kind.__qualname__}" in _LAYERS
-        and "forward" not in vars(module)
-        and {"weight"} <= _registered(module).keys() <= {"weight", "bias"}
-    )
-
-
-def choose_tangent(module: nn.Module, direction: Direction) -> Tangent | None:
-    """Return the tangent of a module, None if nothing of its own moves along the direction."""
-    if not is_callable_module(module):
-        return None
-    moved = [parameter for parameter in own_parameters(module) if parameter in direction]
-    if not moved:
-        return None
-    kind = type(module)
-    if maps_rows(module):
-        return _LAYERS[f"{kind.__module__}.{kind.__qualname__}"](module, direction)
-    return AnyModuleTangent(module, moved, direction)

@@ -6,10 +6,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from megadga.probes.choosing_tangents import choose_tangent
 from megadga.probes.gradients import Direction, Factors
 from megadga.probes.sequence_rows import SequenceRows, SequenceSums
 from megadga.probes.state import random_states
-from megadga.probes.tangents import Call, choose_tangent, output_tensors
+from megadga.probes.tangents import BackwardCall, Call, output_tensors
 
 ROUNDINGS = 4096
 """Bounds the terms of any sum that a test differentiates; each rounds by an epsilon at most."""
@@ -124,8 +125,9 @@ def check_tangent(
     loss = losses_of(leaves[in_loss]).sum()
     deltas = torch.autograd.grad(loss, leaves, allow_unused=True)
     sums = SequenceSums()
+    rows = [SequenceRows(num_sequences)] * len(tensors)
     with torch.no_grad():  # as in a backward pass
-        tangent.add_derivatives(sums, deltas, kept, [SequenceRows(num_sequences)] * len(tensors))
+        tangent.add_derivatives(sums, BackwardCall(deltas, kept, rows))
     found = sums.total()
     assert found is not None
     assert_along(found, list(losses_of(batched[in_loss])), pieces)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from megadga.probes.choosing_tangents import choose_tangent
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.sequence_rows import SequenceRows, SequenceSums
 from megadga.probes.state import random_states
-from megadga.probes.tangents import AnyModuleTangent, Call, choose_tangent
+from megadga.probes.tangents import AnyModuleTangent, BackwardCall, Call
 from tests.support.derivatives import (
     assert_along,
     check_tangent,
@@ -84,7 +85,8 @@ class Called:
 
     def derivatives(self, *deltas: Tensor | None) -> Tensor | None:
         sums = SequenceSums()
-        self.tangent.add_derivatives(sums, deltas, self.kept, [SequenceRows(B)] * len(deltas))
+        rows = [SequenceRows(B)] * len(deltas)
+        self.tangent.add_derivatives(sums, BackwardCall(deltas, self.kept, rows))
         return sums.total()
 
 
@@ -243,7 +245,7 @@ def test_a_computed_weight_is_found_again_after_later_calls(*, trainable: bool):
     weight = module.weight
 
     sums = SequenceSums()
-    tangent.add_derivatives(sums, [delta], kept, [SequenceRows(B)])
+    tangent.add_derivatives(sums, BackwardCall([delta], kept, [SequenceRows(B)]))
     found = sums.total()
     assert found is not None
 

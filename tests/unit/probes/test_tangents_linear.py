@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from megadga.probes.choosing_tangents import choose_tangent
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.sequence_rows import SequenceRows, sequence_dots
-from megadga.probes.tangents import Call, choose_tangent
+from megadga.probes.tangents import Call
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
 B, S, INPUTS, OUTPUTS = 3, 5, 4, 6

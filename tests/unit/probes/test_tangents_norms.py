@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from megadga.model.llama import RMSNorm
+from megadga.probes.choosing_tangents import choose_tangent
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.sequence_rows import SequenceRows, SequenceSums
-from megadga.probes.tangents import NormTangent, choose_tangent
+from megadga.probes.tangents import BackwardCall, NormTangent
 from tests.support.derivatives import check_tangent, filled, normal, pieces_of, thin
 
 B, S, WIDTH = 3, 5, 4
@@ -53,7 +54,7 @@ def test_an_rms_norm_on_a_cpu_has_the_derivatives_that_its_kernel_gives(dtype: t
     assert isinstance(tangent, NormTangent)
     sums = SequenceSums()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        tangent.add_derivatives(sums, [delta], [inputs], [SequenceRows(B)])
+        tangent.add_derivatives(sums, BackwardCall([delta], [inputs], [SequenceRows(B)]))
     found = sums.total()
 
     x, piece = inputs.double(), piece[0, 0].double()

@@ -7,13 +7,13 @@ from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from megadga.model.llama import Embedding, Linear
+from megadga.probes.choosing_tangents import choose_tangent
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.tangents import (
     AnyModuleTangent,
     EmbeddingTangent,
     LinearTangent,
     NormTangent,
-    choose_tangent,
 )
 from tests.support.derivatives import pieces_of
 
