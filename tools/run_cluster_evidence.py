@@ -1,7 +1,5 @@
 """Train the runs of configs/evidence/clusters on real text, and compare their losses."""
 
-from pathlib import Path
-
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from trials.evidence_clusters import (
@@ -14,7 +12,7 @@ from trials.evidence_clusters import (
     write_clusters,
 )
 from trials.evidence_data import LEVELS, ROOT, EvidenceFolder, prepare_clusters
-from trials.evidence_runs import train_all
+from trials.evidence_runs import add_run_options, train_all
 
 EPILOG = """\
 examples:
@@ -34,13 +32,11 @@ build/evidence/clusters.json, from which `make evidence-report` writes docs/evid
 def main() -> None:
     """Parse the command line, prepare, train, and print tables."""
     parser = tool_parser(__doc__, EPILOG)
+    add_run_options(parser)
     add = parser.add_argument
-    add("--corpus", type=Path, required=True, metavar="FOLDER", help="of documents")
     add("--clusters", type=int, nargs="+", choices=LEVELS, default=list(LEVELS), help="(all)")
     add("--examples", type=int, nargs="+", choices=EXAMPLES, default=list(EXAMPLES), help="(all)")
     add("--rules", nargs="+", choices=list(RULES), default=list(RULES), help="(all)")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(0 1 2)")
-    add("--jobs", type=int, default=2, metavar="N", help="runs at a time (%(default)s)")
     args = parser.parse_args()
     planned = planned_clusters(args.seeds, args.clusters, args.examples, args.rules)
     cells = [(number, examples) for number in args.clusters for examples in args.examples]

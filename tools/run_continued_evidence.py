@@ -1,7 +1,5 @@
 """Continue a small model's pretraining for new targets, fine-tune it, and compare the losses."""
 
-from pathlib import Path
-
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
 from trials.evidence_continued import (
@@ -14,7 +12,7 @@ from trials.evidence_continued import (
 )
 from trials.evidence_data import ROOT, EvidenceFolder, prepare
 from trials.evidence_results import TARGETS
-from trials.evidence_runs import train_all
+from trials.evidence_runs import add_run_options, train_all
 
 EPILOG = """\
 examples:
@@ -35,12 +33,10 @@ build/evidence/continued.json, from which `make evidence-report` writes docs/evi
 def main() -> None:
     """Parse the command line, prepare, train stage by stage, and print the table."""
     parser = tool_parser(__doc__, EPILOG)
+    add_run_options(parser)
     add = parser.add_argument
-    add("--corpus", type=Path, required=True, metavar="FOLDER", help="of documents")
     add("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="(all six)")
     add("--rules", nargs="+", choices=RULES, default=list(RULES), help="(all)")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(0 1 2)")
-    add("--jobs", type=int, default=2, metavar="N", help="runs at a time (%(default)s)")
     args = parser.parse_args()
     stages = planned_stages(args.seeds, args.rules, args.targets)
     try:

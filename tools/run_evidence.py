@@ -1,7 +1,6 @@
 """Train the runs of configs/evidence on a corpus of real text, and compare their losses."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from megadga.console import run_program, tool_parser
 from megadga.errors import MegadgaError
@@ -19,6 +18,7 @@ from trials.evidence_results import (
 from trials.evidence_runs import (
     EXPERIMENTS,
     RULES,
+    add_run_options,
     finished_results,
     planned_runs,
     planned_targets,
@@ -49,14 +49,12 @@ def main() -> None:
     """Parse the command line, prepare, train, and print tables."""
     parser = tool_parser(__doc__, EPILOG)
     names = ("targets", *EXPERIMENTS, "sensitivity")
+    add_run_options(parser)
     add = parser.add_argument
-    add("--corpus", type=Path, required=True, metavar="FOLDER", help="of documents")
     add("--experiment", nargs="+", choices=names, default=["targets"], help="(targets)")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(0 1 2)")
     add("--tokens", nargs="+", choices=TOKENS, default=list(TOKENS), help="of targets (all four)")
     add("--rules", nargs="+", choices=list(RULES), default=list(RULES), help="of targets (all)")
     add("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="(all six)")
-    add("--jobs", type=int, default=2, metavar="N", help="runs at a time (%(default)s)")
     add(
         "--quick",
         action="store_true",

@@ -167,8 +167,8 @@ def _fit_lines(law: LawFile) -> Iterator[str]:
         yield ""
         yield tabulate(rows, headers=headers, disable_numparse=True, colalign=_aligned(6))
         yield ""
-    unknown = len(law.domains) + {"exponential": 1, "power": 2}.get(law.law.type, 0)
-    if law.law.type != "lightgbm" and mixtures <= unknown:
+    unknown = law.unknowns
+    if unknown is not None and mixtures <= unknown:
         yield (
             f"warning: {mixtures} mixtures for {unknown} unknowns of each set: the law fits them "
             "whatever they are"

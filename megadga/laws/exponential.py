@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import numpy as np
 
 from megadga.arrays import FloatArray
-from megadga.laws.fitting import huber, minimise
+from megadga.laws.fitting import fit_sets, huber, minimise
 
 DELTA = 0.02
 """Residual, in nats, from which a run counts linearly; the paper's code has 0.01 to 0.08."""
@@ -72,34 +73,27 @@ def fit_exponential(
     Args:
         weights: Distributions, shape ``(N, K)``.
         losses: Nats per token, above 0, shape ``(N, M)``.
-        delta: Of Huber's loss, above 0.
+        delta: Of Huber's loss, in nats, above 0.
         starts: Number of them, at least 1.
         seed: Of the noise.
         near: A law to start from, too; then a single other start is made.
     """
-    laws = [
-        _fit(
-            weights,
-            column,
-            delta,
-            _starts(weights, column, 1 if near is not None else starts, (seed, index))
-            + ([] if near is None else [_parameters(near, index)]),
-        )
-        for index, column in enumerate(losses.T)
-    ]
-    pure = np.stack([each[1:] for each in laws])
-    means = pure.mean(axis=1)
-    return ExponentialLaw(
-        floors=np.exp(np.array([each[0] for each in laws])),
-        scales=np.exp(means),
-        slopes=pure - means[:, None],
+    found = fit_sets(
+        losses,
+        partial(_fit, weights, delta),
+        partial(_starts, weights),
+        number=starts,
+        seed=seed,
+        near=None if near is None else _parameters(near),
     )
+    pure = found[:, 1:]
+    means = pure.mean(axis=1)
+    return ExponentialLaw(np.exp(found[:, 0]), np.exp(means), pure - means[:, None])
 
 
-def _parameters(law: ExponentialLaw, index: int) -> FloatArray:
-    """Return ``log c`` and ``log k + t_j`` of a set, shape ``(1 + K,)``."""
-    pure = np.log(law.scales[index]) + law.slopes[index]
-    return np.concatenate([[np.log(law.floors[index])], pure])
+def _parameters(law: ExponentialLaw) -> FloatArray:
+    """Return ``log c`` and ``log k + t_j`` of each set, shape ``(M, 1 + K)``."""
+    return np.column_stack([np.log(law.floors), np.log(law.scales)[:, None] + law.slopes])
 
 
 def _starts(
@@ -117,7 +111,7 @@ def _starts(
 
 
 def _fit(
-    weights: FloatArray, losses: FloatArray, delta: float, starts: Sequence[FloatArray]
+    weights: FloatArray, delta: float, losses: FloatArray, starts: Sequence[FloatArray]
 ) -> FloatArray:
     """Return ``log c`` and ``log k + t_j`` of one set, shape ``(1 + K,)``."""
 

@@ -160,6 +160,20 @@ class LawFile(Section):
         return self
 
     @property
+    def unknowns(self) -> int | None:
+        """Unknowns of each set's law; None of trees, which have no fixed number of them."""
+        domains = len(self.domains)
+        match self.law:
+            case ExponentialParameters():
+                return domains + 1
+            case PowerParameters():
+                return domains + 2
+            case LinearParameters():
+                return domains
+            case BoostedParameters():
+                return None
+
+    @property
     def mixtures(self) -> FloatArray:
         """Weights of the runs, shape ``(N, K)``."""
         return np.array([run.weights for run in self.runs])

@@ -28,6 +28,40 @@ def huber(residuals: FloatArray, delta: float) -> tuple[float, FloatArray]:
     return float(losses.sum()), np.clip(residuals, -delta, delta)
 
 
+Starts = Callable[[FloatArray, int, tuple[int, int]], Sequence[FloatArray]]
+"""From the losses of one set, shape ``(N,)``, a number of starts and the seed of their noise."""
+Fit = Callable[[FloatArray, Sequence[FloatArray]], FloatArray]
+"""From the losses of one set and starts to the parameters of its law, shape ``(P,)``."""
+
+
+def fit_sets(
+    losses: FloatArray,
+    fit: Fit,
+    starts: Starts,
+    *,
+    number: int,
+    seed: int,
+    near: FloatArray | None,
+) -> FloatArray:
+    """Return the parameters of each set's law, fitted by itself, shape ``(M, P)``.
+
+    Args:
+        losses: Nats per token, above 0, shape ``(N, M)``.
+        fit: Of one set.
+        starts: Likewise.
+        number: Of starts, at least 1.
+        seed: Of their noise.
+        near: Parameters to start from, too, shape ``(M, P)``; then a single other start is made.
+    """
+    found: list[FloatArray] = []
+    for index, column in enumerate(losses.T):
+        begins = list(starts(column, number if near is None else 1, (seed, index)))
+        if near is not None:
+            begins.append(near[index])
+        found.append(fit(column, begins))
+    return np.stack(found)
+
+
 Objective = Callable[[FloatArray], tuple[float, FloatArray]]
 """From parameters to a loss and its gradient."""
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 
 from megadga.arrays import FloatArray
 from megadga.laws.exponential import DELTA
-from megadga.laws.fitting import EXTRA, huber, minimise
+from megadga.laws.fitting import EXTRA, fit_sets, huber, minimise
 from megadga.prepare.extras import import_extra
 
 _SMALLEST_FLOOR = 1e-3
@@ -88,25 +89,20 @@ def fit_power(
         seed: Of the noise.
         near: A law to start from, too; then a single other start is made.
     """
-    found = np.stack(
-        [
-            _fit(
-                weights,
-                column,
-                delta,
-                _starts(weights, column, 1 if near is not None else starts, (seed, index))
-                + ([] if near is None else [_parameters(near, index)]),
-            )
-            for index, column in enumerate(losses.T)
-        ]
+    found = fit_sets(
+        losses,
+        partial(_fit, weights, delta),
+        partial(_starts, weights),
+        number=starts,
+        seed=seed,
+        near=None if near is None else _parameters(near),
     )
     return PowerLaw(np.exp(found[:, 0]), np.exp(found[:, 2:]), found[:, 1])
 
 
-def _parameters(law: PowerLaw, index: int) -> FloatArray:
-    """Return ``log c``, ``g`` and ``log b`` of a set, shape ``(2 + K,)``."""
-    floor, exponent = np.log(law.floors[index]), law.exponents[index]
-    return np.concatenate([[floor, exponent], np.log(law.gains[index])])
+def _parameters(law: PowerLaw) -> FloatArray:
+    """Return ``log c``, ``g`` and ``log b`` of each set, shape ``(M, 2 + K)``."""
+    return np.column_stack([np.log(law.floors), law.exponents, np.log(law.gains)])
 
 
 def _starts(
@@ -129,7 +125,7 @@ def _starts(
 
 
 def _fit(
-    weights: FloatArray, losses: FloatArray, delta: float, starts: Sequence[FloatArray]
+    weights: FloatArray, delta: float, losses: FloatArray, starts: Sequence[FloatArray]
 ) -> FloatArray:
     """Return ``log c``, ``g`` and ``log b`` of one set, shape ``(2 + K,)``."""
     logs = np.log(np.where(weights > 0.0, weights, 1.0))

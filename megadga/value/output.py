@@ -99,7 +99,7 @@ class ValuedRun:
     phases: PhaseValues
     helpful: Sequence[ListedSequence]
     harmful: Sequence[ListedSequence]
-    documents: "ListedDocuments | None"
+    documents: ListedDocuments | None
 
     @property
     def ends(self) -> list[int]:

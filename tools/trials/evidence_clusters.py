@@ -139,10 +139,9 @@ def read_clusters(path: Path) -> list[ClusterResult]:
 
 def clusters_table(results: Sequence[ClusterResult]) -> str:
     """Return a table in Markdown, a line a cell: the loss at uniform weights, and rules' gains."""
-    cells = sorted({(r.run.clusters, r.run.examples) for r in results if r.run.examples})
     rules = [name for name in RULES if name != BASELINE]
     rows: list[list[str]] = []
-    for clusters, examples in cells:
+    for clusters, examples in _cells(results):
         own = _of_cell(results, clusters, examples)
         if not (uniform := own.get(BASELINE)):
             continue
@@ -156,14 +155,18 @@ def clusters_table(results: Sequence[ClusterResult]) -> str:
 
 def rises_table(results: Sequence[ClusterResult]) -> str:
     """Return a table in Markdown, a line a cell: how far rules end above their best, at most."""
-    cells = sorted({(r.run.clusters, r.run.examples) for r in results if r.run.examples})
     rows: list[list[str]] = []
-    for clusters, examples in cells:
+    for clusters, examples in _cells(results):
         own = _of_cell(results, clusters, examples)
         largest = [max(map(rise, own.get(rule, {}).values()), default=None) for rule in RULES]
         shown = ["" if each is None else f"{each:.3f}" for each in largest]
         rows.append([f"{clusters:,}", str(examples), *shown])
     return markdown_table(("clusters", "examples", *(f"`{rule}`" for rule in RULES)), rows)
+
+
+def _cells(results: Sequence[ClusterResult]) -> list[tuple[int, int]]:
+    """Return how many clusters and examples there are results with, in order."""
+    return sorted({(r.run.clusters, r.run.examples) for r in results if r.run.examples})
 
 
 def _of_cell(

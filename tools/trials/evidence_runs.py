@@ -3,6 +3,7 @@
 A finished run is not trained again.
 """
 
+import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,14 @@ SENSITIVITY = {
     "epoch_budget 12": ("mixing.epoch_budget=12.0",),
 }
 """What is changed in ``targets/dga``, one thing at a time and by a factor of 3."""
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all experiments have: ``--corpus``, ``--seeds`` and ``--jobs``."""
+    add = parser.add_argument
+    add("--corpus", type=Path, required=True, metavar="FOLDER", help="of documents")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(0 1 2)")
+    add("--jobs", type=int, default=2, metavar="N", help="runs at a time (%(default)s)")
 
 
 @dataclass(frozen=True)
