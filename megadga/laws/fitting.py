@@ -28,16 +28,16 @@ def huber(residuals: FloatArray, delta: float) -> tuple[float, FloatArray]:
     return float(losses.sum()), np.clip(residuals, -delta, delta)
 
 
-Starts = Callable[[FloatArray, int, tuple[int, int]], Sequence[FloatArray]]
+SetStarts = Callable[[FloatArray, int, tuple[int, int]], Sequence[FloatArray]]
 """From the losses of one set, shape ``(N,)``, a number of starts and the seed of their noise."""
-Fit = Callable[[FloatArray, Sequence[FloatArray]], FloatArray]
+SetFit = Callable[[FloatArray, Sequence[FloatArray]], FloatArray]
 """From the losses of one set and starts to the parameters of its law, shape ``(P,)``."""
 
 
 def fit_sets(
     losses: FloatArray,
-    fit: Fit,
-    starts: Starts,
+    fit: SetFit,
+    starts: SetStarts,
     *,
     number: int,
     seed: int,
