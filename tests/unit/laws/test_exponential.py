@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from megadga.arrays import FloatArray
 from megadga.laws.exponential import ExponentialLaw, fit_exponential
 from megadga.laws.fitting import huber
-from megadga.laws.optimising import Limits, best_mixture
+from tests.support.laws import check_gradient, distance_after_noise, drawn_mixtures
 
 
 def planted_law(num_domains: int, seed: int = 0) -> ExponentialLaw:
@@ -15,10 +14,6 @@ def planted_law(num_domains: int, seed: int = 0) -> ExponentialLaw:
     means = pure.mean(axis=1)
     floors = rng.uniform(1.5, 2.5, num_domains)
     return ExponentialLaw(floors, np.exp(means), pure - means[:, None])
-
-
-def mixtures(number: int, num_domains: int, seed: int = 0) -> FloatArray:
-    return np.random.default_rng((seed, 1)).dirichlet(np.ones(num_domains), number)
 
 
 def test_losses_are_those_of_the_formula():
@@ -41,12 +36,7 @@ def test_losses_are_those_of_the_formula():
 
 
 def test_the_gradient_is_that_of_the_losses():
-    law, objective = planted_law(3), np.array([0.2, 0.3, 0.5])
-    at = np.array([0.2, 0.5, 0.3])
-    found = law.gradient(at, objective)
-    for index, step in enumerate(np.eye(3) * 1e-6):
-        pair = law.predict(np.stack([at + step, at - step])) @ objective
-        assert found[index] == pytest.approx((pair[0] - pair[1]) / 2e-6, rel=1e-8)
+    check_gradient(planted_law(3), relative=1e-8)
 
 
 def test_hubers_loss_is_quadratic_up_to_delta_and_linear_beyond():
@@ -56,7 +46,7 @@ def test_hubers_loss_is_quadratic_up_to_delta_and_linear_beyond():
 
 
 def test_a_law_is_found_again_from_its_own_losses():
-    law, weights = planted_law(4), mixtures(24, 4)
+    law, weights = planted_law(4), drawn_mixtures(24, 4)
     found = fit_exponential(weights, law.predict(weights))
     assert found.floors == pytest.approx(law.floors, abs=1e-3)
     assert found.scales == pytest.approx(law.scales, abs=1e-3)
@@ -65,7 +55,7 @@ def test_a_law_is_found_again_from_its_own_losses():
 
 
 def test_a_run_that_went_wrong_moves_the_law_little():
-    law, weights = planted_law(3), mixtures(24, 3)
+    law, weights = planted_law(3), drawn_mixtures(24, 3)
     losses = law.predict(weights)
     losses[5] += 2.0
     far = fit_exponential(weights, losses).predict(weights) - law.predict(weights)
@@ -75,18 +65,11 @@ def test_a_run_that_went_wrong_moves_the_law_little():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_best_mixture_is_recovered_from_32_noisy_runs(seed):
-    law = planted_law(4, seed)
-    weights = mixtures(32, 4, seed)
-    noise = np.random.default_rng((seed, 2)).normal(0.0, 0.005, (32, 4))
-    fitted = fit_exponential(weights, law.predict(weights) + noise)
-    objective = np.array([0.4, 0.3, 0.2, 0.1])
-    limits = Limits(np.ones(4), np.full(4, 0.25))
-    best, found = (best_mixture(each, objective, limits) for each in (law, fitted))
-    assert 0.5 * np.abs(best - found).sum() < 0.02
+    assert distance_after_noise(planted_law(4, seed), fit_exponential, seed) < 0.02
 
 
 def test_the_order_of_domains_does_not_matter():
-    law, weights = planted_law(3), mixtures(20, 3)
+    law, weights = planted_law(3), drawn_mixtures(20, 3)
     losses = law.predict(weights) + np.random.default_rng(3).normal(0.0, 0.01, (20, 3))
     order = [2, 0, 1]
     straight = fit_exponential(weights, losses).predict(weights)
@@ -95,6 +78,6 @@ def test_the_order_of_domains_does_not_matter():
 
 
 def test_losses_that_no_mixture_changes_are_a_constant():
-    weights = mixtures(12, 3)
+    weights = drawn_mixtures(12, 3)
     found = fit_exponential(weights, np.full((12, 1), 3.0))
     assert found.predict(weights) == pytest.approx(3.0, abs=1e-5)
