@@ -7,7 +7,6 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from megadga.config.deepspeed_keys import STABLE_DECAY, StableDecaySection, find_unknown_names
-from megadga.config.models import LlamaModel, ModelSection
 from megadga.config.sections import (
     CheckpointSection,
     DataSection,
@@ -221,22 +220,6 @@ def find_batch_inconsistencies(
     if training.global_batch_size == 1:
         expected = f"at least 2 with {in_flight}, which compares the sequences of a batch"
         yield ConfigIssue(("training", "global_batch_size"), expected, "1")
-
-
-def find_compile_inconsistencies(
-    model: ModelSection, settings: Mapping[str, Any]
-) -> Iterator[ConfigIssue]:
-    """Yield compiled blocks whose parameters are gathered while they are called.
-
-    Args:
-        model: The run's model.
-        settings: DeepSpeed's settings, as in its JSON.
-    """
-    zero: Any = settings.get("zero_optimization")
-    partitioned = isinstance(zero, dict) and cast("dict[str, Any]", zero).get("stage") == 3
-    if isinstance(model, LlamaModel) and model.compile and partitioned:
-        expected = "false under ZeRO-3, which gathers parameters by hooks inside of the blocks"
-        yield ConfigIssue(("model", "compile"), expected, "true")
 
 
 def find_monitor_inconsistencies(

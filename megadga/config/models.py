@@ -55,7 +55,8 @@ class LlamaModel(ModelSection):
     """Share input and output embedding."""
     compile: StrictBool = False
     """Compile blocks and losses with torch.compile, which takes minutes at the first start, and on
-    CPUs a C++ compiler. Losses agree up to rounding. Under ZeRO 0 to 2 alone."""
+    CPUs a C++ compiler. Losses agree up to rounding. Under ZeRO-3, which gathers parameters inside
+    of blocks, functions without parameters alone: losses, rotation, and SwiGLU's product."""
 
     @property
     def shape(self) -> LlamaShape:

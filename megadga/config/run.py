@@ -11,7 +11,6 @@ from megadga.config.consistency import (
     PRECISION_BLOCKS,
     find_batch_inconsistencies,
     find_checkpoint_inconsistencies,
-    find_compile_inconsistencies,
     find_inconsistencies,
     find_monitor_inconsistencies,
     find_probe_inconsistencies,
@@ -306,9 +305,6 @@ class RunConfig(Section):
     @classmethod
     def _check_deepspeed(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         issues = list(find_inconsistencies(settings, info.data.get("training")))
-        model: Model | None = info.data.get("model")
-        if model is not None:
-            issues += find_compile_inconsistencies(model, settings)
         if issues:
             raise validation_error(issues)
         return settings

@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from megadga.config.llama_shapes import LlamaShape
+from megadga.model.compiling import compile_module, compiled
 from megadga.model.fused import gated, rms_norm, rotate
 from megadga.model.losses import Decoder, LossKernels
 
@@ -301,27 +301,31 @@ class Llama(Decoder):
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
 
-    def compile_blocks(self, *, backend: str = "inductor") -> None:
-        """Compile blocks and losses when they are first called; losses agree up to rounding.
+    def compile_functions(self, *, backend: str = "inductor") -> None:
+        """Compile what has no parameters, when it is first called; losses agree up to rounding.
 
-        Passes with hooks, which run the blocks eagerly, have the functions between the matrix
-        products compiled. Each shape of batches is compiled apart, so that bits do not depend on
-        which came first.
+        That is rotation, SwiGLU's product and the losses. Modules, and hooks of theirs, run as
+        before.
 
         Args:
             backend: Of ``torch.compile``.
         """
-        compile_function = cast("Any", torch.compile)
-        turned, activated = (
-            compile_function(each, fullgraph=True, dynamic=False, backend=backend)
-            for each in (rotate, gated)
-        )
         self.loss_kernels = LossKernels.compiled(backend=backend)
-        self.rotary.rotate = turned
+        self.rotary.rotate = compiled(rotate, backend=backend)
+        activated = compiled(gated, backend=backend)
         for block in self.blocks:
             assert isinstance(block, Block)
             block.feed_forward.gated = activated
-            block.compile(fullgraph=True, dynamic=False, backend=backend)
+
+    def compile_blocks(self, *, backend: str = "inductor") -> None:
+        """Compile those functions, and blocks; passes with hooks run the latter eagerly.
+
+        Args:
+            backend: Of ``torch.compile``.
+        """
+        self.compile_functions(backend=backend)
+        for block in self.blocks:
+            compile_module(block, backend=backend)
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the scores of every next token: ``(b, S)`` ids to ``(b, S, V)``."""

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from megadga.data.targets import INPUT_ONLY, PADDING
+from megadga.model.compiling import compiled
 
 _BLOCK_ON_CPU = 1 << 20
 """Scores that are gone through at a time: tensors of 4 MB, which the allocator and caches keep."""
@@ -267,12 +268,10 @@ class LossKernels:
         Args:
             backend: Of ``torch.compile``.
         """
-        compile_function = cast("Any", torch.compile)
-        functions = (
-            compile_function(each, fullgraph=True, dynamic=False, backend=backend)
-            for each in (_losses_and_normalizers, _write_gradient)
+        return cls(
+            compiled(_losses_and_normalizers, backend=backend),
+            compiled(_write_gradient, backend=backend),
         )
-        return cls(*functions)
 
 
 def _losses_and_normalizers(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -168,19 +168,22 @@ def _between(workload: Workload, decoder: Decoder) -> Kernels:
     """Return what a block does between its products, by reads and writes of each token."""
     element, width = workload.element_bytes, decoder.hidden_size
     hidden, rotated = decoder.intermediate_size, decoder.hidden_size + decoder.kv_width
-    if decoder.compiled:
-        norms, residual, activation, turned, count = 4, 4, 3 if decoder.gated else 2, 2, 6
-        rotation = turned * element * rotated
+    if decoder.compiled == "blocks":
+        norms, residual, count = 4, 4, 6
     elif decoder.arithmetic == "transformers":
-        norms, residual, activation, count = 20, 6, 5 if decoder.gated else 2, 34
+        norms, residual, count = 20, 6, 34
+    else:  # a norm is one kernel, on a CPU three
+        norms, residual, count = 10 if workload.on_cpu else 4, 6, 24 - 4 * decoder.rotary
+        count = (7 if decoder.compiled == "functions" else count) + 4 * workload.on_cpu
+    if decoder.compiled != "nothing":
+        activation, rotation = 3, 2 * element * rotated
+    elif decoder.arithmetic == "transformers":
         # Halves are negated and joined, two products and a sum in float32, rounded.
-        rotation = (5 * element + 20 + (6 if element == 2 else 0)) * rotated
+        activation, rotation = 5, (5 * element + 20 + (6 if element == 2 else 0)) * rotated
     else:
-        # A norm is one kernel, on a CPU three.
-        norms, residual, activation = 10 if workload.on_cpu else 4, 6, 5 if decoder.gated else 2
         # A product, and a product added to each half, in float32; to that and back.
-        rotation = (20 + (12 if element == 2 else 0)) * rotated
-        count = (28 if workload.on_cpu else 24) - 4 * decoder.rotary
+        activation, rotation = 5, (20 + (12 if element == 2 else 0)) * rotated
+    activation = activation if decoder.gated else 2
     rotation = rotation if decoder.rotary else 0
     moved = element * ((norms + residual) * width + activation * hidden) + rotation
     return Kernels("memory", 0.0, float(workload.tokens * moved), count)

@@ -15,7 +15,7 @@ from megadga.config.run import RunConfig
 from megadga.mixers.base import AlignmentNeeds, Scheduler, TargetNeeds
 from megadga.mixers.rule import RuleContext, make_scheduler
 from megadga.mixers.static import uniform_weights
-from megadga.planning.workload import Decoder, Measuring, Stage, Workload, Zero
+from megadga.planning.workload import Compiled, Decoder, Measuring, Stage, Workload, Zero
 from megadga.probes.overhead import num_compared, num_measured
 from megadga.report.history import read_all_weights
 from megadga.report.records import read_metrics
@@ -151,7 +151,10 @@ def _decoder(config: RunConfig, data: RunData | None) -> Decoder:
     match config.model:
         case LlamaModel(shape=shape, compile=compiled):
             rows = _rows(config, data)
-            return Decoder.of_llama(shape, vocabulary_size=rows, compiled=compiled)
+            within: Compiled = "functions" if _zero(config).stage == 3 else "blocks"
+            return Decoder.of_llama(
+                shape, vocabulary_size=rows, compiled=within if compiled else "nothing"
+            )
         case HuggingFaceModel():
             return _transformers_decoder(config, data)
 

@@ -12,6 +12,10 @@ Arithmetic = Literal["megadga", "transformers"]
 """Whose functions compute what is between matrix products: ours keep nothing for the backward pass
 but their arguments; those of transformers keep more, and norms round in between."""
 
+Compiled = Literal["nothing", "functions", "blocks"]
+"""Whether what is not a matrix product is fused, as by ``torch.compile``: within functions without
+parameters, or in blocks."""
+
 
 @final
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Decoder:
         arithmetic: Whose functions compute what is between the matrices.
         gated: Whether the feed-forward has three matrices (SwiGLU), or two.
         rotary: Whether queries and keys are rotated.
-        compiled: Whether what is not a matrix product is fused in blocks, as by ``torch.compile``.
+        compiled: What is compiled of the blocks.
         compiled_loss: Whether the losses of the scores are, too.
     """
 
@@ -43,7 +47,7 @@ class Decoder:
     arithmetic: Arithmetic = "megadga"
     gated: bool = True
     rotary: bool = True
-    compiled: bool = False
+    compiled: Compiled = "nothing"
     compiled_loss: bool = False
 
     @classmethod
@@ -53,7 +57,7 @@ class Decoder:
         *,
         vocabulary_size: int,
         arithmetic: Arithmetic = "megadga",
-        compiled: bool = False,
+        compiled: Compiled = "nothing",
     ) -> "Decoder":
         """Return a Llama's; ours compiles its losses with its blocks, others their layers alone.
 
@@ -61,7 +65,7 @@ class Decoder:
             shape: Its sizes.
             vocabulary_size: Rows of the embedding (V).
             arithmetic: Whose functions compute what is between the matrices.
-            compiled: Whether it is compiled.
+            compiled: What is compiled of the blocks.
         """
         return cls(
             num_layers=shape.num_layers,
@@ -73,7 +77,7 @@ class Decoder:
             tied_embeddings=shape.tied_embeddings,
             arithmetic=arithmetic,
             compiled=compiled,
-            compiled_loss=compiled and arithmetic == "megadga",
+            compiled_loss=compiled != "nothing" and arithmetic == "megadga",
         )
 
     @cached_property

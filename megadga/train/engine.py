@@ -91,7 +91,10 @@ def make_engine(
         )
     _move_buffers(model, engine.device)
     if isinstance(model, Llama) and isinstance(config.model, LlamaModel) and config.model.compile:
-        model.compile_blocks()
+        if partitioned:  # by hooks inside of blocks
+            model.compile_functions()
+        else:
+            model.compile_blocks()
     check_data_parallel(engine)
     return engine
 

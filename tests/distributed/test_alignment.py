@@ -42,7 +42,7 @@ def test_the_cases_hold_every_pair_that_they_promise() -> None:
     models = {case.model for _, case in cases}
     stages = {case.stage for _, case in cases}
 
-    assert len(models) == 9
+    assert len(models) == 10
     assert {(n, c.kind, c.precision) for n, c in cases} == set(
         product(WORLD_SIZES, KINDS, PRECISIONS)
     )

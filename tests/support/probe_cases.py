@@ -14,7 +14,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 # On four ranks, those that take no second of each rank to build.
 _QUICK = ("small", "llama", "llama-untied", "llama-checkpointed")
-_OTHERS = ("hf-llama", "llama-compiled", "gpt2", "llama-autocast", "hf-llama-checkpointed")
+_OTHERS = (
+    *("hf-llama", "llama-compiled", "gpt2", "llama-autocast", "hf-llama-checkpointed"),
+    "llama-functions",
+)
 
 
 @dataclass(frozen=True)
@@ -143,12 +146,12 @@ def wide_kinds(world_size: int, family: str) -> tuple[str, ...]:
 def gathered_cases(world_size: int, family: str) -> list[ProbeCase]:
     """What derivatives are taken of along a direction that travels in pieces: ZeRO-3 alone.
 
-    The models have a matrix that the first module and the last one use, and modules whose
-    forward pass is run again in the backward pass.
+    The models have a matrix that the first module and the last one use, modules whose forward
+    pass is run again in the backward pass, and functions that are compiled.
     """
     if (world_size, family) != (2, "zero3"):
         return []
-    models = ("llama", "llama-checkpointed")
+    models = ("llama", "llama-checkpointed", "llama-functions")
     return [ProbeCase("3-released", "fp32", model) for model in models]
 
 
@@ -162,7 +165,10 @@ def no_trace_cases(world_size: int, family: str) -> list[tuple[ProbeCase, Sequen
     whole = ("sharded", "directional", "in_flight")
     low_rank = ("directional-low-rank", "in_flight-low-rank")
     if world_size == 1:
-        return [(ProbeCase(kinds[0], "fp32", "llama-compiled"), ("directional", "in_flight"))]
+        models = ("llama-compiled", "llama-functions")
+        return [
+            (ProbeCase(kinds[0], "fp32", each), ("directional", "in_flight")) for each in models
+        ]
     return [
         *((ProbeCase(kind, "fp32", "small-dropout"), whole) for kind in kinds),
         *((ProbeCase(kind, "bf16", "small-dropout"), low_rank) for kind in kinds),

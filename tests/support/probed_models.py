@@ -152,6 +152,11 @@ def compile_engine(engine: Any) -> None:
     engine.compile(backend="eager" if partitioned else "aot_eager")
 
 
+def compile_functions(engine: Any) -> None:
+    """Compile what has no parameters, as a run under ZeRO-3 does."""
+    engine.module.compile_functions(backend="aot_eager")
+
+
 PROBED_MODELS: dict[str, ProbedModel] = {
     "small": ProbedModel(small),
     "small-dropout": ProbedModel(
@@ -164,6 +169,7 @@ PROBED_MODELS: dict[str, ProbedModel] = {
     "llama-untied": ProbedModel(lambda: llama(tied=False)),
     "llama-checkpointed": ProbedModel(lambda: llama(checkpointed=True, num_layers=2)),
     "llama-compiled": ProbedModel(llama, prepare=compile_engine),
+    "llama-functions": ProbedModel(llama, prepare=compile_functions),
     "llama-wide": ProbedModel(lambda: llama(tied=False, scale=5, num_layers=2)),
     "hf-llama": ProbedModel(hf_llama, causal_lm_loss),
     "hf-llama-checkpointed": ProbedModel(lambda: hf_llama(checkpointed=True), causal_lm_loss),

@@ -66,7 +66,7 @@ def _predicted_s(accelerator: str, row: dict[str, Any]) -> float:
         PRESETS[row["model"]],
         vocabulary_size=_VOCABULARY_SIZE,
         arithmetic=_VARIANTS[row["variant"]],
-        compiled=row["compiled"],
+        compiled="blocks" if row["compiled"] else "nothing",
     )
     micro_batch = row.get("micro_batch", _FIRST_MICRO_BATCH)
     sequences = round(row["tokens_per_s"] * row["step_s"] / row["sequence_length"])

@@ -56,9 +56,8 @@ def read_published(path: Path) -> Sequence[Published]:
 def _decoder(row: dict[str, Any]) -> Decoder:
     if row["model"] in _LLAMA:
         layers, width, heads, hidden = _LLAMA[row["model"]]
-        return Decoder(
-            layers, width, heads, 1024, hidden, 128_256, False, compiled=row["compiled"]
-        )
+        compiled = "blocks" if row["compiled"] else "nothing"
+        return Decoder(layers, width, heads, 1024, hidden, 128_256, False, compiled=compiled)
     layers, width = _MPT[row["model"]]
     return Decoder(
         num_layers=layers,

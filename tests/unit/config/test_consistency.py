@@ -2,8 +2,7 @@ from typing import Any
 
 import pytest
 
-from megadga.config.consistency import find_compile_inconsistencies, find_inconsistencies
-from megadga.config.models import LlamaModel
+from megadga.config.consistency import find_inconsistencies
 from megadga.config.sections import TrainingSection
 from megadga.config.validation import dotted
 
@@ -98,20 +97,6 @@ def test_precision_is_the_runs(precision, block, enabled):
             f"found {found}"
         )
     ]
-
-
-@pytest.mark.parametrize(
-    ("stage", "compiled", "refused"), [(3, True, True), (3, False, False), (2, True, False)]
-)
-def test_blocks_are_not_compiled_where_parameters_are_gathered_inside_of_them(
-    stage, compiled, refused
-):
-    values = {"type": "llama", "preset": "nano", "sequence_length": 8, "compile": compiled}
-    settings = {"zero_optimization": {"stage": stage}}
-
-    found = list(find_compile_inconsistencies(LlamaModel.model_validate(values), settings))
-
-    assert [(dotted(m.path), m.found) for m in found] == [("model.compile", "true")] * refused
 
 
 def test_an_optimizer_and_a_known_stage_are_needed():

@@ -16,7 +16,7 @@ from megadga.planning.duration import (
     step_time,
     update_time,
 )
-from megadga.planning.workload import Measuring, Zero
+from megadga.planning.workload import Compiled, Measuring, Zero
 from tests.unit.planning.test_memory import BF16, DECODER, P, of_stage
 
 FREE = {
@@ -59,6 +59,22 @@ def test_a_step_multiplies_each_matrix_three_times_a_token() -> None:
     products, attention = 2 * 30 * 2 * MATRICES / 1e12, 2 * 30 * 2 * 2 * 10 * 8 / 1e11
     assert step.backward == pytest.approx(2 * products + 2.5 * attention)
     assert step.total == pytest.approx(step.forward + step.backward)
+
+
+def test_functions_that_are_compiled_save_rotation_and_swiglu_and_blocks_the_residual_too() -> (
+    None
+):
+    def moved(compiled: Compiled) -> float:
+        workload = replace(BF16, decoder=replace(DECODER, compiled=compiled))
+        kernels = compute.forward_kernels(workload)
+        return sum(each.num_bytes for each in kernels if each.kind == "memory")
+
+    # Of 30 tokens in two blocks: rotation's 32 bytes of 8 + 4 features, 2 reads and writes of 2
+    # bytes are left; of SwiGLU's five of 16 hidden features three are.
+    saved = 30 * 2 * ((32 - 4) * 12 + (5 - 3) * 2 * 16)
+    assert moved("nothing") - moved("functions") == pytest.approx(saved)
+    # Two of the residual's six reads and writes of 8 features.
+    assert moved("functions") - moved("blocks") == pytest.approx(30 * 2 * 2 * 2 * 8)
 
 
 def test_checkpointing_passes_the_blocks_once_more() -> None:

@@ -105,6 +105,20 @@ def test_ranks_that_do_not_divide_the_batch_are_refused() -> None:
         planned("7b", ranks=60)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "compiled"),
+    [
+        ((), "nothing"),
+        (("model.compile=true",), "functions"),
+        (("model.compile=true", "deepspeed.zero_optimization={stage: 2}"), "blocks"),
+    ],
+)
+def test_blocks_are_compiled_but_under_zero_3_where_functions_are(
+    overrides: tuple[str, ...], compiled: str
+) -> None:
+    assert planned("7b", *overrides, ranks=64).workload.decoder.compiled == compiled
+
+
 def test_a_model_of_transformers_is_planned_by_its_sizes() -> None:
     model = (
         "model={type: hugging_face, sequence_length: 64, vocabulary_size: 500, config: "
