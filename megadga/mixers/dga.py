@@ -130,11 +130,11 @@ class DgaOptions(RuleOptions):
     file: the rule (initial, prior, floor too) weights these in the domains' place, and probes draw
     from them; null: it weights the domains."""
     initial: Weights = MatchedWeights(type="matched")
-    """Weights at step 0: {type: matched, uniform_share: 0.1}, nine tenths the mixture whose token
-    frequencies are closest to the specific sets', and one tenth uniform; uniform; proportional (to
-    tokens); {type: temperature, temperature: T}; {type: unimax, max_epochs: N}; or {domain:
-    weight} for every domain. With a basis: matched, uniform, or {name: weight} for every
-    distribution in it."""
+    """Weights at step 0: {type: matched, uniform_share: 0.05}, the mixture whose token frequencies
+    are closest to the specific sets', but for one twentieth, which is uniform; uniform;
+    proportional (to tokens); {type: temperature, temperature: T}; {type: unimax, max_epochs: N};
+    or {domain: weight} for every domain. With a basis: matched, uniform, or {name: weight} for
+    every distribution in it."""
     floor: Fraction = 0.0
     """Least weight of a domain, in [0, 1 / domains]; 0: the paper."""
     prior: Weights | None = None

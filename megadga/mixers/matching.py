@@ -84,7 +84,7 @@ def matched_weights(
     domains: Sequence[SequenceSet],
     specific: Sequence[SequenceSet],
     *,
-    uniform_share: float = 0.1,
+    uniform_share: float = 0.05,
     importance: FloatArray | None = None,
     mixtures: Mixtures | None = None,
 ) -> FloatArray:

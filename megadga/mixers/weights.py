@@ -35,7 +35,7 @@ class MatchedWeights(Section):
 
     type: Literal["matched"]
     """Rule that makes the weights."""
-    uniform_share: Fraction = 0.1
+    uniform_share: Fraction = 0.05
     """Share of uniform weights in them, in [0, 1]; 1: they are uniform."""
 
 
