@@ -28,6 +28,8 @@ _DEFAULT_EXTENSIONS = ".cache/torch_extensions"
 _POLL_S = 0.5
 
 
+LOADING_S = 3.0
+"""Seconds in which any process has loaded an operator that is compiled."""
 _ABANDONED_S = 300.0
 """Age from which a lock that no process here holds was left behind: compiling takes a minute."""
 
@@ -102,13 +104,13 @@ def wait_for_ops(
         names: As DeepSpeed names their folders.
         environment: Says where they are kept.
         deadline_s: Seconds to wait at most.
-        tell: Takes a line if there is something to wait for.
+        tell: Takes a line if a lock is held for longer than loading takes.
 
     Raises:
         ConfigError: If there is a lock at the deadline, with what to do about it.
     """
     ends = time.monotonic() + deadline_s
-    if locks := op_locks(names, environment):
+    if locks := lasting_locks(names, environment, over_s=min(LOADING_S, deadline_s)):
         held = Path(locks[0]).resolve() in open_files()
         remedy = "" if held else f"; {_REMEDY}: rm {shlex.quote(locks[0])}"
         tell(

@@ -17,15 +17,11 @@ from typing import IO, Any
 import megadga
 from megadga.console import run_program
 from megadga.launch.hosts import count_devices
-from megadga.launch.operators import SHARED_MEMORY, lasting_locks, missing_ops
+from megadga.launch.operators import LOADING_S, SHARED_MEMORY, lasting_locks, missing_ops
 from megadga.launch.ranks import interface_towards
 
 ANSWER = "megadga.doctor: "
 """Prefix of each answer, as a host's shell may print other lines first."""
-
-
-_LOADING_S = 3.0
-"""Seconds in which any process has loaded an operator that is compiled."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +208,7 @@ def report(host: str, request: HostQuery, *, folder_error: str) -> HostReport:
         master_address=address_of(request.master),
         interface=interface_towards(request.master) or "",
         ops_missing=missing_ops(ops, os.environ),
-        op_locks=lasting_locks(ops, os.environ, over_s=_LOADING_S),
+        op_locks=lasting_locks(ops, os.environ, over_s=LOADING_S),
     )
 
 

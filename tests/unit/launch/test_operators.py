@@ -69,7 +69,7 @@ def test_a_lock_is_waited_for_and_named_at_the_deadline(tmp_path: Path) -> None:
     wait_for_ops(["cpu_adam"], variables, deadline_s=30.0, tell=said.append)
     assert not lock.exists()
     wait_for_ops(["cpu_adam"], variables, deadline_s=0.1, tell=said.append)
-    assert len(said) == 2
+    assert said == [line]  # a lock that is gone so soon is that of a load
 
 
 def test_a_lock_that_goes_while_one_looks_does_not_last(tmp_path: Path) -> None:
