@@ -44,7 +44,9 @@ def test_probes_leave_no_trace_in_a_compiled_model(
     # perhaps in another order. Rounding that grows with training is all there is.
     plain, in_flight = model["without"], model["with"]["in_flight"]
     assert in_flight["losses"] == pytest.approx(plain["losses"], rel=1e-4)
-    assert functions["with"]["in_flight"]["losses"] == functions["without"]["losses"]
+    plain, in_flight = functions["without"], functions["with"]["in_flight"]
+    assert in_flight["losses"] == plain["losses"]
+    assert in_flight["parameters"] == plain["parameters"]
 
 
 def assert_trained(result: dict[str, Any]) -> None:
