@@ -67,7 +67,7 @@ def _against_rival(rows: Sequence[Row]) -> list[float]:
     """Return our plain step's speed over the rival's, neither or both compiled."""
     rates: dict[tuple[object, ...], dict[str, float]] = {}
     for row in rows:
-        key = row["model"], row["sequence_length"], row["compiled"]
+        key = row["model"], row["sequence_length"], row["stage"], row["compiled"]
         rates.setdefault(key, {})[row["variant"]] = row["tokens_per_s"]
     measured = [rate for rate in rates.values() if {OURS, RIVAL} <= rate.keys()]
     return [rate[OURS] / rate[RIVAL] for rate in measured]

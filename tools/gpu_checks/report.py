@@ -24,11 +24,11 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "no trace": ("stage", "precision", "probe", "steps", "equal"),
     "resuming": ("stage", "precision", "probe", "steps", "equal"),
     "speed": (
-        *("model", "sequence_length", "micro_batch", "compiled", "variant"),
+        *("model", "sequence_length", "micro_batch", "stage", "compiled", "variant"),
         *("tokens_per_s", "mfu", "ratio_to_plain", "overhead", "peak_bytes"),
     ),
     "probe": (
-        *("model", "sequence_length", "micro_batch", "compiled", "probe"),
+        *("model", "sequence_length", "micro_batch", "stage", "compiled", "probe"),
         *("ratio", "ratio_with_specific"),
     ),
     "constants": (

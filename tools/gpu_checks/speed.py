@@ -24,6 +24,7 @@ from megadga.config.llama_shapes import LlamaShape
 from megadga.mixers.dga import Dga
 from megadga.mixers.probing import Directional
 from megadga.mixers.static import uniform_weights
+from megadga.model.llama import Llama
 from megadga.plugin import MixturePlugin, Sampling
 from megadga.probes.loss import mean_loss
 
@@ -52,7 +53,8 @@ class SpeedCase:
         sequence_length: Targets of a sequence (S).
         micro_batch: Sequences of a forward pass.
         every_probe: Whether each probe is timed by itself as well.
-        compiled: Whether modules run through ``torch.compile``.
+        compiled: Whether it is trained as with ``model: {compile: true}``.
+        zero_stage: Of its engine; where it is 3, functions are compiled instead of blocks.
         with_rival: Whether Hugging Face's model is timed beside it.
     """
 
@@ -61,6 +63,7 @@ class SpeedCase:
     micro_batch: int
     every_probe: bool = False
     compiled: bool = False
+    zero_stage: int = 2
     with_rival: bool = True
 
 
@@ -69,6 +72,7 @@ CASES = (
     SpeedCase("1b", 2048, 8, compiled=True, with_rival=False),
     SpeedCase("350m", 2048, 16, every_probe=True),
     SpeedCase("1b", 2048, 8, every_probe=True),
+    SpeedCase("1b", 2048, 8, compiled=True, zero_stage=3, every_probe=True, with_rival=False),
     SpeedCase("125m", 1024, 32, compiled=True, every_probe=True),
     SpeedCase("125m", 1024, 32),
 )
@@ -100,6 +104,7 @@ def _labels(case: SpeedCase) -> Row:
         "model": case.preset,
         "sequence_length": case.sequence_length,
         "micro_batch": case.micro_batch,
+        "stage": case.zero_stage,
         "compiled": case.compiled,
     }
 
@@ -108,7 +113,7 @@ def _measure(setting: Setting, speed_case: SpeedCase) -> Iterator[Row]:
     micro_batch = 2 if setting.quick else speed_case.micro_batch
     case = setting.case(
         speed_case.preset,
-        stage=2,
+        stage=speed_case.zero_stage,
         precision="bf16",
         sequence_length=speed_case.sequence_length,
         micro_batch=micro_batch,
@@ -119,7 +124,7 @@ def _measure(setting: Setting, speed_case: SpeedCase) -> Iterator[Row]:
     write_tokens(folder, replace(case, total_sequences=4 * num_domains))
     engine = make_engine(case)
     if speed_case.compiled:
-        engine.module.compile_blocks(backend=_backend(setting))
+        _compile(engine.module, speed_case, setting)
     bench = Workbench(case, folder, engine)
     for row in _rows_in_turns(bench, speed_case, num_domains, setting):
         yield {"check": "speed", **_labels(speed_case), **row}
@@ -127,6 +132,14 @@ def _measure(setting: Setting, speed_case: SpeedCase) -> Iterator[Row]:
     if speed_case.every_probe:
         yield from _probe_rows(bench, speed_case, setting)
     engine.destroy()
+
+
+def _compile(model: Llama, speed_case: SpeedCase, setting: Setting) -> None:
+    """Compile what ``model: {compile: true}`` does."""
+    if speed_case.zero_stage == 3:
+        model.compile_functions(backend=_backend(setting))
+    else:
+        model.compile_blocks(backend=_backend(setting))
 
 
 def _rows_in_turns(

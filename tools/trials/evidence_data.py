@@ -21,7 +21,7 @@ from megadga.prepare.clustering.embedding import unit_rows
 from megadga.prepare.reading.documents import read_texts
 from megadga.prepare.tokenizers.base import Tokenizer
 from megadga.prepare.tokenizers.loading import load_tokenizer
-from trials.evidence_results import KEPT, TARGETS
+from trials.evidence_results import HELD_BACK, KEPT, TARGETS
 
 VOCABULARY_SIZE = 8192
 PIECE_TOKENS = 256
@@ -33,7 +33,7 @@ FEW_TARGET = "pubmedqa"
 SHORT_TARGET = "mmlu_social_sciences"
 SHORT_WINDOW = 128
 VALID_DOCUMENTS = 500
-"""Documents of the short target that are held out."""
+"""Documents that are held out of a target set without splits."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def prepare(
     if "few_tokens" in experiments:
         _keep_few(folder, tokenizer, targets_root("20k"), KEPT["20k"])
         _prepare_few_tokens(folder)
-    if {"targets", "sensitivity"} & set(experiments):
+    if {"targets", "sensitivity", "larger"} & set(experiments):
         _prepare_targets(folder, tokenizer, tokens, histograms=histograms)
 
 
@@ -186,19 +186,17 @@ def _prepare_few_tokens(folder: EvidenceFolder) -> None:
 
 
 def _prepare_short_target(folder: EvidenceFolder, tokenizer: Tokenizer, examples: int) -> None:
-    """Keep so many windows of the target, and hold out the same documents for any number."""
-    train, valid = _short_documents(examples)
-    if not valid.exists():
-        texts = _shuffled(folder.target_files(SHORT_TARGET))
+    """Keep so many windows of the target; the same documents are held out for any number."""
+    every, valid = _target_splits(folder, SHORT_TARGET)
+    kept = _short_documents(examples)
+    if not kept.exists():
         most = examples * SHORT_WINDOW + 1
-        _write_texts(train, _first_tokens(texts[VALID_DOCUMENTS:], tokenizer, most))
-        _write_texts(valid, texts[:VALID_DOCUMENTS])
-    _build(folder, [str(train), str(valid)], short_target_root(examples))
+        _write_texts(kept, _first_tokens(read_texts([every]), tokenizer, most))
+    _build(folder, [str(kept), str(valid)], short_target_root(examples))
 
 
-def _short_documents(examples: int) -> tuple[Path, Path]:
-    root = ROOT / "clusters" / "documents" / str(examples)
-    return root / f"{SHORT_TARGET}.train.jsonl", root / f"{SHORT_TARGET}.valid.jsonl"
+def _short_documents(examples: int) -> Path:
+    return ROOT / "clusters" / "documents" / str(examples) / f"{SHORT_TARGET}.train.jsonl"
 
 
 def _prepare_level(folder: EvidenceFolder, number: int, examples: int) -> None:
@@ -211,7 +209,7 @@ def _prepare_level(folder: EvidenceFolder, number: int, examples: int) -> None:
     histogram = root / "histograms" / f"{examples}.json"
     if not histogram.exists():
         histogram.parent.mkdir(exist_ok=True)
-        own = ["--input", f"{SHORT_TARGET}={_short_documents(examples)[0]}"]
+        own = ["--input", f"{SHORT_TARGET}={_short_documents(examples)}"]
         _data("histogram", *measure, str(histogram), *own)
     if not (root / "basis.npz").exists():
         others = [
@@ -226,8 +224,9 @@ def _prepare_targets(
     folder: EvidenceFolder, tokenizer: Tokenizer, tokens: Collection[str], *, histograms: bool
 ) -> None:
     """Build so many tokens of each domain, but for a few documents if all, and every target."""
-    targets = [str(path) for name in TARGETS for path in folder.target_files(name)]
-    _build(folder, targets, targets_root("all") / "specific")
+    names = (*TARGETS, *HELD_BACK)
+    splits = [str(path) for name in names for path in _target_splits(folder, name)]
+    _build(folder, splits, targets_root("all") / "specific")
     for name in tokens:
         root = targets_root(name)
         if name == "all":
@@ -236,11 +235,26 @@ def _prepare_targets(
         else:
             _keep_few(folder, tokenizer, root, KEPT[name])
             documents = sorted((root / "documents").iterdir())
-        for target in TARGETS if histograms else ():
+        for target in names if histograms else ():
             histogram = root / "histograms" / f"{target}.json"
             if not histogram.exists():
                 histogram.parent.mkdir(exist_ok=True)
                 write_histogram(histogram, _nearest_domains(folder, target, documents))
+
+
+def _target_splits(folder: EvidenceFolder, name: str) -> tuple[Path, Path]:
+    """Return the files to train on and to evaluate on; of a set without splits, make them."""
+    files = folder.target_files(name)
+    if len(files) > 1:
+        train, valid = files
+        return train, valid
+    documents = targets_root("all") / "documents"
+    train, valid = (documents / f"{name}.{split}.jsonl" for split in ("train", "valid"))
+    if not valid.exists():
+        texts = _shuffled(files)
+        _write_texts(train, texts[VALID_DOCUMENTS:])
+        _write_texts(valid, texts[:VALID_DOCUMENTS])
+    return train, valid
 
 
 def _nearest_domains(
@@ -250,8 +264,8 @@ def _nearest_domains(
     embedder = Clustering.load(folder.clustering).embedder
     points = [embedder.embed(list(read_texts([path]))).mean(axis=0) for path in documents]
     centres = unit_rows(np.array(points))
-    train = [path for path in folder.target_files(target) if ".valid." not in path.name]
-    nearest = (embedder.embed(list(read_texts(train))) @ centres.T).argmax(axis=1)
+    train, _ = _target_splits(folder, target)
+    nearest = (embedder.embed(list(read_texts([train]))) @ centres.T).argmax(axis=1)
     shares = np.bincount(nearest, minlength=len(documents)) / nearest.size
     names = [path.name.partition(".")[0] for path in documents]
     return dict(zip(names, shares.tolist(), strict=True))

@@ -18,11 +18,11 @@ from megadga.sweep.pool import Job, Slots, run_jobs
 from megadga.sweep.training import LOG
 from trials.agreement import markdown_table
 from trials.evidence_data import targets_root
-from trials.evidence_results import DEFAULT, TARGETS, Result, read_results
+from trials.evidence_results import DEFAULT, HELD_BACK, TARGETS, Result, read_results
 
 CONFIGS = Path("configs/evidence")
 EXPERIMENTS = {
-    "few_tokens": ("uniform", "importance", "odm", "dga", "dga_ema", "dga_capped"),
+    "few_tokens": ("uniform", "importance", "odm", "default", "dga", "dga_ema", "dga_capped"),
 }
 RULES = {
     "uniform": False,
@@ -37,6 +37,8 @@ RULES = {
     "dga_uniform": True,
 }
 """Files of `targets`, and whether what they do depends on the target."""
+LARGER = "8m"
+"""Preset of the models of `larger`."""
 QUICK_TARGETS = ("pubmedqa", "black_python")
 QUICK_STEPS = 200
 SENSITIVITY = {
@@ -190,6 +192,14 @@ def sensitivity_runs(
     ]
 
 
+def larger_runs(runs: Sequence[EvidenceRun]) -> list[EvidenceRun]:
+    """Return the same runs of a model of the preset `LARGER`."""
+    preset = f"model.preset={LARGER}"
+    return [
+        replace(run, label=f"{run.label} {LARGER}", changes=(*run.changes, preset)) for run in runs
+    ]
+
+
 def quick_runs() -> list[EvidenceRun]:
     """Return a few short ones: both fixed alternatives, and DGA for two targets."""
     planned = [
@@ -208,7 +218,7 @@ def _with_rule(rule: str, tokens: str, targets: Sequence[str], seed: int) -> Ite
     if tokens == "all":
         changes.append("evaluation.interval=200")  # on every domain too
     if not RULES[rule]:
-        every = f"data.specific={{{', '.join(map(_specific, TARGETS))}}}"
+        every = f"data.specific={{{', '.join(map(_specific, (*TARGETS, *HELD_BACK)))}}}"
         yield EvidenceRun("targets", rule, seed, f"{tokens} {rule}", (*changes, every))
         return
     for target in targets:

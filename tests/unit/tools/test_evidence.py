@@ -12,9 +12,11 @@ from megadga.errors import ConfigError, MegadgaError
 from tests.support.ranks import REPOSITORY
 from tools.report_evidence import PAGES, RECORDS
 from tools.trials.evidence_figure import draw, draw_bargain
-from tools.trials.evidence_report import TABLES, Evidence, read_evidence, rebuilt
+from tools.trials.evidence_report import Evidence, read_evidence, rebuilt
 from tools.trials.evidence_results import (
+    HELD_BACK,
     TARGETS,
+    TOKENS,
     Result,
     cost,
     cost_table,
@@ -29,6 +31,7 @@ from tools.trials.evidence_results import (
 from tools.trials.evidence_runs import (
     RULES,
     EvidenceRun,
+    larger_runs,
     planned_targets,
     quick_runs,
     sensitivity_runs,
@@ -60,7 +63,7 @@ RESULTS = [
     result("dga", 3, 6.0, 1.0),  # there is no uniform run of this seed
     result("odm", 0, 6.0, 5.5),
 ]
-EVIDENCE = Evidence(targets=RESULTS, clusters=[], continued=[])
+EVIDENCE = Evidence(targets=RESULTS, larger=[], clusters=[], continued=[])
 
 
 def rows(table: str) -> list[list[str]]:
@@ -87,6 +90,18 @@ def test_a_table_has_a_line_a_target_and_how_far_dga_rose():
     titles, line = rows(gain_table(RESULTS, "20k"))
     assert titles == ["target", "uniform", "`dga`", "`odm`", "`dga`: largest rise above its best"]
     assert line == ["`pubmedqa`", "5.200", "+0.300 ± 0.200", "-0.500", "0.100"]
+
+
+def test_targets_that_were_held_back_have_a_table_of_their_own_with_the_rules_they_had():
+    kept = [
+        result("uniform", 0, 6.0, target="mmlu_stem"),
+        result("dga", 0, 5.75, target="mmlu_stem"),
+        *RESULTS,
+    ]
+    titles, line = rows(gain_table(kept, "20k", HELD_BACK))
+    assert titles == ["target", "uniform", "`dga`", "`dga`: largest rise above its best"]
+    assert line == ["`mmlu_stem`", "6.000", "+0.250", "0.000"]
+    assert gain_table(kept, "20k") == gain_table(RESULTS, "20k")
 
 
 def test_a_changed_setting_has_gains_of_its_own_and_none_in_other_tables():
@@ -200,8 +215,9 @@ def test_the_figure_of_the_documentation_can_be_drawn_again(tmp_path):
 def test_every_planned_run_is_one_that_loads(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     runs = [
-        *planned_targets([0, 1], TABLES_OF_TOKENS, list(RULES), ["licenses"]),
-        *sensitivity_runs([0], TABLES_OF_TOKENS, ["licenses"]),
+        *planned_targets([0, 1], TOKENS, list(RULES), ["licenses"]),
+        *sensitivity_runs([0], TOKENS, ["licenses"]),
+        *larger_runs(planned_targets([0], TOKENS, list(RULES), ["licenses"])),
         *quick_runs(),
     ]
     assert len({run.folder for run in runs}) == len(runs)
@@ -209,9 +225,6 @@ def test_every_planned_run_is_one_that_loads(monkeypatch):
         config = load_config(run.path, run.settings)
         assert config.output == Path(run.folder)
         assert config.seed == run.seed
-
-
-TABLES_OF_TOKENS = [name.removeprefix("gains ") for name in TABLES if name.startswith("gains ")]
 
 
 def test_a_run_that_fails_ends_the_others_and_its_output_is_named(
