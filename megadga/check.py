@@ -23,11 +23,12 @@ from megadga.prepare.leakage.search import LeakageRule, LeakageSearch, plan_sear
 from megadga.probes.overhead import PassCounts, num_compared, num_measured, predicted_overhead
 from megadga.report.domains import DomainInfo
 from megadga.run_folder.checkpoints import CHECKPOINTS, find_checkpoint
-from megadga.train.data import RunData, check_output, open_data
+from megadga.train.data import RunData, open_data
 from megadga.train.described import describe_domains
 from megadga.train.mixture import Mixture, RunBasis
 from megadga.train.models import llama_size, model_size
 from megadga.train.opening import open_with_rule
+from megadga.train.paths import check_output
 from megadga.train.plausibility import find_warnings
 from megadga.train.saved import SavedRun
 from megadga.train.trace_size import check_limit, predict_trace

@@ -24,7 +24,8 @@ from megadga.data.targets import PADDING
 from megadga.model.llama import Llama
 from megadga.probes.gradients import Direction, Factors, ResidentDirection
 from megadga.probes.hooks import hooked, modules_with_parameters
-from megadga.probes.layouts import NO_LAYOUTS, learn_layouts
+from megadga.probes.layouts import NO_LAYOUTS
+from megadga.probes.learning_layouts import learn_layouts
 
 EPILOG = """\
 example:

@@ -22,7 +22,8 @@ from megadga.prepare.progress import ProgressBars
 from megadga.run_folder import CONFIG_FILE
 from megadga.run_folder.checkpoints import CHECKPOINTS, latest_checkpoint
 from megadga.run_folder.failures import record_failures
-from megadga.train.data import no_checkpoint, open_held_out
+from megadga.train.data import open_held_out
+from megadga.train.paths import no_checkpoint
 from megadga.train.revision_files import recorded_data, revised_config
 from megadga.train.saved import SavedRun
 from megadga.use.questions import FIELD, TEMPLATE, read_questions

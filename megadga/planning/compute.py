@@ -165,26 +165,31 @@ def _attention(workload: Workload) -> Kernels:
 
 
 def _between(workload: Workload, decoder: Decoder) -> Kernels:
-    """Return what a block does between its products, by reads and writes of each token."""
+    """Return what a block does between its products, by reads and writes of each token.
+
+    Norms, residuals and the activation count elements of the run's type, the rotation bytes of
+    each rotated element.
+    """
     element, width = workload.element_bytes, decoder.hidden_size
     hidden, rotated = decoder.intermediate_size, decoder.hidden_size + decoder.kv_width
-    if decoder.compiled == "blocks":
-        norms, residual, count = 4, 4, 6
-    elif decoder.arithmetic == "transformers":
-        norms, residual, count = 20, 6, 34
-    else:  # a norm is one kernel, on a CPU three
-        norms, residual, count = 10 if workload.on_cpu else 4, 6, 24 - 4 * decoder.rotary
-        count = (7 if decoder.compiled == "functions" else count) + 4 * workload.on_cpu
-    if decoder.compiled != "nothing":
-        activation, rotation = 3, 2 * element * rotated
-    elif decoder.arithmetic == "transformers":
-        # Halves are negated and joined, two products and a sum in float32, rounded.
-        activation, rotation = 5, (5 * element + 20 + (6 if element == 2 else 0)) * rotated
-    else:
-        # A product, and a product added to each half, in float32; to that and back.
-        activation, rotation = 5, (20 + (12 if element == 2 else 0)) * rotated
+    own_norms = 10 if workload.on_cpu else 4  # a norm is one kernel, on a CPU three
+    match decoder.compiled, decoder.arithmetic:
+        case "blocks", _:
+            norms, residual, count = 4, 4, 6
+            activation, rotation = 3, 2 * element
+        case "functions", _:
+            norms, residual, count = own_norms, 6, 7 + 4 * workload.on_cpu
+            activation, rotation = 3, 2 * element
+        case _, "transformers":
+            norms, residual, count = 20, 6, 34
+            # Halves are negated and joined, two products and a sum in float32, rounded.
+            activation, rotation = 5, 5 * element + 20 + (6 if element == 2 else 0)
+        case _:
+            norms, residual, count = own_norms, 6, 24 - 4 * decoder.rotary + 4 * workload.on_cpu
+            # A product, and a product added to each half, in float32; to that and back.
+            activation, rotation = 5, 20 + (12 if element == 2 else 0)
     activation = activation if decoder.gated else 2
-    rotation = rotation if decoder.rotary else 0
+    rotation = rotation * rotated if decoder.rotary else 0
     moved = element * ((norms + residual) * width + activation * hidden) + rotation
     return Kernels("memory", 0.0, float(workload.tokens * moved), count)
 

@@ -38,7 +38,8 @@ from megadga.probes.hooks import (
     hooked_per_parameter,
     modules_with_parameters,
 )
-from megadga.probes.layouts import NO_LAYOUTS, Layouts, learn_layouts
+from megadga.probes.layouts import NO_LAYOUTS, Layouts
+from megadga.probes.learning_layouts import learn_layouts
 from megadga.probes.loss import CountedLoss, Loss, as_counted, loss_of, watching_targets
 from megadga.probes.sequences import PackedSequences
 from megadga.probes.state import evaluating, preserved, seed_everything

@@ -45,7 +45,6 @@ from megadga.train.components import (
     utilization,
     waiting_of,
 )
-from megadga.train.data import check_output
 from megadga.train.engine import make_engine
 from megadga.train.live import DataInForce, DataReviser, LiveRevisions
 from megadga.train.loop import Run
@@ -53,6 +52,7 @@ from megadga.train.monitors.sink import Monitors
 from megadga.train.nonfinite import NonFiniteSteps
 from megadga.train.opening import open_with_rule
 from megadga.train.output import CollectiveMarkers, RunLogs, open_logs, open_output
+from megadga.train.paths import check_output
 from megadga.train.progress import Progress
 from megadga.train.ranks import (
     CollectiveStop,

@@ -16,13 +16,14 @@ from megadga.run_folder.domains import read_domains
 from megadga.run_folder.lock import FILE_NAME, RunLock
 from megadga.run_folder.requests import RequestFolder
 from megadga.train.checkpoints import ResumePoint, check_intact, find_resume_point
-from megadga.train.data import RunData, no_checkpoint
+from megadga.train.data import RunData
 from megadga.train.described import describe_domains
 from megadga.train.live import opened_in_force
 from megadga.train.mixture import Mixture
 from megadga.train.monitors.opening import check_packages
 from megadga.train.opening import Opened
 from megadga.train.output import lock_output
+from megadga.train.paths import no_checkpoint
 from megadga.train.ranks import Ranks, on_every_rank, on_first_rank
 from megadga.train.revisions import Revision, check_unrevised, describe_revision, plan_revision
 

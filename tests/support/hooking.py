@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from megadga.data.targets import PADDING
 from megadga.probes.gradients import Direction
 from megadga.probes.hooks import hooked, modules_with_parameters
-from megadga.probes.layouts import Layouts, learn_layouts
+from megadga.probes.layouts import Layouts
+from megadga.probes.learning_layouts import learn_layouts
 from megadga.probes.loss import Loss, mean_loss
 from tests.support.shards import SEQUENCE_LENGTH, VOCABULARY
 

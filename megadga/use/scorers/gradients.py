@@ -18,7 +18,8 @@ from megadga.prepare.scoring.shards import digest_shards
 from megadga.probes.choosing_tangents import own_parameters
 from megadga.probes.gradients import ResidentDirection
 from megadga.probes.hooks import hooked, modules_with_parameters
-from megadga.probes.layouts import NO_LAYOUTS, Layouts, learn_layouts
+from megadga.probes.layouts import NO_LAYOUTS, Layouts
+from megadga.probes.learning_layouts import learn_layouts
 from megadga.use.scorers.influence import GradientSimilarities, TargetSet
 from megadga.use.scorers.models import document_windows, load_model, padded
 
