@@ -6,7 +6,8 @@ import pytest
 
 from megadga.config.loading import load_config
 from megadga.errors import ConfigError
-from megadga.train.data import check_output, open_data
+from megadga.train.data import open_data
+from megadga.train.paths import check_output
 from tests.support.runs import RUN, write_run
 from tests.support.shards import write_sets
 
