@@ -51,7 +51,7 @@ def run_demo(
 
     Args:
         output: Folder of everything that the demo makes.
-        steps: Optimizer steps of each run, at least ``UPDATES``.
+        steps: Optimizer steps of each run, at least ``LEAST_STEPS``.
         seed: Of both runs, at least 0; the text and the shards are the same for any.
         ranks: Processes that train together, a divisor of ``GLOBAL_BATCH_SIZE``.
         fresh: Whether to remove first what an earlier demo made in the folder.

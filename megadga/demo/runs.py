@@ -15,42 +15,16 @@ from megadga.errors import ConfigError, MegadgaError
 from megadga.report.records import read_metrics
 
 DGA = "dga"
-
-
 UNIFORM = "uniform"
-
-
 RUNS = (DGA, UNIFORM)
-
-
 STEPS = 400
-
-
+LEAST_STEPS = 20  # the learning rate warms up in a twentieth of them
 GLOBAL_BATCH_SIZE = 8
-
-
 SEQUENCE_LENGTH = 128
-
-
-UPDATES = 50
-"""Updates of the weights in a run of any length."""
-
-
 _MIXING = {
-    DGA: """\
-mixing:
-  type: dga
-  preset: paper
-  interval: {interval}  # optimizer steps between updates of the weights
-  step_size: 2.0
-  ema: 0.1  # batches follow an average over about 10 updates
-  score: cosine  # two sequences per domain are few: one with a huge gradient must not decide alone
-  initial: uniform
-  probe: {{type: sharded, sequences_per_domain: 2, specific_sequences: 16}}""",
-    UNIFORM: "mixing: {{type: static, weights: uniform}}",
+    DGA: "{type: dga}  # all else by default",
+    UNIFORM: "{type: static, weights: uniform}",
 }
-
-
 _RUN = """\
 # Written by `megadga demo`. The command that it trains this run with:
 #   {command}
@@ -62,7 +36,7 @@ model: {{type: llama, preset: tiny, sequence_length: {length}}}
 data:
   domains: {domains}
   specific: {{{specific_name}: {{path: {specific}}}}}
-{mixing}
+mixing: {mixing}
 training:
   {{steps: {steps}, global_batch_size: {batch}, micro_batch_size: {micro}, precision: fp32}}
 deepspeed:
@@ -86,7 +60,7 @@ class DemoRunSize:
     """Options common to both runs of a demo.
 
     Attributes:
-        steps: Optimizer steps, at least ``UPDATES``.
+        steps: Optimizer steps, at least ``LEAST_STEPS``.
         seed: Of model, batches and probes, at least 0.
         ranks: Processes that train together, a divisor of ``GLOBAL_BATCH_SIZE``.
 
@@ -99,8 +73,8 @@ class DemoRunSize:
     ranks: int
 
     def __post_init__(self) -> None:
-        if self.steps < UPDATES:
-            raise ConfigError(f"steps: expected at least {UPDATES}, found {self.steps}")
+        if self.steps < LEAST_STEPS:
+            raise ConfigError(f"steps: expected at least {LEAST_STEPS}, found {self.steps}")
         if self.seed < 0:
             raise ConfigError(f"seed: expected at least 0, found {self.seed}")
         if self.ranks < 1 or GLOBAL_BATCH_SIZE % self.ranks:
@@ -167,12 +141,12 @@ def _config_text(folder: DemoFolder, run: str, size: DemoRunSize) -> str:
         domains=_quoted(folder.domains.relative_to(folder.root)),
         specific_name=SPECIFIC,
         specific=_quoted((folder.specific / SPECIFIC).relative_to(folder.root)),
-        mixing=_MIXING[run].format(interval=size.steps // UPDATES),
+        mixing=_MIXING[run],
         length=SEQUENCE_LENGTH,
         steps=size.steps,
         batch=GLOBAL_BATCH_SIZE,
         micro=GLOBAL_BATCH_SIZE // size.ranks,
-        warmup=size.steps // 20,
+        warmup=size.steps // LEAST_STEPS,
         quarter=-(-size.steps // 4),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from megadga.errors import ConfigError
-from megadga.report.history import averaged_weights
+from megadga.report.history import START, averaged_weights
 from megadga.report.records import counts_by_name, number_at, numbers_by_name, read_metrics
 
 
@@ -21,13 +21,15 @@ class RunSummary:
         sequences: Training sequences drawn from each domain.
         specific_loss: Last validation loss of the specific set, nats per token.
         general_loss: Mean of the domains' last validation losses, nats per token.
-        last_weights: Averaged weights at the end; None if they never moved.
+        first_weights: Averaged weights at step 0, by domain.
+        last_weights: The same at the end.
     """
 
     sequences: Mapping[str, int]
     specific_loss: float
     general_loss: float
-    last_weights: Mapping[str, float] | None
+    first_weights: Mapping[str, float]
+    last_weights: Mapping[str, float]
 
 
 def summarise_run(metrics: Path, specific: str) -> RunSummary:
@@ -38,7 +40,7 @@ def summarise_run(metrics: Path, specific: str) -> RunSummary:
         specific: Name of the specific set.
 
     Raises:
-        ConfigError: If there is no evaluation, or none of the specific set.
+        ConfigError: If it says no weights at step 0, or no evaluation of the specific set.
     """
     sequences: Counter[str] = Counter()
     run = read_metrics(metrics)
@@ -48,12 +50,14 @@ def summarise_run(metrics: Path, specific: str) -> RunSummary:
     losses = numbers_by_name(metrics, evaluations[-1], "specific") if evaluations else {}
     if specific not in losses:
         raise ConfigError(f"{metrics}: expected an evaluation of {specific}, found none")
-    updates = run.of("update")
+    if not (starts := run.events(START)):
+        raise ConfigError(f"{metrics}: expected an event {START}, found none")
     return RunSummary(
         sequences=sequences,
         specific_loss=losses[specific],
         general_loss=number_at(metrics, evaluations[-1], "general"),
-        last_weights=averaged_weights(metrics, updates[-1]) if updates else None,
+        first_weights=averaged_weights(metrics, starts[0]),
+        last_weights=averaged_weights(metrics, (starts[0], *run.of("update"))[-1]),
     )
 
 
@@ -77,19 +81,19 @@ def render_comparison(
 
     Args:
         domains: What was trained on, by name.
-        dga: The run whose weights started uniform and moved.
+        dga: The run whose weights moved.
         uniform: The run whose weights stayed uniform.
     """
-    last = dga.last_weights or {}
+    first, last = dga.first_weights, dga.last_weights
     rows = [("domain", "tokens", "first weight", "last weight", "epochs dga", "epochs uniform")]
-    for name in sorted(domains, key=lambda name: -last.get(name, 0.0)):
+    for name in sorted(domains, key=lambda name: -last[name]):
         size = domains[name]
         rows.append(
             (
                 name,
                 f"{size.tokens:,}",
-                f"{1.0 / len(domains):.3f}",
-                f"{last.get(name, 0.0):.3f}",
+                f"{first[name]:.3f}",
+                f"{last[name]:.3f}",
                 f"{dga.sequences.get(name, 0) / size.sequences:.2f}",
                 f"{uniform.sequences.get(name, 0) / size.sequences:.2f}",
             )

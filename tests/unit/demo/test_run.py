@@ -52,7 +52,8 @@ def finish(folder, run, loss):
     update["alignments"] = by_domain
     losses = {"specific": {SPECIFIC: loss}, "domains": {"a": 2.0, "b": 2.0}, "general": 2.0}
     evaluation = {"type": "evaluation", "step": STEPS, **losses}
-    write_lines(folder.metrics(run), [train, update, evaluation])
+    start = {"type": "event", "step": 0, "event": "start", "averaged_weights": by_domain}
+    write_lines(folder.metrics(run), [start, train, update, evaluation])
     config = {
         "model": {"sequence_length": 8},
         "training": {"steps": STEPS, "global_batch_size": 8},
@@ -85,6 +86,6 @@ def test_shards_that_are_there_are_not_built_again(prepared):
 
 
 def test_options_are_checked_before_anything_is_made(tmp_path):
-    with pytest.raises(ConfigError, match="steps: expected at least 50, found 1"):
+    with pytest.raises(ConfigError, match="steps: expected at least 20, found 1"):
         run_demo(tmp_path / "demo", steps=1)
     assert not (tmp_path / "demo").exists()

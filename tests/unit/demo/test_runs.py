@@ -69,7 +69,7 @@ def test_another_demo_in_the_folder_is_refused(folder):
 @pytest.mark.parametrize(
     ("steps", "seed", "ranks", "message"),
     [
-        (49, 0, 2, "steps: expected at least 50, found 49"),
+        (19, 0, 2, "steps: expected at least 20, found 19"),
         (400, -1, 2, "seed: expected at least 0, found -1"),
         (400, 0, 3, "ranks: expected a divisor of 8, the sequences of a batch, found 3"),
         (400, 0, 0, "ranks: expected a divisor of 8, the sequences of a batch, found 0"),
