@@ -40,7 +40,13 @@ from megadga.mixers.probing import (
     unusable_probe,
 )
 from megadga.mixers.rule import Rule, RuleContext, RuleOptions
-from megadga.mixers.safeguards import EpochBudget, is_active, limit_change, signal_to_noise
+from megadga.mixers.safeguards import (
+    EpochBudget,
+    RepeatDiscount,
+    is_active,
+    limit_change,
+    signal_to_noise,
+)
 from megadga.mixers.scores import SCORES, AutoStep, ScoreName, StepSize
 from megadga.mixers.simplex import (
     exponentiated_step,
@@ -71,6 +77,7 @@ _PAPER: Mapping[str, object] = {
     "without_moments": "refuse",
     "filtered": False,
     "epoch_budget": None,
+    "repeat_decay": None,
     "general_guard": None,
     "probe": {"type": "directional"},
 }
@@ -96,7 +103,7 @@ class DgaOptions(RuleOptions):
     preset: Literal["filtered", "paper"] = "filtered"
     """What the other keys are by default; filtered: as told with each; paper: Algorithm 1
     (interval 100, step_size 0.1, score raw, initial uniform, without_moments refuse, filtered
-    false, epoch_budget null, general_guard null, probe directional)."""
+    false, epoch_budget null, repeat_decay null, general_guard null, probe directional)."""
     interval: PositiveInt | None = None
     """Optimizer steps between updates of the weights (T_r), at least 1; null: as few as `overhead`
     allows."""
@@ -115,6 +122,10 @@ class DgaOptions(RuleOptions):
     """Passes over a domain that weights leave room for until the end of the run, above 0; never
     less than 1.5 times those over all domains. It may take a weight below `floor`. null: no
     limit, as in the paper. Not with a basis."""
+    repeat_decay: PositiveFloat | None = 1.0
+    """Repetitions of a domain's tokens that divide what one more is worth by e, above 0: weights
+    are discounted by those that they come to by the end of the run. It may take a weight below
+    `floor`. null: none, as in the paper. Not with a basis."""
     ema: PositiveFraction = 1.0
     """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
     1: no averaging."""
@@ -337,7 +348,8 @@ class Dga:
     and ``freeze_after`` all later ones: both mixtures then stay as they are. Against forgetting,
     ``general_guard`` raises rho while the mean validation loss over the domains is above its best
     (`GeneralGuard`). Against repetition, ``budget`` caps weights so that no domain is used up long
-    before the end of the run (`EpochBudget`). At their defaults, all of them do nothing, to the
+    before the end of the run (`EpochBudget`), and ``discount`` lowers those of domains that are
+    repeated (`RepeatDiscount`). At their defaults, all of them do nothing, to the
     bit.
 
     If ``filtered``, weights do not add up scores for ever. They follow what is known of the scores
@@ -373,6 +385,7 @@ class Dga:
             the prior what they are a multiple of.
         budget: How often domains may be repeated; None: as often as it comes. Alignments then have
             to come with the step and the epochs.
+        discount: What repetitions are worth; None: as much as first passes. Else the same.
 
     Raises:
         ValueError: If a value is out of range, or the prior, without a floor, is 0 where
@@ -395,6 +408,7 @@ class Dga:
     without_moments: WithoutMoments = "refuse"
     filtered: bool = False
     budget: EpochBudget | None = None
+    discount: RepeatDiscount | None = None
 
     def __post_init__(self) -> None:
         self._check_mixtures()
@@ -468,7 +482,8 @@ class Dga:
 
         Raises:
             ValueError: If ``observed`` has another number of domains than ``state``, no standard
-                errors although ``min_signal`` is above 0, or no epochs although there is a budget.
+                errors although ``min_signal`` is above 0, or no epochs although there is a budget
+            or a discount.
         """
         assert isinstance(observed, Alignments)
         check_domains("alignments", observed.dots.shape, state)
@@ -485,8 +500,10 @@ class Dga:
             step = self._from_prior(memory, pull)
         else:
             step = self._step(state.weights, scores, pull)
+        if self.discount is not None:
+            step = self.discount.apply(step, *_progress(observed))
         if self.budget is not None:
-            step = project_to_caps(step, _caps(self.budget, observed))
+            step = project_to_caps(step, self.budget.caps(*_progress(observed)))
         weights = limit_change(state.weights, step, self.max_change)
         # In this form ema = 1 gives the weights, and weights that stay their average, to the bit.
         averaged = weights + (1.0 - self.ema) * (state.averaged_weights - weights)
@@ -594,16 +611,23 @@ class Dga:
         return project_to_floor(check_simplex(prior), self.floor)
 
 
-def _caps(budget: EpochBudget, observed: Alignments) -> FloatArray:
+def _progress(observed: Alignments) -> tuple[FloatArray, int]:
+    """Return the epochs drawn of each domain, and the step."""
     if observed.step is None or observed.epochs is None:
-        raise ValueError("alignments: expected step and epochs, for a budget, found none")
-    return budget.caps(observed.epochs, observed.step)
+        raise ValueError("alignments: expected step and epochs, for repetition, found none")
+    return observed.epochs, observed.step
 
 
 def _budget(options: DgaOptions, context: RuleContext) -> EpochBudget | None:
     if options.epoch_budget is None or context.epochs_per_step is None:
         return None
     return EpochBudget(options.epoch_budget, context.epochs_per_step, context.total_steps)
+
+
+def _discount(options: DgaOptions, context: RuleContext) -> RepeatDiscount | None:
+    if options.repeat_decay is None or context.epochs_per_step is None:
+        return None
+    return RepeatDiscount(options.repeat_decay, context.epochs_per_step, context.total_steps)
 
 
 def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
@@ -642,6 +666,7 @@ def make_dga(options: DgaOptions, context: RuleContext) -> Scheduler:
         without_moments=options.without_moments,
         filtered=options.filtered,
         budget=_budget(options, context),
+        discount=_discount(options, context),
     )
     if not several:
         return rule

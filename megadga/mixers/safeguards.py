@@ -1,4 +1,4 @@
-"""Limits on how a mixture moves: largest change, warm-up, freeze, noise, epochs."""
+"""Limits on how a mixture moves: largest change, warm-up, freeze, noise, repetition."""
 
 import math
 from dataclasses import dataclass
@@ -128,6 +128,8 @@ def _root_mean_square(values: FloatArray) -> float:
 
 
 _SLACK = 1.5
+_ACCURACY = 1e-12
+_MOST_ITERATIONS = 100  # a few are enough
 
 
 @final
@@ -160,3 +162,87 @@ class EpochBudget:
         most = max(self.max_epochs, _SLACK * mean)
         left = max(self.total_steps - step, 1)
         return np.maximum(most - epochs, 0.0) / (self.epochs_per_step * left)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RepeatDiscount:
+    """Weights at which a token counts for less the more often it is repeated.
+
+    Where data are few, a token's ``r``-th repetition is worth ``exp(-r / decay)`` of its first
+    pass (Muennighoff et al., arXiv 2305.16264, section 3; ``R*`` there). A domain's weight is
+    discounted by the repetitions that it comes to by the end of the run at that weight, so that
+    what it loses goes to others by what these still have to give, and not by their weights alone.
+
+    Attributes:
+        decay: Repetitions that divide the worth by e, above 0.
+        epochs_per_step: Epochs that a step takes of each domain at weight 1, above 0, shape
+            ``(K,)``.
+        total_steps: Optimizer steps of the run.
+    """
+
+    decay: float
+    epochs_per_step: FloatArray
+    total_steps: int
+
+    def apply(self, weights: FloatArray, epochs: FloatArray, step: int) -> FloatArray:
+        """Return ``w`` with ``w_i`` proportional to ``weights_i exp(-r_i / decay)``.
+
+        ``r_i = max(epochs_i + w_i epochs_per_step_i (total_steps - step) - 1, 0)``. Zeros stay
+        zero.
+
+        Args:
+            weights: A distribution, shape ``(K,)``.
+            epochs: Drawn of each domain until now, shape ``(K,)``.
+            step: Optimizer steps completed.
+
+        Returns:
+            ``weights`` itself if no domain is repeated at them, else a new array.
+        """
+        still = self.epochs_per_step * max(self.total_steps - step, 1)
+        if (epochs + still * weights <= 1.0)[weights > 0.0].all():
+            return weights
+        support = np.flatnonzero(weights)
+        logs, done, still = np.log(weights[support]), epochs[support], still[support]
+        least, most, scale = 0.0, math.inf, 0.0
+        # The sum grows with the scale: Newton's method, inside of what brackets the solution.
+        for _ in range(_MOST_ITERATIONS):
+            found, slopes = self._discounted(logs + scale, done, still)
+            excess = found.sum() - 1.0
+            if abs(excess) <= _ACCURACY:
+                break
+            least, most = (scale, most) if excess < 0.0 else (least, scale)
+            scale -= excess / slopes.sum()
+            if not least < scale < most:
+                scale = (least + most) / 2.0 if most < math.inf else 2.0 * least + 1.0
+        discounted = np.zeros_like(weights)
+        discounted[support] = found / found.sum()
+        return discounted
+
+    def _discounted(
+        self, logs: FloatArray, done: FloatArray, still: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return ``w`` with ``log w + r / decay = logs``, and its derivatives by ``logs``."""
+        unrepeated = np.log(np.maximum(1.0 - done, np.finfo(np.float64).tiny) / still)
+        solution = _wright_omega(logs + np.log(still / self.decay) - (done - 1.0) / self.decay)
+        weights = np.where(
+            logs > unrepeated, self.decay / still * solution, np.exp(np.minimum(logs, unrepeated))
+        )
+        return weights, np.where(logs > unrepeated, weights / (1.0 + solution), weights)
+
+
+def _wright_omega(values: FloatArray) -> FloatArray:
+    """Return ``x`` with ``x + log x = values``, by Newton's method.
+
+    It starts below the solution and comes up to it, as the left side is concave.
+    """
+    small = np.exp(np.minimum(values, 1.0))
+    start = np.where(values > 1.0, values - np.log(np.maximum(values, 1.0)), small / (1.0 + small))
+    found = np.maximum(start, np.finfo(np.float64).tiny)
+    for _ in range(_MOST_ITERATIONS):
+        after = found * (1.0 + values - np.log(found)) / (1.0 + found)
+        done = np.abs(after - found) <= _ACCURACY * found
+        found = np.maximum(after, np.finfo(np.float64).tiny)
+        if done.all():
+            break
+    return found

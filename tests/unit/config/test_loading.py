@@ -54,7 +54,8 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
                 "run.yaml:11: mixing.dga: expected one of basis, combine, ema, "
                 "epoch_budget, filtered, floor, freeze_after, general_guard, initial, "
                 "interval, max_change, min_effective_domains, min_signal, overhead, preset, "
-                "prior, prior_pull, probe, score, step_size, type, warmup, without_moments, "
+                "prior, prior_pull, probe, repeat_decay, score, step_size, type, warmup, "
+                "without_moments, "
                 "found 'dga'"
             ),
         ),
@@ -83,7 +84,8 @@ def test_the_resolved_text_reads_back_as_the_same_run(tmp_path):
                 "run.yaml:11: mixing.weights: expected one of basis, combine, ema, "
                 "epoch_budget, filtered, floor, freeze_after, general_guard, initial, "
                 "interval, max_change, min_effective_domains, min_signal, overhead, preset, "
-                "prior, prior_pull, probe, score, step_size, type, warmup, without_moments, "
+                "prior, prior_pull, probe, repeat_decay, score, step_size, type, warmup, "
+                "without_moments, "
                 "found 'weights', a key of type static"
             ),
         ),

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from megadga.mixers.base import Alignments, MixtureState, Scheduler
 from megadga.mixers.dga import Dga
 from megadga.mixers.general_guard import GeneralGuard
-from megadga.mixers.safeguards import EpochBudget, signal_to_noise
+from megadga.mixers.safeguards import EpochBudget, RepeatDiscount, signal_to_noise
 from megadga.mixers.scores import SCORES, AutoStep
 
 LN2, LN3 = math.log(2), math.log(3)
@@ -426,6 +426,16 @@ def test_a_budget_caps_a_domain_that_is_nearly_used_up():
     assert state.weights[1] == pytest.approx(state.weights[2])
 
 
+def test_a_discount_gives_what_a_domain_loses_to_those_that_are_not_repeated():
+    updates = [in_training([1.0, 0.5, 0.0], step=5, epochs=(0.9, 0.9, 0.0))] * 5
+    free = after(filtered_dga(), *updates).weights
+    discount = RepeatDiscount(1.0, np.full(3, 0.1), total_steps=30)
+    found = after(filtered_dga(discount=discount), *updates).weights
+    repeats = np.maximum([0.9, 0.9, 0.0] + found * 2.5 - 1.0, 0.0)
+    np.testing.assert_allclose(found / found[2], free / free[2] * np.exp(-repeats + repeats[2]))
+    assert found[2] > 1.5 * free[2]
+
+
 def test_filtered_scores_wait_for_second_moments():
     scheduler = filtered_dga(score="adam", without_moments="raw")
     raw = in_training([1.0, 0.0, 0.0], step=1)
@@ -435,9 +445,16 @@ def test_filtered_scores_wait_for_second_moments():
     assert (state.num_updates, state.num_skipped) == (1, 1)
 
 
-def test_a_budget_needs_the_epochs():
-    scheduler = filtered_dga(budget=EpochBudget(4.0, np.full(3, 0.1), total_steps=30))
-    with pytest.raises(ValueError, match="expected step and epochs, for a budget, found none"):
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"budget": EpochBudget(4.0, np.full(3, 0.1), total_steps=30)},
+        {"discount": RepeatDiscount(1.0, np.full(3, 0.1), total_steps=30)},
+    ],
+)
+def test_limits_of_repetition_need_the_epochs(limit):
+    scheduler = filtered_dga(**limit)
+    with pytest.raises(ValueError, match="expected step and epochs, for repetition, found none"):
         after(scheduler, measured([1.0, 0.0, 0.0]))
 
 

@@ -27,7 +27,7 @@ from megadga.mixers.general_guard import GeneralGuard
 from megadga.mixers.gradient_norm import GradientNorm
 from megadga.mixers.grape import Grape
 from megadga.mixers.odm import Odm
-from megadga.mixers.safeguards import EpochBudget
+from megadga.mixers.safeguards import EpochBudget, RepeatDiscount
 from megadga.mixers.schedule import Schedule
 from megadga.mixers.scores import AutoStep
 from megadga.mixers.static import Static
@@ -106,6 +106,7 @@ def filtered_dga(initial: FloatArray) -> Scheduler:
         filtered=True,
         max_change=0.5,
         budget=EpochBudget(2.0, np.full(initial.size, 0.3), total_steps=5),
+        discount=RepeatDiscount(1.0, np.full(initial.size, 0.3), total_steps=5),
     )
 
 

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from megadga.mixers.safeguards import (
     EpochBudget,
+    RepeatDiscount,
     effective_domains,
     entropy_alarm,
     is_active,
@@ -95,3 +96,54 @@ def test_a_budget_always_leaves_enough_for_the_steps_to_come(step, data):
     budget = EpochBudget(2.0, epochs_per_step, total_steps=400)
     epochs = masses / masses.sum() * step * epochs_per_step
     assert budget.caps(epochs, step).sum() > 1.0
+
+
+def repeats_at(discount, weights, epochs, step):
+    left = discount.total_steps - step
+    return np.maximum(epochs + weights * discount.epochs_per_step * left - 1.0, 0.0)
+
+
+def test_without_repetition_nothing_is_discounted():
+    discount = RepeatDiscount(1.0, np.array([0.01, 0.02, 9.0]), total_steps=100)
+    weights = np.array([0.6, 0.4, 0.0])
+    assert discount.apply(weights, np.array([0.4, 0.2, 0.0]), 0) is weights
+
+
+def test_repeats_of_equal_domains_differ_by_the_decay_times_the_logarithm_of_their_worth():
+    discount = RepeatDiscount(2.0, np.full(2, 0.2), total_steps=100)  # 10 epochs of each
+    found = discount.apply(np.array([0.9, 0.1]), np.zeros(2), 0)
+    first, second = repeats_at(discount, found, np.zeros(2), 0)
+    np.testing.assert_allclose(first - second, 2.0 * (np.log(9.0) - np.log(found[0] / found[1])))
+    np.testing.assert_allclose(found.sum(), 1.0)
+    assert 0.5 < found[0] < 0.65  # capped at 1.5 times the epochs of all it would be 0.75
+
+
+def test_what_repetitions_are_hardly_worth_is_spread_evenly_and_what_they_are_is_kept():
+    weights, epochs = np.array([0.7, 0.2, 0.1]), np.zeros(3)
+    per_step = np.full(3, 0.3)
+    even = RepeatDiscount(1e-3, per_step, total_steps=100).apply(weights, epochs, 0)
+    np.testing.assert_allclose(even, np.full(3, 1 / 3), atol=1e-3)
+    kept = RepeatDiscount(1e6, per_step, total_steps=100).apply(weights, epochs, 0)
+    np.testing.assert_allclose(kept, weights, atol=1e-4)
+
+
+@given(st.integers(0, 400), st.floats(0.05, 20.0), st.data())
+def test_a_discount_is_by_the_repetitions_at_the_weights_that_it_comes_to(step, decay, data):
+    """Against the definition, for domains of all sizes, spent and not, at any time."""
+    size = data.draw(st.integers(1, 6))
+
+    def drawn(low, high):
+        return data.draw(arrays(np.float64, size, elements=st.floats(low, high)))
+
+    weights = np.exp(drawn(-20.0, 0.0))
+    weights /= weights.sum()
+    epochs = drawn(0.0, 30.0)
+    discount = RepeatDiscount(decay, np.exp(drawn(-12.0, 0.0)), total_steps=400)
+    found = discount.apply(weights, epochs, step)
+    np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-12)
+    left = max(400 - step, 1)
+    repeats = np.maximum(epochs + found * discount.epochs_per_step * left - 1.0, 0.0)
+    if found is not weights:
+        scale = np.log(found) + repeats / decay - np.log(weights)
+        np.testing.assert_allclose(scale, scale[0], atol=1e-7)
+        assert scale[0] >= -1e-9

@@ -155,11 +155,12 @@ def test_the_preset_gives_way_to_keys_that_are_given(folder):
     assert (scheduler.step_size, scheduler.score, found.updates) == (0.1, "adam", UpdateSteps(7))
     assert not scheduler.filtered
     assert scheduler.budget is None
+    assert scheduler.discount is None
     assert scheduler.general_guard is None
 
 
 def test_the_budget_counts_epochs_of_the_runs_batches(folder):
-    config, data = load(folder, "mixing={type: dga, epoch_budget: 2.5}")
+    config, data = load(folder, "mixing={type: dga, epoch_budget: 2.5, repeat_decay: 3.0}")
     scheduler = make_mixture(config, data.domains, specific=data.specific).scheduler
     assert isinstance(scheduler, Dga)
     assert scheduler.budget is not None
@@ -167,6 +168,9 @@ def test_the_budget_counts_epochs_of_the_runs_batches(folder):
     assert scheduler.budget.total_steps == 10
     windows = np.array([domain.num_sequences for domain in data.domains])
     np.testing.assert_array_equal(scheduler.budget.epochs_per_step, 8 / windows)
+    assert scheduler.discount is not None
+    assert (scheduler.discount.decay, scheduler.discount.total_steps) == (3.0, 10)
+    np.testing.assert_array_equal(scheduler.discount.epochs_per_step, 8 / windows)
 
 
 @pytest.mark.parametrize(
