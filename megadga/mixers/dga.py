@@ -122,7 +122,7 @@ class DgaOptions(RuleOptions):
     """Passes over a domain that weights leave room for until the end of the run, above 0; never
     less than 1.5 times those over all domains. It may take a weight below `floor`. null: no
     limit, as in the paper. Not with a basis."""
-    repeat_decay: PositiveFloat | None = 1.0
+    repeat_decay: PositiveFloat | None = 2.0
     """Repetitions of a domain's tokens that divide what one more is worth by e, above 0: weights
     are discounted by those that they come to by the end of the run. It may take a weight below
     `floor`. null: none, as in the paper. Not with a basis."""

@@ -237,7 +237,9 @@ def _memorised(run: RunHistory) -> Judgement:
         for i in worst
     ]
     if _mixing(run).get("type") == "dga":
-        less = f"lower mixing.epoch_budget{_now(_mixing(run), 'epoch_budget')}"
+        keys = ("repeat_decay", "epoch_budget")
+        now = [f"mixing.{key}{_now(_mixing(run), key)}" for key in keys]
+        less = f"lower {' or '.join(now)}"
     else:
         less = "give less weight to it"
     text = (
