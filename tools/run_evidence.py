@@ -44,9 +44,9 @@ larger       targets with a model of 8 M parameters
 
 The corpus is a folder of NAME.jsonl.gz, one per domain, with a folder `specific` of target sets. A
 run takes 3 to 12 minutes of a core. Stopped, the same command goes on with the runs that are
-missing; what is finished is written to build/evidence: `targets` and `sensitivity` to targets.json
-(with --quick: quick.json), `larger` to larger.json, from which `make evidence-report` writes
-docs/evidence.md.
+missing; what is finished of `targets` and `sensitivity` is written to build/evidence/targets.json
+(with --quick: quick.json), from which `make evidence-report` writes docs/evidence.md. `larger` has
+a record beside it.
 """
 
 

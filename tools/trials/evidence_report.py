@@ -27,13 +27,11 @@ class Evidence:
 
     Attributes:
         targets: Of the experiments `targets` and `sensitivity`.
-        larger: Of the experiment `larger`.
         clusters: Of the experiment `clusters`.
         continued: Of the experiment `continued`.
     """
 
     targets: Sequence[Result]
-    larger: Sequence[Result]
     clusters: Sequence[ClusterResult]
     continued: Sequence[ContinuedResult]
 
@@ -46,7 +44,6 @@ def read_evidence(folder: Path) -> Evidence:
     """
     return Evidence(
         targets=read_record(folder / "targets.json"),
-        larger=read_record(folder / "larger.json"),
         clusters=read_clusters(folder / "clusters.json"),
         continued=read_continued(folder / "continued.json"),
     )
@@ -61,7 +58,6 @@ TABLES: dict[str, Callable[[Evidence], str]] = {
         f"held back {kept}": lambda e, kept=kept: gain_table(e.targets, kept, HELD_BACK)
         for kept in TOKENS
     },
-    **{f"larger {kept}": lambda e, kept=kept: gain_table(e.larger, kept) for kept in TOKENS},
     "general": lambda evidence: general_table(evidence.targets),
     "cost": lambda evidence: cost_table(evidence.targets),
     "sensitivity": lambda evidence: sensitivity_table(evidence.targets),

@@ -63,7 +63,7 @@ RESULTS = [
     result("dga", 3, 6.0, 1.0),  # there is no uniform run of this seed
     result("odm", 0, 6.0, 5.5),
 ]
-EVIDENCE = Evidence(targets=RESULTS, larger=[], clusters=[], continued=[])
+EVIDENCE = Evidence(targets=RESULTS, clusters=[], continued=[])
 
 
 def rows(table: str) -> list[list[str]]:
