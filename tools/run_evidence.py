@@ -38,7 +38,7 @@ examples:
 
 targets      ten targets, with 20,000, 60,000, 200,000 and all tokens of each domain: fixed
              weights, other rules, the paper's DGA, and DGA as it is by default; 400 steps
-few_tokens   20,000 tokens of each domain, aligned to pubmedqa: seven rules, 1,000 steps
+few_tokens   20,000 tokens of each domain, aligned to pubmedqa: eight rules, 1,000 steps
 sensitivity  targets with DGA as it is by default but for one key, a third of it or three times it
 larger       targets with a model of 8 M parameters
 

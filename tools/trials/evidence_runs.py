@@ -22,7 +22,10 @@ from trials.evidence_results import DEFAULT, HELD_BACK, TARGETS, Result, read_re
 
 CONFIGS = Path("configs/evidence")
 EXPERIMENTS = {
-    "few_tokens": ("uniform", "importance", "odm", "default", "dga", "dga_ema", "dga_capped"),
+    "few_tokens": (
+        *("uniform", "importance", "odm"),
+        *("default", "discounted", "dga", "dga_ema", "dga_capped"),
+    ),
 }
 RULES = {
     "uniform": False,
