@@ -49,7 +49,7 @@ DEEPSPEED = {
     "optimizer": {"type": "AdamW", "params": {"torch_adam": True, "lr": 2e-3}},
 }
 UNIFORM = "{type: static, weights: uniform}"
-DGA = "{type: dga, initial: uniform, step_size: 2.0, interval: 5}"
+DGA = "{type: dga, initial: uniform, step_size: 2.0, interval: 5, repeat_decay: null}"
 
 
 @dataclass(frozen=True)

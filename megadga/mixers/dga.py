@@ -77,6 +77,7 @@ _PAPER: Mapping[str, object] = {
     "without_moments": "refuse",
     "filtered": False,
     "epoch_budget": None,
+    "repeat_decay": None,
     "general_guard": None,
     "probe": {"type": "directional"},
 }
@@ -102,7 +103,7 @@ class DgaOptions(RuleOptions):
     preset: Literal["filtered", "paper"] = "filtered"
     """What the other keys are by default; filtered: as told with each; paper: Algorithm 1
     (interval 100, step_size 0.1, score raw, initial uniform, without_moments refuse, filtered
-    false, epoch_budget null, general_guard null, probe directional)."""
+    false, epoch_budget null, repeat_decay null, general_guard null, probe directional)."""
     interval: PositiveInt | None = None
     """Optimizer steps between updates of the weights (T_r), at least 1; null: as few as `overhead`
     allows."""
@@ -121,10 +122,10 @@ class DgaOptions(RuleOptions):
     """Passes over a domain that weights leave room for until the end of the run, above 0; never
     less than 1.5 times those over all domains. It may take a weight below `floor`. null: no
     limit, as in the paper. Not with a basis."""
-    repeat_decay: PositiveFloat | None = None
-    """Repetitions of a domain's tokens that divide what one more is worth by e, above 0, as 2:
-    weights are discounted by those that they come to by the end of the run, which may take one
-    below `floor`. null: one more is worth as much as the first. Not with a basis."""
+    repeat_decay: PositiveFloat | None = 2.0
+    """Repetitions of a domain's tokens that divide what one more is worth by e, above 0: weights
+    are discounted by those that they come to by the end of the run, which may take one below
+    `floor`. null: one more is worth as much as the first, as in the paper. Not with a basis."""
     ema: PositiveFraction = 1.0
     """Share of the new weights in the average that batches are drawn from (beta), in (0, 1];
     1: no averaging."""

@@ -25,6 +25,7 @@ mixing:
   interval: 4
   step_size: 0.5
   epoch_budget: null
+  repeat_decay: null
   probe: {type: directional, sequences_per_domain: 3, specific_sequences: 3, direction: {rank: 2}}
 training: {steps: 6, global_batch_size: 12, micro_batch_size: 1}
 deepspeed: zero.json

@@ -24,7 +24,7 @@ CONFIGS = Path("configs/evidence")
 EXPERIMENTS = {
     "few_tokens": (
         *("uniform", "importance", "odm"),
-        *("default", "discounted", "dga", "dga_ema", "dga_capped"),
+        *("default", "capped", "dga", "dga_ema", "dga_capped"),
     ),
 }
 RULES = {

@@ -155,6 +155,7 @@ def test_the_preset_gives_way_to_keys_that_are_given(folder):
     assert (scheduler.step_size, scheduler.score, found.updates) == (0.1, "adam", UpdateSteps(7))
     assert not scheduler.filtered
     assert scheduler.budget is None
+    assert scheduler.discount is None
     assert scheduler.general_guard is None
 
 
