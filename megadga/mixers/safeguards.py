@@ -205,9 +205,9 @@ class RepeatDiscount:
         support = np.flatnonzero(weights)
         logs, done, still = np.log(weights[support]), epochs[support], still[support]
         least, most, scale = 0.0, math.inf, 0.0
+        found, slopes = self._discounted(logs, done, still)
         # The sum grows with the scale: Newton's method, inside of what brackets the solution.
         for _ in range(_MOST_ITERATIONS):
-            found, slopes = self._discounted(logs + scale, done, still)
             excess = found.sum() - 1.0
             if abs(excess) <= _ACCURACY:
                 break
@@ -215,6 +215,7 @@ class RepeatDiscount:
             scale -= excess / slopes.sum()
             if not least < scale < most:
                 scale = (least + most) / 2.0 if most < math.inf else 2.0 * least + 1.0
+            found, slopes = self._discounted(logs + scale, done, still)
         discounted = np.zeros_like(weights)
         discounted[support] = found / found.sum()
         return discounted
