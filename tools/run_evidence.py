@@ -118,6 +118,7 @@ def _tables(results: Sequence[Result]) -> list[str]:
         f"{each} tokens\n\n{gain_table(results, each, group)}"
         for each in tokens
         for group in groups
+        if any(result.target in group for result in results)
     ]
     return [*gains, general_table(results), cost_table(results), sensitivity_table(results)]
 

@@ -23,7 +23,7 @@ TARGETS = (
 )
 """Specific sets that were looked at while defaults were chosen."""
 HELD_BACK = ("mmlu_humanities", "mmlu_other", "mmlu_social_sciences", "mmlu_stem")
-"""Specific sets that were not: aligned to for the first time when nothing was chosen any more."""
+"""Specific sets that were not, but for `repeat_decay`: by runs with few tokens."""
 KEPT = {"20k": 20_000, "60k": 60_000, "200k": 200_000}
 """Tokens that are kept of each domain, by name."""
 TOKENS = (*KEPT, "all")
