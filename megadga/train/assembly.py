@@ -7,6 +7,7 @@ model, data and folder, as they were at the checkpoint; and what trains, watches
 import os
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
@@ -31,6 +32,7 @@ from megadga.run_folder.domain_log import WINDOWS
 from megadga.run_folder.lock import RunLock
 from megadga.run_folder.markers import RunFinishedError, RunMarkers, finished_step
 from megadga.run_folder.requests import RequestFolder
+from megadga.run_folder.stalls import StallWatch
 from megadga.train.agreement import ParameterAgreement, StepAgreement
 from megadga.train.checkpoints import Checkpoints
 from megadga.train.collective_metrics import CollectiveMetrics
@@ -130,7 +132,7 @@ def open_run(
                 start = find_start(
                     config, opened, wanted, lock=lock, ranks=ranks, report=print_stderr
                 )
-                restored = _Restored(start, lock, ranks, stop_requested)
+                restored = _restore(start, lock, ranks, stop_requested)
                 run = _make_run(start, restored, ranks, stop_requested, trains=not evaluate_only)
                 limit_waiting(deadline)  # also in the groups that DeepSpeed has created
                 try:
@@ -163,17 +165,9 @@ def _wait_for_operators(config: RunConfig) -> None:
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class _Restored:
     """A run's model, data and folder, as they are at its start or were at the checkpoint.
-
-    To make one builds the model and what is over the data, creates the folder, then resumes.
-    Collective.
-
-    Args:
-        start: What the run starts from.
-        lock: Of the run's folder.
-        ranks: All ranks.
-        stop_requested: Whether this rank was asked to stop.
 
     Attributes:
         engine: DeepSpeed's, around the model.
@@ -188,41 +182,62 @@ class _Restored:
         checkpoints: Its checkpoints.
     """
 
-    def __init__(
-        self, start: RunStart, lock: RunLock, ranks: Ranks, stop_requested: Callable[[], bool]
-    ) -> None:
-        config = start.config
-        self.engine = make_engine(config, start.settings, start.data, is_new=start.is_new)
-        self.collective = ProcessGroupCollective(
-            self.engine.data_parallel_group, self.engine.device
-        )
-        self.spike_watch = watch_spikes(start, self.engine, ranks)
-        self.reviser = _make_reviser(start, self.engine, self.collective, self.spike_watch, ranks)
-        self.revisions = _make_revisions(config, self.reviser, ranks)
-        self.requests = MixtureRequests(RequestFolder(config.output), lambda: self.plugin, ranks)
-        on_first_rank(
-            ranks, lambda: open_output(start.given, lock, start.info, is_new=start.is_new)
-        )
-        self.stalls = watch_progress(config, self.engine, ranks)
-        self.storage = Storage(
-            config.output,
-            ranks=ranks,
-            waiting=waiting_of(config),
-            stop_requested=stop_requested,
-            report=print_stderr,
-            advance=self.stalls.advance,
-        )
-        self.logs = open_logs(config, start.mixture.updates, ranks)
-        self.checkpoints = _make_checkpoints(
-            config, self.engine, self.reviser, self.storage, self.logs, lock
-        )
-        self.checkpoints.resume(start.point, loaders=revised_loaders(self.plugin, start.revision))
-        self.requests.resume()
+    engine: Any
+    collective: ProcessGroupCollective
+    spike_watch: SpikeWatch
+    reviser: DataReviser
+    revisions: LiveRevisions | None
+    requests: MixtureRequests
+    stalls: StallWatch
+    storage: Storage
+    logs: RunLogs
+    checkpoints: Checkpoints
 
     @property
     def plugin(self) -> MixturePlugin:
         """The mixture over the data in force."""
         return self.reviser.current.plugin
+
+
+def _restore(
+    start: RunStart, lock: RunLock, ranks: Ranks, stop_requested: Callable[[], bool]
+) -> _Restored:
+    """Build the model and what is over the data, create the folder, then resume. Collective."""
+    config = start.config
+    engine = make_engine(config, start.settings, start.data, is_new=start.is_new)
+    collective = ProcessGroupCollective(engine.data_parallel_group, engine.device)
+    spike_watch = watch_spikes(start, engine, ranks)
+    reviser = _make_reviser(start, engine, collective, spike_watch, ranks)
+    revisions = _make_revisions(config, reviser, ranks)
+    requests = MixtureRequests(RequestFolder(config.output), lambda: reviser.current.plugin, ranks)
+    on_first_rank(ranks, lambda: open_output(start.given, lock, start.info, is_new=start.is_new))
+    stalls = watch_progress(config, engine, ranks)
+    storage = Storage(
+        config.output,
+        ranks=ranks,
+        waiting=waiting_of(config),
+        stop_requested=stop_requested,
+        report=print_stderr,
+        advance=stalls.advance,
+    )
+    logs = open_logs(config, start.mixture.updates, ranks)
+    checkpoints = _make_checkpoints(config, engine, reviser, storage, logs, lock)
+    checkpoints.resume(
+        start.point, loaders=revised_loaders(reviser.current.plugin, start.revision)
+    )
+    requests.resume()
+    return _Restored(
+        engine,
+        collective,
+        spike_watch,
+        reviser,
+        revisions,
+        requests,
+        stalls,
+        storage,
+        logs,
+        checkpoints,
+    )
 
 
 def _make_reviser(
