@@ -126,8 +126,8 @@ docs-figures: setup  ## Draw the figures of docs/report.md: three short runs on 
 bench-report: setup  ## Time a browser that draws a report over 4,096 domains, against loading plotly alone.
 	@$(BIN)/python tools/bench_report.py
 
-evidence: setup  ## Train configs/evidence/targets on real text, with CORPUS=folder; hours, resumable.
-	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)'
+evidence: setup  ## Train configs/evidence/targets on real text, as docs/evidence has it, with CORPUS=folder; hours, resumable.
+	@$(BIN)/python tools/run_evidence.py --corpus '$(CORPUS)' --recorded
 
 evidence-clusters: setup  ## Train configs/evidence/clusters: 64 to 4,096 clusters of the same text, few specific examples.
 	@$(BIN)/python tools/run_cluster_evidence.py --corpus '$(CORPUS)'

@@ -42,7 +42,7 @@ def main() -> None:
     try:
         of_importance = "importance" in args.rules
         folder = EvidenceFolder(args.corpus)
-        prepare(folder, ["targets"], tokens=["all"], histograms=of_importance)
+        prepare(folder, tokens=["all"], histograms=of_importance)
         for nth, stage in enumerate(stages):
             runs = [each.run(args.targets) for each in stage]
             train_all(runs, jobs=args.jobs, report=lambda line: print(line, flush=True))

@@ -100,30 +100,30 @@ def short_target_root(examples: int) -> Path:
 
 def prepare(
     folder: EvidenceFolder,
-    experiments: Collection[str],
     *,
-    tokens: Collection[str] = (),
+    tokens: Collection[str],
+    few_tokens: bool = False,
     histograms: bool = False,
 ) -> None:
-    """Make the tokenizer, and what some experiments read: shards, histograms.
+    """Make the tokenizer, and what runs on targets read: shards, histograms.
 
     Args:
         folder: What of.
-        experiments: Names of them.
-        tokens: Of the experiments on targets.
-        histograms: Whether that needs to know to which domain each target's texts are close.
+        tokens: Kept of each domain, of `TOKENS`: each number makes shards of its own.
+        few_tokens: Whether the experiment of that name is to run.
+        histograms: Whether runs need to know to which domain each target's texts are close.
 
     Raises:
         MegadgaError: If the corpus lacks something, or a tool fails; it has said why.
     """
     _prepare_tokenizer(folder)
-    if histograms or "few_tokens" in experiments:
+    if histograms or few_tokens:
         _prepare_clustering(folder)
     tokenizer = load_tokenizer(folder.tokenizer)
-    if "few_tokens" in experiments:
+    if few_tokens:
         _keep_few(folder, tokenizer, targets_root("20k"), KEPT["20k"])
         _prepare_few_tokens(folder)
-    if {"targets", "sensitivity", "larger"} & set(experiments):
+    if tokens:
         _prepare_targets(folder, tokenizer, tokens, histograms=histograms)
 
 

@@ -10,6 +10,7 @@ from trials.evidence_clusters import ClusterResult, clusters_table, read_cluster
 from trials.evidence_continued import ContinuedResult, continued_table, read_continued
 from trials.evidence_results import (
     HELD_BACK,
+    TARGETS,
     TOKENS,
     Result,
     cost_table,
@@ -27,11 +28,13 @@ class Evidence:
 
     Attributes:
         targets: Of the experiments `targets` and `sensitivity`.
+        larger: Of the experiment `larger`.
         clusters: Of the experiment `clusters`.
         continued: Of the experiment `continued`.
     """
 
     targets: Sequence[Result]
+    larger: Sequence[Result]
     clusters: Sequence[ClusterResult]
     continued: Sequence[ContinuedResult]
 
@@ -44,6 +47,7 @@ def read_evidence(folder: Path) -> Evidence:
     """
     return Evidence(
         targets=read_record(folder / "targets.json"),
+        larger=read_record(folder / "larger.json"),
         clusters=read_clusters(folder / "clusters.json"),
         continued=read_continued(folder / "continued.json"),
     )
@@ -58,6 +62,11 @@ TABLES: dict[str, Callable[[Evidence], str]] = {
         f"held back {kept}": lambda e, kept=kept: gain_table(e.targets, kept, HELD_BACK)
         for kept in TOKENS
     },
+    **{
+        f"larger {kept}": lambda e, kept=kept: gain_table(e.larger, kept, (*TARGETS, *HELD_BACK))
+        for kept in TOKENS
+    },
+    "larger cost": lambda evidence: cost_table(evidence.larger),
     "general": lambda evidence: general_table(evidence.targets),
     "cost": lambda evidence: cost_table(evidence.targets),
     "sensitivity": lambda evidence: sensitivity_table(evidence.targets),

@@ -47,14 +47,18 @@ QUICK_STEPS = 200
 SENSITIVITY = {
     "step_size 0.33": ("mixing.step_size=0.33",),
     "step_size 3": ("mixing.step_size=3.0",),
-    "uniform_share 0.0167": ("mixing.initial={type: matched, uniform_share: 0.0167}",),
-    "uniform_share 0.15": ("mixing.initial={type: matched, uniform_share: 0.15}",),
+    **{
+        f"uniform_share {share}": (f"mixing.initial={{type: matched, uniform_share: {share}}}",)
+        for share in (0.0167, 0.033, 0.1, 0.15, 0.3)
+    },
     "overhead 0.0033": ("mixing.overhead=0.0033",),
     "overhead 0.03": ("mixing.overhead=0.03",),
     "epoch_budget 1.33": ("mixing.epoch_budget=1.33",),
     "epoch_budget 12": ("mixing.epoch_budget=12.0",),
+    "repeat_decay 0.67": ("mixing.repeat_decay=0.67",),
+    "repeat_decay 6": ("mixing.repeat_decay=6.0",),
 }
-"""What is changed in ``targets/dga``, one thing at a time and by a factor of 3."""
+"""What is changed in ``targets/dga``, one thing at a time and by a factor of up to 3, or 6."""
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +79,8 @@ class EvidenceRun:
         seed: Of model, batches and probes.
         label: What tables call it.
         changes: Of the file, as ``--set`` takes them.
-        setting: What these change but for the data, as tables call it; empty: nothing.
+        tokens: Kept of each domain, of `TOKENS`; empty: what the file says.
+        setting: What the changes are but for the data, as tables call it; empty: nothing.
     """
 
     kind: str
@@ -83,6 +88,7 @@ class EvidenceRun:
     seed: int
     label: str
     changes: tuple[str, ...] = ()
+    tokens: str = ""
     setting: str = ""
 
     @property
@@ -184,15 +190,31 @@ def sensitivity_runs(
 ) -> list[EvidenceRun]:
     """Return runs of DGA as it is by default but for one setting, each of `SENSITIVITY`."""
     return [
-        replace(
-            run,
-            label=f"{run.label} {setting}",
-            changes=(*run.changes, *changes),
-            setting=setting,
-        )
+        _changed(run, setting)
         for run in planned_targets(seeds, tokens, (DEFAULT,), targets)
-        for setting, changes in SENSITIVITY.items()
+        for setting in SENSITIVITY
     ]
+
+
+def recorded_runs(results: Sequence[Result]) -> list[EvidenceRun]:
+    """Return the runs of `targets` and `sensitivity` that results are of, each once.
+
+    Those with one seed come before those with the next.
+    """
+    runs: dict[EvidenceRun, None] = {}
+    for result in sorted(results, key=lambda each: each.seed):
+        for run in _with_rule(result.rule, result.tokens, (result.target,), result.seed):
+            runs[_changed(run, result.setting) if result.setting else run] = None
+    return list(runs)
+
+
+def _changed(run: EvidenceRun, setting: str) -> EvidenceRun:
+    return replace(
+        run,
+        label=f"{run.label} {setting}",
+        changes=(*run.changes, *SENSITIVITY[setting]),
+        setting=setting,
+    )
 
 
 def larger_runs(runs: Sequence[EvidenceRun]) -> list[EvidenceRun]:
@@ -222,13 +244,14 @@ def _with_rule(rule: str, tokens: str, targets: Sequence[str], seed: int) -> Ite
         changes.append("evaluation.interval=200")  # on every domain too
     if not RULES[rule]:
         every = f"data.specific={{{', '.join(map(_specific, (*TARGETS, *HELD_BACK)))}}}"
-        yield EvidenceRun("targets", rule, seed, f"{tokens} {rule}", (*changes, every))
+        yield EvidenceRun("targets", rule, seed, f"{tokens} {rule}", (*changes, every), tokens)
         return
     for target in targets:
         own = [f"data.specific={{{_specific(target)}}}"]
         if rule == "importance":
             own.append(f"mixing.histogram={targets_root(tokens)}/histograms/{target}.json")
-        yield EvidenceRun("targets", rule, seed, f"{tokens} {rule} {target}", (*changes, *own))
+        label = f"{tokens} {rule} {target}"
+        yield EvidenceRun("targets", rule, seed, label, (*changes, *own), tokens)
 
 
 def _specific(target: str) -> str:
@@ -244,7 +267,7 @@ def finished_results(runs: Sequence[EvidenceRun]) -> list[Result]:
         for result in read_results(
             run.folder / "metrics.jsonl",
             rule=run.config,
-            tokens=run.label.removeprefix("quick ").split()[0],
+            tokens=run.tokens,
             seed=run.seed,
             setting=run.setting,
         )

@@ -34,6 +34,7 @@ from tools.trials.evidence_runs import (
     larger_runs,
     planned_targets,
     quick_runs,
+    recorded_runs,
     sensitivity_runs,
     train_all,
 )
@@ -63,7 +64,7 @@ RESULTS = [
     result("dga", 3, 6.0, 1.0),  # there is no uniform run of this seed
     result("odm", 0, 6.0, 5.5),
 ]
-EVIDENCE = Evidence(targets=RESULTS, clusters=[], continued=[])
+EVIDENCE = Evidence(targets=RESULTS, larger=RESULTS[:1], clusters=[], continued=[])
 
 
 def rows(table: str) -> list[list[str]]:
@@ -197,6 +198,15 @@ def test_what_stands_around_a_table_stays():
     assert rebuilt(once, EVIDENCE, name="page.md") == once
 
 
+def test_larger_models_have_tables_of_their_own():
+    place = "<!-- evidence: {} -->\n<!-- end of evidence -->\n"
+    found = rebuilt(place.format("larger 20k"), EVIDENCE, name="page.md")
+    assert "| target     |   uniform |" in found
+    assert "dga`:" in found
+    assert "| `pubmedqa` |     5.000 |" in found
+    assert "`odm`" not in found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_pages_say_what_the_results_say(page):
     text = page.read_text()
@@ -225,6 +235,28 @@ def test_every_planned_run_is_one_that_loads(monkeypatch):
         config = load_config(run.path, run.settings)
         assert config.output == Path(run.folder)
         assert config.seed == run.seed
+
+
+def test_recorded_runs_are_those_that_results_are_of_once_each():
+    results = [
+        result("uniform", 1, 6.0),
+        result("uniform", 1, 6.0, target="licenses"),  # the same run
+        result("dga", 0, 6.0, target="licenses", tokens="all"),
+        result("dga", 0, 6.0, setting="step_size 3"),
+    ]
+    changed = sensitivity_runs([0], ["20k"], ["pubmedqa"])
+    assert recorded_runs(results) == [
+        *planned_targets([0], ["all"], ["dga"], ["licenses"]),
+        *(run for run in changed if run.setting == "step_size 3"),
+        *planned_targets([1], ["20k"], ["uniform"], []),
+    ]
+
+
+@pytest.mark.parametrize("name", ["targets", "larger"])
+def test_every_result_of_the_pages_is_of_a_run_that_there_is(name):
+    results = getattr(read_evidence(RECORDS), name)
+    runs = {(run.config, run.tokens, run.seed, run.setting) for run in recorded_runs(results)}
+    assert runs == {(each.rule, each.tokens, each.seed, each.setting) for each in results}
 
 
 def test_a_run_that_fails_ends_the_others_and_its_output_is_named(
