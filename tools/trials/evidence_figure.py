@@ -10,7 +10,19 @@ from matplotlib.figure import Figure
 
 from trials.evidence_results import DEFAULT, TARGETS, TOKENS, Result, cost, gain, rules_of
 
-_COLOURS = ("#0072b2", "#d55e00", "#117733", "#aa3377", "#b8860b", "#888888", "#44aa99")
+COLOURS = {
+    "dga": "#0072b2",
+    "dga_uniform": "#d55e00",
+    "importance": "#117733",
+    "matched": "#aa3377",
+    "doge": "#b8860b",
+    "odm": "#888888",
+    "proportional": "#44aa99",
+    "unimax": "#332288",
+    "paper": "#cc6677",
+}
+"""Of each rule but uniform weights, the same in all figures."""
+_LEGEND_COLUMNS = 5  # more do not fit into a figure's width
 
 
 def draw(results: Sequence[Result], output: Path) -> None:
@@ -22,9 +34,7 @@ def draw(results: Sequence[Result], output: Path) -> None:
     rules = list(dict.fromkeys(rule for each in tokens for rule in rules_of(results, each)))
     for panel, kept in zip(panels, tokens, strict=True):
         _draw_gains(panel, results, kept, rules)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(rules), frameon=False)
-    figure.savefig(output, metadata={"Date": None})
+    _save(figure, panels[0], output)
 
 
 def draw_bargain(results: Sequence[Result], output: Path) -> None:
@@ -41,7 +51,7 @@ def draw_bargain(results: Sequence[Result], output: Path) -> None:
     for panel, target in zip(panels, TARGETS, strict=True):
         panel.axvline(0.0, color="#444444", linewidth=0.8)
         panel.axhline(0.0, color="#444444", linewidth=0.8)
-        for nth, rule in enumerate(rules):
+        for rule in rules:
             settings = {r.setting for r in results if (r.rule, r.target) == (rule, target)}
             for setting in sorted(settings):
                 gained = gain(results, rule, "all", target, setting)
@@ -54,12 +64,19 @@ def draw_bargain(results: Sequence[Result], output: Path) -> None:
                         yerr=[gained.standard_error or 0.0],
                         fmt="o" if rule == DEFAULT else "s",
                         markersize=3 if setting else 6 if rule == DEFAULT else 4,
-                        color=_COLOURS[nth % len(_COLOURS)],
+                        color=COLOURS[rule],
                         label="" if setting else rule,
                     )
         panel.set(title=target, xlabel="cost on the domains", ylabel="gain on the target")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(rules), frameon=False)
+    _save(figure, panels[0], output)
+
+
+def _save(figure: Figure, panel: Axes, output: Path) -> None:
+    """Write a figure with the legend of a panel, in which every rule is."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=_LEGEND_COLUMNS, frameon=False
+    )
     figure.savefig(output, metadata={"Date": None})
 
 
@@ -79,7 +96,7 @@ def _draw_gains(panel: Axes, results: Sequence[Result], tokens: str, rules: list
             xerr=[each.standard_error or 0.0 for each in found.values()],
             fmt="o" if rule == DEFAULT else "s",
             markersize=6 if rule == DEFAULT else 4,
-            color=_COLOURS[nth % len(_COLOURS)],
+            color=COLOURS[rule],
             label=rule,
         )
     panel.set_xscale("symlog", linthresh=0.1)

@@ -11,7 +11,7 @@ from megadga.config.loading import load_config
 from megadga.errors import ConfigError, MegadgaError
 from tests.support.ranks import REPOSITORY
 from tools.report_evidence import PAGES, RECORDS
-from tools.trials.evidence_figure import draw, draw_bargain
+from tools.trials.evidence_figure import COLOURS, draw, draw_bargain
 from tools.trials.evidence_report import Evidence, read_evidence, rebuilt
 from tools.trials.evidence_results import (
     HELD_BACK,
@@ -220,6 +220,11 @@ def test_the_figure_of_the_documentation_can_be_drawn_again(tmp_path):
     draw_bargain(results, tmp_path / "bargain.svg")
     text = (tmp_path / "bargain.svg").read_text()
     assert all(f">{name}</text>" in text for name in (*TARGETS, "dga", "importance"))
+
+
+def test_every_rule_has_a_colour_of_its_own():
+    assert COLOURS.keys() == RULES.keys() - {"uniform"}
+    assert len(set(COLOURS.values())) == len(COLOURS)
 
 
 def test_every_planned_run_is_one_that_loads(monkeypatch):
